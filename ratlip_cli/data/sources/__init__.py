@@ -1,0 +1,1 @@
+"""Where pictures come from: each source yields records of the one layout."""

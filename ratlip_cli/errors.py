@@ -1,0 +1,56 @@
+"""The one exception tree. Every message says what is wrong, where, and what to do about it, in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RatlipError(Exception):
+    """Something the user can mend. The command line prints the message as one line and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(RatlipError):
+    """An option or argument has a value that cannot be used (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(RatlipError):
+    """A dataset, picture or caption cannot be used."""
+
+
+class WeightsError(RatlipError):
+    """A model, checkpoint or CLIP file is missing, damaged or of another architecture."""
+
+
+class DeviceError(RatlipError):
+    """The device asked for is not there."""
+
+
+class TrainingError(RatlipError):
+    """Training cannot start or cannot go on."""
+
+
+class ThresholdError(RatlipError):
+    """The work is done, but a threshold that the caller set was missed (exit code 3)."""
+
+    exit_code = 3
+
+
+class Interrupted(RatlipError):
+    """A signal asked to stop; the work so far is kept. The exit code is 128 + signal number."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a misspelled name: it gives the nearest right one and the whole list."""
+    choices = sorted(known)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return UsageError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(choices)}.")

@@ -1,0 +1,81 @@
+"""Files that appear whole or not at all: written under a temporary name beside the target, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from ratlip_cli.errors import RatlipError
+
+PARTIAL = ".partial"
+"""Temporary names end in `.<8 hex digits>.partial`, so that a later run can recognise and remove what a kill left behind."""
+
+
+def _partial_name(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+
+
+@contextlib.contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; on success it replaces `target`, on any error nothing is left.
+
+    Raises RatlipError where the folder cannot be written or the disk is full.
+    """
+    partial = _partial_name(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(target)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; on success it becomes `target`, which must not exist yet.
+
+    Raises RatlipError where the folder cannot be written or the disk is full.
+    """
+    partial = _partial_name(target)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in partial.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as written:
+                    os.fsync(written.fileno())
+        partial.rename(target)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    with whole_file(target) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what an earlier run, killed while writing, left in `folder`."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def cannot_write(target: Path, error: OSError) -> RatlipError:
+    """The error for a path that cannot be written: permission, a file in the way, a full disk."""
+    reason = error.strerror or str(error)
+    return RatlipError(f"cannot write {target}: {reason}. Choose another folder or free some space.")

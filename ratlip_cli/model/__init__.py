@@ -1,0 +1,1 @@
+"""Section III of the paper: the model and its losses."""

@@ -1,0 +1,1 @@
+"""Section IV-B: training, its checkpoints and its run folder."""

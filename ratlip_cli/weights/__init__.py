@@ -1,0 +1,1 @@
+"""Model folders, the Hugging Face Hub, and published checkpoints."""
