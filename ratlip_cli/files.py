@@ -12,7 +12,7 @@ from pathlib import Path
 from ratlip_cli.errors import RatlipError
 
 PARTIAL = ".partial"
-"""Temporary names end in `.<8 hex digits>.partial`, so that a later run can recognise and remove what a kill left behind."""
+"""How temporary names end, so that a later run can recognise and remove what a kill left behind."""
 
 
 def _partial_name(target: Path) -> Path:

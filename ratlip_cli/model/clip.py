@@ -1,0 +1,305 @@
+"""The frozen CLIP (Radford et al. 2021), over open_clip: the only room that imports it.
+
+Section III uses one CLIP four ways, and this module has one method for each: sentences to T (`encode_text`), pictures
+to image vectors (`encode_image`), pictures to the discriminator's features (`features`), and the bridge feature through
+the vision transformer without its patch convolution (`clip_blk`). Its weights never change and never get a gradient;
+gradients pass through it to pixels, bridge features and prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import open_clip
+import torch
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ratlip_cli.errors import UsageError, WeightsError, unknown_name
+from ratlip_cli.files import write_text
+from ratlip_cli.model.config import ClipGeometry
+from ratlip_cli.tensor_files import fingerprint, load_into, load_tensors, load_weights, save_tensors
+
+DEFAULT_CLIP = "ViT-B-32-quickgelu:openai"
+CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+UNKNOWN = -1
+"""Stands in a trimmed vocabulary for the row of every token that is not listed."""
+
+logger = logging.getLogger(__name__)
+
+
+class ImageFeatures(NamedTuple):
+    """What CLIP sees in pictures."""
+
+    patches: Tensor
+    """Patch tokens after the three feature blocks (B,3,W,g,g)."""
+    embedding: Tensor
+    """Image vectors (B,d), not normalised."""
+
+
+class FrozenCLIP(nn.Module):
+    """A CLIP with a vision transformer, never trained, always in eval mode.
+
+    Args:
+        model: open_clip's; its vision tower must be a ViT with a square grid and a class token, else WeightsError.
+        tokenizer: sentences to token ids (B,context), open_clip's for this model.
+        spec: how the model was named, for messages and records.
+        mean, std: the normalisation of pixels in [0,1], three values each.
+        vocabulary: for a trimmed token embedding, the tokenizer's id of each row; UNKNOWN for the row of all others.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        spec: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        vocabulary: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        visual = getattr(model, "visual", None)
+        if not isinstance(visual, VisionTransformer):
+            raise WeightsError(f"CLIP '{spec}' has no vision transformer; choose a ViT, such as {DEFAULT_CLIP}.")
+        if visual.attn_pool is not None or getattr(visual, "pool_type", "tok") != "tok":
+            raise WeightsError(f"CLIP '{spec}' does not read its class token; choose another, such as {DEFAULT_CLIP}.")
+        rows, columns = visual.grid_size
+        if rows != columns:
+            raise WeightsError(f"CLIP '{spec}' has a grid of {rows}x{columns} patches; it must be square.")
+        self.spec = spec
+        self.model = model.float().eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.vocabulary = list(vocabulary) if vocabulary is not None else None
+        self.geometry = ClipGeometry(
+            width=visual.conv1.out_channels,
+            grid=rows,
+            layers=len(visual.transformer.resblocks),
+            embed_dim=visual.proj.shape[1],
+            image_size=visual.image_size[0],
+        )
+        self.mean: Tensor
+        self.std: Tensor
+        self.token_rows: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        if self.vocabulary is not None:
+            self.register_buffer("token_rows", _token_rows(self.vocabulary), persistent=False)
+
+    @property
+    def visual(self) -> Any:
+        """open_clip's vision transformer."""
+        return self.model.visual
+
+    def train(self, mode: bool = True) -> FrozenCLIP:
+        """Stays in eval mode, whatever is asked of the module that holds it."""
+        return super().train(False)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over the weights, the pixel normalisation and the vocabulary."""
+        settings = {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
+        return fingerprint(self.model.state_dict(), {**settings, "vocabulary": self.vocabulary})
+
+    @torch.no_grad()
+    def encode_text(self, sentences: Sequence[str]) -> Tensor:
+        """Sentence vectors T (B,d): the projected end-of-text token, not normalised, float32.
+
+        Sentences longer than the text context are cut to it.
+        """
+        return self.encode_tokens(self.tokenizer(list(sentences)))
+
+    @torch.no_grad()
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Sentence vectors T (B,d) from token ids (B,context) of the tokenizer."""
+        tokens = tokens.to(self.mean.device)
+        if self.vocabulary is not None:
+            tokens = self.token_rows[tokens]
+        vectors: Tensor = self.model.encode_text(tokens)  # type: ignore[operator]
+        return vectors
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Image vectors (B,d), not normalised, from pictures (B,3,H,W) in [-1,1]."""
+        *_, last = self._blocks(self._image_tokens(images))
+        return self._image_vector(last)
+
+    def features(self, images: Tensor) -> ImageFeatures:
+        """What the discriminator and the CLIP similarity look at, from pictures (B,3,H,W) in [-1,1]."""
+        after = list(self._blocks(self._image_tokens(images)))
+        patches = torch.stack([self._as_map(after[block]) for block in self.geometry.feature_blocks], dim=1)
+        return ImageFeatures(patches, self._image_vector(after[-1]))
+
+    def clip_blk(self, feature: Tensor, prompts: Tensor) -> Tensor:
+        """CLIP-BLK (Fig. 1): the bridge feature takes the place of the patch convolution's output.
+
+        Args:
+            feature: (B,W,g,g).
+            prompts: (B,P,W); prompt p is appended as a token to block p, for p = 1 ... P, and dropped behind it.
+
+        Returns:
+            The patch tokens after the last block (B,W,g,g), without ln_post and projection.
+        """
+        *_, last = self._blocks(self._tokens(feature), prompts)
+        return self._as_map(last)
+
+    def _image_tokens(self, images: Tensor) -> Tensor:
+        pixels = (images.float() + 1) / 2  # the only place where pixel ranges change: [-1,1] to [0,1]
+        size = self.geometry.image_size
+        if pixels.shape[2:] != (size, size):
+            pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+        return self._tokens(self.visual.conv1((pixels - self.mean) / self.std))
+
+    def _tokens(self, patches: Tensor) -> Tensor:
+        """(B,W,g,g) -> (B,1+g*g,W): class token in front, positions added, ln_pre applied."""
+        tokens = patches.flatten(2).transpose(1, 2)
+        first = self.visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+        tokens = torch.cat((first, tokens), dim=1) + self.visual.positional_embedding.to(tokens.dtype)
+        normed: Tensor = self.visual.ln_pre(tokens)
+        return normed
+
+    def _blocks(self, tokens: Tensor, prompts: Tensor | None = None) -> Iterator[Tensor]:
+        """Yield the tokens (B,1+g*g,W) after each block; block p sees prompt p besides."""
+        transformer = self.visual.transformer
+        batch_first = getattr(transformer, "batch_first", False)  # open_clip before 2.26 puts tokens first
+        last_prompt = 0 if prompts is None else prompts.shape[1]
+        for index, block in enumerate(transformer.resblocks):
+            prompted = 1 <= index <= last_prompt
+            if prompts is not None and prompted:
+                tokens = torch.cat((tokens, prompts[:, index - 1 : index].to(tokens.dtype)), dim=1)
+            tokens = block(tokens) if batch_first else block(tokens.transpose(0, 1)).transpose(0, 1)
+            if prompted:
+                tokens = tokens[:, :-1]
+            yield tokens
+
+    def _as_map(self, tokens: Tensor) -> Tensor:
+        """Patch tokens of (B,1+g*g,W) as (B,W,g,g)."""
+        grid = self.geometry.grid
+        return tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, grid, grid)
+
+    def _image_vector(self, tokens: Tensor) -> Tensor:
+        vector: Tensor = self.visual.ln_post(tokens[:, 0]) @ self.visual.proj
+        return vector
+
+
+def load_clip(spec: str, device: str | torch.device = "cpu") -> FrozenCLIP:
+    """Load a CLIP by what a user types.
+
+    Args:
+        spec: `NAME[:PRETRAINED]` of open_clip (PRETRAINED is a tag, downloaded from the Hugging Face Hub; or a weights
+            file; or `random`; left out, `openai`), or a folder written by `save_clip`.
+
+    Raises:
+        UsageError: an unknown name or tag. WeightsError: weights that cannot be had or do not fit.
+    """
+    folder = Path(spec)
+    if folder.is_dir():
+        return _load_folder(folder).to(device)
+    name, _, pretrained = spec.partition(":")
+    pretrained = pretrained or DEFAULT_CLIP.partition(":")[2]
+    if name not in open_clip.list_models():
+        if "/" in name or name.startswith("."):
+            raise WeightsError(
+                f"CLIP folder {spec} does not exist; give a folder with {CONFIG_FILE}, or NAME:PRETRAINED."
+            )
+        raise unknown_name("CLIP", name, [model for model in open_clip.list_models() if model.startswith("ViT")])
+    if pretrained == "random":
+        logger.warning("CLIP %s has random weights: fit for dry runs and benchmarks, not for pictures.", name)
+        return _named(spec, name, pretrained=None).to(device)
+    if Path(pretrained).suffix or Path(pretrained).is_file():
+        clip = _named(spec, name, pretrained=None)
+        weights = load_weights(Path(pretrained))
+        for setting in (
+            "input_resolution",
+            "context_length",
+            "vocab_size",
+        ):  # OpenAI's files carry them as tensors
+            weights.pop(setting, None)
+        load_into(clip.model, weights, pretrained)
+        return clip.to(device)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained not in tags:
+        raise unknown_name(f"pretrained tag of CLIP {name}", pretrained, [*tags, "random"])
+    return _named(spec, name, pretrained).to(device)
+
+
+def save_clip(
+    folder: Path,
+    model_cfg: Mapping[str, Any],
+    preprocess_cfg: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    vocabulary: Sequence[int] | None = None,
+) -> None:
+    """Write a CLIP of one's own as a folder that `load_clip` takes.
+
+    Args:
+        model_cfg: open_clip's: `embed_dim`, `vision_cfg`, `text_cfg`, and `quick_gelu` where used.
+        preprocess_cfg: `mean` and `std` of pixels in [0,1], three values each.
+        weights: the state dict of `open_clip.CLIP(**model_cfg)`.
+        vocabulary: see FrozenCLIP.
+    """
+    config: dict[str, Any] = {"model_cfg": dict(model_cfg), "preprocess_cfg": dict(preprocess_cfg)}
+    if vocabulary is not None:
+        config["vocabulary"] = list(vocabulary)
+    save_tensors(folder / WEIGHTS_FILE, weights)
+    write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+
+
+def build_clip(config: Mapping[str, Any], spec: str) -> FrozenCLIP:
+    """A CLIP with open_clip's initial weights from the content of a CLIP folder's configuration."""
+    model_cfg = dict(config["model_cfg"])
+    context = model_cfg["text_cfg"]["context_length"]
+    return FrozenCLIP(
+        open_clip.CLIP(**model_cfg),
+        open_clip.SimpleTokenizer(context_length=context),
+        spec,
+        mean=config["preprocess_cfg"]["mean"],
+        std=config["preprocess_cfg"]["std"],
+        vocabulary=config.get("vocabulary"),
+    )
+
+
+def _load_folder(folder: Path) -> FrozenCLIP:
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        clip = build_clip(config, str(folder))
+    except OSError as error:
+        raise WeightsError(f"CLIP folder {folder} has no readable {CONFIG_FILE}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{folder / CONFIG_FILE} does not describe a CLIP of open_clip: {error!r}.") from error
+    load_into(clip.model, load_tensors(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+    return clip
+
+
+def _named(spec: str, name: str, pretrained: str | None) -> FrozenCLIP:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # random weights are the same ones every time
+            logging.getLogger().setLevel(max(logging.getLogger().level, logging.ERROR))
+            model = open_clip.create_model(name, pretrained=pretrained)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(
+            f"the weights of CLIP {spec} could not be had ({reason}). Go online once, or give a file: {name}:PATH."
+        ) from error
+    visual = model.visual
+    return FrozenCLIP(
+        model,
+        open_clip.get_tokenizer(name),
+        spec,
+        mean=getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN,
+        std=getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD,
+    )
+
+
+def _token_rows(vocabulary: Sequence[int]) -> Tensor:
+    """Row of a trimmed embedding for every token id of the standard tokenizer."""
+    if vocabulary.count(UNKNOWN) != 1:
+        raise UsageError(f"a trimmed vocabulary needs exactly one entry {UNKNOWN}, for unknown tokens.")
+    known = [token for token in vocabulary if token != UNKNOWN]
+    rows = torch.full((max(known) + 1,), vocabulary.index(UNKNOWN))
+    rows[known] = torch.tensor([row for row, token in enumerate(vocabulary) if token != UNKNOWN])
+    return rows

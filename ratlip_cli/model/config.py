@@ -1,0 +1,114 @@
+"""What fixes the shape of a model: the sizes of the generator, of the discriminator and of the CLIP they work on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ratlip_cli.errors import UsageError, unknown_name
+
+VARIANTS = ("ratlip", "rat", "galip", "ratlip-released")
+"""The paper's model, its ablation without shuffle attention, the baseline, and the layout of the published weights."""
+
+SMALLEST_IMAGE, LARGEST_IMAGE = 32, 512
+
+
+@dataclass(frozen=True)
+class ClipGeometry:
+    """The sizes of a CLIP that the rest of the model is built around; read from the CLIP, never written down."""
+
+    width: int
+    """Channels W of the vision transformer's tokens (768 for ViT-B/32)."""
+    grid: int
+    """Patches g along each side of the picture (7 for ViT-B/32)."""
+    layers: int
+    """Blocks L of the vision transformer (12 for ViT-B/32)."""
+    embed_dim: int
+    """Dimension d of the image and text vectors (512 for ViT-B/32)."""
+    image_size: int
+    """Side of the picture that CLIP takes, in pixels (224 for ViT-B/32)."""
+
+    @property
+    def prompts(self) -> int:
+        """Number of prompt tokens: they enter blocks 1 ... round(8L/12)."""
+        return round(8 * self.layers / 12)
+
+    @property
+    def feature_blocks(self) -> tuple[int, int, int]:
+        """The blocks after which the discriminator reads patch tokens: round(L*{1,4,8}/12)."""
+        first, middle, last = (round(self.layers * block / 12) for block in (1, 4, 8))
+        return first, middle, last
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Sizes of the generator (Section III-A). The defaults are the paper's."""
+
+    variant: str = "ratlip"
+    """One of VARIANTS: which affine the bridge uses, and whether convolutions carry shuffle attention."""
+    image_size: int = 256
+    """Side of the generated picture in pixels, 32 to 512; the published weights draw 224."""
+    noise_dim: int = 100
+    """Length of the noise vector z."""
+    hidden_size: int = 64
+    """Hidden units D of the bridge's LSTM; the paper's ablation runs from 4 to 128. Unused by `galip`."""
+    base_channels: int = 64
+    """Channels nf behind the last block of image-G; the first has 8 nf."""
+    bridge_channels: int = 64
+    """Channels of the bridge; inside its blocks they are halved."""
+    bridge_blocks: int = 4
+    """Number of bridge blocks; each holds two RATBLKs, so four affines."""
+    attention_groups: int = 8
+    """Groups G of shuffle attention; layers with fewer than 2G channels use half their channels."""
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise unknown_name("variant", self.variant, VARIANTS)
+        if not SMALLEST_IMAGE <= self.image_size <= LARGEST_IMAGE:
+            raise UsageError(f"image_size is {self.image_size}; it must be {SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels.")
+        for name in ("noise_dim", "hidden_size", "bridge_blocks", "attention_groups"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name, factor in (("base_channels", 2), ("bridge_channels", 4)):
+            channels = getattr(self, name)
+            if channels < factor or channels % factor:
+                raise UsageError(f"{name} is {channels}; it must be a positive multiple of {factor}.")
+        if self.has_attention:
+            for channels in (self.base_channels, self.bridge_channels):
+                groups = min(self.attention_groups, channels // 2)
+                if channels % (2 * groups):
+                    raise UsageError(
+                        f"{channels} channels do not divide into {groups} attention groups of two halves; "
+                        f"use a multiple of {2 * groups}."
+                    )
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether convolutions are SAConv (Section III-C) or plain."""
+        return self.variant in ("ratlip", "ratlip-released")
+
+    def block_sizes(self, grid: int) -> list[int]:
+        """Picture sides after each block of image-G: doubling from the first power of two >= grid, up to image_size."""
+        size = 1 << (grid - 1).bit_length()
+        sizes = []
+        while size < self.image_size:
+            sizes.append(size)
+            size *= 2
+        return [*sizes, self.image_size]
+
+    def block_channels(self, grid: int) -> list[int]:
+        """Channels in front of image-G and after each of its blocks: nf at the end, doubling backwards up to 8 nf."""
+        blocks = len(self.block_sizes(grid))
+        after = [self.base_channels * min(8, 2 ** (blocks - 1 - block)) for block in range(blocks)]
+        return [8 * self.base_channels, *after]
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Sizes of Mate-D (Section III-A)."""
+
+    base_channels: int = 64
+    """The FE extractor ends in 8 times, the referee's hidden layer has 2 times this many channels."""
+
+    def __post_init__(self) -> None:
+        if self.base_channels < 1:
+            raise UsageError(f"discriminator base_channels is {self.base_channels}; it must be at least 1.")

@@ -1,0 +1,67 @@
+"""Section III-D, Eq. 8: hinge losses, the matching-aware gradient penalty, and the CLIP similarity.
+
+The penalty is GALIP's and DF-GAN's MA-GP, taken with respect to the CLIP features of the real picture and its sentence.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ratlip_cli.model.discriminator import Discriminator
+
+
+def mismatched(text: Tensor) -> Tensor:
+    """T_mis (B,d): the batch's sentences moved on by one, so that each picture meets its neighbour's."""
+    return text.roll(-1, dims=0)
+
+
+def hinge_real(logits: Tensor) -> Tensor:
+    """E max(0, 1 - D), for real pictures with their own sentence. Scalar."""
+    return F.relu(1 - logits.float()).mean()
+
+
+def hinge_fake(logits: Tensor) -> Tensor:
+    """E max(0, 1 + D), for generated pictures, and for real ones with another picture's sentence. Scalar."""
+    return F.relu(1 + logits.float()).mean()
+
+
+def discriminator_loss(real: Tensor, fake: Tensor, mismatch: Tensor, penalty: Tensor) -> Tensor:
+    """L_D of Eq. 8 from the logits (B,) of D(x,T), D(G(z,T),T) and D(x,T_mis), and the gradient penalty. Scalar."""
+    return hinge_real(real) + 0.5 * (hinge_fake(fake) + hinge_fake(mismatch)) + penalty
+
+
+def generator_loss(fake: Tensor, similarity: Tensor, clip_weight: float = 4.0) -> Tensor:
+    """L_G of Eq. 8 from logits (B,) of D(G(z,T),T) and CLIP similarities (B,); `clip_weight` is lambda. Scalar."""
+    return -fake.float().mean() - clip_weight * similarity.float().mean()
+
+
+def clip_similarity(image_vectors: Tensor, text: Tensor) -> Tensor:
+    """Cosines (B,) in [-1,1] between image vectors (B,d) and sentence vectors (B,d)."""
+    return F.cosine_similarity(image_vectors.float(), text.float(), dim=1)
+
+
+def matching_aware_gradient_penalty(
+    discriminator: Discriminator, patches: Tensor, text: Tensor, k: float = 2.0, p: float = 6.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """k E[ ||grad D(x,T)||^p ] over real pictures with their own sentences (Eq. 8).
+
+    The gradient with respect to patches and T is flattened and concatenated per sample. Everything is computed in
+    float32 outside autocast: the sixth power of a norm overflows in half precision.
+
+    Args:
+        patches: CLIP features of real pictures (B,3,W,g,g).
+        text: their sentence vectors (B,d).
+        k, p: the paper's two hyper-parameters of the penalty.
+
+    Returns:
+        The logits D(x,T) (B,), the penalty (scalar, differentiable), and the gradient norms (B,), detached.
+    """
+    with torch.autocast(patches.device.type, enabled=False):
+        patches = patches.detach().float().requires_grad_()
+        text = text.detach().float().requires_grad_()
+        logits = discriminator(patches, text)
+        gradients = torch.autograd.grad(logits.sum(), (patches, text), create_graph=True)
+        norm = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1).norm(dim=1)
+        return logits, k * norm.pow(p).mean(), norm.detach()

@@ -1,0 +1,123 @@
+"""Reading and writing named tensors. No pickle is trusted: safetensors, or torch.load with weights_only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ratlip_cli.errors import WeightsError
+from ratlip_cli.files import whole_file
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write `tensors` as safetensors, whole or not at all. Shared memory between tensors is written twice."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with whole_file(path) as partial:
+        try:
+            save_file(contiguous, partial, dict(metadata or {}))
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. Raises WeightsError where it is missing, cut short or foreign."""
+    return load_tensors_and_metadata(path)[0]
+
+
+def load_tensors_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, on the CPU, and its metadata. Raises WeightsError like `load_tensors`."""
+    if not path.is_file():
+        raise WeightsError(f"{path} does not exist.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path} cannot be read as safetensors ({_first_line(error)}): damaged or cut short; fetch or save it again."
+        ) from error
+
+
+def load_pickled(path: Path) -> Any:
+    """What `torch.save` wrote, read with weights_only, so that nothing in the file is executed.
+
+    Raises WeightsError where the file is missing, damaged, a TorchScript archive, or holds anything but tensors and
+    plain containers.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path} does not exist.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} holds more than tensors and was refused, nothing in it executed. Save it as safetensors at its source."
+        ) from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read as a PyTorch file: {_first_line(error)}") from error
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Named tensors from `.safetensors`, or from another file by `load_pickled`; a `state_dict` inside is unwrapped."""
+    if path.suffix == ".safetensors":
+        return load_tensors(path)
+    content = load_pickled(path)
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"{path} does not hold named tensors; a state dict or a safetensors file is needed.")
+    return content
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: object) -> None:
+    """Load `tensors` into `module`, converting their precision.
+
+    Raises WeightsError naming the missing, extra or misshapen tensors.
+    """
+    own = module.state_dict()
+    problems = [
+        _listed("missing", own.keys() - tensors.keys()),
+        _listed("not of this model", tensors.keys() - own.keys()),
+        _listed(
+            "of another shape",
+            (
+                f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+                for name in own.keys() & tensors.keys()
+                if own[name].shape != tensors[name].shape
+            ),
+        ),
+    ]
+    if any(problems):
+        raise WeightsError(f"{where} does not fit the model's architecture: {'; '.join(filter(None, problems))}.")
+    module.load_state_dict(dict(tensors))
+
+
+def fingerprint(tensors: Mapping[str, Tensor], extra: object = None) -> str:
+    """A SHA-256 over names, shapes and float32 values of `tensors`, and over `extra` as JSON. 16 hex digits.
+
+    It does not depend on the order of the tensors or on the file they were read from.
+    """
+    digest = hashlib.sha256(json.dumps(extra, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu()
+        values = tensor.float() if tensor.is_floating_point() else tensor
+        digest.update(f"{name} {tuple(values.shape)}".encode())
+        digest.update(memoryview(values.contiguous().reshape(-1).numpy()))  # type: ignore[arg-type]
+    return digest.hexdigest()[:16]
+
+
+def _listed(kind: str, names: Iterable[str], most: int = 3) -> str:
+    found = sorted(names)
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return f"{kind}: {', '.join(found[:most])}{more}" if found else ""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
