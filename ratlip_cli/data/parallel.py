@@ -1,0 +1,69 @@
+"""Work spread over processes, its results in order and its memory bounded."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from ratlip_cli.errors import DataError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+IN_FLIGHT = 4
+"""Items per worker that are taken from the input before their results are asked for."""
+
+
+def usable_cores() -> int:
+    """Number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Result]]:
+    """Yield (item, function(item)) for each of `items`, in their order.
+
+    With fewer than two `workers` everything runs in this process. Otherwise `function`, its items and its results are
+    pickled; at most IN_FLIGHT * workers items are held at a time. An exception of `function` is raised here. Workers
+    leave Ctrl-C to this process and end with it, even when it is killed. Raises DataError when a worker dies.
+    """
+    if workers < 2:
+        for item in items:
+            yield item, function(item)
+        return
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker)
+    window: deque[tuple[Item, Future[Result]]] = deque()
+    try:
+        for item in items:
+            window.append((item, pool.submit(function, item)))
+            if len(window) == IN_FLIGHT * workers:
+                done, future = window.popleft()
+                yield done, future.result()
+        while window:
+            done, future = window.popleft()
+            yield done, future.result()
+    except BrokenProcessPool:
+        raise DataError(
+            "a worker process was killed (out of memory?). What is done is kept: run again with fewer --workers."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
