@@ -1,0 +1,208 @@
+"""Captioned pictures for training and evaluation (Section IV-A): crops, flips, batches and text vectors."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import hashlib
+import itertools
+import signal
+import weakref
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ratlip_cli.data.layout import METADATA, read_dataset, read_split, stored_side
+from ratlip_cli.data.pictures import PictureError, read_picture, resize_shorter_side
+from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
+from ratlip_cli.pixels import from_image
+from ratlip_cli.tensor_files import load_tensors_and_metadata, save_tensors
+
+if TYPE_CHECKING:
+    from ratlip_cli.model.clip import FrozenCLIP
+
+_ORDER, _SAMPLE = 0, 1
+"""What a random generator is for; part of its seed, so that no two purposes share their numbers."""
+
+
+class Batch(NamedTuple):
+    """Pictures and, for each, one of its captions."""
+
+    images: Tensor  # (B,3,S,S) float32 in [-1,1].
+    captions: Tensor  # (B,) int64, rows of `text_vectors` and positions in `CaptionedImages.captions`.
+
+
+class CaptionedImages:
+    """One split of a prepared dataset as square pictures of `image_size` pixels.
+
+    Training reads it as an endless stream of samples in which every picture comes once per epoch, in a new order, with
+    a random crop, flip and caption. The sample at position p depends on (`seed`, p) alone: whoever knows how many
+    samples were seen can go on from there, and it does not matter who reads which.
+
+    Args:
+        path: folder of the prepared dataset.
+        split: "train", "test" or a further split that the dataset has.
+        image_size: side of the pictures in pixels. Where it is not the size that the dataset was prepared for, the
+            stored pictures are resized.
+        seed: not negative; decides orders, crops, flips and captions of the training stream.
+
+    Raises DataError where the dataset cannot be read, UsageError for an impossible size or seed.
+    """
+
+    def __init__(self, path: Path, split: str, image_size: int, seed: int = 0) -> None:
+        if image_size < 1 or seed < 0:
+            raise UsageError(f"image size {image_size} must be positive and seed {seed} not negative")
+        self.path = path
+        self.split = split
+        self.image_size = image_size
+        self.seed = seed
+        self.info = read_dataset(path)
+        self.entries = read_split(path, split)
+        self.captions = [caption for entry in self.entries for caption in entry.captions]
+        self._first_caption = np.cumsum([0] + [len(entry.captions) for entry in self.entries])
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.entries)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """64 hex digits that change with the captions and with the names and sizes of the picture files."""
+        digest = hashlib.sha256((self.path / self.split / METADATA).read_bytes())
+        for entry in self.entries:
+            try:
+                digest.update(entry.file.stat().st_size.to_bytes(8, "big"))
+            except OSError as error:
+                raise DataError(f"{entry.file}: {error.strerror}. Prepare {self.path} again.") from error
+        return digest.hexdigest()
+
+    def training_sample(self, position: int) -> tuple[Tensor, int]:
+        """Return the picture (3,S,S) in [-1,1] and the caption's number at `position` of the training stream."""
+        epoch, place = divmod(position, len(self))
+        index = int(_epoch_order(self.seed, epoch, len(self))[place])
+        random = np.random.default_rng([self.seed, _SAMPLE, position])
+        picture = self._read(index)
+        left = int(random.integers(picture.width - self.image_size, endpoint=True))
+        upper = int(random.integers(picture.height - self.image_size, endpoint=True))
+        picture = self._crop(picture, left, upper)
+        if self.info.flip and random.random() < 0.5:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        caption = random.integers(self._first_caption[index], self._first_caption[index + 1])
+        return from_image(picture), int(caption)
+
+    def centre_crop(self, index: int) -> Tensor:
+        """Return picture `index` (3,S,S) in [-1,1], as everything that is not training sees it."""
+        picture = self._read(index)
+        left, upper = ((length - self.image_size) // 2 for length in picture.size)
+        return from_image(self._crop(picture, left, upper))
+
+    def _read(self, index: int) -> Image.Image:
+        file = self.entries[index].file
+        try:
+            picture = read_picture(file)
+        except PictureError as error:
+            raise DataError(f"{file}: {error}. Remove {self.path} and prepare it again.") from error
+        return resize_shorter_side(picture, stored_side(self.image_size))
+
+    def _crop(self, picture: Image.Image, left: int, upper: int) -> Image.Image:
+        return picture.crop((left, upper, left + self.image_size, upper + self.image_size))
+
+
+def training_batches(
+    dataset: CaptionedImages, batch_size: int, start_step: int = 0, workers: int = 0, pin_memory: bool = False
+) -> Generator[Batch, None, None]:
+    """Yield the training stream's batches without end, from that of step `start_step` on.
+
+    Batch s holds positions s * `batch_size` to (s + 1) * `batch_size` - 1; a dataset smaller than a batch comes more
+    than once in it. Pictures are read in `workers` processes (0: in this one), which changes nothing in the batches.
+    The workers leave SIGINT and SIGTERM to this process, so that it can end its step and save; they end with it, or
+    when the generator is closed. Raises DataError, naming the file, for a picture that cannot be read.
+    """
+    batches = _training_batches(dataset, batch_size, start_step, workers, pin_memory)
+    atexit.register(_close, weakref.ref(batches))  # Before multiprocessing, at exit, waits for the workers to end.
+    return batches
+
+
+def text_vectors(dataset: CaptionedImages, clip: FrozenCLIP, batch_size: int = 256) -> Tensor:
+    """Return the text vectors (number of captions, d), float32 on the CPU, of `dataset.captions` in their order.
+
+    They are kept beside the data, under the fingerprint of the CLIP that made them, and computed again when the
+    captions changed, the file is damaged or the folder cannot be written.
+    """
+    file = dataset.path / ".text_vectors" / f"{clip.fingerprint}-{dataset.split}.safetensors"
+    captions = hashlib.sha256("\0".join(dataset.captions).encode()).hexdigest()
+    with contextlib.suppress(WeightsError):
+        kept, metadata = load_tensors_and_metadata(file)
+        if metadata == {"captions": captions}:
+            return kept["text_vectors"]
+    starts = range(0, len(dataset.captions), batch_size)
+    vectors = torch.cat([clip.encode_text(dataset.captions[start : start + batch_size]).cpu() for start in starts])
+    with contextlib.suppress(RatlipError):
+        save_tensors(file, {"text_vectors": vectors}, {"captions": captions})
+    return vectors
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, pictures: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, _ORDER, epoch]).permutation(pictures)
+
+
+class _TrainingStream(Dataset[Batch]):
+    """The training stream for torch's DataLoader, which asks for a batch by its positions."""
+
+    def __init__(self, dataset: CaptionedImages) -> None:
+        self._dataset = dataset
+
+    def __getitems__(self, positions: list[int]) -> Batch | DataError:
+        """Return the batch, or the error to raise: raised in a worker it would come out as a traceback in its text."""
+        try:
+            images, captions = zip(*(self._dataset.training_sample(position) for position in positions), strict=True)
+        except DataError as error:
+            return error
+        return Batch(torch.stack(images), torch.tensor(captions))
+
+
+def _training_batches(
+    dataset: CaptionedImages, batch_size: int, start_step: int, workers: int, pin_memory: bool
+) -> Generator[Batch, None, None]:
+    loader = DataLoader(
+        _TrainingStream(dataset),
+        batch_sampler=_positions(batch_size, start_step),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_parent,
+        generator=torch.Generator(),  # The loader draws a number; not from the generator that everybody shares.
+    )
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+def _positions(batch_size: int, start_step: int) -> Iterator[list[int]]:
+    for step in itertools.count(start_step):
+        yield list(range(step * batch_size, (step + 1) * batch_size))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _leave_signals_to_parent(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _close(generator: weakref.ref[Generator[Batch, None, None]]) -> None:
+    batches = generator()
+    if batches is not None:
+        batches.close()
