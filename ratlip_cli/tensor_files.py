@@ -42,7 +42,7 @@ def load_tensors_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, 
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
-            f"{path} cannot be read as safetensors ({_first_line(error)}): damaged or cut short; fetch or save it again."
+            f"{path} cannot be read as safetensors ({_first_line(error)}): damaged or cut short; get it again."
         ) from error
 
 
@@ -58,7 +58,7 @@ def load_pickled(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} holds more than tensors and was refused, nothing in it executed. Save it as safetensors at its source."
+            f"{path} holds more than tensors and was refused, nothing in it executed; use a safetensors file."
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read as a PyTorch file: {_first_line(error)}") from error

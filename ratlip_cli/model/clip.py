@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from ratlip_cli.tensor_files import fingerprint, load_into, load_tensors, load_w
 
 DEFAULT_CLIP = "ViT-B-32-quickgelu:openai"
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 UNKNOWN = -1
 """Stands in a trimmed vocabulary for the row of every token that is not listed."""
 
@@ -51,6 +53,7 @@ class FrozenCLIP(nn.Module):
         spec: how the model was named, for messages and records.
         mean, std: the normalisation of pixels in [0,1], three values each.
         vocabulary: for a trimmed token embedding, the tokenizer's id of each row; UNKNOWN for the row of all others.
+        config: the content of a CLIP folder's configuration, for a CLIP that cannot be had by its name alone.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class FrozenCLIP(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         vocabulary: Sequence[int] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         visual = getattr(model, "visual", None)
@@ -72,6 +76,7 @@ class FrozenCLIP(nn.Module):
         if rows != columns:
             raise WeightsError(f"CLIP '{spec}' has a grid of {rows}x{columns} patches; it must be square.")
         self.spec = spec
+        self.config = config
         self.model = model.float().eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.vocabulary = list(vocabulary) if vocabulary is not None else None
@@ -200,50 +205,48 @@ def load_clip(spec: str, device: str | torch.device = "cpu") -> FrozenCLIP:
         return _load_folder(folder).to(device)
     name, _, pretrained = spec.partition(":")
     pretrained = pretrained or DEFAULT_CLIP.partition(":")[2]
-    if name not in open_clip.list_models():
-        if "/" in name or name.startswith("."):
-            raise WeightsError(
-                f"CLIP folder {spec} does not exist; give a folder with {CONFIG_FILE}, or NAME:PRETRAINED."
-            )
-        raise unknown_name("CLIP", name, [model for model in open_clip.list_models() if model.startswith("ViT")])
+    model_cfg = _model_cfg(spec, name)
     if pretrained == "random":
         logger.warning("CLIP %s has random weights: fit for dry runs and benchmarks, not for pictures.", name)
         return _named(spec, name, pretrained=None).to(device)
-    if Path(pretrained).suffix or Path(pretrained).is_file():
-        clip = _named(spec, name, pretrained=None)
-        weights = load_weights(Path(pretrained))
-        for setting in (
-            "input_resolution",
-            "context_length",
-            "vocab_size",
-        ):  # OpenAI's files carry them as tensors
-            weights.pop(setting, None)
-        load_into(clip.model, weights, pretrained)
-        return clip.to(device)
+    if Path(pretrained).suffix in WEIGHTS_SUFFIXES or Path(pretrained).is_file():
+        return _from_file(spec, name, Path(pretrained), model_cfg).to(device)
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained not in tags:
         raise unknown_name(f"pretrained tag of CLIP {name}", pretrained, [*tags, "random"])
+    quick = f"{name}-quickgelu"
+    if quick in open_clip.list_models() and pretrained in open_clip.list_pretrained_tags_by_model(quick):
+        raise UsageError(
+            f"the {pretrained} weights of CLIP {name} were trained with QuickGELU: use {quick}:{pretrained}."
+        )
     return _named(spec, name, pretrained).to(device)
+
+
+def clip_architecture(spec: str) -> FrozenCLIP:
+    """The CLIP of `load_clip(spec)` on the meta device: all its sizes, no weights, nothing downloaded."""
+    with torch.device("meta"):
+        if Path(spec).is_dir():
+            return build_clip(_read_config(Path(spec)), spec).to("meta")
+        name = spec.partition(":")[0]
+        model_cfg = _model_cfg(spec, name)
+        kind = open_clip.CustomTextCLIP if model_cfg.pop("custom_text", False) else open_clip.CLIP
+        mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+        return FrozenCLIP(kind(**model_cfg), open_clip.get_tokenizer(name), spec, mean, std)
 
 
 def save_clip(
     folder: Path,
-    model_cfg: Mapping[str, Any],
-    preprocess_cfg: Mapping[str, Any],
+    config: Mapping[str, Any],
     weights: Mapping[str, Tensor],
-    vocabulary: Sequence[int] | None = None,
 ) -> None:
     """Write a CLIP of one's own as a folder that `load_clip` takes.
 
     Args:
-        model_cfg: open_clip's: `embed_dim`, `vision_cfg`, `text_cfg`, and `quick_gelu` where used.
-        preprocess_cfg: `mean` and `std` of pixels in [0,1], three values each.
+        config: `model_cfg` as open_clip has it (`embed_dim`, `vision_cfg`, `text_cfg`, `quick_gelu` where used);
+            `preprocess_cfg` with `mean` and `std` of pixels in [0,1], three values each; and `vocabulary`, see
+            FrozenCLIP, where the token embedding is trimmed.
         weights: the state dict of `open_clip.CLIP(**model_cfg)`.
-        vocabulary: see FrozenCLIP.
     """
-    config: dict[str, Any] = {"model_cfg": dict(model_cfg), "preprocess_cfg": dict(preprocess_cfg)}
-    if vocabulary is not None:
-        config["vocabulary"] = list(vocabulary)
     save_tensors(folder / WEIGHTS_FILE, weights)
     write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
@@ -259,26 +262,57 @@ def build_clip(config: Mapping[str, Any], spec: str) -> FrozenCLIP:
         mean=config["preprocess_cfg"]["mean"],
         std=config["preprocess_cfg"]["std"],
         vocabulary=config.get("vocabulary"),
+        config=config,
     )
 
 
-def _load_folder(folder: Path) -> FrozenCLIP:
+def _model_cfg(spec: str, name: str) -> dict[str, Any]:
+    """open_clip's description of the CLIP of that name."""
+    if name in open_clip.list_models():
+        return dict(open_clip.get_model_config(name))
+    if "/" in name or name.startswith("."):
+        raise WeightsError(f"CLIP folder {spec} does not exist; give one with {CONFIG_FILE}, or NAME:PRETRAINED.")
+    raise unknown_name("CLIP", name, [model for model in open_clip.list_models() if model.startswith("ViT")])
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        clip = build_clip(config, str(folder))
+        config = json.loads(path.read_text(encoding="utf-8"))
+        _ = config["model_cfg"]["text_cfg"]["context_length"], config["preprocess_cfg"]["mean"]
     except OSError as error:
         raise WeightsError(f"CLIP folder {folder} has no readable {CONFIG_FILE}: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path} does not describe a CLIP of open_clip: {error!r}.") from error
+    return dict(config)
+
+
+def _load_folder(folder: Path) -> FrozenCLIP:
+    config = _read_config(folder)
+    try:
+        clip = build_clip(config, str(folder))
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise WeightsError(f"{folder / CONFIG_FILE} does not describe a CLIP of open_clip: {error!r}.") from error
     load_into(clip.model, load_tensors(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
     return clip
 
 
+def _from_file(spec: str, name: str, path: Path, model_cfg: Mapping[str, Any]) -> FrozenCLIP:
+    clip = _named(spec, name, pretrained=None)
+    weights = load_weights(path)
+    for setting in ("input_resolution", "context_length", "vocab_size"):  # OpenAI's files carry them as tensors
+        weights.pop(setting, None)
+    load_into(clip.model, weights, path)
+    if not model_cfg.get("custom_text"):
+        preprocess_cfg = {"mean": clip.mean.flatten().tolist(), "std": clip.std.flatten().tolist()}
+        clip.config = {"model_cfg": dict(model_cfg), "preprocess_cfg": preprocess_cfg}
+    return clip
+
+
 def _named(spec: str, name: str, pretrained: str | None) -> FrozenCLIP:
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _warnings_disabled():
             torch.manual_seed(0)  # random weights are the same ones every time
-            logging.getLogger().setLevel(max(logging.getLogger().level, logging.ERROR))
             model = open_clip.create_model(name, pretrained=pretrained)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -293,6 +327,17 @@ def _named(spec: str, name: str, pretrained: str | None) -> FrozenCLIP:
         mean=getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN,
         std=getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD,
     )
+
+
+@contextmanager
+def _warnings_disabled() -> Iterator[None]:
+    """open_clip warns on the root logger of what is meant here, such as a model without weights."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
 
 
 def _token_rows(vocabulary: Sequence[int]) -> Tensor:

@@ -1,0 +1,69 @@
+"""The Typer app: one command a file, registered here. Turns every RatlipError into one line and its exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import ratlip_cli
+from ratlip_cli.cli import console
+from ratlip_cli.cli.generate import generate
+from ratlip_cli.cli.info import info
+from ratlip_cli.cli.prepare import prepare
+from ratlip_cli.cli.train import train
+from ratlip_cli.errors import Interrupted, RatlipError
+
+
+class _Commands(TyperGroup):
+    """Says 130 for Ctrl-C in every version of typer."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; what was finished is kept.", signal.SIGINT) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="ratlip",
+    help="Text-to-image GANs on frozen CLIP: train, generate, evaluate and explain RATLIP and GALIP models.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (prepare, train, generate, info):
+    app.command()(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.result(f"ratlip {ratlip_cli.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _ratlip(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    console.set_up()
+
+
+def main() -> None:
+    """Run the command line. Exits with 0, 1, 2, 3 or 128 + signal; RATLIP_DEBUG=1 adds the traceback of an error."""
+    try:
+        app()
+    except RatlipError as error:
+        if os.environ.get("RATLIP_DEBUG") == "1":
+            traceback.print_exc()
+        console.error(str(error))
+        sys.exit(error.exit_code)

@@ -1,0 +1,174 @@
+"""One way each to show a result, a note, a table and progress. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_INTERVAL = 10.0
+"""Seconds between progress lines where stderr is not a terminal."""
+
+Advance = Callable[..., None]
+"""advance(done=1, **figures): so many more are done; the figures are shown beside the bar."""
+
+_quiet = False
+
+
+def stderr() -> Console:
+    """The console for notes and progress; it obeys NO_COLOR."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def set_up(quiet: bool = False) -> None:
+    """Say whether notes and progress are shown, and let warnings of the library appear as notes."""
+    global _quiet
+    _quiet = quiet
+    handler = RichHandler(console=stderr(), show_time=False, show_path=False, markup=False)
+    library = logging.getLogger("ratlip_cli")
+    library.handlers = [handler]
+    library.propagate = False
+
+
+def note(message: str) -> None:
+    """Something worth knowing that is not a result."""
+    if not _quiet:
+        stderr().print(message, markup=False)
+
+
+def error(message: str) -> None:
+    """Why the command could not do it, in one line."""
+    stderr().print("[bold red]error:[/] ", end="")
+    stderr().print(" ".join(message.split()), markup=False)
+
+
+def result(line: object) -> None:
+    """One line of the result."""
+    sys.stdout.write(f"{line}\n")
+
+
+def result_json(value: Any) -> None:
+    """The result as one JSON object."""
+    result(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def result_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """The result as a table: the first column to the left, the others to the right."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width, highlight=False).print(table)
+
+
+@contextmanager
+def progress(description: str, total: int, done: int = 0, unit: str = "pictures") -> Iterator[Advance]:
+    """Show how far the work is: a bar on a terminal, an occasional plain line elsewhere, nothing when quiet.
+
+    Yields:
+        A function to call with the number of further units done and figures to show, for example
+        `advance(1, loss=0.5)`. The rate, the elapsed and the remaining time are shown by themselves.
+    """
+    if _quiet:
+        yield lambda done=1, **figures: None
+    elif stderr().is_terminal:
+        with _bar(unit) as bar:
+            task = bar.add_task(description, total=total, completed=done, figures="", rate="")
+            started, first = time.monotonic(), done
+
+            def advance(done: int = 1, **figures: object) -> None:
+                bar.advance(task, done)
+                finished = bar.tasks[0].completed - first
+                rate = finished / max(time.monotonic() - started, 1e-9)
+                bar.update(task, figures=_figures(figures), rate=f"{rate:.3g} {unit}/s")
+
+            yield advance
+    else:
+        yield _plain_progress(description, total, done, unit)
+
+
+def _bar(unit: str) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("<"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
+        console=stderr(),
+    )
+
+
+def _plain_progress(description: str, total: int, done: int, unit: str) -> Advance:
+    started, first = time.monotonic(), done
+    last_line, count = started, done
+
+    def advance(done: int = 1, **figures: object) -> None:
+        nonlocal last_line, count
+        count += done
+        now = time.monotonic()
+        if now - last_line < PLAIN_INTERVAL and count < total:
+            return
+        last_line = now
+        rate = (count - first) / max(now - started, 1e-9)
+        left = (total - count) / rate if rate else 0.0
+        note(f"{description} {count}/{total}, {rate:.3g} {unit}/s, {duration(left)} left {_figures(figures)}".rstrip())
+
+    return advance
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 45s, 12m 30s, 3h 05m."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes}m {seconds:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02d}m"
+
+
+def read_prompts(arguments: Sequence[str], file: Path | None) -> list[str]:
+    """Prompts as typed, or a line each from a file or, for `-`, from stdin. Empty lines are passed over."""
+    from ratlip_cli.errors import UsageError
+
+    prompts: list[str] = []
+    for argument in arguments:
+        prompts += _lines(sys.stdin.buffer.read(), "stdin") if argument == "-" else [argument]
+    if file is not None:
+        try:
+            content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        except OSError as problem:
+            raise UsageError(f"--prompts {file} cannot be read: {problem.strerror}.") from problem
+        prompts += _lines(content, str(file))
+    return prompts
+
+
+def _lines(content: bytes, where: str) -> list[str]:
+    from ratlip_cli.errors import UsageError
+
+    try:
+        return [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as problem:
+        raise UsageError(f"the prompts in {where} are not UTF-8 text; save them as UTF-8.") from problem
+
+
+def _figures(figures: dict[str, object]) -> str:
+    return "  ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
+    )

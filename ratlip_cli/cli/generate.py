@@ -1,0 +1,79 @@
+"""`ratlip generate`: prompts to pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ratlip_cli.cli import console
+
+
+def generate(
+    prompts: Annotated[list[str] | None, typer.Argument(help="Sentences, or - to read them from stdin.")] = None,
+    prompts_file: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="A text file with a prompt a line.")
+    ] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help="Pictures of each prompt.")] = 1,
+    seed: Annotated[int, typer.Option(help="Decides the noises; prompts share them.")] = 0,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model folder, run folder, owner/name[@revision] on the Hugging Face Hub, or ratlip-demo."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures; what it holds is kept.")] = Path("generated"),
+    image_format: Annotated[str, typer.Option("--format", help="png, jpg or webp.")] = "png",
+    grid: Annotated[bool, typer.Option(help="Also write one captioned image of all pictures.")] = True,
+    truncation: Annotated[float, typer.Option(metavar="PSI", help="Scale the noise: below 1, less variety.")] = 1.0,
+    best_of: Annotated[
+        int, typer.Option(metavar="K", help="Draw K times as many and keep those that CLIP finds most like the prompt.")
+    ] = 1,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pictures at a time; 1 on a CPU and 16 elsewhere if left out.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the paths.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+) -> None:
+    """Draw pictures of sentences. Their paths go to stdout, one a line.
+
+    [bold]Examples[/]
+
+    ratlip generate "a red bird with black wings" -n 8
+
+    ratlip generate --prompts birds.txt --model runs/cub-ratlip-1 --seed 7 --out birds
+
+    echo "a yellow flower" | ratlip generate - --best-of 4 --format webp
+    """
+    console.set_up(quiet)
+    from ratlip_cli import sampling
+    from ratlip_cli.device import resolve_device
+    from ratlip_cli.errors import UsageError, unknown_name
+    from ratlip_cli.weights.load import default_model, load_model
+
+    if image_format not in sampling.FORMATS:
+        raise unknown_name("format", image_format, sampling.FORMATS)
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"--batch-size is {batch_size}; it must be at least 1.")
+    sentences = console.read_prompts(prompts or [], prompts_file)
+    sampling.check_request(sentences, count, seed, truncation, best_of)
+    target = resolve_device(device)
+    spec = model or default_model()
+    loaded = load_model(spec, target)
+    console.note(f"model {spec} ({loaded.fingerprint}) on {target}")
+
+    folder = sampling.PictureFolder(out, image_format)
+    pictures, records = [], []
+    with console.progress("generate", len(sentences) * count) as advance:
+        for picture in sampling.generate(loaded, sentences, count, seed, truncation, best_of, batch_size):
+            path = folder.save(picture)
+            if not json:
+                console.result(path)
+            pictures.append(picture)
+            records.append({"path": str(path), **picture.record()})
+            advance()
+    grid_path = folder.save_grid(pictures) if grid else None
+    if json:
+        console.result_json({"model": spec, "fingerprint": loaded.fingerprint, "images": records, "grid": grid_path})
+    elif grid_path:
+        console.result(grid_path)

@@ -1,0 +1,45 @@
+"""Where tensors live: the device that was asked for, and how much of its memory is in use."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from ratlip_cli.errors import DeviceError, UsageError
+
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA when present, else the CPU.
+
+    Raises:
+        UsageError: the name is none of auto, cpu, cuda, cuda:N and mps.
+        DeviceError: the device is not there; there is no silent fallback.
+    """
+    kind, _, index = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (":" in name and not (kind == "cuda" and index.isdigit())):
+        raise UsageError(f"unknown device '{name}'; use {DEVICES}.")
+    if kind == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"device '{name}' is not there: PyTorch sees no CUDA GPU. Use --device cpu.")
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise DeviceError(f"device '{name}' is not there: the last of {count} GPUs is cuda:{count - 1}.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("device 'mps' is not there: this is no Apple GPU. Use --device cpu.")
+    return torch.device(name)
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """The most memory in MiB that this process has held so far: of the GPU where there is one, else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

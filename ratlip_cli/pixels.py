@@ -1,0 +1,56 @@
+"""Pictures as tensors in [-1,1] and as pixels: the only place where the two meet, and grids for people to look at."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+_MARGIN = 4
+
+
+def to_images(images: Tensor) -> list[Image.Image]:
+    """Pictures (B,3,H,W), nominally in [-1,1] and clamped to it, as B RGB images."""
+    levels = ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return [Image.fromarray(picture) for picture in levels.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def from_image(image: Image.Image) -> Tensor:
+    """An RGB image as a picture (3,H,W), float32 in [-1,1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def captioned_grid(rows: Sequence[tuple[str, Sequence[Image.Image]]], scale: int | None = None) -> Image.Image:
+    """One image of all pictures, a row a caption, the caption above its row.
+
+    Args:
+        rows: caption and pictures; all pictures of one size.
+        scale: how many pixels a picture's pixel becomes; left out, small pictures grow to about 128.
+    """
+    width, height = rows[0][1][0].size
+    scale = scale or max(1, 128 // max(width, height))
+    width, height = width * scale, height * scale
+    columns = max(len(pictures) for _, pictures in rows)
+    font_size = max(11, min(16, width // 8))
+    font = ImageFont.load_default(font_size)
+    total_width = columns * (width + _MARGIN) + _MARGIN
+    letters = max(8, int(total_width / font.getlength("n")))
+    wrapped = [textwrap.fill(caption, letters) for caption, _ in rows]
+    line = font_size + 3
+    heights = [line * (text.count("\n") + 1) + height + 2 * _MARGIN for text in wrapped]
+
+    grid = Image.new("RGB", (total_width, sum(heights) + _MARGIN), "white")
+    draw = ImageDraw.Draw(grid)
+    top = _MARGIN
+    for text, row_height, (_, pictures) in zip(wrapped, heights, rows, strict=True):
+        draw.multiline_text((_MARGIN, top), text, fill="black", font=font, spacing=3)
+        picture_top = top + row_height - height - _MARGIN
+        for column, picture in enumerate(pictures):
+            shown = picture.resize((width, height), Image.Resampling.NEAREST) if scale > 1 else picture
+            grid.paste(shown, (_MARGIN + column * (width + _MARGIN), picture_top))
+        top += row_height
+    return grid

@@ -1,0 +1,200 @@
+"""Prompts to pictures.
+
+Noise k depends on the seed and k alone, so picture k of a prompt depends on the model, the prompt, the seed and k.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from ratlip_cli.errors import RatlipError, UsageError
+from ratlip_cli.files import whole_file
+from ratlip_cli.model.losses import clip_similarity
+from ratlip_cli.pixels import captioned_grid, to_images
+from ratlip_cli.weights.model_folder import Model
+
+FORMATS = ("png", "jpg", "webp")
+RECORDS_FILE = "images.jsonl"
+_SLUG_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One drawn picture and how it was made."""
+
+    image: Image.Image
+    prompt: str
+    prompt_index: int
+    """Which of the prompts of this call, from 0."""
+    index: int
+    """Which noise, from 0: k."""
+    seed: int
+    truncation: float
+    model: str
+    fingerprint: str
+    """Of the model."""
+    clip_similarity: float
+    """Cosine of the picture and its prompt under the model's CLIP, in [-1,1]."""
+
+    def record(self) -> dict[str, object]:
+        """Everything but the pixels."""
+        return {name: value for name, value in vars(self).items() if name not in ("image", "prompt_index")}
+
+
+def noise_vectors(seed: int, indices: Iterable[int], noise_dim: int) -> Tensor:
+    """z (n,noise_dim) ~ N(0,I), one row an index; each row depends on `seed` and its index alone."""
+    rows = []
+    for index in indices:
+        state = np.random.SeedSequence([seed, index]).generate_state(2)
+        generator = torch.Generator().manual_seed((int(state[0]) << 31) ^ int(state[1]))
+        rows.append(torch.randn(noise_dim, generator=generator))
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def draw(model: Model, noise: Tensor, text: Tensor, batch_size: int | None = None) -> Tensor:
+    """Draw one picture per row of noise (n,noise_dim) and text (n,d).
+
+    Args:
+        batch_size: pictures at a time. Left out: one on a CPU, where that is fastest, 16 elsewhere.
+
+    Returns:
+        Pictures (n,3,S,S) on the CPU, float32, clamped to [-1,1]. Raises RatlipError where the generator drew NaN.
+    """
+    device = model.device
+    batch_size = batch_size or (1 if device.type == "cpu" else 16)
+    drawn = [
+        model.generator(z.to(device), t.to(device), model.clip).float().cpu()
+        for z, t in zip(torch.split(noise, batch_size), torch.split(text, batch_size), strict=True)
+    ]
+    images = torch.cat(drawn)
+    if not images.isfinite().all():
+        raise RatlipError(
+            f"model {model.name} draws pixels that are not numbers: its weights are broken; take another."
+        )
+    return images.clamp(-1, 1)
+
+
+@torch.no_grad()
+def generate(
+    model: Model,
+    prompts: Sequence[str],
+    count: int = 1,
+    seed: int = 0,
+    truncation: float = 1.0,
+    best_of: int = 1,
+    batch_size: int | None = None,
+) -> Iterator[Picture]:
+    """Draw `count` pictures for each prompt, prompt by prompt.
+
+    Args:
+        seed: decides every noise, together with its index.
+        truncation: psi, by which noise is scaled; below 1 pictures are more alike.
+        best_of: draw this many times `count` pictures, and keep those of highest CLIP similarity, best first.
+        batch_size: see `draw`.
+
+    Raises:
+        UsageError: an empty prompt, or numbers out of range.
+    """
+    check_request(prompts, count, seed, truncation, best_of)
+    noise = truncation * noise_vectors(seed, range(count * best_of), model.config.generator.noise_dim)
+    for prompt_index, prompt in enumerate(prompts):
+        text = model.clip.encode_text([prompt]).cpu().expand(len(noise), -1)
+        images = draw(model, noise, text, batch_size)
+        similarities = torch.cat(
+            [
+                clip_similarity(model.clip.encode_image(image.to(model.device)).cpu(), sentence)
+                for image, sentence in zip(torch.split(images, 1), torch.split(text, 1), strict=True)
+            ]
+        )
+        kept = range(count) if best_of == 1 else similarities.argsort(descending=True)[:count].tolist()
+        for index in kept:
+            yield Picture(
+                image=to_images(images[index : index + 1])[0],
+                prompt=prompt,
+                prompt_index=prompt_index,
+                index=index,
+                seed=seed,
+                truncation=truncation,
+                model=model.name,
+                fingerprint=model.fingerprint,
+                clip_similarity=round(float(similarities[index]), 4),
+            )
+
+
+class PictureFolder:
+    """A folder of pictures: files named by number, prompt and noise, images.jsonl, and grids. Nothing is replaced.
+
+    Prompts are numbered on from what the folder holds already.
+
+    Args:
+        folder: made where it does not exist.
+        format: one of FORMATS.
+    """
+
+    def __init__(self, folder: Path, format: str = "png") -> None:
+        self.folder = folder
+        self.format = format
+        taken = [int(path.name[:4]) for path in folder.glob("[0-9][0-9][0-9][0-9]_*")]
+        self.first = max(taken, default=-1) + 1
+
+    def save(self, picture: Picture) -> Path:
+        """Write one picture, PNG with its record in the metadata, and add its line to images.jsonl."""
+        name = f"{self.first + picture.prompt_index:04d}_{slug(picture.prompt)}_{picture.index}.{self.format}"
+        path = self.folder / name
+        with whole_file(path) as partial:
+            if self.format == "png":
+                info = PngInfo()
+                for key, value in picture.record().items():
+                    info.add_itxt(key, str(value))
+                picture.image.save(partial, "PNG", pnginfo=info)
+            else:
+                picture.image.save(partial, {"jpg": "JPEG", "webp": "WEBP"}[self.format], quality=95)
+        self._add_record({"file_name": name, **picture.record()})
+        return path
+
+    def save_grid(self, pictures: Sequence[Picture]) -> Path:
+        """Write one image of all `pictures`, a row a prompt, the prompt above its row."""
+        rows: dict[int, tuple[str, list[Image.Image]]] = {}
+        for picture in pictures:
+            rows.setdefault(picture.prompt_index, (picture.prompt, []))[1].append(picture.image)
+        path = self.folder / f"{self.first:04d}_grid.png"
+        with whole_file(path) as partial:
+            captioned_grid(list(rows.values())).save(partial, "PNG")
+        return path
+
+    def _add_record(self, record: dict[str, object]) -> None:
+        with (self.folder / RECORDS_FILE).open("ab", buffering=0) as records:
+            records.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")  # one write, so whole or not at all
+
+
+def slug(prompt: str) -> str:
+    """A prompt as a part of a file name: lower-case letters and digits of any script, joined by hyphens."""
+    words = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFKC", prompt).lower()).strip("-")
+    return words[:_SLUG_LENGTH].strip("-") or "prompt"
+
+
+def check_request(prompts: Sequence[str], count: int, seed: int, truncation: float, best_of: int) -> None:
+    """Raise UsageError where `generate` would: no prompt, an empty one, or numbers out of range."""
+    if not prompts:
+        raise UsageError("there is no prompt; give at least one sentence.")
+    for number, prompt in enumerate(prompts, start=1):
+        if not prompt.strip():
+            raise UsageError(f"prompt {number} is empty; give a sentence.")
+    if count < 1 or best_of < 1:
+        raise UsageError(f"the number of pictures is {count} and best-of is {best_of}; both must be at least 1.")
+    if seed < 0:
+        raise UsageError(f"seed is {seed}; it must not be negative.")
+    if not 0 <= truncation <= 10:
+        raise UsageError(f"truncation is {truncation}; it must be between 0 and 10, usually 0.5 to 1.")

@@ -1,0 +1,59 @@
+"""From what a user types after --model to a loaded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ratlip_cli.errors import WeightsError, unknown_name
+from ratlip_cli.weights.hub import HUB_NAME, fetch
+from ratlip_cli.weights.model_folder import CONFIG_FILE, GENERATOR_FILE, Model, load_folder
+
+DEMO = "ratlip-demo"
+RUNS = Path("runs")
+MODEL_IN_RUN = "model"
+_DEMO_FOLDER = Path(__file__).parent / "demo"
+
+
+def find_model(spec: str) -> Path:
+    """The model folder meant by a model folder, a run folder, `owner/name[@revision]` or `ratlip-demo`.
+
+    Raises WeightsError or UsageError where there is none.
+    """
+    if spec == DEMO and not Path(spec).exists():
+        return _demo_folder()
+    folder = Path(spec)
+    for candidate in (folder / MODEL_IN_RUN, folder):
+        if (candidate / CONFIG_FILE).is_file():
+            return candidate
+    if folder.exists():
+        raise WeightsError(f"{spec} is neither a model folder nor a run folder: it has no {CONFIG_FILE}.")
+    if HUB_NAME.fullmatch(spec) and not spec.startswith("."):
+        return fetch(spec)
+    raise unknown_name("model", spec, [DEMO, *(str(run) for run in _runs_with_generator())])
+
+
+def default_model() -> str:
+    """The newest run in runs/ that has a generator, else `ratlip-demo`."""
+    runs = _runs_with_generator()
+    return str(runs[-1]) if runs else DEMO
+
+
+def load_model(spec: str, device: str | torch.device = "cpu") -> Model:
+    """Load a model for drawing. See `find_model` for `spec`."""
+    return load_folder(find_model(spec), device, spec)
+
+
+def _demo_folder() -> Path:
+    if not (_DEMO_FOLDER / GENERATOR_FILE).is_file():
+        raise WeightsError(
+            f"{DEMO} is not bundled with this version: train a model with `ratlip train` or name one with --model."
+        )
+    return _DEMO_FOLDER
+
+
+def _runs_with_generator() -> list[Path]:
+    """Runs in ./runs, oldest first by their generator."""
+    found = RUNS.glob(f"*/{MODEL_IN_RUN}/{GENERATOR_FILE}")
+    return [path.parent.parent for path in sorted(found, key=lambda path: path.stat().st_mtime)]

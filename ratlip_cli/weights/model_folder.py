@@ -1,0 +1,192 @@
+"""A model as a folder that anyone can load, check and share.
+
+config.json                 ModelConfig: variant, sizes, the CLIP, what it was trained on, versions
+generator.safetensors       the averaged generator, without CLIP's weights
+discriminator.safetensors   optional, to train on from
+clip/                       the CLIP, where it is not one that open_clip knows by name
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+import ratlip_cli
+from ratlip_cli.errors import RatlipError, WeightsError
+from ratlip_cli.files import whole_folder, write_text
+from ratlip_cli.model.clip import FrozenCLIP, load_clip, save_clip
+from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
+from ratlip_cli.model.discriminator import Discriminator
+from ratlip_cli.model.generator import Generator
+from ratlip_cli.tensor_files import fingerprint, load_into, load_tensors, save_tensors
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+GENERATOR_FILE = "generator.safetensors"
+DISCRIMINATOR_FILE = "discriminator.safetensors"
+CLIP_FOLDER = "clip"
+
+Config = TypeVar("Config", GeneratorConfig, DiscriminatorConfig, ClipGeometry)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What config.json says."""
+
+    generator: GeneratorConfig
+    discriminator: DiscriminatorConfig
+    clip: str
+    """NAME:PRETRAINED of open_clip, or `clip`, the folder inside the model folder."""
+    clip_fingerprint: str
+    """Of the CLIP that the model was trained with; another one draws nonsense."""
+    geometry: ClipGeometry
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Data and settings the model was trained with, for people and records."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model, ready to draw."""
+
+    name: str
+    """What the user called it by, or the folder it was found in."""
+    folder: Path
+    config: ModelConfig
+    generator: Generator
+    clip: FrozenCLIP
+    fingerprint: str
+    """Of the generator's weights, its sizes and its CLIP; it stands in every output."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.generator.parameters()).device
+
+
+def model_config(
+    generator: GeneratorConfig,
+    discriminator: DiscriminatorConfig,
+    clip: FrozenCLIP,
+    training: Mapping[str, Any] | None = None,
+) -> ModelConfig:
+    """The config of a model that uses `clip`. A CLIP from a folder or file travels with the model, named `clip`."""
+    name = clip.spec if clip.config is None else CLIP_FOLDER
+    return ModelConfig(generator, discriminator, name, clip.fingerprint, clip.geometry, training or {})
+
+
+def create_model_folder(folder: Path, config: ModelConfig, clip: FrozenCLIP) -> None:
+    """Write config.json, and the CLIP where it is one of the user's own. The folder has no weights yet."""
+    if clip.config is not None and not (folder / CLIP_FOLDER).is_dir():
+        with whole_folder(folder / CLIP_FOLDER) as partial:
+            save_clip(partial, clip.config, clip.model.state_dict())
+    content = {"format_version": FORMAT_VERSION, "library": "ratlip", "library_version": ratlip_cli.__version__}
+    write_text(folder / CONFIG_FILE, json.dumps(content | asdict(config), indent=2) + "\n")
+
+
+def save_weights(
+    folder: Path,
+    generator: Mapping[str, Tensor],
+    discriminator: Mapping[str, Tensor] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Replace the weights of a model folder, each file at once, so that the folder is complete at any moment.
+
+    Args:
+        generator, discriminator: state dicts.
+        metadata: strings kept in the files' headers, such as the training step.
+    """
+    if discriminator is not None:
+        save_tensors(folder / DISCRIMINATOR_FILE, discriminator, metadata)
+    save_tensors(folder / GENERATOR_FILE, generator, metadata)
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """Read and check config.json. Raises WeightsError where it is missing, damaged or of another format."""
+    path = folder / CONFIG_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(
+            f"{folder} is not a model folder: {CONFIG_FILE} cannot be read ({error.strerror})."
+        ) from error
+    except ValueError as error:
+        raise WeightsError(f"{path} is damaged: {error}.") from error
+    if not isinstance(content, dict) or content.get("library") != "ratlip":
+        raise WeightsError(f"{path} does not describe a ratlip model.")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise WeightsError(
+            f"{path} has format version {content.get('format_version')}, this ratlip ({ratlip_cli.__version__}) reads "
+            f"{FORMAT_VERSION}; install the ratlip that wrote it ({content.get('library_version')}) or newer."
+        )
+    try:
+        return ModelConfig(
+            generator=_config(GeneratorConfig, content["generator"]),
+            discriminator=_config(DiscriminatorConfig, content["discriminator"]),
+            clip=content["clip"],
+            clip_fingerprint=content["clip_fingerprint"],
+            geometry=_config(ClipGeometry, content["geometry"]),
+            training=content.get("training", {}),
+        )
+    except (KeyError, TypeError, RatlipError) as error:
+        reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise WeightsError(f"{path} does not describe a ratlip model: {reason}") from error
+
+
+def load_folder(folder: Path, device: str | torch.device = "cpu", name: str | None = None) -> Model:
+    """Load a model folder for drawing. Raises WeightsError naming what is missing, damaged or does not fit."""
+    config = read_model_config(folder)
+    tensors = load_tensors(folder / GENERATOR_FILE)
+    clip = load_model_clip(folder, config, device)
+    with torch.device("meta"):
+        generator = Generator(config.generator, config.geometry)
+    generator.to_empty(device="cpu")
+    load_into(generator, tensors, folder / GENERATOR_FILE)
+    generator.to(device).eval().requires_grad_(False)
+    return Model(name or str(folder), folder, config, generator, clip, _model_fingerprint(tensors, config))
+
+
+def fingerprint_of(folder: Path) -> str:
+    """The fingerprint of a model folder: the same as that of the loaded model."""
+    return _model_fingerprint(load_tensors(folder / GENERATOR_FILE), read_model_config(folder))
+
+
+def load_discriminator(model: Model) -> Discriminator:
+    """The discriminator of a model folder. Raises WeightsError where the folder has none."""
+    path = model.folder / DISCRIMINATOR_FILE
+    tensors = load_tensors(path)
+    discriminator = Discriminator(model.config.discriminator, model.config.geometry)
+    load_into(discriminator, tensors, path)
+    return discriminator.to(model.device)
+
+
+def load_model_clip(folder: Path, config: ModelConfig, device: str | torch.device) -> FrozenCLIP:
+    """The CLIP that a model was trained with. Raises WeightsError where it is another one."""
+    spec = str(folder / CLIP_FOLDER) if config.clip == CLIP_FOLDER else config.clip
+    clip = load_clip(spec, device)
+    if clip.geometry != config.geometry:
+        raise WeightsError(f"{folder} was trained with a CLIP of {config.geometry}, but {spec} has {clip.geometry}.")
+    if clip.fingerprint != config.clip_fingerprint:
+        raise WeightsError(
+            f"{folder} was trained with CLIP {config.clip} of fingerprint {config.clip_fingerprint}, but the one found "
+            f"here is {clip.fingerprint}: other weights, so other pictures. Get the original weights of this CLIP."
+        )
+    return clip
+
+
+def _model_fingerprint(generator: Mapping[str, Tensor], config: ModelConfig) -> str:
+    return fingerprint(generator, {"generator": asdict(config.generator), "clip": config.clip_fingerprint})
+
+
+def _config(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    known = {item.name for item in fields(kind)}
+    unknown = sorted(values.keys() - known)
+    missing = sorted(known - values.keys())
+    if unknown or missing:
+        raise WeightsError(f"unknown keys {unknown}, missing keys {missing}; was it written by another ratlip?")
+    return kind(**values)
