@@ -1,0 +1,174 @@
+"""Checkpoints: everything a run needs to go on as if it had never stopped.
+
+    checkpoints/step_00001000/
+      generator.safetensors, average.safetensors, discriminator.safetensors
+      state.pt            optimisers and loss scale; read with weights_only
+      checkpoint.json     the step, and what the checkpoint belongs to: architecture, CLIP, dataset
+
+A checkpoint appears whole or not at all, and goes the same way: it is renamed before it is deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ratlip_cli.errors import DataError, RatlipError, WeightsError
+from ratlip_cli.files import PARTIAL, whole_folder, write_text
+from ratlip_cli.tensor_files import load_into, load_pickled, load_tensors, save_tensors
+from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.trainer import Trainer
+
+FORMAT = 1
+"""Version of the files above; a checkpoint of another one is refused."""
+
+ARCHITECTURE = (
+    "variant",
+    "image_size",
+    "hidden_size",
+    "noise_dim",
+    "generator_channels",
+    "discriminator_channels",
+)
+"""The settings that fix the networks' shapes, together with the CLIP."""
+
+NETWORKS = ("generator", "average", "discriminator")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a checkpoint belongs to: it can be resumed only where all of it is the same."""
+
+    architecture: dict[str, str | int]
+    """The settings named in ARCHITECTURE."""
+    clip: str
+    """Fingerprint of the frozen CLIP."""
+    dataset: str
+    """Fingerprint of the dataset."""
+
+    @classmethod
+    def of(cls, settings: TrainSettings, clip: str, dataset: str) -> Identity:
+        """The identity of a run from its settings and the two fingerprints."""
+        return cls({name: getattr(settings, name) for name in ARCHITECTURE}, clip, dataset)
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint in memory, read and found undamaged."""
+
+    path: Path
+    step: int
+    identity: Identity
+    networks: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, trainer: Trainer, identity: Identity, keep: int) -> Path:
+    """Write `folder`/step_N for the trainer's N steps, then remove all but the `keep` newest up to it.
+
+    Raises:
+        RatlipError: the folder cannot be written or the disk is full; what was there before is still there.
+    """
+    target = folder / f"step_{trainer.steps_done:08d}"
+    with whole_folder(target) as partial:
+        for name in NETWORKS:
+            save_tensors(partial / f"{name}.safetensors", getattr(trainer, name).state_dict())
+        _save_state(partial / "state.pt", trainer.state())
+        content = {
+            "format": FORMAT,
+            "step": trainer.steps_done,
+            **asdict(identity),
+            "torch": torch.__version__,
+        }
+        write_text(partial / "checkpoint.json", json.dumps(content, indent=2) + "\n")
+        _remove(target)  # a damaged one of the same step
+    not_newer = [path for path in list_checkpoints(folder) if path.name <= target.name]
+    for old in not_newer[keep:]:
+        _remove(old)
+    return target
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, the newest first; whether they are undamaged shows when they are read."""
+    return sorted((path for path in folder.glob("step_*") if path.is_dir()), reverse=True)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint to the CPU.
+
+    Raises:
+        WeightsError: a file is missing, cut short or foreign, or the checkpoint is of another format.
+    """
+    try:
+        content = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
+        version, step = content["format"], int(content["step"])
+        identity = Identity(dict(content["architecture"]), content["clip"], content["dataset"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path} is no whole checkpoint: its checkpoint.json cannot be read ({error}).") from error
+    if version != FORMAT:
+        raise WeightsError(f"{path} has checkpoint format {version}; this version of ratlip reads {FORMAT}.")
+    networks = {name: load_tensors(path / f"{name}.safetensors") for name in NETWORKS}
+    return Checkpoint(path, step, identity, networks, load_pickled(path / "state.pt"))
+
+
+def newest_checkpoint(paths: Iterable[Path]) -> tuple[Checkpoint | None, list[str]]:
+    """The first of `paths` that is undamaged, and a line for each damaged one in front of it."""
+    damaged: list[str] = []
+    for path in paths:
+        try:
+            return read_checkpoint(path), damaged
+        except WeightsError as error:
+            damaged.append(f"checkpoint {path.name} is damaged and was passed over: {error}")
+    return None, damaged
+
+
+def resume(trainer: Trainer, checkpoint: Checkpoint, identity: Identity) -> None:
+    """Put the trainer into the state of `checkpoint`.
+
+    Raises:
+        WeightsError: the checkpoint has another architecture or another CLIP; names what differs.
+        DataError: the dataset is not the one that the checkpoint was trained on.
+    """
+    where, theirs = checkpoint.path, checkpoint.identity
+    for name, value in identity.architecture.items():
+        saved = theirs.architecture.get(name)
+        if saved != value:
+            option = f"--{name.replace('_', '-')} {saved}"
+            raise WeightsError(
+                f"{where} was trained with {name} = {saved}, not {value}: resume with {option}, or start a new run "
+                "without --resume."
+            )
+    if theirs.clip != identity.clip:
+        raise WeightsError(f"{where} was trained on another CLIP; resume with the --clip it was started with.")
+    if theirs.dataset != identity.dataset:
+        raise DataError(
+            f"the dataset has changed since {where} was saved; bring it back, or start a new run without --resume."
+        )
+    for name in NETWORKS:
+        load_into(getattr(trainer, name), checkpoint.networks[name], where / f"{name}.safetensors")
+    try:
+        trainer.load_state(checkpoint.state, checkpoint.step)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{where / 'state.pt'} does not fit the optimisers: {error}.") from error
+
+
+def _save_state(path: Path, state: dict[str, Any]) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:  # what PyTorch makes of a full disk
+        raise RatlipError(f"cannot write {path}: {str(error).splitlines()[0]}. Free some space.") from error
+
+
+def _remove(checkpoint: Path) -> None:
+    """Delete a checkpoint so that a kill in the middle leaves no half of it under its name."""
+    if checkpoint.exists():
+        doomed = checkpoint.with_name(f".{checkpoint.name}.00000000{PARTIAL}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        checkpoint.rename(doomed)
+        shutil.rmtree(doomed)

@@ -1,0 +1,137 @@
+"""The run folder: everything that one training run writes.
+
+runs/oxford-ratlip-1/
+  config.toml         the resolved settings; `ratlip train --config` repeats the run with them
+  metrics.jsonl       one StepRecord a line
+  tensorboard/        the same for TensorBoard
+  samples/            step_*.png: the same prompts and the same noise every time
+  checkpoints/        step_*/: see checkpoint.py
+  model/              a model folder with the newest average of the generator, always complete
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO
+
+from PIL import Image
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from ratlip_cli.errors import RatlipError, UsageError
+from ratlip_cli.files import cannot_write, remove_partials, whole_file, write_text
+from ratlip_cli.pixels import captioned_grid
+from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.trainer import StepRecord
+
+RUNS = Path("runs")
+"""Where runs without `--out` go, and where `--resume auto` looks."""
+
+TENSORBOARD_EVERY = 10
+"""Steps between two points of a TensorBoard curve; metrics.jsonl has them all."""
+
+
+class RunFolder:
+    """The files of one run. `open` it before anything is logged; `close` it in the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
+        self.model = path / "model"
+        self._log: IO[str] | None = None
+        self._tensorboard: SummaryWriter | None = None
+
+    @classmethod
+    def create(cls, settings: TrainSettings) -> RunFolder:
+        """Make the folder that `settings.out` names, or the next free runs/DATASET-VARIANT-N.
+
+        Raises:
+            UsageError: `settings.out` exists already. RatlipError: it cannot be made.
+        """
+        path = Path(settings.out) if settings.out else None
+        try:
+            while True:
+                target = path or _next_free(settings)
+                try:
+                    target.mkdir(parents=True)
+                    break
+                except FileExistsError:
+                    if path is not None:
+                        raise already_there(path) from None
+        except OSError as error:
+            raise cannot_write(path or RUNS, error) from error
+        return cls(target)
+
+    def open(self, settings: TrainSettings, steps_done: int) -> None:
+        """Open for appending behind step `steps_done`; what a kill left half-written or ahead of it is dropped."""
+        for folder in (self.path, self.checkpoints, self.samples, self.model):
+            remove_partials(folder)
+        write_text(self.config, settings.to_toml())
+        try:
+            truncate_metrics(self.metrics, steps_done)
+            self._log = self.metrics.open("a", encoding="utf-8", buffering=1)
+            self._tensorboard = SummaryWriter(str(self.path / "tensorboard"), purge_step=steps_done + 1)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def log(self, record: StepRecord) -> None:
+        """Append one record to metrics.jsonl, and now and then to TensorBoard."""
+        if self._log is None or self._tensorboard is None:
+            raise RatlipError(f"{self.path} is not open.")
+        values = asdict(record)
+        try:
+            self._log.write(json.dumps(values) + "\n")
+        except OSError as error:
+            raise cannot_write(self.metrics, error) from error
+        if record.step % TENSORBOARD_EVERY == 0:
+            for name, value in values.items():
+                if name != "step" and value is not None:
+                    self._tensorboard.add_scalar(name, value, record.step)
+
+    def save_samples(self, rows: Sequence[tuple[str, Sequence[Image.Image]]], step: int) -> Path:
+        """Write samples/step_N.png: a grid with a row for each prompt and its pictures."""
+        target = self.samples / f"step_{step:08d}.png"
+        with whole_file(target) as partial:
+            captioned_grid(rows).save(partial, format="PNG")
+        return target
+
+    def close(self) -> None:
+        """Flush and close what is open."""
+        if self._log is not None:
+            self._log.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+def already_there(path: Path) -> UsageError:
+    """The error for an `--out` that exists."""
+    return UsageError(f"{path} exists already; go on with --resume {path}, or choose another --out.")
+
+
+def truncate_metrics(path: Path, steps_done: int) -> None:
+    """Cut metrics.jsonl behind the record of step `steps_done`, and a last line that a kill left half-written."""
+    if not path.exists():
+        return
+    whole = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                if not line.endswith(b"\n") or json.loads(line)["step"] > steps_done:
+                    break
+            except (ValueError, KeyError, TypeError):
+                break
+            whole += len(line)
+    os.truncate(path, whole)
+
+
+def _next_free(settings: TrainSettings) -> Path:
+    stem = f"{Path(settings.dataset).resolve().name}-{settings.variant}"
+    taken = [re.fullmatch(rf"{re.escape(stem)}-(\d+)", path.name) for path in RUNS.glob(f"{stem}-*")]
+    return RUNS / f"{stem}-{max((int(match[1]) for match in taken if match), default=0) + 1}"

@@ -1,0 +1,336 @@
+"""A training run from its settings to its last step: what is read, what is written when, and how it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ratlip_cli.data.dataset import CaptionedImages, text_vectors, training_batches
+from ratlip_cli.data.layout import read_split
+from ratlip_cli.device import peak_memory_mib, resolve_device
+from ratlip_cli.errors import DataError, TrainingError, UsageError, WeightsError
+from ratlip_cli.model.clip import load_clip
+from ratlip_cli.pixels import to_images
+from ratlip_cli.training.checkpoint import (
+    Checkpoint,
+    Identity,
+    list_checkpoints,
+    newest_checkpoint,
+    read_checkpoint,
+    resume,
+    save_checkpoint,
+)
+from ratlip_cli.training.run_folder import RUNS, RunFolder, already_there
+from ratlip_cli.training.settings import TrainSettings, parse_duration, run_of, settings_of_run
+from ratlip_cli.training.trainer import StepRecord, Trainer, step_noise
+from ratlip_cli.weights.model_folder import create_model_folder, model_config, save_weights
+
+PATIENCE = 10
+"""Number of steps in a row that may be not finite before training stops."""
+
+REHEARSED_STEPS = 3
+"""Steps that a dry run measures, after a first one to warm up."""
+
+SAMPLE_ROWS, SAMPLE_COLUMNS = 4, 4
+"""Prompts and pictures of each in a grid of samples."""
+
+
+class TrainingSession:
+    """One run: opened with `open_session`, and advanced by iterating over `run`.
+
+    Attributes:
+        settings: the settings, resolved.
+        dataset: the training split.
+        trainer: networks and optimisers.
+        folder: the run folder.
+        total_steps: the step at which the run is finished.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        dataset: CaptionedImages,
+        trainer: Trainer,
+        identity: Identity,
+        folder: RunFolder,
+    ) -> None:
+        self.settings = settings
+        self.dataset = dataset
+        self.trainer = trainer
+        self.folder = folder
+        self.total_steps = settings.total_steps(len(dataset))
+        self._identity = identity
+        self._saved_step = trainer.steps_done
+        self._prompts = _sample_prompts(dataset)
+        self._prompt_vectors = trainer.clip.encode_text(self._prompts)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done."""
+        return self.trainer.steps_done >= self.total_steps
+
+    def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StepRecord]:
+        """Train until the last step, `max_time`, or `should_stop`, asked before every step; yield a record a step.
+
+        The last step is always saved, also where the run ends with one of these errors.
+
+        Raises:
+            TrainingError: ten steps in a row were not finite, or the GPU's memory is full.
+            DataError: a picture cannot be read.
+            RatlipError: the run folder cannot be written; the last checkpoint is still there.
+        """
+        limit = parse_duration(self.settings.max_time) if self.settings.max_time else math.inf
+        deadline = time.monotonic() + limit
+        start = self.trainer.steps_done
+        pin_memory = self.trainer.device.type == "cuda"
+        batches = training_batches(self.dataset, self.settings.batch_size, start, self.settings.workers, pin_memory)
+        try:
+            while not self.finished and not should_stop() and time.monotonic() < deadline:
+                record = self.trainer.train_step(next(batches))
+                self.folder.log(record)
+                if self._due(self.settings.sample_every):
+                    self._draw_samples()
+                if self._due(self.settings.save_every):
+                    self.save()
+                yield record
+                if self.trainer.not_finite_in_a_row == PATIENCE:
+                    raise TrainingError(self._diverged())
+            self.save()
+        except (DataError, TrainingError):
+            self.save()
+            raise
+        finally:
+            batches.close()
+            self.folder.close()
+
+    def save(self) -> None:
+        """Write a checkpoint and the model folder's weights, unless this step is saved already."""
+        if self.trainer.steps_done != self._saved_step:
+            save_checkpoint(self.folder.checkpoints, self.trainer, self._identity, self.settings.keep)
+            self.write_model()
+            self._saved_step = self.trainer.steps_done
+
+    def write_model(self) -> None:
+        """Put the newest average into the model folder."""
+        save_weights(
+            self.folder.model,
+            self.trainer.average.state_dict(),
+            self.trainer.discriminator.state_dict(),
+            metadata={"step": str(self.trainer.steps_done)},
+        )
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.trainer.steps_done % every == 0
+
+    @torch.no_grad()
+    def _draw_samples(self) -> None:
+        rows = []
+        for row, (prompt, vector) in enumerate(zip(self._prompts, self._prompt_vectors, strict=True)):
+            noise = step_noise(self.settings.seed, row, SAMPLE_COLUMNS, self.settings.noise_dim)
+            text = vector.expand(SAMPLE_COLUMNS, -1)
+            images = self.trainer.average(noise.to(self.trainer.device), text, self.trainer.clip)
+            rows.append((prompt, to_images(images)))
+        self.folder.save_samples(rows, self.trainer.steps_done)
+
+    def _diverged(self) -> str:
+        last = self.trainer.steps_done
+        return (
+            f"steps {last - PATIENCE + 1} to {last} were not finite and none of them was applied; the weights from "
+            f"before are saved in {self.folder.checkpoints}. Try a lower --lr-d and --lr-g, a larger --batch-size, "
+            "or --precision fp32."
+        )
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a run would be and cost, measured on a few steps that are thrown away."""
+
+    dataset: str
+    """Folder of the dataset."""
+    pictures: int
+    """Training pictures."""
+    captions: int
+    """Their captions."""
+    device: str
+    """Where it would train."""
+    precision: str
+    """In which arithmetic."""
+    generator_parameters: int
+    """Trained parameters of the generator."""
+    discriminator_parameters: int
+    """Trained parameters of the discriminator."""
+    clip_parameters: int
+    """Frozen parameters of the CLIP."""
+    steps: int
+    """Steps in all."""
+    epochs: float
+    """The same in passes over the training pictures."""
+    seconds_per_step: float
+    """Median of the steps measured."""
+    seconds_for_text: float
+    """Once, to encode all captions, where that was not done before."""
+    seconds: float
+    """In all, without samples and checkpoints."""
+    memory_mib: float
+    """Peak memory in MiB, of the GPU where there is one."""
+    checkpoint_mib: float
+    """Size of one checkpoint in MiB."""
+
+
+def rehearse(settings: TrainSettings) -> Rehearsal:
+    """Measure a few steps of the run that `settings` describe, and write nothing.
+
+    Raises:
+        RatlipError: what `open_session` would raise.
+    """
+    device = resolve_device(settings.device)
+    folder, dataset = _open_dataset(settings)
+    clip = load_clip(settings.clip, device)
+    text = torch.zeros(len(dataset.captions), clip.geometry.embed_dim)
+    trainer = Trainer(settings, clip, text, len(dataset), device)
+    batches = training_batches(dataset, settings.batch_size, 0, settings.workers)
+    step_seconds, text_seconds = [], []
+    with contextlib.closing(batches):
+        for batch in itertools.islice(batches, 1 + REHEARSED_STEPS):
+            started = time.perf_counter()
+            captions = batch.captions.tolist()
+            trainer.text[batch.captions] = clip.encode_text([dataset.captions[index] for index in captions])
+            encoded = time.perf_counter()
+            trainer.train_step(batch)
+            step_seconds.append(time.perf_counter() - encoded)
+            text_seconds.append((encoded - started) / len(captions))
+    seconds_per_step = statistics.median(step_seconds[1:])
+    seconds_for_text = statistics.median(text_seconds[1:]) * len(dataset.captions)
+    steps = settings.total_steps(len(dataset))
+    generator, discriminator = _size(trainer.generator), _size(trainer.discriminator)
+    return Rehearsal(
+        dataset=str(folder),
+        pictures=len(dataset),
+        captions=len(dataset.captions),
+        device=str(device),
+        precision=trainer.precision,
+        generator_parameters=generator,
+        discriminator_parameters=discriminator,
+        clip_parameters=_size(clip),
+        steps=steps,
+        epochs=steps * settings.batch_size / len(dataset),
+        seconds_per_step=seconds_per_step,
+        seconds_for_text=seconds_for_text,
+        seconds=steps * seconds_per_step + seconds_for_text,
+        memory_mib=peak_memory_mib(device),
+        checkpoint_mib=4 * (4 * generator + 3 * discriminator) / 2**20,
+    )
+
+
+def open_session(settings: TrainSettings, tell: Callable[[str], None] = lambda line: None) -> TrainingSession:
+    """Read the data, load the CLIP, build the networks or resume them, and open the run folder.
+
+    Args:
+        settings: what decides the run.
+        tell: called with lines about what was found, such as a damaged checkpoint that was passed over.
+
+    Raises:
+        UsageError: `settings.out` exists, or a newer checkpoint than the one to resume does.
+        DataError: no such dataset, or it has changed since the checkpoint.
+        WeightsError: a CLIP or checkpoint is missing, damaged or does not fit.
+        DeviceError: the device is not there.
+    """
+    device = resolve_device(settings.device)
+    _, dataset = _open_dataset(settings)
+    run, checkpoint = _where_to_start(settings, settings.total_steps(len(dataset)), tell)
+    if run is None and settings.out and Path(settings.out).exists():
+        raise already_there(Path(settings.out))
+    clip = load_clip(settings.clip, device)
+    trainer = Trainer(settings, clip, text_vectors(dataset, clip), len(dataset), device)
+    identity = Identity.of(settings, clip.fingerprint, dataset.fingerprint)
+    if checkpoint is not None:
+        resume(trainer, checkpoint, identity)
+        tell(f"going on from {checkpoint.path}")
+    folder = RunFolder(run) if run is not None else RunFolder.create(settings)
+    folder.open(settings, trainer.steps_done)
+    session = TrainingSession(settings, dataset, trainer, identity, folder)
+    config = model_config(
+        settings.generator_config(),
+        settings.discriminator_config(),
+        clip,
+        training={"dataset": settings.dataset, "dataset_fingerprint": dataset.fingerprint, "seed": settings.seed},
+    )
+    create_model_folder(folder.model, config, clip)
+    session.write_model()
+    return session
+
+
+def _open_dataset(settings: TrainSettings) -> tuple[Path, CaptionedImages]:
+    if not settings.dataset:
+        raise UsageError("give the --dataset to train on: a name or a folder.")
+    folder = Path(settings.dataset)
+    if not folder.is_dir() and folder.name == settings.dataset:
+        folder = Path(settings.data_dir) / folder
+    return folder, CaptionedImages(folder, "train", settings.image_size, settings.seed)
+
+
+def _where_to_start(
+    settings: TrainSettings, total_steps: int, tell: Callable[[str], None]
+) -> tuple[Path | None, Checkpoint | None]:
+    """The run folder to go on in, None for a new one; and the checkpoint to go on from, None for the beginning."""
+    if not settings.resume:
+        return None, None
+    path = Path(settings.resume)
+    if settings.resume == "auto":
+        run = _newest_unfinished(settings, total_steps)
+        if run is None:
+            tell("no unfinished run of these settings: a new one begins")
+            return None, None
+    else:
+        run = run_of(path)
+    found = list_checkpoints(run / "checkpoints")
+    if settings.resume != "auto" and path != run:
+        checkpoint: Checkpoint | None = read_checkpoint(path)
+        if found and found[0].name > path.name and not settings.out:
+            raise UsageError(
+                f"{path} is not the newest checkpoint of its run, {found[0].name} is; give an --out for a new run "
+                "that goes on from it."
+            )
+    else:
+        checkpoint, damaged = newest_checkpoint(found)
+        for line in damaged:
+            tell(line)
+        if checkpoint is None and found:
+            raise WeightsError(f"no checkpoint in {run} can be read; start a new run without --resume.")
+    elsewhere = settings.out and settings.resume != "auto" and Path(settings.out).resolve() != run.resolve()
+    return None if elsewhere else run, checkpoint
+
+
+def _newest_unfinished(settings: TrainSettings, total_steps: int) -> Path | None:
+    """The run of the same settings that was written to last and whose last step is not saved."""
+    candidates = [Path(settings.out)] if settings.out else list(RUNS.glob("*"))
+    unfinished = []
+    for run in candidates:
+        if not (run / "config.toml").is_file() or not settings_of_run(run).same_run(settings):
+            continue
+        newest = list_checkpoints(run / "checkpoints")[:1]
+        if not newest or newest[0].name < f"step_{total_steps:08d}":
+            unfinished.append(run)
+    return max(unfinished, key=lambda run: (run / "config.toml").stat().st_mtime, default=None)
+
+
+def _sample_prompts(dataset: CaptionedImages) -> list[str]:
+    """The first captions of pictures spread over the test split, or over the training split where there is no other."""
+    path = dataset.path
+    entries = read_split(path, "test" if (path / "test").is_dir() else "train")
+    spread = np.linspace(0, len(entries) - 1, min(SAMPLE_ROWS, len(entries))).round().astype(int)
+    return [entries[index].captions[0] for index in spread]
+
+
+def _size(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,339 @@
+"""One training step (Section III-D, Eq. 8): the discriminator's half, then the generator's.
+
+Nothing here prints, writes or reads files. The noise of a step is a pure function of the seed and the step's number,
+so what a checkpoint must hold is the networks, the optimisers, the average, and the number of steps done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ratlip_cli.data.dataset import Batch
+from ratlip_cli.device import peak_memory_mib
+from ratlip_cli.errors import TrainingError
+from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures
+from ratlip_cli.model.discriminator import Discriminator
+from ratlip_cli.model.generator import Generator
+from ratlip_cli.model.losses import (
+    clip_similarity,
+    discriminator_loss,
+    generator_loss,
+    matching_aware_gradient_penalty,
+    mismatched,
+)
+from ratlip_cli.training.ema import start_average, update_average
+from ratlip_cli.training.settings import TrainSettings
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step did: a line of metrics.jsonl. Means over the batch; None where a value was not finite."""
+
+    step: int
+    """Steps done, this one counted."""
+    epoch: float
+    """Passes over the training pictures, this step counted."""
+    loss_d: float | None
+    """L_D of Eq. 8, before this step."""
+    loss_g: float | None
+    """L_G of Eq. 8, against the discriminator after its half of this step."""
+    penalty_norm: float | None
+    """Norm of the gradient of D(x,T) that the penalty raises to its power."""
+    logit_real: float | None
+    """D(x,T): a real picture with its own sentence."""
+    logit_fake: float | None
+    """D(G(z,T),T): a generated picture with its sentence."""
+    logit_mismatched: float | None
+    """D(x,T_mis): a real picture with another picture's sentence."""
+    clip_similarity: float | None
+    """Cosine of a generated picture's CLIP vector and its sentence's."""
+    lr_g: float
+    """Learning rate of the generator."""
+    lr_d: float
+    """Learning rate of the discriminator."""
+    images_per_second: float
+    """Real pictures a second, over this step alone."""
+    memory_mib: float
+    """Peak memory so far in MiB."""
+    skipped: bool
+    """Whether the step was not finite, and so left everything as it was."""
+
+
+class _Part(NamedTuple):
+    """One of the equal parts of a step's batch; there is more than one under gradient accumulation."""
+
+    images: Tensor
+    text: Tensor
+    mismatched: Tensor
+    noise: Tensor
+
+
+class Trainer:
+    """Generator, discriminator, their optimisers and the generator's average, and the step that moves them.
+
+    Args:
+        settings: what decides the run.
+        clip: the frozen CLIP, on `device`.
+        text: sentence vectors (captions,d) of the training split; a batch's captions index them.
+        pictures: number of training pictures, to count epochs.
+        device: where to compute.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, clip: FrozenCLIP, text: Tensor, pictures: int, device: torch.device
+    ) -> None:
+        self.settings = settings
+        self.clip = clip
+        self.text = text.to(device)
+        self.pictures = pictures
+        self.device = device
+        self.steps_done = 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self.generator = Generator(settings.generator_config(), clip.geometry).to(device)
+            self.discriminator = Discriminator(settings.discriminator_config(), clip.geometry).to(device)
+        self.average = start_average(self.generator)
+
+        betas = (settings.beta1, settings.beta2)
+        self.optimizer_g = torch.optim.Adam(self.generator.parameters(), lr=settings.lr_g, betas=betas, fused=True)
+        self.optimizer_d = torch.optim.Adam(self.discriminator.parameters(), lr=settings.lr_d, betas=betas, fused=True)
+        self.precision = resolve_precision(settings.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self._draw = torch.compile(self.generator) if settings.compile else self.generator
+        # The penalty differentiates twice, which compiled networks cannot: it keeps the plain discriminator.
+        self._judge = torch.compile(self.discriminator) if settings.compile else self.discriminator
+        self.not_finite_in_a_row = 0
+        self._undo = _Undo(self.generator, self.discriminator, self.optimizer_d)
+
+    def train_step(self, batch: Batch) -> StepRecord:
+        """One step of Eq. 8 on a batch; it is applied whole or, where anything in it is not finite, not at all.
+
+        Raises:
+            TrainingError: the GPU's memory is full; the step is not applied.
+        """
+        started = time.perf_counter()
+        self._undo.remember()
+        try:
+            values = self._both_halves(self._parts(batch))
+        except torch.OutOfMemoryError as error:
+            self._undo.restore()
+            raise TrainingError(
+                "the GPU's memory is full; use a smaller --batch-size, or cut it into parts with --grad-accum."
+            ) from error
+        finite = all(map(math.isfinite, values.values()))
+        if finite:
+            self.optimizer_g.step()
+            update_average(self.average, self.generator, self.settings.ema, self.steps_done)
+        else:
+            self._undo.restore()
+        self.optimizer_g.zero_grad()
+        self._count(finite)
+        return self._record(values, skipped=not finite, seconds=time.perf_counter() - started)
+
+    def _both_halves(self, parts: list[_Part]) -> dict[str, float]:
+        """The discriminator's update and the generator's gradient; what was measured on the way."""
+        measured, fake = self._discriminator_half(parts)
+        measured |= self._generator_half(parts, fake)
+        # The one place in a step where the CPU waits for the GPU.
+        return dict(zip(measured, torch.stack(list(measured.values())).tolist(), strict=True))
+
+    def _discriminator_half(self, parts: list[_Part]) -> tuple[dict[str, Tensor], ImageFeatures | None]:
+        """L_D and the discriminator's update; its step is undone later if the step turns out not finite.
+
+        Returns what was measured and, where the batch is in one part, the features of the generated pictures with
+        their graph: the generator's half goes on from them instead of drawing the pictures once more.
+        """
+        totals: dict[str, Tensor] = {}
+        keep_graph = len(parts) == 1
+        for part in parts:
+            with contextlib.nullcontext() if keep_graph else self._without_trace():
+                fake = self._fake_features(part)
+            with torch.no_grad(), self._autocast():
+                real = self.clip.features(part.images).patches
+            logit_real, penalty, norm = matching_aware_gradient_penalty(
+                self.discriminator, real, part.text, self.settings.penalty_weight, self.settings.penalty_power
+            )
+            with self._autocast():
+                logit_fake = self._judge(fake.patches.detach(), part.text)
+                logit_mismatched = self._judge(real, part.mismatched)
+            loss = discriminator_loss(logit_real, logit_fake, logit_mismatched, penalty)
+            torch.autograd.backward(self.scaler.scale(loss / len(parts)))
+            _add(
+                totals,
+                len(parts),
+                loss_d=loss,
+                penalty_norm=norm,
+                logit_real=logit_real,
+                logit_fake=logit_fake,
+                logit_mismatched=logit_mismatched,
+            )
+        self.scaler.unscale_(self.optimizer_d)
+        totals["gradient_d"] = _gradient_norm(self.discriminator)
+        self.optimizer_d.step()
+        self.optimizer_d.zero_grad()
+        return totals, fake if keep_graph else None
+
+    def _generator_half(self, parts: list[_Part], fake: ImageFeatures | None) -> dict[str, Tensor]:
+        """L_G and the generator's gradient. The discriminator judges, but no gradient of its weights is computed."""
+        totals: dict[str, Tensor] = {}
+        self.discriminator.requires_grad_(False)
+        for part in parts:
+            seen = fake or self._fake_features(part)
+            with self._autocast():
+                logit_fake = self._judge(seen.patches, part.text)
+            similarity = clip_similarity(seen.embedding, part.text)
+            loss = generator_loss(logit_fake, similarity, self.settings.clip_weight)
+            torch.autograd.backward(self.scaler.scale(loss / len(parts)))
+            _add(totals, len(parts), loss_g=loss, clip_similarity=similarity)
+        self.discriminator.requires_grad_(True)
+        self.scaler.unscale_(self.optimizer_g)
+        totals["gradient_g"] = _gradient_norm(self.generator)
+        return totals
+
+    def _fake_features(self, part: _Part) -> ImageFeatures:
+        """CLIP(G(z,T)): what the discriminator and the similarity see of the generated pictures."""
+        with self._autocast():
+            return self.clip.features(self._draw(part.noise, part.text, self.clip))
+
+    def _parts(self, batch: Batch) -> list[_Part]:
+        """The batch in equal parts; each sentence meets its neighbour in the whole batch as T_mis."""
+        text = self.text[batch.captions.to(self.device)]
+        tensors = (
+            batch.images.to(self.device, non_blocking=True),
+            text,
+            mismatched(text),
+            step_noise(self.settings.seed, self.steps_done, len(text), self.settings.noise_dim).to(self.device),
+        )
+        size = len(text) // self.settings.grad_accum
+        return [_Part(*part) for part in zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)]
+
+    def _autocast(self) -> torch.autocast:
+        dtype = DTYPES[self.precision]
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32)
+
+    @contextlib.contextmanager
+    def _without_trace(self) -> Iterator[None]:
+        """Without gradients, and without leaving a trace in BatchNorm's running statistics."""
+        norms = [module for module in self.generator.modules() if isinstance(module, nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0
+        with torch.no_grad():
+            yield
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+    def _count(self, finite: bool) -> None:
+        """Count the step. One that fp16 lost while its loss scale can still fall is no sign of divergence."""
+        scale_can_fall = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        self.scaler.update()
+        self.steps_done += 1
+        if finite:
+            self.not_finite_in_a_row = 0
+        elif not scale_can_fall:
+            self.not_finite_in_a_row += 1
+
+    def _record(self, values: dict[str, float], skipped: bool, seconds: float) -> StepRecord:
+        shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        batch_size = self.settings.batch_size
+        return StepRecord(
+            step=self.steps_done,
+            epoch=self.steps_done * batch_size / self.pictures,
+            loss_d=shown["loss_d"],
+            loss_g=shown["loss_g"],
+            penalty_norm=shown["penalty_norm"],
+            logit_real=shown["logit_real"],
+            logit_fake=shown["logit_fake"],
+            logit_mismatched=shown["logit_mismatched"],
+            clip_similarity=shown["clip_similarity"],
+            lr_g=self.settings.lr_g,
+            lr_d=self.settings.lr_d,
+            images_per_second=batch_size / seconds,
+            memory_mib=peak_memory_mib(self.device),
+            skipped=skipped,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What besides the networks decides the next step: optimisers and loss scale. Tensors and plain values only."""
+        return {
+            "optimizer_g": self.optimizer_g.state_dict(),
+            "optimizer_d": self.optimizer_d.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any], steps_done: int) -> None:
+        """Go on from what `state` returned after `steps_done` steps; learning rates and betas stay the settings'."""
+        for optimizer, name in ((self.optimizer_g, "optimizer_g"), (self.optimizer_d, "optimizer_d")):
+            loaded = state[name]
+            for group, own in zip(loaded["param_groups"], optimizer.param_groups, strict=True):
+                group.update(lr=own["lr"], betas=own["betas"])
+            optimizer.load_state_dict(loaded)
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.steps_done = steps_done
+
+
+class _Undo:
+    """Takes back the discriminator's update and the generator's running statistics where a step is not finite."""
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, optimizer_d: torch.optim.Optimizer) -> None:
+        self._networks = [*discriminator.parameters(), *generator.buffers()]
+        self._optimizer_d = optimizer_d
+        self._copies: list[Tensor] = []
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """Copy everything that can change before a step is known to be finite."""
+        tensors = self._tensors()
+        if len(tensors) == len(self._copies):
+            torch._foreach_copy_(self._copies, tensors)
+        else:
+            self._copies = [tensor.detach().clone() for tensor in tensors]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put it back."""
+        if len(self._copies) == len(self._networks):  # Adam had no state before its first step
+            self._optimizer_d.state.clear()
+        torch._foreach_copy_(self._tensors(), self._copies)
+
+    def _tensors(self) -> list[Tensor]:
+        states = self._optimizer_d.state.values()
+        return [*self._networks, *(tensor for state in states for tensor in state.values())]
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`auto` as bf16 on a CUDA device that has it, else fp32; any other name as it is."""
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def step_noise(seed: int, step: int, batch_size: int, noise_dim: int) -> Tensor:
+    """z ~ N(0,I) (batch_size, noise_dim) of one step: a pure function of the arguments, drawn on the CPU."""
+    mixed = int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
+    return torch.randn(batch_size, noise_dim, generator=torch.Generator().manual_seed(mixed))
+
+
+def _gradient_norm(network: nn.Module) -> Tensor:
+    """Norm over all gradients of `network`: finite only if every one of them is."""
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return norm
+
+
+def _add(totals: dict[str, Tensor], parts: int, **measured: Tensor) -> None:
+    """Add the mean of each measured tensor, as this part's share of the batch."""
+    for name, tensor in measured.items():
+        totals[name] = totals.get(name, torch.zeros((), device=tensor.device)) + tensor.detach().float().mean() / parts

@@ -1,0 +1,62 @@
+"""What many tests share: a tiny CLIP of random weights and a tiny dataset, each as a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from ratlip_cli.data.layout import Record, write_dataset
+from ratlip_cli.model.clip import save_clip
+
+TINY_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
+}
+"""A grid of 4 patches: the smallest that the discriminator takes."""
+
+PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "pink", "grey", "black")
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a CLIP with random weights that takes milliseconds."""
+    folder = tmp_path_factory.mktemp("clip") / "tiny"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**TINY_CLIP)
+    save_clip(folder, {"model_cfg": TINY_CLIP, "preprocess_cfg": PREPROCESS}, model.state_dict())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a dataset of ten one-coloured pictures of 32 pixels, two captions each; two more are its test split."""
+    folder = tmp_path_factory.mktemp("data") / "colours"
+    records = [
+        Record(
+            name=f"{split}-{colour}",
+            split=split,
+            captions=(f"a {colour} picture", f"all of it is {colour}"),
+            image=Image.new("RGB", (40, 40), colour),
+        )
+        for split, colours in (("train", COLOURS), ("test", COLOURS[:2]))
+        for colour in colours
+    ]
+    write_dataset(
+        folder,
+        records,
+        name="colours",
+        source="made by the tests",
+        licence="CC0",
+        image_size=32,
+        split_rule="by name",
+        checksums={},
+    )
+    return folder
