@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO, TypeAlias
 
 from PIL import Image
@@ -79,6 +80,7 @@ class DatasetInfo:
     source: str  # Where the pictures come from: a folder, an archive's page, a drawing program and its settings.
     licence: str  # The licence of the pictures, in words.
     checksums: Mapping[str, str]  # Of what was read, by name; they tell one state of the source from another.
+    options: Mapping[str, Json]  # What the source was asked for, by the names of its arguments.
     split_rule: str  # How records were given to train and test, in words.
     image_size: int  # Side in pixels of the square crops that the pictures are stored for.
     flip: bool  # Whether training may mirror pictures: not where captions speak of left and right.
@@ -111,6 +113,7 @@ def write_dataset(
     image_size: int,
     split_rule: str,
     checksums: Mapping[str, str],
+    options: Mapping[str, Json] = MappingProxyType({}),
     flip: bool = True,
     workers: int = 1,
     strict: bool = False,
@@ -137,6 +140,7 @@ def write_dataset(
         source=source,
         licence=licence,
         checksums=dict(checksums),
+        options=dict(options),
         split_rule=split_rule,
         image_size=image_size,
         flip=flip,
@@ -155,8 +159,10 @@ def write_dataset(
     left_out = tuple(sorted(writer.left_out, key=lambda problem: (problem.name, problem.reason)))
     if not writer.counts:
         shutil.rmtree(staging, ignore_errors=True)
-        first = f" The first of {len(left_out)}: {left_out[0].name}: {left_out[0].reason}." if left_out else ""
-        raise DataError(f"{source} has no picture with a caption that can be used.{first}")
+        hint = "See `ratlip prepare --help` for what it needs."
+        if left_out:
+            hint = f"The first of {len(left_out)} left out: {left_out[0].name}: {left_out[0].reason}."
+        raise DataError(f"{source} has no picture with a caption that can be used. {hint}")
     info = replace(wanted, counts=writer.counts, left_out=left_out)
     write_text(staging / INFO, json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n")
     _move(staging, out)
@@ -287,9 +293,13 @@ class _Writer:
 
     def _leave_out(self, problem: Problem) -> None:
         if self._strict:
-            raise DataError(f"{problem.name}: {problem.reason} (left out without --strict)")
+            raise _refusal(problem)
         printable = problem.name.encode("utf-8", "backslashreplace").decode("utf-8")
         self.left_out.append(Problem(printable, problem.reason))
+
+
+def _refusal(problem: Problem) -> DataError:
+    return DataError(f"{problem.name}: {problem.reason}. Mend it, or leave it out by not asking for --strict.")
 
 
 def _finished(out: Path, wanted: DatasetInfo, strict: bool) -> DatasetInfo | None:
@@ -304,7 +314,7 @@ def _finished(out: Path, wanted: DatasetInfo, strict: bool) -> DatasetInfo | Non
     if replace(found, counts={}, left_out=()) != wanted:
         return None
     if strict and found.left_out:
-        raise DataError(f"{found.left_out[0].name}: {found.left_out[0].reason} (left out without --strict)")
+        raise _refusal(found.left_out[0])
     return found
 
 
@@ -348,9 +358,11 @@ def _metadata_row(record: Record) -> str:
     if not captions:
         raise PictureError("it has no caption")
     row = {"file_name": f"{record.name}.png", "captions": captions, **record.extra}
-    line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-    if not _is_unicode(line):
-        raise PictureError("its captions or columns are not UTF-8")
+    try:
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        line.encode("utf-8")
+    except (ValueError, RecursionError):  # Surrogates stand for bytes that were not UTF-8.
+        raise PictureError("its captions or columns are not UTF-8 or not JSON") from None
     return line
 
 
@@ -358,16 +370,7 @@ def _is_plain(name: str) -> bool:
     """Whether `name` can stand as one visible part of a path."""
     if not name or name.startswith(".") or not name.isprintable() or "/" in name or "\\" in name:
         return False
-    return _is_unicode(name) and len(name.encode()) <= LONGEST_NAME
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether `text` is free of surrogates, which stand for bytes that were not UTF-8."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return len(name.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
 
 
 def _write_picture(task: _Task) -> str | None:
@@ -421,6 +424,7 @@ def _parse_info(value: Any) -> DatasetInfo:
         source=str(value["source"]),
         licence=str(value["licence"]),
         checksums={str(name): str(checksum) for name, checksum in value["checksums"].items()},
+        options=dict(value["options"]),
         split_rule=str(value["split_rule"]),
         image_size=value["image_size"],
         flip=value["flip"],

@@ -1,0 +1,166 @@
+"""`ratlip prepare`: captioned pictures to a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ratlip_cli.cli import console
+from ratlip_cli.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from ratlip_cli.data.layout import DatasetInfo
+    from ratlip_cli.data.prepare import Source
+
+SHOWN = 10
+"""Pictures left out that are named on the terminal; dataset.json names all."""
+
+
+def prepare(
+    dataset: Annotated[
+        str, typer.Argument(metavar="NAME|PATH", help="demo, demo-birds, demo-flowers, demo-faces, or your own folder.")
+    ],
+    data_dir: Annotated[
+        Path, typer.Option(envvar="RATLIP_DATA", help="Folder that holds prepared datasets by name.")
+    ] = Path("data"),
+    name: Annotated[str | None, typer.Option(help="Name in the data folder; the folder's own if left out.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the pictures to train on; 256, and 64 for drawn ones, if left out.")
+    ] = None,
+    caption_column: Annotated[
+        str | None, typer.Option(help="Own images: the captions' column; captions, caption or text if left out.")
+    ] = None,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="Own images: share for the test split; 0.1 if left out.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(help="Drawn pictures: how many; 20000 if left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides the test split of own images, and what is drawn.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; one per core if left out.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first picture that cannot be used.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Verify a prepared dataset, picture by picture.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the folder.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+) -> None:
+    """Get captioned pictures ready for training. The prepared folder goes to stdout.
+
+    Own images are a folder of x.jpg with x.txt (a caption a line), or with a metadata.jsonl or metadata.csv.
+
+    [bold]Examples[/]
+
+    ratlip prepare demo --count 2000
+
+    ratlip prepare ~/my-pictures --image-size 128 --test-fraction 0.2
+
+    ratlip prepare data/my-pictures --check
+    """
+    console.set_up(quiet)
+    from ratlip_cli.data.layout import INFO, read_dataset
+
+    if workers is not None and workers < 0:
+        raise UsageError(f"--workers is {workers}; it must not be negative.")
+    if name is not None and Path(name).name != name:
+        raise UsageError(f"--name is '{name}'; it must be the name of a folder in {data_dir}.")
+    folder = Path(dataset) if (Path(dataset) / INFO).is_file() else data_dir / dataset
+    if check:
+        _check(folder, workers, json)
+        return
+    if folder == Path(dataset):
+        console.note(f"{folder} is a prepared dataset already; nothing to do")
+        _show(folder, read_dataset(folder), json)
+        return
+    source, out = _source(dataset, data_dir, image_size, caption_column, test_fraction, count, seed)
+    out = out.with_name(name) if name else out
+    before = read_dataset(out) if (out / INFO).is_file() else None
+    with preparation_progress() as progress:
+        info = source.prepare(out, workers, strict, progress)
+    if info == before:
+        console.note(f"{out} is prepared already; nothing to do")
+    elif before is not None:
+        console.note(f"{out} was prepared from other pictures or options; it has been replaced")
+    _show(out, info, json)
+
+
+@contextmanager
+def preparation_progress() -> Iterator[Callable[[int, int], None]]:
+    """Yield what `resolve_dataset` and `Source.prepare` call while they work; a bar appears when they do."""
+    with ExitStack() as stack:
+        advance: console.Advance | None = None
+        shown = 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal advance, shown
+            if advance is None:
+                advance = stack.enter_context(console.progress("prepare", total))
+            advance(done - shown)
+            shown = done
+
+        yield progress
+
+
+def _source(
+    dataset: str,
+    data_dir: Path,
+    image_size: int | None,
+    caption_column: str | None,
+    test_fraction: float | None,
+    count: int | None,
+    seed: int,
+) -> tuple[Source, Path]:
+    """Return what to prepare, and where; raises UsageError for options that belong to another source."""
+    from ratlip_cli.data import prepare as data
+    from ratlip_cli.data.sources import demo, own_images
+
+    if dataset in demo.DATASETS:
+        if caption_column is not None or test_fraction is not None:
+            raise UsageError(f"--caption-column and --test-fraction are for own images; {dataset} is drawn.")
+        size = data.DEMO_IMAGE_SIZE if image_size is None else image_size
+        drawn = data.demo_source(dataset, data.DEMO_COUNT if count is None else count, seed, size)
+        return drawn, data_dir / dataset
+    folder = Path(dataset)
+    if dataset in data.KNOWN or not folder.exists():
+        return data.find_named(dataset, data_dir), data_dir / dataset
+    if count is not None:
+        raise UsageError(f"--count is for drawn pictures; {dataset} is a folder.")
+    defaults = own_images.Options()
+    fraction = defaults.test_fraction if test_fraction is None else test_fraction
+    options = own_images.Options(caption_column, fraction, seed)
+    size = data.IMAGE_SIZE if image_size is None else image_size
+    return data.own_source(folder, options, size), data.own_folder(folder, data_dir)
+
+
+def _show(path: Path, info: DatasetInfo, json: bool) -> None:
+    splits = ", ".join(f"{count} {split}" for split, count in info.counts.items())
+    console.note(f"{info.name}: pictures for {info.image_size} pixels: {splits}")
+    for problem in info.left_out[:SHOWN]:
+        console.note(f"left out: {problem.name}: {problem.reason}")
+    if len(info.left_out) > SHOWN:
+        console.note(f"left out: {len(info.left_out) - SHOWN} more; dataset.json names all")
+    if json:
+        console.result_json({"path": path, **asdict(info)})
+    else:
+        console.result(path)
+
+
+def _check(path: Path, workers: int | None, json: bool) -> None:
+    from ratlip_cli.data.layout import check_dataset, read_dataset
+    from ratlip_cli.data.parallel import usable_cores
+
+    total = sum(read_dataset(path).counts.values())
+    with preparation_progress() as progress:
+        problems = check_dataset(
+            path, usable_cores() if workers is None else workers, lambda done: progress(done, total)
+        )
+    if json:
+        console.result_json({"path": path, "problems": [asdict(problem) for problem in problems]})
+    for problem in problems[:SHOWN]:
+        console.note(f"{problem.name}: {problem.reason}")
+    if problems:
+        raise DataError(f"{path} has {len(problems)} damaged or stray files. Remove it and prepare it again.")
+    if not json:
+        console.result(path)
+    console.note(f"all {total} pictures are as {path / 'dataset.json'} says")
