@@ -1,0 +1,140 @@
+"""Train the small CLIP of the demo: open_clip's own model class and loss, on drawn pictures and their captions.
+
+    python examples/demo/train_clip.py --out runs/demo-clip
+
+It goes on from `state.pt` where a run was stopped, and writes a CLIP folder that `ratlip --clip` takes every time it
+saves. Batches are a pure function of seed and step, so a stopped and resumed run equals one that never stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from check_clip import zero_shot
+from drawn_set import DrawnSet, drawn_set
+from torch import Tensor
+
+from ratlip_cli.data.drawn.attributes import FAMILIES
+from ratlip_cli.files import whole_file
+from ratlip_cli.model.clip import UNKNOWN, load_clip, save_clip
+
+CONTEXT = 32
+PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+MIXED = 0.25
+"""Share of the batches that hold all families; the others hold one, whose pictures are harder to tell apart."""
+DISTURBED = 0.25
+"""Share of the captions with a word replaced by, or an added, unknown token, so that its row means "some word"."""
+
+
+def model_cfg(rows: int) -> dict[str, object]:
+    """open_clip's configuration for a token embedding of `rows` rows."""
+    return {
+        "embed_dim": 128,
+        "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 128, "layers": 6, "head_width": 32},
+        "text_cfg": {"context_length": CONTEXT, "vocab_size": rows, "width": 96, "heads": 3, "layers": 3},
+    }
+
+
+def vocabulary(tokens: Tensor) -> list[int]:
+    """The ids in `tokens`, ascending, behind the one entry for every other id."""
+    return [UNKNOWN, *(int(token) for token in tokens.unique() if token != 0)]
+
+
+def rows_of(tokens: Tensor, words: list[int]) -> Tensor:
+    """Rows of the trimmed embedding for token ids; padding, which nothing attends to, becomes the unknown row."""
+    table = torch.zeros(max(words) + 1, dtype=torch.long)
+    table[words[1:]] = torch.arange(1, len(words))
+    return table[tokens]
+
+
+def disturbed(rows: Tensor, rng: np.random.Generator) -> Tensor:
+    """Some of the captions (B, CONTEXT) with one word replaced by the unknown row, or with an unknown word more."""
+    rows = rows.clone()
+    lengths = rows.argmax(dim=1).tolist()  # where the end-of-text token, the last of the vocabulary, stands
+    for index in np.flatnonzero(rng.random(len(rows)) < DISTURBED):
+        place = int(rng.integers(1, lengths[index]))
+        if rng.random() < 0.6 and lengths[index] < CONTEXT - 1:
+            rows[index, place + 1 :] = rows[index, place:-1].clone()
+        rows[index, place] = 0
+    return rows
+
+
+def train(out: Path, pictures: DrawnSet, test: DrawnSet, args: argparse.Namespace) -> None:
+    """Train until the steps or the minutes are used up, saving on the way."""
+    tokens = open_clip.SimpleTokenizer(context_length=CONTEXT)([text for texts in pictures.captions for text in texts])
+    words = vocabulary(tokens)
+    captions = rows_of(tokens, words).view(len(pictures.captions), -1, CONTEXT)
+    config = model_cfg(len(words))
+    torch.manual_seed(args.seed)
+    model = open_clip.CLIP(**config)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
+    loss_function = open_clip.ClipLoss()
+    state_file, started, step = out / "state.pt", time.monotonic(), 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+    saved, losses = time.monotonic(), []
+    while step < args.steps:
+        rng = np.random.default_rng([args.seed, step])
+        among = np.arange(len(captions)) if rng.random() < MIXED else pictures.rows(str(rng.choice(FAMILIES)))
+        chosen = rng.choice(among, args.batch, replace=False)
+        images = pictures.random_crops(chosen, rng)
+        texts = disturbed(captions[chosen, rng.integers(0, captions.shape[1], args.batch)], rng)
+        rate = args.lr * min(1.0, (step + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / args.steps)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = loss_function(*model(images, texts))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        step += 1
+        losses.append(loss.item())
+        out_of_time = time.monotonic() - started > 60 * args.minutes
+        if step % 25 == 0:
+            line = {"step": step, "loss": round(float(np.mean(losses[-25:])), 4), "lr": round(rate, 6)}
+            print(json.dumps(line | {"minutes": round((time.monotonic() - started) / 60, 2)}), flush=True)
+        if step % 250 == 0 or step == args.steps or out_of_time or time.monotonic() - saved > 240:
+            with whole_file(state_file) as partial:
+                torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, partial)
+            halves = {name: tensor.half() for name, tensor in model.state_dict().items()}
+            save_clip(out / "clip", config, PREPROCESS, halves, words)
+            saved = time.monotonic()
+        if step % 250 == 0 or step == args.steps or out_of_time:
+            clip = load_clip(str(out / "clip"))
+            print(json.dumps({"step": step, "zero_shot": zero_shot(clip, test)}), flush=True)
+        if out_of_time:
+            break
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/demo-clip"))
+    parser.add_argument("--pictures", type=int, default=30000, help="training pictures to draw")
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--minutes", type=float, default=90, help="stop, saved, after this long")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    args.out.mkdir(parents=True, exist_ok=True)
+    train(args.out, drawn_set("train", args.pictures, args.seed), drawn_set("test", 1500, args.seed), args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Antialiased shapes in unit coordinates, and beside the picture a map that says which part each pixel shows."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+Point = tuple[float, float]
+Colour = tuple[int, int, int]
+Place = Callable[[float, float], Point]
+"""Takes a point of a subject's own coordinates to the picture's."""
+
+SUPERSAMPLING = 4
+"""Shapes are drawn this many times larger than the picture and averaged down."""
+
+WHITE: Colour = (255, 255, 255)
+INK: Colour = (26, 22, 32)
+
+
+class Canvas:
+    """A square picture of `size` pixels; coordinates run from 0 to 1, x to the right and y down.
+
+    `parts` names the labels 1, 2, ... of the label map; 0 is whatever belongs to no part. `light` is where the light
+    comes from, as a direction in the picture.
+    """
+
+    def __init__(self, size: int, background: Sequence[Colour], parts: Sequence[str], light: Point) -> None:
+        self.size = size
+        self.side = size * SUPERSAMPLING
+        self.light = light
+        self._label = {name: number for number, name in enumerate(parts, start=1)}
+        column = Image.new("RGB", (1, len(background)))
+        column.putdata(list(background))
+        self.image = column.resize((self.side, self.side), Image.Resampling.BILINEAR)
+        self.labels = Image.new("L", (self.side, self.side))
+        self._draw = ImageDraw.Draw(self.image)
+        self._draw_label = ImageDraw.Draw(self.labels)
+
+    def polygon(self, points: Sequence[Point], colour: Colour, part: str | None = None) -> None:
+        """Fill a polygon; with `part`, its pixels take that label."""
+        pixels = self._pixels(points)
+        self._draw.polygon(pixels, fill=colour)
+        if part is not None:
+            self._draw_label.polygon(pixels, fill=self._label[part])
+
+    def line(self, points: Sequence[Point], colour: Colour, width: float, part: str | None = None) -> None:
+        """Draw a line with round joints, `width` in units of the picture's side."""
+        pixels = self._pixels(points)
+        thick = max(1, round(width * self.side))
+        self._draw.line(pixels, fill=colour, width=thick, joint="curve")
+        if part is not None:
+            self._draw_label.line(pixels, fill=self._label[part], width=thick, joint="curve")
+
+    def outline(self, points: Sequence[Point], colour: Colour, width: float = 0.022) -> None:
+        """Draw the closed line around `points`; what is filled afterwards covers its inner half."""
+        self.line([*points, *points[:2]], colour, width)
+
+    def shaded(self, points: Sequence[Point], colour: Colour, part: str | None = None, depth: float = 1.0) -> None:
+        """Fill a star-shaped polygon as if it were round: dark at its edge, lightest on the side of the light."""
+        x = sum(p[0] for p in points) / len(points)
+        y = sum(p[1] for p in points) / len(points)
+        reach = 0.3 * max(math.hypot(px - x, py - y) for px, py in points)
+        x, y = x + reach * self.light[0], y + reach * self.light[1]
+        dark, bright = mix(colour, INK, 0.22 * depth), mix(colour, WHITE, 0.24 * depth)
+        self.polygon(points, dark, part)
+        for share in (0.9, 0.78, 0.62, 0.44, 0.26):
+            ring = [(x + share * (px - x), y + share * (py - y)) for px, py in points]
+            self.polygon(ring, mix(bright, dark, share**1.5), None)
+
+    def outlined(self, points: Sequence[Point], colour: Colour, part: str | None = None, depth: float = 1.0) -> None:
+        """`outline` in a dark tone of the colour, then `shaded`."""
+        self.outline(points, outline_colour(colour))
+        self.shaded(points, colour, part, depth)
+
+    def finish(self, rng: random.Random) -> tuple[Image.Image, np.ndarray]:
+        """The picture under a slightly coloured, slightly uneven light, and its label map (size, size) uint8."""
+        pixels = np.asarray(self.image.reduce(SUPERSAMPLING), dtype=np.float32)
+        brightness, warmth = rng.uniform(0.92, 1.06), rng.uniform(-0.03, 0.03)
+        across = np.linspace(-0.5, 0.5, self.size, dtype=np.float32)
+        fall = 1 + 0.1 * (self.light[0] * across[None, :] + self.light[1] * across[:, None])
+        tint = np.array([brightness + warmth, brightness, brightness - warmth], dtype=np.float32)
+        lit = np.clip(pixels * fall[..., None] * tint + 0.5, 0, 255).astype(np.uint8)
+        middle = SUPERSAMPLING // 2
+        labels = np.ascontiguousarray(np.asarray(self.labels)[middle::SUPERSAMPLING, middle::SUPERSAMPLING])
+        return Image.fromarray(lit), labels
+
+    def _pixels(self, points: Iterable[Point]) -> list[Point]:
+        return [(x * self.side, y * self.side) for x, y in points]
+
+
+def mix(colour: Colour, other: Colour, share: float) -> Colour:
+    """`colour` with `share` of `other` in it."""
+    return (
+        round(colour[0] + share * (other[0] - colour[0])),
+        round(colour[1] + share * (other[1] - colour[1])),
+        round(colour[2] + share * (other[2] - colour[2])),
+    )
+
+
+def vary(colour: Colour, rng: random.Random, amount: int = 10) -> Colour:
+    """`colour` moved by up to `amount` levels together and half of that in each channel."""
+    level = rng.uniform(-amount, amount)
+    red, green, blue = (min(255, max(0, round(c + level + rng.uniform(-amount, amount) / 2))) for c in colour)
+    return (red, green, blue)
+
+
+def outline_colour(colour: Colour) -> Colour:
+    """A dark tone of `colour` that stands out from it and from pale backgrounds."""
+    return mix(colour, INK, 0.72)
+
+
+def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0, count: int = 28) -> list[Point]:
+    """Points of an ellipse; `angle` in radians turns it from x towards y."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    points = []
+    for step in range(count):
+        turn = 2 * math.pi * step / count
+        u, v = rx * math.cos(turn), ry * math.sin(turn)
+        points.append((x + u * cos - v * sin, y + u * sin + v * cos))
+    return points
+
+
+def smooth(corners: Sequence[Point], steps: int = 6) -> list[Point]:
+    """Points of the closed Catmull-Rom curve through `corners`."""
+    points = []
+    for index, (x1, y1) in enumerate(corners):
+        x0, y0 = corners[index - 1]
+        x2, y2 = corners[(index + 1) % len(corners)]
+        x3, y3 = corners[(index + 2) % len(corners)]
+        for step in range(steps):
+            t = step / steps
+            a, b, c, d = -t + 2 * t * t - t**3, 2 - 5 * t * t + 3 * t**3, t + 4 * t * t - 3 * t**3, t**3 - t * t
+            points.append(((a * x0 + b * x1 + c * x2 + d * x3) / 2, (a * y0 + b * y1 + c * y2 + d * y3) / 2))
+    return points
+
+
+def placed(points: Iterable[Point], place: Place) -> list[Point]:
+    """The points taken to the picture by `place`."""
+    return [place(x, y) for x, y in points]
+
+
+def placing(x: float, y: float, scale: float, angle: float = 0.0, mirrored: bool = False) -> Place:
+    """Scale, turn by `angle` (radians, clockwise), mirror left to right if asked, and move the origin to (x, y)."""
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    side = -1 if mirrored else 1
+
+    def place(u: float, v: float) -> Point:
+        return (x + side * (u * cos - v * sin), y + u * sin + v * cos)
+
+    return place

@@ -1,0 +1,132 @@
+"""Drawn flowers."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from ratlip_cli.data.drawn import scenes
+from ratlip_cli.data.drawn.attributes import Attributes
+from ratlip_cli.data.drawn.canvas import (
+    INK,
+    WHITE,
+    Canvas,
+    Colour,
+    Place,
+    Point,
+    ellipse,
+    mix,
+    outline_colour,
+    placed,
+    placing,
+    smooth,
+    vary,
+)
+
+PARTS = ("stem", "leaves", "petals", "centre")
+
+PETALS: dict[str, Colour] = {
+    "red": (216, 38, 44),
+    "orange": (246, 134, 26),
+    "yellow": (252, 218, 52),
+    "pink": (248, 140, 184),
+    "purple": (138, 66, 180),
+    "blue": (52, 100, 212),
+    "white": (248, 247, 244),
+}
+"""Colour name -> petals, before light and shade."""
+
+CENTRES: dict[str, Colour] = {
+    "yellow": (252, 208, 40),
+    "orange": (240, 128, 20),
+    "red": (204, 36, 40),
+    "brown": (118, 72, 38),
+    "black": (44, 40, 46),
+    "white": (246, 246, 240),
+}
+"""Colour name -> centre, before light and shade."""
+
+_COUNT = {"five": 5, "six": 6, "eight": 8}
+
+
+def draw(attributes: Attributes, canvas: Canvas, rng: random.Random) -> None:
+    """Draw a flower with its stem and leaves in front of its scene."""
+    scenes.paint(attributes["background"], canvas, rng)
+    x, y = 0.5 + rng.uniform(-0.05, 0.05), 0.44 + rng.uniform(-0.03, 0.03)
+    radius = rng.uniform(0.26, 0.31)
+    foot = (x + rng.uniform(-0.08, 0.08), 1.05)
+    _stem(canvas, rng, (x, y), foot, attributes["leaves"])
+    squash = rng.uniform(0.86, 1.0)
+    turned = placing(0, 0, 1, rng.uniform(-0.3, 0.3))
+
+    def place(u: float, v: float) -> Point:
+        a, b = turned(u, v * squash)
+        return (x + radius * a, y + radius * b)
+
+    _petals(canvas, rng, place, vary(PETALS[attributes["petals"]], rng), attributes)
+    _centre(canvas, rng, place, vary(CENTRES[attributes["centre"]], rng, 7))
+
+
+def _stem(canvas: Canvas, rng: random.Random, top: Point, foot: Point, leaves: str) -> None:
+    green = vary((62, 140, 66), rng, 10)
+    edge = outline_colour(green)
+    middle = ((top[0] + foot[0]) / 2 + rng.uniform(-0.04, 0.04), 0.78)
+    canvas.line([top, middle, foot], edge, 0.05)
+    canvas.line([top, middle, foot], green, 0.032, "stem")
+    sides = {"none": (), "one": (rng.choice((False, True)),), "two": (False, True)}[leaves]
+    for left in sides:
+        place = placing(
+            middle[0], middle[1] + rng.uniform(0.05, 0.09), rng.uniform(0.26, 0.3), rng.uniform(-0.65, -0.35), left
+        )
+        leaf = placed(smooth([(0.0, 0.0), (0.3, -0.2), (0.7, -0.2), (1.05, 0.0), (0.7, 0.17), (0.3, 0.17)]), place)
+        canvas.outlined(leaf, mix(green, (140, 200, 90), 0.25), "leaves")
+        canvas.line(placed([(0.05, 0.0), (0.85, -0.01)], place), edge, 0.009)
+
+
+def _petals(canvas: Canvas, rng: random.Random, place: Place, colour: Colour, attributes: Attributes) -> None:
+    count = _COUNT[attributes["petal_count"]]
+    half = min(0.5, 0.84 * math.tan(math.pi / count) * 0.72)
+    if attributes["petal_shape"] == "round":
+        shape = smooth(
+            [
+                (0.15, 0.0),
+                (0.42, -half * 0.8),
+                (0.76, -half),
+                (0.98, -half * 0.5),
+                (0.98, half * 0.5),
+                (0.76, half),
+                (0.42, half * 0.8),
+            ],
+            4,
+        )
+    else:
+        lens = smooth(
+            [
+                (0.15, 0.0),
+                (0.45, -half * 0.85),
+                (0.7, -half * 0.72),
+                (1.08, 0.0),
+                (0.7, half * 0.72),
+                (0.45, half * 0.85),
+            ],
+            4,
+        )
+        shape = [(u, v if u < 1.0 else v * 0.6) for u, v in lens]
+    start = rng.uniform(0, 2 * math.pi)
+    vein = mix(colour, INK, 0.28)
+    for number in range(count):
+        turn = placing(0, 0, rng.uniform(0.95, 1.05), start + 2 * math.pi * number / count + rng.uniform(-0.05, 0.05))
+        tone = mix(colour, WHITE if number % 2 else INK, 0.07)
+        canvas.outlined([place(*turn(u, v)) for u, v in shape], tone, "petals", 0.8)
+        canvas.line([place(*turn(0.4, 0.0)), place(*turn(0.78, 0.0))], vein, 0.01)
+
+
+def _centre(canvas: Canvas, rng: random.Random, place: Place, colour: Colour) -> None:
+    size = rng.uniform(0.33, 0.39)
+    canvas.outlined(placed(ellipse(0, 0, size, size), place), colour, "centre", 0.7)
+    seed = mix(colour, INK, 0.3) if sum(colour) > 240 else mix(colour, WHITE, 0.25)
+    for ring, count in ((0.72, 9), (0.36, 5)):
+        for number in range(count):
+            turn = 2 * math.pi * number / count + rng.uniform(-0.1, 0.1)
+            u, v = ring * size * math.cos(turn), ring * size * math.sin(turn)
+            canvas.polygon(placed(ellipse(u, v, 0.032, 0.032, count=8), place), seed)
