@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import Any, TextIO, TypeAlias
 
 from PIL import Image
@@ -257,8 +257,10 @@ class _Writer:
     def __enter__(self) -> _Writer:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._open_files.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._open_files.__exit__(kind, error, traceback)
 
     def tasks(self, records: Iterable[Record | Problem]) -> Iterator[_Task]:
         """Yield what is to be written; leave out what can be told to be bad before its picture is read."""
@@ -282,13 +284,11 @@ class _Writer:
         if reason is not None:
             self._leave_out(Problem(task.record.origin or task.record.name, reason))
             return
-        try:
-            if split not in self._metadata:
-                opened = (self.folder / split / METADATA).open("w", encoding="utf-8", newline="\n")
-                self._metadata[split] = self._open_files.enter_context(opened)
-            self._metadata[split].write(task.row)
-        except OSError as error:
-            raise cannot_write(self.folder, error) from error
+        if split not in self._metadata:
+            file = self._open_files.enter_context(whole_file(self.folder / split / METADATA))
+            opened = self._open_files.enter_context(file.open("w", encoding="utf-8", newline="\n"))
+            self._metadata[split] = opened
+        self._metadata[split].write(task.row)
         self.counts[split] = self.counts.get(split, 0) + 1
 
     def _leave_out(self, problem: Problem) -> None:

@@ -1,0 +1,399 @@
+"""The layout on disk: what is written can be read, whatever happened while it was written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ratlip_cli.data.layout import (
+    DatasetInfo,
+    Problem,
+    Record,
+    check_dataset,
+    read_dataset,
+    read_split,
+    stored_side,
+    write_dataset,
+)
+from ratlip_cli.data.parallel import IN_FLIGHT, in_order
+from ratlip_cli.errors import DataError, RatlipError, UsageError
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def records(count: int = 12) -> list[Record | Problem]:
+    """`count` pictures of various shapes, every fourth one test, and two that cannot be used."""
+    good: list[Record | Problem] = [
+        Record(
+            f"picture-{number}",
+            "train" if number % 4 else "test",
+            (f"the number {number}", "  spaces\n and lines "),
+            noise(45 + number, 60 - number, number),
+            extra={"class": "noise", "number": number},
+        )
+        for number in range(count)
+    ]
+    bad = [Record("no-caption", "train", ("", " \n"), noise(50, 50)), Problem("x.txt", "it is not UTF-8")]
+    return good[:3] + bad + good[3:]
+
+
+def write(out: Path, items: Iterable[Record | Problem], **changes: Any) -> DatasetInfo:
+    described: dict[str, Any] = {
+        "name": "noise",
+        "source": "the tests",
+        "licence": "CC0",
+        "image_size": 32,
+        "split_rule": "every fourth",
+        "checksums": {"noise": "abc"},
+    }
+    return write_dataset(out, items, **(described | changes))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_what_is_written_can_be_read(tmp_path: Path) -> None:
+    info = write(tmp_path / "noise", records(), options={"seed": 3}, flip=False)
+    assert read_dataset(tmp_path / "noise") == info
+    assert info.counts == {"train": 9, "test": 3}
+    assert info.left_out == (Problem("no-caption", "it has no caption"), Problem("x.txt", "it is not UTF-8"))
+    entries = {split: read_split(tmp_path / "noise", split) for split in info.counts}
+    assert [entry.file.stem for entry in entries["test"]] == ["picture-0", "picture-4", "picture-8"]
+    assert entries["train"][0].captions == ("the number 1", "spaces and lines")
+    assert entries["train"][0].extra == {"class": "noise", "number": 1}
+    for entry in entries["train"] + entries["test"]:
+        with Image.open(entry.file) as picture:
+            assert (picture.format, picture.mode, min(picture.size)) == ("PNG", "RGB", 38)
+    assert check_dataset(tmp_path / "noise") == []
+
+
+def test_pictures_of_the_stored_size_are_kept_to_the_bit(tmp_path: Path) -> None:
+    picture = noise(38, 50)
+    write(tmp_path / "noise", [Record("same", "train", ("noise",), picture)])
+    with Image.open(tmp_path / "noise" / "train" / "same.png") as stored:
+        assert np.array_equal(np.asarray(stored), np.asarray(picture))
+
+
+@pytest.mark.parametrize(("image_size", "side"), [(32, 38), (64, 76), (128, 152), (256, 304), (512, 608)])
+@pytest.mark.parametrize("shape", [(20, 30), (500, 375), (90, 90)])
+def test_the_shorter_side_is_76_64ths_of_the_image_size(
+    tmp_path: Path, image_size: int, side: int, shape: tuple[int, int]
+) -> None:
+    assert stored_side(image_size) == side
+    write(tmp_path / "noise", [Record("x", "train", ("noise",), noise(*shape))], image_size=image_size)
+    with Image.open(tmp_path / "noise" / "train" / "x.png") as stored:
+        assert min(stored.size) == side
+        assert max(stored.size) == round(max(shape) * side / min(shape))
+
+
+def test_crops_are_taken_from_the_picture_and_clipped_to_it(tmp_path: Path) -> None:
+    picture = noise(60, 60)
+    items = [
+        Record("inside", "train", ("noise",), picture, crop=(10, 5, 48, 43)),
+        Record("over-the-edge", "train", ("noise",), picture, crop=(-9, 40, 38, 78)),
+        Record("outside", "train", ("noise",), picture, crop=(60, 0, 90, 30)),
+    ]
+    info = write(tmp_path / "noise", items)
+    pixels = np.asarray(picture)
+    with Image.open(tmp_path / "noise" / "train" / "inside.png") as stored:
+        assert np.array_equal(np.asarray(stored), pixels[5:43, 10:48])
+    with Image.open(tmp_path / "noise" / "train" / "over-the-edge.png") as stored:
+        assert stored.size == (72, 38)  # 38 x 20 pixels, scaled
+    assert [problem.name for problem in info.left_out] == ["outside"]
+
+
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    for workers in (0, 1, 3):
+        write(tmp_path / str(workers), records(), workers=workers)
+    assert contents(tmp_path / "0") == contents(tmp_path / "1") == contents(tmp_path / "3")
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopping(items: list[Record | Problem], after: int) -> Iterator[Record | Problem]:
+    yield from items[:after]
+    raise Stopped
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("after", [0, 1, 6, 14])
+def test_interrupted_and_run_again_gives_the_same_bytes(tmp_path: Path, after: int, workers: int) -> None:
+    write(tmp_path / "whole", records())
+    with pytest.raises(Stopped):
+        write(tmp_path / "noise", stopping(records(), after), workers=workers)
+    assert not (tmp_path / "noise").exists()
+    write(tmp_path / "noise", records())
+    assert contents(tmp_path / "noise") == contents(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["noise", "whole"]
+
+
+def test_pictures_that_are_there_are_not_made_again_and_damaged_ones_are(tmp_path: Path) -> None:
+    made = []
+
+    def drawn(number: int) -> Record:
+        def draw() -> Image.Image:
+            made.append(number)
+            return noise(50, 50, number)
+
+        return Record(str(number), "train", ("noise",), draw)
+
+    with pytest.raises(Stopped):
+        write(tmp_path / "noise", stopping([drawn(number) for number in range(5)], 4))
+    assert made == [0, 1, 2, 3]
+    (cut_short,) = tmp_path.glob(".noise.*/train/2.png")
+    os.truncate(cut_short, cut_short.stat().st_size - 5)
+    write(tmp_path / "noise", [drawn(number) for number in range(5)])
+    assert made == [0, 1, 2, 3, 2, 4]
+    assert check_dataset(tmp_path / "noise") == []
+
+
+def test_work_on_another_description_is_not_gone_on_with(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        write(tmp_path / "noise", stopping(records(), 9))
+    write(tmp_path / "noise", records(), image_size=64)
+    assert check_dataset(tmp_path / "noise") == []
+    assert [path.name for path in tmp_path.iterdir()] == ["noise"]
+
+
+SLOW_DATASET = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = [{tests!r}]
+from test_layout import records, write
+
+def slowly():
+    for record in records():
+        time.sleep(0.03)
+        yield record
+
+if __name__ == "__main__":
+    write(Path({out!r}), slowly(), workers={workers})
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_and_run_again_gives_the_same_bytes(tmp_path: Path, workers: int) -> None:
+    write(tmp_path / "whole", records())
+    script = SLOW_DATASET.format(tests=str(Path(__file__).parent), out=str(tmp_path / "noise"), workers=workers)
+    with subprocess.Popen([sys.executable, "-c", script], start_new_session=True) as process:
+        wait_for(lambda: len(list(tmp_path.glob(".noise.*/train/*.png"))) >= 3)
+        process.kill()
+    assert not (tmp_path / "noise").exists()
+    wait_for(lambda: not group_lives(process.pid))
+    write(tmp_path / "noise", records())
+    assert contents(tmp_path / "noise") == contents(tmp_path / "whole")
+
+
+def group_lives(leader: int) -> bool:
+    """Whether a process of the group is left: workers end with their parent."""
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_strict_stops_at_the_first_bad_record(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(DataError, match="no-caption: it has no caption"):
+        write(tmp_path / "noise", records(), strict=True, workers=workers)
+    assert not (tmp_path / "noise").exists()
+    write(tmp_path / "noise", records())
+    with pytest.raises(DataError, match="no-caption"):
+        write(tmp_path / "noise", records(), strict=True)
+
+
+def test_bad_records_are_left_out_by_name_and_reason(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("this is no picture")
+    picture = noise(50, 50)
+    bad = {
+        "": Record("", "train", ("a caption",), picture),
+        "../outside": Record("../outside", "train", ("a caption",), picture),
+        ".hidden": Record(".hidden", "train", ("a caption",), picture),
+        "new\nline": Record("new\nline", "train", ("a caption",), picture),
+        "long" * 60: Record("long" * 60, "train", ("a caption",), picture),
+        "surrogate": Record("surrogate", "train", ("not UTF-8: \udcff",), picture),
+        "infinite": Record("infinite", "train", ("a caption",), picture, extra={"weight": float("inf")}),
+        "none": Record("none", "train", (), picture),
+        "folder/text.jpg": Record("text", "train", ("a caption",), tmp_path / "text.jpg", origin="folder/text.jpg"),
+        "missing": Record("missing", "train", ("a caption",), tmp_path / "missing.jpg"),
+        "narrow": Record("narrow", "train", ("a caption",), noise(3, 900)),
+        "GOOD": Record("GOOD", "train", ("differs in case alone",), picture),
+    }
+    info = write(tmp_path / "noise", [Record("good", "train", ("a caption",), picture), *bad.values()])
+    assert info.counts == {"train": 1}
+    assert {problem.name for problem in info.left_out} == set(bad)
+    assert all(problem.reason and "\n" not in problem.reason for problem in info.left_out)
+    assert read_dataset(tmp_path / "noise") == info
+
+
+def test_splits_may_share_names(tmp_path: Path) -> None:
+    items = [Record("1", split, ("a caption",), noise(50, 50)) for split in ("train", "test", "unseen")]
+    assert write(tmp_path / "noise", items).counts == {"train": 1, "test": 1, "unseen": 1}
+
+
+@pytest.mark.parametrize("items", [[], [Problem("x.jpg", "it has no caption")]])
+def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path: Path, items: list[Record | Problem]) -> None:
+    with pytest.raises(DataError, match="no picture with a caption"):
+        write(tmp_path / "noise", items)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_dataset_is_left_alone(tmp_path: Path) -> None:
+    info = write(tmp_path / "noise", records())
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "noise").rglob("*")}
+    assert write(tmp_path / "noise", stopping([], 0)) == info
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "noise").rglob("*")} == before
+
+
+def test_another_state_of_the_same_source_replaces_it(tmp_path: Path) -> None:
+    write(tmp_path / "noise", records())
+    info = write(tmp_path / "noise", records(4), checksums={"noise": "def"})
+    assert read_dataset(tmp_path / "noise") == info
+    assert info.counts == {"train": 3, "test": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["noise"]
+
+
+def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
+    write(tmp_path / "noise", records())
+    before = contents(tmp_path / "noise")
+    with pytest.raises(DataError, match="holds another dataset, from the tests"):
+        write(tmp_path / "noise", records(), source="elsewhere")
+    assert contents(tmp_path / "noise") == before
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.jpg").touch()
+    with pytest.raises(DataError, match="not a prepared dataset"):
+        write(tmp_path / "photos", records())
+    (tmp_path / "file").touch()
+    with pytest.raises(RatlipError, match="cannot write"):
+        write(tmp_path / "file" / "noise", records())
+    with pytest.raises(UsageError):
+        write(tmp_path / "none", records(), image_size=0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("layout_version", 99),
+        ("counts", {"../train": 1}),
+        ("counts", ["train"]),
+        ("image_size", "32"),
+        ("flip", "no"),
+        ("left_out", [1]),
+        ("checksums", None),
+    ],
+)
+def test_a_damaged_description_is_one_clear_line(tmp_path: Path, key: str, value: object) -> None:
+    write(tmp_path / "noise", records())
+    file = tmp_path / "noise" / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(DataError, match="is damaged") as caught:
+        read_dataset(tmp_path / "noise")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
+def test_a_foreign_description_is_one_clear_line(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "dataset.json").write_bytes(text)
+    with pytest.raises(DataError, match=r"dataset\.json"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        '{"file_name": "picture-1.png"}',
+        '{"file_name": "picture-1.png", "captions": "a"}',
+        '{"file_name": "../x.png", "captions": ["a"]}',
+    ],
+)
+def test_damaged_metadata_is_one_clear_line(tmp_path: Path, line: str) -> None:
+    write(tmp_path / "noise", records())
+    file = tmp_path / "noise" / "train" / "metadata.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:-1], line]) + "\n")
+    with pytest.raises(DataError, match=r"metadata\.jsonl is damaged"):
+        read_split(tmp_path / "noise", "train")
+    file.write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(DataError, match="8 lines for 9 pictures"):
+        read_split(tmp_path / "noise", "train")
+    file.unlink()
+    with pytest.raises(DataError, match="cannot read"):
+        read_split(tmp_path / "noise", "train")
+    with pytest.raises(DataError, match="no split 'unseen'"):
+        read_split(tmp_path / "noise", "unseen")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_check_finds_what_is_wrong(tmp_path: Path, workers: int) -> None:
+    write(tmp_path / "noise", records())
+    train = tmp_path / "noise" / "train"
+    os.truncate(train / "picture-1.png", 100)
+    (train / "picture-2.png").unlink()
+    noise(20, 20).save(train / "picture-3.png")
+    noise(38, 38).save(train / "stray.png")
+    found = {problem.name: problem.reason for problem in check_dataset(tmp_path / "noise", workers)}
+    assert set(found) == {f"train/{name}.png" for name in ("picture-1", "picture-2", "picture-3", "stray")}
+    assert found["train/picture-3.png"] == "its shorter side is 20 pixels, not 38"
+
+
+def test_the_imagefolder_loader_of_datasets_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    items = [*records(), Record("later", "unseen", ("another split",), noise(50, 50))]
+    write(tmp_path / "noise", items)
+    (tmp_path / "noise" / ".text_vectors").mkdir()
+    (tmp_path / "noise" / ".text_vectors" / "abc-train.safetensors").touch()
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "noise"), cache_dir=str(tmp_path / "cache"))
+    for split in ("train", "test"):
+        entries = read_split(tmp_path / "noise", split)
+        assert [row["captions"] for row in loaded[split]] == [list(entry.captions) for entry in entries]
+        assert [row["number"] for row in loaded[split]] == [entry.extra["number"] for entry in entries]
+
+
+def test_memory_does_not_grow_with_the_number_of_items() -> None:
+    ahead = 0
+
+    def items() -> Iterator[int]:
+        nonlocal ahead
+        for number in range(100):
+            ahead += 1
+            yield number
+
+    for (item, result), expected in zip(in_order(abs, items(), workers=2), range(100), strict=True):
+        assert item == result == expected
+        assert ahead <= IN_FLIGHT * 2
+        ahead -= 1
+
+
+def end_the_worker(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_one_clear_line() -> None:
+    with pytest.raises(DataError, match="worker process was killed"):
+        list(in_order(end_the_worker, [1, 2, 3], workers=2))
