@@ -92,7 +92,7 @@ def _sizes(generator: Generator) -> list[int]:
 
 
 def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(int(parameter.numel()) for parameter in module.parameters())
 
 
 @contextmanager

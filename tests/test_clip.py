@@ -1,0 +1,190 @@
+"""The frozen CLIP against open_clip's own model, its sources, and the laws it must keep."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from conftest import PREPROCESS, TINY_CLIP
+from safetensors.torch import load_file, save_file
+
+from ratlip_cli.errors import UsageError, WeightsError
+from ratlip_cli.model.clip import CONFIG_FILE, WEIGHTS_FILE, FrozenCLIP, clip_architecture, load_clip, save_clip
+
+SENTENCES = ["a red bird with black wings", "a yellow flower"]
+
+
+def clip_of(**vision: object) -> tuple[FrozenCLIP, open_clip.CLIP]:
+    """A CLIP of random weights with other vision sizes, and open_clip's model inside it."""
+    config = copy.deepcopy(TINY_CLIP)
+    config["vision_cfg"].update(vision)
+    torch.manual_seed(1)
+    model = open_clip.CLIP(**config)
+    tokenizer = open_clip.SimpleTokenizer(context_length=16)
+    return FrozenCLIP(model, tokenizer, "test", PREPROCESS["mean"], PREPROCESS["std"]), model
+
+
+@pytest.mark.parametrize("vision", [{}, {"patch_size": 4, "layers": 6}, {"image_size": 56, "layers": 12}])
+def test_vectors_equal_open_clip(vision: dict[str, int]) -> None:
+    clip, model = clip_of(**vision)
+    size, grid = clip.geometry.image_size, clip.geometry.grid
+    images = torch.rand(2, 3, size, size) * 2 - 1
+    torch.testing.assert_close(clip.encode_image(images), model.encode_image(images), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(clip.encode_text(SENTENCES), model.encode_text(clip.tokenizer(SENTENCES)))
+    features = clip.features(images)
+    torch.testing.assert_close(features.embedding, model.encode_image(images), rtol=1e-5, atol=1e-5)
+    assert features.patches.shape == (2, 3, clip.geometry.width, grid, grid)
+
+
+def test_features_are_the_patch_tokens_behind_the_named_blocks() -> None:
+    clip, model = clip_of(layers=6)
+    tokens: list[torch.Tensor] = []
+    for block in model.visual.transformer.resblocks:
+        block.register_forward_hook(lambda module, inputs, output: tokens.append(output))
+    patches = clip.features(torch.rand(1, 3, 32, 32)).patches
+    for position, block in enumerate(clip.geometry.feature_blocks):
+        torch.testing.assert_close(patches[0, position].flatten(1).T, tokens[block][0, 1:])
+
+
+def test_clip_blk_without_prompts_is_the_vision_transformer() -> None:
+    """Given the patch convolution's own output and no prompts, CLIP-BLK ends where open_clip's blocks end."""
+    clip, model = clip_of()
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    last: list[torch.Tensor] = []
+    model.visual.transformer.resblocks[-1].register_forward_hook(lambda module, inputs, output: last.append(output))
+    out = clip.clip_blk(model.visual.conv1(images), torch.empty(2, 0, clip.geometry.width))
+    last.clear()
+    model.encode_image(images)
+    torch.testing.assert_close(out.flatten(2).transpose(1, 2), last[0][:, 1:], rtol=1e-5, atol=1e-5)
+
+
+def test_each_prompt_is_seen_by_its_block_alone() -> None:
+    clip, model = clip_of(layers=6)
+    lengths: list[int] = []
+    for block in model.visual.transformer.resblocks:
+        block.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
+    feature = torch.randn(1, 32, 4, 4)
+    prompts = torch.randn(1, clip.geometry.prompts, 32)
+    out = clip.clip_blk(feature, prompts)
+    assert lengths == [17, 18, 18, 18, 18, 17]  # class token, 16 patches, and a prompt in blocks 1 ... 4
+    assert not torch.allclose(out, clip.clip_blk(feature, prompts + 1))
+
+
+def test_gradients_reach_the_pixels_and_only_them() -> None:
+    clip, _ = clip_of()
+    images = torch.rand(1, 3, 48, 48, requires_grad=True)
+    features = clip.features(images)
+    (features.patches.sum() + features.embedding.sum()).backward()
+    assert images.grad is not None
+    assert (images.grad != 0).float().mean() > 0.99
+    assert all(parameter.grad is None for parameter in clip.parameters())
+
+
+def test_pixels_are_normalised_once() -> None:
+    clip, model = clip_of()
+    seen: list[torch.Tensor] = []
+    model.visual.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    clip.mean.copy_(torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1))
+    clip.std.copy_(torch.tensor([0.5, 0.25, 1.0]).view(1, 3, 1, 1))
+    clip.encode_image(torch.zeros(1, 3, 64, 64))  # mid grey, whatever the size
+    torch.testing.assert_close(seen[0][0, :, 5, 5], torch.tensor([0.4 / 0.5, 0.3 / 0.25, 0.2]))
+    assert seen[0].shape == (1, 3, 32, 32)
+
+
+def test_a_trimmed_vocabulary_is_exact_for_its_words(tmp_path: Path) -> None:
+    clip, model = clip_of()
+    tokens = clip.tokenizer(SENTENCES)
+    vocabulary = [-1, *sorted(set(tokens.flatten().tolist()))]
+    weights = dict(model.state_dict())
+    rows = weights["token_embedding.weight"]
+    weights["token_embedding.weight"] = torch.cat((torch.full((1, 16), 0.01), rows[vocabulary[1:]]))
+    config = copy.deepcopy(TINY_CLIP)
+    config["text_cfg"]["vocab_size"] = len(vocabulary)
+    save_clip(tmp_path, {"model_cfg": config, "preprocess_cfg": PREPROCESS, "vocabulary": vocabulary}, weights)
+    trimmed = load_clip(str(tmp_path))
+    torch.testing.assert_close(trimmed.encode_text(SENTENCES), clip.encode_text(SENTENCES))
+    unknown = trimmed.encode_text(["a purple bird with black wings", "a violet bird with black wings"])
+    torch.testing.assert_close(unknown[0], unknown[1])  # both colours fall back to the one row for unknown words
+    assert not torch.allclose(unknown[0], trimmed.encode_text(SENTENCES)[0])
+    assert trimmed.fingerprint != clip.fingerprint
+
+
+def test_sources_give_the_same_clip(tmp_path: Path) -> None:
+    """By name with random weights, from a safetensors file, from a PyTorch file, and from a folder."""
+    name = "ViT-S-32-alt"
+    by_name = load_clip(f"{name}:random")
+    assert load_clip(f"{name}:random").fingerprint == by_name.fingerprint
+    state = by_name.model.state_dict()
+    save_file(state, tmp_path / "weights.safetensors")
+    torch.save({"state_dict": {**state, "input_resolution": torch.tensor(224)}}, tmp_path / "weights.pt")
+    for file in ("weights.safetensors", "weights.pt"):
+        clip = load_clip(f"{name}:{tmp_path / file}")
+        assert clip.fingerprint == by_name.fingerprint
+        assert clip.config is not None
+    save_clip(tmp_path / "folder", clip.config, clip.model.state_dict())
+    assert load_clip(str(tmp_path / "folder")).fingerprint == by_name.fingerprint
+
+
+def test_half_precision_files_load_as_float32(tiny_clip: Path, tmp_path: Path) -> None:
+    half = {name: tensor.half() for name, tensor in load_file(tiny_clip / WEIGHTS_FILE).items()}
+    save_file(half, tmp_path / WEIGHTS_FILE)
+    (tmp_path / CONFIG_FILE).write_text((tiny_clip / CONFIG_FILE).read_text())
+    clip = load_clip(str(tmp_path))
+    assert {parameter.dtype for parameter in clip.parameters()} == {torch.float32}
+
+
+def test_the_architecture_needs_no_weights(tiny_clip: Path) -> None:
+    assert clip_architecture(str(tiny_clip)).geometry == load_clip(str(tiny_clip)).geometry
+    for name, width, grid, layers, embed_dim in [
+        ("ViT-B-32-quickgelu", 768, 7, 12, 512),
+        ("ViT-B-16", 768, 14, 12, 512),
+        ("ViT-L-14", 1024, 16, 24, 768),
+    ]:
+        geometry = clip_architecture(name).geometry
+        assert (geometry.width, geometry.grid, geometry.layers, geometry.embed_dim) == (width, grid, layers, embed_dim)
+        assert geometry.image_size == 224
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "words"),
+    [
+        ("ViT-B-33", UsageError, "Did you mean 'ViT-B-32'"),
+        ("ViT-B-32-quickgelu:openia", UsageError, "Did you mean 'openai'"),
+        ("ViT-B-32:openai", UsageError, "use ViT-B-32-quickgelu:openai"),
+        ("RN50-quickgelu:random", WeightsError, "no vision transformer"),
+        ("no/such/folder", WeightsError, "does not exist"),
+        ("ViT-S-32-alt:/no/such.safetensors", WeightsError, "does not exist"),
+    ],
+)
+def test_bad_specs_are_answered_in_one_line(spec: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words) as caught:
+        load_clip(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_folders_are_answered_in_one_line(tiny_clip: Path, tmp_path: Path) -> None:
+    config = json.loads((tiny_clip / CONFIG_FILE).read_text())
+    weights = (tiny_clip / WEIGHTS_FILE).read_bytes()
+    wide = copy.deepcopy(config)
+    wide["model_cfg"]["vision_cfg"]["width"] = 48
+    cases = [
+        (None, weights, "no readable"),
+        ("{", weights, "does not describe"),
+        ('{"model_cfg": {}}', weights, "does not describe"),
+        (json.dumps(config), weights[:1000], "damaged or cut short"),
+        (json.dumps(config), None, "does not exist"),
+        (json.dumps(wide), weights, "of another shape"),
+    ]
+    for number, (text, data, words) in enumerate(cases):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        if text is not None:
+            (folder / CONFIG_FILE).write_text(text)
+        if data is not None:
+            (folder / WEIGHTS_FILE).write_bytes(data)
+        with pytest.raises(WeightsError, match=words):
+            load_clip(str(folder))

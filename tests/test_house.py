@@ -1,0 +1,110 @@
+"""The house rules of the package: the direction of imports, what may print, and what may be imported at start."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "ratlip_cli"
+FLOORS = [
+    {"errors", "files"},
+    {"tensor_files", "pixels", "device"},
+    {"model"},
+    {"weights", "data"},
+    {"sampling"},
+    {"training"},
+    {"cli"},
+    {"__main__"},
+]
+"""From the ground up: a room imports from its own floor's room and from the floors below."""
+
+
+def rooms() -> dict[str, int]:
+    return {room: number for number, floor in enumerate(FLOORS) for room in floor}
+
+
+def imports() -> Iterator[tuple[Path, str, ast.stmt]]:
+    """Every import in the package: the file, the module imported, the statement."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from ((path, alias.name, node) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative import"
+                for alias in node.names:
+                    yield path, f"{node.module}.{alias.name}", node
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_room_has_its_floor() -> None:
+    found = {room_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__"}
+    assert found == set(rooms())
+
+
+def test_imports_never_go_upwards() -> None:
+    floor = rooms()
+    upwards = [
+        f"{path.relative_to(PACKAGE)} imports {module}"
+        for path, module, _ in imports()
+        if module.startswith("ratlip_cli.") and (target := module.split(".")[1]) in floor
+        if floor[target] > floor.get(room_of(path), 0)
+        or (floor[target] == floor.get(room_of(path), 0) and target != room_of(path) and target not in FLOORS[0])
+    ]
+    assert upwards == []
+
+
+def test_only_the_command_line_knows_the_terminal() -> None:
+    offenders = {
+        str(path.relative_to(PACKAGE))
+        for path, module, _ in imports()
+        if module.split(".")[0] in ("typer", "rich") and room_of(path) != "cli"
+    }
+    printing = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert offenders == set()
+    assert printing == set()
+
+
+def test_only_clip_imports_open_clip() -> None:
+    offenders = {str(path.relative_to(PACKAGE)) for path, module, _ in imports() if module.split(".")[0] == "open_clip"}
+    assert offenders == {"model/clip.py"}
+
+
+def test_no_assert_and_no_pickle() -> None:
+    asserts = [
+        str(path)
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Assert)
+    ]
+    loads = [
+        (path, ast.unparse(node))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "pickle.load", "pickle.loads")
+    ]
+    assert asserts == []
+    assert all("weights_only=True" in call for _, call in loads)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["generate", "--help"]])
+def test_help_does_not_import_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys; from ratlip_cli.cli.app import app\n"
+        f"try:\n    app({arguments!r})\nexcept SystemExit as exit:\n    assert exit.code in (0, None)\n"
+        "heavy = {'torch', 'open_clip', 'numpy', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

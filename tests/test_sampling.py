@@ -1,0 +1,271 @@
+"""Prompts to pictures: what decides a picture, what is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ratlip_cli.errors import RatlipError, UsageError, WeightsError
+from ratlip_cli.model.clip import load_clip
+from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
+from ratlip_cli.model.discriminator import Discriminator
+from ratlip_cli.model.generator import Generator
+from ratlip_cli.pixels import captioned_grid, from_image, to_images
+from ratlip_cli.sampling import PictureFolder, draw, generate, noise_vectors, slug
+from ratlip_cli.tensor_files import load_tensors, save_tensors
+from ratlip_cli.weights.load import load_model
+from ratlip_cli.weights.model_folder import (
+    CONFIG_FILE,
+    GENERATOR_FILE,
+    Model,
+    create_model_folder,
+    fingerprint_of,
+    load_discriminator,
+    load_folder,
+    model_config,
+    save_weights,
+)
+
+PROMPT = "a red bird with black wings"
+
+
+@pytest.fixture
+def model_folder(tiny_clip: Path, tmp_path: Path) -> Path:
+    """A complete model folder of random weights, the CLIP in it."""
+    clip = load_clip(str(tiny_clip))
+    generator_config = GeneratorConfig(
+        image_size=32, noise_dim=6, hidden_size=4, base_channels=4, bridge_channels=8, bridge_blocks=1
+    )
+    discriminator_config = DiscriminatorConfig(base_channels=2)
+    torch.manual_seed(0)
+    generator, discriminator = (
+        Generator(generator_config, clip.geometry),
+        Discriminator(discriminator_config, clip.geometry),
+    )
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    folder = tmp_path / "model"
+    create_model_folder(folder, model_config(generator_config, discriminator_config, clip, {"dataset": "tests"}), clip)
+    save_weights(folder, generator.state_dict(), discriminator.state_dict(), {"step": "3"})
+    return folder
+
+
+@pytest.fixture
+def model(model_folder: Path) -> Model:
+    return load_folder(model_folder)
+
+
+def pixels(model: Model, *prompts: str, count: int = 2, seed: int = 0, **options: float) -> list[bytes]:
+    return [picture.image.tobytes() for picture in generate(model, prompts, count, seed, **options)]
+
+
+def test_what_is_saved_is_what_is_loaded(model_folder: Path, model: Model, tiny_clip: Path) -> None:
+    state = load_tensors(model_folder / GENERATOR_FILE)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.generator.state_dict().items())
+    assert load_discriminator(model).config == model.config.discriminator
+    assert model.config.training == {"dataset": "tests"}
+    assert model.clip.fingerprint == load_clip(str(tiny_clip)).fingerprint
+    assert model.fingerprint == fingerprint_of(model_folder)
+    assert not any(parameter.requires_grad for parameter in model.generator.parameters())
+    assert not [name for name in state if "visual" in name or "clip" in name.split(".")[0]]  # no CLIP weights inside
+
+
+def test_a_picture_depends_on_prompt_seed_and_index_alone(model: Model) -> None:
+    both = pixels(model, PROMPT, "a yellow flower", count=3)
+    assert both[:3] == pixels(model, PROMPT, count=3)
+    assert both[:3] == pixels(model, PROMPT, count=5)[:3]
+    assert len(set(both)) == 6
+    assert pixels(model, PROMPT, count=3, seed=1) != both[:3]
+
+
+def test_the_batch_size_changes_nothing_but_rounding(model: Model) -> None:
+    noise = noise_vectors(0, range(5), 6)
+    text = model.clip.encode_text([PROMPT]).expand(5, -1)
+    torch.testing.assert_close(draw(model, noise, text, 1), draw(model, noise, text, 4), rtol=0, atol=1e-4)
+
+
+def test_noise_is_a_function_of_seed_and_index(model: Model) -> None:
+    noise = noise_vectors(3, range(2000), 4)
+    assert torch.equal(noise[[7, 5]], noise_vectors(3, [7, 5], 4))
+    assert not torch.equal(noise, noise_vectors(4, range(2000), 4))
+    assert noise.mean().abs() < 0.05
+    assert abs(float(noise.std()) - 1) < 0.05
+    torch.manual_seed(99)
+    torch.randn(10)
+    assert torch.equal(noise[:1], noise_vectors(3, [0], 4))
+
+
+def test_noise_stays_what_it_was() -> None:
+    """Published pictures can be drawn again: these values must never change."""
+    assert noise_vectors(0, [0, 1], 3).tolist() == NOISE
+
+
+NOISE: list[list[float]] = []
+
+
+def test_truncation_scales_the_noise(model: Model) -> None:
+    assert len(set(pixels(model, PROMPT, count=4, truncation=0.0))) == 1
+    assert pixels(model, PROMPT, truncation=0.5) != pixels(model, PROMPT)
+
+
+def test_best_of_keeps_the_most_similar(model: Model) -> None:
+    drawn = list(generate(model, [PROMPT], count=8))
+    best = list(generate(model, [PROMPT], count=2, best_of=4))
+    expected = sorted(drawn, key=lambda picture: -picture.clip_similarity)[:2]
+    assert [picture.index for picture in best] == [picture.index for picture in expected]
+    assert [picture.image.tobytes() for picture in best] == [picture.image.tobytes() for picture in expected]
+
+
+def test_written_pictures_carry_their_records(model: Model, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pictures = list(generate(model, [PROMPT, "gelbe Blüte / 50%"], count=2, seed=7))
+    folder = PictureFolder(out)
+    paths = [folder.save(picture) for picture in pictures]
+    assert [path.name for path in paths] == [
+        "0000_a-red-bird-with-black-wings_0.png",
+        "0000_a-red-bird-with-black-wings_1.png",
+        "0001_gelbe-blüte-50_0.png",
+        "0001_gelbe-blüte-50_1.png",
+    ]
+    records = [json.loads(line) for line in (out / "images.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [record["file_name"] for record in records] == [path.name for path in paths]
+    for path, picture, record in zip(paths, pictures, records, strict=True):
+        with Image.open(path) as image:
+            assert image.tobytes() == picture.image.tobytes()
+            assert image.text["prompt"] == record["prompt"] == picture.prompt
+            assert (int(image.text["seed"]), int(image.text["index"])) == (7, picture.index)
+            assert image.text["fingerprint"] == record["fingerprint"] == model.fingerprint
+            assert float(image.text["clip_similarity"]) == record["clip_similarity"]
+
+
+def test_nothing_is_overwritten(model: Model, tmp_path: Path) -> None:
+    pictures = list(generate(model, [PROMPT], count=1))
+    first = PictureFolder(tmp_path).save(pictures[0])
+    before = first.read_bytes()
+    second = PictureFolder(tmp_path, "webp").save(pictures[0])
+    assert second.name.startswith("0001_")
+    assert first.read_bytes() == before
+    assert len((tmp_path / "images.jsonl").read_text().splitlines()) == 2
+    assert PictureFolder(tmp_path).save_grid(pictures).name == "0002_grid.png"
+
+
+def test_pixels_survive_the_way_to_an_image_and_back() -> None:
+    levels = torch.arange(256).repeat(3, 1).view(1, 3, 16, 16)
+    picture = levels.float() / 127.5 - 1
+    torch.testing.assert_close(from_image(to_images(picture)[0]), picture[0])
+    wild = torch.tensor([-7.0, 7.0, 0.0]).view(1, 3, 1, 1)
+    assert to_images(wild)[0].getpixel((0, 0)) == (0, 255, 128)
+
+
+def test_a_grid_shows_every_picture() -> None:
+    colours = ["red", "lime", "blue"]
+    grid = captioned_grid([(f"row {row} " * 30, [Image.new("RGB", (32, 32), c) for c in colours]) for row in range(2)])
+    found = {colour for _, colour in grid.getcolors(maxcolors=1 << 20)}
+    assert {(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)} <= found
+    area = sum(count for count, colour in grid.getcolors(maxcolors=1 << 20) if colour == (0, 0, 255))
+    assert area == 2 * 128 * 128
+
+
+def test_slugs_are_safe_file_names() -> None:
+    assert slug("../../etc/passwd\0") == "etc-passwd"
+    assert slug("A red   bird!") == "a-red-bird"
+    assert slug("???") == "prompt"
+    assert len(slug("word " * 100)) <= 60
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "words"),
+    [
+        ([], {}, "no prompt"),
+        (["a", "  "], {}, "prompt 2 is empty"),
+        (["a"], {"count": 0}, "at least 1"),
+        (["a"], {"best_of": 0}, "at least 1"),
+        (["a"], {"seed": -1}, "negative"),
+        (["a"], {"truncation": float("nan")}, "truncation"),
+    ],
+)
+def test_bad_requests_are_refused(model: Model, prompts: list[str], options: dict[str, float], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        list(generate(model, prompts, **options))
+
+
+def test_a_generator_that_draws_nan_is_reported(model: Model) -> None:
+    with torch.no_grad():
+        model.generator.to_rgb.bias.fill_(float("nan"))
+    with pytest.raises(RatlipError, match="not numbers"):
+        list(generate(model, [PROMPT]))
+
+
+def test_damaged_model_folders_are_named(model_folder: Path) -> None:
+    weights = (model_folder / GENERATOR_FILE).read_bytes()
+    config = json.loads((model_folder / CONFIG_FILE).read_text())
+    tensors = load_tensors(model_folder / GENERATOR_FILE)
+
+    (model_folder / GENERATOR_FILE).write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(WeightsError, match="damaged or cut short"):
+        load_folder(model_folder)
+
+    save_tensors(model_folder / GENERATOR_FILE, {"foreign.weight": torch.zeros(2)})
+    with pytest.raises(WeightsError, match=r"missing: .* and \d+ more; not of this model: foreign.weight"):
+        load_folder(model_folder)
+
+    tensors["to_rgb.bias"] = torch.zeros(4)
+    save_tensors(model_folder / GENERATOR_FILE, tensors)
+    with pytest.raises(WeightsError, match=r"to_rgb.bias \(4,\) instead of \(3,\)"):
+        load_folder(model_folder)
+
+    (model_folder / GENERATOR_FILE).unlink()
+    with pytest.raises(WeightsError, match="does not exist"):
+        load_folder(model_folder)
+
+    for change, words in [
+        ({"format_version": 99}, "format version 99"),
+        ({"library": "other"}, "does not describe a ratlip model"),
+        ({"generator": {"variant": "ratlip"}}, "missing keys"),
+        ({"generator": config["generator"] | {"colour": 1}}, r"unknown keys \['colour'\]"),
+    ]:
+        (model_folder / CONFIG_FILE).write_text(json.dumps(config | change))
+        with pytest.raises(WeightsError, match=words):
+            load_folder(model_folder)
+    (model_folder / CONFIG_FILE).write_text('{"library":')
+    with pytest.raises(WeightsError, match="is damaged"):
+        load_folder(model_folder)
+
+
+def test_another_clip_is_refused(model_folder: Path) -> None:
+    config = json.loads((model_folder / CONFIG_FILE).read_text())
+    (model_folder / CONFIG_FILE).write_text(json.dumps(config | {"clip_fingerprint": "0" * 16}))
+    with pytest.raises(WeightsError, match="other weights, so other pictures"):
+        load_folder(model_folder)
+
+
+def test_models_are_found_by_folder_run_and_name(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = model_folder.parent
+    assert load_model(str(model_folder)).fingerprint == load_model(str(run)).fingerprint
+    monkeypatch.chdir(run)
+    with pytest.raises(UsageError, match="unknown model 'ratlip-dmo'. Did you mean 'ratlip-demo'"):
+        load_model("ratlip-dmo")
+    (run / "empty").mkdir()
+    with pytest.raises(WeightsError, match="neither a model folder nor a run folder"):
+        load_model("empty")
+
+
+def test_half_precision_weights_load(model_folder: Path) -> None:
+    half = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in load_tensors(model_folder / GENERATOR_FILE).items()
+    }
+    full = load_folder(model_folder)
+    save_tensors(model_folder / GENERATOR_FILE, half)
+    loaded = load_folder(model_folder)
+    assert loaded.fingerprint != full.fingerprint
+    parameter = next(loaded.generator.parameters())
+    assert parameter.dtype == torch.float32
+    replaced = replace(full, generator=loaded.generator)
+    first, second = next(generate(full, [PROMPT])), next(generate(replaced, [PROMPT]))
+    torch.testing.assert_close(from_image(first.image), from_image(second.image), rtol=0, atol=0.05)

@@ -1,0 +1,60 @@
+"""The paper's table of parameters, exactly, and the arithmetic of a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ratlip_cli.model.clip import FrozenCLIP, clip_architecture, load_clip
+from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
+from ratlip_cli.model.generator import Generator
+from ratlip_cli.model.summary import discriminator_parameters, parameter_counts, summarise
+
+
+@pytest.fixture(scope="module")
+def vit_b_32() -> FrozenCLIP:
+    return clip_architecture("ViT-B-32-quickgelu")
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "parameters", "printed"),
+    [
+        (4, 138_514_803, "132.10"),
+        (8, 138_681_203, "132.26"),
+        (16, 139_020_147, "132.58"),
+        (32, 139_722_611, "133.25"),
+        (64, 141_225_843, "134.68"),
+        (128, 144_625_523, "137.93"),
+    ],
+)
+def test_generator_of_the_papers_table(vit_b_32: FrozenCLIP, hidden_size: int, parameters: int, printed: str) -> None:
+    config = GeneratorConfig(variant="ratlip-released", hidden_size=hidden_size)
+    counted = sum(parameter_counts(config, vit_b_32))
+    assert counted == parameters
+    assert f"{counted / 2**20:.2f}" == printed
+
+
+def test_baseline_and_discriminator_of_the_papers_table(vit_b_32: FrozenCLIP) -> None:
+    assert sum(parameter_counts(GeneratorConfig(variant="galip"), vit_b_32)) == 139_284_675
+    used, unused = discriminator_parameters(DiscriminatorConfig(), vit_b_32.geometry)
+    assert used + unused == 30_806_021
+
+
+def test_parts_add_up_to_the_model(tiny_clip: Path) -> None:
+    config = GeneratorConfig(image_size=64, base_channels=16)
+    parts = summarise(config, DiscriminatorConfig(base_channels=4), clip_architecture(str(tiny_clip)))
+    clip = load_clip(str(tiny_clip))
+    generator = Generator(config, clip.geometry).eval()
+    names = [part.name for part in parts]
+    assert names[:5] == ["noise to code", "RAT bridge", "prompts", "CLIP-BLK", "fuse"]
+    assert names[-3:] == ["CLIP image encoder", "FE extractor", "referee"]
+    drawing = parts[:-3]
+    assert sum(part.trained for part in drawing) == sum(p.numel() for p in generator.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        generator(torch.zeros(1, config.noise_dim), torch.zeros(1, clip.geometry.embed_dim), clip)
+    # the counter does not see into PyTorch's fused attention on the CPU, a small part of the whole
+    assert sum(part.flops for part in drawing) == pytest.approx(counter.get_total_flops(), rel=0.005)
+    assert parts[names.index("to RGB")].shape == (3, 64, 64)
