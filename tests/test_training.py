@@ -1,0 +1,344 @@
+"""Laws of one training step and of a run: what it leaves alone, what it repeats bit for bit, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ratlip_cli.data.dataset import Batch, CaptionedImages, text_vectors, training_batches
+from ratlip_cli.errors import TrainingError
+from ratlip_cli.model.clip import load_clip
+from ratlip_cli.training.ema import start_average, update_average
+from ratlip_cli.training.session import PATIENCE, TrainingSession, open_session, rehearse
+from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.trainer import StepRecord, Trainer, step_noise
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def settings(tiny_clip: Path, tiny_dataset: Path, tmp_path: Path) -> TrainSettings:
+    """A run of milliseconds a step."""
+    return TrainSettings(
+        dataset=str(tiny_dataset),
+        clip=str(tiny_clip),
+        image_size=32,
+        generator_channels=4,
+        discriminator_channels=2,
+        hidden_size=4,
+        noise_dim=8,
+        batch_size=4,
+        steps=6,
+        ema=0.9,
+        device="cpu",
+        workers=0,
+        sample_every=0,
+        out=str(tmp_path / "run"),
+    )
+
+
+def make_trainer(settings: TrainSettings) -> tuple[Trainer, list[Batch]]:
+    """A trainer without a run folder, and the first three batches."""
+    dataset = CaptionedImages(Path(settings.dataset), "train", settings.image_size, settings.seed)
+    clip = load_clip(settings.clip)
+    trainer = Trainer(settings, clip, text_vectors(dataset, clip), len(dataset), CPU)
+    return trainer, list(itertools.islice(training_batches(dataset, settings.batch_size), 3))
+
+
+def everything(trainer: Trainer) -> dict[str, Tensor]:
+    """A copy of all that a step may change."""
+    found: dict[str, Tensor] = {}
+    for name in ("generator", "average", "discriminator"):
+        found |= {f"{name}.{key}": value for key, value in getattr(trainer, name).state_dict().items()}
+    for name in ("optimizer_g", "optimizer_d"):
+        for index, state in getattr(trainer, name).state_dict()["state"].items():
+            found |= {f"{name}.{index}.{key}": value for key, value in state.items()}
+    return copy.deepcopy(found)
+
+
+def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
+    """Names of tensors that are not bit for bit the same, or only in one of the two."""
+    return sorted(
+        name
+        for name in first.keys() | second.keys()
+        if name not in first or name not in second or not torch.equal(first[name], second[name])
+    )
+
+
+def timeless(records: list[StepRecord]) -> list[StepRecord]:
+    """Records without what a clock or the machine decides."""
+    return [replace(record, images_per_second=0.0, memory_mib=0.0) for record in records]
+
+
+# One step
+
+
+def test_step_is_equation_8_written_out(settings: TrainSettings) -> None:
+    trainer, (batch, *_) = make_trainer(settings)
+    generator, discriminator = copy.deepcopy((trainer.generator, trainer.discriminator))
+    clip = trainer.clip
+    optimizer_d = torch.optim.Adam(discriminator.parameters(), settings.lr_d, betas=(0.0, 0.9))
+    optimizer_g = torch.optim.Adam(generator.parameters(), settings.lr_g, betas=(0.0, 0.9))
+
+    text = trainer.text[batch.captions]
+    wrong_text = torch.cat((text[1:], text[:1]))
+    noise = step_noise(settings.seed, 0, 4, settings.noise_dim)
+    real = clip.features(batch.images).patches.requires_grad_()
+    sentence = text.clone().requires_grad_()
+    fake = clip.features(generator(noise, text, clip))
+    logit_real = discriminator(real, sentence)
+    gradients = torch.autograd.grad(logit_real.sum(), (real, sentence), create_graph=True)
+    norm = torch.cat([gradient.flatten(1) for gradient in gradients], 1).norm(dim=1)
+    loss_d = (
+        F.relu(1 - logit_real).mean()
+        + F.relu(1 + discriminator(fake.patches.detach(), text)).mean() / 2
+        + F.relu(1 + discriminator(real.detach(), wrong_text)).mean() / 2
+        + 2 * (norm**6).mean()
+    )
+    loss_d.backward()
+    optimizer_d.step()
+    logit_fake = discriminator(fake.patches, text)
+    loss_g = -logit_fake.mean() - 4 * F.cosine_similarity(fake.embedding, text).mean()
+    loss_g.backward()
+    optimizer_g.step()
+
+    record = trainer.train_step(batch)
+    assert record.loss_d == pytest.approx(loss_d.item(), rel=1e-5)
+    assert record.loss_g == pytest.approx(loss_g.item(), rel=1e-5)
+    assert record.penalty_norm == pytest.approx(norm.mean().item(), rel=1e-5)
+    for ours, theirs in ((trainer.generator, generator), (trainer.discriminator, discriminator)):
+        for (name, value), expected in zip(ours.named_buffers(), theirs.buffers(), strict=True):
+            torch.testing.assert_close(value, expected, msg=name)
+        for (name, value), expected in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+            # Adam with beta1 = 0 moves by the gradient's sign at first: where it is all but zero, rounding decides.
+            clear = expected.grad.abs() > 1e-5
+            torch.testing.assert_close(value[clear], expected[clear], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_clip_is_bit_identical_after_steps_and_has_no_gradient(settings: TrainSettings) -> None:
+    trainer, batches = make_trainer(settings)
+    before = copy.deepcopy(trainer.clip.state_dict())
+    for batch in batches:
+        trainer.train_step(batch)
+    assert not differing(before, trainer.clip.state_dict())
+    assert all(parameter.grad is None for parameter in trainer.clip.parameters())
+
+
+def test_generators_half_computes_no_gradient_of_the_discriminator(settings: TrainSettings) -> None:
+    trainer, (batch, *_) = make_trainer(settings)
+    trainer.train_step(batch)
+    assert all(parameter.grad is None for parameter in trainer.discriminator.parameters())
+    assert all(parameter.requires_grad for parameter in trainer.discriminator.parameters())
+
+
+@pytest.mark.parametrize("variant", ["rat", "galip"])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_step_is_the_whole_step(settings: TrainSettings, variant: str, parts: int) -> None:
+    whole, batches = make_trainer(replace(settings, variant=variant))
+    accumulated, _ = make_trainer(replace(settings, variant=variant, grad_accum=parts))
+    for batch in batches[:2]:
+        first, second = whole.train_step(batch), accumulated.train_step(batch)
+        assert second.loss_d == pytest.approx(first.loss_d, rel=1e-4)
+        assert second.loss_g == pytest.approx(first.loss_g, rel=1e-4, abs=1e-5)
+    moved = max(settings.lr_g, settings.lr_d) * 4
+    for name in ("generator", "discriminator"):
+        ours, theirs = (getattr(trainer, name).state_dict() for trainer in (whole, accumulated))
+        far = [(ours[key] - theirs[key]).abs().gt(moved * 1e-2).float().mean().item() for key in ours]
+        assert sum(far) / len(far) < 0.02
+
+
+def test_accumulation_updates_running_statistics_in_the_generators_half_alone(settings: TrainSettings) -> None:
+    trainer, (batch, *_) = make_trainer(replace(settings, grad_accum=2))
+    trainer.train_step(batch)
+    norms = [module for module in trainer.generator.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert {norm.momentum for norm in norms} == {0.1}
+    reference, _ = make_trainer(settings)
+    parts = zip(batch.captions.split(2), step_noise(0, 0, 4, settings.noise_dim).split(2), strict=True)
+    for captions, noise in parts:
+        reference.generator(noise, reference.text[captions], reference.clip)
+    expected = {key: value for key, value in reference.generator.state_dict().items() if "running" in key}
+    for key, value in expected.items():
+        torch.testing.assert_close(trainer.generator.state_dict()[key], value, msg=key)
+
+
+def test_noise_is_a_function_of_seed_and_step() -> None:
+    assert torch.equal(step_noise(1, 2, 4, 8), step_noise(1, 2, 4, 8))
+    assert len({step_noise(seed, step, 1, 1).item() for seed in range(20) for step in range(20)}) == 400
+    many = step_noise(0, 0, 4000, 8)
+    assert abs(many.mean()) < 0.02
+    assert abs(many.std() - 1) < 0.02
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_stays_near_float32(settings: TrainSettings, precision: str) -> None:
+    exact, (batch, *_) = make_trainer(settings)
+    half, _ = make_trainer(replace(settings, precision=precision))
+    half.scaler = torch.amp.GradScaler("cpu", init_scale=1.0, enabled=half.scaler.is_enabled())
+    first, second = exact.train_step(batch), half.train_step(batch)
+    assert not second.skipped
+    assert second.loss_d == pytest.approx(first.loss_d, abs=0.1)
+    assert second.loss_g == pytest.approx(first.loss_g, abs=0.2)
+    assert second.penalty_norm == pytest.approx(first.penalty_norm, rel=0.05)
+    assert all(parameter.dtype == torch.float32 for parameter in half.generator.parameters())
+
+
+# The average
+
+
+def test_average_follows_weights_and_running_statistics() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    average = start_average(network)
+    assert not average.training
+    expected = copy.deepcopy(network.state_dict())
+    for step in range(30):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        network(torch.randn(4, 1, 3, 3))
+        update_average(average, network, 0.7, step)
+        decay = min(0.7, (1 + step) / (10 + step))
+        for name, value in network.state_dict().items():
+            floating = value.is_floating_point()
+            expected[name] = decay * expected[name] + (1 - decay) * value if floating else value.clone()
+    for name, value in expected.items():
+        torch.testing.assert_close(average.state_dict()[name], value, msg=name)
+
+
+def test_average_without_decay_is_the_generator(settings: TrainSettings) -> None:
+    trainer, batches = make_trainer(replace(settings, ema=0.0))
+    for batch in batches:
+        trainer.train_step(batch)
+    assert not differing(trainer.average.state_dict(), trainer.generator.state_dict())
+
+
+# Steps that are not finite
+
+
+@pytest.mark.parametrize("steps_before", [0, 2])
+@pytest.mark.parametrize("where", ["pictures", "discriminator", "generator"])
+def test_step_that_is_not_finite_changes_nothing(settings: TrainSettings, where: str, steps_before: int) -> None:
+    trainer, batches = make_trainer(settings)
+    for batch in batches[:steps_before]:
+        trainer.train_step(batch)
+    before = everything(trainer)
+    bad = batches[2]
+    if where == "pictures":
+        bad = Batch(torch.full_like(bad.images, float("nan")), bad.captions)
+        record = trainer.train_step(bad)
+    else:
+        network = getattr(trainer, where)
+        parameter = next(network.parameters())
+        hook = parameter.register_hook(lambda gradient: gradient * float("inf"))
+        record = trainer.train_step(bad)
+        hook.remove()
+    assert record.skipped
+    assert trainer.not_finite_in_a_row == 1
+    assert differing(before, everything(trainer)) == []
+    assert not trainer.train_step(batches[0]).skipped
+    assert trainer.not_finite_in_a_row == 0
+
+
+def test_falling_loss_scale_is_no_divergence(settings: TrainSettings) -> None:
+    trainer, (batch, *_) = make_trainer(replace(settings, precision="fp16"))
+    bad = Batch(torch.full_like(batch.images, float("nan")), batch.captions)
+    falls = 0
+    while trainer.not_finite_in_a_row == 0:
+        assert trainer.train_step(bad).skipped
+        falls += 1
+    assert trainer.scaler.get_scale() <= 1
+    assert falls == 17  # 2^16 down to 1, and the first that counts
+
+
+def test_run_stops_after_ten_such_steps_and_keeps_the_good_weights(
+    settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session(replace(settings, steps=40))
+    trainer = session.trainer
+    whole_step = trainer.train_step
+    good: dict[str, Tensor] = {}
+
+    def train_step(batch: Batch) -> StepRecord:
+        if trainer.steps_done == 3:
+            good.update(everything(trainer))
+        if trainer.steps_done >= 3:
+            batch = Batch(batch.images * float("nan"), batch.captions)
+        return whole_step(batch)
+
+    monkeypatch.setattr(trainer, "train_step", train_step)
+    records: list[StepRecord] = []
+    with pytest.raises(TrainingError, match=r"steps 4 to 13 were not finite.*Try"):
+        records.extend(session.run())
+    reopened = open_session(replace(settings, steps=40, resume=settings.out))
+    assert reopened.trainer.steps_done == 3 + PATIENCE
+    assert differing(good, everything(reopened.trainer)) == []
+
+
+# A run
+
+
+def run_all(session: TrainingSession, steps: int | None = None) -> list[StepRecord]:
+    """Run to the end, or until `steps` steps of the whole run are done."""
+    return list(session.run(lambda: steps is not None and session.trainer.steps_done >= steps))
+
+
+@pytest.mark.parametrize(("workers", "grad_accum"), [(0, 1), (2, 1), (0, 2)])
+def test_stopping_and_resuming_is_as_if_it_had_never_stopped(
+    settings: TrainSettings, tmp_path: Path, workers: int, grad_accum: int
+) -> None:
+    settings = replace(settings, grad_accum=grad_accum)
+    through = open_session(replace(settings, out=str(tmp_path / "through")))
+    records = run_all(through)
+
+    halves = replace(settings, workers=workers)
+    first = open_session(halves)
+    before = run_all(first, steps=3)
+    second = open_session(replace(halves, resume=settings.out))
+    assert second.trainer.steps_done == 3
+    after = run_all(second)
+
+    assert timeless(before + after) == timeless(records)
+    assert differing(everything(through.trainer), everything(second.trainer)) == []
+    lines = [(Path(run) / "metrics.jsonl").read_text().splitlines() for run in (through.folder.path, settings.out)]
+    assert [line.split('"images_per_second"')[0] for line in lines[0]] == [
+        line.split('"images_per_second"')[0] for line in lines[1]
+    ]
+    saved = [sorted((run / "model").glob("*.safetensors")) for run in (through.folder.path, second.folder.path)]
+    assert [path.read_bytes() for path in saved[0]] == [path.read_bytes() for path in saved[1]]
+
+
+def test_max_time_stops_and_saves(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = open_session(replace(settings, steps=1000, max_time="1h"))
+    clock = iter(range(0, 1_000_000, 1000))
+    monkeypatch.setattr("ratlip_cli.training.session.time.monotonic", lambda: float(next(clock)))
+    assert len(run_all(session)) == 3
+    assert not session.finished
+    assert [path.name for path in (session.folder.path / "checkpoints").iterdir()] == ["step_00000003"]
+
+
+def test_rehearsal_measures_and_writes_nothing(
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = Path(settings.dataset)
+    before = sorted(data.rglob("*"))
+    found = rehearse(replace(settings, steps=None, epochs=5))
+    assert found.steps == 13  # 5 passes over 10 pictures in batches of 4
+    assert found.pictures == 10
+    assert found.captions == 20
+    assert found.seconds >= found.steps * found.seconds_per_step > 0
+    trainer, _ = make_trainer(settings)
+    assert found.generator_parameters == sum(value.numel() for value in trainer.generator.parameters())
+    assert found.clip_parameters == sum(value.numel() for value in trainer.clip.parameters())
+    assert found.memory_mib > 50
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(path for path in data.rglob("*") if ".text_vectors" not in path.parts) == [
+        path for path in before if ".text_vectors" not in path.parts
+    ]
