@@ -118,16 +118,18 @@ def _from_table(table: Path, folder: Path, options: Options) -> Iterator[Record 
         if isinstance(row, Problem):
             yield row
             continue
-        file = table.parent / str(row.get("file_name"))
+        name = row.get("file_name")
+        if not isinstance(name, str) or not name:
+            yield Problem(table.name, f"a row has no file_name: {str(row)[:80]}")
+            continue
+        file = table.parent / name
         named.add(file)
         try:
             captions, column = _captions(row, options.caption_column)
-            if not isinstance(row.get("file_name"), str) or not row["file_name"]:
-                raise ValueError(f"a row of {table.name} has no file_name")
             if ".." in file.parts or not file.is_relative_to(table.parent):
                 raise ValueError("it lies outside its folder")
         except ValueError as error:
-            yield Problem(str(row.get("file_name")), str(error))
+            yield Problem(name, str(error))
             continue
         yield _record(file, folder, options, captions, _further_columns(row, column))
     for file in _files_below(table.parent):
@@ -192,7 +194,7 @@ def _csv_rows(table: Path) -> Iterator[dict[str, Any] | Problem]:
                 try:
                     row = next(reader, None)
                 except csv.Error as error:
-                    yield Problem(f"{table.name}, line {reader.line_num}", f"not CSV: {error}")
+                    yield Problem(f"{table.name}, line {reader.line_num + 1}", f"not CSV: {error}")
                     continue
                 if row is None:
                     return
