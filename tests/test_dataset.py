@@ -1,0 +1,309 @@
+"""The training stream is a function of the seed and the position; everything else reads the centre."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ratlip_cli.data.dataset import Batch, CaptionedImages, text_vectors, training_batches
+from ratlip_cli.data.layout import Record, write_dataset
+from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.model.clip import FrozenCLIP, load_clip
+
+PICTURES, SIZE, SIDE = 7, 32, 38
+
+
+def gradients(folder: Path, flip: bool = True, width: int = SIDE) -> Path:
+    """Write a dataset whose pixels say which picture (blue), column (red) and row (green) they are."""
+    columns, rows = np.meshgrid(np.arange(width), np.arange(SIDE))
+    records = [
+        Record(
+            str(number),
+            "train",
+            tuple(f"caption {caption} of picture {number}" for caption in range(number + 1)),
+            Image.fromarray(np.stack([columns, rows, np.full_like(rows, number)], axis=-1).astype(np.uint8)),
+        )
+        for number in range(PICTURES)
+    ]
+    write_dataset(
+        folder,
+        records,
+        name="gradients",
+        source="the tests",
+        licence="CC0",
+        image_size=SIZE,
+        split_rule="all train",
+        checksums={},
+        flip=flip,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return gradients(tmp_path_factory.mktemp("data") / "gradients", width=50)
+
+
+@pytest.fixture(scope="module")
+def dataset(folder: Path) -> CaptionedImages:
+    return CaptionedImages(folder, "train", SIZE, seed=5)
+
+
+def pixels(picture: torch.Tensor) -> np.ndarray:
+    """The levels (H,W,3) of a picture in [-1,1]."""
+    return ((picture + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def take(batches: Iterator[Batch], count: int) -> list[Batch]:
+    return list(itertools.islice(batches, count))
+
+
+def equal(one: list[Batch], other: list[Batch]) -> bool:
+    return len(one) == len(other) and all(
+        torch.equal(a.images, b.images) and torch.equal(a.captions, b.captions) for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_a_sample_depends_on_seed_and_position_alone(folder: Path, dataset: CaptionedImages) -> None:
+    forward = [dataset.training_sample(position) for position in range(30)]
+    again = CaptionedImages(folder, "train", SIZE, seed=5)
+    for position in reversed(range(30)):
+        picture, caption = again.training_sample(position)
+        assert torch.equal(picture, forward[position][0])
+        assert caption == forward[position][1]
+
+
+def test_every_epoch_visits_every_picture_once_in_a_new_order(folder: Path, dataset: CaptionedImages) -> None:
+    def order(dataset: CaptionedImages, epoch: int) -> tuple[int, ...]:
+        positions = range(epoch * PICTURES, (epoch + 1) * PICTURES)
+        return tuple(int(pixels(dataset.training_sample(position)[0])[0, 0, 2]) for position in positions)
+
+    orders = [order(dataset, epoch) for epoch in range(6)]
+    assert all(sorted(found) == list(range(PICTURES)) for found in orders)
+    assert len(set(orders)) == 6
+    assert order(CaptionedImages(folder, "train", SIZE, seed=6), 0) != orders[0]
+
+
+def test_crops_and_flips_are_windows_of_the_stored_picture(dataset: CaptionedImages) -> None:
+    corners, mirrored = set(), 0
+    for position in range(600):
+        picture = pixels(dataset.training_sample(position)[0]).astype(int)
+        assert picture.shape == (SIZE, SIZE, 3)
+        red, green = picture[..., 0], picture[..., 1]
+        if red[0, 0] > red[0, -1]:
+            mirrored += 1
+            red = red[:, ::-1]
+        left, upper = red[0, 0], green[0, 0]
+        assert np.array_equal(red, np.tile(np.arange(left, left + SIZE), (SIZE, 1)))
+        assert np.array_equal(green, np.tile(np.arange(upper, upper + SIZE)[:, None], (1, SIZE)))
+        corners.add((int(left), int(upper)))
+    assert {left for left, _ in corners} == set(range(50 - SIZE + 1))
+    assert {upper for _, upper in corners} == set(range(SIDE - SIZE + 1))
+    assert 240 < mirrored < 360  # five standard deviations
+
+
+def test_every_caption_of_a_picture_is_told_and_no_other(dataset: CaptionedImages) -> None:
+    seen = set()
+    for position in range(600):
+        picture, caption = dataset.training_sample(position)
+        assert dataset.captions[caption].endswith(f"of picture {pixels(picture)[0, 0, 2]}")
+        seen.add(caption)
+    assert seen == set(range(len(dataset.captions)))
+
+
+def test_pictures_are_not_mirrored_where_captions_speak_of_left_and_right(tmp_path: Path) -> None:
+    dataset = CaptionedImages(gradients(tmp_path / "x", flip=False), "train", SIZE)
+    for position in range(60):
+        picture = pixels(dataset.training_sample(position)[0])
+        assert picture[0, 0, 0] < picture[0, -1, 0]
+
+
+def test_everything_else_reads_the_centre(dataset: CaptionedImages) -> None:
+    for index in range(PICTURES):
+        picture = pixels(dataset.centre_crop(index))
+        assert picture[0, 0].tolist() == [9, 3, index]
+        assert picture[-1, -1].tolist() == [40, 34, index]
+
+
+@pytest.mark.parametrize("image_size", [16, 30, 48])
+def test_another_image_size_resizes_the_stored_pictures(folder: Path, image_size: int) -> None:
+    dataset = CaptionedImages(folder, "train", image_size)
+    picture, _ = dataset.training_sample(0)
+    assert picture.shape == dataset.centre_crop(0).shape == (3, image_size, image_size)
+    shown = round(image_size * 76 / 64)
+    first, last = pixels(dataset.centre_crop(0))[image_size // 2, [0, -1], 0].astype(float)
+    assert last - first == pytest.approx((image_size - 1) * SIDE / shown, abs=1.5)
+
+
+def test_pixels_are_between_minus_one_and_one(tmp_path: Path, tiny_dataset: Path) -> None:
+    black = CaptionedImages(tiny_dataset, "train", SIZE)
+    index = [entry.file.stem for entry in black.entries].index("train-black")
+    assert torch.equal(black.centre_crop(index), torch.full((3, SIZE, SIZE), -1.0))
+    yellow = black.centre_crop([entry.file.stem for entry in black.entries].index("train-yellow"))
+    assert yellow.dtype == torch.float32
+    assert yellow.amax(dim=(1, 2)).tolist() == [1, 1, -1]
+
+
+def test_batches_are_the_stream_cut_in_pieces(dataset: CaptionedImages) -> None:
+    batches = take(training_batches(dataset, 3), 4)
+    assert [batch.images.shape for batch in batches] == [(3, 3, SIZE, SIZE)] * 4
+    stream = [dataset.training_sample(position) for position in range(12)]
+    assert torch.equal(torch.cat([batch.images for batch in batches]), torch.stack([picture for picture, _ in stream]))
+    assert torch.cat([batch.captions for batch in batches]).tolist() == [caption for _, caption in stream]
+    assert batches[0].captions.dtype == torch.int64
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(dataset: CaptionedImages, workers: int) -> None:
+    assert equal(take(training_batches(dataset, 5, workers=workers), 8), take(training_batches(dataset, 5), 8))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_going_on_is_the_same_as_never_having_stopped(dataset: CaptionedImages, workers: int) -> None:
+    whole = take(training_batches(dataset, 4), 9)
+    assert equal(take(training_batches(dataset, 4, start_step=5, workers=workers), 4), whole[5:])
+
+
+def test_a_dataset_smaller_than_the_batch(dataset: CaptionedImages) -> None:
+    (batch,) = take(training_batches(dataset, 3 * PICTURES), 1)
+    assert sorted(int(pixels(picture)[0, 0, 2]) for picture in batch.images) == sorted(list(range(PICTURES)) * 3)
+
+
+def test_the_random_generator_that_everybody_shares_is_left_alone(dataset: CaptionedImages) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    take(training_batches(dataset, 2), 3)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_picture_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+    broken = gradients(tmp_path / "x") / "train" / "3.png"
+    os.truncate(broken, 60)
+    dataset = CaptionedImages(tmp_path / "x", "train", SIZE)
+    with pytest.raises(DataError, match=r"train/3\.png: ") as caught:
+        take(training_batches(dataset, PICTURES, workers=workers), 1)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=r"train/3\.png: "):
+        dataset.centre_crop(3)
+    broken.unlink()
+    with pytest.raises(DataError, match=r"train/3\.png: "):
+        _ = CaptionedImages(tmp_path / "x", "train", SIZE).fingerprint
+
+
+@pytest.mark.parametrize(("image_size", "seed"), [(0, 0), (-8, 0), (32, -1)])
+def test_impossible_sizes_and_seeds_are_refused(folder: Path, image_size: int, seed: int) -> None:
+    with pytest.raises(UsageError):
+        CaptionedImages(folder, "train", image_size, seed)
+    with pytest.raises(DataError, match="no split 'test'"):
+        CaptionedImages(folder, "test", SIZE)
+
+
+def test_the_fingerprint_follows_captions_and_pictures(tmp_path: Path) -> None:
+    first = CaptionedImages(gradients(tmp_path / "a"), "train", SIZE).fingerprint
+    assert CaptionedImages(gradients(tmp_path / "b"), "train", 16, seed=1).fingerprint == first
+    assert CaptionedImages(gradients(tmp_path / "c", width=60), "train", SIZE).fingerprint != first
+    metadata = tmp_path / "b" / "train" / "metadata.jsonl"
+    metadata.write_text(metadata.read_text().replace("caption 0 of picture 3", "another"))
+    assert CaptionedImages(tmp_path / "b", "train", SIZE).fingerprint != first
+
+
+class CountingCLIP:
+    """Turns sentences into their lengths, and counts them."""
+
+    def __init__(self, fingerprint: str = "abc") -> None:
+        self.fingerprint = fingerprint
+        self.sentences = 0
+
+    def encode_text(self, sentences: list[str]) -> torch.Tensor:
+        self.sentences += len(sentences)
+        return torch.tensor([[float(len(sentence)), 1.0] for sentence in sentences])
+
+
+def vectors(dataset: CaptionedImages, clip: CountingCLIP, batch_size: int = 256) -> torch.Tensor:
+    return text_vectors(dataset, clip, batch_size)  # type: ignore[arg-type]
+
+
+def test_text_vectors_are_computed_once_per_clip_and_captions(tmp_path: Path) -> None:
+    dataset = CaptionedImages(gradients(tmp_path / "x"), "train", SIZE)
+    clip = CountingCLIP()
+    first = vectors(dataset, clip, batch_size=5)
+    assert first[:, 0].tolist() == [len(caption) for caption in dataset.captions]
+    assert clip.sentences == len(dataset.captions)
+    assert torch.equal(vectors(dataset, clip), first)
+    assert clip.sentences == len(dataset.captions)
+    assert [file.name for file in (tmp_path / "x" / ".text_vectors").iterdir()] == ["abc-train.safetensors"]
+    other = CountingCLIP("def")
+    vectors(dataset, other)
+    assert other.sentences == len(dataset.captions)
+
+    metadata = tmp_path / "x" / "train" / "metadata.jsonl"
+    metadata.write_text(metadata.read_text().replace("caption 0 of picture 3", "another"))
+    changed = CaptionedImages(tmp_path / "x", "train", SIZE)
+    assert vectors(changed, clip)[:, 0].tolist() == [len(caption) for caption in changed.captions]
+
+
+def test_damaged_text_vectors_are_computed_again(tmp_path: Path) -> None:
+    dataset = CaptionedImages(gradients(tmp_path / "x"), "train", SIZE)
+    first = vectors(dataset, CountingCLIP())
+    os.truncate(tmp_path / "x" / ".text_vectors" / "abc-train.safetensors", 150)
+    assert torch.equal(vectors(dataset, CountingCLIP()), first)
+    kept = CountingCLIP()
+    assert torch.equal(vectors(dataset, kept), first)
+    assert kept.sentences == 0
+
+
+def test_text_vectors_need_no_writable_folder(tmp_path: Path) -> None:
+    dataset = CaptionedImages(gradients(tmp_path / "x"), "train", SIZE)
+    (tmp_path / "x" / ".text_vectors").touch()
+    assert vectors(dataset, CountingCLIP()).shape == (len(dataset.captions), 2)
+
+
+def test_text_vectors_are_those_of_the_clip(dataset: CaptionedImages, tiny_clip: Path) -> None:
+    clip: FrozenCLIP = load_clip(str(tiny_clip))
+    for _ in range(2):
+        torch.testing.assert_close(text_vectors(dataset, clip, batch_size=4), clip.encode_text(dataset.captions))
+
+
+SIGNALLED = """
+import os, signal, sys, time
+from pathlib import Path
+from ratlip_cli.data.dataset import CaptionedImages, training_batches
+
+if __name__ == "__main__":
+    asked = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: asked.append(number))
+    kept = training_batches(CaptionedImages(Path({folder!r}), "train", 32), 4, workers=2)
+    next(kept)
+    os.killpg(0, signal.SIGINT)
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(0.3)
+    for _ in range(20):
+        next(kept)
+    print(len(asked), flush=True)
+"""
+
+
+def test_signals_leave_the_workers_to_their_parent_and_nobody_waits_at_the_end(folder: Path) -> None:
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED.format(folder=str(folder))],
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.returncode) == ("2\n", 0), done.stderr
+    assert time.monotonic() - started < 40
