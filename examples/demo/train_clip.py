@@ -112,7 +112,7 @@ def train(out: Path, pictures: DrawnSet, test: DrawnSet, args: argparse.Namespac
             with whole_file(state_file) as partial:
                 torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, partial)
             halves = {name: tensor.half() for name, tensor in model.state_dict().items()}
-            save_clip(out / "clip", config, PREPROCESS, halves, words)
+            save_clip(out / "clip", {"model_cfg": config, "preprocess_cfg": PREPROCESS, "vocabulary": words}, halves)
             saved = time.monotonic()
         if step % 250 == 0 or step == args.steps or out_of_time:
             clip = load_clip(str(out / "clip"))
