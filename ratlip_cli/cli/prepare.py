@@ -119,7 +119,7 @@ def _source(
         if caption_column is not None or test_fraction is not None:
             raise UsageError(f"--caption-column and --test-fraction are for own images; {dataset} is drawn.")
         size = data.DEMO_IMAGE_SIZE if image_size is None else image_size
-        drawn = data.demo_source(dataset, data.DEMO_COUNT if count is None else count, seed, size)
+        drawn = data.demo_source(dataset, count, seed, size)
         return drawn, data_dir / dataset
     folder = Path(dataset)
     if dataset in data.KNOWN or not folder.exists():

@@ -80,8 +80,9 @@ def own_source(folder: Path, options: own_images.Options, image_size: int = IMAG
     )
 
 
-def demo_source(name: str, count: int = DEMO_COUNT, seed: int = 0, image_size: int = DEMO_IMAGE_SIZE) -> Source:
-    """Return the source that draws `count` pictures of the demo dataset `name`."""
+def demo_source(name: str, count: int | None = None, seed: int = 0, image_size: int = DEMO_IMAGE_SIZE) -> Source:
+    """Return the source that draws `count` (DEMO_COUNT if left out) pictures of the demo dataset `name`."""
+    count = DEMO_COUNT if count is None else count
     return Source(
         name=name,
         source=demo.SOURCE,

@@ -1,0 +1,221 @@
+"""`ratlip prepare`, and what `--dataset` stands for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ratlip_cli.cli import app
+from ratlip_cli.data.layout import read_dataset, read_split
+from ratlip_cli.data.prepare import demo_source, resolve_dataset
+from ratlip_cli.errors import DataError, RatlipError, UsageError
+
+
+def photos(folder: Path, count: int = 8) -> Path:
+    """Write `count` captioned pictures and one without a caption."""
+    (folder / "train").mkdir(parents=True)
+    (folder / "test").mkdir()
+    for number in range(count):
+        file = folder / ("train" if number % 4 else "test") / f"{number}.png"
+        Image.new("RGB", (60, 50), (20 * number, 0, 0)).save(file)
+        file.with_suffix(".txt").write_text(f"picture {number}")
+    Image.new("RGB", (60, 50)).save(folder / "train" / "alone.png")
+    return folder
+
+
+@pytest.fixture
+def ratlip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ratlip:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RATLIP_DATA", raising=False)
+    return Ratlip(monkeypatch, capfd)
+
+
+class Ratlip:
+    """Runs `ratlip prepare` in this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capfd = capfd
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """Return the exit code, stdout and stderr."""
+        self._monkeypatch.setattr(sys, "argv", ["ratlip", "prepare", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            app.main()
+        out, err = self._capfd.readouterr()
+        return int(caught.value.code or 0), out, err
+
+
+def test_own_pictures_are_prepared_and_the_folder_goes_to_stdout(tmp_path: Path, ratlip: Ratlip) -> None:
+    photos(tmp_path / "photos")
+    code, out, err = ratlip("photos", "--image-size", "32", "--workers", "1")
+    assert (code, out) == (0, "data/photos\n")
+    assert "2 test, 6 train" in err
+    assert "left out: train/alone.png: it has no caption: alone.txt is missing" in err
+    assert read_dataset(tmp_path / "data" / "photos").image_size == 32
+
+    code, out, err = ratlip("photos", "--image-size", "32")
+    assert (code, out) == (0, "data/photos\n")
+    assert "nothing to do" in err
+
+    code, out, err = ratlip("photos", "--image-size", "64", "--json", "--quiet")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert result["path"] == "data/photos"
+    assert result["counts"] == {"test": 2, "train": 6}
+    assert result["left_out"] == [
+        {"name": "train/alone.png", "reason": "it has no caption: alone.txt is missing"},
+    ]
+
+    code, out, err = ratlip("data/photos")
+    assert (code, out) == (0, "data/photos\n")
+    assert "nothing to do" in err
+    assert ratlip("photos", "--name", "small", "--data-dir", "elsewhere", "-q") == (0, "elsewhere/small\n", "")
+
+
+def test_a_check_says_whether_all_is_well(tmp_path: Path, ratlip: Ratlip) -> None:
+    photos(tmp_path / "photos")
+    ratlip("photos", "--image-size", "32")
+    for spelled in ("photos", "data/photos"):
+        code, out, err = ratlip(spelled, "--check")
+        assert (code, out) == (0, "data/photos\n")
+        assert "all 8 pictures" in err
+    os.truncate(tmp_path / "data" / "photos" / "train" / "1.png", 30)
+    code, out, err = ratlip("photos", "--check", "--quiet")
+    assert (code, out) == (1, "")
+    assert "1 damaged or stray" in err
+    code, out, _ = ratlip("photos", "--check", "--json")
+    assert code == 1
+    assert [problem["name"] for problem in json.loads(out)["problems"]] == ["train/1.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nowhere/photos"], 1, "nowhere/photos does not exist"),
+        (["oxfrod"], 2, "Did you mean 'oxford'?"),
+        (["cub"], 1, "cannot fetch 'cub' yet"),
+        (["empty"], 1, "no picture with a caption"),
+        (["photos/train/1.png"], 1, "is a file"),
+        (["photos", "--strict"], 1, "alone.png: it has no caption"),
+        (["photos", "--caption-column", "x", "--test-fraction", "2"], 2, "test fraction"),
+        (["photos", "--image-size", "0"], 2, "image size"),
+        (["photos", "--workers", "-1"], 2, "--workers"),
+        (["photos", "--count", "3"], 2, "--count is for drawn pictures"),
+        (["photos", "--name", "../x"], 2, "--name"),
+        (["photos", "--data-dir", "photos/train/1.png"], 1, "cannot write"),
+        (["photos", "--check"], 1, "is not a prepared dataset"),
+        (["demo", "--test-fraction", "0.5"], 2, "for own images"),
+        (["demo", "--image-size", "1000"], 2, "cannot be drawn"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    tmp_path: Path, ratlip: Ratlip, arguments: Sequence[str], code: int, message: str
+) -> None:
+    photos(tmp_path / "photos")
+    (tmp_path / "empty").mkdir()
+    found, out, err = ratlip(*arguments)
+    assert (found, out) == (code, "")
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_interrupted_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ratlip_cli", "prepare", "demo", "--count", "20000", "--image-size", "64"]
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 60
+        while not list(tmp_path.glob("data/.demo.*/train/*.png")):
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip().splitlines()[-1].startswith("error: interrupted")
+    assert "Traceback" not in err
+    assert not (tmp_path / "data" / "demo").exists()
+    assert list(tmp_path.glob("data/.demo.*/train/*.png"))
+
+
+def test_a_prepared_folder_is_taken_as_it_is(tiny_dataset: Path, tmp_path: Path) -> None:
+    assert resolve_dataset(str(tiny_dataset), tmp_path, 256) == tiny_dataset
+    assert resolve_dataset(tiny_dataset.name, tiny_dataset.parent, 32) == tiny_dataset
+    with pytest.raises(DataError, match="prepared for 32 pixels, fewer than 64"):
+        resolve_dataset(tiny_dataset.name, tiny_dataset.parent, 64)
+
+
+def test_own_pictures_are_prepared_again_when_they_changed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("ratlip_cli"), "propagate", True)
+    folder = photos(tmp_path / "photos")
+    steps = []
+    path = resolve_dataset(str(folder), tmp_path / "data", 32, progress=lambda done, total: steps.append((done, total)))
+    assert path == tmp_path / "data" / "photos"
+    assert steps[-1] == (9, 9)
+    steps.clear()
+    for image_size in (32, 16):
+        resolve_dataset(str(folder), tmp_path / "data", image_size, progress=lambda *_: steps.append((0, 0)))
+    assert steps == []
+    assert caplog.records == []
+    (folder / "train" / "alone.txt").write_text("no longer alone")
+    assert resolve_dataset(str(folder), tmp_path / "data", 16) == path
+    assert "has changed" in caplog.text
+    assert read_dataset(path).counts == {"test": 2, "train": 7}
+    assert read_dataset(path).image_size == 32
+
+
+def test_own_pictures_keep_their_options_when_they_are_prepared_again(tmp_path: Path, ratlip: Ratlip) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rows = [{"file_name": f"{number}.png", "title": f"title {number}", "text": "text"} for number in range(4)]
+    for row in rows:
+        Image.new("RGB", (40, 40)).save(folder / row["file_name"])
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows[:3])))
+    ratlip("photos", "--caption-column", "title", "--test-fraction", "0", "--image-size", "32")
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = resolve_dataset("photos", Path("data"), 32)
+    captions = [entry.captions for entry in read_split(path, "train")]
+    assert captions == [(f"title {number}",) for number in range(4)]
+
+
+def test_two_folders_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
+    one, other = photos(tmp_path / "one" / "photos"), photos(tmp_path / "other" / "photos")
+    resolve_dataset(str(one), tmp_path / "data", 32)
+    with pytest.raises(DataError, match="holds another dataset"):
+        resolve_dataset(str(other), tmp_path / "data", 32)
+
+
+def test_pictures_in_the_data_folder_are_prepared_beside_themselves(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "data" / "photos")
+    before = sorted(folder.rglob("*"))
+    assert resolve_dataset(str(folder), tmp_path / "data", 32) == tmp_path / "data" / "photos-prepared"
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_drawn_pictures_are_drawn_where_they_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ratlip_cli.data.prepare.DEMO_COUNT", 60)
+    path = resolve_dataset("demo-birds", tmp_path, 32)
+    info = read_dataset(path)
+    assert path == tmp_path / "demo-birds"
+    assert sum(info.counts.values()) == 60
+    assert (info.image_size, info.flip) == (64, False)
+    assert demo_source("demo-birds", 60).prepare(path) == info
+
+
+@pytest.mark.parametrize("name", ["nothing", "cub", "no/where"])
+def test_what_is_not_there_is_one_clear_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises((DataError, UsageError)) as caught:
+        resolve_dataset(name, tmp_path, 32)
+    assert isinstance(caught.value, RatlipError)
+    assert "\n" not in str(caught.value)
