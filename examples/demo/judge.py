@@ -1,0 +1,165 @@
+"""The independent judge: what a picture of the demo shows, by a small network trained on drawn training pictures alone.
+
+    python examples/demo/judge.py --out examples/demo/judge.safetensors
+
+It shares no weights with CLIP, generator or discriminator and is never used in their training. It learns under blur,
+noise and changes of brightness, so that it reads a generator's softer pictures too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from drawn_set import DrawnSet, drawn_set
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ratlip_cli.data.drawn.attributes import ATTRIBUTES, FAMILIES
+from ratlip_cli.tensor_files import load_into, load_tensors, save_tensors
+
+WEIGHTS = Path(__file__).with_name("judge.safetensors")
+FEATURES = 128
+
+
+class Judge(nn.Module):
+    """Pictures (B,3,64,64) in [-1,1] to what they show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            _conv(3, 32, 2),  # 32 x 32
+            _conv(32, 48, 1),
+            _conv(48, 64, 2),  # 16 x 16
+            _conv(64, 64, 1),
+            _conv(64, 96, 2),  # 8 x 8
+            _conv(96, 96, 1),
+            _conv(96, 128, 2),  # 4 x 4
+            nn.Flatten(),
+            nn.Linear(128 * 16, FEATURES),
+            nn.ReLU(),
+        )
+        self.family = nn.Linear(FEATURES, len(FAMILIES))
+        self.heads = nn.ModuleDict(
+            {
+                family: nn.ModuleDict({name: nn.Linear(FEATURES, len(values)) for name, values in attributes.items()})
+                for family, attributes in ATTRIBUTES.items()
+            }
+        )
+
+    def features(self, images: Tensor) -> Tensor:
+        """Image features (B,128), for the Fréchet distance."""
+        return self.layers(images)
+
+    def logits(self, features: Tensor, family: str) -> dict[str, Tensor]:
+        """Attribute -> logits (B, number of values)."""
+        return {name: head(features) for name, head in self.heads[family].items()}
+
+    @torch.no_grad()
+    def answers(self, images: Tensor, family: str) -> dict[str, list[str]]:
+        """Attribute -> the most likely value for each picture, which is of `family`."""
+        features = torch.cat([self.features(part) for part in images.split(500)])
+        return {
+            name: [ATTRIBUTES[family][name][index] for index in logits.argmax(dim=1).tolist()]
+            for name, logits in self.logits(features, family).items()
+        }
+
+
+def _conv(inputs: int, outputs: int, stride: int) -> nn.Module:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def load_judge(path: Path = WEIGHTS) -> Judge:
+    """The trained judge, in eval mode."""
+    judge = Judge()
+    load_into(judge, load_tensors(path), path)
+    return judge.eval().requires_grad_(False)
+
+
+def accuracy(judge: Judge, pictures: DrawnSet) -> dict[str, float]:
+    """Share of right answers on centre crops, for every attribute and for the family."""
+    scores = {}
+    for number, family in enumerate(FAMILIES):
+        rows = pictures.rows(family)
+        if not len(rows):
+            continue
+        images = pictures.centre(rows)
+        with torch.no_grad():
+            guesses = torch.cat([judge.family(judge.features(part)) for part in images.split(500)]).argmax(dim=1)
+        scores[f"{family} family"] = round((guesses == number).float().mean().item(), 4)
+        for name, answers in judge.answers(images, family).items():
+            right = [answer == pictures.attributes[row][name] for answer, row in zip(answers, rows, strict=True)]
+            scores[f"{family} {name}"] = round(float(np.mean(right)), 4)
+    return scores
+
+
+def disturbed(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Pictures with another brightness, and half of them blurred, noisy or both."""
+    count = len(images)
+    levels = torch.from_numpy(rng.uniform(0.9, 1.1, (count, 3, 1, 1))).float()
+    images = (images + 1) * levels - 1
+    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), 3, 1)
+    share = torch.from_numpy(np.where(rng.random((count, 1, 1, 1)) < 0.4, rng.random((count, 1, 1, 1)), 0.0)).float()
+    amount = torch.from_numpy(np.where(rng.random((count, 1, 1, 1)) < 0.4, rng.random((count, 1, 1, 1)), 0.0)).float()
+    noise = torch.from_numpy(rng.standard_normal(images.shape, dtype=np.float32))
+    return (images + share * (blurred - images) + 0.15 * amount * noise).clamp(-1, 1)
+
+
+def train(pictures: DrawnSet, test: DrawnSet, steps: int, batch: int, seed: int) -> Judge:
+    """A judge trained for `steps` batches, a batch of each family a step in turn."""
+    torch.manual_seed(seed)
+    judge = Judge()
+    optimizer = torch.optim.AdamW(judge.parameters(), 2e-3, weight_decay=0.02)
+    rows = {family: pictures.rows(family) for family in FAMILIES}
+    targets = {
+        family: {name: torch.from_numpy(pictures.values(family, name)) for name in ATTRIBUTES[family]}
+        for family in FAMILIES
+    }
+    for step in range(steps):
+        rng = np.random.default_rng([seed, step])
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * min(1, (step + 1) / 50) * (0.01 + 0.495 * (1 + math.cos(math.pi * step / steps)))
+        chosen = {family: rng.choice(len(rows[family]), batch // len(FAMILIES), replace=False) for family in FAMILIES}
+        images = pictures.random_crops(np.concatenate([rows[family][places] for family, places in chosen.items()]), rng)
+        features = judge.features(disturbed(images, rng))
+        families = torch.arange(len(FAMILIES)).repeat_interleave(batch // len(FAMILIES))
+        loss = F.cross_entropy(judge.family(features), families)
+        for part, (family, places) in zip(features.chunk(len(FAMILIES)), chosen.items(), strict=True):
+            for name, logits in judge.logits(part, family).items():
+                loss = loss + F.cross_entropy(logits, targets[family][name][places])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if (step + 1) % 250 == 0:
+            print(json.dumps({"step": step + 1, "loss": round(loss.item(), 4)}), flush=True)
+            print(json.dumps(accuracy(judge.eval(), test)), flush=True)
+            judge.train()
+    return judge.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--pictures", type=int, default=30000, help="training pictures to draw")
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    pictures, test = drawn_set("train", args.pictures, args.seed), drawn_set("test", 1500, args.seed)
+    judge = train(pictures, test, args.steps, args.batch, args.seed)
+    save_tensors(
+        args.out,
+        {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in judge.state_dict().items()},
+    )
+    print(json.dumps({"test": accuracy(load_judge(args.out), drawn_set("test", 6000, 2))}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Judge a model of the demo: does the picture show what its caption says, how varied are the pictures, how far off?
+
+    python examples/demo/score.py ratlip-demo --captions 2000
+
+Every number stands beside what the judge says of real pictures with the same captions, and beside chance: how often
+those real pictures fit captions that were dealt out anew within their family.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from drawn_set import STORED, DrawnSet, drawn_set, to_tensor
+from judge import Judge, load_judge
+from said import holds, said
+from scipy import linalg
+from torch import Tensor
+
+from ratlip_cli.data.drawn.attributes import ATTRIBUTES, FAMILIES, sample_attributes
+from ratlip_cli.data.drawn.drawing import draw as draw_picture
+from ratlip_cli.files import write_text
+from ratlip_cli.sampling import draw, noise_vectors
+from ratlip_cli.weights.load import load_model
+
+Painter = Callable[[Sequence[str], int], Tensor]
+"""Captions and a seed to one picture each (B,3,64,64) in [-1,1]; caption k gets noise k of the seed."""
+
+GOALS = {
+    "test": {
+        "bird body": 0.95,
+        "bird wings": 0.80,
+        "bird facing": 0.85,
+        "flower petals": 0.95,
+        "flower centre": 0.80,
+        "face hair": 0.90,
+        "face hat": 0.85,
+        "face glasses": 0.80,
+    },
+    "unseen": {"bird body": 0.85, "bird wings": 0.50, "flower petals": 0.85, "flower centre": 0.50},
+}
+ENTROPY_GOAL, FRECHET_GOAL = 0.6, 4.0
+
+DIVERSITY_CAPTIONS = {
+    "bird": ("a red bird with black wings", "a blue bird with yellow wings", "a white bird with a long orange beak"),
+    "flower": ("a pink flower with a yellow centre", "a blue flower with a white centre", "a red flower"),
+    "face": ("a person with blond hair", "a person with black hair and glasses", "an old person with a red hat"),
+}
+"""Captions that leave most attributes open."""
+
+NOISES = 64
+
+
+def fits(judge: Judge, pictures: Tensor, captions: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """Attribute -> share of the captions stating it whose picture shows it; captions come with their family."""
+    right = defaultdict(list)
+    for family in FAMILIES:
+        rows = [row for row, (own, _) in enumerate(captions) if own == family]
+        if not rows:
+            continue
+        answers = judge.answers(pictures[rows], family)
+        for place, row in enumerate(rows):
+            for attribute, stated in said(family, captions[row][1]).items():
+                right[f"{family} {attribute}"].append(holds(answers[attribute][place], stated))
+    return {name: round(float(np.mean(hits)), 4) for name, hits in right.items()}
+
+
+def score_split(judge: Judge, paint: Painter, real: DrawnSet, seed: int) -> tuple[dict[str, dict[str, float]], Tensor]:
+    """Scores of a split, one caption a picture, and what was painted for them (B,3,64,64)."""
+    rng = np.random.default_rng(seed)
+    captions = [
+        (FAMILIES[family], texts[rng.integers(len(texts))])
+        for family, texts in zip(real.family, real.captions, strict=True)
+    ]
+    painted = paint([caption for _, caption in captions], seed)
+    pictures = real.centre(np.arange(len(captions)))
+    dealt = np.arange(len(captions))
+    for family in FAMILIES:
+        dealt[real.rows(family)] = rng.permutation(real.rows(family))
+    model, ceiling, chance = (fits(judge, images, captions) for images in (painted, pictures, pictures[dealt]))
+    return {
+        name: {"model": model[name], "real": ceiling[name], "chance": chance[name]} for name in sorted(model)
+    }, painted
+
+
+def entropy(values: Sequence[str]) -> float:
+    """Entropy of the values, in bits."""
+    _, counts = np.unique(list(values), return_counts=True)
+    shares = counts / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def real_pictures(family: str, caption: str, count: int, seed: int) -> Tensor:
+    """Drawn pictures (count,3,64,64) with the attributes that `caption` states, the others as they come."""
+    stated = said(family, caption)
+    pictures, number = [], 0
+    while len(pictures) < count:
+        rng = random.Random(f"score/{seed}/{caption}/{number}")
+        attributes = sample_attributes(family, rng)
+        number += 1
+        if all(holds(attributes[name], value) for name, value in stated.items()):
+            pictures.append(np.asarray(draw_picture(family, attributes, rng, STORED).image))
+    start = (STORED - 64) // 2
+    return to_tensor(np.stack(pictures)[:, start : start + 64, start : start + 64])
+
+
+def nearest_pair(pictures: Tensor) -> float:
+    """Root mean square difference of the two most alike of `pictures`, in [-1,1]."""
+    flat = pictures.flatten(1)
+    return float(torch.pdist(flat).min() / flat.shape[1] ** 0.5)
+
+
+def score_diversity(judge: Judge, paint: Painter, seed: int) -> list[dict[str, object]]:
+    """For each caption: entropy of the open attributes over NOISES pictures, and of real ones; the most alike pairs."""
+    rows: list[dict[str, object]] = []
+    for family, captions in DIVERSITY_CAPTIONS.items():
+        for caption in captions:
+            painted = paint([caption] * NOISES, seed)
+            real = real_pictures(family, caption, 4 * NOISES, seed)
+            open_ones = [name for name in ATTRIBUTES[family] if name not in said(family, caption)]
+            shown, usual = judge.answers(painted, family), judge.answers(real, family)
+            ratios = {name: round(entropy(shown[name]) / max(entropy(usual[name]), 1e-9), 3) for name in open_ones}
+            pairs = {
+                "nearest_pair": round(nearest_pair(painted), 4),
+                "nearest_pair_real": round(nearest_pair(real[:NOISES]), 4),
+            }
+            rows.append({"caption": caption, "entropy_ratio": ratios, **pairs})
+    return rows
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Squared Fréchet distance of two sets of features (N,F), as Gaussians."""
+    means, covariances = zip(
+        *((part.mean(axis=0), np.cov(part, rowvar=False)) for part in (first, second)), strict=True
+    )
+    values = linalg.eigvals(covariances[0] @ covariances[1])
+    root = np.sqrt(np.clip(values.real, 0, None)).sum()
+    return float(((means[0] - means[1]) ** 2).sum() + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * root)
+
+
+@torch.no_grad()
+def score_distance(judge: Judge, painted: Tensor, seed: int) -> dict[str, float]:
+    """Fréchet distance of painted and real pictures in the judge's features, beside that of two real sets as large."""
+    others = [drawn_set(split, len(painted), seed) for split in ("test", "train")]
+    sets = [painted, *(other.centre(np.arange(len(painted))) for other in others)]
+    features = [torch.cat([judge.features(part) for part in images.split(500)]).double().numpy() for images in sets]
+    model, halves = frechet_distance(features[0], features[1]), frechet_distance(features[2], features[1])
+    return {"model": round(model, 3), "real_halves": round(halves, 3), "ratio": round(model / halves, 2)}
+
+
+def painter(spec: str) -> Painter:
+    """The pictures of a model."""
+    model = load_model(spec)
+
+    def paint(captions: Sequence[str], seed: int) -> Tensor:
+        noise = noise_vectors(seed, range(len(captions)), model.config.generator.noise_dim)
+        return draw(model, noise, model.clip.encode_text(captions), batch_size=8)
+
+    return paint
+
+
+def score(judge: Judge, paint: Painter, captions: int, seed: int) -> dict[str, object]:
+    """Everything that is asked of a model of the demo."""
+    report: dict[str, object] = {}
+    for split in ("test", "unseen"):
+        report[split], painted = score_split(judge, paint, drawn_set(split, captions, seed), seed)
+        if split == "test":
+            report["frechet"] = score_distance(judge, painted, seed)
+    report["diversity"] = score_diversity(judge, paint, seed)
+    return report
+
+
+def table(report: dict) -> str:
+    """The report for people."""
+    lines = []
+    for split, goals in GOALS.items():
+        lines += [f"{split:28} {'model':>7} {'goal':>7} {'real':>7} {'chance':>7}"]
+        for name, row in report[split].items():
+            goal = f"{goals[name]:7.0%}" if name in goals else " " * 7
+            lines.append(f"  {name:26} {row['model']:7.1%} {goal} {row['real']:7.1%} {row['chance']:7.1%}")
+    lines.append(f"Fréchet distance {report['frechet']} (goal: ratio below {FRECHET_GOAL})")
+    lines.append(f"diversity over {NOISES} noises (goal: entropy ratio above {ENTROPY_GOAL})")
+    for row in report["diversity"]:
+        lines.append(f"  {row['caption']}: {row['entropy_ratio']}")
+        lines.append(f"    most alike pair {row['nearest_pair']} (real {row['nearest_pair_real']})")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="model folder, run or name")
+    parser.add_argument("--captions", type=int, default=2000, help="captions of a split")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="also write the report here")
+    args = parser.parse_args()
+    report = score(load_judge(), painter(args.model), args.captions, args.seed)
+    if args.json:
+        write_text(args.json, json.dumps(report, indent=2) + "\n")
+    print(table(report))
+
+
+if __name__ == "__main__":
+    main()
