@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -11,6 +12,7 @@ from PIL import Image
 
 from ratlip_cli.data.layout import Record, write_dataset
 from ratlip_cli.model.clip import save_clip
+from ratlip_cli.training.settings import TrainSettings
 
 TINY_CLIP = {
     "embed_dim": 16,
@@ -60,3 +62,29 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         checksums={},
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tiny_clip: Path, tiny_dataset: Path) -> TrainSettings:
+    """A training run of milliseconds a step."""
+    return TrainSettings(
+        dataset=str(tiny_dataset),
+        clip=str(tiny_clip),
+        image_size=32,
+        generator_channels=4,
+        discriminator_channels=2,
+        hidden_size=4,
+        noise_dim=8,
+        batch_size=4,
+        steps=6,
+        ema=0.9,
+        device="cpu",
+        workers=0,
+        sample_every=0,
+    )
+
+
+@pytest.fixture
+def settings(tiny_settings: TrainSettings, tmp_path: Path) -> TrainSettings:
+    """The same run in `tmp_path`/run."""
+    return replace(tiny_settings, out=str(tmp_path / "run"))

@@ -23,27 +23,6 @@ from ratlip_cli.training.trainer import StepRecord, Trainer, step_noise
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def settings(tiny_clip: Path, tiny_dataset: Path, tmp_path: Path) -> TrainSettings:
-    """A run of milliseconds a step."""
-    return TrainSettings(
-        dataset=str(tiny_dataset),
-        clip=str(tiny_clip),
-        image_size=32,
-        generator_channels=4,
-        discriminator_channels=2,
-        hidden_size=4,
-        noise_dim=8,
-        batch_size=4,
-        steps=6,
-        ema=0.9,
-        device="cpu",
-        workers=0,
-        sample_every=0,
-        out=str(tmp_path / "run"),
-    )
-
-
 def make_trainer(settings: TrainSettings) -> tuple[Trainer, list[Batch]]:
     """A trainer without a run folder, and the first three batches."""
     dataset = CaptionedImages(Path(settings.dataset), "train", settings.image_size, settings.seed)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ratlip_cli.cli import console
+from ratlip_cli.cli.prepare import preparation_progress
 from ratlip_cli.errors import Interrupted
 from ratlip_cli.training.settings import TrainSettings, about, resolve_settings
 
@@ -111,14 +112,16 @@ def train(
     from ratlip_cli.training.session import open_session, rehearse
 
     if dry_run:
-        rehearsal = rehearse(settings)
+        with preparation_progress() as progress:
+            rehearsal = rehearse(settings, progress)
         if json:
             console.result_json(asdict(rehearsal))
         else:
             _show_rehearsal(rehearsal)
         return
 
-    session = open_session(settings, console.note)
+    with preparation_progress() as progress:
+        session = open_session(settings, console.note, progress)
     last = _run(session)
     if json:
         console.result_json(

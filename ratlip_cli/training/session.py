@@ -17,6 +17,7 @@ from torch import nn
 
 from ratlip_cli.data.dataset import CaptionedImages, text_vectors, training_batches
 from ratlip_cli.data.layout import read_split
+from ratlip_cli.data.prepare import Progress, resolve_dataset
 from ratlip_cli.device import peak_memory_mib, resolve_device
 from ratlip_cli.errors import DataError, TrainingError, UsageError, WeightsError
 from ratlip_cli.model.clip import load_clip
@@ -187,14 +188,18 @@ class Rehearsal:
     """Size of one checkpoint in MiB."""
 
 
-def rehearse(settings: TrainSettings) -> Rehearsal:
-    """Measure a few steps of the run that `settings` describe, and write nothing.
+def rehearse(settings: TrainSettings, progress: Progress | None = None) -> Rehearsal:
+    """Measure a few steps of the run that `settings` describe, and write nothing but what preparing the data takes.
+
+    Args:
+        settings: what decides the run.
+        progress: called while a dataset is prepared that was not before.
 
     Raises:
         RatlipError: what `open_session` would raise.
     """
     device = resolve_device(settings.device)
-    folder, dataset = _open_dataset(settings)
+    dataset = _open_dataset(settings, progress)
     clip = load_clip(settings.clip, device)
     text = torch.zeros(len(dataset.captions), clip.geometry.embed_dim)
     trainer = Trainer(settings, clip, text, len(dataset), device)
@@ -214,7 +219,7 @@ def rehearse(settings: TrainSettings) -> Rehearsal:
     steps = settings.total_steps(len(dataset))
     generator, discriminator = _size(trainer.generator), _size(trainer.discriminator)
     return Rehearsal(
-        dataset=str(folder),
+        dataset=str(dataset.path),
         pictures=len(dataset),
         captions=len(dataset.captions),
         device=str(device),
@@ -232,12 +237,15 @@ def rehearse(settings: TrainSettings) -> Rehearsal:
     )
 
 
-def open_session(settings: TrainSettings, tell: Callable[[str], None] = lambda line: None) -> TrainingSession:
+def open_session(
+    settings: TrainSettings, tell: Callable[[str], None] = lambda line: None, progress: Progress | None = None
+) -> TrainingSession:
     """Read the data, load the CLIP, build the networks or resume them, and open the run folder.
 
     Args:
         settings: what decides the run.
         tell: called with lines about what was found, such as a damaged checkpoint that was passed over.
+        progress: called while a dataset is prepared that was not before.
 
     Raises:
         UsageError: `settings.out` exists, or a newer checkpoint than the one to resume does.
@@ -246,11 +254,12 @@ def open_session(settings: TrainSettings, tell: Callable[[str], None] = lambda l
         DeviceError: the device is not there.
     """
     device = resolve_device(settings.device)
-    _, dataset = _open_dataset(settings)
+    dataset = _open_dataset(settings, progress)
     run, checkpoint = _where_to_start(settings, settings.total_steps(len(dataset)), tell)
     if run is None and settings.out and Path(settings.out).exists():
         raise already_there(Path(settings.out))
     clip = load_clip(settings.clip, device)
+    tell(f"{len(dataset):,} pictures; their {len(dataset.captions):,} captions are encoded once and kept")
     trainer = Trainer(settings, clip, text_vectors(dataset, clip), len(dataset), device)
     identity = Identity.of(settings, clip.fingerprint, dataset.fingerprint)
     if checkpoint is not None:
@@ -270,13 +279,12 @@ def open_session(settings: TrainSettings, tell: Callable[[str], None] = lambda l
     return session
 
 
-def _open_dataset(settings: TrainSettings) -> tuple[Path, CaptionedImages]:
+def _open_dataset(settings: TrainSettings, progress: Progress | None) -> CaptionedImages:
+    """The training split; a dataset that is not prepared yet is prepared first."""
     if not settings.dataset:
         raise UsageError("give the --dataset to train on: a name or a folder.")
-    folder = Path(settings.dataset)
-    if not folder.is_dir() and folder.name == settings.dataset:
-        folder = Path(settings.data_dir) / folder
-    return folder, CaptionedImages(folder, "train", settings.image_size, settings.seed)
+    folder = resolve_dataset(settings.dataset, Path(settings.data_dir), settings.image_size, progress=progress)
+    return CaptionedImages(folder, "train", settings.image_size, settings.seed)
 
 
 def _where_to_start(

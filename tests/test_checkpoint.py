@@ -1,0 +1,336 @@
+"""Checkpoints are whole or not there, whatever happens; damage and mismatch are told apart and named."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
+from ratlip_cli.files import PARTIAL
+from ratlip_cli.training.checkpoint import list_checkpoints, newest_checkpoint, read_checkpoint
+from ratlip_cli.training.run_folder import truncate_metrics
+from ratlip_cli.training.session import open_session
+from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.weights.model_folder import load_folder
+
+FILES = ("generator.safetensors", "average.safetensors", "discriminator.safetensors", "state.pt", "checkpoint.json")
+
+
+def train(settings: TrainSettings) -> Path:
+    """Run to the end; the run folder."""
+    session = open_session(settings)
+    for _ in session.run():
+        pass
+    return session.folder.path
+
+
+def steps_saved(run: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step_")) for path in list_checkpoints(run / "checkpoints"))
+
+
+def partials(run: Path) -> list[Path]:
+    return [path for path in run.rglob("*") if path.name.endswith(PARTIAL)]
+
+
+@pytest.fixture(scope="module")
+def finished_run(tiny_settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six steps with checkpoints at 2, 4 and 6, to copy from."""
+    return train(replace(tiny_settings, save_every=2, out=str(tmp_path_factory.mktemp("finished") / "run")))
+
+
+@pytest.fixture
+def run(finished_run: Path, settings: TrainSettings) -> Path:
+    """The same where `settings` says."""
+    return Path(shutil.copytree(finished_run, settings.out))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def make_foreign(path: Path) -> None:
+    path.write_bytes(b"this is something else")
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut": cut,
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": Path.unlink,
+    "foreign": make_foreign,
+}
+
+
+def test_checkpoint_holds_what_is_promised(run: Path) -> None:
+    assert steps_saved(run) == [2, 4, 6]
+    newest = list_checkpoints(run / "checkpoints")[0]
+    assert sorted(path.name for path in newest.iterdir()) == sorted(FILES)
+    content = json.loads((newest / "checkpoint.json").read_text())
+    assert content["step"] == 6
+    assert content["torch"] == torch.__version__
+    model = load_folder(run / "model")
+    average = read_checkpoint(newest).networks["average"]
+    assert all(torch.equal(value, average[name]) for name, value in model.generator.state_dict().items())
+    assert partials(run) == []
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_the_newest_are_kept(settings: TrainSettings, keep: int) -> None:
+    assert steps_saved(train(replace(settings, save_every=1, keep=keep))) == [6, 5, 4][:keep][::-1]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", FILES)
+def test_damaged_newest_checkpoint_is_passed_over(run: Path, settings: TrainSettings, file: str, damage: str) -> None:
+    newest = run / "checkpoints" / "step_00000006"
+    DAMAGES[damage](newest / file)
+    with pytest.raises(WeightsError, match=file):
+        read_checkpoint(newest)
+    checkpoint, lines = newest_checkpoint(list_checkpoints(run / "checkpoints"))
+    assert checkpoint is not None
+    assert checkpoint.step == 4
+    assert len(lines) == 1
+    assert "step_00000006" in lines[0]
+    with pytest.raises(WeightsError, match=file):
+        open_session(replace(settings, resume=str(newest)))
+
+
+def test_run_goes_on_from_the_checkpoint_before_a_damaged_one(run: Path, settings: TrainSettings) -> None:
+    undamaged = read_checkpoint(run / "checkpoints" / "step_00000006")
+    cut(run / "checkpoints" / "step_00000006" / "state.pt")
+    told: list[str] = []
+    session = open_session(replace(settings, save_every=2, resume=str(run)), told.append)
+    assert "step_00000006 is damaged" in told[0]
+    assert session.trainer.steps_done == 4
+    assert len(list(session.run())) == 2
+    again = read_checkpoint(run / "checkpoints" / "step_00000006")
+    for network, tensors in undamaged.networks.items():
+        assert all(torch.equal(value, again.networks[network][name]) for name, value in tensors.items())
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_damaged_newer_checkpoint_does_not_push_out_a_good_one(run: Path, settings: TrainSettings) -> None:
+    cut(run / "checkpoints" / "step_00000006" / "state.pt")
+    session = open_session(replace(settings, steps=5, keep=1, resume=str(run)))
+    list(session.run())
+    assert steps_saved(run) == [5, 6]
+    checkpoint, _ = newest_checkpoint(list_checkpoints(run / "checkpoints"))
+    assert checkpoint is not None
+    assert checkpoint.step == 5
+
+
+def test_nothing_readable_is_an_error(run: Path, settings: TrainSettings) -> None:
+    for checkpoint in list_checkpoints(run / "checkpoints"):
+        cut(checkpoint / "average.safetensors")
+    with pytest.raises(WeightsError, match=r"no checkpoint in .* can be read"):
+        open_session(replace(settings, resume=str(run)))
+
+
+class Malicious:
+    """A pickle that makes a file when it is read."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+def test_pickle_is_never_executed(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    newest = list_checkpoints(run / "checkpoints")[0]
+    for write in (lambda path: torch.save(Malicious(), path), lambda path: path.write_bytes(pickle.dumps(Malicious()))):
+        write(newest / "state.pt")
+        with pytest.raises(WeightsError, match=r"state\.pt"):
+            read_checkpoint(newest)
+    assert not (tmp_path / "executed").exists()
+
+
+# What a checkpoint belongs to
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("variant", "galip"),
+        ("image_size", 64),
+        ("hidden_size", 8),
+        ("noise_dim", 9),
+        ("generator_channels", 8),
+        ("discriminator_channels", 3),
+    ],
+)
+def test_another_architecture_is_named(run: Path, settings: TrainSettings, name: str, value: str | int) -> None:
+    other = replace(settings, resume=str(run), **{name: value})
+    if name == "image_size":
+        shutil.copytree(settings.dataset, run.parent / "larger")
+        info = run.parent / "larger" / "dataset.json"
+        info.write_text(info.read_text().replace('"image_size": 32', '"image_size": 64'))
+        other = replace(other, dataset=str(run.parent / "larger"))
+    with pytest.raises(WeightsError, match=rf"trained with {name} = {getattr(settings, name)}, not {value}"):
+        open_session(other)
+
+
+def test_another_dataset_is_refused(run: Path, settings: TrainSettings) -> None:
+    changed = run.parent / "changed"
+    shutil.copytree(settings.dataset, changed)
+    metadata = changed / "train" / "metadata.jsonl"
+    metadata.write_text(metadata.read_text().replace("a red", "a crimson"))
+    with pytest.raises(DataError, match="the dataset has changed"):
+        open_session(replace(settings, dataset=str(changed), resume=str(run)))
+
+
+def test_another_clip_is_refused(run: Path, settings: TrainSettings, tmp_path: Path) -> None:
+    other = tmp_path / "other-clip"
+    shutil.copytree(settings.clip, other)
+    config = json.loads((other / "open_clip_config.json").read_text())
+    config["preprocess_cfg"]["mean"] = [0.4, 0.5, 0.5]
+    (other / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="another CLIP"):
+        open_session(replace(settings, clip=str(other), resume=str(run)))
+
+
+# Which run is resumed
+
+
+def test_older_checkpoint_goes_on_in_a_new_run_only(run: Path, settings: TrainSettings, tmp_path: Path) -> None:
+    older = str(run / "checkpoints" / "step_00000004")
+    with pytest.raises(UsageError, match="step_00000006 is; give an --out"):
+        open_session(replace(settings, resume=older, out=""))
+    branch = train(replace(settings, resume=older, out=str(tmp_path / "branch"), save_every=2))
+    assert steps_saved(run) == [2, 4, 6]
+    assert steps_saved(branch) == [6]
+
+
+def test_auto_takes_the_newest_unfinished_run_of_the_same_settings(
+    run: Path, settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, (last, rate) in enumerate([(2, 1e-4), (4, 1e-4), (6, 1e-4), (4, 3e-4)], start=1):
+        copied = tmp_path / "runs" / f"colours-ratlip-{number}"
+        shutil.copytree(run, copied)
+        for step in range(last + 2, 8, 2):
+            shutil.rmtree(copied / "checkpoints" / f"step_{step:08d}")
+        (copied / "config.toml").write_text(replace(settings, lr_g=rate).to_toml())
+        os.utime(copied / "config.toml", (1000 + number,) * 2)
+    auto = open_session(replace(settings, out="", resume="auto", max_time="1h", keep=2))
+    assert auto.folder.path.name == "colours-ratlip-2"
+    assert auto.trainer.steps_done == 4
+    told: list[str] = []
+    fresh = open_session(replace(settings, out="", resume="auto", seed=5), told.append)
+    assert fresh.folder.path.name == "colours-ratlip-5"
+    assert fresh.trainer.steps_done == 0
+    assert any("new one begins" in line for line in told)
+
+
+def test_existing_folder_is_not_overwritten(run: Path, settings: TrainSettings) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(UsageError, match=f"{run} exists already; go on with --resume"):
+        open_session(settings)
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+def test_run_without_a_checkpoint_begins_again(settings: TrainSettings) -> None:
+    session = open_session(settings)
+    session.folder.close()
+    assert len(list(open_session(replace(settings, resume=settings.out)).run())) == 6
+
+
+@pytest.mark.parametrize("content", ["", '{"step": 1}\n{"step": 2}\n', '{"step": 1}\n{"step": 2}\n{"st', "nonsense\n"])
+@pytest.mark.parametrize("steps_done", [0, 1, 2, 3])
+def test_metrics_are_cut_behind_the_resumed_step(tmp_path: Path, content: str, steps_done: int) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(content)
+    truncate_metrics(path, steps_done)
+    whole = [] if content.startswith("nonsense") else [line for line in content.splitlines() if line.endswith("}")]
+    assert path.read_text().splitlines() == whole[:steps_done]
+
+
+# A full disk and a kill
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 40 MiB; skips where the tests may not mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("left_kib", [20, 2000, 6000, 11000])
+def test_full_disk_keeps_the_checkpoint_before(settings: TrainSettings, small_disk: Path, left_kib: int) -> None:
+    run = small_disk / "run"
+    settings = replace(settings, out=str(run), save_every=2, keep=9)
+    session = open_session(settings)
+    stream = session.run()
+    for _ in range(3):
+        next(stream)
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "filler").write_bytes(bytes(max(0, free - left_kib * 1024)))
+    with pytest.raises(RatlipError, match=r"cannot write .*[Ss]pace"):
+        list(stream)
+    checkpoint, damaged = newest_checkpoint(list_checkpoints(run / "checkpoints"))
+    assert checkpoint is not None
+    assert checkpoint.step >= 2
+    assert damaged == []
+    assert partials(run) == []
+    load_folder(run / "model")
+    (small_disk / "filler").unlink()
+    assert len(list(open_session(replace(settings, keep=1, resume=str(run))).run())) == 6 - checkpoint.step
+
+
+def train_until_killed(settings: TrainSettings) -> None:
+    """What the killed process does."""
+    torch.set_num_threads(1)
+    train(replace(settings, resume=settings.out) if Path(settings.out).exists() else settings)
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.slow)])
+def test_kill_at_any_moment_leaves_the_checkpoint_before(settings: TrainSettings, tmp_path: Path, kills: int) -> None:
+    settings = replace(settings, steps=1_000_000, save_every=1, keep=2, sample_every=3, out=str(tmp_path / "killed"))
+    run = Path(settings.out)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ratlip_cli.training.session"])
+    moments = random.Random(kills)
+    before = 0
+    for _ in range(kills):
+        process = context.Process(target=train_until_killed, args=(settings,))
+        process.start()
+        deadline = time.monotonic() + 120
+        while max(steps_saved(run), default=0) <= before and process.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.3))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        checkpoint, damaged = newest_checkpoint(list_checkpoints(run / "checkpoints"))
+        assert checkpoint is not None
+        assert damaged == []
+        assert checkpoint.step > before
+        load_folder(run / "model")
+        before = checkpoint.step
+
+    settings = replace(settings, steps=before + 1, save_every=1000, sample_every=0)
+    train(replace(settings, resume=settings.out))
+    assert partials(run) == []
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()] == list(range(1, before + 2))
+    through = read_checkpoint(
+        list_checkpoints(train(replace(settings, out=str(tmp_path / "through"))) / "checkpoints")[0]
+    )
+    killed = read_checkpoint(list_checkpoints(run / "checkpoints")[0])
+    assert (killed.step, killed.identity) == (through.step, through.identity)
+    for network, tensors in through.networks.items():
+        assert all(torch.equal(value, killed.networks[network][name]) for name, value in tensors.items())
