@@ -1,0 +1,157 @@
+"""Settings: which layer wins, what is refused, and that what is written can be read."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ratlip_cli.cli.train import train
+from ratlip_cli.errors import UsageError
+from ratlip_cli.training.settings import (
+    PRESETS,
+    TrainSettings,
+    about,
+    parse_duration,
+    read_settings,
+    resolve_settings,
+)
+
+NAMES = [setting.name for setting in fields(TrainSettings)]
+PRESET_NAMES = sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def write(tmp_path: Path, text: str) -> str:
+    (tmp_path / "given.toml").write_text(text, encoding="utf-8")
+    return str(tmp_path / "given.toml")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_is_an_option_without_a_default_of_its_own(name: str) -> None:
+    assert inspect.signature(train).parameters[name].default is None
+    assert about(name).endswith(".")
+
+
+def test_layers_win_in_order(tmp_path: Path) -> None:
+    config = write(tmp_path, "batch_size = 6\nlr_g = 1\n")
+    assert resolve_settings({}).epochs is None
+    assert resolve_settings({"dataset": "cub"}).epochs == 300
+    from_file = resolve_settings({"dataset": "some/where/cub"}, config)
+    assert (from_file.epochs, from_file.batch_size, from_file.lr_g) == (300, 6, 1.0)
+    typed = resolve_settings({"dataset": "cub", "batch_size": 8}, config)
+    assert (typed.batch_size, typed.lr_g) == (8, 1.0)
+
+
+def test_steps_and_epochs_replace_each_other_between_layers_but_not_in_one(tmp_path: Path) -> None:
+    settings = resolve_settings({"dataset": "cub", "steps": 7})
+    assert (settings.steps, settings.epochs) == (7, None)
+    settings = resolve_settings({"epochs": 3}, write(tmp_path, "steps = 9"))
+    assert (settings.steps, settings.epochs) == (None, 3)
+    with pytest.raises(UsageError, match="either epochs or steps"):
+        resolve_settings({"epochs": 3, "steps": 9})
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def test_every_preset_is_valid_and_has_a_use(preset: str) -> None:
+    settings = resolve_settings({"dataset": "x"}, preset)
+    assert replace(settings, dataset="") != TrainSettings()
+
+
+@pytest.mark.parametrize("preset", ["cub", "oxford", "celeba-tiny"])
+def test_presets_of_the_papers_datasets_are_the_papers(preset: str) -> None:
+    settings = resolve_settings({"dataset": preset})
+    assert (settings.variant, settings.hidden_size, settings.clip) == ("ratlip", 64, "ViT-B-32-quickgelu:openai")
+    assert (settings.lr_g, settings.lr_d, settings.beta1, settings.beta2) == (1e-4, 4e-4, 0.0, 0.9)
+    assert (settings.clip_weight, settings.penalty_weight, settings.penalty_power) == (4.0, 2.0, 6.0)
+    assert settings.image_size == 256
+
+
+@pytest.mark.parametrize("preset", [None, *PRESET_NAMES])
+def test_what_is_written_reads_back_as_the_same_settings(tmp_path: Path, preset: str | None) -> None:
+    changed: dict[str, Any] = {"dataset": 'odd "name" ü', "ema": 0.5, "compile": True, "max_time": "1h"}
+    settings = resolve_settings(changed, preset)
+    again = resolve_settings({}, write(tmp_path, settings.to_toml()))
+    assert again == settings
+    assert all(f"# {about(name)}\n{name} = " in settings.to_toml() for name in ("ema", "compile", "clip"))
+
+
+def test_where_it_was_written_is_not_repeated() -> None:
+    settings = TrainSettings(out="runs/x", resume="auto")
+    assert "runs/x" not in settings.to_toml()
+    assert "auto" not in [line for line in settings.to_toml().splitlines() if line.startswith("resume")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batchsize = 4", "unknown setting 'batchsize'. Did you mean 'batch_size'?"),
+        ("xyz = 4", "unknown setting 'xyz'. Known: dataset, data_dir,"),
+        ("batch_size = 4.5", "'batch_size' must be a whole number, not 4.5"),
+        ("batch_size = true", "'batch_size' must be a whole number, not True"),
+        ("ema = 'much'", "'ema' must be a number, not 'much'"),
+        ("compile = 1", "'compile' must be true or false, not 1"),
+        ("clip = 3", "'clip' must be a text, not 3"),
+        ("steps = 3\nepochs = 3", "either epochs or steps"),
+        ("steps = ", "cannot read the settings in"),
+        ("[model]\nvariant = 'rat'", "unknown setting 'model'"),
+    ],
+)
+def test_bad_files_are_named_with_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve_settings({}, write(tmp_path, text))
+    assert message in str(caught.value)
+
+
+def test_missing_files_and_unknown_presets_are_told_apart() -> None:
+    with pytest.raises(UsageError, match=r"no settings file runs/none\.toml; presets are: celeba-tiny, cub"):
+        read_settings("runs/none.toml")
+    with pytest.raises(UsageError, match=r"unknown preset 'smal'\. Did you mean 'small'"):
+        read_settings("smal")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": -5}, "steps is -5; it must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"variant": "ratlop"}, "unknown variant 'ratlop'. Did you mean 'ratlip'"),
+        ({"precision": "bf61"}, "unknown precision 'bf61'. Did you mean 'bf16'"),
+        ({"image_size": 31}, "image_size is 31"),
+        ({"batch_size": 6, "grad_accum": 4}, "cannot be cut into grad_accum 4 equal parts"),
+        ({"ema": 1.0}, "ema is 1.0; it must be from 0 to below 1"),
+        ({"lr_g": float("nan")}, "lr_g is nan"),
+        ({"lr_d": 0.0}, "lr_d is 0.0; it must be a number above 0"),
+        ({"clip_weight": -1.0}, "clip_weight is -1.0"),
+        ({"seed": -1}, "seed is -1; it must not be negative"),
+        ({"max_time": "soon"}, "'soon' is not a duration"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve_settings(changes)
+    assert message in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("1h1m1s", 3661), (" 5s ", 5)]
+)
+def test_durations(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "h", "-5s", "1.5h", "30m1h", "0s", "1d", "5s5s"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(UsageError, match="not a duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "pictures", "steps"),
+    [({"steps": 7}, 100, 7), ({"epochs": 3, "batch_size": 32}, 100, 10), ({"epochs": 1, "batch_size": 32}, 5, 1)],
+)
+def test_steps_of_epochs(settings: dict[str, Any], pictures: int, steps: int) -> None:
+    assert resolve_settings(settings).total_steps(pictures) == steps
