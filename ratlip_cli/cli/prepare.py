@@ -65,11 +65,12 @@ def prepare(
         raise UsageError(f"--workers is {workers}; it must not be negative.")
     if name is not None and Path(name).name != name:
         raise UsageError(f"--name is '{name}'; it must be the name of a folder in {data_dir}.")
-    folder = Path(dataset) if (Path(dataset) / INFO).is_file() else data_dir / dataset
+    folder = Path(dataset)
+    is_prepared = (folder / INFO).is_file()
     if check:
-        _check(folder, workers, json)
+        _check(folder if is_prepared else data_dir / dataset, workers, json)
         return
-    if folder == Path(dataset):
+    if is_prepared:
         console.note(f"{folder} is a prepared dataset already; nothing to do")
         _show(folder, read_dataset(folder), json)
         return
