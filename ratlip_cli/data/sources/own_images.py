@@ -194,7 +194,7 @@ def _csv_rows(table: Path) -> Iterator[dict[str, Any] | Problem]:
                 try:
                     row = next(reader, None)
                 except csv.Error as error:
-                    yield Problem(f"{table.name}, line {reader.line_num + 1}", f"not CSV: {error}")
+                    yield Problem(f"{table.name}, line {reader.reader.line_num}", f"not CSV: {error}")
                     continue
                 if row is None:
                     return
