@@ -1,0 +1,190 @@
+"""From a folder of photographs with captions to drawn pictures, as a user goes: interrupted, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import skimage.io
+from command_line import ratlip, ratlip_process
+from PIL import Image
+
+from ratlip_cli.weights.load import load_model
+
+PHOTOGRAPHS = {
+    "astronaut": "a smiling astronaut in an orange suit",
+    "chelsea": "a tabby cat looking at the camera",
+    "coffee": "a cup of coffee on a wooden table",
+    "rocket": "a rocket on its launch pad at night",
+}
+SMALL = (
+    *("--image-size", 32, "--generator-channels", 4, "--discriminator-channels", 2, "--hidden-size", 4),
+    *("--batch-size", 4, "--workers", 0, "--sample-every", 0, "--save-every", 5, "--device", "cpu", "--quiet"),
+)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Crops of the photographs that scikit-image ships, a caption file beside each."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for name, caption in PHOTOGRAPHS.items():
+        image = Image.fromarray(getattr(skimage.data, name)())
+        for number in range(3):
+            side = min(image.size) * (3 - number // 2) // 4
+            left, top = ((image.width - side) * number // 2, (image.height - side) * number // 3)
+            image.crop((left, top, left + side, top + side)).save(folder / f"{name}_{number}.jpg", quality=90)
+            (folder / f"{name}_{number}.txt").write_text(f"{caption}\na photograph: {caption}\n", encoding="utf-8")
+    return folder
+
+
+def steps_done(run: Path) -> int:
+    lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def wait_for_checkpoint(run: Path, number: int, seconds: float = 120) -> None:
+    """Until so many checkpoints are there."""
+    deadline = time.monotonic() + seconds
+    while len(list(run.glob("checkpoints/step_*"))) < number:
+        assert time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.05)
+
+
+def test_photographs_to_pictures(photographs: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    prepared = ratlip("prepare", photographs, "--data-dir", tmp_path, "--image-size", 32, "--workers", 1, "--quiet")
+    assert prepared.code == 0, prepared.err
+    run = tmp_path / "run"
+    dataset, clip = ("--dataset", prepared.out.strip()), ("--clip", tiny_clip)
+
+    interrupted = ratlip_process("train", *dataset, *clip, *SMALL, "--steps", 10_000, "--out", run)
+    wait_for_checkpoint(run, 1)
+    interrupted.send_signal(signal.SIGINT)
+    _, err = interrupted.communicate(timeout=60)
+    assert interrupted.returncode == 130, err
+    first = steps_done(run)
+    assert first >= 5
+
+    killed = ratlip_process("train", "--resume", run, "--quiet")
+    wait_for_checkpoint(run, 3)
+    killed.kill()
+    killed.communicate()
+    assert steps_done(run) > first
+
+    last = max(int(folder.name.removeprefix("step_")) for folder in run.glob("checkpoints/step_*"))
+    resumed = ratlip("train", "--resume", run, "--steps", last + 3, "--quiet")
+    assert resumed.code == 0, resumed.err
+    assert resumed.out.strip() == str(run)
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, last + 4))
+
+    out = tmp_path / "drawn"
+    prompt = PHOTOGRAPHS["chelsea"]
+    drawn = ratlip("generate", prompt, "-n", 8, "--model", run, "--out", out, "--device", "cpu", "--quiet")
+    assert drawn.code == 0, drawn.err
+    paths = [Path(line) for line in drawn.out.splitlines()]
+    assert [path.name for path in paths[:-1]] == [f"0000_a-tabby-cat-looking-at-the-camera_{k}.png" for k in range(8)]
+    assert paths[-1].name == "0000_grid.png"
+    pictures = [np.asarray(Image.open(path)) for path in paths[:-1]]
+    assert all(picture.shape == (32, 32, 3) for picture in pictures)
+    assert len({picture.tobytes() for picture in pictures}) == 8
+    assert drawn.err == ""
+
+
+@pytest.fixture(scope="module")
+def run(tiny_clip: Path, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two steps."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    answer = ratlip("train", "--dataset", tiny_dataset, "--clip", tiny_clip, *SMALL, "--steps", 2, "--out", folder)
+    assert answer.code == 0, answer.err
+    return folder
+
+
+def test_generate_reads_prompts_from_files(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red picture\n\nein grünes Bild\n", encoding="utf-8")
+    common = ("--model", run, "--device", "cpu", "--out", tmp_path / "out", "--no-grid")
+    answer = ratlip("generate", "--prompts", tmp_path / "prompts.txt", "-n", 2, "--json", "--quiet", *common)
+    assert answer.code == 0, answer.err
+    result = json.loads(answer.out)
+    assert [image["prompt"] for image in result["images"]] == ["a red picture"] * 2 + ["ein grünes Bild"] * 2
+    assert result["fingerprint"] == load_model(str(run)).fingerprint
+    assert all(Path(image["path"]).is_file() for image in result["images"])
+    assert answer.err == ""
+
+
+def test_the_model_left_out_is_the_newest_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(run, target_is_directory=True)
+    answer = ratlip("generate", "a red picture", "--device", "cpu")
+    assert answer.code == 0, answer.err
+    assert "model runs/mine" in answer.err
+    assert answer.out.splitlines() == ["generated/0000_a-red-picture_0.png", "generated/0000_grid.png"]
+
+
+def test_info_describes_a_run(run: Path) -> None:
+    answer = ratlip("info", "--model", run, "--json")
+    assert answer.code == 0, answer.err
+    described = json.loads(answer.out)
+    assert described["fingerprint"] == load_model(str(run)).fingerprint
+    assert described["generator"]["image_size"] == 32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["generate"], 2, "there is no prompt"),
+        (["generate", "a bird", "-n", "0"], 2, "at least 1"),
+        (["generate", "a bird", "-n", "many"], 2, "many"),
+        (["generate", "a bird", "--format", "gif"], 2, "unknown format 'gif'"),
+        (["generate", "a bird", "--model", "/no/such/run"], 2, "unknown model"),
+        (["generate", "a bird", "--device", "cuda:7"], 1, "device 'cuda:7' is not there"),
+        (["generate", "a bird", "--device", "gpu"], 2, "unknown device 'gpu'"),
+        (["generate", "a bird", "--sead", "1"], 2, "--seed"),
+        (["generate", "--prompts", "/no/such/file"], 2, "cannot be read"),
+        (["info", "--variant", "ratlap"], 2, "Did you mean 'ratlip'"),
+        (["info", "--clip", "ViT-B-31"], 2, "Did you mean"),
+        (["paint"], 2, "No such command"),
+    ],
+)
+def test_bad_input_is_answered_with_the_right_exit_code(arguments: list[str], code: int, words: str) -> None:
+    answer = ratlip(*arguments)
+    assert (answer.code, answer.out) == (code, "")
+    assert words in " ".join(answer.err.replace("│", " ").split())
+    assert "Traceback" not in answer.err
+
+
+def test_unwritable_output_loses_nothing(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    answer = ratlip("generate", "a red picture", "--model", run, "--device", "cpu", "--out", tmp_path / "file", "-q")
+    assert answer.code == 1
+    assert "cannot write" in answer.err
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_debug_adds_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATLIP_DEBUG", "1")
+    answer = ratlip("generate", "a bird", "--model", "/no/such/run")
+    assert answer.code == 2
+    assert "Traceback" in answer.err
+
+
+@pytest.mark.slow
+def test_full_size_trains_and_draws(photographs: Path, tmp_path: Path) -> None:
+    """Three steps of the paper's sizes at batch 2, on CLIP's full-size architecture with random weights."""
+    run = tmp_path / "run"
+    answer = ratlip(
+        *("train", "--dataset", photographs, "--data-dir", tmp_path, "--clip", "ViT-B-32-quickgelu:random"),
+        *("--steps", 3, "--batch-size", 2, "--workers", 0, "--sample-every", 0, "--device", "cpu", "--out", run),
+    )
+    assert answer.code == 0, answer.err
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["skipped"] for record in records] == [False] * 3
+    drawn = ratlip("generate", "a cat", "-n", 2, "--model", run, "--out", tmp_path / "drawn", "--device", "cpu")
+    assert drawn.code == 0, drawn.err
+    with Image.open(drawn.out.splitlines()[0]) as picture:
+        assert picture.size == (256, 256)
