@@ -1,4 +1,4 @@
-"""A stand-in of the Hugging Face Hub on this machine: enough of its protocol for the real client to download from it."""
+"""A stand-in of the Hugging Face Hub on this machine: as much of its protocol as the real client needs to download."""
 
 from __future__ import annotations
 

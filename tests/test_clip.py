@@ -28,6 +28,11 @@ def clip_of(**vision: object) -> tuple[FrozenCLIP, open_clip.CLIP]:
     return FrozenCLIP(model, tokenizer, "test", PREPROCESS["mean"], PREPROCESS["std"]), model
 
 
+def tokens_of(model: open_clip.CLIP, tokens: torch.Tensor) -> torch.Tensor:
+    """Tokens in front of or behind a block as (B,tokens,W), in every version of open_clip."""
+    return tokens if getattr(model.visual.transformer, "batch_first", False) else tokens.transpose(0, 1)
+
+
 @pytest.mark.parametrize("vision", [{}, {"patch_size": 4, "layers": 6}, {"image_size": 56, "layers": 12}])
 def test_vectors_equal_open_clip(vision: dict[str, int]) -> None:
     clip, model = clip_of(**vision)
@@ -44,7 +49,7 @@ def test_features_are_the_patch_tokens_behind_the_named_blocks() -> None:
     clip, model = clip_of(layers=6)
     tokens: list[torch.Tensor] = []
     for block in model.visual.transformer.resblocks:
-        block.register_forward_hook(lambda module, inputs, output: tokens.append(output))
+        block.register_forward_hook(lambda module, inputs, output: tokens.append(tokens_of(model, output)))
     patches = clip.features(torch.rand(1, 3, 32, 32)).patches
     for position, block in enumerate(clip.geometry.feature_blocks):
         torch.testing.assert_close(patches[0, position].flatten(1).T, tokens[block][0, 1:])
@@ -55,7 +60,9 @@ def test_clip_blk_without_prompts_is_the_vision_transformer() -> None:
     clip, model = clip_of()
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     last: list[torch.Tensor] = []
-    model.visual.transformer.resblocks[-1].register_forward_hook(lambda module, inputs, output: last.append(output))
+    model.visual.transformer.resblocks[-1].register_forward_hook(
+        lambda module, inputs, output: last.append(tokens_of(model, output))
+    )
     out = clip.clip_blk(model.visual.conv1(images), torch.empty(2, 0, clip.geometry.width))
     last.clear()
     model.encode_image(images)
@@ -66,7 +73,7 @@ def test_each_prompt_is_seen_by_its_block_alone() -> None:
     clip, model = clip_of(layers=6)
     lengths: list[int] = []
     for block in model.visual.transformer.resblocks:
-        block.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
+        block.register_forward_pre_hook(lambda module, inputs: lengths.append(tokens_of(model, inputs[0]).shape[1]))
     feature = torch.randn(1, 32, 4, 4)
     prompts = torch.randn(1, clip.geometry.prompts, 32)
     out = clip.clip_blk(feature, prompts)

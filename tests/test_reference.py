@@ -27,7 +27,7 @@ def formula(name: str, shape: list[int]) -> Tensor:
     """The weights that the reference values were made with."""
     if name.endswith("num_batches_tracked"):
         return torch.zeros(shape, dtype=torch.int64)
-    n = np.asarray(np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape), dtype=np.float32)  # noqa: NPY002
+    n = np.asarray(np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape), dtype=np.float32)
     if len(shape) >= 2:
         return torch.from_numpy(n / np.sqrt(np.prod(shape[1:])).astype(np.float32))
     if name.endswith("running_var"):
@@ -91,7 +91,7 @@ def discriminator(checkpoint: ReleasedCheckpoint, clip: FrozenCLIP) -> Discrimin
 
 @pytest.fixture(scope="module")
 def features(clip: FrozenCLIP, values: dict[str, np.ndarray]) -> ImageFeatures:
-    pixels = np.random.RandomState(1000 + int(values["seed"])).uniform(-1, 1, (2, 3, 224, 224))  # noqa: NPY002
+    pixels = np.random.RandomState(1000 + int(values["seed"])).uniform(-1, 1, (2, 3, 224, 224))
     with torch.no_grad():
         return clip.features(torch.from_numpy(pixels.astype(np.float32)))
 

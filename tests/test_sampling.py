@@ -246,7 +246,7 @@ def test_models_are_found_by_folder_run_and_name(model_folder: Path, monkeypatch
     run = model_folder.parent
     assert load_model(str(model_folder)).fingerprint == load_model(str(run)).fingerprint
     monkeypatch.chdir(run)
-    with pytest.raises(UsageError, match="unknown model 'ratlip-dmo'. Did you mean 'ratlip-demo'"):
+    with pytest.raises(UsageError, match=r"unknown model 'ratlip-dmo'\. Did you mean 'ratlip-demo'"):
         load_model("ratlip-dmo")
     (run / "empty").mkdir()
     with pytest.raises(WeightsError, match="neither a model folder nor a run folder"):

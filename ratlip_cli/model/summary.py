@@ -76,12 +76,12 @@ def parameter_counts(config: GeneratorConfig, clip: FrozenCLIP) -> tuple[int, in
 def clip_blk_parameters(clip: FrozenCLIP) -> int:
     """Parameters of the frozen vision transformer up to its last block: what the published generator carries along."""
     visual = clip.visual
-    outside = _count(visual.ln_post) + visual.proj.numel()
+    outside: int = _count(visual.ln_post) + visual.proj.numel()
     return _count(visual) - outside
 
 
 def discriminator_parameters(config: DiscriminatorConfig, geometry: ClipGeometry) -> tuple[int, int]:
-    """Parameters of FE extractor and referee, and of two 1x1 shortcuts that the published code counts and never uses."""
+    """Parameters of FE extractor and referee, and of two shortcuts that the published code counts and never uses."""
     with torch.device("meta"):
         used = _count(Discriminator(config, geometry))
     return used, 2 * (geometry.width**2 + geometry.width)

@@ -181,7 +181,7 @@ def _fence(canvas: Canvas, rng: random.Random, x: float, feet: float) -> None:
     start = rng.uniform(0.05, 0.2)
     for u in (start, start + 0.35, start + 0.7):
         canvas.outlined(
-            [(u - 0.04, 1.1), (u - 0.04, feet + 0.0), (u, feet - 0.04), (u + 0.04, feet), (u + 0.04, 1.1)],
+            [(u - 0.04, 1.1), (u - 0.04, feet), (u, feet - 0.04), (u + 0.04, feet), (u + 0.04, 1.1)],
             mix(wood, INK, 0.06),
             "perch",
             0.5,
