@@ -1,8 +1,13 @@
-"""Drawn pictures with captions and attributes in memory, drawn once and kept in a file."""
+"""Drawn pictures with captions and attributes in memory, drawn once and kept in a file.
+
+A `DrawnSet` holds pictures as the demo's dataset has them. A `TwinSet` holds pairs whose pictures differ in one
+attribute, or have the colours of two parts exchanged, with captions that differ in just those words.
+"""
 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ratlip_cli.data.drawn.attributes import ATTRIBUTES, FAMILIES, PAIRED
+from ratlip_cli.data.drawn.attributes import ATTRIBUTES, FAMILIES, PAIRED, SEEN, sample_attributes
+from ratlip_cli.data.drawn.captions import LONGEST, caption
+from ratlip_cli.data.drawn.drawing import draw
 from ratlip_cli.data.layout import stored_side
 from ratlip_cli.data.parallel import in_order
 from ratlip_cli.data.sources.demo import picture
@@ -21,6 +28,9 @@ from ratlip_cli.files import whole_file
 IMAGE_SIZE = 64
 STORED = stored_side(IMAGE_SIZE)
 CACHE = Path("runs/demo-pictures")
+TWIN_CAPTIONS = 8
+EXCHANGED = 0.3
+"""Share of the twins whose two paired colours (body and wings, petals and centre) are exchanged."""
 _CHUNK = 100
 
 
@@ -47,13 +57,21 @@ class DrawnSet:
         start = (STORED - IMAGE_SIZE) // 2
         return to_tensor(self.pixels[rows, start : start + IMAGE_SIZE, start : start + IMAGE_SIZE])
 
-    def random_crops(self, rows: Sequence[int] | np.ndarray, rng: np.random.Generator) -> Tensor:
-        """Random crops (B, 3, 64, 64) in [-1,1]."""
-        corners = rng.integers(0, STORED - IMAGE_SIZE + 1, size=(len(rows), 2))
-        crops = [
-            self.pixels[row, y : y + IMAGE_SIZE, x : x + IMAGE_SIZE] for row, (y, x) in zip(rows, corners, strict=True)
-        ]
-        return to_tensor(np.stack(crops))
+
+@dataclass(frozen=True)
+class TwinSet:
+    """N pairs: pictures 2n and 2n + 1 are twins."""
+
+    pixels: np.ndarray  # (2N, STORED, STORED, 3) uint8.
+    family: np.ndarray  # (N,) index into FAMILIES.
+    captions: list[list[list[str]]]  # (N, TWIN_CAPTIONS, 2): of one template, one caption of each twin.
+
+
+def random_crops(pixels: np.ndarray, rows: Sequence[int] | np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Random crops (B, 3, 64, 64) in [-1,1] of some of the pictures (N, STORED, STORED, 3)."""
+    corners = rng.integers(0, STORED - IMAGE_SIZE + 1, size=(len(rows), 2))
+    crops = [pixels[row, y : y + IMAGE_SIZE, x : x + IMAGE_SIZE] for row, (y, x) in zip(rows, corners, strict=True)]
+    return to_tensor(np.stack(crops))
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
@@ -96,3 +114,61 @@ def _draw_chunk(
 ) -> list[tuple[np.ndarray, tuple[str, ...], dict[str, str]]]:
     pictures = [picture(family, split, seed, index, STORED) for family, index in chunk]
     return [(np.asarray(drawn.image), drawn.captions, drawn.attributes) for drawn in pictures]
+
+
+def twin_set(count: int, seed: int, workers: int = 2) -> TwinSet:
+    """`count` pairs of the training split's combinations, families in turn; from the cache where they are drawn."""
+    stem = CACHE / f"twins-{count}-{seed}"
+    texts = stem.with_suffix(".json")
+    if not texts.exists():
+        numbers = [(FAMILIES[number % len(FAMILIES)], number) for number in range(count)]
+        chunks = [numbers[start : start + _CHUNK] for start in range(0, count, _CHUNK)]
+        pixels = np.empty((2 * count, STORED, STORED, 3), dtype=np.uint8)
+        captions: list[list[list[str]]] = []
+        for _, drawn in in_order(partial(_draw_twins, seed=seed), chunks, workers):
+            for images, written in drawn:
+                pixels[2 * len(captions) : 2 * len(captions) + 2] = images
+                captions.append(written)
+        with whole_file(stem.with_suffix(".npy")) as partial_file, partial_file.open("wb") as file:
+            np.save(file, pixels)
+        with whole_file(texts) as partial_file:
+            partial_file.write_text(json.dumps(captions))
+    captions = json.loads(texts.read_text(encoding="utf-8"))
+    return TwinSet(np.load(stem.with_suffix(".npy")), np.arange(len(captions)) % len(FAMILIES), captions)
+
+
+def _draw_twins(chunk: Sequence[tuple[str, int]], seed: int) -> list[tuple[np.ndarray, list[list[str]]]]:
+    found = []
+    for family, number in chunk:
+        rng = random.Random(f"twins/{family}/{seed}/{number}")
+        one = sample_attributes(family, rng)
+        other = _twin(family, one, rng)
+        written = [_same_template(family, one, other, rng) for _ in range(TWIN_CAPTIONS)]
+        images = [np.asarray(draw(family, attributes, rng, STORED).image) for attributes in (one, other)]
+        found.append((np.stack(images), written))
+    return found
+
+
+def _twin(family: str, attributes: dict[str, str], rng: random.Random) -> dict[str, str]:
+    """The same attributes with one changed, or with the two paired colours exchanged; never a pair held out."""
+    while True:
+        twin = dict(attributes)
+        if family in PAIRED and rng.random() < EXCHANGED:
+            first, second = PAIRED[family]
+            twin[first], twin[second] = attributes[second], attributes[first]
+        else:
+            changed = rng.choice(sorted(attributes))
+            twin[changed] = rng.choice([value for value in ATTRIBUTES[family][changed] if value != attributes[changed]])
+        known = all(twin[name] in ATTRIBUTES[family][name] for name in twin)
+        seen = family not in PAIRED or tuple(twin[name] for name in PAIRED[family]) in SEEN[family]
+        if known and seen and twin.get("belly") != twin.get("body", "none"):
+            return twin
+
+
+def _same_template(family: str, one: dict[str, str], other: dict[str, str], rng: random.Random) -> list[str]:
+    """A caption of each that says the same but for what differs."""
+    while True:
+        template = rng.random()
+        pair = [caption(family, attributes, random.Random(template)) for attributes in (one, other)]
+        if pair[0] != pair[1] and all(len(text.split()) <= LONGEST for text in pair):
+            return pair

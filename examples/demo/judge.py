@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from drawn_set import DrawnSet, drawn_set
+from drawn_set import DrawnSet, drawn_set, random_crops
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -125,7 +125,9 @@ def train(pictures: DrawnSet, test: DrawnSet, steps: int, batch: int, seed: int)
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1, (step + 1) / 50) * (0.01 + 0.495 * (1 + math.cos(math.pi * step / steps)))
         chosen = {family: rng.choice(len(rows[family]), batch // len(FAMILIES), replace=False) for family in FAMILIES}
-        images = pictures.random_crops(np.concatenate([rows[family][places] for family, places in chosen.items()]), rng)
+        images = random_crops(
+            pictures.pixels, np.concatenate([rows[family][places] for family, places in chosen.items()]), rng
+        )
         features = judge.features(disturbed(images, rng))
         families = torch.arange(len(FAMILIES)).repeat_interleave(batch // len(FAMILIES))
         loss = F.cross_entropy(judge.family(features), families)

@@ -18,7 +18,7 @@ import numpy as np
 import open_clip
 import torch
 from check_clip import zero_shot
-from drawn_set import DrawnSet, drawn_set
+from drawn_set import TWIN_CAPTIONS, DrawnSet, TwinSet, drawn_set, random_crops, twin_set
 from torch import Tensor
 
 from ratlip_cli.data.drawn.attributes import FAMILIES
@@ -29,6 +29,8 @@ CONTEXT = 32
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 MIXED = 0.25
 """Share of the batches that hold all families; the others hold one, whose pictures are harder to tell apart."""
+TWINS = 0.75
+"""Share of the batches made of twins, which teach which part has which colour, and left from right."""
 DISTURBED = 0.25
 """Share of the captions with a word replaced by, or an added, unknown token, so that its row means "some word"."""
 
@@ -66,11 +68,39 @@ def disturbed(rows: Tensor, rng: np.random.Generator) -> Tensor:
     return rows
 
 
-def train(out: Path, pictures: DrawnSet, test: DrawnSet, args: argparse.Namespace) -> None:
+class Batches:
+    """Pictures and rows of their captions: the batch of a step is a pure function of seed and step."""
+
+    def __init__(self, pictures: DrawnSet, twins: TwinSet, size: int, seed: int) -> None:
+        tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT)
+        tokens = tokenizer([text for texts in pictures.captions for text in texts])
+        self.words = vocabulary(tokens)
+        self._pictures, self._twins, self._size, self._seed = pictures, twins, size, seed
+        self._captions = rows_of(tokens, self.words).view(len(pictures.captions), -1, CONTEXT)
+        twin_tokens = tokenizer([text for pairs in twins.captions for pair in pairs for text in pair])
+        self._twin_captions = rows_of(twin_tokens, self.words).view(len(twins.captions), -1, 2, CONTEXT)
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Pictures (B,3,64,64) in [-1,1] and captions (B,CONTEXT)."""
+        rng = np.random.default_rng([self._seed, step])
+        family = None if rng.random() < MIXED else int(rng.integers(len(FAMILIES)))
+        if rng.random() < TWINS:
+            among = (
+                np.arange(len(self._twins.family)) if family is None else np.flatnonzero(self._twins.family == family)
+            )
+            pairs = rng.choice(among, self._size // 2, replace=False)
+            images = random_crops(self._twins.pixels, np.stack((2 * pairs, 2 * pairs + 1), axis=1).ravel(), rng)
+            texts = self._twin_captions[pairs, rng.integers(0, TWIN_CAPTIONS, len(pairs))].flatten(0, 1)
+            return images, texts
+        among = np.arange(len(self._captions)) if family is None else self._pictures.rows(FAMILIES[family])
+        chosen = rng.choice(among, self._size, replace=False)
+        images = random_crops(self._pictures.pixels, chosen, rng)
+        return images, disturbed(self._captions[chosen, rng.integers(0, self._captions.shape[1], self._size)], rng)
+
+
+def train(out: Path, batches: Batches, test: DrawnSet, args: argparse.Namespace) -> None:
     """Train until the steps or the minutes are used up, saving on the way."""
-    tokens = open_clip.SimpleTokenizer(context_length=CONTEXT)([text for texts in pictures.captions for text in texts])
-    words = vocabulary(tokens)
-    captions = rows_of(tokens, words).view(len(pictures.captions), -1, CONTEXT)
+    words = batches.words
     config = model_cfg(len(words))
     torch.manual_seed(args.seed)
     model = open_clip.CLIP(**config)
@@ -87,11 +117,7 @@ def train(out: Path, pictures: DrawnSet, test: DrawnSet, args: argparse.Namespac
         step = state["step"]
     saved, losses = time.monotonic(), []
     while step < args.steps:
-        rng = np.random.default_rng([args.seed, step])
-        among = np.arange(len(captions)) if rng.random() < MIXED else pictures.rows(str(rng.choice(FAMILIES)))
-        chosen = rng.choice(among, args.batch, replace=False)
-        images = pictures.random_crops(chosen, rng)
-        texts = disturbed(captions[chosen, rng.integers(0, captions.shape[1], args.batch)], rng)
+        images, texts = batches[step]
         rate = args.lr * min(1.0, (step + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / args.steps)))
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -125,6 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/demo-clip"))
     parser.add_argument("--pictures", type=int, default=30000, help="training pictures to draw")
+    parser.add_argument("--twins", type=int, default=15000, help="pairs of twins to draw")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -133,7 +160,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(2)
     args.out.mkdir(parents=True, exist_ok=True)
-    train(args.out, drawn_set("train", args.pictures, args.seed), drawn_set("test", 1500, args.seed), args)
+    pictures, twins = drawn_set("train", args.pictures, args.seed), twin_set(args.twins, args.seed)
+    train(args.out, Batches(pictures, twins, args.batch, args.seed), drawn_set("test", 1500, args.seed), args)
 
 
 if __name__ == "__main__":
