@@ -11,6 +11,7 @@ runs/oxford-ratlip-1/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -88,12 +89,12 @@ class RunFolder:
         values = asdict(record)
         try:
             self._log.write(json.dumps(values) + "\n")
+            if record.step % TENSORBOARD_EVERY == 0:
+                for name, value in values.items():
+                    if name != "step" and value is not None:
+                        self._tensorboard.add_scalar(name, value, record.step)
         except OSError as error:
-            raise cannot_write(self.metrics, error) from error
-        if record.step % TENSORBOARD_EVERY == 0:
-            for name, value in values.items():
-                if name != "step" and value is not None:
-                    self._tensorboard.add_scalar(name, value, record.step)
+            raise cannot_write(self.path, error) from error
 
     def save_samples(self, rows: Sequence[tuple[str, Sequence[Image.Image]]], step: int) -> Path:
         """Write samples/step_N.png: a grid with a row for each prompt and its pictures."""
@@ -103,11 +104,12 @@ class RunFolder:
         return target
 
     def close(self) -> None:
-        """Flush and close what is open."""
-        if self._log is not None:
-            self._log.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        """Flush and close what is open. Curves that no longer fit on a full disk are in metrics.jsonl too."""
+        with contextlib.suppress(OSError):
+            if self._log is not None:
+                self._log.close()
+            if self._tensorboard is not None:
+                self._tensorboard.close()
 
 
 def already_there(path: Path) -> UsageError:

@@ -22,6 +22,7 @@ from ratlip_cli.device import peak_memory_mib, resolve_device
 from ratlip_cli.errors import DataError, TrainingError, UsageError, WeightsError
 from ratlip_cli.model.clip import load_clip
 from ratlip_cli.pixels import to_images
+from ratlip_cli.sampling import noise_vectors
 from ratlip_cli.training.checkpoint import (
     Checkpoint,
     Identity,
@@ -33,7 +34,7 @@ from ratlip_cli.training.checkpoint import (
 )
 from ratlip_cli.training.run_folder import RUNS, RunFolder, already_there
 from ratlip_cli.training.settings import TrainSettings, parse_duration, run_of, settings_of_run
-from ratlip_cli.training.trainer import StepRecord, Trainer, step_noise
+from ratlip_cli.training.trainer import StepRecord, Trainer
 from ratlip_cli.weights.model_folder import create_model_folder, model_config, save_weights
 
 PATIENCE = 10
@@ -64,6 +65,7 @@ class TrainingSession:
         trainer: Trainer,
         identity: Identity,
         folder: RunFolder,
+        saved_step: int,
     ) -> None:
         self.settings = settings
         self.dataset = dataset
@@ -71,7 +73,7 @@ class TrainingSession:
         self.folder = folder
         self.total_steps = settings.total_steps(len(dataset))
         self._identity = identity
-        self._saved_step = trainer.steps_done
+        self._saved_step = saved_step
         self._prompts = _sample_prompts(dataset)
         self._prompt_vectors = trainer.clip.encode_text(self._prompts)
 
@@ -135,9 +137,9 @@ class TrainingSession:
 
     @torch.no_grad()
     def _draw_samples(self) -> None:
+        noise = noise_vectors(self.settings.seed, range(SAMPLE_COLUMNS), self.settings.noise_dim)
         rows = []
-        for row, (prompt, vector) in enumerate(zip(self._prompts, self._prompt_vectors, strict=True)):
-            noise = step_noise(self.settings.seed, row, SAMPLE_COLUMNS, self.settings.noise_dim)
+        for prompt, vector in zip(self._prompts, self._prompt_vectors, strict=True):
             text = vector.expand(SAMPLE_COLUMNS, -1)
             images = self.trainer.average(noise.to(self.trainer.device), text, self.trainer.clip)
             rows.append((prompt, to_images(images)))
@@ -267,7 +269,9 @@ def open_session(
         tell(f"going on from {checkpoint.path}")
     folder = RunFolder(run) if run is not None else RunFolder.create(settings)
     folder.open(settings, trainer.steps_done)
-    session = TrainingSession(settings, dataset, trainer, identity, folder)
+    branches_off = run is None and checkpoint is not None
+    saved_step = 0 if branches_off else trainer.steps_done
+    session = TrainingSession(settings, dataset, trainer, identity, folder, saved_step)
     config = model_config(
         settings.generator_config(),
         settings.discriminator_config(),
@@ -276,6 +280,7 @@ def open_session(
     )
     create_model_folder(folder.model, config, clip)
     session.write_model()
+    session.save()
     return session
 
 
