@@ -28,6 +28,8 @@ from ratlip_cli.tensor_files import fingerprint, load_into, load_tensors, load_w
 
 DEFAULT_CLIP = "ViT-B-32-quickgelu:openai"
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+BUNDLED = {"ratlip-demo": Path(__file__).parents[1] / "weights" / "demo" / "clip"}
+"""CLIPs that ship inside the package, as folders of `save_clip`."""
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 UNKNOWN = -1
 """Stands in a trimmed vocabulary for the row of every token that is not listed."""
@@ -195,12 +197,12 @@ def load_clip(spec: str, device: str | torch.device = "cpu") -> FrozenCLIP:
 
     Args:
         spec: `NAME[:PRETRAINED]` of open_clip (PRETRAINED is a tag, downloaded from the Hugging Face Hub; or a weights
-            file; or `random`; left out, `openai`), or a folder written by `save_clip`.
+            file; or `random`; left out, `openai`), a folder written by `save_clip`, or the bundled `ratlip-demo`.
 
     Raises:
         UsageError: an unknown name or tag. WeightsError: weights that cannot be had or do not fit.
     """
-    folder = Path(spec)
+    folder = BUNDLED.get(spec, Path(spec))
     if folder.is_dir():
         return _load_folder(folder).to(device)
     name, _, pretrained = spec.partition(":")
@@ -225,8 +227,9 @@ def load_clip(spec: str, device: str | torch.device = "cpu") -> FrozenCLIP:
 def clip_architecture(spec: str) -> FrozenCLIP:
     """The CLIP of `load_clip(spec)` on the meta device: all its sizes, no weights, nothing downloaded."""
     with torch.device("meta"):
-        if Path(spec).is_dir():
-            return build_clip(_read_config(Path(spec)), spec).to("meta")
+        folder = BUNDLED.get(spec, Path(spec))
+        if folder.is_dir():
+            return build_clip(_read_config(folder), spec).to("meta")
         name = spec.partition(":")[0]
         model_cfg = _model_cfg(spec, name)
         kind = open_clip.CustomTextCLIP if model_cfg.pop("custom_text", False) else open_clip.CLIP

@@ -239,7 +239,8 @@ def parse_duration(text: str) -> float:
 
 
 def _preset_of(dataset: str) -> dict[str, Value]:
-    preset = PRESETS / f"{Path(dataset).name}.toml"
+    name = Path(dataset).name
+    preset = PRESETS / f"{'demo' if name.startswith('demo-') else name}.toml"
     return read_settings(preset) if dataset and preset.is_file() else {}
 
 
