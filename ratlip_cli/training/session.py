@@ -329,10 +329,12 @@ def _newest_unfinished(settings: TrainSettings, total_steps: int) -> Path | None
     candidates = [Path(settings.out)] if settings.out else list(RUNS.glob("*"))
     unfinished = []
     for run in candidates:
-        if not (run / "config.toml").is_file() or not settings_of_run(run).same_run(settings):
+        try:
+            same = settings_of_run(run).same_run(settings)
+        except UsageError:  # no run folder, or one of another version
             continue
         newest = list_checkpoints(run / "checkpoints")[:1]
-        if not newest or newest[0].name < f"step_{total_steps:08d}":
+        if same and (not newest or newest[0].name < f"step_{total_steps:08d}"):
             unfinished.append(run)
     return max(unfinished, key=lambda run: (run / "config.toml").stat().st_mtime, default=None)
 

@@ -63,7 +63,7 @@ class StepRecord:
     lr_d: float
     """Learning rate of the discriminator."""
     images_per_second: float
-    """Real pictures a second, over this step alone."""
+    """Real pictures a second in this step, without what reading, sampling and saving take."""
     memory_mib: float
     """Peak memory so far in MiB."""
     skipped: bool
@@ -229,10 +229,12 @@ class Trainer:
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.momentum = 0.0
-        with torch.no_grad():
-            yield
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
     def _count(self, finite: bool) -> None:
         """Count the step. One that fp16 lost while its loss scale can still fall is no sign of divergence."""
