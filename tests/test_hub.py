@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command_line import ratlip
 from hub_server import COMMIT, serve
+from PIL import Image
 
 FETCH = """
 import sys
@@ -77,3 +80,29 @@ def test_no_network_says_go_online(tmp_path: Path) -> None:
     answer = fetch("someone/birds", "http://127.0.0.1:9", tmp_path / "cache", HF_HUB_OFFLINE="1")
     assert answer.returncode == 1
     assert "go online" in answer.stderr
+
+
+def test_generate_from_the_hub(tiny_clip: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    """A model trained here, served under a name, draws the same pictures by that name as from its folder."""
+    small = ("--image-size", 32, "--generator-channels", 4, "--discriminator-channels", 2, "--batch-size", 2)
+    answer = ratlip(
+        *("train", "--dataset", tiny_dataset, "--clip", tiny_clip, *small, "--steps", 1, "--workers", 0),
+        *("--sample-every", 0, "--device", "cpu", "--out", tmp_path / "run", "--quiet"),
+    )
+    assert answer.code == 0, answer.err
+    repository = shutil.copytree(tmp_path / "run" / "model", tmp_path / "repository")
+    prompt = ("a red picture", "-n", "2", "--device", "cpu", "--no-grid", "--quiet")
+    here = ratlip("generate", *prompt, "--model", tmp_path / "run", "--out", tmp_path / "here")
+    assert here.code == 0, here.err
+    with serve({"someone/colours": repository}) as (endpoint, _):
+        command = ["generate", *prompt, "--model", "someone/colours@main", "--out", str(tmp_path / "there")]
+        settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        there = subprocess.run(
+            [sys.executable, "-m", "ratlip_cli", *command], env=os.environ | settings, capture_output=True, text=True
+        )
+    assert there.returncode == 0, there.stderr
+    names = [Path(line).name for line in here.out.splitlines()]
+    assert [Path(line).name for line in there.stdout.splitlines()] == names
+    for name in names:
+        with Image.open(tmp_path / "here" / name) as one, Image.open(tmp_path / "there" / name) as other:
+            assert one.tobytes() == other.tobytes()
