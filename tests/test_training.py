@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -321,3 +322,15 @@ def test_rehearsal_measures_and_writes_nothing(
     assert sorted(path for path in data.rglob("*") if ".text_vectors" not in path.parts) == [
         path for path in before if ".text_vectors" not in path.parts
     ]
+
+
+@pytest.mark.slow
+def test_compiled_step_is_the_plain_step(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    plain, (batch, *_) = make_trainer(settings)
+    compiled, _ = make_trainer(replace(settings, compile=True))
+    first, second = plain.train_step(batch), compiled.train_step(batch)
+    assert second.loss_d == pytest.approx(first.loss_d, rel=1e-4)
+    assert second.loss_g == pytest.approx(first.loss_g, rel=1e-4)
+    assert list(compiled.generator.state_dict()) == list(plain.generator.state_dict())
+    assert list(compiled.discriminator.state_dict()) == list(plain.discriminator.state_dict())
