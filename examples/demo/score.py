@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -93,7 +94,7 @@ def entropy(values: Sequence[str]) -> float:
     """Entropy of the values, in bits."""
     _, counts = np.unique(list(values), return_counts=True)
     shares = counts / counts.sum()
-    return float(-(shares * np.log2(shares)).sum())
+    return float((shares * np.log2(1 / shares)).sum())
 
 
 def real_pictures(family: str, caption: str, count: int, seed: int) -> Tensor:
@@ -151,7 +152,7 @@ def score_distance(judge: Judge, painted: Tensor, seed: int) -> dict[str, float]
     sets = [painted, *(other.centre(np.arange(len(painted))) for other in others)]
     features = [torch.cat([judge.features(part) for part in images.split(500)]).double().numpy() for images in sets]
     model, halves = frechet_distance(features[0], features[1]), frechet_distance(features[2], features[1])
-    return {"model": round(model, 3), "real_halves": round(halves, 3), "ratio": round(model / halves, 2)}
+    return {"model": round(model, 5), "real_halves": round(halves, 5), "ratio": round(model / halves, 2)}
 
 
 def painter(spec: str) -> Painter:
@@ -192,6 +193,23 @@ def table(report: dict) -> str:
     return "\n".join(lines)
 
 
+def goals_missed(report: dict) -> list[str]:
+    """What the model falls short of, by name."""
+    missed = [
+        f"{split} {name}"
+        for split, goals in GOALS.items()
+        for name, least in goals.items()
+        if name in report[split] and report[split][name]["model"] < least
+    ]
+    for row in report["diversity"]:
+        missed += [
+            f"entropy of {name} for '{row['caption']}'"
+            for name, ratio in row["entropy_ratio"].items()
+            if ratio < ENTROPY_GOAL
+        ]
+    return missed + (["Fréchet distance"] if report["frechet"]["ratio"] > FRECHET_GOAL else [])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="model folder, run or name")
@@ -203,6 +221,9 @@ def main() -> None:
     if args.json:
         write_text(args.json, json.dumps(report, indent=2) + "\n")
     print(table(report))
+    missed = goals_missed(report)
+    print(f"missed: {', '.join(missed)}" if missed else "every goal is met")
+    sys.exit(3 if missed else 0)
 
 
 if __name__ == "__main__":
