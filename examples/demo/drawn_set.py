@@ -65,6 +65,7 @@ class TwinSet:
     pixels: np.ndarray  # (2N, STORED, STORED, 3) uint8.
     family: np.ndarray  # (N,) index into FAMILIES.
     captions: list[list[list[str]]]  # (N, TWIN_CAPTIONS, 2): of one template, one caption of each twin.
+    attributes: list[dict[str, str]]  # 2N; every attribute of the picture's family.
 
 
 def random_crops(pixels: np.ndarray, rows: Sequence[int] | np.ndarray, rng: np.random.Generator) -> Tensor:
@@ -134,19 +135,28 @@ def twin_set(count: int, seed: int, workers: int = 2) -> TwinSet:
         with whole_file(texts) as partial_file:
             partial_file.write_text(json.dumps(captions))
     captions = json.loads(texts.read_text(encoding="utf-8"))
-    return TwinSet(np.load(stem.with_suffix(".npy")), np.arange(len(captions)) % len(FAMILIES), captions)
+    attributes = [
+        attributes
+        for number in range(count)
+        for attributes in _twin_attributes(FAMILIES[number % len(FAMILIES)], number, seed)[:2]
+    ]
+    return TwinSet(np.load(stem.with_suffix(".npy")), np.arange(count) % len(FAMILIES), captions, attributes)
 
 
 def _draw_twins(chunk: Sequence[tuple[str, int]], seed: int) -> list[tuple[np.ndarray, list[list[str]]]]:
     found = []
     for family, number in chunk:
-        rng = random.Random(f"twins/{family}/{seed}/{number}")
-        one = sample_attributes(family, rng)
-        other = _twin(family, one, rng)
+        one, other, rng = _twin_attributes(family, number, seed)
         written = [_same_template(family, one, other, rng) for _ in range(TWIN_CAPTIONS)]
         images = [np.asarray(draw(family, attributes, rng, STORED).image) for attributes in (one, other)]
         found.append((np.stack(images), written))
     return found
+
+
+def _twin_attributes(family: str, number: int, seed: int) -> tuple[dict[str, str], dict[str, str], random.Random]:
+    rng = random.Random(f"twins/{family}/{seed}/{number}")
+    one = sample_attributes(family, rng)
+    return one, _twin(family, one, rng), rng
 
 
 def _twin(family: str, attributes: dict[str, str], rng: random.Random) -> dict[str, str]:
