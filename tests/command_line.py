@@ -35,6 +35,8 @@ def ratlip(*arguments: object) -> Answer:
 
 
 def ratlip_process(*arguments: object, cwd: Path | None = None) -> subprocess.Popen[str]:
-    """Start the command line in a process of its own."""
+    """Start the command line in a process of its own, which leads a process group as it does in a terminal."""
     command = [sys.executable, "-m", "ratlip_cli", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )

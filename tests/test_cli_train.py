@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+import torch
+from command_line import ratlip, ratlip_process
 from PIL import Image
 
-from ratlip_cli.__main__ import main
 from ratlip_cli.training.checkpoint import list_checkpoints, read_checkpoint
 from ratlip_cli.training.settings import TrainSettings, read_settings
-
-
-class Outcome(NamedTuple):
-    code: int
-    stdout: str
-    stderr: str
-
-
-Command = Callable[..., Outcome]
 
 
 def options(settings: TrainSettings) -> list[str]:
@@ -36,27 +25,16 @@ def options(settings: TrainSettings) -> list[str]:
     return [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
-@pytest.fixture
-def ratlip(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """Run the command line in this process, in an empty folder."""
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RATLIP_DATA", raising=False)
 
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["ratlip", *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        code = stopped.value.code
-        return Outcome(code if isinstance(code, int) else int(code is not None), *capfd.readouterr())
 
-    return run
-
-
-def test_run_folder_holds_what_is_promised(ratlip: Command, settings: TrainSettings) -> None:
+def test_run_folder_holds_what_is_promised(settings: TrainSettings) -> None:
     found = ratlip("train", *options(settings), "--sample-every", "3")
     assert found.code == 0
-    assert found.stdout == f"{settings.out}\n"
+    assert found.out == f"{settings.out}\n"
     run = Path(settings.out)
     assert sorted(path.name for path in run.iterdir()) == [
         "checkpoints",
@@ -76,48 +54,48 @@ def test_run_folder_holds_what_is_promised(ratlip: Command, settings: TrainSetti
     assert [path.name for path in samples] == ["step_00000003.png", "step_00000006.png"]
     assert {Image.open(path).size for path in samples} == {Image.open(samples[0]).size}
     assert any((run / "tensorboard").iterdir())
-    assert "6/6" in found.stderr
+    assert "6/6" in found.err
 
 
-def test_resolved_settings_repeat_the_run(ratlip: Command, settings: TrainSettings) -> None:
+def test_resolved_settings_repeat_the_run(settings: TrainSettings) -> None:
     assert ratlip("train", *options(settings)).code == 0
     again = ratlip("train", "--config", f"{settings.out}/config.toml", "--out", "again", "--quiet")
-    assert again == (0, "again\n", "")
+    assert (again.code, again.out, again.err) == (0, "again\n", "")
     lines = [(Path(run) / "metrics.jsonl").read_text().splitlines() for run in (settings.out, "again")]
     assert [line.split('"images_per')[0] for line in lines[0]] == [line.split('"images_per')[0] for line in lines[1]]
 
 
-def test_runs_are_numbered(ratlip: Command, settings: TrainSettings) -> None:
+def test_runs_are_numbered(settings: TrainSettings) -> None:
     arguments = ["train", *options(settings), "--out", "", "--steps", "1"]
-    assert [ratlip(*arguments).stdout for _ in range(2)] == ["runs/colours-ratlip-1\n", "runs/colours-ratlip-2\n"]
+    assert [ratlip(*arguments).out for _ in range(2)] == ["runs/colours-ratlip-1\n", "runs/colours-ratlip-2\n"]
 
 
-def test_resume_goes_on_and_json_is_one_object(ratlip: Command, settings: TrainSettings) -> None:
+def test_resume_goes_on_and_json_is_one_object(settings: TrainSettings) -> None:
     assert ratlip("train", *options(settings)).code == 0
     found = ratlip("train", "--resume", settings.out, "--steps", "8", "--json")
     assert found.code == 0
-    result = json.loads(found.stdout)
+    result = json.loads(found.out)
     assert (result["run"], result["step"], result["total_steps"], result["finished"]) == (settings.out, 8, 8, True)
     assert result["last"]["step"] == 8
     done = ratlip("train", "--resume", settings.out)
     assert done.code == 0
-    assert "finished after 8 steps" in done.stderr
+    assert "finished after 8 steps" in done.err
 
 
-def test_print_config_is_toml_and_does_nothing(ratlip: Command, tmp_path: Path) -> None:
+def test_print_config_is_toml_and_does_nothing(tmp_path: Path) -> None:
     found = ratlip("train", "--dataset", "cub", "--hidden-size", "32", "--print-config")
-    (tmp_path / "printed.toml").write_text(found.stdout)
+    (tmp_path / "printed.toml").write_text(found.out)
     printed = read_settings(tmp_path / "printed.toml")
     assert (found.code, printed["hidden_size"], printed["epochs"]) == (0, 32, 300)
     assert not (tmp_path / "runs").exists()
 
 
-def test_dry_run_says_what_it_would_be(ratlip: Command, settings: TrainSettings) -> None:
+def test_dry_run_says_what_it_would_be(settings: TrainSettings) -> None:
     found = ratlip("train", *options(settings), "--dry-run")
     assert found.code == 0
     for text in ("training pictures", "10", "peak memory", "time per step", "time in all", "6"):
-        assert text in found.stdout
-    result = json.loads(ratlip("train", *options(settings), "--dry-run", "--json").stdout)
+        assert text in found.out
+    result = json.loads(ratlip("train", *options(settings), "--dry-run", "--json").out)
     assert (result["pictures"], result["steps"]) == (10, 6)
     assert not Path(settings.out).exists()
 
@@ -141,32 +119,26 @@ def test_dry_run_says_what_it_would_be(ratlip: Command, settings: TrainSettings)
     ],
 )
 def test_bad_input_is_one_line_and_loses_nothing(
-    ratlip: Command, settings: TrainSettings, tmp_path: Path, arguments: list[str], code: int, message: str
+    settings: TrainSettings, tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
-    if "cuda" in arguments and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
-        torch = pytest.importorskip("torch")
-        if torch.cuda.is_available():
-            pytest.skip("there is a GPU")
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
     found = ratlip("train", *options(settings), *arguments, "--quiet")
     assert found.code == code
-    assert found.stdout == ""
-    assert message in found.stderr
-    assert len(found.stderr.strip().splitlines()) == 1
+    assert found.out == ""
+    assert message in found.err
+    assert len(found.err.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_picture_that_cannot_be_read_stops_with_its_name_and_saves(
-    ratlip: Command, settings: TrainSettings, tmp_path: Path
-) -> None:
-    import shutil
-
+def test_picture_that_cannot_be_read_stops_with_its_name_and_saves(settings: TrainSettings, tmp_path: Path) -> None:
     dataset = Path(shutil.copytree(settings.dataset, tmp_path / "broken"))
     picture = sorted((dataset / "train").glob("*.png"))[0]
     picture.write_bytes(picture.read_bytes()[:40])
     found = ratlip("train", *options(settings), "--dataset", str(dataset), "--steps", "50", "--quiet")
     assert found.code == 1
-    assert picture.name in found.stderr
-    assert len(found.stderr.strip().splitlines()) == 1
+    assert picture.name in found.err
+    assert len(found.err.strip().splitlines()) == 1
     done = len((Path(settings.out) / "metrics.jsonl").read_text().splitlines())
     assert [path.name for path in list_checkpoints(Path(settings.out) / "checkpoints")] == (
         [f"step_{done:08d}"] if done else []
@@ -177,15 +149,7 @@ def test_picture_that_cannot_be_read_stops_with_its_name_and_saves(
 def test_signal_ends_the_step_saves_and_says_how_to_go_on(
     settings: TrainSettings, tmp_path: Path, signal_number: int, code: int
 ) -> None:
-    arguments = [*options(settings), "--steps", "100000", "--workers", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ratlip_cli", "train", *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    process = ratlip_process("train", *options(settings), "--steps", 100_000, "--workers", 1)
     metrics = Path(settings.out) / "metrics.jsonl"
     deadline = time.monotonic() + 300
     while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
