@@ -12,16 +12,15 @@ import pytest
 from ratlip_cli.cli.train import train
 from ratlip_cli.errors import UsageError
 from ratlip_cli.training.settings import (
-    PRESETS,
     TrainSettings,
     about,
     parse_duration,
+    preset_names,
     read_settings,
     resolve_settings,
 )
 
 NAMES = [setting.name for setting in fields(TrainSettings)]
-PRESET_NAMES = sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -54,7 +53,7 @@ def test_steps_and_epochs_replace_each_other_between_layers_but_not_in_one(tmp_p
         resolve_settings({"epochs": 3, "steps": 9})
 
 
-@pytest.mark.parametrize("preset", PRESET_NAMES)
+@pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_is_valid_and_has_a_use(preset: str) -> None:
     settings = resolve_settings({"dataset": "x"}, preset)
     assert replace(settings, dataset="") != TrainSettings()
@@ -69,7 +68,7 @@ def test_presets_of_the_papers_datasets_are_the_papers(preset: str) -> None:
     assert settings.image_size == 256
 
 
-@pytest.mark.parametrize("preset", [None, *PRESET_NAMES])
+@pytest.mark.parametrize("preset", [None, *preset_names()])
 def test_what_is_written_reads_back_as_the_same_settings(tmp_path: Path, preset: str | None) -> None:
     changed: dict[str, Any] = {"dataset": 'odd "name" ü', "ema": 0.5, "compile": True, "max_time": "1h"}
     settings = resolve_settings(changed, preset)

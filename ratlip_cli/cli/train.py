@@ -13,7 +13,7 @@ import typer
 from ratlip_cli.cli import console
 from ratlip_cli.cli.prepare import preparation_progress
 from ratlip_cli.errors import Interrupted
-from ratlip_cli.training.settings import TrainSettings, about, resolve_settings
+from ratlip_cli.training.settings import TrainSettings, about, preset_names, resolve_settings
 
 if TYPE_CHECKING:
     from ratlip_cli.training.session import Rehearsal, TrainingSession
@@ -78,7 +78,7 @@ def train(
     config: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|PRESET", help="TOML file with any of these settings, or cub, oxford, celeba-tiny, small."
+            metavar="FILE|PRESET", help=f"TOML file with any of these settings, or one of: {', '.join(preset_names())}."
         ),
     ] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings as TOML and stop.")] = False,

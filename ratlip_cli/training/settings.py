@@ -200,6 +200,11 @@ def _overlaid(*layers: Mapping[str, Value]) -> TrainSettings:
     return TrainSettings(**merged)
 
 
+def preset_names() -> list[str]:
+    """The names of the shipped presets."""
+    return sorted(preset.stem for preset in PRESETS.glob("*.toml"))
+
+
 def read_settings(config: str | Path) -> dict[str, Value]:
     """The settings in a TOML file, or in the shipped preset of that name.
 
@@ -208,9 +213,9 @@ def read_settings(config: str | Path) -> dict[str, Value]:
     """
     path = Path(config)
     if not path.is_file():
-        known = [preset.stem for preset in PRESETS.glob("*.toml")]
+        known = preset_names()
         if path.name != str(config) or path.suffix:
-            raise UsageError(f"no settings file {config}; presets are: {', '.join(sorted(known))}.")
+            raise UsageError(f"no settings file {config}; presets are: {', '.join(known)}.")
         if str(config) not in known:
             raise unknown_name("preset", str(config), known)
         path = PRESETS / f"{config}.toml"
