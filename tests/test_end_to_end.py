@@ -139,7 +139,7 @@ def test_info_describes_a_run(run: Path) -> None:
     [
         (["generate"], 2, "there is no prompt"),
         (["generate", "a bird", "-n", "0"], 2, "at least 1"),
-        (["generate", "a bird", "-n", "many"], 2, "many"),
+        (["generate", "a bird", "-n", "many"], 2, "Invalid value"),
         (["generate", "a bird", "--format", "gif"], 2, "unknown format 'gif'"),
         (["generate", "a bird", "--model", "/no/such/run"], 2, "unknown model"),
         (["generate", "a bird", "--device", "cuda:7"], 1, "device 'cuda:7' is not there"),

@@ -14,12 +14,14 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import open_clip
 import torch
 from check_clip import zero_shot
-from drawn_set import TWIN_CAPTIONS, DrawnSet, TwinSet, drawn_set, random_crops, twin_set
+from drawn_set import CACHE, TWIN_CAPTIONS, DrawnSet, TwinSet, drawn_set, random_crops, twin_set
+from said import said
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,7 +35,8 @@ MIXED = 0.25
 """Share of the batches that hold all families; the others hold one, whose pictures are harder to tell apart."""
 HEADS = [(family, name) for family in FAMILIES for name in ATTRIBUTES[family]]
 NONE = -100
-ATTRIBUTE_WEIGHT = 2.0
+HEAD_SCALE = 12.0
+SHOWN_WEIGHT, SAID_WEIGHT = 2.0, 0.5
 TWINS = 0.5
 """Share of the batches made of twins, which teach which part has which colour, and left from right."""
 DISTURBED = 0.25
@@ -74,20 +77,23 @@ def disturbed(rows: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def labels_of(attributes: Sequence[Mapping[str, str]], families: np.ndarray) -> Tensor:
-    """(N, number of attributes): which value each attribute has, NONE for those of other families."""
+    """(N, number of attributes): which value each attribute has, NONE for those not given or of other families."""
     labels = torch.full((len(attributes), len(HEADS)), NONE)
     for column, (family, name) in enumerate(HEADS):
         values = ATTRIBUTES[family][name]
         for row in np.flatnonzero(families == FAMILIES.index(family)):
-            labels[row, column] = values.index(attributes[row][name])
+            value = attributes[row].get(name)
+            if value in values:  # a caption may speak of "a hat" of any colour
+                labels[row, column] = values.index(value)
     return labels
 
 
 class AttributeLoss(nn.Module):
-    """Cross-entropy of linear heads on the image vector, averaged over the attributes that the pictures have.
+    """Cross-entropy of the attributes, read by the same linear heads from picture and sentence vectors.
 
-    The contrastive loss alone is content for a long time with which colours there are, and learns late which part has
-    which. The heads ask for the parts from the start; they are not kept.
+    Body and wings of a bird are about as large and as often told, so a contrastive loss alone is content for a long
+    time with which colours there are, and learns late which part has which. The heads ask for the parts from the start,
+    and as both towers answer to the same ones, their vectors meet. The heads are not kept.
     """
 
     def __init__(self, embed_dim: int) -> None:
@@ -96,45 +102,83 @@ class AttributeLoss(nn.Module):
         self.linear = nn.Linear(embed_dim, sum(self.sizes))
 
     def forward(self, vectors: Tensor, labels: Tensor) -> Tensor:
-        logits = torch.split(self.linear(vectors), self.sizes, dim=1)
+        """Of normalised vectors (B,d), averaged over the attributes that `labels` (B, number of attributes) give."""
+        logits = torch.split(self.linear(HEAD_SCALE * vectors), self.sizes, dim=1)
         losses = [
             F.cross_entropy(part, labels[:, column], ignore_index=NONE, reduction="sum")
             for column, part in enumerate(logits)
         ]
-        return torch.stack(losses).sum() / (labels != NONE).sum()
+        return torch.stack(losses).sum() / (labels != NONE).sum().clamp(min=1)
+
+
+class Batch(NamedTuple):
+    """Pictures (B,3,64,64) in [-1,1], their captions (B,CONTEXT), and what they show and say (B, attributes)."""
+
+    images: Tensor
+    texts: Tensor
+    shown: Tensor
+    said: Tensor
 
 
 class Batches:
-    """Pictures, rows of their captions, and labels: the batch of a step is a pure function of seed and step."""
+    """The batch of a step is a pure function of seed and step."""
 
     def __init__(self, pictures: DrawnSet, twins: TwinSet, size: int, seed: int) -> None:
-        tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT)
-        tokens = tokenizer([text for texts in pictures.captions for text in texts])
-        self.words = vocabulary(tokens)
         self._pictures, self._twins, self._size, self._seed = pictures, twins, size, seed
-        self._captions = rows_of(tokens, self.words).view(len(pictures.captions), -1, CONTEXT)
-        twin_tokens = tokenizer([text for pairs in twins.captions for pair in pairs for text in pair])
-        self._twin_captions = rows_of(twin_tokens, self.words).view(len(twins.captions), -1, 2, CONTEXT)
-        self._labels = labels_of(pictures.attributes, pictures.family)
-        self._twin_labels = labels_of(twins.attributes, twins.family.repeat(2))
+        kept = CACHE / f"captions-{len(pictures.captions)}-{len(twins.captions)}-{seed}.pt"
+        if not kept.exists():
+            with whole_file(kept) as partial_file:
+                torch.save(_captions(pictures, twins), partial_file)
+        captions = torch.load(kept, weights_only=True)
+        self.words: list[int] = captions["words"]
+        self._captions, self._said = captions["captions"], captions["said"]
+        self._twin_captions, self._twin_said = captions["twin_captions"], captions["twin_said"]
+        self._shown = labels_of(pictures.attributes, pictures.family)
+        self._twin_shown = labels_of(twins.attributes, twins.family.repeat(2))
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures (B,3,64,64) in [-1,1], captions (B,CONTEXT), labels (B,number of attributes)."""
+    def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng([self._seed, step])
         family = None if rng.random() < MIXED else int(rng.integers(len(FAMILIES)))
         if rng.random() < TWINS:
-            among = (
-                np.arange(len(self._twins.family)) if family is None else np.flatnonzero(self._twins.family == family)
-            )
+            all_pairs = np.arange(len(self._twins.family))
+            among = all_pairs if family is None else np.flatnonzero(self._twins.family == family)
             pairs = rng.choice(among, self._size // 2, replace=False)
             rows = np.stack((2 * pairs, 2 * pairs + 1), axis=1).ravel()
-            texts = self._twin_captions[pairs, rng.integers(0, TWIN_CAPTIONS, len(pairs))].flatten(0, 1)
-            return random_crops(self._twins.pixels, rows, rng), texts, self._twin_labels[rows]
+            which = rng.integers(0, TWIN_CAPTIONS, len(pairs))
+            images = random_crops(self._twins.pixels, rows, rng)
+            texts, said_ = self._twin_captions[pairs, which].flatten(0, 1), self._twin_said[pairs, which].flatten(0, 1)
+            return Batch(images, texts, self._twin_shown[rows], said_)
         among = np.arange(len(self._captions)) if family is None else self._pictures.rows(FAMILIES[family])
         chosen = rng.choice(among, self._size, replace=False)
+        which = rng.integers(0, self._captions.shape[1], self._size)
         images = random_crops(self._pictures.pixels, chosen, rng)
-        texts = disturbed(self._captions[chosen, rng.integers(0, self._captions.shape[1], self._size)], rng)
-        return images, texts, self._labels[chosen]
+        texts = disturbed(self._captions[chosen, which], rng)
+        whole = (texts == self._captions[chosen, which]).all(dim=1, keepdim=True)
+        return Batch(images, texts, self._shown[chosen], self._said[chosen, which].where(whole, NONE))
+
+
+def _captions(pictures: DrawnSet, twins: TwinSet) -> dict[str, object]:
+    """Rows of the trimmed embedding for all captions, and what each of them says."""
+    tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT)
+    texts = [text for ten in pictures.captions for text in ten]
+    twin_texts = [text for pairs in twins.captions for pair in pairs for text in pair]
+    tokens = tokenizer(texts)
+    words = vocabulary(tokens)
+    families, twin_families = (
+        pictures.family.repeat(len(pictures.captions[0])),
+        twins.family.repeat(2 * TWIN_CAPTIONS),
+    )
+    return {
+        "words": words,
+        "captions": rows_of(tokens, words).view(len(pictures.captions), -1, CONTEXT),
+        "said": _said(texts, families).view(len(pictures.captions), -1, len(HEADS)),
+        "twin_captions": rows_of(tokenizer(twin_texts), words).view(len(twins.captions), -1, 2, CONTEXT),
+        "twin_said": _said(twin_texts, twin_families).view(len(twins.captions), -1, 2, len(HEADS)),
+    }
+
+
+def _said(texts: Sequence[str], families: np.ndarray) -> Tensor:
+    return labels_of([said(FAMILIES[f], text) for f, text in zip(families, texts, strict=True)], families)
 
 
 def train(out: Path, batches: Batches, test: DrawnSet, args: argparse.Namespace) -> None:
@@ -159,14 +203,14 @@ def train(out: Path, batches: Batches, test: DrawnSet, args: argparse.Namespace)
         step = state["step"]
     saved, losses = time.monotonic(), []
     while step < args.steps:
-        images, texts, labels = batches[step]
+        batch = batches[step]
         rate = args.lr * min(1.0, (step + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / args.steps)))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        vectors, text_vectors = model.encode_image(images), model.encode_text(texts, normalize=True)
-        contrastive = loss_function(F.normalize(vectors, dim=1), text_vectors, model.logit_scale.exp())
-        attributes = attribute_loss(vectors, labels)
-        loss = contrastive + ATTRIBUTE_WEIGHT * attributes
+        image_vectors, text_vectors, scale = model(batch.images, batch.texts)
+        contrastive = loss_function(image_vectors, text_vectors, scale)
+        shown, told = attribute_loss(image_vectors, batch.shown), attribute_loss(text_vectors, batch.said)
+        loss = contrastive + SHOWN_WEIGHT * shown + SAID_WEIGHT * told
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -174,11 +218,11 @@ def train(out: Path, batches: Batches, test: DrawnSet, args: argparse.Namespace)
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
         step += 1
-        losses.append((contrastive.item(), attributes.item()))
+        losses.append((contrastive.item(), shown.item(), told.item()))
         out_of_time = time.monotonic() - started > 60 * args.minutes
         if step % 25 == 0:
             means = [round(float(mean), 4) for mean in np.mean(losses[-25:], axis=0)]
-            line = {"step": step, "contrastive": means[0], "attributes": means[1], "lr": round(rate, 6)}
+            line = {"step": step, "contrastive": means[0], "shown": means[1], "said": means[2], "lr": round(rate, 6)}
             print(json.dumps(line | {"minutes": round((time.monotonic() - started) / 60, 2)}), flush=True)
         if step % 250 == 0 or step == args.steps or out_of_time or time.monotonic() - saved > 240:
             with whole_file(state_file) as partial:
@@ -200,7 +244,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo-clip"))
     parser.add_argument("--pictures", type=int, default=30000, help="training pictures to draw")
     parser.add_argument("--twins", type=int, default=15000, help="pairs of twins to draw")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--minutes", type=float, default=90, help="stop, saved, after this long")
