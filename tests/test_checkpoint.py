@@ -145,6 +145,7 @@ class Malicious:
         return os.system, ("touch executed",)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_pickle_is_never_executed(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     newest = list_checkpoints(run / "checkpoints")[0]
