@@ -49,12 +49,13 @@ def test_parts_add_up_to_the_model(tiny_clip: Path) -> None:
     clip = load_clip(str(tiny_clip))
     generator = Generator(config, clip.geometry).eval()
     names = [part.name for part in parts]
-    assert names[:5] == ["noise to code", "RAT bridge", "prompts", "CLIP-BLK", "fuse"]
+    assert names[:6] == ["CLIP text encoder", "noise to code", "RAT bridge", "prompts", "CLIP-BLK", "fuse"]
     assert names[-3:] == ["CLIP image encoder", "FE extractor", "referee"]
-    drawing = parts[:-3]
+    drawing = parts[1:-3]
     assert sum(part.trained for part in drawing) == sum(p.numel() for p in generator.parameters())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         generator(torch.zeros(1, config.noise_dim), torch.zeros(1, clip.geometry.embed_dim), clip)
     # the counter does not see into PyTorch's fused attention on the CPU, a small part of the whole
     assert sum(part.flops for part in drawing) == pytest.approx(counter.get_total_flops(), rel=0.005)
     assert parts[names.index("to RGB")].shape == (3, 64, 64)
+    assert parts[0].frozen + parts[-3].frozen == sum(p.numel() for p in clip.parameters())

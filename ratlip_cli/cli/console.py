@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -34,10 +33,16 @@ def set_up(quiet: bool = False) -> None:
     """Say whether notes and progress are shown, and let warnings of the library appear as notes."""
     global _quiet
     _quiet = quiet
-    handler = RichHandler(console=stderr(), show_time=False, show_path=False, markup=False)
     library = logging.getLogger("ratlip_cli")
-    library.handlers = [handler]
+    library.handlers = [_Notes()]
     library.propagate = False
+
+
+class _Notes(logging.Handler):
+    """Shows the library's warnings as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 def note(message: str) -> None:

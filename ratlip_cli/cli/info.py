@@ -61,7 +61,7 @@ def info(
         _show_table(architecture, generator, json)
         return
     parts = summarise(generator, discriminator, architecture)
-    trained, frozen = sum(part.trained for part in parts), sum(part.frozen for part in parts)
+    trained = sum(part.trained for part in parts)
     drawing = parts[: [part.name for part in parts].index("CLIP image encoder")]
     gflops = sum(part.flops for part in drawing) / 1e9
     if json:
@@ -92,8 +92,8 @@ def info(
     ]
     title = f"{generator.variant}, {generator.image_size} pixels, on CLIP {clip}"
     console.result_table(title, ("part", "output", "trained", "frozen", "MiB (float32)", "GFLOP/image"), rows)
-    console.result(f"trained parameters: {trained:,}; drawing one picture: {gflops:.1f} GFLOP")
-    console.note(f"CLIP-BLK and the CLIP image encoder share their weights: {frozen:,} counts them twice.")
+    console.result(f"trained parameters: {trained:,}; drawing one picture of a sentence: {gflops:.1f} GFLOP")
+    console.result("CLIP-BLK and the CLIP image encoder share their weights.")
 
 
 def _show_table(architecture: Any, generator: Any, json: bool) -> None:

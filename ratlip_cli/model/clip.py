@@ -107,6 +107,11 @@ class FrozenCLIP(nn.Module):
         return super().train(False)
 
     @property
+    def context_length(self) -> int:
+        """Tokens of a sentence, start and end included; longer ones are cut."""
+        return int(self.tokenizer.context_length)
+
+    @property
     def fingerprint(self) -> str:
         """16 hex digits over the weights, the pixel normalisation and the vocabulary."""
         settings = {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}

@@ -57,10 +57,10 @@ def summarise(generator: GeneratorConfig, discriminator: DiscriminatorConfig, cl
             images = g(noise, text, clip)
             features, clip_image = _part("CLIP image encoder", clip, images)
             d(features, text)
-        _, clip_blk = _clip_blk(clip)
+        clip_blk, clip_text = _clip_blk(clip), _clip_text(clip)
     before, after = parts[:3], parts[3:]
     drawing = len(after) - 2
-    return [*before, clip_blk, *after[:drawing], clip_image, *after[drawing:]]
+    return [clip_text, *before, clip_blk, *after[:drawing], clip_image, *after[drawing:]]
 
 
 def parameter_counts(config: GeneratorConfig, clip: FrozenCLIP) -> tuple[int, int]:
@@ -123,8 +123,16 @@ def _part(name: str, clip: FrozenCLIP, images: Tensor) -> tuple[Tensor, Part]:
     return patches, Part(name, tuple(patches.shape[1:]), 0, _count(clip.visual), counter.get_total_flops())
 
 
-def _clip_blk(clip: FrozenCLIP) -> tuple[Tensor, Part]:
+def _clip_text(clip: FrozenCLIP) -> Part:
+    with FlopCounterMode(display=False) as counter:
+        text = clip.encode_tokens(torch.zeros(1, clip.context_length, dtype=torch.long))
+    return Part(
+        "CLIP text encoder", tuple(text.shape[1:]), 0, _count(clip) - _count(clip.visual), counter.get_total_flops()
+    )
+
+
+def _clip_blk(clip: FrozenCLIP) -> Part:
     grid, width, prompts = clip.geometry.grid, clip.geometry.width, clip.geometry.prompts
     with FlopCounterMode(display=False) as counter:
         out = clip.clip_blk(torch.empty(1, width, grid, grid), torch.empty(1, prompts, width))
-    return out, Part("CLIP-BLK", tuple(out.shape[1:]), 0, clip_blk_parameters(clip), counter.get_total_flops())
+    return Part("CLIP-BLK", tuple(out.shape[1:]), 0, clip_blk_parameters(clip), counter.get_total_flops())
