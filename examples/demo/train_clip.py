@@ -36,7 +36,7 @@ MIXED = 0.25
 HEADS = [(family, name) for family in FAMILIES for name in ATTRIBUTES[family]]
 NONE = -100
 HEAD_SCALE = 12.0
-SHOWN_WEIGHT, SAID_WEIGHT = 2.0, 0.5
+SHOWN_WEIGHT, SAID_WEIGHT = 8.0, 2.0
 TWINS = 0.5
 """Share of the batches made of twins, which teach which part has which colour, and left from right."""
 DISTURBED = 0.25
