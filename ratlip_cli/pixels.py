@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 _MARGIN = 4
+_MOST_COLUMNS = 16
+_MOST_LINES = 3
 
 
 def to_images(images: Tensor) -> list[Image.Image]:
@@ -27,10 +29,17 @@ def from_image(image: Image.Image) -> Tensor:
 def captioned_grid(rows: Sequence[tuple[str, Sequence[Image.Image]]], scale: int | None = None) -> Image.Image:
     """One image of all pictures, a row a caption, the caption above its row.
 
+    Long captions are shortened, and more than 16 pictures of one go on in the next row.
+
     Args:
         rows: caption and pictures; all pictures of one size.
         scale: how many pixels a picture's pixel becomes; left out, small pictures grow to about 128.
     """
+    rows = [
+        (caption if start == 0 else "", pictures[start : start + _MOST_COLUMNS])
+        for caption, pictures in rows
+        for start in range(0, len(pictures), _MOST_COLUMNS)
+    ]
     width, height = rows[0][1][0].size
     scale = scale or max(1, 128 // max(width, height))
     width, height = width * scale, height * scale
@@ -39,7 +48,10 @@ def captioned_grid(rows: Sequence[tuple[str, Sequence[Image.Image]]], scale: int
     font = ImageFont.load_default(font_size)
     total_width = columns * (width + _MARGIN) + _MARGIN
     letters = max(8, int(total_width / font.getlength("n")))
-    wrapped = [textwrap.fill(caption, letters) for caption, _ in rows]
+    wrapped = [
+        textwrap.fill(caption, letters, max_lines=_MOST_LINES, placeholder=" ...", break_on_hyphens=False)
+        for caption, _ in rows
+    ]
     line = font_size + 3
     heights = [line * (text.count("\n") + 1) + height + 2 * _MARGIN for text in wrapped]
 

@@ -6,6 +6,7 @@ Noise k depends on the seed and k alone, so picture k of a prompt depends on the
 from __future__ import annotations
 
 import json
+import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,14 +20,16 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ratlip_cli.errors import RatlipError, UsageError
-from ratlip_cli.files import whole_file
+from ratlip_cli.files import cannot_write, whole_file
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.pixels import captioned_grid, to_images
 from ratlip_cli.weights.model_folder import Model
 
 FORMATS = ("png", "jpg", "webp")
 RECORDS_FILE = "images.jsonl"
-_SLUG_LENGTH = 60
+_SLUG_BYTES = 60
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def draw(model: Model, noise: Tensor, text: Tensor, batch_size: int | None = Non
         Pictures (n,3,S,S) on the CPU, float32, clamped to [-1,1]. Raises RatlipError where the generator drew NaN.
     """
     device = model.device
-    batch_size = batch_size or (1 if device.type == "cpu" else 16)
+    batch_size = batch_size or _batch_size(model)
     drawn = [
         model.generator(z.to(device), t.to(device), model.clip).float().cpu()
         for z, t in zip(torch.split(noise, batch_size), torch.split(text, batch_size), strict=True)
@@ -108,20 +111,37 @@ def generate(
         UsageError: an empty prompt, or numbers out of range.
     """
     check_request(prompts, count, seed, truncation, best_of)
-    noise = truncation * noise_vectors(seed, range(count * best_of), model.config.generator.noise_dim)
     for prompt_index, prompt in enumerate(prompts):
-        text = model.clip.encode_text([prompt]).cpu().expand(len(noise), -1)
-        images = draw(model, noise, text, batch_size)
-        similarities = torch.cat(
-            [
-                clip_similarity(model.clip.encode_image(image.to(model.device)).cpu(), sentence)
-                for image, sentence in zip(torch.split(images, 1), torch.split(text, 1), strict=True)
-            ]
+        if model.clip.is_overlong(prompt):
+            tokens = model.clip.context_length
+            logger.warning(
+                "prompt %d is as long as the %d tokens that CLIP reads; its end may be cut.", prompt_index + 1, tokens
+            )
+        best: list[Picture] = []
+        for picture in _draw_all(model, prompt, prompt_index, count * best_of, seed, truncation, batch_size):
+            if best_of == 1:
+                yield picture
+            else:
+                best = sorted([*best, picture], key=lambda drawn: -drawn.clip_similarity)[:count]
+        yield from best
+
+
+def _draw_all(
+    model: Model, prompt: str, prompt_index: int, count: int, seed: int, truncation: float, batch_size: int | None
+) -> Iterator[Picture]:
+    """Draw the pictures of one prompt, a batch at a time."""
+    text = model.clip.encode_text([prompt]).cpu()
+    batch_size = batch_size or _batch_size(model)
+    for start in range(0, count, batch_size):
+        indices = range(start, min(start + batch_size, count))
+        noise = truncation * noise_vectors(seed, indices, model.config.generator.noise_dim)
+        images = draw(model, noise, text.expand(len(indices), -1), batch_size)
+        similarities = clip_similarity(
+            torch.cat([model.clip.encode_image(image[None].to(model.device)).cpu() for image in images]), text
         )
-        kept = range(count) if best_of == 1 else similarities.argsort(descending=True)[:count].tolist()
-        for index in kept:
+        for index, image, similarity in zip(indices, to_images(images), similarities.tolist(), strict=True):
             yield Picture(
-                image=to_images(images[index : index + 1])[0],
+                image=image,
                 prompt=prompt,
                 prompt_index=prompt_index,
                 index=index,
@@ -129,8 +149,13 @@ def generate(
                 truncation=truncation,
                 model=model.name,
                 fingerprint=model.fingerprint,
-                clip_similarity=round(float(similarities[index]), 4),
+                clip_similarity=round(similarity, 4),
             )
+
+
+def _batch_size(model: Model) -> int:
+    """One on a CPU, where that is fastest and needs least memory; 16 elsewhere."""
+    return 1 if model.device.type == "cpu" else 16
 
 
 class PictureFolder:
@@ -146,13 +171,13 @@ class PictureFolder:
     def __init__(self, folder: Path, format: str = "png") -> None:
         self.folder = folder
         self.format = format
-        taken = [int(path.name[:4]) for path in folder.glob("[0-9][0-9][0-9][0-9]_*")]
-        self.first = max(taken, default=-1) + 1
+        numbered = (re.match(r"(\d{4,})_", path.name) for path in folder.glob("*_*"))
+        self.first = max((int(match[1]) for match in numbered if match), default=-1) + 1
 
     def save(self, picture: Picture) -> Path:
         """Write one picture, PNG with its record in the metadata, and add its line to images.jsonl."""
         name = f"{self.first + picture.prompt_index:04d}_{slug(picture.prompt)}_{picture.index}.{self.format}"
-        path = self.folder / name
+        path = self._free(name)
         with whole_file(path) as partial:
             if self.format == "png":
                 info = PngInfo()
@@ -169,20 +194,30 @@ class PictureFolder:
         rows: dict[int, tuple[str, list[Image.Image]]] = {}
         for picture in pictures:
             rows.setdefault(picture.prompt_index, (picture.prompt, []))[1].append(picture.image)
-        path = self.folder / f"{self.first:04d}_grid.png"
+        path = self._free(f"{self.first:04d}_grid.png")
         with whole_file(path) as partial:
             captioned_grid(list(rows.values())).save(partial, "PNG")
         return path
 
     def _add_record(self, record: dict[str, object]) -> None:
-        with (self.folder / RECORDS_FILE).open("ab", buffering=0) as records:
-            records.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")  # one write, so whole or not at all
+        path = self.folder / RECORDS_FILE
+        try:
+            with path.open("ab", buffering=0) as records:
+                records.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")  # one write: whole or not at all
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+    def _free(self, name: str) -> Path:
+        path = self.folder / name
+        if path.exists():
+            raise RatlipError(f"{path} exists: another ratlip writes into this folder. Choose another --out.")
+        return path
 
 
 def slug(prompt: str) -> str:
     """A prompt as a part of a file name: lower-case letters and digits of any script, joined by hyphens."""
     words = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFKC", prompt).lower()).strip("-")
-    return words[:_SLUG_LENGTH].strip("-") or "prompt"
+    return words.encode()[:_SLUG_BYTES].decode(errors="ignore").strip("-") or "prompt"
 
 
 def check_request(prompts: Sequence[str], count: int, seed: int, truncation: float, best_of: int) -> None:
@@ -192,9 +227,11 @@ def check_request(prompts: Sequence[str], count: int, seed: int, truncation: flo
     for number, prompt in enumerate(prompts, start=1):
         if not prompt.strip():
             raise UsageError(f"prompt {number} is empty; give a sentence.")
+        if not prompt.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise UsageError(f"prompt {number} is not UTF-8 text; type or save it as UTF-8.")
     if count < 1 or best_of < 1:
         raise UsageError(f"the number of pictures is {count} and best-of is {best_of}; both must be at least 1.")
-    if seed < 0:
-        raise UsageError(f"seed is {seed}; it must not be negative.")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed is {seed}; it must not be negative, and below 2^63.")
     if not 0 <= truncation <= 10:
         raise UsageError(f"truncation is {truncation}; it must be between 0 and 10, usually 0.5 to 1.")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +19,7 @@ import skimage.io
 from command_line import ratlip, ratlip_process
 from PIL import Image
 
+from ratlip_cli.files import locked
 from ratlip_cli.weights.load import load_model
 
 PHOTOGRAPHS = {
@@ -140,6 +146,7 @@ def test_info_describes_a_run(run: Path) -> None:
         (["generate"], 2, "there is no prompt"),
         (["generate", "a bird", "-n", "0"], 2, "at least 1"),
         (["generate", "a bird", "-n", "many"], 2, "Invalid value"),
+        (["generate", "bad \udcff byte"], 2, "not UTF-8"),
         (["generate", "a bird", "--format", "gif"], 2, "unknown format 'gif'"),
         (["generate", "a bird", "--model", "/no/such/run"], 2, "unknown model"),
         (["generate", "a bird", "--device", "cuda:7"], 1, "device 'cuda:7' is not there"),
@@ -188,3 +195,75 @@ def test_full_size_trains_and_draws(photographs: Path, tmp_path: Path) -> None:
     assert drawn.code == 0, drawn.err
     with Image.open(drawn.out.splitlines()[0]) as picture:
         assert picture.size == (256, 256)
+
+
+def test_results_go_to_stdout_while_a_bar_is_shown_on_a_terminal(run: Path, tmp_path: Path) -> None:
+    terminal, child = os.openpty()
+    command = [sys.executable, "-m", "ratlip_cli", "generate", "a red picture", "-n", "3", "--model", str(run)]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out"), "--device", "cpu", "--no-grid"], stdout=subprocess.PIPE, stderr=child
+    )
+    shown = threading.Thread(target=lambda: _drain(terminal), daemon=True)
+    shown.start()
+    out, _ = process.communicate(timeout=120)
+    os.close(child)
+    assert [Path(line).name for line in out.decode().splitlines()] == [f"0000_a-red-picture_{k}.png" for k in range(3)]
+
+
+def _drain(terminal: int) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 4096):
+            pass
+
+
+def test_a_reader_that_has_seen_enough_does_not_stop_the_work(run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ratlip_cli", "generate", "a red picture", "-n", "4", "--model", str(run)]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out"), "--device", "cpu", "-q"], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 5
+
+
+def test_records_that_cannot_be_written_are_reported(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "images.jsonl").symlink_to("/dev/full")
+    answer = ratlip("generate", "a red picture", "--model", run, "--device", "cpu", "--out", tmp_path, "-q")
+    assert answer.code == 1
+    assert "images.jsonl: No space left" in answer.err
+
+
+def test_a_misspelled_run_is_not_looked_for_on_the_hub(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "pictures-1").symlink_to(run, target_is_directory=True)
+    answer = ratlip("generate", "a red picture", "--model", "runs/pictures-2")
+    assert answer.code == 2
+    assert "Did you mean 'runs/pictures-1'" in answer.err
+
+
+def test_two_processes_do_not_train_in_one_run(run: Path) -> None:
+    with locked(run / ".lock") as alone:
+        assert alone
+        answer = ratlip("train", "--resume", run, "--steps", 4, "--quiet")
+    assert answer.code == 1
+    assert "another ratlip trains in" in answer.err
+
+
+def test_what_cannot_work_is_said_before_anything_is_prepared(tiny_clip: Path, tmp_path: Path) -> None:
+    data = ("--dataset", "demo", "--data-dir", tmp_path / "data")
+    (tmp_path / "taken").mkdir()
+    for arguments, code, words in [
+        (("--clip", "ViT-B-33"), 2, "Did you mean 'ViT-B-32'"),
+        (("--clip", tiny_clip, "--out", tmp_path / "taken"), 2, "exists already"),
+        (("--clip", tiny_clip, "--batch-size", 1), 2, "at least 2"),
+        (("--clip", tiny_clip, "--seed", 2**64), 2, "below 2^63"),
+    ]:
+        answer = ratlip("train", *data, *arguments, "--device", "cpu")
+        assert (answer.code, answer.out) == (code, "")
+        assert words in answer.err
+    assert not (tmp_path / "data").exists()

@@ -38,8 +38,7 @@ def test_the_readme_prints_commands() -> None:
 def test_printed_commands_are_understood(command: str) -> None:
     program, name, *arguments = shlex.split(command)
     group = typer.main.get_command(app)
-    parsed = group.commands[name].make_context(f"{program} {name}", arguments)
-    assert parsed.params
+    group.commands[name].make_context(f"{program} {name}", arguments)  # raises where it is not understood
 
 
 def test_the_test_command_is_printed() -> None:

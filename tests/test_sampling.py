@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,6 +151,11 @@ def test_nothing_is_overwritten(model: Model, tmp_path: Path) -> None:
     assert first.read_bytes() == before
     assert len((tmp_path / "images.jsonl").read_text().splitlines()) == 2
     assert PictureFolder(tmp_path).save_grid(pictures).name == "0002_grid.png"
+    (tmp_path / "10000_many.png").touch()
+    folder = PictureFolder(tmp_path)
+    assert folder.save(pictures[0]).name.startswith("10001_")
+    with pytest.raises(RatlipError, match="another ratlip writes into this folder"):
+        folder.save(pictures[0])
 
 
 def test_pixels_survive_the_way_to_an_image_and_back() -> None:
@@ -169,11 +175,28 @@ def test_a_grid_shows_every_picture() -> None:
     assert area == 2 * 128 * 128
 
 
+def test_a_grid_stays_small() -> None:
+    many = [Image.new("RGB", (32, 32), "blue")] * 40
+    grid = captioned_grid([("word " * 3000, many)])
+    assert grid.width < 16 * 140
+    assert grid.height < 3 * (140 + 20) + 3 * 20
+
+
+def test_a_prompt_that_clip_cannot_read_to_its_end_is_said(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("ratlip_cli").propagate = True
+    next(generate(model, ["word " * 40]))
+    assert "its end may be cut" in caplog.text
+    caplog.clear()
+    next(generate(model, [PROMPT]))
+    assert caplog.text == ""
+
+
 def test_slugs_are_safe_file_names() -> None:
     assert slug("../../etc/passwd\0") == "etc-passwd"
     assert slug("A red   bird!") == "a-red-bird"
     assert slug("???") == "prompt"
     assert len(slug("word " * 100)) <= 60
+    assert len(slug("\U0001d4d0" * 70 + "語" * 70).encode()) <= 60
 
 
 @pytest.mark.parametrize(

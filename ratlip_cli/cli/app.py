@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 import traceback
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -60,10 +62,38 @@ def _ratlip(
 
 def main() -> None:
     """Run the command line. Exits with 0, 1, 2, 3 or 128 + signal; RATLIP_DEBUG=1 adds the traceback of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # letters that a terminal does not have are no reason to stop
+            stream.reconfigure(errors="backslashreplace")
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
-    except RatlipError as error:
+    except (RatlipError, OSError, MemoryError, RuntimeError) as error:
+        told = error if isinstance(error, RatlipError) else _in_one_line(error)
+        if told is None:
+            raise
         if os.environ.get("RATLIP_DEBUG") == "1":
             traceback.print_exc()
-        console.error(str(error))
-        sys.exit(error.exit_code)
+        console.error(str(told))
+        sys.exit(told.exit_code)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Interrupted("terminated; what was finished is kept.", number)
+
+
+def _in_one_line(error: Exception) -> RatlipError | None:
+    """What the machine refused, in words; None for anything else, which is our mistake and deserves its traceback."""
+    if isinstance(error, OSError):
+        return RatlipError(f"{error.filename or 'the system'}: {error.strerror or error}.")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return RatlipError("the memory is full; use a smaller --batch-size or --image-size, or another --device.")
+    if isinstance(error, NotImplementedError) and "MPS" in str(error):
+        return RatlipError(
+            "this PyTorch lacks an operation on mps; set PYTORCH_ENABLE_MPS_FALLBACK=1 or use --device cpu."
+        )
+    if "can't allocate memory" in str(error):
+        return RatlipError("the memory is full; use a smaller --batch-size or --image-size.")
+    return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -58,8 +60,12 @@ def error(message: str) -> None:
 
 
 def result(line: object) -> None:
-    """One line of the result."""
-    sys.stdout.write(f"{line}\n")
+    """One line of the result, at once. A reader that has seen enough, such as head, does not stop the work."""
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
 def result_json(value: Any) -> None:
@@ -115,6 +121,7 @@ def _bar(unit: str) -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}", markup=False),
         console=stderr(),
+        redirect_stdout=sys.stdout.isatty(),  # results that go to a file or a pipe stay on their way
     )
 
 
@@ -168,7 +175,8 @@ def _lines(content: bytes, where: str) -> list[str]:
     from ratlip_cli.errors import UsageError
 
     try:
-        return [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+        lines = re.split(r"\r\n|\r|\n", content.decode("utf-8-sig"))
+        return [line.strip() for line in lines if line.strip()]
     except UnicodeDecodeError as problem:
         raise UsageError(f"the prompts in {where} are not UTF-8 text; save them as UTF-8.") from problem
 

@@ -9,6 +9,9 @@ import typer
 
 from ratlip_cli.cli import console
 
+GRID_PICTURES = 256
+"""At most so many pictures go into the grid."""
+
 
 def generate(
     prompts: Annotated[list[str] | None, typer.Argument(help="Sentences, or - to read them from stdin.")] = None,
@@ -63,16 +66,20 @@ def generate(
     console.note(f"model {spec} ({loaded.fingerprint}) on {target}")
 
     folder = sampling.PictureFolder(out, image_format)
-    pictures, records = [], []
+    pictures: list[sampling.Picture] = []
+    records = []
     with console.progress("generate", len(sentences) * count) as advance:
         for picture in sampling.generate(loaded, sentences, count, seed, truncation, best_of, batch_size):
             path = folder.save(picture)
             if not json:
                 console.result(path)
-            pictures.append(picture)
+            if grid and len(pictures) < GRID_PICTURES:
+                pictures.append(picture)
             records.append({"path": str(path), **picture.record()})
             advance()
     grid_path = folder.save_grid(pictures) if grid else None
+    if grid and len(records) > GRID_PICTURES:
+        console.note(f"the grid shows the first {GRID_PICTURES} of {len(records)} pictures")
     if json:
         console.result_json({"model": spec, "fingerprint": loaded.fingerprint, "images": records, "grid": grid_path})
     elif grid_path:

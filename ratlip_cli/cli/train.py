@@ -84,7 +84,7 @@ def train(
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings as TOML and stop.")] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Measure a few steps, print what the run would be and cost, write nothing."),
+        typer.Option("--dry-run", help="Measure a few steps, print what the run would be and cost, begin no run."),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,

@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,11 +112,15 @@ class FrozenCLIP(nn.Module):
         """Tokens of a sentence, start and end included; longer ones are cut."""
         return int(self.tokenizer.context_length)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """16 hex digits over the weights, the pixel normalisation and the vocabulary."""
         settings = {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
         return fingerprint(self.model.state_dict(), {**settings, "vocabulary": self.vocabulary})
+
+    def is_overlong(self, sentence: str) -> bool:
+        """Whether a sentence fills the text context, so that its end may be cut."""
+        return bool(self.tokenizer([sentence])[0, -1] != 0)
 
     @torch.no_grad()
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
@@ -276,11 +281,14 @@ def build_clip(config: Mapping[str, Any], spec: str) -> FrozenCLIP:
 
 def _model_cfg(spec: str, name: str) -> dict[str, Any]:
     """open_clip's description of the CLIP of that name."""
+    if name in BUNDLED:
+        raise WeightsError(f"CLIP {name} is not bundled with this version; name another, such as {DEFAULT_CLIP}.")
     if name in open_clip.list_models():
         return dict(open_clip.get_model_config(name))
     if "/" in name or name.startswith("."):
         raise WeightsError(f"CLIP folder {spec} does not exist; give one with {CONFIG_FILE}, or NAME:PRETRAINED.")
-    raise unknown_name("CLIP", name, [model for model in open_clip.list_models() if model.startswith("ViT")])
+    usable = [known for known in open_clip.list_models() if known.startswith("ViT-") and "SigLIP" not in known]
+    raise unknown_name("CLIP", name, [*usable, *BUNDLED])
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from typing import IO
 from PIL import Image
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from ratlip_cli.errors import RatlipError, UsageError
-from ratlip_cli.files import cannot_write, remove_partials, whole_file, write_text
+from ratlip_cli.errors import RatlipError, TrainingError, UsageError
+from ratlip_cli.files import cannot_write, locked, remove_partials, whole_file, write_text
 from ratlip_cli.pixels import captioned_grid
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import StepRecord
@@ -46,6 +46,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
         self.model = path / "model"
+        self._lock = contextlib.ExitStack()
         self._log: IO[str] | None = None
         self._tensorboard: SummaryWriter | None = None
 
@@ -71,7 +72,16 @@ class RunFolder:
         return cls(target)
 
     def open(self, settings: TrainSettings, steps_done: int) -> None:
-        """Open for appending behind step `steps_done`; what a kill left half-written or ahead of it is dropped."""
+        """Open for appending behind step `steps_done`; what a kill left half-written or ahead of it is dropped.
+
+        Raises TrainingError where another process has it open.
+        """
+        try:
+            alone = self._lock.enter_context(locked(self.path / ".lock"))
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        if not alone:
+            raise TrainingError(f"another ratlip trains in {self.path}; wait for it, or choose another --out.")
         for folder in (self.path, self.checkpoints, self.samples, self.model):
             remove_partials(folder)
         write_text(self.config, settings.to_toml())
@@ -110,6 +120,7 @@ class RunFolder:
                 self._log.close()
             if self._tensorboard is not None:
                 self._tensorboard.close()
+        self._lock.close()
 
 
 def already_there(path: Path) -> UsageError:

@@ -201,8 +201,9 @@ def rehearse(settings: TrainSettings, progress: Progress | None = None) -> Rehea
         RatlipError: what `open_session` would raise.
     """
     device = resolve_device(settings.device)
-    dataset = _open_dataset(settings, progress)
+    _check_out(settings)
     clip = load_clip(settings.clip, device)
+    dataset = _open_dataset(settings, progress)
     text = torch.zeros(len(dataset.captions), clip.geometry.embed_dim)
     trainer = Trainer(settings, clip, text, len(dataset), device)
     batches = training_batches(dataset, settings.batch_size, 0, settings.workers)
@@ -256,11 +257,12 @@ def open_session(
         DeviceError: the device is not there.
     """
     device = resolve_device(settings.device)
+    _check_out(settings)
+    clip = load_clip(settings.clip, device)
     dataset = _open_dataset(settings, progress)
     run, checkpoint = _where_to_start(settings, settings.total_steps(len(dataset)), tell)
     if run is None and settings.out and Path(settings.out).exists():
         raise already_there(Path(settings.out))
-    clip = load_clip(settings.clip, device)
     tell(f"{len(dataset):,} pictures; their {len(dataset.captions):,} captions are encoded once and kept")
     trainer = Trainer(settings, clip, text_vectors(dataset, clip), len(dataset), device)
     identity = Identity.of(settings, clip.fingerprint, dataset.fingerprint)
@@ -282,6 +284,12 @@ def open_session(
     session.write_model()
     session.save()
     return session
+
+
+def _check_out(settings: TrainSettings) -> None:
+    """Raise UsageError for an `out` that exists, before anything costly is done."""
+    if settings.out and not settings.resume and Path(settings.out).exists():
+        raise already_there(Path(settings.out))
 
 
 def _open_dataset(settings: TrainSettings, progress: Progress | None) -> CaptionedImages:
@@ -334,7 +342,8 @@ def _newest_unfinished(settings: TrainSettings, total_steps: int) -> Path | None
         except UsageError:  # no run folder, or one of another version
             continue
         newest = list_checkpoints(run / "checkpoints")[:1]
-        if same and (not newest or newest[0].name < f"step_{total_steps:08d}"):
+        finished = bool(newest) and newest[0].name >= f"step_{total_steps:08d}"
+        if same and (settings.out or not finished):  # a run asked for by name is found to be finished, not begun anew
             unfinished.append(run)
     return max(unfinished, key=lambda run: (run / "config.toml").stat().st_mtime, default=None)
 

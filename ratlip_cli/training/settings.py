@@ -107,6 +107,10 @@ class TrainSettings:
         for name in ("ema", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1.")
+        if self.batch_size < 2:
+            raise UsageError("batch_size is 1; it must be at least 2, for each picture to meet another one's sentence.")
+        if self.seed >= 2**63:
+            raise UsageError(f"seed is {self.seed}; it must be below 2^63.")
         if self.batch_size % self.grad_accum:
             raise UsageError(
                 f"batch_size {self.batch_size} cannot be cut into grad_accum {self.grad_accum} equal parts."

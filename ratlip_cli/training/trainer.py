@@ -272,6 +272,7 @@ class Trainer:
             "optimizer_g": self.optimizer_g.state_dict(),
             "optimizer_d": self.optimizer_d.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "not_finite_in_a_row": self.not_finite_in_a_row,
         }
 
     def load_state(self, state: dict[str, Any], steps_done: int) -> None:
@@ -283,6 +284,7 @@ class Trainer:
             optimizer.load_state_dict(loaded)
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+        self.not_finite_in_a_row = state["not_finite_in_a_row"]
         self.steps_done = steps_done
 
 
@@ -319,7 +321,10 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """`auto` as bf16 on a CUDA device that has it, else fp32; any other name as it is."""
     if name != "auto":
         return name
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if device.type != "cuda":
+        return "fp32"
+    with torch.cuda.device(device):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def step_noise(seed: int, step: int, batch_size: int, noise_dim: int) -> Tensor:

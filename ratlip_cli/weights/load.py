@@ -29,7 +29,7 @@ def find_model(spec: str) -> Path:
             return candidate
     if folder.exists():
         raise WeightsError(f"{spec} is neither a model folder nor a run folder: it has no {CONFIG_FILE}.")
-    if HUB_NAME.fullmatch(spec) and not spec.startswith("."):
+    if HUB_NAME.fullmatch(spec) and not folder.parent.is_dir():  # runs/typo is a misspelled run, not an owner's model
         return fetch(spec)
     raise unknown_name("model", spec, [DEMO, *(str(run) for run in _runs_with_generator())])
 
