@@ -293,6 +293,15 @@ def test_full_disk_keeps_the_checkpoint_before(settings: TrainSettings, small_di
     assert len(list(open_session(replace(settings, keep=1, resume=str(run))).run())) == 6 - checkpoint.step
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many threads in this process as in those that are killed: sums in another order have other last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def train_until_killed(settings: TrainSettings) -> None:
     """What the killed process does."""
     torch.set_num_threads(1)
@@ -300,6 +309,7 @@ def train_until_killed(settings: TrainSettings) -> None:
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("one_thread")
 def test_kill_at_any_moment_leaves_the_checkpoint_before(settings: TrainSettings, tmp_path: Path, kills: int) -> None:
     settings = replace(settings, steps=1_000_000, save_every=1, keep=2, sample_every=3, out=str(tmp_path / "killed"))
     run = Path(settings.out)
