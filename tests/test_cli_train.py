@@ -37,6 +37,7 @@ def test_run_folder_holds_what_is_promised(settings: TrainSettings) -> None:
     assert found.out == f"{settings.out}\n"
     run = Path(settings.out)
     assert sorted(path.name for path in run.iterdir()) == [
+        ".lock",
         "checkpoints",
         "config.toml",
         "metrics.jsonl",

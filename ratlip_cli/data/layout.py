@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -151,8 +151,11 @@ def write_dataset(
     if finished is not None:
         return finished
     staging = _staging(out, wanted)
-    with _Writer(staging, image_size, strict) as writer:
-        for task, reason in in_order(_write_picture, writer.tasks(records), workers):
+    with _Writer(staging, image_size, strict) as writer, contextlib.ExitStack() as stack:
+        if isinstance(records, Generator):
+            stack.callback(records.close)
+        written = stack.enter_context(contextlib.closing(in_order(_write_picture, writer.tasks(records), workers)))
+        for task, reason in written:
             writer.add(task, reason)
             if progress is not None:
                 progress(sum(writer.counts.values()) + len(writer.left_out))
@@ -220,12 +223,13 @@ def check_dataset(path: Path, workers: int = 1, progress: Progress | None = None
     done = 0
     for split in info.counts:
         files = [entry.file for entry in read_split(path, split)]
-        for file, reason in in_order(partial(_check_picture, side=side), files, workers):
-            done += 1
-            if reason is not None:
-                problems.append(Problem(f"{split}/{file.name}", reason))
-            if progress is not None:
-                progress(done)
+        with contextlib.closing(in_order(partial(_check_picture, side=side), files, workers)) as checked:
+            for file, reason in checked:
+                done += 1
+                if reason is not None:
+                    problems.append(Problem(f"{split}/{file.name}", reason))
+                if progress is not None:
+                    progress(done)
         strays = {file.name for file in (path / split).iterdir()} - {file.name for file in files} - {METADATA}
         problems += [Problem(f"{split}/{name}", f"not named in {METADATA}") for name in sorted(strays)]
     return problems

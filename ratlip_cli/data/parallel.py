@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -26,12 +26,15 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Result]]:
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Generator[tuple[Item, Result], None, None]:
     """Yield (item, function(item)) for each of `items`, in their order.
 
     With fewer than two `workers` everything runs in this process. Otherwise `function`, its items and its results are
     pickled; at most IN_FLIGHT * workers items are held at a time. An exception of `function` is raised here. Workers
-    leave Ctrl-C to this process and end with it, even when it is killed. Raises DataError when a worker dies.
+    leave Ctrl-C to this process and end with it, even when it is killed. Close the generator where an error or Ctrl-C
+    may leave it before its end. Raises DataError when a worker dies.
     """
     if workers < 2:
         for item in items:
