@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,6 +25,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     with whole_file(path) as partial:
         try:
             save_file(contiguous, partial, dict(metadata or {}))
+            mask = os.umask(0)
+            os.umask(mask)
+            partial.chmod(0o666 & ~mask)  # safetensors makes files that nobody else may read
         except SafetensorError as error:
             raise OSError(str(error)) from error
 

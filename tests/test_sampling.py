@@ -76,6 +76,11 @@ def test_what_is_saved_is_what_is_loaded(model_folder: Path, model: Model, tiny_
     assert not [name for name in state if "visual" in name or "clip" in name.split(".")[0]]  # no CLIP weights inside
 
 
+def test_others_may_read_what_is_saved(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    assert (model_folder / GENERATOR_FILE).stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_a_picture_depends_on_prompt_seed_and_index_alone(model: Model) -> None:
     both = pixels(model, PROMPT, "a yellow flower", count=3)
     assert both[:3] == pixels(model, PROMPT, count=3)
