@@ -164,7 +164,7 @@ class FrozenCLIP(nn.Module):
         return self._as_map(last)
 
     def _image_tokens(self, images: Tensor) -> Tensor:
-        pixels = (images.float() + 1) / 2  # the only place where pixel ranges change: [-1,1] to [0,1]
+        pixels = (images.float() + 1) / 2  # [0,1], the range that CLIP normalises
         size = self.geometry.image_size
         if pixels.shape[2:] != (size, size):
             pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
