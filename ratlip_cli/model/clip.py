@@ -146,9 +146,14 @@ class FrozenCLIP(nn.Module):
 
     def features(self, images: Tensor) -> ImageFeatures:
         """What the discriminator and the CLIP similarity look at, from pictures (B,3,H,W) in [-1,1]."""
-        after = list(self._blocks(self._image_tokens(images)))
-        patches = torch.stack([self._as_map(after[block]) for block in self.geometry.feature_blocks], dim=1)
-        return ImageFeatures(patches, self._image_vector(after[-1]))
+        return self.features_and_tokens(images)[0]
+
+    def features_and_tokens(self, images: Tensor) -> tuple[ImageFeatures, list[Tensor]]:
+        """`features`, and the tokens (B,1+g*g,W) that enter each block on the way, to take gradients at."""
+        first = self._image_tokens(images)
+        after = list(self._blocks(first))
+        patches = torch.stack([self.as_map(after[block]) for block in self.geometry.feature_blocks], dim=1)
+        return ImageFeatures(patches, self._image_vector(after[-1])), [first, *after[:-1]]
 
     def clip_blk(self, feature: Tensor, prompts: Tensor) -> Tensor:
         """CLIP-BLK (Fig. 1): the bridge feature takes the place of the patch convolution's output.
@@ -161,7 +166,7 @@ class FrozenCLIP(nn.Module):
             The patch tokens after the last block (B,W,g,g), without ln_post and projection.
         """
         *_, last = self._blocks(self._tokens(feature), prompts)
-        return self._as_map(last)
+        return self.as_map(last)
 
     def _image_tokens(self, images: Tensor) -> Tensor:
         pixels = (images.float() + 1) / 2  # [0,1], the range that CLIP normalises
@@ -192,7 +197,7 @@ class FrozenCLIP(nn.Module):
                 tokens = tokens[:, :-1]
             yield tokens
 
-    def _as_map(self, tokens: Tensor) -> Tensor:
+    def as_map(self, tokens: Tensor) -> Tensor:
         """Patch tokens of (B,1+g*g,W) as (B,W,g,g)."""
         grid = self.geometry.grid
         return tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, grid, grid)
