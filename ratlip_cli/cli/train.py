@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from ratlip_cli.training.session import Rehearsal, TrainingSession
     from ratlip_cli.training.trainer import StepRecord
 
-DATA, MODEL, LENGTH, LEARNING, MACHINE, RUN = (
+DATA, MODEL, LENGTH, LEARNING, MACHINE, RUN, EVALUATION = (
     "Data",
     "Model",
     "How long",
     "How it learns",
     "Machine",
     "Run folder",
+    "Evaluation",
 )
 
 
@@ -75,6 +76,10 @@ def train(
     sample_every: Annotated[int | None, _setting("sample_every", RUN, "STEPS")] = None,
     save_every: Annotated[int | None, _setting("save_every", RUN, "STEPS")] = None,
     keep: Annotated[int | None, _setting("keep", RUN)] = None,
+    eval_every: Annotated[int | None, _setting("eval_every", EVALUATION, "STEPS")] = None,
+    eval_captions: Annotated[int | None, _setting("eval_captions", EVALUATION)] = None,
+    eval_features: Annotated[str | None, _setting("eval_features", EVALUATION)] = None,
+    inception_weights: Annotated[str | None, _setting("inception_weights", EVALUATION, "FILE")] = None,
     config: Annotated[
         str | None,
         typer.Option(

@@ -20,7 +20,7 @@ from ratlip_cli.data.layout import read_split
 from ratlip_cli.data.prepare import Progress, resolve_dataset
 from ratlip_cli.device import peak_memory_mib, resolve_device
 from ratlip_cli.errors import DataError, TrainingError, UsageError, WeightsError
-from ratlip_cli.model.clip import load_clip
+from ratlip_cli.model.clip import BUNDLED, load_clip
 from ratlip_cli.pixels import to_images
 from ratlip_cli.sampling import noise_vectors
 from ratlip_cli.training.checkpoint import (
@@ -279,11 +279,19 @@ def open_session(
         settings.discriminator_config(),
         clip,
         training={"dataset": settings.dataset, "dataset_fingerprint": dataset.fingerprint, "seed": settings.seed},
+        features=_features(settings),
     )
     create_model_folder(folder.model, config, clip)
     session.write_model()
     session.save()
     return session
+
+
+def _features(settings: TrainSettings) -> str:
+    """What scores the model's pictures: `inception` or `clip`."""
+    if settings.eval_features != "auto":
+        return settings.eval_features
+    return "clip" if settings.clip in BUNDLED else "inception"
 
 
 def _check_out(settings: TrainSettings) -> None:

@@ -25,6 +25,7 @@ else:
     import tomli as tomllib
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+EVAL_FEATURES = ("auto", "inception", "clip")
 
 PRESETS = Path(__file__).parent / "presets"
 """One TOML file a dataset: the paper's settings for the real ones, `small` for a few own pictures on a CPU."""
@@ -81,6 +82,14 @@ class TrainSettings:
     sample_every: int = _setting(500, "Steps between two grids of sample pictures; 0 draws none.")
     save_every: int = _setting(1000, "Steps between two checkpoints; the last step is always saved.")
     keep: int = _setting(3, "Number of newest checkpoints to keep.")
+    eval_every: int = _setting(
+        0, "Steps between two evaluations on the test split, the best of which is kept; 0 evaluates none."
+    )
+    eval_captions: int = _setting(10, "Captions of each test picture that an evaluation draws.")
+    eval_features: str = _setting(
+        "auto", "What scores the pictures: inception, clip (the model's own), or auto: clip with the bundled CLIP."
+    )
+    inception_weights: str = _setting("", "Weights file of the Inception network, where evaluation needs it offline.")
     out: str = _setting("", "Folder of the run; left out, runs/DATASET-VARIANT-N with the next free N.")
     resume: str = _setting("", "Run folder or checkpoint to go on from, or auto: the newest unfinished such run.")
 
@@ -89,13 +98,15 @@ class TrainSettings:
         self.discriminator_config()
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
+        if self.eval_features not in EVAL_FEATURES:
+            raise unknown_name("eval_features", self.eval_features, EVAL_FEATURES)
         if (self.epochs is None) == (self.steps is None):
             raise UsageError("give either epochs or steps, not both.")
-        for name in ("epochs", "steps", "batch_size", "grad_accum", "keep", "save_every"):
+        for name in ("epochs", "steps", "batch_size", "grad_accum", "keep", "save_every", "eval_captions"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1.")
-        for name in ("workers", "seed", "sample_every"):
+        for name in ("workers", "seed", "sample_every", "eval_every"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative.")
         for name in ("clip_weight", "penalty_weight"):
@@ -159,6 +170,10 @@ _FREE_TO_CHANGE = _NOT_REPEATED | {
     "sample_every",
     "save_every",
     "keep",
+    "eval_every",
+    "eval_captions",
+    "eval_features",
+    "inception_weights",
 }
 
 _FIELDS: dict[str, Field[Any]] = {setting.name: setting for setting in fields(TrainSettings)}

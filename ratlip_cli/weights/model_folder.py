@@ -48,6 +48,8 @@ class ModelConfig:
     geometry: ClipGeometry
     training: Mapping[str, Any] = field(default_factory=dict)
     """Data and settings the model was trained with, for people and records."""
+    features: str = "inception"
+    """What its pictures are scored by: `inception`, or `clip`, its own CLIP, where they are far from photographs."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,11 @@ def model_config(
     discriminator: DiscriminatorConfig,
     clip: FrozenCLIP,
     training: Mapping[str, Any] | None = None,
+    features: str = "inception",
 ) -> ModelConfig:
     """The config of a model that uses `clip`. A CLIP from a folder or file travels with the model, named `clip`."""
     name = clip.spec if clip.config is None else CLIP_FOLDER
-    return ModelConfig(generator, discriminator, name, clip.fingerprint, clip.geometry, training or {})
+    return ModelConfig(generator, discriminator, name, clip.fingerprint, clip.geometry, training or {}, features)
 
 
 def create_model_folder(folder: Path, config: ModelConfig, clip: FrozenCLIP) -> None:
@@ -132,6 +135,7 @@ def read_model_config(folder: Path) -> ModelConfig:
             clip_fingerprint=content["clip_fingerprint"],
             geometry=_config(ClipGeometry, content["geometry"]),
             training=content.get("training", {}),
+            features=content.get("features", "inception"),
         )
     except (KeyError, TypeError, RatlipError) as error:
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
