@@ -83,10 +83,13 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: object) -> None:
-    """Load `tensors` into `module`, converting their precision.
+    """Load `tensors` into `module`, converting their precision. Raises WeightsError like `check_fit`."""
+    check_fit(module, tensors, where)
+    module.load_state_dict(dict(tensors))
 
-    Raises WeightsError naming the missing, extra or misshapen tensors.
-    """
+
+def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], where: object) -> None:
+    """Raise WeightsError naming the missing, extra or misshapen tensors; `module` may be on the meta device."""
     own = module.state_dict()
     problems = [
         _listed("missing", own.keys() - tensors.keys()),
@@ -102,7 +105,6 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: object) -
     ]
     if any(problems):
         raise WeightsError(f"{where} does not fit the model's architecture: {'; '.join(filter(None, problems))}.")
-    module.load_state_dict(dict(tensors))
 
 
 def fingerprint(tensors: Mapping[str, Tensor], extra: object = None) -> str:

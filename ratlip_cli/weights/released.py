@@ -1,4 +1,4 @@
-"""Checkpoints of the published GALIP and RATLIP code, as weights of this package.
+"""Checkpoints of the published GALIP and RATLIP code, as weights of this package, and back.
 
 Such a file is `{"model": {"netG": tensors, "netD": tensors, "netC": tensors}}`, pickled by torch.save, its names
 sometimes behind a leading `module.`. It is read with weights_only. The variant and all sizes are told from the tensors.
@@ -7,7 +7,7 @@ sometimes behind a leading `module.`. It is read with weights_only. The variant 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,28 +22,40 @@ from ratlip_cli.tensor_files import load_pickled
 RELEASED_IMAGE_SIZE = 224
 """The published code draws 224 pixels, whatever its configuration says."""
 
-_GENERATOR_NAMES = (
-    (r"fc_code\.", "code."),
-    (r"mapping\.FBlocks\.(\d+)\.", r"bridge.blocks.\1."),
-    (r"mapping\.conv_fuse\.", "bridge.to_clip."),
-    (r"mapping\.conv\.", "fuse."),
-    (r"mapping\.fc_prompt\.", "prompts."),
-    (r"GBlocks\.(\d+)\.c_sc\.", r"blocks.\1.shortcut."),
-    (r"GBlocks\.(\d+)\.c(\d)\.", r"blocks.\1.conv\2."),
-    (r"GBlocks\.(\d+)\.", r"blocks.\1."),
-    (r"to_rgb\.1\.", "to_rgb."),
+RELEASED_VARIANTS = ("galip", "ratlip-released")
+"""The variants whose weights have the published layout."""
+
+_NAMES = (  # of the published code and ours; # stands for a number
+    ("^fc_code.", "^code."),
+    ("^mapping.FBlocks.#.", "^bridge.blocks.#."),
+    ("^mapping.conv_fuse.", "^bridge.to_clip."),
+    ("^mapping.conv.", "^fuse."),
+    ("^mapping.fc_prompt.", "^prompts."),
+    ("^GBlocks.#.c_sc.", "^blocks.#.shortcut."),
+    ("^GBlocks.#.c#.", "^blocks.#.conv#."),
+    ("^GBlocks.#.", "^blocks.#."),
+    ("^to_rgb.1.", "^to_rgb."),
+    (".affine#.fc_gamma.", ".affines.#.gamma."),
+    (".affine#.fc_beta.", ".affines.#.beta."),
+    (".se.gn.", ".attention.norm."),
+    (".bn.", ".norm."),
+    (".se.cweight", ".attention.channel_weight"),
+    (".se.cbias", ".attention.channel_bias"),
+    (".se.sweight", ".attention.spatial_weight"),
+    (".se.sbias", ".attention.spatial_bias"),
 )
-_INNER_NAMES = (
-    (r"\.affine(\d)\.fc_(gamma|beta)\.", r".affines.\1.\2."),
-    (r"\.linear1\.", ".0."),
-    (r"\.linear2\.", ".2."),
-    (r"\.bn\.", ".norm."),
-    (r"\.se\.gn\.", ".attention.norm."),
-    (r"\.se\.c(weight|bias)", r".attention.channel_\1"),
-    (r"\.se\.s(weight|bias)", r".attention.spatial_\1"),
+_LAYERS = (  # of an affine's MLP, in CATBLKs alone
+    ("gamma.linear1.", "gamma.0."),
+    ("gamma.linear2.", "gamma.2."),
+    ("beta.linear1.", "beta.0."),
+    ("beta.linear2.", "beta.2."),
 )
-_LSTM_NAME = re.compile(r"mapping\.FBlocks\.(\d+)\.fuse(\d)\.affine(\d)\.rnn\.(\w+)_l0")
+_LSTM = re.compile(r"mapping\.FBlocks\.(\d+)\.fuse(\d)\.affine(\d)\.rnn\.(\w+)_l0")
+_CELL = re.compile(r"bridge\.recurrence\.cells\.(\d+)\.(\w+)")
 _CLIP_PREFIX = "mapping.CLIP_ViT."
+_CLIP_TENSORS = re.compile(r"class_embedding|positional_embedding|conv1\.|ln_pre\.|transformer\.")
+_AVERAGE = re.compile(r"netG_?ema", re.IGNORECASE)
+_STAGES = ("DBlocks.0", "DBlocks.1", "main")
 _UNUSED = re.compile(r"DBlocks\.\d+\.conv_s\.")  # 1x1 shortcuts that the published code builds and never calls
 
 
@@ -57,63 +69,104 @@ class ReleasedCheckpoint:
     """For `Generator(generator_config, geometry)`."""
     discriminator: dict[str, Tensor] | None
     """For `Discriminator(discriminator_config, geometry)`; None where the file holds a generator alone."""
+    clip: dict[str, Tensor]
+    """Those tensors of the frozen CLIP's vision transformer that came with the generator, as open_clip names them."""
+    averaged: bool = False
+    """Whether the generator is a moving average that the file holds beside the trained one."""
 
 
-def read_released(path: Path) -> ReleasedCheckpoint:
-    """Read a published checkpoint file. Raises WeightsError where it is anything else."""
+def read_released(path: Path, average: bool = True) -> ReleasedCheckpoint:
+    """Read a published checkpoint file.
+
+    Args:
+        average: take the generator's moving average where the file holds one.
+
+    Raises:
+        WeightsError: the file is anything else, or a pickle that would execute something.
+    """
     content = load_pickled(path)
     nets = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(nets, dict) or not _are_tensors(nets.get("netG")):
         raise WeightsError(f"{path} is not a checkpoint of the published GALIP or RATLIP code: it has no 'netG'.")
     try:
-        return import_released(nets)
+        return import_released(nets, average)
     except (KeyError, IndexError, ValueError) as error:
         raise WeightsError(f"{path} is not a checkpoint that the published code writes: {error!r}.") from error
 
 
-def import_released(nets: Mapping[str, Mapping[str, Tensor]]) -> ReleasedCheckpoint:
+def import_released(nets: Mapping[str, Mapping[str, Tensor]], average: bool = True) -> ReleasedCheckpoint:
     """Rename the tensors of `netG`, `netD` and `netC`, and read the sizes off them."""
-    released = _without_module(nets["netG"])
-    generator = dict(_generator_tensors(released))
+    averages = [name for name in nets if _AVERAGE.fullmatch(name) and _are_tensors(nets[name])]
+    averaged = average and bool(averages)
+    released = _without_module(nets[averages[0] if averaged else "netG"])
+    clip = {name[len(_CLIP_PREFIX) :]: tensor for name, tensor in released.items() if name.startswith(_CLIP_PREFIX)}
+    generator = {
+        _own_name(name): _float32(tensor) for name, tensor in released.items() if not name.startswith(_CLIP_PREFIX)
+    }
     discriminator = None
     discriminator_config = DiscriminatorConfig()
     if _are_tensors(nets.get("netD")) and _are_tensors(nets.get("netC")):
         discriminator = _discriminator_tensors(_without_module(nets["netD"]), _without_module(nets["netC"]))
         discriminator_config = DiscriminatorConfig(base_channels=len(discriminator["referee.conv1.weight"]) // 2)
-    return ReleasedCheckpoint(_generator_config(generator), discriminator_config, generator, discriminator)
+    config = _generator_config(generator)
+    return ReleasedCheckpoint(config, discriminator_config, generator, discriminator, clip, averaged)
 
 
-def _generator_tensors(released: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in released.items():
-        if name.startswith(_CLIP_PREFIX):
-            continue
-        if lstm := _LSTM_NAME.fullmatch(name):
-            block, fuse, affine = (int(digits) for digits in lstm.groups()[:3])
-            yield f"bridge.recurrence.cells.{4 * block + 2 * (fuse - 1) + affine}.{lstm[4]}", _float32(tensor)
-        else:
-            yield _renamed(name), _float32(tensor)
+def export_released(
+    generator: Mapping[str, Tensor], discriminator: Mapping[str, Tensor] | None, visual: Mapping[str, Tensor]
+) -> dict[str, dict[str, Tensor]]:
+    """The way back: `netG`, `netD` and `netC` as the published code names and shapes them.
+
+    Args:
+        generator: of a variant in RELEASED_VARIANTS.
+        discriminator: left out, the result has `netG` alone.
+        visual: the frozen CLIP's vision transformer, which the published code saves inside the generator.
+    """
+    recurrent = any(_CELL.match(name) for name in generator)
+    nets = {"netG": {_released_name(name, recurrent): tensor for name, tensor in generator.items()}}
+    nets["netG"] |= {_CLIP_PREFIX + name: tensor for name, tensor in visual.items() if _CLIP_TENSORS.match(name)}
+    if discriminator is not None:
+        nets["netD"] = _released_extractor(discriminator)
+        nets["netC"] = {
+            f"joint_conv.{layer}.weight": discriminator[f"referee.conv{number}.weight"]
+            for number, layer in ((1, 0), (2, 2))
+        }
+    return nets
 
 
-def _renamed(name: str) -> str:
-    for pattern, replacement in _GENERATOR_NAMES:
-        renamed, found = re.subn(rf"^{pattern}", replacement, name)
-        if found:
-            break
-    for pattern, replacement in _INNER_NAMES:
-        renamed = re.sub(pattern, replacement, renamed)
-    return renamed
+def _own_name(name: str) -> str:
+    if lstm := _LSTM.fullmatch(name):
+        block, fuse, affine = (int(digits) for digits in lstm.groups()[:3])
+        return f"bridge.recurrence.cells.{4 * block + 2 * (fuse - 1) + affine}.{lstm[4]}"
+    return _renamed(name, (*_NAMES, *_LAYERS))
+
+
+def _released_name(name: str, recurrent: bool) -> str:
+    if cell := _CELL.fullmatch(name):
+        block, affine = divmod(int(cell[1]), 4)
+        return f"mapping.FBlocks.{block}.fuse{affine // 2 + 1}.affine{affine % 2}.rnn.{cell[2]}_l0"
+    layers = () if recurrent and name.startswith("bridge.") else _LAYERS
+    return _renamed(name, [(own, theirs) for theirs, own in (*_NAMES, *layers)])
+
+
+def _renamed(name: str, rules: Iterable[tuple[str, str]]) -> str:
+    for old, new in rules:
+        pattern = re.escape(old).replace(r"\^", "^").replace(r"\#", r"(\d+)")
+        first, *others = new.removeprefix("^").split("#")
+        replacement = first + "".join(rf"\g<{group}>{part}" for group, part in enumerate(others, start=1))
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def _discriminator_tensors(extractor: Mapping[str, Tensor], referee: Mapping[str, Tensor]) -> dict[str, Tensor]:
     used = {name: _float32(tensor) for name, tensor in extractor.items() if not _UNUSED.match(name)}
-    stages = ("DBlocks.0", "DBlocks.1", "main")
     renamed = {
         f"extractor.residual{number}.{layer}.weight": used.pop(f"{stage}.conv_r.{layer}.weight")
-        for number, stage in enumerate(stages, start=1)
+        for number, stage in enumerate(_STAGES, start=1)
         for layer in (0, 2)
     }
-    renamed["extractor.a"] = torch.cat([used.pop(f"{stage}.gamma") for stage in stages])
-    renamed["extractor.b"] = torch.cat([used.pop(f"{stage}.beta") for stage in stages[:2]])
+    renamed["extractor.a"] = torch.cat([used.pop(f"{stage}.gamma") for stage in _STAGES])
+    renamed["extractor.b"] = torch.cat([used.pop(f"{stage}.beta") for stage in _STAGES[:2]])
     for kind in ("weight", "bias"):
         renamed[f"extractor.project.{kind}"] = used.pop(f"main.conv_s.{kind}")
     if used:
@@ -121,6 +174,24 @@ def _discriminator_tensors(extractor: Mapping[str, Tensor], referee: Mapping[str
     renamed["referee.conv1.weight"] = _float32(referee["joint_conv.0.weight"])
     renamed["referee.conv2.weight"] = _float32(referee["joint_conv.2.weight"])
     return renamed
+
+
+def _released_extractor(discriminator: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """netD; the shortcuts that it builds and never calls are filled with zeros."""
+    net = {}
+    width = discriminator["extractor.project.weight"].shape[1]
+    for number, stage in enumerate(_STAGES):
+        net[f"{stage}.gamma"] = discriminator["extractor.a"][number : number + 1].clone()
+        for layer in (0, 2):
+            net[f"{stage}.conv_r.{layer}.weight"] = discriminator[f"extractor.residual{number + 1}.{layer}.weight"]
+        if stage == "main":
+            for kind in ("weight", "bias"):
+                net[f"{stage}.conv_s.{kind}"] = discriminator[f"extractor.project.{kind}"]
+        else:
+            net[f"{stage}.beta"] = discriminator["extractor.b"][number : number + 1].clone()
+            net[f"{stage}.conv_s.weight"] = torch.zeros(width, width, 1, 1)
+            net[f"{stage}.conv_s.bias"] = torch.zeros(width)
+    return net
 
 
 def _generator_config(generator: Mapping[str, Tensor]) -> GeneratorConfig:
