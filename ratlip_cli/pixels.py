@@ -17,13 +17,22 @@ _MOST_LINES = 3
 
 def to_images(images: Tensor) -> list[Image.Image]:
     """Pictures (B,3,H,W), nominally in [-1,1] and clamped to it, as B RGB images."""
-    levels = ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return [Image.fromarray(picture) for picture in levels.permute(0, 2, 3, 1).cpu().numpy()]
+    return [Image.fromarray(picture) for picture in to_levels(images).permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def from_image(image: Image.Image) -> Tensor:
     """An RGB image as a picture (3,H,W), float32 in [-1,1]."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+    return from_levels(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+
+
+def to_levels(images: Tensor) -> Tensor:
+    """Pictures (...,3,H,W), nominally in [-1,1] and clamped to it, as 8-bit levels (...,3,H,W) uint8."""
+    return ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def from_levels(levels: Tensor) -> Tensor:
+    """8-bit levels (...,3,H,W) as pictures, float32 in [-1,1]."""
+    return levels.float() / 127.5 - 1
 
 
 def captioned_grid(rows: Sequence[tuple[str, Sequence[Image.Image]]], scale: int | None = None) -> Image.Image:
