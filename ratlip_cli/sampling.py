@@ -171,8 +171,7 @@ class PictureFolder:
     def __init__(self, folder: Path, format: str = "png") -> None:
         self.folder = folder
         self.format = format
-        numbered = (re.match(r"(\d{4,})_", path.name) for path in folder.glob("*_*"))
-        self.first = max((int(match[1]) for match in numbered if match), default=-1) + 1
+        self.first = next_number(folder)
 
     def save(self, picture: Picture) -> Path:
         """Write one picture, PNG with its record in the metadata, and add its line to images.jsonl."""
@@ -212,6 +211,12 @@ class PictureFolder:
         if path.exists():
             raise RatlipError(f"{path} exists: another ratlip writes into this folder. Choose another --out.")
         return path
+
+
+def next_number(folder: Path) -> int:
+    """The first number behind those with which the names of files in `folder` begin, as in 0007_a-red-bird_0.png."""
+    numbered = (re.match(r"(\d{4,})_", path.name) for path in folder.glob("*_*"))
+    return max((int(match[1]) for match in numbered if match), default=-1) + 1
 
 
 def slug(prompt: str) -> str:
