@@ -232,7 +232,8 @@ def test_the_penalty_is_the_norm_of_the_gradient(clip: FrozenCLIP) -> None:
             return (patches * self.patches).sum(dim=(1, 2, 3, 4)) + text @ self.text
 
     linear = Linear()
-    _, penalty, norms = matching_aware_gradient_penalty(linear, torch.randn(4, 3, 2, 1, 1), torch.randn(4, 2))
+    patches, text = torch.randn(4, 3, 2, 1, 1, requires_grad=True), torch.randn(4, 2, requires_grad=True)
+    penalty, norms = matching_aware_gradient_penalty(linear(patches, text), patches, text)
     length = (6 * 0.25 + 2) ** 0.5
     assert norms.tolist() == pytest.approx([length] * 4)
     assert float(penalty.detach()) == pytest.approx(2 * length**6, rel=1e-5)
@@ -251,7 +252,9 @@ def test_a_training_step_leaves_clip_as_it_was(clip: FrozenCLIP, autocast: torch
     with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
         fake = clip.features(generator(noise, text, clip))
         similarity = clip_similarity(fake.embedding, text)
-        logits, penalty, _ = matching_aware_gradient_penalty(discriminator, fake.patches, text)
+        patches, sentence = fake.patches.detach().requires_grad_(), text.clone().requires_grad_()
+        logits = discriminator(patches, sentence)
+        penalty, _ = matching_aware_gradient_penalty(logits, patches, sentence)
         loss = generator_loss(discriminator(fake.patches, text), similarity) - logits.mean() + penalty
     loss.backward()
     for optimizer in (torch.optim.Adam(generator.parameters()), torch.optim.Adam(discriminator.parameters())):

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,8 +153,12 @@ class FrozenCLIP(nn.Module):
         """`features`, and the tokens (B,1+g*g,W) that enter each block on the way, to take gradients at."""
         first = self._image_tokens(images)
         after = list(self._blocks(first))
-        patches = torch.stack([self.as_map(after[block]) for block in self.geometry.feature_blocks], dim=1)
-        return ImageFeatures(patches, self._image_vector(after[-1])), [first, *after[:-1]]
+        return ImageFeatures(self._patches(after), self._image_vector(after[-1])), [first, *after[:-1]]
+
+    def patch_features(self, images: Tensor) -> Tensor:
+        """The patches of `features` alone; the blocks behind the last of them are not computed."""
+        blocks = self._blocks(self._image_tokens(images))
+        return self._patches(list(islice(blocks, self.geometry.feature_blocks[-1] + 1)))
 
     def clip_blk(self, feature: Tensor, prompts: Tensor) -> Tensor:
         """CLIP-BLK (Fig. 1): the bridge feature takes the place of the patch convolution's output.
@@ -196,6 +201,10 @@ class FrozenCLIP(nn.Module):
             if prompted:
                 tokens = tokens[:, :-1]
             yield tokens
+
+    def _patches(self, after: Sequence[Tensor]) -> Tensor:
+        """The tokens after each block as (B,3,W,g,g): those that the discriminator reads."""
+        return torch.stack([self.as_map(after[block]) for block in self.geometry.feature_blocks], dim=1)
 
     def as_map(self, tokens: Tensor) -> Tensor:
         """Patch tokens of (B,1+g*g,W) as (B,W,g,g)."""

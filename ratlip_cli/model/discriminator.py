@@ -70,9 +70,10 @@ class Referee(nn.Module):
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """(B,channels,g,g) and T (B,d) -> (B,)"""
-        tiled = text[:, :, None, None].expand(-1, -1, *x.shape[2:])
-        x = torch.cat((x, tiled), dim=1)  # (B, channels + d, g, g)
-        x = F.leaky_relu(self.conv1(x), 0.2)  # (B, 2nf, g-3, g-3)
+        of_picture, of_text = self.conv1.weight.split((x.shape[1], text.shape[1]), dim=1)
+        # Tiled to every patch, T gives the same under every window: T times the sum of its taps.
+        tiled = F.linear(text, of_text.sum(dim=(2, 3)))[:, :, None, None]
+        x = F.leaky_relu(F.conv2d(x, of_picture) + tiled, 0.2)  # (B, 2nf, g-3, g-3)
         logit: Tensor = self.conv2(x)  # (B, 1, 1, 1)
         return logit.flatten()
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ratlip_cli.errors import UsageError
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import ClipGeometry, GeneratorConfig
+from ratlip_cli.model.convolution import Conv3x3
 from ratlip_cli.model.rat import (
     CATBLK,
     RATBLK,
@@ -140,13 +141,9 @@ class GBlock(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x (B,in,h,w) and y (B,noise_dim+d) -> (B,out,size,size)"""
-        c = self.conv1(self._upsample(self.fuse1(x, y)))
+        c = self.conv1(self.fuse1(x, y), self.size)
         c = self.conv2(self.fuse2(c, y))
-        out: Tensor = self._upsample(self.shortcut(x)) + c
-        return out
-
-    def _upsample(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, size=(self.size, self.size), mode="nearest")
+        return c + F.interpolate(self.shortcut(x), size=(self.size, self.size), mode="nearest")
 
 
 def _recurrence(config: GeneratorConfig, geometry: ClipGeometry) -> Recurrence:
@@ -162,4 +159,4 @@ def _convolution(config: GeneratorConfig, in_channels: int, out_channels: int) -
     """SAConv where the variant has shuffle attention, else a plain 3x3 convolution with bias."""
     if config.has_attention:
         return SAConv(in_channels, out_channels, config.attention_groups)
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    return Conv3x3(in_channels, out_channels)

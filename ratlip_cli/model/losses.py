@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ratlip_cli.model.discriminator import Discriminator
-
 
 def mismatched(text: Tensor) -> Tensor:
     """T_mis (B,d): the batch's sentences moved on by one, so that each picture meets its neighbour's."""
@@ -43,25 +41,22 @@ def clip_similarity(image_vectors: Tensor, text: Tensor) -> Tensor:
 
 
 def matching_aware_gradient_penalty(
-    discriminator: Discriminator, patches: Tensor, text: Tensor, k: float = 2.0, p: float = 6.0
-) -> tuple[Tensor, Tensor, Tensor]:
+    logits: Tensor, patches: Tensor, text: Tensor, k: float = 2.0, p: float = 6.0
+) -> tuple[Tensor, Tensor]:
     """k E[ ||grad D(x,T)||^p ] over real pictures with their own sentences (Eq. 8).
 
-    The gradient with respect to patches and T is flattened and concatenated per sample. Everything is computed in
-    float32 outside autocast: the sixth power of a norm overflows in half precision.
+    The gradient with respect to patches and T is flattened and concatenated per sample. Compute all of it in float32,
+    outside autocast: the sixth power of a norm overflows in half precision.
 
     Args:
+        logits: D(x,T) (B,), computed from `patches` and `text`, which require gradients.
         patches: CLIP features of real pictures (B,3,W,g,g).
         text: their sentence vectors (B,d).
         k, p: the paper's two hyper-parameters of the penalty.
 
     Returns:
-        The logits D(x,T) (B,), the penalty (scalar, differentiable), and the gradient norms (B,), detached.
+        The penalty (scalar, differentiable), and the gradient norms (B,), detached.
     """
-    with torch.autocast(patches.device.type, enabled=False):
-        patches = patches.detach().float().requires_grad_()
-        text = text.detach().float().requires_grad_()
-        logits = discriminator(patches, text)
-        gradients = torch.autograd.grad(logits.sum(), (patches, text), create_graph=True)
-        norm = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1).norm(dim=1)
-        return logits, k * norm.pow(p).mean(), norm.detach()
+    gradients = torch.autograd.grad(logits.sum(), (patches, text), create_graph=True)
+    norm = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1).norm(dim=1)
+    return k * norm.pow(p).mean(), norm.detach()

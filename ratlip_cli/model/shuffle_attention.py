@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ratlip_cli.model.convolution import Conv3x3
+
 
 class ShuffleAttention(nn.Module):
     """Channel attention on one half of each group of channels, spatial attention on the other, then a channel shuffle.
@@ -43,13 +45,13 @@ class SAConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.conv = Conv3x3(in_channels, out_channels, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
         self.activation = nn.LeakyReLU(0.01)
         self.attention = ShuffleAttention(out_channels, min(groups, out_channels // 2))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B,in,H,W) -> (B,out,H,W)"""
-        x = self.activation(self.norm(self.conv(x)))
+    def forward(self, x: Tensor, size: int | None = None) -> Tensor:
+        """(B,in,H,W) -> (B,out,H,W), or (B,out,size,size) of x enlarged to that size."""
+        x = self.activation(self.norm(self.conv(x, size)))
         attended: Tensor = self.attention(x)
         return attended

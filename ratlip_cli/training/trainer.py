@@ -160,15 +160,20 @@ class Trainer:
             with contextlib.nullcontext() if keep_graph else self._without_trace():
                 fake = self._fake_features(part)
             with torch.no_grad(), self._autocast():
-                real = self.clip.features(part.images).patches
-            logit_real, penalty, norm = matching_aware_gradient_penalty(
-                self.discriminator, real, part.text, self.settings.penalty_weight, self.settings.penalty_power
+                patches = self.clip.patch_features(part.images)
+            # In float32, for the penalty. What is extracted knows no sentence: both logits of a real picture read it.
+            patches, text = patches.float().requires_grad_(), part.text.detach().requires_grad_()
+            extracted = self.discriminator.extractor(patches)
+            logit_real = self.discriminator.referee(extracted, text)
+            logit_mismatched = self.discriminator.referee(extracted, part.mismatched)
+            penalty, norm = matching_aware_gradient_penalty(
+                logit_real, patches, text, self.settings.penalty_weight, self.settings.penalty_power
             )
             with self._autocast():
                 logit_fake = self._judge(fake.patches.detach(), part.text)
-                logit_mismatched = self._judge(real, part.mismatched)
             loss = discriminator_loss(logit_real, logit_fake, logit_mismatched, penalty)
-            torch.autograd.backward(self.scaler.scale(loss / len(parts)))
+            weights = list(self.discriminator.parameters())
+            torch.autograd.backward(self.scaler.scale(loss / len(parts)), inputs=weights)
             _add(
                 totals,
                 len(parts),

@@ -1,0 +1,45 @@
+"""The 3x3 convolution of a picture that was enlarged by nearest upsampling (image-G, Fig. 1), without enlarging it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_SPREAD = torch.tensor(
+    [
+        [1.0, 0.0, 0.0],
+        [1.0, 1.0, 0.0],
+        [0.0, 1.0, 1.0],
+        [0.0, 0.0, 1.0],
+    ]
+)
+"""A pixel of the small picture is two of the large one side by side: their taps, added up."""
+
+
+class Conv3x3(nn.Conv2d):
+    """A 3x3 convolution with padding 1, of a picture as it is or of its nearest upsampling."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
+        self.spread: Tensor
+        self.register_buffer("spread", torch.kron(_SPREAD, _SPREAD), persistent=False)
+
+    def forward(self, x: Tensor, size: int | None = None) -> Tensor:
+        """(B,in,h,h) -> (B,out,size,size): the convolution of x, enlarged to `size` pixels a side if that is given.
+
+        Enlarged to exactly twice its side, x is convolved in one transposed convolution of stride 2, whose 4x4 weights
+        are sums of the 3x3 ones: the same values from 4/9 of the arithmetic, and the large picture is never made.
+        """
+        side = x.shape[-1]
+        if size is None or size == side:
+            return super().forward(x)
+        if size != 2 * side:
+            return super().forward(F.interpolate(x, size=(size, size), mode="nearest"))
+        return F.conv_transpose2d(x, self.spread_weight(), self.bias, stride=2, padding=1)
+
+    def spread_weight(self) -> Tensor:
+        """(in,out,4,4): the weights of the transposed convolution, in its own order."""
+        out_channels, in_channels = self.weight.shape[:2]
+        reversed_taps = self.weight.flip(2, 3).transpose(0, 1).reshape(-1, 9)
+        return (reversed_taps @ self.spread.T).view(in_channels, out_channels, 4, 4)
