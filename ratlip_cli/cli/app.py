@@ -15,7 +15,9 @@ from typer.core import TyperGroup
 
 import ratlip_cli
 from ratlip_cli.cli import console
+from ratlip_cli.cli.evaluate import evaluate
 from ratlip_cli.cli.generate import generate
+from ratlip_cli.cli.gradcam import gradcam
 from ratlip_cli.cli.info import info
 from ratlip_cli.cli.prepare import prepare
 from ratlip_cli.cli.train import train
@@ -41,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (prepare, train, generate, info):
+for command in (prepare, train, generate, evaluate, gradcam, info):
     app.command()(command)
 
 

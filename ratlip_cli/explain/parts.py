@@ -1,0 +1,174 @@
+"""Is a word seen where its part is? Pointing game (Zhang et al. 2016) and energy inside (Wang et al. 2020).
+
+They need pictures whose part masks are known, such as the drawn ones. Each stands beside two baselines that do not look
+at the picture: chance (a point anywhere, a map of one value: both give the part's share of the picture) and the middle
+(its centre point, a Gaussian around it).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ratlip_cli.explain.intervals import Mean, mean_interval
+
+SUBJECT = "all parts"
+"""Stands for the union of a picture's parts, against which the map of the whole sentence is held."""
+
+_CENTRE_WIDTH = 0.25
+"""Standard deviation of the centre baseline's Gaussian, as a share of the picture's side."""
+
+FEWEST = 10
+"""Fewer pictures than this give no verdict: the interval of so few is not to be trusted."""
+
+_OTHER_NAMES = {
+    "bill": "beak",
+    "breast": "belly",
+    "winged": "wings",
+    "branch": "perch",
+    "rock": "perch",
+    "stone": "perch",
+    "fence": "perch",
+    "grass": "perch",
+    "center": "centre",
+    "middle": "centre",
+    "leaf": "leaves",
+    "blossom": "petals",
+    "bearded": "beard",
+    "smile": "mouth",
+    "smiling": "mouth",
+}
+"""What captions call a part besides its name."""
+
+
+@dataclass(frozen=True)
+class PartScore:
+    """One map held against the mask of the part that its words name. All values are shares, from 0 to 1."""
+
+    part: str
+    text: str
+    """The words."""
+    pointing: float
+    """1 where the map's maximum lies inside the part, else 0; 0 for a map that is zero."""
+    energy: float
+    """Share of the map's sum that lies inside the part."""
+    chance: float
+    """Share of the picture that the part covers: what a random point, or a map of one value, reaches."""
+    centre_pointing: float
+    """The same as `pointing` for the picture's centre."""
+    centre_energy: float
+    """The same as `energy` for a Gaussian around the centre."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One of the two measures over many pictures."""
+
+    map: Mean
+    chance: float
+    centre: float
+    over_chance: Mean
+    """The map's value minus chance, picture by picture."""
+    over_centre: Mean
+    """The map's value minus the centre baseline's, picture by picture."""
+
+    @property
+    def better_than_chance(self) -> bool:
+        """Whether the whole interval of the difference is above 0."""
+        return self.over_chance.low > 0
+
+    @property
+    def better_than_centre(self) -> bool:
+        """Whether the whole interval of the difference is above 0."""
+        return self.over_centre.low > 0
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """One part over many pictures."""
+
+    part: str
+    n: int
+    pointing: Measured
+    energy: Measured
+
+    @property
+    def verdict(self) -> str:
+        """In words, what the map is better than."""
+        if self.n < FEWEST:
+            return f"{self.n} pictures are too few to say"
+        by = {"pointing": self.pointing, "energy": self.energy}
+        over_centre = [name for name, measured in by.items() if measured.better_than_centre]
+        over_chance = [name for name, measured in by.items() if measured.better_than_chance]
+        if len(over_centre) == len(by):
+            return "better than the centre baseline"
+        if over_centre:
+            return f"better than the centre baseline by {over_centre[0]} alone"
+        if over_chance:
+            return f"no better than the centre baseline; better than chance by {' and '.join(over_chance)}"
+        return "no better than the centre baseline, and no better than chance"
+
+
+def part_named(text: str, parts: Iterable[str]) -> str | None:
+    """The part among `parts` that words name, the last of them first: `wings` for "black wings"; None for none."""
+    known = set(parts)
+    for word in reversed(re.findall(r"[^\W_]+", text.lower())):
+        for name in (word, f"{word}s", word.removesuffix("s"), _OTHER_NAMES.get(word, word)):
+            if name in known:
+                return name
+    return None
+
+
+def score_part(part: str, text: str, pixels: NDArray[np.floating], mask: NDArray[np.bool_]) -> PartScore:
+    """Hold a map (S,S), not negative, against a mask (S,S) that is not empty."""
+    total = float(pixels.sum())
+    centre = centre_map(len(mask))
+    return PartScore(
+        part=part,
+        text=text,
+        pointing=float(mask.ravel()[pixels.argmax()]) if total > 0 else 0.0,
+        energy=float(pixels[mask].sum()) / total if total > 0 else 0.0,
+        chance=float(mask.mean()),
+        centre_pointing=float(mask[centre == centre.max()].mean()),
+        centre_energy=float(centre[mask].sum() / centre.sum()),
+    )
+
+
+def centre_map(size: int) -> NDArray[np.float64]:
+    """The map (S,S) of the centre baseline: a Gaussian, 1 at its highest; four pixels share that where S is even."""
+    places = np.abs(np.arange(size) - (size - 1) / 2)
+    distance = places[:, None] ** 2 + places**2
+    gaussian: NDArray[np.float64] = np.exp((distance.min() - distance) / (2 * (_CENTRE_WIDTH * size) ** 2))
+    return gaussian
+
+
+def summarise(scores: Iterable[PartScore], seed: int = 0) -> list[PartSummary]:
+    """Means with intervals for each part, parts in the order of their names, all parts together last."""
+    by_part: Mapping[str, list[PartScore]] = defaultdict(list)
+    for score in scores:
+        by_part[score.part].append(score)
+    return [
+        PartSummary(
+            part,
+            len(found),
+            _measured([s.pointing for s in found], found, [s.centre_pointing for s in found], seed),
+            _measured([s.energy for s in found], found, [s.centre_energy for s in found], seed),
+        )
+        for part, found in sorted(by_part.items(), key=lambda item: (item[0] == SUBJECT, item[0]))
+    ]
+
+
+def _measured(own: list[float], found: list[PartScore], centre: list[float], seed: int) -> Measured:
+    values, chances, centres = np.array(own), np.array([score.chance for score in found]), np.array(centre)
+    return Measured(
+        map=mean_interval(values, seed),
+        chance=float(chances.mean()),
+        centre=float(centres.mean()),
+        over_chance=mean_interval(values - chances, seed),
+        over_centre=mean_interval(values - centres, seed),
+    )

@@ -1,0 +1,102 @@
+"""Pictures to explain: drawn by a model, from a file, or from a prepared dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ratlip_cli.data.dataset import CaptionedImages
+from ratlip_cli.data.drawn.parts import decode_parts
+from ratlip_cli.data.layout import INFO, METADATA, Entry, stored_side
+from ratlip_cli.data.pictures import PictureError, read_picture, resize_shorter_side
+from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.pixels import from_image
+from ratlip_cli.sampling import check_request, draw, noise_vectors
+from ratlip_cli.weights.model_folder import Model
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A picture, and the sentence that is looked for in it."""
+
+    name: str
+    """Its file, or the number of its noise."""
+    prompt: str
+    image: Tensor
+    """(3,S,S) in [-1,1], on the CPU."""
+    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """Part -> where it is (S,S), for pictures whose parts are known; parts that do not show are left out."""
+
+
+def drawn(model: Model, prompt: str, count: int, seed: int) -> list[Subject]:
+    """`count` pictures of the prompt, the same that `ratlip generate` draws. Raises UsageError for a bad request."""
+    check_request([prompt], count, seed, truncation=1.0, best_of=1)
+    noise = noise_vectors(seed, range(count), model.config.generator.noise_dim)
+    text = model.clip.encode_text([prompt]).cpu()
+    images = draw(model, noise, text.expand(count, -1))
+    return [Subject(f"noise {k}", prompt, image) for k, image in enumerate(images)]
+
+
+def from_file(file: Path, prompt: str | None, size: int) -> Subject:
+    """The square middle of a picture file at `size` pixels.
+
+    A picture of a prepared dataset is seen as everything but training sees it; it brings its first caption, where no
+    prompt is given, and its parts. Raises DataError where it cannot be read, UsageError where there is no prompt.
+    """
+    folder = file.absolute().parent
+    if (folder.parent / INFO).is_file() and (folder / METADATA).is_file():
+        dataset = CaptionedImages(folder.parent, folder.name, size)
+        for index, entry in enumerate(dataset.entries):
+            if entry.file.name == file.name:
+                return _of_dataset(dataset, index, prompt or entry.captions[0], str(file))
+    if prompt is None:
+        raise UsageError(f"{file} is no picture of a prepared dataset, so it has no caption: give a prompt.")
+    try:
+        picture = read_picture(file)
+    except PictureError as error:
+        raise DataError(f"{file}: {error}.") from error
+    picture = resize_shorter_side(picture, size)
+    left, upper = (picture.width - size) // 2, (picture.height - size) // 2
+    return Subject(str(file), prompt, from_image(picture.crop((left, upper, left + size, upper + size))))
+
+
+def from_dataset(dataset: CaptionedImages, count: int) -> list[Subject]:
+    """`count` pictures of a split, or all where it has fewer, evenly spread over it, each with its first caption."""
+    return [
+        _of_dataset(dataset, index, dataset.entries[index].captions[0], str(dataset.entries[index].file))
+        for index in spread(len(dataset), count)
+    ]
+
+
+def spread(total: int, count: int) -> list[int]:
+    """`count` numbers, or all where there are fewer, evenly spread over 0 ... total - 1."""
+    count = min(count, total)
+    return [place * total // count for place in range(count)]
+
+
+def _of_dataset(dataset: CaptionedImages, index: int, prompt: str, name: str) -> Subject:
+    size = dataset.image_size
+    return Subject(name, prompt, dataset.centre_crop(index), _masks(dataset.entries[index], size))
+
+
+def _masks(entry: Entry, size: int) -> dict[str, NDArray[np.bool_]]:
+    """The parts that show in the centre crop of an entry's picture."""
+    encoded = entry.extra.get("parts")
+    if not isinstance(encoded, Mapping):
+        return {}
+    cropped = {name: _centre_crop(mask, size) for name, mask in decode_parts(encoded).items()}
+    return {name: mask for name, mask in cropped.items() if mask.any()}
+
+
+def _centre_crop(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+    scale = stored_side(size) / min(mask.shape)
+    height, width = (max(size, round(length * scale)) for length in mask.shape)
+    resized = Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+    left, upper = (width - size) // 2, (height - size) // 2
+    return np.asarray(resized.crop((left, upper, left + size, upper + size))).astype(bool)
