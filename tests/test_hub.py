@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
-from command_line import ratlip
-from hub_server import COMMIT, serve
-from PIL import Image
+from hub_server import COMMIT, READ_TOKEN, WRITE_TOKEN, Fault, HubServer, serve
 
-FETCH = """
-import sys
-from ratlip_cli.errors import RatlipError
-from ratlip_cli.weights.hub import fetch
-try:
-    print(fetch(sys.argv[1]))
-except RatlipError as error:
-    sys.exit(f"error: {error}")
-"""
+from ratlip_cli.errors import UsageError, WeightsError
+from ratlip_cli.weights.hub import fetch, pinned_name, push
+
+WEIGHTS = bytes(range(256)) * 1000
+
+FETCH = "import sys; from ratlip_cli.weights.hub import fetch; print(fetch(sys.argv[1]))"
+
+Connect = Callable[..., None]
 
 
 @pytest.fixture
@@ -29,80 +27,273 @@ def repository(tmp_path: Path) -> Path:
     folder = tmp_path / "repository"
     (folder / "clip").mkdir(parents=True)
     (folder / "config.json").write_text('{"library": "ratlip"}')
-    (folder / "generator.safetensors").write_bytes(b"weights" * 1000)
+    (folder / "generator.safetensors").write_bytes(WEIGHTS)
     (folder / "clip" / "open_clip_config.json").write_text("{}")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     (folder / "train.py").write_text("raise SystemExit('code from the Hub was run')")
     (folder / "old.pth").write_bytes(b"a pickle")
+    (folder / "other.safetensors").write_bytes(b"somebody else's gigabytes")
     return folder
 
 
-def fetch(name: str, endpoint: str, cache: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `fetch` in a process of its own: the client reads its settings when it is imported."""
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment}
-    return subprocess.run(
-        [sys.executable, "-c", FETCH, name], env=os.environ | settings, capture_output=True, text=True, timeout=120
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Connect:
+    """Point the client, which reads its environment when it is imported, at a server and an empty cache."""
+
+    def to(hub: HubServer, token: str | None = None, cache: str = "cache") -> None:
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / cache))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        if token is None:
+            monkeypatch.delenv("HF_TOKEN", raising=False)
+        else:
+            monkeypatch.setenv("HF_TOKEN", token)
+
+    return to
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_pull_then_cache(repository: Path, connect: Connect) -> None:
+    with serve({"someone/birds": repository}) as hub:
+        connect(hub)
+        folder = fetch("someone/birds")
+        assert names(folder) == {"config.json", "generator.safetensors", "clip/open_clip_config.json"}
+        assert (folder / "generator.safetensors").read_bytes() == WEIGHTS
+        assert pinned_name("someone/birds", folder) == f"someone/birds@{COMMIT}"
+        assert any("/cdn/" in request for request in hub.requests)  # by the redirect
+        downloads = hub.downloads()
+        assert fetch(f"someone/birds@{COMMIT}") == fetch("someone/birds@main") == folder
+        assert hub.downloads() == downloads
+
+
+def test_offline_takes_the_cache_or_says_go_online(
+    repository: Path, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve({"someone/birds": repository}) as hub:
+        connect(hub, cache="home/hub")
+        folder = fetch("someone/birds")
+    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    offline = subprocess.run(
+        [sys.executable, "-c", FETCH, "someone/birds"], env=os.environ | environment, capture_output=True, text=True
     )
+    assert offline.stdout.strip() == str(folder), offline.stderr
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert fetch("someone/birds") == folder
+    with pytest.raises(WeightsError, match=r"HF_HUB_OFFLINE is set. Go online"):
+        fetch("someone/fish")
 
 
-def test_pull_then_cache_then_offline(repository: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    with serve({"someone/birds": repository}) as (endpoint, requests):
-        first = fetch("someone/birds", endpoint, cache)
-        assert first.returncode == 0, first.stderr
-        folder = Path(first.stdout.strip())
-        got = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        assert got == {"config.json", "generator.safetensors", "clip/open_clip_config.json"}  # no pickle, no code
-        assert (folder / "generator.safetensors").read_bytes() == (repository / "generator.safetensors").read_bytes()
-        downloads = sum(request.startswith("GET") and "/resolve/" in request for request in requests)
-        assert fetch(f"someone/birds@{COMMIT}", endpoint, cache).stdout == first.stdout
-        assert sum(request.startswith("GET") and "/resolve/" in request for request in requests) == downloads
-    offline = fetch("someone/birds", "http://127.0.0.1:9", cache, HF_HUB_OFFLINE="1")
-    assert offline.stdout == first.stdout
+def test_a_cached_model_serves_while_the_hub_is_down(repository: Path, connect: Connect) -> None:
+    with serve({"someone/birds": repository}) as hub:
+        connect(hub)
+        folder = fetch("someone/birds")
+        hub.faults.append(Fault("GET /api", status=503, times=100))
+        assert fetch("someone/birds") == folder
+    assert fetch("someone/birds") == folder  # nobody listens any more
+
+
+def test_revisions(repository: Path, connect: Connect) -> None:
+    with serve({"someone/birds": repository}) as hub:
+        connect(hub)
+        found = hub.repositories["someone/birds"]
+        newer = repository.parent / "newer"
+        newer.write_text('{"library": "ratlip", "newer": true}')
+        found.commits["b" * 40] = found.commits[COMMIT] | {"config.json": newer}
+        found.branches["v2"] = "b" * 40
+        assert "newer" in (fetch("someone/birds@v2") / "config.json").read_text()
+        assert "newer" not in (fetch("someone/birds") / "config.json").read_text()
+        assert pinned_name("someone/birds@v2", fetch("someone/birds@v2")) == f"someone/birds@{'b' * 40}"
+        found.branches["main"] = "b" * 40
+        assert "newer" in (fetch("someone/birds") / "config.json").read_text()
+
+
+def test_a_connection_cut_in_the_middle_is_resumed(
+    repository: Path, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
+    with serve({"someone/birds": repository}) as hub:
+        connect(hub)
+        hub.faults.append(Fault("GET /cdn", cut_after=100_000))
+        folder = fetch("someone/birds")
+        assert (folder / "generator.safetensors").read_bytes() == WEIGHTS
+        assert [request.split()[2:] for request in hub.requests if "GET /cdn" in request] == [[], ["bytes=100000-"]]
+
+
+def test_a_connection_that_is_always_cut_leaves_nothing_in_use(
+    repository: Path, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with serve({"someone/birds": repository}) as hub:
+        connect(hub)
+        hub.faults.append(Fault("GET /cdn", cut_after=0, times=100))
+        with pytest.raises(WeightsError, match=r"could not be fetched.*try again: what is complete is kept"):
+            fetch("someone/birds")
+        hub.faults.clear()
+        small = [request for request in hub.downloads() if "resolve" in request and "safetensors" not in request]
+        folder = fetch("someone/birds")
+        assert (folder / "generator.safetensors").read_bytes() == WEIGHTS
+        again = [request for request in hub.downloads() if "resolve" in request and "safetensors" not in request]
+        assert again == small  # what was complete is not fetched again
+
+
+@pytest.mark.parametrize("pattern", ["GET /cdn", "GET .*config.json"])
+def test_a_file_that_does_not_match_its_hash_is_removed(repository: Path, connect: Connect, pattern: str) -> None:
+    with serve({"someone/birds": repository}) as hub:
+        connect(hub)
+        hub.faults.append(Fault(pattern, corrupt=True))
+        with pytest.raises(WeightsError, match=r"does not match its hash.*was removed: fetch it again"):
+            fetch("someone/birds")
+        assert (fetch("someone/birds") / "generator.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_file_that_the_disk_damaged_is_removed(repository: Path, connect: Connect) -> None:
+    with serve({"someone/birds": repository}) as hub:
+        connect(hub)
+        folder = fetch("someone/birds")
+        (folder / "generator.safetensors").resolve().write_bytes(WEIGHTS[:-1] + b"\0")
+        with pytest.raises(WeightsError, match=r"generator.safetensors of someone/birds does not match its hash"):
+            fetch("someone/birds")
+        assert (fetch("someone/birds") / "generator.safetensors").read_bytes() == WEIGHTS
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "token", "fault", "words"),
     [
-        ("someone/fish", "neither a folder here nor a repository"),
-        ("someone/secret", "ask for access"),
-        ("someone/birds@v9", "no revision 'v9'"),
+        ("someone/fish", None, None, "neither a folder here nor a repository.*for a private one run `hf auth login`"),
+        ("someone/fish", READ_TOKEN, None, "neither a folder here nor a repository"),
+        ("someone/private", None, None, "for a private one run `hf auth login`"),
+        ("someone/gated", READ_TOKEN, None, "ask for access on its page"),
+        ("someone/birds", "hf_expired", None, "does not know who you are. Log in"),
+        ("someone/birds@v9", None, None, "has no revision 'v9'"),
+        ("some..one/birds", None, None, "use owner/name or owner/name@revision"),
+        ("someone/birds", READ_TOKEN, Fault("GET /api", status=403, times=9), "Ask the owner for access"),
+        ("someone/birds", None, Fault("GET /api", status=404, times=9), "Check the name, or pick another one"),
+        ("someone/birds", None, Fault("GET /api", status=429, times=99), "too many requests.*Wait a few minutes"),
+        ("someone/birds", None, Fault("GET /api", status=500, times=99), "out of order .status 500.. Try again later"),
+        ("someone/birds", None, Fault("GET /cdn", status=503, times=99), "out of order .status 503.. Try again later"),
+        ("someone/birds", None, Fault("GET /cdn", status=403, times=99), "Ask the owner for access"),
     ],
 )
-def test_refusals_say_what_to_do(repository: Path, tmp_path: Path, name: str, words: str) -> None:
-    with serve({"someone/birds": repository}, gated={"someone/secret"}) as (endpoint, _):
-        answer = fetch(name, endpoint, tmp_path / "cache")
-    assert answer.returncode == 1
-    assert words in answer.stderr
-    assert len(answer.stderr.strip().splitlines()) == 1
+def test_refusals_say_what_to_do(
+    repository: Path,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    token: str | None,
+    fault: Fault | None,
+    words: str,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with serve({f"someone/{kind}": repository for kind in ("birds", "private", "gated")}) as hub:
+        hub.repositories["someone/private"].private = True
+        hub.repositories["someone/gated"].gated = True
+        hub.faults += [fault] if fault else []
+        connect(hub, token)
+        with pytest.raises(WeightsError, match=words) as error:
+            fetch(name)
+        assert "\n" not in str(error.value)
 
 
-def test_no_network_says_go_online(tmp_path: Path) -> None:
-    answer = fetch("someone/birds", "http://127.0.0.1:9", tmp_path / "cache", HF_HUB_OFFLINE="1")
-    assert answer.returncode == 1
-    assert "go online" in answer.stderr
+def test_nobody_listens(repository: Path, connect: Connect) -> None:
+    with serve({"someone/birds": repository}) as hub:
+        connect(hub)
+    with pytest.raises(WeightsError, match=r"cannot be reached. Go online"):
+        fetch("someone/birds")
 
 
-def test_generate_from_the_hub(tiny_clip: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-    """A model trained here, served under a name, draws the same pictures by that name as from its folder."""
-    small = ("--image-size", 32, "--generator-channels", 4, "--discriminator-channels", 2, "--batch-size", 2)
-    answer = ratlip(
-        *("train", "--dataset", tiny_dataset, "--clip", tiny_clip, *small, "--steps", 1, "--workers", 0),
-        *("--sample-every", 0, "--device", "cpu", "--out", tmp_path / "run", "--quiet"),
-    )
-    assert answer.code == 0, answer.err
-    repository = shutil.copytree(tmp_path / "run" / "model", tmp_path / "repository")
-    prompt = ("a red picture", "-n", "2", "--device", "cpu", "--no-grid", "--quiet")
-    here = ratlip("generate", *prompt, "--model", tmp_path / "run", "--out", tmp_path / "here")
-    assert here.code == 0, here.err
-    with serve({"someone/colours": repository}) as (endpoint, _):
-        command = ["generate", *prompt, "--model", "someone/colours@main", "--out", str(tmp_path / "there")]
-        settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        there = subprocess.run(
-            [sys.executable, "-m", "ratlip_cli", *command], env=os.environ | settings, capture_output=True, text=True
-        )
-    assert there.returncode == 0, there.stderr
-    names = [Path(line).name for line in here.out.splitlines()]
-    assert [Path(line).name for line in there.stdout.splitlines()] == names
-    for name in names:
-        with Image.open(tmp_path / "here" / name) as one, Image.open(tmp_path / "there" / name) as other:
-            assert one.tobytes() == other.tobytes()
+def test_a_token_is_not_sent_to_another_host(repository: Path, connect: Connect) -> None:
+    with serve({"someone/birds": repository}) as hub:
+        hub.repositories["someone/birds"].private = True
+        connect(hub, READ_TOKEN)
+        fetch("someone/birds")
+        assert any("/cdn/" in request for request in hub.requests)
+        assert hub.leaked == []
+
+
+def test_push_then_pull(repository: Path, connect: Connect) -> None:
+    card = "---\nlicense: mit\nlibrary_name: ratlip\npipeline_tag: text-to-image\ntags: [gan]\n---\n# Birds\n"
+    (repository / "README.md").write_text(card)
+    with serve() as hub:
+        connect(hub, WRITE_TOKEN)
+        pushed = push(repository, "me/birds")
+        commit = hub.repositories["me/birds"].branches["main"]
+        assert pushed.name == f"me/birds@{commit}"
+        assert pushed.url.endswith(commit)
+        files = hub.repositories["me/birds"].commits[commit]
+        assert set(files) == {"config.json", "generator.safetensors", "clip/open_clip_config.json", "README.md"}
+        assert hub.file("me/birds", "README.md").decode() == card
+        connect(hub, cache="another-machine")
+        assert (fetch(pushed.name) / "generator.safetensors").read_bytes() == WEIGHTS
+        assert hub.leaked == []
+
+
+def test_push_again_sends_what_changed_and_removes_what_is_gone(repository: Path, connect: Connect) -> None:
+    with serve({"me/birds": repository}) as hub:
+        connect(hub, WRITE_TOKEN)
+        (repository / "README.md").unlink()
+        newer = repository.parent / "newer"
+        repository.rename(newer)
+        hub.repositories["me/birds"].commits[COMMIT] = {
+            name: newer / name for name in ("config.json", "generator.safetensors", "clip/open_clip_config.json")
+        } | {"discriminator.safetensors": newer / "other.safetensors", "mine.txt": newer / "old.pth"}
+        pushed = push(newer, "me/birds")
+        files = hub.repositories["me/birds"].commits[pushed.name.partition("@")[2]]
+        assert set(files) == {"config.json", "generator.safetensors", "clip/open_clip_config.json", "mine.txt"}
+        assert not any("PUT /lfs" in request for request in hub.requests)
+
+
+def test_push_to_a_branch_and_in_private(repository: Path, connect: Connect) -> None:
+    (repository / "README.md").unlink()
+    with serve() as hub:
+        connect(hub, WRITE_TOKEN)
+        push(repository, "me/birds", private=True, revision="v2")
+        assert hub.repositories["me/birds"].private
+        assert hub.repositories["me/birds"].commits[hub.repositories["me/birds"].branches["main"]] == {}
+        assert hub.file("me/birds", "generator.safetensors", "v2") == WEIGHTS
+        hub.repositories["me/birds"].private = False
+        with pytest.raises(WeightsError, match="is there and public"):
+            push(repository, "me/birds", private=True)
+
+
+@pytest.mark.parametrize(
+    ("token", "fault", "words"),
+    [
+        (None, None, "does not know who you are. Log in with `hf auth login`"),
+        (READ_TOKEN, None, "your Hugging Face token does not allow it"),
+        (WRITE_TOKEN, Fault("POST .*/commit", status=503, times=99), "out of order .status 503"),
+        (WRITE_TOKEN, Fault("PUT /lfs", status=429, times=99), "too many requests"),
+        (WRITE_TOKEN, Fault("PUT /lfs", status=500, times=99), "out of order .status 500"),
+    ],
+)
+def test_a_refused_push_says_what_to_do(
+    repository: Path,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    token: str | None,
+    fault: Fault | None,
+    words: str,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    (repository / "README.md").unlink()
+    with serve() as hub:
+        hub.faults += [fault] if fault else []
+        connect(hub, token)
+        with pytest.raises(WeightsError, match=words) as error:
+            push(repository, "me/birds")
+        assert "\n" not in str(error.value)
+        if created := hub.repositories.get("me/birds"):
+            assert created.commits[created.branches["main"]] == {}  # all in one commit, or nothing
+
+
+def test_a_bad_name_to_push_to(repository: Path) -> None:
+    with pytest.raises(UsageError, match="use owner/name"):
+        push(repository, "birds")

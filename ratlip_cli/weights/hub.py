@@ -2,66 +2,208 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
 import ratlip_cli
-from ratlip_cli.errors import WeightsError
+from ratlip_cli.errors import RatlipError, UsageError, WeightsError
+from ratlip_cli.weights.model_folder import MODEL_FILES
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 """owner/name or owner/name@revision"""
 
-FETCHED = ["*.json", "*.safetensors"]
-"""Nothing else is downloaded: no pickle, no code."""
+CARD_FILES = ("README.md", "samples.png")
+"""What a repository holds for people, beside MODEL_FILES."""
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A model folder that was uploaded."""
+
+    name: str
+    """owner/name@commit: what `fetch` takes to get exactly this model."""
+    url: str
+    """The commit's page."""
 
 
 def fetch(name: str) -> Path:
     """The local copy of a model folder `owner/name[@revision]`, downloaded where it is not in the cache yet.
 
-    Raises WeightsError with one line that says whether to log in, ask for access, go online or pick another name.
+    Only MODEL_FILES are fetched: no pickle, no code. Every file is compared with its hash on the Hub; one that differs
+    is removed.
+
+    Raises:
+        WeightsError: one line that says whether to log in, ask for access, go online or pick another name.
     """
     repository, _, revision = name.partition("@")
-    try:
-        return Path(
+    with _explained(name, f"{repository} could not be fetched"):
+        snapshot = Path(
             snapshot_download(
                 repository,
                 revision=revision or None,
-                allow_patterns=FETCHED,
+                allow_patterns=list(MODEL_FILES),
                 library_name="ratlip",
                 library_version=ratlip_cli.__version__,
             )
         )
-    except GatedRepoError as error:
-        raise WeightsError(
-            f"{repository} on the Hugging Face Hub is gated: ask for access on its page, then run `hf auth login`."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise WeightsError(
+    _verify(name, snapshot)
+    return snapshot
+
+
+def pinned_name(name: str, snapshot: Path) -> str:
+    """owner/name@commit of what `fetch(name)` returned: the cache calls a snapshot by its commit."""
+    return f"{name.partition('@')[0]}@{snapshot.name}"
+
+
+def push(folder: Path, repository: str, private: bool = False, revision: str | None = None) -> Pushed:
+    """Upload MODEL_FILES and CARD_FILES of `folder` in one commit; the repository is made where there is none.
+
+    Args:
+        repository: owner/name.
+        private: make the repository private; one that is public already is refused.
+        revision: a branch, made where there is none; left out, `main`.
+
+    Raises:
+        WeightsError: one line that says what to do. UsageError: `repository` is not owner/name.
+    """
+    check_repository(repository)
+    files = files_to_push(folder)
+    api = HfApi(library_name="ratlip", library_version=ratlip_cli.__version__)
+    with _explained(repository, f"{repository} could not be pushed"):
+        api.create_repo(repository, private=private, exist_ok=True)
+        if private and not api.model_info(repository).private:
+            raise WeightsError(
+                f"{repository} is there and public: choose another name, or make it private on its page."
+            )
+        if revision is not None:
+            api.create_branch(repository, branch=revision, exist_ok=True)
+        there = set(api.list_repo_files(repository, revision=revision))
+        outdated = [name for name in (*MODEL_FILES, *CARD_FILES) if name in there and name not in files]
+        commit = api.create_commit(
+            repository,
+            [
+                *(CommitOperationAdd(name, folder / name) for name in files),
+                *(CommitOperationDelete(name) for name in outdated),
+            ],
+            commit_message=f"Model folder, pushed with ratlip {ratlip_cli.__version__}",
+            revision=revision,
+        )
+    return Pushed(f"{repository}@{commit.oid}", commit.commit_url)
+
+
+def files_to_push(folder: Path) -> list[str]:
+    """The names of MODEL_FILES and CARD_FILES that `folder` has."""
+    return [name for name in (*MODEL_FILES, *CARD_FILES) if (folder / name).is_file()]
+
+
+def check_repository(repository: str) -> None:
+    """Raise UsageError where `repository` is not owner/name."""
+    if not HUB_NAME.fullmatch(repository) or "@" in repository:
+        raise UsageError(f"'{repository}' is not a name on the Hugging Face Hub: use owner/name.")
+
+
+def _verify(name: str, snapshot: Path) -> None:
+    """Compare the files of a snapshot with the hashes that the cache keeps as the names of their contents."""
+    for pointer in sorted(path for path in snapshot.rglob("*") if path.is_symlink()):
+        content = pointer.parent / pointer.readlink()
+        expected = content.name
+        if re.fullmatch(r"[0-9a-f]{64}", expected):
+            digest = hashlib.sha256()
+        elif re.fullmatch(r"[0-9a-f]{40}", expected):
+            digest = hashlib.sha1(f"blob {content.stat().st_size}\0".encode())  # as git names a file
+        else:
+            continue
+        with content.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        if digest.hexdigest() != expected:
+            pointer.unlink()
+            content.unlink()
+            raise WeightsError(
+                f"{pointer.name} of {name} does not match its hash on the Hugging Face Hub, so it was damaged on the "
+                "way or on this disk, and was removed: fetch it again."
+            )
+
+
+@contextmanager
+def _explained(name: str, failure: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one line that says what to do."""
+    try:
+        yield
+    except RatlipError:
+        raise
+    except Exception as error:  # Errors of the connection come from whichever HTTP library the client uses.
+        raise WeightsError(_advice(name, failure, error)) from error
+
+
+def _advice(name: str, failure: str, error: Exception) -> str:
+    repository, _, revision = name.partition("@")
+    chain = list(_causes(error))
+    kinds = tuple(type(cause) for cause in chain)
+    status = next((code for cause in chain if (code := _status(cause)) is not None), None)
+    if _any(kinds, GatedRepoError):
+        return f"{repository} on the Hugging Face Hub is gated: ask for access on its page, then run `hf auth login`."
+    if _any(kinds, RepositoryNotFoundError):
+        return (
             f"{repository} is neither a folder here nor a repository on the Hugging Face Hub that you may see. "
             "Check the name; for a private one run `hf auth login`."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise WeightsError(f"{repository} on the Hugging Face Hub has no revision '{revision}'.") from error
-    except LocalEntryNotFoundError as error:
-        raise WeightsError(
-            f"{name} is not a folder here, not in the cache, and the Hugging Face Hub cannot be reached: go online."
-        ) from error
-    except HFValidationError as error:
-        raise WeightsError(
-            f"'{name}' is not a name on the Hugging Face Hub: use owner/name or owner/name@revision."
-        ) from error
-    except (HfHubHTTPError, OSError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(
-            f"{name} could not be fetched from the Hugging Face Hub ({reason}). Try again later."
-        ) from error
+        )
+    if _any(kinds, RevisionNotFoundError):
+        return f"{repository} on the Hugging Face Hub has no revision '{revision}': name a branch, tag or commit of it."
+    if _any(kinds, HFValidationError):
+        return f"'{name}' is not a name on the Hugging Face Hub: use owner/name or owner/name@revision."
+    if status == 401:
+        return f"{failure}: the Hugging Face Hub does not know who you are. Log in with `hf auth login`."
+    if status == 403:
+        return (
+            f"{failure}: your Hugging Face token does not allow it. Ask the owner for access, or log in with a token "
+            "that has it: `hf auth login`."
+        )
+    if status == 404:
+        return f"{failure}: it is not on the Hugging Face Hub (any more). Check the name, or pick another one."
+    if status == 429:
+        return (
+            f"{failure}: too many requests for the Hugging Face Hub. Wait a few minutes; logged in, you may ask more."
+        )
+    if status is not None and status >= 500:
+        return f"{failure}: the Hugging Face Hub is out of order (status {status}). Try again later."
+    if status is None and _any(kinds, OfflineModeIsEnabled):
+        return f"{failure}: it is not in the cache, and HF_HUB_OFFLINE is set. Go online: unset it."
+    disk = next((cause for cause in chain if isinstance(cause, OSError) and cause.errno and cause.filename), None)
+    if disk is not None:
+        return f"{failure}: {disk.filename}: {disk.strerror}."
+    if _any(kinds, (LocalEntryNotFoundError, ConnectionError)):
+        return f"{failure}: it is not in the cache, and the Hugging Face Hub cannot be reached. Go online."
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{failure} ({reason}). Check your connection and try again: what is complete is kept."
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _status(error: BaseException) -> int | None:
+    code = getattr(getattr(error, "response", None), "status_code", None)
+    return code if isinstance(code, int) else None
+
+
+def _any(kinds: tuple[type[BaseException], ...], wanted: type | tuple[type, ...]) -> bool:
+    return any(issubclass(kind, wanted) for kind in kinds)

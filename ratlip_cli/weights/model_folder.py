@@ -4,12 +4,13 @@ config.json                 ModelConfig: variant, sizes, the CLIP, what it was t
 generator.safetensors       the averaged generator, without CLIP's weights
 discriminator.safetensors   optional, to train on from
 clip/                       the CLIP, where it is not one that open_clip knows by name
+README.md, samples.png      the model card, see card.py
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from torch import Tensor
 import ratlip_cli
 from ratlip_cli.errors import RatlipError, WeightsError
 from ratlip_cli.files import whole_folder, write_text
+from ratlip_cli.model import clip as clip_files
 from ratlip_cli.model.clip import FrozenCLIP, load_clip, save_clip
 from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
@@ -31,6 +33,14 @@ CONFIG_FILE = "config.json"
 GENERATOR_FILE = "generator.safetensors"
 DISCRIMINATOR_FILE = "discriminator.safetensors"
 CLIP_FOLDER = "clip"
+MODEL_FILES = (
+    CONFIG_FILE,
+    GENERATOR_FILE,
+    DISCRIMINATOR_FILE,
+    f"{CLIP_FOLDER}/{clip_files.CONFIG_FILE}",
+    f"{CLIP_FOLDER}/{clip_files.WEIGHTS_FILE}",
+)
+"""All that a program reads of a model folder: JSON and safetensors."""
 
 Config = TypeVar("Config", GeneratorConfig, DiscriminatorConfig, ClipGeometry)
 
@@ -97,16 +107,19 @@ def save_weights(
     generator: Mapping[str, Tensor],
     discriminator: Mapping[str, Tensor] | None = None,
     metadata: Mapping[str, str] | None = None,
+    half: bool = False,
 ) -> None:
     """Replace the weights of a model folder, each file at once, so that the folder is complete at any moment.
 
     Args:
         generator, discriminator: state dicts.
         metadata: strings kept in the files' headers, such as the training step.
+        half: store float16, in half the space; vectors, such as BatchNorm's statistics, stay float32. The fingerprint
+            is of the values as stored, so it is another one.
     """
     if discriminator is not None:
-        save_tensors(folder / DISCRIMINATOR_FILE, discriminator, metadata)
-    save_tensors(folder / GENERATOR_FILE, generator, metadata)
+        save_tensors(folder / DISCRIMINATOR_FILE, _halved(discriminator) if half else discriminator, metadata)
+    save_tensors(folder / GENERATOR_FILE, _halved(generator) if half else generator, metadata)
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -127,19 +140,20 @@ def read_model_config(folder: Path) -> ModelConfig:
             f"{path} has format version {content.get('format_version')}, this ratlip ({ratlip_cli.__version__}) reads "
             f"{FORMAT_VERSION}; install the ratlip that wrote it ({content.get('library_version')}) or newer."
         )
+    known = {"format_version", "library", "library_version", *(item.name for item in fields(ModelConfig))}
     try:
+        _check_keys(content, known, optional={"training", "features"})
         return ModelConfig(
             generator=_config(GeneratorConfig, content["generator"]),
             discriminator=_config(DiscriminatorConfig, content["discriminator"]),
-            clip=content["clip"],
+            clip=str(content["clip"]),
             clip_fingerprint=content["clip_fingerprint"],
             geometry=_config(ClipGeometry, content["geometry"]),
             training=content.get("training", {}),
             features=content.get("features", "inception"),
         )
-    except (KeyError, TypeError, RatlipError) as error:
-        reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-        raise WeightsError(f"{path} does not describe a ratlip model: {reason}") from error
+    except (AttributeError, TypeError, RatlipError) as error:
+        raise WeightsError(f"{path} does not describe a ratlip model: {error}") from error
 
 
 def load_folder(folder: Path, device: str | torch.device = "cpu", name: str | None = None) -> Model:
@@ -188,9 +202,21 @@ def _model_fingerprint(generator: Mapping[str, Tensor], config: ModelConfig) -> 
 
 
 def _config(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    known = {item.name for item in fields(kind)}
+    _check_keys(values, {item.name for item in fields(kind)})
+    return kind(**values)
+
+
+def _check_keys(values: Mapping[str, Any], known: Set[str], optional: Set[str] = frozenset()) -> None:
     unknown = sorted(values.keys() - known)
-    missing = sorted(known - values.keys())
+    missing = sorted(known - optional - values.keys())
     if unknown or missing:
         raise WeightsError(f"unknown keys {unknown}, missing keys {missing}; was it written by another ratlip?")
-    return kind(**values)
+
+
+def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices and kernels as float16, where its range holds them."""
+    largest = torch.finfo(torch.float16).max
+    return {
+        name: tensor.half() if tensor.ndim >= 2 and tensor.abs().max() <= largest else tensor
+        for name, tensor in tensors.items()
+    }
