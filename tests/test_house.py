@@ -17,6 +17,7 @@ FLOORS = [
     {"model"},
     {"weights", "data"},
     {"sampling"},
+    {"explain", "evaluation"},
     {"training"},
     {"cli"},
     {"__main__"},

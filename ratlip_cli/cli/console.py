@@ -70,7 +70,12 @@ def result(line: object) -> None:
 
 def result_json(value: Any) -> None:
     """The result as one JSON object."""
-    result(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    result(as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """`value` as JSON for people and programs; what JSON does not know, such as a path, as its text."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
 def result_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -85,8 +90,10 @@ def result_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obj
 
 
 @contextmanager
-def progress(description: str, total: int, done: int = 0, unit: str = "pictures") -> Iterator[Advance]:
+def progress(description: str, total: int | None, done: int = 0, unit: str = "pictures") -> Iterator[Advance]:
     """Show how far the work is: a bar on a terminal, an occasional plain line elsewhere, nothing when quiet.
+
+    `total` is None where nobody knows it.
 
     Yields:
         A function to call with the number of further units done and figures to show, for example
@@ -125,7 +132,7 @@ def _bar(unit: str) -> Progress:
     )
 
 
-def _plain_progress(description: str, total: int, done: int, unit: str) -> Advance:
+def _plain_progress(description: str, total: int | None, done: int, unit: str) -> Advance:
     started, first = time.monotonic(), done
     last_line, count = started, done
 
@@ -133,10 +140,13 @@ def _plain_progress(description: str, total: int, done: int, unit: str) -> Advan
         nonlocal last_line, count
         count += done
         now = time.monotonic()
-        if now - last_line < PLAIN_INTERVAL and count < total:
+        if now - last_line < PLAIN_INTERVAL and count != total:
             return
         last_line = now
         rate = (count - first) / max(now - started, 1e-9)
+        if total is None:
+            note(f"{description} {count}, {rate:.3g} {unit}/s {_figures(figures)}".rstrip())
+            return
         left = (total - count) / rate if rate else 0.0
         note(f"{description} {count}/{total}, {rate:.3g} {unit}/s, {duration(left)} left {_figures(figures)}".rstrip())
 

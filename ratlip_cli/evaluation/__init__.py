@@ -1,0 +1,1 @@
+"""Scores of pictures (Section IV-B, IV-C): FID, KID, precision and recall, CLIP score, R-precision."""

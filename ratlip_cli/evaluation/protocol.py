@@ -1,0 +1,280 @@
+"""From pictures and captions to scores, by the protocols `standard` and `released`.
+
+`standard` compares every picture of a split, centre crop, with one fake for every caption: FID and KID as
+torch-fidelity computes them, the CLIP score with pixels prepared once. `released` prepares pixels as the published
+GALIP and RATLIP code does, for comparison with printed tables only; its metrics are named so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ratlip_cli.data.dataset import CaptionedImages
+from ratlip_cli.errors import DataError
+from ratlip_cli.evaluation.bootstrap import Interval, interval, resamples
+from ratlip_cli.evaluation.clip_score import ClipScorer, RetrievalScorer
+from ratlip_cli.evaluation.feature_file import FeatureFile, FeatureWriter
+from ratlip_cli.evaluation.features import ClipNetwork, FeatureNetwork
+from ratlip_cli.evaluation.judges import Judges
+from ratlip_cli.evaluation.manifold import NEIGHBOURS
+from ratlip_cli.evaluation.measures import Measure, clip_score_measure, feature_measures, r_precision_measure
+from ratlip_cli.evaluation.pictures import Captions, DrawnPictures, Pictures, SplitPictures
+from ratlip_cli.evaluation.request import Request
+from ratlip_cli.files import whole_file
+from ratlip_cli.weights.model_folder import Model
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with what is being done, how many units of it are done, and how many there are."""
+
+_Consumer: TypeAlias = tuple[FeatureNetwork, Callable[[Tensor], None]]
+"""A network, and what wants its features (B,d) of the next pictures."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number and how it was made."""
+
+    value: float
+    interval: Interval | None
+    """95 %, by bootstrap over the pictures."""
+    features: str
+    """The network."""
+    n_real: int | None
+    """Real pictures; None where the metric looks at none."""
+    n_fake: int
+    """Pictures that were scored."""
+    seconds: float
+    """What this metric took, without drawing the pictures."""
+    note: str | None
+    """What makes the number less than it seems."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of a model or of a folder of pictures, with all that decided them."""
+
+    protocol: str
+    seed: int
+    image_size: tuple[int, int]
+    """Height and width."""
+    captions_per_image: int
+    networks: Mapping[str, Mapping[str, str]]
+    """By name: the fingerprint of their weights, and how pictures are resized for them."""
+    fingerprint: str
+    """16 hex digits over all that decides the scores: pictures, captions, networks, resizing, counts, seed."""
+    seconds: float
+    """All of it."""
+    metrics: Mapping[str, Score]
+    """By name, which says what was used: `fid` by Inception alone, `fid_clip` by a CLIP."""
+
+
+def evaluate_model(
+    model: Model, dataset: CaptionedImages, request: Request, judges: Judges, progress: Progress | None = None
+) -> Evaluation:
+    """Score a model on a split: one fake for every caption, against every picture.
+
+    Args:
+        dataset: the split at the model's image size.
+        judges: from `load_judges` for this request.
+        progress: called while pictures are read, drawn and drawn from again.
+
+    Raises:
+        DataError: a picture cannot be read, or there are too few. RatlipError: the model draws NaN.
+    """
+    captions = Captions.of_split(dataset, request.captions_per_image)
+    fakes = DrawnPictures(model, captions, request.seed, request.batch_size)
+    size = (dataset.image_size, dataset.image_size)
+    return _evaluate(fakes, size, SplitPictures(dataset), captions, True, request, judges, progress)
+
+
+def evaluate_images(
+    images: Pictures,
+    image_size: tuple[int, int],
+    reference: Pictures | None,
+    captions: Captions | None,
+    request: Request,
+    judges: Judges,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score pictures from anywhere, against real pictures and against their captions.
+
+    Args:
+        images, image_size, captions: from `open_folder`.
+        reference: real pictures of the same size, for FID, KID, precision and recall.
+        judges: from `load_judges` for this request.
+        progress: called while pictures are read and drawn from again.
+
+    Raises:
+        DataError: a picture cannot be read or has another size, there are too few, or captions or a reference are
+            missing.
+    """
+    return _evaluate(images, image_size, reference, captions, False, request, judges, progress)
+
+
+def _evaluate(
+    fakes: Pictures,
+    image_size: tuple[int, int],
+    reals: Pictures | None,
+    captions: Captions | None,
+    paired: bool,
+    request: Request,
+    judges: Judges,
+    progress: Progress | None,
+) -> Evaluation:
+    """`paired` says that the captions' scene k is the real picture k."""
+    started = time.perf_counter()
+    _check(request, judges, len(fakes), None if reals is None else len(reals), captions)
+    n_real = 0 if reals is None else len(reals)
+    scenes = np.arange(len(fakes)) if captions is None else captions.scenes[captions.first]
+    with tempfile.TemporaryDirectory(prefix="ratlip-") as scratch:
+        work = _Work(request, judges, Path(scratch), progress or (lambda what, done, total: None))
+        measures = list(work.measures(fakes, reals, captions))
+        metrics = {measure.name: work.score(measure, len(fakes), n_real, scenes, paired) for measure in measures}
+    networks = judges.networks()
+    decisive = {
+        "protocol": request.protocol,
+        "fakes": fakes.fingerprint,
+        "reals": reals.fingerprint if reals is not None and judges.features is not None else None,
+        "captions": captions.fingerprint if captions is not None and judges.clips else None,
+        "networks": {name: (network.fingerprint, network.resize) for name, network in networks.items()},
+        "counts": (len(fakes), n_real),
+        "image_size": image_size,
+        "seed": request.seed,
+    }
+    return Evaluation(
+        protocol=request.protocol,
+        seed=request.seed,
+        image_size=image_size,
+        captions_per_image=request.captions_per_image,
+        networks={
+            name: {"fingerprint": network.fingerprint, "resize": network.resize} for name, network in networks.items()
+        },
+        fingerprint=hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16],
+        seconds=time.perf_counter() - started,
+        metrics=metrics,
+    )
+
+
+def _check(request: Request, judges: Judges, n_fake: int, n_real: int | None, captions: Captions | None) -> None:
+    """Raise DataError where what is there is not enough for what is asked."""
+    if judges.clips and captions is None:
+        raise DataError("CLIP score and R-precision need captions, and these pictures have none: ask for others.")
+    if judges.features is None:
+        return
+    if n_real is None:
+        raise DataError("FID, KID, precision and recall compare with real pictures: give a --reference or --dataset.")
+    needed = NEIGHBOURS + 1 if "precision-recall" in request.metrics else 2
+    for count, which in ((n_real, "real"), (n_fake, "generated")):
+        if count < needed:
+            raise DataError(f"too few {which} pictures: {count}; {', '.join(request.metrics)} take at least {needed}.")
+
+
+class _Work:
+    """One evaluation while it runs: what the networks see goes to files and scorers, and becomes measures."""
+
+    def __init__(self, request: Request, judges: Judges, scratch: Path, progress: Progress) -> None:
+        self._request = request
+        self._judges = judges
+        self._scratch = scratch
+        self._progress = progress
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    def measures(self, fakes: Pictures, reals: Pictures | None, captions: Captions | None) -> Iterator[Measure]:
+        """Let the networks look at all pictures once, and yield every metric that was asked for."""
+        request, judges = self._request, self._judges
+        consumers: list[_Consumer] = []
+        scorers: list[ClipScorer] = []
+        rankers: list[RetrievalScorer] = []
+        if captions is not None:
+            if "clip-score" in request.metrics:
+                scorers = [ClipScorer(network, captions, request.protocol == "released") for network in judges.clips]
+            if "r-precision" in request.metrics:
+                rankers = [RetrievalScorer(network, captions) for network in judges.clips]
+            consumers += [(scorer.network, scorer.add) for scorer in scorers]
+            consumers += [(ranker.network, ranker.add) for ranker in rankers]
+        if judges.features is not None and reals is not None:
+            real = self._real_features(reals, judges.features)
+            path = self._scratch / "fake.npy"
+            self._write_features(path, fakes, judges.features, "generated pictures", consumers)
+            yield from feature_measures(request.metrics, FeatureFile(path), real, judges.features)
+        else:
+            self._look(fakes, "generated pictures", consumers)
+        for scorer in scorers:
+            yield clip_score_measure(scorer, self._clip_metric("clip_score", scorer.network))
+        for ranker in rankers:
+            yield r_precision_measure(ranker, self._clip_metric("r_precision", ranker.network))
+
+    def score(self, measure: Measure, n_fake: int, n_real: int, scenes: NDArray[np.int64], paired: bool) -> Score:
+        """Compute one metric, and its interval where one is asked for."""
+        started = time.perf_counter()
+        value = measure.compute(None)
+        draws = self._request.bootstrap
+        replicates = []
+        for drawn in resamples(draws, n_real, scenes, paired):
+            replicates.append(measure.compute(drawn))
+            self._progress(f"{measure.name} again", len(replicates), draws)
+        seconds = self._seconds[measure.network.name] + time.perf_counter() - started
+        return Score(
+            value=value,
+            interval=interval(value, replicates) if replicates else None,
+            features=measure.network.name,
+            n_real=n_real if measure.compares else None,
+            n_fake=n_fake,
+            seconds=seconds,
+            note=measure.note,
+        )
+
+    def _real_features(self, reals: Pictures, network: FeatureNetwork) -> FeatureFile:
+        """Features of the real pictures: kept beside them under the fingerprint of all that decides them."""
+        name = hashlib.sha256(f"{reals.fingerprint} {network.fingerprint} {network.resize}".encode()).hexdigest()[:16]
+        cache = reals.cache if reals.cache is not None and os.access(reals.cache.parent, os.W_OK) else self._scratch
+        path = cache / f"{name}.npy"
+        with contextlib.suppress(OSError, ValueError):
+            kept = FeatureFile(path)
+            if (len(kept), kept.dimensions) == (len(reals), network.dimensions):
+                return kept
+        with whole_file(path) as partial:
+            self._write_features(partial, reals, network, "real pictures", [])
+        return FeatureFile(path)
+
+    def _write_features(
+        self, path: Path, pictures: Pictures, network: FeatureNetwork, what: str, consumers: Sequence[_Consumer]
+    ) -> None:
+        with FeatureWriter(path, len(pictures), network.dimensions) as writer:
+            self._look(pictures, what, [(network, writer.append), *consumers])
+
+    def _look(self, pictures: Pictures, what: str, consumers: Sequence[_Consumer]) -> None:
+        """Give every picture to the networks, each network once, and their features to who wants them."""
+        batch_size = self._request.batch_size or (16 if self._judges.device.type == "cpu" else 64)
+        done = 0
+        self._progress(what, done, len(pictures))
+        for levels in pictures.batches(batch_size):
+            features: dict[str, Tensor] = {}
+            for network, consume in consumers:
+                if network.name not in features:
+                    started = time.perf_counter()
+                    features[network.name] = network(levels)
+                    self._seconds[network.name] += time.perf_counter() - started
+                consume(features[network.name])
+            done += len(levels)
+            self._progress(what, done, len(pictures))
+
+    def _clip_metric(self, metric: str, network: ClipNetwork) -> str:
+        """The first CLIP's metrics have the plain name."""
+        released = "_released" if self._request.protocol == "released" else ""
+        second = f"_{network.spec}" if network is not self._judges.clips[0] else ""
+        return f"{metric}{released}{second}"
