@@ -63,13 +63,14 @@ class _Row:
 
 def gradcam_figure(explanations: Sequence[Explanation]) -> Figure:
     """Pictures and their maps, the prompt under them: a row a model, or with words a row a model and picture."""
-    rows = _rows(explanations)[:MOST_ROWS]
+    every_row = _rows(explanations)
+    rows = every_row[:MOST_ROWS]
     columns = max(len(row.cells) for row in rows)
     left = 0.22 if any(row.label for row in rows) else _GAP
     right = 0.62
-    side = min(1.5, (WIDTH - left - right) / columns - _GAP)
+    side = min(1.5 if len(rows) <= 3 else 1.1, (WIDTH - left - right) / columns - _GAP)
     width = left + columns * (side + _GAP) + right
-    letters = round((width - left - right) / (0.5 * FONT / 72))
+    letters = round(width / (0.5 * FONT / 72))
     captions = ["\n".join(textwrap.wrap(row.caption, letters, max_lines=2, placeholder=" ...")) for row in rows]
     heights = [side + (2 + _note_lines(row)) * _LINE for row in rows]
     below = [_LINE * (caption.count("\n") + 1) + 0.08 if caption else 0.04 for caption in captions]
@@ -87,6 +88,9 @@ def gradcam_figure(explanations: Sequence[Explanation]) -> Figure:
             figure.text(0.5 * left / width, middle, label, fontsize=FONT, rotation=90, ha="center", va="center")
         figure.text(left / width, (top - row_height) / height, caption, fontsize=FONT, va="top", style="italic")
         top -= row_height + under
+    if len(every_row) > len(rows):
+        note = f"the first {len(rows)} of {len(every_row)} rows; the JSON has the numbers of all"
+        figure.text(1 - _GAP / width, 0.02 / height, note, fontsize=SMALL, ha="right")
     bar = figure.add_axes(_share((width - right + 0.02, height - 1.4 * _LINE - side, 0.08, side), width, height))
     figure.colorbar(ScalarMappable(cmap=_HEAT), cax=bar, ticks=[0, 0.5, 1])
     bar.tick_params(labelsize=SMALL, length=2)
@@ -112,7 +116,7 @@ def _rows(explanations: Sequence[Explanation]) -> list[_Row]:
             rows += _wrapped(group[0].model.name if several else "", cells, " / ".join(prompts))
     return [
         row if place + 1 == len(rows) or rows[place + 1].caption != row.caption else _Row(row.label, row.cells, "")
-        for place, row in enumerate(rows[:MOST_ROWS])
+        for place, row in enumerate(rows)
     ]
 
 
@@ -134,7 +138,7 @@ def _unit(found: Explanation) -> str:
 def _map_cell(found: Explanation, part: Map) -> _Cell:
     (picture,) = to_images(found.subject.image[None])
     whole = part is found.sentence
-    notes = [] if whole else [f"change {part.score:+.2f}"]
+    notes = [] if whole else [f"change {part.score:+.3f}"]
     outline = None
     if not part.cells.any():
         notes.append("zero everywhere")
@@ -218,6 +222,7 @@ def _draw_measure(axes: Axes, parts: Sequence[PartSummary], measured: Sequence[M
         )
     axes.set_yticks(places, [f"{part.part} ({part.n})" for part in parts], fontsize=SMALL)
     axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.6, len(parts) - 0.4)
     axes.set_xlabel(title, fontsize=FONT)
     _plain_axes(axes)
     axes.grid(axis="x", linewidth=0.3)

@@ -115,8 +115,8 @@ def _says(group: Sequence[Explanation], parts: Sequence[PartSummary]) -> Iterato
     for part in parts:
         yield (
             f"{name}: {part.part} ({part.n} pictures): pointing {part.pointing.map}, centre baseline "
-            f"{part.pointing.centre:.2f}; energy {part.energy.map}, centre baseline {part.energy.centre:.2f}; chance "
-            f"{part.energy.chance:.2f}: {part.verdict}"
+            f"{part.pointing.centre:.3g}; energy {part.energy.map}, centre baseline {part.energy.centre:.3g}; chance "
+            f"{part.energy.chance:.3g}: {part.verdict}"
         )
 
 

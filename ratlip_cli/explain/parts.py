@@ -99,19 +99,17 @@ class PartSummary:
 
     @property
     def verdict(self) -> str:
-        """In words, what the map is better than."""
+        """In words, which baselines the map is better than, and by which measure."""
         if self.n < FEWEST:
             return f"{self.n} pictures are too few to say"
         by = {"pointing": self.pointing, "energy": self.energy}
         over_centre = [name for name, measured in by.items() if measured.better_than_centre]
         over_chance = [name for name, measured in by.items() if measured.better_than_chance]
-        if len(over_centre) == len(by):
-            return "better than the centre baseline"
-        if over_centre:
-            return f"better than the centre baseline by {over_centre[0]} alone"
-        if over_chance:
-            return f"no better than the centre baseline; better than chance by {' and '.join(over_chance)}"
-        return "no better than the centre baseline, and no better than chance"
+        return f"{_better('the centre baseline', over_centre)}; {_better('chance', over_chance)}"
+
+
+def _better(than: str, by: list[str]) -> str:
+    return f"better than {than} by {' and '.join(by)}" if by else f"no better than {than}"
 
 
 def part_named(text: str, parts: Iterable[str]) -> str | None:
