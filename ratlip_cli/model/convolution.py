@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,13 +19,17 @@ _SPREAD = torch.tensor(
 """A pixel of the small picture is two of the large one side by side: their taps, added up."""
 
 
+@functools.cache
+def _spread(device: torch.device) -> Tensor:
+    """The same in both directions (16,9). No buffer: a model that is built without memory would lose it."""
+    return torch.kron(_SPREAD, _SPREAD).to(device)
+
+
 class Conv3x3(nn.Conv2d):
     """A 3x3 convolution with padding 1, of a picture as it is or of its nearest upsampling."""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
-        self.spread: Tensor
-        self.register_buffer("spread", torch.kron(_SPREAD, _SPREAD), persistent=False)
 
     def forward(self, x: Tensor, size: int | None = None) -> Tensor:
         """(B,in,h,h) -> (B,out,size,size): the convolution of x, enlarged to `size` pixels a side if that is given.
@@ -42,4 +48,4 @@ class Conv3x3(nn.Conv2d):
         """(in,out,4,4): the weights of the transposed convolution, in its own order."""
         out_channels, in_channels = self.weight.shape[:2]
         reversed_taps = self.weight.flip(2, 3).transpose(0, 1).reshape(-1, 9)
-        return (reversed_taps @ self.spread.T).view(in_channels, out_channels, 4, 4)
+        return (reversed_taps @ _spread(self.weight.device).T).view(in_channels, out_channels, 4, 4)
