@@ -104,7 +104,11 @@ def test_a_check_says_whether_all_is_well(tmp_path: Path, ratlip: Ratlip) -> Non
     [
         (["nowhere/photos"], 1, "nowhere/photos does not exist"),
         (["oxfrod"], 2, "Did you mean 'oxford'?"),
-        (["cub"], 1, "cannot fetch 'cub' yet"),
+        (["cub", "--raw", "empty"], 1, "CUB_200_2011.tgz (from https://data.caltech.edu/records/65de6-vp158)"),
+        (["cub", "--raw", "nowhere"], 1, "--raw nowhere is not a folder"),
+        (["celeba-tiny", "--raw", "empty"], 2, "ratlip prepare celeba-tiny --accept-license"),
+        (["oxford", "--caption-column", "x"], 2, "for own images"),
+        (["photos", "--raw", "empty"], 2, "--raw and --accept-license are for cub, oxford, celeba-tiny"),
         (["empty"], 1, "no picture with a caption"),
         (["photos/train/1.png"], 1, "is a file"),
         (["photos", "--strict"], 1, "alone.png: it has no caption"),
@@ -160,9 +164,9 @@ def test_own_pictures_are_prepared_again_when_they_changed(
     monkeypatch.setattr(logging.getLogger("ratlip_cli"), "propagate", True)
     folder = photos(tmp_path / "photos")
     steps = []
-    path = resolve_dataset(str(folder), tmp_path / "data", 32, progress=lambda done, total: steps.append((done, total)))
+    path = resolve_dataset(str(folder), tmp_path / "data", 32, progress=lambda *step: steps.append(step))
     assert path == tmp_path / "data" / "photos"
-    assert steps[-1] == (9, 9)
+    assert steps[-1] == ("pictures", 9, 9)
     steps.clear()
     for image_size in (32, 16):
         resolve_dataset(str(folder), tmp_path / "data", image_size, progress=lambda *_: steps.append((0, 0)))
@@ -213,7 +217,7 @@ def test_drawn_pictures_are_drawn_where_they_are_wanted(tmp_path: Path, monkeypa
     assert demo_source("demo-birds", 60).prepare(path) == info
 
 
-@pytest.mark.parametrize("name", ["nothing", "cub", "no/where"])
+@pytest.mark.parametrize("name", ["nothing", "celeba-tiny", "no/where"])
 def test_what_is_not_there_is_one_clear_line(tmp_path: Path, name: str) -> None:
     with pytest.raises((DataError, UsageError)) as caught:
         resolve_dataset(name, tmp_path, 32)

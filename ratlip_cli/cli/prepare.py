@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -20,15 +20,28 @@ if TYPE_CHECKING:
 SHOWN = 10
 """Pictures left out that are named on the terminal; dataset.json names all."""
 
+MEGABYTE = 1_000_000
+
 
 def prepare(
     dataset: Annotated[
-        str, typer.Argument(metavar="NAME|PATH", help="demo, demo-birds, demo-flowers, demo-faces, or your own folder.")
+        str,
+        typer.Argument(
+            metavar="NAME|PATH",
+            help="cub, oxford, celeba-tiny, demo, demo-birds, demo-flowers, demo-faces, or your own images.",
+        ),
     ],
     data_dir: Annotated[
         Path, typer.Option(envvar="RATLIP_DATA", help="Folder that holds prepared datasets by name.")
     ] = Path("data"),
     name: Annotated[str | None, typer.Option(help="Name in the data folder; the folder's own if left out.")] = None,
+    raw: Annotated[
+        Path | None,
+        typer.Option(help="cub, oxford, celeba-tiny: folder that has the archives, or what is in them; no download."),
+    ] = None,
+    accept_license: Annotated[
+        bool, typer.Option("--accept-license", help="celeba-tiny: you accept its licence, which the command prints.")
+    ] = False,
     image_size: Annotated[
         int | None, typer.Option(help="Side of the pictures to train on; 256, and 64 for drawn ones, if left out.")
     ] = None,
@@ -48,11 +61,14 @@ def prepare(
 ) -> None:
     """Get captioned pictures ready for training. The prepared folder goes to stdout.
 
-    Own images are a folder of x.jpg with x.txt (a caption a line), or with a metadata.jsonl or metadata.csv.
+    Own images are a folder of x.jpg with x.txt (a caption a line) or with a metadata.jsonl or metadata.csv, a .csv or
+    .jsonl that names images, or a WebDataset shard or folder of shards. Run again, it goes on where it stopped.
 
     [bold]Examples[/]
 
-    ratlip prepare demo --count 2000
+    ratlip prepare oxford
+
+    ratlip prepare cub --raw ~/Downloads
 
     ratlip prepare ~/my-pictures --image-size 128 --test-fraction 0.2
 
@@ -74,7 +90,8 @@ def prepare(
         console.note(f"{folder} is a prepared dataset already; nothing to do")
         _show(folder, read_dataset(folder), json)
         return
-    source, out = _source(dataset, data_dir, image_size, caption_column, test_fraction, count, seed)
+    official = _Official(raw, accept_license)
+    source, out = _source(dataset, data_dir, image_size, official, caption_column, test_fraction, count, seed)
     out = out.with_name(name) if name else out
     before = read_dataset(out) if (out / INFO).is_file() else None
     with preparation_progress() as progress:
@@ -87,26 +104,46 @@ def prepare(
 
 
 @contextmanager
-def preparation_progress() -> Iterator[Callable[[int, int], None]]:
+def preparation_progress() -> Iterator[Callable[[str, int, int | None], None]]:
     """Yield what `resolve_dataset` and `Source.prepare` call while they work; a bar appears when they do."""
     with ExitStack() as stack:
         advance: console.Advance | None = None
-        shown = 0
+        current, shown = "", 0
 
-        def progress(done: int, total: int) -> None:
-            nonlocal advance, shown
-            if advance is None:
-                advance = stack.enter_context(console.progress("prepare", total))
-            advance(done - shown)
-            shown = done
+        def progress(counted: str, done: int, total: int | None) -> None:
+            from ratlip_cli.data.prepare import PICTURES
+
+            nonlocal advance, current, shown
+            if counted != PICTURES:
+                done, total = done // MEGABYTE, None if total is None else total // MEGABYTE
+            if advance is None or counted != current:
+                stack.close()
+                bar = (
+                    console.progress("prepare", total)
+                    if counted == PICTURES
+                    else console.progress(f"download {counted}", total, done, unit="MB")
+                )
+                advance = stack.enter_context(bar)
+                current, shown = counted, 0 if counted == PICTURES else done
+            if done != shown:
+                advance(done - shown)
+                shown = done
 
         yield progress
+
+
+class _Official(NamedTuple):
+    """The options of the paper's datasets."""
+
+    raw: Path | None
+    accept_license: bool
 
 
 def _source(
     dataset: str,
     data_dir: Path,
     image_size: int | None,
+    official: _Official,
     caption_column: str | None,
     test_fraction: float | None,
     count: int | None,
@@ -116,22 +153,30 @@ def _source(
     from ratlip_cli.data import prepare as data
     from ratlip_cli.data.sources import demo, own_images
 
+    if dataset not in data.OFFICIAL and official != (None, False):
+        raise UsageError(f"--raw and --accept-license are for {', '.join(data.OFFICIAL)}.")
     if dataset in demo.DATASETS:
         if caption_column is not None or test_fraction is not None:
             raise UsageError(f"--caption-column and --test-fraction are for own images; {dataset} is drawn.")
         size = data.DEMO_IMAGE_SIZE if image_size is None else image_size
         drawn = data.demo_source(dataset, count, seed, size)
         return drawn, data_dir / dataset
-    folder = Path(dataset)
-    if dataset in data.KNOWN or not folder.exists():
-        return data.find_named(dataset, data_dir), data_dir / dataset
     if count is not None:
-        raise UsageError(f"--count is for drawn pictures; {dataset} is a folder.")
+        raise UsageError(f"--count is for drawn pictures, not for {dataset}.")
+    if dataset in data.OFFICIAL:
+        if caption_column is not None or test_fraction is not None:
+            raise UsageError(f"--caption-column and --test-fraction are for own images, not for {dataset}.")
+        size = data.IMAGE_SIZE if image_size is None else image_size
+        downloads = data_dir / data.DOWNLOADS
+        return data.official_source(dataset, downloads, official.raw, official.accept_license, size), data_dir / dataset
+    path = Path(dataset)
+    if not path.exists():
+        return data.find_named(dataset, data_dir), data_dir / dataset
     defaults = own_images.Options()
     fraction = defaults.test_fraction if test_fraction is None else test_fraction
     options = own_images.Options(caption_column, fraction, seed)
     size = data.IMAGE_SIZE if image_size is None else image_size
-    return data.own_source(folder, options, size), data.own_folder(folder, data_dir)
+    return data.own_source(path, options, size), data.own_folder(path, data_dir)
 
 
 def _show(path: Path, info: DatasetInfo, json: bool) -> None:
@@ -150,12 +195,12 @@ def _show(path: Path, info: DatasetInfo, json: bool) -> None:
 def _check(path: Path, workers: int | None, json: bool) -> None:
     from ratlip_cli.data.layout import check_dataset, read_dataset
     from ratlip_cli.data.parallel import usable_cores
+    from ratlip_cli.data.prepare import PICTURES
 
     total = sum(read_dataset(path).counts.values())
     with preparation_progress() as progress:
-        problems = check_dataset(
-            path, usable_cores() if workers is None else workers, lambda done: progress(done, total)
-        )
+        workers = usable_cores() if workers is None else workers
+        problems = check_dataset(path, workers, lambda done: progress(PICTURES, done, total))
     if json:
         console.result_json({"path": path, "problems": [asdict(problem) for problem in problems]})
     for problem in problems[:SHOWN]:

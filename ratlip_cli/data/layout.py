@@ -44,8 +44,8 @@ LONGEST_NAME = 200
 
 Json: TypeAlias = str | int | float | bool | Sequence["Json"] | Mapping[str, "Json"] | None
 
-Picture: TypeAlias = Path | Image.Image | Callable[[], Image.Image]
-"""A file, a picture in memory, or a function that makes one: picklable, and called in a worker process."""
+Picture: TypeAlias = Path | bytes | Image.Image | Callable[[], Image.Image]
+"""A file, its bytes, a picture in memory, or a function that makes one: picklable, and called in a worker process."""
 
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of records done so far."""
@@ -170,6 +170,18 @@ def write_dataset(
     write_text(staging / INFO, json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n")
     _move(staging, out)
     return info
+
+
+def existing(out: Path, source: str) -> DatasetInfo | None:
+    """Return the dataset at `out`, None where there is nothing; raises DataError for anything not from `source`."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not (out / INFO).is_file():
+        raise DataError(f"{out} exists and is not a prepared dataset. Choose another name or --data-dir.")
+    found = read_dataset(out)
+    if found.source != source:
+        raise DataError(f"{out} holds another dataset, from {found.source}. Choose another name or --data-dir.")
+    return found
 
 
 def read_dataset(path: Path) -> DatasetInfo:
@@ -308,14 +320,8 @@ def _refusal(problem: Problem) -> DataError:
 
 def _finished(out: Path, wanted: DatasetInfo, strict: bool) -> DatasetInfo | None:
     """Return what is at `out` if it is just what is `wanted`, None if `out` may be written."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    if not (out / INFO).is_file():
-        raise DataError(f"{out} exists and is not a prepared dataset. Choose another name or --data-dir.")
-    found = read_dataset(out)
-    if found.source != wanted.source:
-        raise DataError(f"{out} holds another dataset, from {found.source}. Choose another name or --data-dir.")
-    if replace(found, counts={}, left_out=()) != wanted:
+    found = existing(out, wanted.source)
+    if found is None or replace(found, counts={}, left_out=()) != wanted:
         return None
     if strict and found.left_out:
         raise _refusal(found.left_out[0])
@@ -383,7 +389,7 @@ def _write_picture(task: _Task) -> str | None:
         return None
     source = task.record.image
     try:
-        if isinstance(source, Path):
+        if isinstance(source, (Path, bytes)):
             picture = read_picture(source)
         else:
             picture = upright_rgb(source if isinstance(source, Image.Image) else source())

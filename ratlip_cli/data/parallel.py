@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import BaseContext
 from typing import TypeVar
 
 from ratlip_cli.errors import DataError
@@ -40,7 +41,7 @@ def in_order(
         for item in items:
             yield item, function(item)
         return
-    pool = ProcessPoolExecutor(workers, initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=_context(), initializer=_start_worker)
     window: deque[tuple[Item, Future[Result]]] = deque()
     try:
         for item in items:
@@ -57,6 +58,12 @@ def in_order(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _context() -> BaseContext:
+    """Processes that begin afresh: one that is forked from several threads may wait for a lock for ever."""
+    methods = multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
 
 
 def _start_worker() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -22,8 +23,8 @@ class PictureError(Exception):
     """Why a picture cannot be used, without its name: the caller knows which one it is."""
 
 
-def read_picture(file: Path) -> Image.Image:
-    """Read `file` as :func:`upright_rgb`; of an animation, the first frame.
+def read_picture(file: Path | bytes) -> Image.Image:
+    """Read `file`, or the bytes of one, as :func:`upright_rgb`; of an animation, the first frame.
 
     Raises PictureError where the file is missing, cut short, damaged, not of :data:`FORMATS`, or larger than
     Pillow's ``Image.MAX_IMAGE_PIXELS`` (89 million).
@@ -32,7 +33,7 @@ def read_picture(file: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
+            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
                 image.load()
                 return upright_rgb(image)
     except PictureError:

@@ -1,28 +1,25 @@
-"""Your own images: a folder of pictures with captions.
+"""Your own images: a folder of pictures with captions, a table that names pictures, or shards of WebDataset.
 
-Captions stand in `x.txt` beside `x.jpg`, one a line, or in a `metadata.jsonl` or `metadata.csv` that names the pictures
-of its folder in the column `file_name`. Folders may be nested; pictures below `train/` and `test/` go to these splits,
-others by their names.
+In a folder, captions stand in `x.txt` beside `x.jpg`, one a line, or in a `metadata.jsonl` or `metadata.csv` that names
+the pictures of its folder in the column `file_name`. Folders may be nested; pictures below `train/` and `test/` go to
+these splits, others by their names.
 """
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import hashlib
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
 
-from ratlip_cli.data.layout import INFO, Json, Problem, Record
+from ratlip_cli.data import archives
+from ratlip_cli.data.layout import INFO, Json, Picture, Problem, Record
 from ratlip_cli.data.pictures import SUFFIXES
+from ratlip_cli.data.sources import tables, webdataset
 from ratlip_cli.errors import DataError, UsageError
 
 LICENCE = "that of the pictures' owner"
-
-CAPTION_COLUMNS = ("captions", "caption", "text")
-"""Columns that hold captions, the first that is there, where none is asked for."""
 
 _TABLES = ("metadata.jsonl", "metadata.csv")
 _SPLITS = ("train", "test")
@@ -32,7 +29,7 @@ _SPLITS = ("train", "test")
 class Options:
     """How a folder is read."""
 
-    caption_column: str | None = None  # Column with a caption or a list of them; None: one of CAPTION_COLUMNS.
+    caption_column: str | None = None  # Column with a caption or a list of them; None: one of tables.CAPTION_COLUMNS.
     test_fraction: float = 0.1  # Share, in [0,1), of the pictures outside train/ and test/ that go to test.
     seed: int = 0  # Decides which.
 
@@ -55,23 +52,47 @@ class Options:
         return "test" if draw < self.test_fraction * 2**64 else "train"
 
 
-def records(folder: Path, options: Options) -> Iterator[Record | Problem]:
-    """Yield the captioned pictures of `folder`, in the order of their paths, and what cannot be used.
+def records(path: Path, options: Options) -> Iterator[Record | Problem]:
+    """Yield the captioned pictures of `path`, a folder in the order of its paths, and what cannot be used.
 
-    Raises DataError where the folder or one in it cannot be read.
+    Raises DataError where it, or a folder in it, cannot be read, or it is nothing that pictures can be read from.
     """
-    return _records_in(folder, folder, options)
+    if not path.is_file():
+        return _in_folder(path, path, options)
+    if webdataset.is_shard(path):
+        return _in_shard(path, path.parent, options)
+    if _is_table(path):
+        return _in_table(path, path.parent, options)
+    raise DataError(
+        f"{path} is a file. Give the folder of pictures with captions that it is in, a table "
+        f"({', '.join(tables.SUFFIXES)}) or a shard ({', '.join(webdataset.SUFFIXES)})."
+    )
 
 
-def count(folder: Path) -> int:
-    """Return the number of pictures, with or without captions, in `folder` and the folders in it."""
-    return sum(file.suffix.lower() in SUFFIXES for file in _files_below(folder))
+def name(path: Path) -> str:
+    """Return what a dataset made from `path` is called."""
+    path = path.resolve()
+    if not path.is_file():
+        return path.name
+    return archives.stem(path.name) if archives.is_archive(path) else path.stem
 
 
-def fingerprint(folder: Path) -> str:
-    """Return 64 hex digits that change when a file of `folder` comes, goes or is written again."""
+def count(path: Path) -> int | None:
+    """Return the number of pictures, with or without captions, in `path`; None where shards would have to be read."""
+    if path.is_file():
+        return len(set(_named(path))) if _is_table(path) else None
+    files = list(_files_below(path))
+    if any(webdataset.is_shard(file) for file in files):
+        return None
+    return sum(file.suffix.lower() in SUFFIXES for file in files)
+
+
+def fingerprint(path: Path) -> str:
+    """Return 64 hex digits that change when a file of `path` comes, goes or is written again."""
     digest = hashlib.sha256()
-    for file in _files_below(folder):
+    folder = path.parent if path.is_file() else path
+    files = [path, *(_named(path) if _is_table(path) else ())] if path.is_file() else _files_below(path)
+    for file in files:
         state = file.stat()
         digest.update(
             f"{file.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
@@ -79,18 +100,21 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _records_in(directory: Path, folder: Path, options: Options) -> Iterator[Record | Problem]:
+def _in_folder(directory: Path, folder: Path, options: Options) -> Iterator[Record | Problem]:
     files, folders = _listing(directory)
-    tables = [directory / name for name in _TABLES if directory / name in files]
-    if tables:
-        yield from _from_table(tables[0], folder, options)
+    found = [directory / table for table in _TABLES if directory / table in files]
+    if found:
+        yield from _in_table(found[0], folder, options)
+        yield from _unnamed(found[0], folder)
         return
-    yield from _from_text_files(files, folder, options)
+    yield from _with_text_files(files, folder, options)
+    for shard in filter(webdataset.is_shard, files):
+        yield from _in_shard(shard, folder, options)
     for inner in folders:
-        yield from _records_in(inner, folder, options)
+        yield from _in_folder(inner, folder, options)
 
 
-def _from_text_files(files: list[Path], folder: Path, options: Options) -> Iterator[Record | Problem]:
+def _with_text_files(files: list[Path], folder: Path, options: Options) -> Iterator[Record | Problem]:
     texts = {file for file in files if file.suffix == ".txt"}
     stems = {file.stem for file in files if file.suffix.lower() in SUFFIXES}
     for file in files:
@@ -102,108 +126,94 @@ def _from_text_files(files: list[Path], folder: Path, options: Options) -> Itera
             yield Problem(origin, f"it has no caption: {text.name} is missing")
         else:
             try:
-                captions = text.read_text(encoding="utf-8-sig").splitlines()
+                captions = tuple(text.read_text(encoding="utf-8-sig").splitlines())
             except UnicodeDecodeError:
                 yield Problem(origin, f"{text.name} is not UTF-8")
             except OSError as error:
                 yield Problem(origin, f"{text.name}: {error.strerror}")
             else:
-                yield _record(file, folder, options, captions, {})
+                yield _record(file, folder, options, file, captions, {})
 
 
-def _from_table(table: Path, folder: Path, options: Options) -> Iterator[Record | Problem]:
-    named = set()
-    read_rows = _jsonl_rows if table.suffix == ".jsonl" else _csv_rows
-    for row in read_rows(table):
+def _in_table(table: Path, folder: Path, options: Options) -> Iterator[Record | Problem]:
+    """Rows that follow one another and name one picture give it all their captions."""
+    pending: tables.Row | None = None
+    for row in tables.rows(table, options.caption_column):
         if isinstance(row, Problem):
             yield row
-            continue
-        name = row.get("file_name")
-        if not isinstance(name, str) or not name:
-            yield Problem(table.name, f"a row has no file_name: {str(row)[:80]}")
-            continue
-        file = table.parent / name
-        named.add(file)
-        try:
-            captions, column = _captions(row, options.caption_column)
-            if ".." in file.parts or not file.is_relative_to(table.parent):
-                raise ValueError("it lies outside its folder")
-        except ValueError as error:
-            yield Problem(name, str(error))
-            continue
-        yield _record(file, folder, options, captions, _further_columns(row, column))
+        elif pending is not None and pending.file_name == row.file_name:
+            pending = pending._replace(captions=tuple(dict.fromkeys(pending.captions + row.captions)))
+        else:
+            if pending is not None:
+                yield _from_row(pending, table, folder, options)
+            pending = row
+    if pending is not None:
+        yield _from_row(pending, table, folder, options)
+
+
+def _from_row(row: tables.Row, table: Path, folder: Path, options: Options) -> Record | Problem:
+    try:
+        file = _picture_of(row.file_name, table)
+    except ValueError as error:
+        return Problem(row.file_name, str(error))
+    return _record(file, folder, options, file, row.captions, row.further)
+
+
+def _picture_of(file_name: str, table: Path) -> Path:
+    """Return the picture that a table calls `file_name`; raises ValueError where it lies outside its folder."""
+    path = Path(file_name)
+    if path.is_absolute() and path.is_relative_to(table.parent.resolve()):
+        path = path.relative_to(table.parent.resolve())
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError("it lies outside its folder")
+    return table.parent / path
+
+
+def _named(table: Path) -> Iterator[Path]:
+    """Yield the pictures that are there and that a table names."""
+    for file_name in tables.file_names(table):
+        with contextlib.suppress(ValueError):
+            file = _picture_of(file_name, table)
+            if file.is_file():
+                yield file
+
+
+def _unnamed(table: Path, folder: Path) -> Iterator[Problem]:
+    named = set(_named(table))
     for file in _files_below(table.parent):
         if file.suffix.lower() in SUFFIXES and file not in named:
             yield Problem(str(file.relative_to(folder)), f"it has no caption: {table.name} does not name it")
 
 
-def _captions(row: dict[str, Any], asked: str | None) -> tuple[list[str], str]:
-    """Return the captions of a row and their column; raises ValueError where there are none."""
-    columns = (asked,) if asked is not None else CAPTION_COLUMNS
-    column = next((column for column in columns if row.get(column) is not None), None)
-    if column is None:
-        raise ValueError(f"it has no caption: no column {' or '.join(columns)} among {', '.join(row)}")
-    value = row[column]
-    captions = [value] if isinstance(value, str) else value
-    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise ValueError(f"its {column} is neither a sentence nor a list of sentences")
-    return captions, column
+def _in_shard(shard: Path, folder: Path, options: Options) -> Iterator[Record | Problem]:
+    origin = shard.relative_to(folder)
+    for sample in webdataset.samples(shard, options.caption_column):
+        if isinstance(sample, Problem):
+            yield Problem(f"{origin}/{sample.name}", sample.reason)
+        else:
+            place = shard.with_name(archives.stem(shard.name)) / sample.file_name
+            yield _record(place, folder, options, sample.picture, sample.captions, sample.further)
 
 
-def _further_columns(row: dict[str, Any], caption_column: str) -> dict[str, Json]:
-    """Return the columns to keep: those that name files would mislead who reads the layout."""
-    return {
-        column: value
-        for column, value in row.items()
-        if column not in {caption_column, "captions", "image"} and not column.endswith(("file_name", "file_names"))
-    }
-
-
-def _record(file: Path, folder: Path, options: Options, captions: list[str], extra: dict[str, Json]) -> Record:
-    parts = PurePath(file.relative_to(folder)).with_suffix("").parts
+def _record(
+    place: Path,
+    folder: Path,
+    options: Options,
+    picture: Picture,
+    captions: tuple[str, ...],
+    further: Mapping[str, Json],
+) -> Record:
+    """The record of a picture, whose name and split are those of its `place` in `folder`."""
+    parts = PurePath(place.relative_to(folder)).with_suffix("").parts
     if len(parts) > 1 and parts[0] in _SPLITS:
         split, parts = parts[0], parts[1:]
     else:
         split = options.split("/".join(parts))
-    return Record("_".join(parts), split, tuple(captions), file, extra=extra, origin=str(file.relative_to(folder)))
+    return Record("_".join(parts), split, captions, picture, extra=further, origin=str(place.relative_to(folder)))
 
 
-def _jsonl_rows(table: Path) -> Iterator[dict[str, Any] | Problem]:
-    try:
-        with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _json_row(line, f"{table.name}, line {number}")
-    except OSError as error:
-        raise DataError(f"cannot read {table}: {error.strerror}") from error
-
-
-def _json_row(line: str, where: str) -> dict[str, Any] | Problem:
-    try:
-        row = json.loads(line, parse_constant=lambda _: None)
-    except (ValueError, RecursionError) as error:
-        return Problem(where, f"not JSON: {error}")
-    return row if isinstance(row, dict) else Problem(where, "not a JSON object")
-
-
-def _csv_rows(table: Path) -> Iterator[dict[str, Any] | Problem]:
-    try:
-        with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-            reader = csv.DictReader(lines)
-            while True:
-                try:
-                    row = next(reader, None)
-                except csv.Error as error:
-                    yield Problem(f"{table.name}, line {reader.reader.line_num}", f"not CSV: {error}")
-                    continue
-                if row is None:
-                    return
-                if None in row:
-                    yield Problem(f"{table.name}, line {reader.line_num}", "more cells than columns")
-                else:
-                    yield row
-    except OSError as error:
-        raise DataError(f"cannot read {table}: {error.strerror}") from error
+def _is_table(file: Path) -> bool:
+    return file.suffix.lower() in tables.SUFFIXES
 
 
 def _files_below(directory: Path) -> Iterator[Path]:

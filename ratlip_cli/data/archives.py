@@ -1,0 +1,290 @@
+"""Files in archives and folders, read one after the other; nothing is ever unpacked to the disk.
+
+An archive comes from a stranger. A link, or a member whose path leads out of its folder, is refused; a member that
+claims to be enormous is passed over; an archive that would expand without bound is given up.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import re
+import stat
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from ratlip_cli.data.layout import Problem
+from ratlip_cli.errors import DataError
+
+SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
+"""File name endings, in lower case, of the archives that can be read."""
+
+LARGEST_MEMBER = 128 * 2**20
+"""Bytes; a picture or text that is larger is refused."""
+
+LARGEST_RATIO, ALWAYS_ALLOWED = 100, 64 * 2**20
+"""An archive may expand to this many times its size, or to this many bytes. Photographs do not shrink; text, by ten."""
+
+_NOTHING = re.compile(r"(?!)")
+_GZIP, _ZIP = b"\x1f\x8b", b"PK"
+
+
+class ArchiveError(DataError):
+    """An archive is damaged, cut short or no archive. Every member that was read before is whole."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of an archive or folder."""
+
+    name: str  # Its path in there, with "/".
+    content: bytes | Path  # What is in it, or where it lies.
+
+    def read(self) -> bytes:
+        """Return its bytes; raises DataError where they cannot be read or are too many."""
+        if isinstance(self.content, bytes):
+            return self.content
+        try:
+            if self.content.stat().st_size > LARGEST_MEMBER:
+                raise DataError(f"{self.content}: {_TOO_LARGE}")
+            return self.content.read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read {self.content}: {error.strerror}") from error
+
+
+_TOO_LARGE = f"larger than {LARGEST_MEMBER // 2**20} MiB"
+
+
+def is_archive(file: Path) -> bool:
+    """Whether the name of `file` is that of an archive."""
+    return file.name.lower().endswith(SUFFIXES)
+
+
+def stem(name: str) -> str:
+    """Return a file name without its archive's ending."""
+    ending = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(ending)]
+
+
+def members(place: Path, wanted: re.Pattern[str]) -> Iterator[Member | Problem]:
+    """Yield the files whose paths in `place` the pattern `wanted` finds; a Problem for each that is refused.
+
+    Args:
+        place: an archive (:data:`SUFFIXES`), a folder, which is searched whole and in order, or any other file, which
+            stands for itself.
+        wanted: searched for in paths with "/".
+
+    Raises ArchiveError, after the members before, where the archive is damaged or cut short.
+    """
+    if place.is_dir():
+        found: Iterator[Member | Problem] = _in_folder(place, wanted)
+    elif not is_archive(place):
+        found = iter([Member(place.name, place)] if wanted.search(place.name) else [])
+    else:
+        found = _in_archive(place, wanted)
+    return found
+
+
+def check_archive(file: Path) -> str | None:
+    """Read the archive `file` to its end; return what is wrong with it, if anything is."""
+    try:
+        for problem in _in_archive(file, _NOTHING):
+            return f"{problem.name}: {problem.reason}" if isinstance(problem, Problem) else None
+        if _magic(file) == _ZIP:
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+            return None if damaged is None else f"{damaged} is damaged"
+    except ArchiveError as error:
+        return str(error)
+    except Exception as error:  # zipfile meets damaged members with exceptions of many kinds.
+        return _one_line(error)
+    return None
+
+
+def checksum(place: Path, wanted: re.Pattern[str]) -> str:
+    """Return what tells one state of `place` from another: the MD5 of a file, or of a folder's names and sizes."""
+    if place.is_dir():
+        names = hashlib.md5(usedforsecurity=False)
+        for member in _in_folder(place, wanted):
+            size = member.content.stat().st_size if isinstance(member.content, Path) else 0
+            names.update(f"{member.name}\0{size}\0".encode("utf-8", "surrogateescape"))
+        return f"names and sizes, md5 {names.hexdigest()}"
+    return f"md5 {md5(place)}"
+
+
+def md5(file: Path) -> str:
+    """Return the MD5 of a file in hexadecimal: what the datasets' publishers give, against accidents alone."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with file.open("rb") as opened:
+        while block := opened.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _in_folder(folder: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
+    """Links are followed: the folder is the user's own, and datasets often lie elsewhere."""
+    seen = set()
+    for directory, folders, files in os.walk(folder, followlinks=True):
+        here = Path(directory)
+        if here.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        folders.sort()
+        for name in sorted(files):
+            path = (here / name).relative_to(folder).as_posix()
+            if wanted.search(path) and not _is_clutter(path):
+                yield Member(path, here / name)
+
+
+def _in_archive(file: Path, wanted: re.Pattern[str]) -> Iterator[Member | Problem]:
+    magic = _magic(file)
+    limit = max(ALWAYS_ALLOWED, LARGEST_RATIO * file.stat().st_size)
+    try:
+        if magic == _ZIP:
+            with zipfile.ZipFile(file) as archive:
+                yield from _in_zip(archive, wanted, limit)
+        elif magic == _GZIP:
+            with gzip.open(file, "rb") as unpacked:
+                yield from _in_tar(cast(IO[bytes], unpacked), wanted, limit)
+        else:
+            with file.open("rb") as opened:
+                yield from _in_tar(opened, wanted, limit)
+    except ArchiveError as error:
+        raise ArchiveError(f"{file}: {error}") from error
+    except Exception as error:  # Damaged archives are met with exceptions of every kind.
+        raise ArchiveError(f"{file}: the archive is damaged or cut short: {_one_line(error)}") from error
+
+
+def _magic(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(2)
+    except OSError as error:
+        raise ArchiveError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _in_zip(archive: zipfile.ZipFile, wanted: re.Pattern[str], limit: int) -> Iterator[Member | Problem]:
+    infos = archive.infolist()
+    if sum(info.file_size for info in infos) > limit:
+        raise ArchiveError(_BOMB)
+    for info in infos:
+        name = info.filename
+        if info.is_dir() or not wanted.search(name) or _is_clutter(name):
+            continue
+        is_link = stat.S_ISLNK(info.external_attr >> 16)
+        refusal = _refusal(name, info.file_size, is_link)
+        if refusal is not None:
+            yield Problem(name, refusal)
+            continue
+        try:
+            content = archive.read(info)
+        except Exception as error:  # zipfile meets damaged members with exceptions of many kinds.
+            yield Problem(name, f"damaged in its archive: {_one_line(error)}")
+        else:
+            yield Member(name, content)
+
+
+def _in_tar(unpacked: IO[bytes], wanted: re.Pattern[str], limit: int) -> Iterator[Member | Problem]:
+    damaged, ended = 0, False
+
+    class Header(tarfile.TarInfo):
+        """Notes what tarfile passes over in silence: damaged headers, and whether the archive has an end."""
+
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
+            nonlocal damaged, ended
+            ended = ended or (len(buf) == tarfile.BLOCKSIZE and not any(buf))
+            try:
+                header = super().frombuf(buf, encoding, errors)
+                if header.size < 0:
+                    raise tarfile.InvalidHeaderError("negative size")  # type: ignore[attr-defined]
+            except tarfile.InvalidHeaderError:  # type: ignore[attr-defined]
+                damaged += 1
+                raise
+            return header
+
+    archive = tarfile.open(fileobj=_Bounded(unpacked, limit), mode="r:", tarinfo=Header, ignore_zeros=True)  # noqa: SIM115
+    position = -1
+    while True:
+        member = archive.next()
+        if damaged:
+            yield Problem("a part of the archive", "damaged, and passed over")
+            damaged = 0
+        if member is None:
+            break
+        if archive.offset <= position:
+            raise ArchiveError("damaged: it leads back into itself")
+        position = archive.offset
+        archive.members.clear()  # type: ignore[attr-defined]  # It would keep them all.
+        name = member.name
+        if member.isdir() or not wanted.search(name) or _is_clutter(name):
+            continue
+        refusal = _refusal(name, member.size, not member.isreg() or member.issparse())
+        content = None if refusal is not None else archive.extractfile(member)
+        if content is None:
+            yield Problem(name, refusal or _LINK)
+        else:
+            yield Member(name, content.read())
+    if not ended:
+        raise ArchiveError("cut short: it has no end")
+
+
+class _Bounded(io.RawIOBase):
+    """What an archive unpacks to, as far as is reasonable."""
+
+    def __init__(self, unpacked: IO[bytes], limit: int) -> None:
+        self._unpacked = unpacked
+        self._limit = limit
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= LARGEST_MEMBER:
+            raise ArchiveError(f"damaged: a part of {size} bytes")
+        self._check(self.tell() + size)
+        return self._unpacked.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_SET:
+            self._check(offset)
+        return self._unpacked.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._unpacked.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def _check(self, position: int) -> None:
+        if position > self._limit:
+            raise ArchiveError(_BOMB)
+
+
+_BOMB = f"refused: it expands to more than {LARGEST_RATIO} times its size"
+_LINK = "a link in an archive is refused"
+
+
+def _refusal(name: str, size: int, is_link: bool) -> str | None:
+    """Return why a member is not read, if so."""
+    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
+        return "it would land outside its folder, and is refused"
+    if is_link:
+        return _LINK
+    return _TOO_LARGE if size > LARGEST_MEMBER else None
+
+
+def _is_clutter(path: str) -> bool:
+    """Whether this is what macOS adds to archives, which looks like the picture it belongs to."""
+    return "__MACOSX/" in path or path.rsplit("/", 1)[-1].startswith("._")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,124 @@
+"""CelebA-tiny: 10,000 of the 30,000 faces of CelebAMask-HQ, each with ten sentences.
+
+The paper's authors drew theirs at random and published neither the draw nor the sentences. Here the draw is the list
+celeba_tiny.txt in this package, and the sentences are those of Multi-Modal-CelebA-HQ where the user has them, else
+written from the attributes (:mod:`ratlip_cli.data.sources.face_sentences`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+
+from ratlip_cli.data.archives import members
+from ratlip_cli.data.download import RemoteFile, google_drive
+from ratlip_cli.data.layout import Problem, Record
+from ratlip_cli.data.sources.face_sentences import ATTRIBUTES, face_sentences
+from ratlip_cli.data.sources.official import Official, Piece, Places, missing, texts
+from ratlip_cli.errors import DataError
+
+PAGE = "https://github.com/switchablenorms/CelebAMask-HQ"
+
+FACES = RemoteFile(name="CelebAMask-HQ.zip", addresses=google_drive("1badu11NqxGf6qM3PTTooQDJvQbejgbTv"), page=PAGE)
+CAPTIONS = RemoteFile(name="celeba-caption.zip", addresses=(), page="https://github.com/IIGROUP/MM-CelebA-HQ-Dataset")
+
+LIST = "celeba_tiny.txt"
+LIST_SHA256 = "8ea57003b3f7dd07440176372041618d8dcad508b887b62aa4d0ceb79493db4a"
+"""Of the list: the 10,000 numbers n with the smallest SHA-256 of "celeba-tiny/n"; the first 8,000 of them are train."""
+
+_PICTURE = re.compile(r"(?:^|/)CelebA-HQ-img/((\d+)\.jpg)$")
+_ATTRIBUTES = "CelebAMask-HQ-attribute-anno.txt"
+_CAPTION = re.compile(r"(?:^|/)celeba-caption/(\d+)\.txt$")
+
+
+def tiny_list() -> dict[int, str]:
+    """Return the split, "train" or "test", of each of the 10,000 faces; raises DataError where the list was changed."""
+    content = files(__package__).joinpath(LIST).read_bytes()
+    if hashlib.sha256(content).hexdigest() != LIST_SHA256:
+        raise DataError(f"the list {LIST} in the package has been changed. Install ratlip again.")
+    return {int(number): split for number, split in (line.split() for line in content.decode().splitlines())}
+
+
+def records(places: Places) -> Iterator[Record | Problem]:
+    """Yield the faces in the order of their archive, and what cannot be used.
+
+    Raises DataError where an archive is damaged or lacks what all of them need.
+    """
+    splits = tiny_list()
+    attributes: dict[int, Mapping[str, bool]] = {}
+    for row in _attributes(places):
+        if isinstance(row, Problem):
+            yield row
+        else:
+            attributes[row[0]] = row[1]
+    captions: dict[int, tuple[str, ...]] | None = None
+    if CAPTIONS.name in places:
+        captions = {}
+        for text in _captions(places):
+            if isinstance(text, Problem):
+                yield text
+            elif text[0] in splits:
+                captions[text[0]] = text[1]
+    found = set()
+    for member in members(places[FACES.name], _PICTURE):
+        match = _PICTURE.search(member.name)
+        path, number = (match[1], int(match[2])) if match else ("", -1)
+        if number not in splits:
+            continue
+        found.add(path)
+        if isinstance(member, Problem):
+            yield member
+        elif number not in attributes:
+            yield Problem(path, f"it has no line in {_ATTRIBUTES}")
+        else:
+            has = attributes[number]
+            sentences = face_sentences(has, number) if captions is None else captions.get(number, ())
+            extra = {"attributes": [name for name in ATTRIBUTES if has[name]]}
+            yield Record(str(number), splits[number], sentences, member.content, extra=extra, origin=path)
+    yield from missing((f"{number}.jpg" for number in splits), found)
+
+
+def _attributes(places: Places) -> Iterator[tuple[int, Mapping[str, bool]] | Problem]:
+    """Yield number and attributes of each face; raises DataError where their table is another one."""
+    (table,) = texts(places[FACES.name], _ATTRIBUTES)
+    names = table[1].split() if len(table) > 1 else []
+    if sorted(names) != sorted(ATTRIBUTES):
+        raise DataError(f"{places[FACES.name]}: the second line of {_ATTRIBUTES} does not name the 40 attributes.")
+    for number, line in enumerate(table[2:], start=3):
+        file, *values = line.split() or [""]
+        if not re.fullmatch(r"\d{1,9}\.jpg", file) or len(values) != len(names) or not {*values} <= {"1", "-1"}:
+            yield Problem(f"{_ATTRIBUTES}, line {number}", "not a picture and 40 times 1 or -1")
+        else:
+            yield (
+                int(file.removesuffix(".jpg")),
+                {name: value == "1" for name, value in zip(names, values, strict=True)},
+            )
+
+
+def _captions(places: Places) -> Iterator[tuple[int, tuple[str, ...]] | Problem]:
+    for member in members(places[CAPTIONS.name], _CAPTION):
+        match = _CAPTION.search(member.name)
+        if isinstance(member, Problem) or match is None:
+            yield Problem(member.name, member.reason if isinstance(member, Problem) else "not a number")
+            continue
+        try:
+            yield int(match[1]), tuple(member.read().decode("utf-8-sig").splitlines())
+        except UnicodeDecodeError:
+            yield Problem(member.name, "not UTF-8")
+
+
+DATASET = Official(
+    name="celeba-tiny",
+    source=f"10,000 pictures of CelebAMask-HQ, {PAGE}",
+    licence="non-commercial research, no redistribution of the pictures or of what is derived from them",
+    split_rule=f"8,000 train and 2,000 test, drawn once: {LIST} in ratlip, SHA-256 {LIST_SHA256}",
+    pieces=(
+        Piece(FACES, re.compile(rf"{_PICTURE.pattern}|(?:^|/){re.escape(_ATTRIBUTES)}$")),
+        Piece(CAPTIONS, _CAPTION, required=False),
+    ),
+    counts={"train": 8_000, "test": 2_000},
+    records=records,
+    must_be_accepted=True,
+)

@@ -1,0 +1,113 @@
+"""Caltech-UCSD Birds-200-2011: 11,788 birds of 200 species, cut out by their boxes, with the captions of Reed et al."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from ratlip_cli.data.archives import members
+from ratlip_cli.data.download import RemoteFile, google_drive
+from ratlip_cli.data.layout import Problem, Record
+from ratlip_cli.data.sources import reed
+from ratlip_cli.data.sources.official import Official, Piece, Places, missing, texts
+
+IMAGES = RemoteFile(
+    name="CUB_200_2011.tgz",
+    addresses=(
+        "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+        *google_drive("1hbzc_P1FuxMkcabkgn9ZKinBwW683j45"),
+    ),
+    page="https://data.caltech.edu/records/65de6-vp158",
+    md5="97eceeb196236b17998738112f37df78",
+)
+CAPTIONS = RemoteFile(
+    name="cvpr2016_cub.tar.gz",
+    addresses=google_drive("0B0ywwgffWnLLZW9uVHNjb2JmNlE", "0-8y2UVmBHAlG26HafWYNoFQ"),
+    page=reed.PAGE,
+)
+
+_PICTURE = re.compile(r"(?:^|/)images/(\d{3}\.[^/]+/[^/]+\.jpg)$")
+_PATHS, _BOXES = "images.txt", "bounding_boxes.txt"
+
+
+def crop(x: float, y: float, width: float, height: float) -> tuple[int, int, int, int]:
+    """Return the square (left, upper, right, lower) round a bird's box, in pixels; it may reach over the picture.
+
+    Its half side is three quarters of the box's longer side, rounded down, as in StackGAN and its successors.
+    """
+    radius = int(0.75 * max(width, height))
+    column, row = int((2 * x + width) / 2), int((2 * y + height) / 2)
+    return column - radius, row - radius, column + radius, row + radius
+
+
+def records(places: Places) -> Iterator[Record | Problem]:
+    """Yield the birds in the order of their archive, and what cannot be used.
+
+    Raises DataError where an archive is damaged or lacks what all of them need.
+    """
+    archive = places[IMAGES.name]
+    boxes = {}
+    for item in _boxes(places):
+        if isinstance(item, Problem):
+            yield item
+        else:
+            boxes[item[0]] = item[1]
+    captions = reed.read_reed(places[CAPTIONS.name])
+    yield from captions.problems
+    found = set()
+    for member in members(archive, _PICTURE):
+        if isinstance(member, Problem):
+            yield member
+            continue
+        path = member.name.split("images/")[-1]
+        found.add(path)
+        species, name = path.removesuffix(".jpg").split("/")
+        if path not in boxes:
+            yield Problem(path, f"it has no box in {_BOXES}")
+            continue
+        try:
+            split = captions.split(species)
+        except ValueError as error:
+            yield Problem(path, str(error))
+            continue
+        yield Record(
+            name=name,
+            split=split,
+            captions=captions.captions.get((species, name), ()),
+            image=member.content,
+            crop=boxes[path],
+            extra={"class": species.split(".", 1)[1].replace("_", " ")},
+            origin=path,
+        )
+    yield from missing(boxes, found)
+
+
+def _boxes(places: Places) -> Iterator[tuple[str, tuple[int, int, int, int]] | Problem]:
+    """Yield path and crop of each picture."""
+    path_lines, box_lines = texts(places[IMAGES.name], _PATHS, _BOXES)
+    paths = dict(line.split() for line in path_lines if len(line.split()) == 2)
+    for number, line in enumerate(box_lines, start=1):
+        image_id, *values = line.split() or [""]
+        try:
+            x, y, width, height = map(float, values)
+            if image_id not in paths or not math.isfinite(x + y + width + height):
+                raise ValueError
+            yield paths[image_id], crop(x, y, width, height)
+        except (ValueError, OverflowError):
+            yield Problem(f"{_BOXES}, line {number}", "not the number of a picture and its box")
+
+
+DATASET = Official(
+    name="cub",
+    source="Caltech-UCSD Birds-200-2011, https://data.caltech.edu/records/65de6-vp158; captions of Reed et al., "
+    f"{reed.PAGE}",
+    licence="non-commercial research and educational use",
+    split_rule="by class, after trainvalclasses.txt and testclasses.txt of Reed et al.: 150 species train, 50 test",
+    pieces=(
+        Piece(IMAGES, re.compile(rf"{_PICTURE.pattern}|(?:^|/)(?:images|bounding_boxes)\.txt$")),
+        Piece(CAPTIONS, reed.INSIDE),
+    ),
+    counts={"train": 8_855, "test": 2_933},
+    records=records,
+)

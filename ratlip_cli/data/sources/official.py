@@ -1,0 +1,144 @@
+"""The datasets of the paper: what their archives are called, where they are, and how they come here."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from ratlip_cli.data.archives import checksum, is_archive, members, stem
+from ratlip_cli.data.download import Progress, RemoteFile, fetch
+from ratlip_cli.data.layout import Problem, Record
+from ratlip_cli.errors import DataError, UsageError
+
+_log = logging.getLogger(__name__)
+
+Places: TypeAlias = Mapping[str, Path]
+"""Where each piece of a dataset lies, by the name of its file: that file, or a folder in which it is unpacked."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One file of a dataset."""
+
+    file: RemoteFile
+    inside: re.Pattern[str]  # What is needed of it: found in paths of members, with "/".
+    required: bool = True  # Whether there is no dataset without it; what is not required is not downloaded.
+
+
+@dataclass(frozen=True)
+class Official:
+    """One dataset, as its publishers give it."""
+
+    name: str
+    source: str
+    licence: str
+    split_rule: str
+    pieces: tuple[Piece, ...]
+    counts: Mapping[str, int]  # Pictures per split, if all is there.
+    records: Callable[[Places], Iterator[Record | Problem]]
+    must_be_accepted: bool = False  # Whether the licence asks more of its user than the usual.
+
+    def check_accepted(self, accepted: bool) -> None:
+        """Raise UsageError where a licence that must be accepted is not."""
+        if self.must_be_accepted and not accepted:
+            raise UsageError(
+                f"{self.name} is licensed as: {self.licence}. Who accepts that calls: "
+                f"ratlip prepare {self.name} --accept-license"
+            )
+
+    def downloaded(self, folder: Path, progress: Progress | None) -> Places:
+        """Return where the required pieces lie in `folder`, downloading those that do not.
+
+        Raises DataError, which says what to get by hand and how to go on, where one cannot be had.
+        """
+        try:
+            return {piece.file.name: fetch(piece.file, folder, progress) for piece in self.pieces if piece.required}
+        except DataError as error:
+            raise DataError(
+                f"{error}, put it in a folder with the other files ({self._names()}) and call: "
+                f"ratlip prepare {self.name} --raw FOLDER"
+            ) from error
+
+    def found(self, raw: Path) -> Places:
+        """Return where the pieces lie in `raw`, as archives in it or one folder deeper, or unpacked anywhere below.
+
+        Raises DataError, naming what is missing and where to get it, where a required one does not.
+        """
+        if not raw.is_dir():
+            raise DataError(
+                f"--raw {raw} is not a folder. Give the one that holds {self._names()}, packed or unpacked."
+            )
+        files = [path for path in sorted([*raw.iterdir(), *raw.glob("*/*")]) if path.is_file()]
+        places = {}
+        missing = []
+        for piece in self.pieces:
+            wanted = piece.file.name
+            named = [path for path in files if path.name == wanted]
+            repacked = [path for path in files if is_archive(path) and stem(path.name) == stem(wanted)]
+            if named or repacked:
+                places[wanted] = (named or repacked)[0]
+            elif any(True for _ in members(raw, piece.inside)):
+                places[wanted] = raw
+            elif piece.required:
+                missing.append(f"{wanted} (from {piece.file.page})")
+        if missing:
+            raise DataError(
+                f"{raw} has neither {' nor '.join(missing)}, nor what is in it, unpacked. Put it there and go on with: "
+                f"ratlip prepare {self.name} --raw {raw}"
+            )
+        return places
+
+    def checksums(self, places: Places) -> dict[str, str]:
+        """Return what tells one state of the pieces from another; warns of a file that is not the official one."""
+        found = {}
+        for piece in self.pieces:
+            name = piece.file.name
+            if name in places:
+                found[name] = checksum(places[name], piece.inside)
+                if places[name].is_file() and piece.file.md5 not in (None, found[name].removeprefix("md5 ")):
+                    _log.warning("%s is not the official file: %s, not %s", places[name], found[name], piece.file.md5)
+        return found
+
+    def counted(self, places: Places) -> Iterator[Record | Problem]:
+        """Yield the dataset's records, and at the end a Problem for each split that has not the right number."""
+        counts = dict.fromkeys(self.counts, 0)
+        for record in self.records(places):
+            if isinstance(record, Record):
+                counts[record.split] += 1
+            yield record
+        for split, expected in self.counts.items():
+            if counts[split] != expected:
+                yield Problem(split, f"{counts[split]} pictures with captions were found, not {expected}")
+
+    def _names(self) -> str:
+        return ", ".join(piece.file.name for piece in self.pieces if piece.required)
+
+
+def texts(place: Path, *names: str) -> list[list[str]]:
+    """Return the lines of the first text of each of these names in `place`.
+
+    Raises DataError where one is missing, or not UTF-8.
+    """
+    inside = re.compile(rf"(?:^|/)({'|'.join(map(re.escape, names))})$")
+    found: dict[str, list[str]] = {}
+    for member in members(place, inside):
+        if isinstance(member, Problem):
+            raise DataError(f"{place}: {member.name}: {member.reason}")
+        try:
+            found.setdefault(member.name.rsplit("/", 1)[-1], member.read().decode("utf-8-sig").splitlines())
+        except UnicodeDecodeError:
+            raise DataError(f"{place}: {member.name} is not UTF-8 text. Get the archive again.") from None
+        if len(found) == len(names):
+            return [found[name] for name in names]
+    raise DataError(f"{place} holds no {' and no '.join(sorted({*names} - {*found}))}. Get the archive again.")
+
+
+def missing(expected: Iterable[str], found: set[str]) -> Iterator[Problem]:
+    """Yield a Problem for each picture that is expected but was not found."""
+    for name in expected:
+        if name not in found:
+            yield Problem(name, "its archive does not hold it")

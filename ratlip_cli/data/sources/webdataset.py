@@ -1,0 +1,84 @@
+"""Shards of WebDataset: tar archives in which the files of one sample follow one another under one name.
+
+000001.jpg  000001.txt                 a caption a line
+000002.jpg  000002.json                or a JSON object, with captions, caption or text
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from ratlip_cli.data import pictures
+from ratlip_cli.data.archives import ArchiveError, Member, members
+from ratlip_cli.data.layout import Json, Problem
+from ratlip_cli.data.sources.tables import caption_cells, json_object
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
+
+_PARTS = re.compile(rf"\.(?:{'|'.join(suffix[1:] for suffix in sorted(pictures.SUFFIXES))}|txt|json)$", re.IGNORECASE)
+
+
+class Sample(NamedTuple):
+    """A picture of a shard and what is said of it."""
+
+    file_name: str  # The picture's path in the shard.
+    picture: bytes | Path
+    captions: tuple[str, ...]
+    further: Mapping[str, Json]
+
+
+def is_shard(file: Path) -> bool:
+    """Whether the name of `file` is that of a shard."""
+    return file.name.lower().endswith(SUFFIXES)
+
+
+def samples(shard: Path, caption_column: str | None = None) -> Iterator[Sample | Problem]:
+    """Yield the samples of `shard` in their order, and a Problem for what cannot be used.
+
+    Captions are taken from the .json file where a `caption_column` is asked for or there is no .txt file. A shard that
+    is damaged or cut short is a Problem after the samples before.
+    """
+    for key, parts in groupby(_members(shard), key=_key):
+        if isinstance(key, Problem):
+            yield key
+        else:
+            yield _sample(key, parts, caption_column)
+
+
+def _members(shard: Path) -> Iterator[Member | Problem]:
+    try:
+        yield from members(shard, _PARTS)
+    except ArchiveError as error:
+        yield Problem(shard.name, str(error))
+
+
+def _key(member: Member | Problem) -> str | Problem:
+    """Return the path up to the first dot of the file's name, as WebDataset does."""
+    if isinstance(member, Problem):
+        return member
+    folder, slash, name = member.name.rpartition("/")
+    return f"{folder}{slash}{name.split('.', 1)[0]}"
+
+
+def _sample(key: str, parts: Iterable[Member | Problem], caption_column: str | None) -> Sample | Problem:
+    by_ending = {part.name.lower().rsplit(".", 1)[-1]: part for part in parts if isinstance(part, Member)}
+    text, columns = by_ending.pop("txt", None), by_ending.pop("json", None)
+    if not by_ending:
+        return Problem(key, "it has no picture")
+    picture = next(iter(by_ending.values()))
+    captions: tuple[str, ...] = ()
+    further: Mapping[str, Json] = {}
+    try:
+        if text is not None and caption_column is None:
+            captions = tuple(text.read().decode("utf-8-sig").splitlines())
+        elif columns is not None:
+            captions, further = caption_cells(json_object(columns.read().decode("utf-8-sig")), caption_column)
+    except UnicodeDecodeError:
+        return Problem(picture.name, "its caption is not UTF-8")
+    except ValueError as error:
+        return Problem(picture.name, str(error))
+    return Sample(picture.name, picture.content, captions, further)
