@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 
 from ratlip_cli.evaluation.feature_file import FeatureFile
 
@@ -51,16 +52,16 @@ def moments(features: FeatureFile, counts: NDArray[np.int64] | None = None) -> M
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:
-    """The squared Fréchet distance between the two Gaussians that have these moments."""
+    """The squared Fréchet distance between the two Gaussians that have these moments, at least 0 after rounding."""
     factors = _factor(first.covariance), _factor(second.covariance)
     overlap = np.linalg.svd(factors[0].T @ factors[1], compute_uv=False).sum()
     spread = np.trace(first.covariance) + np.trace(second.covariance)
-    return float(np.sum((first.mean - second.mean) ** 2) + spread - 2 * overlap)
+    return max(0.0, float(np.sum((first.mean - second.mean) ** 2) + spread - 2 * overlap))
 
 
 def _factor(covariance: Matrix) -> Matrix:
-    """F (d,r) with F F^T = `covariance`, of its numerical rank r."""
-    values, vectors = np.linalg.eigh(covariance)
-    kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
-    factor: Matrix = vectors[:, kept] * np.sqrt(values[kept])
+    """F (d,r) with F F^T = `covariance`, of its numerical rank r: the Cholesky factor with pivots."""
+    lower, pivots, rank, _ = lapack.dpstrf(covariance, lower=1)
+    factor: Matrix = np.empty((len(covariance), rank))
+    factor[pivots - 1] = np.tril(lower)[:, :rank]
     return factor

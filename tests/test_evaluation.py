@@ -1,0 +1,604 @@
+"""Scores: formulas against closed forms and torch-fidelity, what is looked at, and the laws of both protocols."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from formula_weights import write_imagenet_inception, write_inception
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn import functional as F
+from torch_fidelity import calculate_metrics
+from torch_fidelity.defaults import DEFAULTS
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+from torchvision.models import inception_v3
+
+from ratlip_cli.data.dataset import CaptionedImages
+from ratlip_cli.data.layout import Record, write_dataset
+from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
+from ratlip_cli.evaluation import feature_file, kernel, manifold
+from ratlip_cli.evaluation.bootstrap import interval, resamples
+from ratlip_cli.evaluation.clip_score import ClipScorer, RetrievalScorer
+from ratlip_cli.evaluation.feature_file import FeatureFile, FeatureWriter
+from ratlip_cli.evaluation.features import INCEPTION, ClipNetwork, ImageNetInception, InceptionNetwork, find_weights
+from ratlip_cli.evaluation.frechet import Moments, frechet_distance, moments
+from ratlip_cli.evaluation.judges import Judges, load_judges
+from ratlip_cli.evaluation.kernel import kernel_distance
+from ratlip_cli.evaluation.manifold import inside_manifold
+from ratlip_cli.evaluation.pictures import Captions, DrawnPictures, SplitPictures, open_folder
+from ratlip_cli.evaluation.protocol import Evaluation, evaluate_images, evaluate_model
+from ratlip_cli.evaluation.request import METRICS, Request
+from ratlip_cli.model.clip import FrozenCLIP, load_clip
+from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
+from ratlip_cli.model.generator import Generator
+from ratlip_cli.pixels import from_levels
+from ratlip_cli.sampling import noise_vectors
+from ratlip_cli.weights.model_folder import Model, create_model_folder, load_folder, model_config, save_weights
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def feature_files(folder: Path, *sets: NDArray[np.float64]) -> list[FeatureFile]:
+    """Each set of features (n,d) as a file, written in uneven batches."""
+    files = []
+    for number, features in enumerate(sets):
+        rows = torch.from_numpy(features.astype(np.float32))
+        with FeatureWriter(folder / f"{number}.npy", *features.shape) as writer:
+            for batch in torch.split(rows, 7):
+                writer.append(batch)
+        files.append(FeatureFile(folder / f"{number}.npy"))
+    return files
+
+
+# ---------------------------------------------------------------- formulas
+
+
+def test_frechet_distance_of_two_gaussians_has_its_closed_form(random: np.random.Generator) -> None:
+    d = 12
+    basis = np.linalg.qr(random.normal(size=(d, d)))[0]
+    first, second = random.uniform(0.1, 4, size=(2, d))  # eigenvalues; both covariances have the same eigenvectors
+    means = random.normal(size=(2, d))
+    distance = frechet_distance(Moments(means[0], basis * first @ basis.T), Moments(means[1], basis * second @ basis.T))
+    closed = np.sum((means[0] - means[1]) ** 2) + np.sum((np.sqrt(first) - np.sqrt(second)) ** 2)
+    assert distance == pytest.approx(closed, rel=1e-12)
+
+
+@pytest.mark.parametrize(("n_first", "n_second", "d"), [(300, 200, 24), (25, 24, 24), (10, 7, 24), (2, 2, 24)])
+def test_frechet_distance_stands_where_covariances_are_singular(
+    tmp_path: Path, random: np.random.Generator, n_first: int, n_second: int, d: int
+) -> None:
+    sets = [
+        random.normal(size=(n, d)) @ random.normal(size=(d, d)) + shift for n, shift in ((n_first, 0), (n_second, 3))
+    ]
+    first, second = feature_files(tmp_path, *sets)
+    x, y = (file[:].astype(np.float64) for file in (first, second))
+    a, b = ((rows - rows.mean(0)) / np.sqrt(len(rows) - 1) for rows in (x, y))
+    overlap = np.linalg.svd(a @ b.T, compute_uv=False).sum()  # C = a^T a: the trace needs no d x d matrix
+    reference = np.sum((x.mean(0) - y.mean(0)) ** 2) + np.sum(a**2) + np.sum(b**2) - 2 * overlap
+    assert frechet_distance(moments(first), moments(second)) == pytest.approx(reference, rel=1e-9)
+
+
+def test_frechet_distance_of_a_set_to_itself_is_nothing(tmp_path: Path, random: np.random.Generator) -> None:
+    for count in (12, 700):
+        (file,) = feature_files(tmp_path, random.uniform(0, 4, size=(count, 512)))
+        assert 0 <= frechet_distance(moments(file), moments(file)) < 1e-9
+
+
+def test_moments_are_those_of_numpy_however_they_are_cut(
+    tmp_path: Path, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file,) = feature_files(tmp_path, random.normal(size=(50, 6)) + 1000)
+    counts = random.integers(0, 4, size=50)
+    monkeypatch.setattr(feature_file, "CHUNK", 16)
+    for weights in (np.ones(50, dtype=np.int64), counts):
+        rows = np.repeat(file[:].astype(np.float64), weights, axis=0)
+        found = moments(file, weights)
+        assert np.allclose(found.mean, rows.mean(0), rtol=1e-12)
+        assert np.allclose(found.covariance, np.cov(rows, rowvar=False), rtol=1e-9)
+
+
+def test_formulas_are_torch_fidelitys(
+    tmp_path: Path, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = {"kid_subsets": kernel.SUBSETS, "kid_subset_size": kernel.SUBSET_SIZE, "rng_seed": kernel.SEED}
+    assert constants.items() <= DEFAULTS.items()
+    assert DEFAULTS["prc_neighborhood"] == manifold.NEIGHBOURS
+    monkeypatch.setattr(kernel, "SUBSETS", 5)
+    monkeypatch.setattr(kernel, "SUBSET_SIZE", 400)
+    monkeypatch.setattr(feature_file, "CHUNK", 300)
+    sets = random.normal(size=(1100, 16)), 1.1 * random.normal(size=(1300, 16)) + 0.2
+    fake, real = feature_files(tmp_path, *sets)
+    theirs = [torch.from_numpy(file[:]) for file in (fake, real)]
+    statistics = [fid_features_to_statistics(rows) for rows in theirs]
+    fid = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert frechet_distance(moments(fake), moments(real)) == pytest.approx(fid, rel=1e-5)
+    kid = kid_features_to_metric(*theirs, kid_subsets=5, kid_subset_size=400, verbose=False)[KEY_METRIC_KID_MEAN]
+    assert kernel_distance(fake, real) == pytest.approx(kid, rel=1e-5)
+    prc = prc_features_to_metric(*theirs, verbose=False)
+    assert 0 < prc["precision"] < 1
+    assert 0 < prc["recall"] < 1
+    assert inside_manifold(fake, real).mean() == pytest.approx(prc["precision"], abs=1e-7)
+    assert inside_manifold(real, fake).mean() == pytest.approx(prc["recall"], abs=1e-7)
+
+
+def test_feature_files_that_are_cut_short_are_refused(tmp_path: Path, random: np.random.Generator) -> None:
+    (file,) = feature_files(tmp_path, random.normal(size=(9, 4)))
+    file.path.write_bytes(file.path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=r"."):
+        FeatureFile(file.path)
+
+
+def test_interval_has_the_width_of_the_standard_error(random: np.random.Generator) -> None:
+    values = random.normal(size=400)
+    draws = resamples(400, 400, np.arange(400), paired=True)
+    low, high = interval(values.mean(), [np.average(values, weights=drawn.fake) for drawn in draws])
+    assert low < values.mean() < high
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.15)
+
+
+def test_fakes_of_a_scene_come_and_go_together() -> None:
+    scenes = np.array([0, 0, 1, 1, 1, 2])
+    for drawn in resamples(20, 3, scenes, paired=True):
+        assert drawn.real.sum() == 3
+        assert np.array_equal(drawn.fake, drawn.real[scenes])
+    assert any(not np.array_equal(drawn.fake, drawn.real[scenes]) for drawn in resamples(20, 3, scenes, paired=False))
+
+
+# ---------------------------------------------------------------- networks
+
+
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_inception(tmp_path_factory.mktemp("weights") / "inception.pth")
+
+
+@pytest.fixture(scope="session")
+def two_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Eight and nine pictures of 40 x 30 pixels: the first ones darker."""
+    random = np.random.default_rng(5)
+    folders = tmp_path_factory.mktemp("dark"), tmp_path_factory.mktemp("light")
+    for folder, count, light in zip(folders, (8, 9), (0, 60), strict=True):
+        for number in range(count):
+            slope = np.linspace(0, 1, 40)[None, :, None] * random.uniform(0, 150, 3) + light
+            noise = random.normal(0, 12, size=(30, 40, 3))
+            Image.fromarray((slope + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+    return folders
+
+
+@pytest.fixture(scope="session")
+def by_inception(inception_file: Path, two_folders: tuple[Path, Path]) -> Evaluation:
+    """The two folders by the standard protocol."""
+    request = Request(("fid", "kid", "precision-recall"), batch_size=5)
+    (fake, size, _), (real, _, _) = (open_folder(folder, "test", False, 10) for folder in two_folders)
+    judges = load_judges(request, CPU, inception_weights=inception_file)
+    return evaluate_images(fake, size, real, None, request, judges)
+
+
+def test_two_folders_score_as_torch_fidelity_says(
+    by_inception: Evaluation, inception_file: Path, two_folders: tuple[Path, Path]
+) -> None:
+    theirs = calculate_metrics(
+        input1=str(two_folders[0]),
+        input2=str(two_folders[1]),
+        fid=True,
+        kid=True,
+        prc=True,
+        kid_subset_size=8,
+        feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(inception_file),
+        cuda=False,
+        save_cpu_ram=True,
+        cache=False,
+        verbose=False,
+    )
+    ours = {name: score.value for name, score in by_inception.metrics.items()}
+    assert set(ours) == {"fid", "kid", "precision", "recall"}
+    assert ours["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+    assert ours["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
+    assert ours["precision"] == theirs["precision"]
+    assert ours["recall"] == theirs["recall"]
+
+
+def test_too_few_pictures_are_said_beside_the_number(by_inception: Evaluation) -> None:
+    assert "8 pictures, fewer than the 2049" in str(by_inception.metrics["fid"].note)
+    assert "8 pictures instead of 1000" in str(by_inception.metrics["kid"].note)
+    assert (by_inception.metrics["fid"].n_fake, by_inception.metrics["fid"].n_real) == (8, 9)
+
+
+def test_real_features_are_kept_and_damaged_ones_made_again(
+    by_inception: Evaluation, inception_file: Path, two_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (kept,) = (two_folders[1] / ".features").glob("*.npy")
+    looked_at = []
+    monkeypatch.setattr(
+        InceptionNetwork,
+        "__call__",
+        lambda network, levels: looked_at.append(len(levels)) or torch.ones(len(levels), 2048),
+    )
+    request = Request(("fid",))
+    (fake, size, _), (real, _, _) = (open_folder(folder, "test", False, 10) for folder in two_folders)
+    judges = load_judges(request, CPU, inception_weights=inception_file)
+    evaluate_images(fake, size, real, None, request, judges)
+    assert sum(looked_at) == 8
+    content = kept.read_bytes()
+    kept.write_bytes(content[:1000])
+    looked_at.clear()
+    evaluate_images(fake, size, real, None, request, judges)
+    assert sum(looked_at) == 8 + 9
+    kept.write_bytes(content)
+
+
+def test_released_inception_is_torchvisions_with_the_shift(tmp_path: Path) -> None:
+    file = write_imagenet_inception(tmp_path / "imagenet.pth")
+    levels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    plain = inception_v3(weights=None, init_weights=False, transform_input=True).eval()
+    plain.load_state_dict(torch.load(file, weights_only=True))
+    plain.fc = torch.nn.Identity()
+    with torch.inference_mode():  # transform_input is the same shift, for inputs that ImageNet's mean normalised
+        expected = plain(F.interpolate(levels / 255, size=(299, 299), mode="bilinear"))
+    found = ImageNetInception(file, CPU)(levels)
+    assert found.shape == (2, 2048)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_wrong_weights_are_named(inception_file: Path, tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.ones(2)}, tmp_path / "other.pth")
+    for network in (InceptionNetwork, ImageNetInception):
+        with pytest.raises(WeightsError, match=r"other\.pth does not hold the weights of"):
+            network(tmp_path / "other.pth", CPU)
+    with pytest.raises(WeightsError, match="does not exist"):
+        InceptionNetwork(tmp_path / "none.pth", CPU)
+
+
+def test_weights_are_found_where_other_programs_keep_them_or_the_error_says_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    nowhere = INCEPTION._replace(url="http://127.0.0.1:9/weights-inception-2015-12-05-6726825d.pth")
+    with pytest.raises(WeightsError, match=r"--inception-weights FILE.*--features clip"):
+        find_weights(nowhere)
+    for name in (INCEPTION.other_names[0], "weights-inception-2015-12-05-6726825d.pth"):
+        (tmp_path / "checkpoints" / name).touch()
+        assert find_weights(nowhere) == tmp_path / "checkpoints" / name
+    assert find_weights(nowhere, tmp_path / "own.pth") == tmp_path / "own.pth"
+
+
+@pytest.fixture(scope="session")
+def clip(tiny_clip: Path) -> FrozenCLIP:
+    return load_clip(str(tiny_clip))
+
+
+@pytest.fixture
+def levels() -> torch.Tensor:
+    return torch.randint(0, 256, (3, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def test_clip_sees_pictures_once_or_as_the_released_code(clip: FrozenCLIP, levels: torch.Tensor) -> None:
+    pixels = levels / 255
+    seen = F.interpolate(pixels, size=(32, 32), mode="bicubic", antialias=True, align_corners=False)
+    twice = (F.interpolate(pixels, size=(32, 32), mode="nearest") + 1) / 2
+    for released, prepared in ((False, seen), (True, twice)):
+        expected = clip.model.encode_image((prepared - clip.mean) / clip.std)
+        found = ClipNetwork(clip, "tiny", released)(levels)
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_clip_score_is_the_mean_cosine(clip: FrozenCLIP, levels: torch.Tensor) -> None:
+    captions = Captions.of_folder([["a cat", "a dog"], ["a bird"], ["a fish"]])
+    network = ClipNetwork(clip, "tiny")
+    vectors = network(levels)
+    cosines = F.normalize(vectors, dim=1) @ F.normalize(clip.encode_text(captions.sentences), dim=1).T
+    own = cosines[[0, 0, 1, 2], [0, 1, 2, 3]]
+    for released, each in ((False, 100 * own.clamp(min=0)), (True, own)):
+        scorer = ClipScorer(network, captions, released)
+        scorer.add(vectors[:2])
+        scorer.add(vectors[2:])
+        assert scorer.values == pytest.approx([each[:2].mean().item(), each[2].item(), each[3].item()], abs=1e-5)
+
+
+def test_r_precision_ranks_a_caption_among_a_hundred_of_other_pictures(clip: FrozenCLIP) -> None:
+    names = [f"a thing called {number}" for number in range(150)]
+    captions = Captions.of_folder([[name, "the same for all"] for name in names])
+    ranker = RetrievalScorer(ClipNetwork(clip, "tiny"), captions)
+    others = ranker._others(6)
+    assert len(others) == len(set(others)) == 99
+    assert not np.isin(others, [6, 7]).any()
+    assert np.array_equal(others, RetrievalScorer(ClipNetwork(clip, "tiny"), captions)._others(6))
+    assert all(captions.sentences[number] != "the same for all" for number in ranker._others(7))
+    text = captions.vectors(clip)
+    few = Captions.of_folder([[name] for name in names[:3]])
+    ranker = RetrievalScorer(ClipNetwork(clip, "tiny"), few)
+    ranker.add(torch.stack([text[0], text[2], text[2]]))  # the vectors of the first, second and second caption
+    assert ranker.values == [1.0, 1.0, 0.0]
+    assert ranker.candidates == 3
+    with pytest.raises(DataError, match="different captions"):
+        RetrievalScorer(ClipNetwork(clip, "tiny"), Captions.of_folder([["a"], ["a"]])).add(text[:1])
+
+
+# ---------------------------------------------------------------- pictures of a model, pictures of a folder
+
+
+@pytest.fixture(scope="module")
+def dataset_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two training and seven test pictures of 32 pixels, three captions each."""
+    random = np.random.default_rng(3)
+    folder = tmp_path_factory.mktemp("data") / "noise"
+    records = [
+        Record(
+            name=f"{split}{number}",
+            split=split,
+            captions=tuple(f"{word} {number}" for word in ("a", "every", "birds")),
+            image=Image.fromarray(random.integers(0, 256, size=(40, 38, 3), dtype=np.uint8)),
+        )
+        for split, count in (("train", 2), ("test", 7))
+        for number in range(count)
+    ]
+    description = {"name": "noise", "source": "made by the tests", "licence": "CC0", "split_rule": "by name"}
+    write_dataset(folder, records, **description, image_size=32, checksums={})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(dataset_path: Path) -> CaptionedImages:
+    return CaptionedImages(dataset_path, "test", 32)
+
+
+@pytest.fixture(scope="module")
+def model_folder(clip: FrozenCLIP, dataset_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of random weights that names its own CLIP for its scores, as the bundled one does."""
+    sizes = GeneratorConfig(
+        image_size=32, noise_dim=6, hidden_size=4, base_channels=4, bridge_channels=8, bridge_blocks=1
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = Generator(sizes, clip.geometry)
+        for parameter in generator.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    folder = tmp_path_factory.mktemp("model") / "random"
+    config = model_config(sizes, DiscriminatorConfig(), clip, {"dataset": str(dataset_path)}, features="clip")
+    create_model_folder(folder, config, clip)
+    save_weights(folder, generator.state_dict())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path) -> Model:
+    return load_folder(model_folder, name="random")
+
+
+def evaluated(model: Model, dataset: CaptionedImages, request: Request, features: str = "clip") -> Evaluation:
+    return evaluate_model(model, dataset, request, load_judges(request, CPU, features, model))
+
+
+def test_a_picture_for_every_caption_with_the_noise_of_its_number(model: Model, dataset: CaptionedImages) -> None:
+    captions = Captions.of_split(dataset, per_image=2)
+    assert captions.first == [0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19]
+    assert captions.scenes[captions.first].tolist() == [picture for picture in range(7) for _ in range(2)]
+    levels = torch.cat(list(DrawnPictures(model, captions, seed=4).batches(5)))
+    noise = noise_vectors(4, [10], model.config.generator.noise_dim)
+    alone = model.generator(noise, model.clip.encode_text([dataset.captions[10]]), model.clip)
+    assert levels.shape == (14, 3, 32, 32)
+    assert levels.dtype == torch.uint8
+    assert (from_levels(levels[7]) - alone[0].clamp(-1, 1)).abs().max() <= 1.001 / 255
+
+
+def test_real_pictures_are_centre_crops(dataset: CaptionedImages) -> None:
+    (levels,) = SplitPictures(dataset).batches(100)
+    with Image.open(dataset.entries[2].file) as stored:
+        left, upper = (stored.width - 32) // 2, (stored.height - 32) // 2
+        expected = np.asarray(stored.crop((left, upper, left + 32, upper + 32)))
+    assert np.array_equal(levels[2].permute(1, 2, 0).numpy(), expected)
+
+
+def test_scores_depend_on_no_batch_size_and_on_every_run_alike(model: Model, dataset: CaptionedImages) -> None:
+    request = Request(METRICS, captions_per_image=3)
+    first, again = evaluated(model, dataset, request), evaluated(model, dataset, request)
+    assert {name: score.value for name, score in first.metrics.items()} == {
+        name: score.value for name, score in again.metrics.items()
+    }
+    assert set(first.metrics) == {"fid_clip", "kid_clip", "precision_clip", "recall_clip", "clip_score", "r_precision"}
+    for batch_size in (1, 4):
+        other = evaluated(model, dataset, replace(request, batch_size=batch_size))
+        assert other.fingerprint == first.fingerprint == again.fingerprint
+        for name, score in other.metrics.items():
+            assert score.value == pytest.approx(first.metrics[name].value, rel=1e-4, abs=1e-7)
+
+
+def test_counts_and_notes_stand_beside_the_numbers(model: Model, dataset: CaptionedImages) -> None:
+    metrics = evaluated(model, dataset, Request(METRICS, captions_per_image=2)).metrics
+    assert {(score.n_real, score.n_fake) for name, score in metrics.items() if name.startswith(("fid", "kid"))} == {
+        (7, 14)
+    }
+    assert (metrics["clip_score"].n_real, metrics["clip_score"].n_fake) == (None, 14)
+    assert "7 pictures, fewer than the 17" in str(metrics["fid_clip"].note)
+    assert "among 19 captions instead of 100" in str(metrics["r_precision"].note)
+    assert {score.features for score in metrics.values()} == {"CLIP of random"}
+
+
+def test_the_fingerprint_changes_with_all_that_decides_the_score(
+    model: Model, dataset: CaptionedImages, tiny_dataset: Path
+) -> None:
+    request = Request(captions_per_image=1)
+    other_model = replace(model, fingerprint="another")
+    found = [
+        evaluated(*arguments).fingerprint
+        for arguments in (
+            (model, dataset, request),
+            (model, dataset, replace(request, seed=1)),
+            (model, dataset, replace(request, captions_per_image=2)),
+            (model, dataset, replace(request, metrics=("clip-score",))),
+            (model, CaptionedImages(tiny_dataset, "test", 32), request),
+            (model, CaptionedImages(dataset.path, "train", 32), request),
+            (other_model, dataset, request),
+        )
+    ]
+    assert len(set(found)) == len(found)
+    assert evaluated(model, dataset, replace(request, bootstrap=40)).fingerprint == found[0]
+
+
+def test_intervals_hold_the_value(model: Model, dataset: CaptionedImages) -> None:
+    evaluation = evaluated(model, dataset, Request(METRICS, captions_per_image=2, bootstrap=40))
+    for name, score in evaluation.metrics.items():
+        assert score.interval is not None
+        low, high = score.interval
+        assert low <= score.value <= high
+        assert low < high or name in ("precision_clip", "recall_clip", "r_precision")
+        assert score.value != 0 or name != "clip_score"
+
+
+def test_the_clip_that_scores(model: Model, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("ratlip_cli.evaluation.judges.load_clip", lambda spec, device: asked.append(spec) or model.clip)
+    request = Request(("clip-score",))
+    assert load_judges(request, CPU, "clip", model).clips[0].clip is model.clip
+    assert asked == []
+    load_judges(request, CPU, "inception", model)  # no ViT-B/32, and none of its own named: OpenAI's is taken
+    load_judges(request, CPU, "clip", model, clip="this", second_clip="that")
+    assert asked == ["ViT-B-32-quickgelu:openai", "this", "that"]
+    monkeypatch.setattr("ratlip_cli.evaluation.judges.VIT_B_32", model.clip.geometry)
+    assert load_judges(request, CPU, "inception", model).clips[0].clip is model.clip
+    assert len(asked) == 3
+
+
+def test_a_second_clip_has_scores_of_its_own(model: Model, dataset: CaptionedImages, tiny_clip: Path) -> None:
+    request = Request(("clip-score", "r-precision"), captions_per_image=1)
+    judges = load_judges(request, CPU, "clip", model, second_clip=str(tiny_clip))
+    metrics = evaluate_model(model, dataset, request, judges).metrics
+    assert set(metrics) == {"clip_score", "r_precision", f"clip_score_{tiny_clip}", f"r_precision_{tiny_clip}"}
+    assert metrics["clip_score"].value == metrics[f"clip_score_{tiny_clip}"].value  # the same CLIP by another name
+
+
+def test_released_scores_are_named_so(model: Model, dataset: CaptionedImages, clip: FrozenCLIP) -> None:
+    request = Request(("clip-score",), "released", captions_per_image=1)
+    (name, score), *more = evaluated(model, dataset, request).metrics.items()
+    assert (name, more) == ("clip_score_released", [])
+    assert -1 <= score.value <= 1
+    assert "released" in score.features
+
+
+def test_a_broken_generator_is_named(model: Model, dataset: CaptionedImages, clip: FrozenCLIP) -> None:
+    broken = Generator(model.config.generator, clip.geometry).eval().requires_grad_(False)
+    broken.to_rgb.weight.data.fill_(float("nan"))
+    with pytest.raises(RatlipError, match="model random draws pixels that are not numbers"):
+        evaluated(replace(model, generator=broken), dataset, Request(captions_per_image=1))
+
+
+def captioned_folder(folder: Path, sentences: Sequence[str], side: int = 16) -> Path:
+    """Pictures x0.png, x1.png ... with a caption file each."""
+    random = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
+    for number, sentence in enumerate(sentences):
+        levels = random.integers(0, 256, size=(side, side, 3), dtype=np.uint8)
+        Image.fromarray(levels).save(folder / f"x{number}.png")
+        (folder / f"x{number}.txt").write_text(sentence, encoding="utf-8")
+    return folder
+
+
+def test_folders_of_every_kind_are_read(tmp_path: Path, dataset_path: Path) -> None:
+    folder = captioned_folder(tmp_path / "own", ["a\nb", "c", "d"])
+    pictures, size, captions = open_folder(folder, "test", True, 1)
+    assert (len(pictures), size) == (3, (16, 16))
+    assert captions is not None
+    assert [captions.sentences[number] for number in captions.first] == ["a", "c", "d"]
+    with Image.open(folder / "x1.png") as image:
+        assert np.array_equal(next(pictures.batches(2))[1].permute(1, 2, 0).numpy(), np.asarray(image))
+    for file in folder.glob("*.txt"):
+        file.unlink()
+    assert open_folder(folder, "test", False, 1)[2] is None
+    pictures, size, captions = open_folder(dataset_path, "test", True, 2)
+    assert (len(pictures), size) == (7, (32, 32))
+    assert captions is not None
+    assert [list(numbers) for numbers in captions.of_picture[:2]] == [[0, 1], [2, 3]]
+    (folder / "images.jsonl").write_text(
+        "".join(json.dumps({"file_name": f"x{number}.png", "prompt": f"p{number}"}) + "\n" for number in range(2))
+    )
+    Image.new("RGB", (90, 20)).save(folder / "0000_grid.png")
+    pictures, _, captions = open_folder(folder, "test", True, 10)
+    assert len(next(pictures.batches(9))) == 2
+    assert captions is not None
+    assert captions.sentences == ["p0", "p1"]
+
+
+def test_pictures_of_a_folder_change_its_fingerprint(tmp_path: Path) -> None:
+    folder = captioned_folder(tmp_path / "own", ["a", "b"])
+    before = open_folder(folder, "test", False, 1)[0].fingerprint
+    shutil.copytree(folder, tmp_path / "copy")
+    assert open_folder(tmp_path / "copy", "test", False, 1)[0].fingerprint == before
+    shutil.copyfile(folder / "x0.png", folder / "x1.png")
+    assert open_folder(folder, "test", False, 1)[0].fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "x1.png").write_bytes(b"\x89PNG cut"), r"x1\.png: not a picture"),
+        (lambda folder: Image.new("RGB", (17, 16)).save(folder / "x2.png"), r"x2\.png has 17 x 16 .* x0\.png 16 x 16"),
+        (lambda folder: (folder / "x1.txt").unlink(), r"x1\.png: it has no caption: x1\.txt is missing"),
+        (lambda folder: (folder / "x1.txt").write_text(" \n"), r"x1\.png: its caption is empty"),
+        (
+            lambda folder: (folder / "metadata.csv").write_text("file_name,text\nx0.png,a\n"),
+            r"x1\.png: .* does not name it",
+        ),
+        (lambda folder: [file.unlink() for file in folder.glob("*")], r"own holds no pictures"),
+        (lambda folder: shutil.rmtree(folder), r"own does not exist"),
+    ],
+)
+def test_bad_folders_are_named(tmp_path: Path, clip: FrozenCLIP, damage: Callable[[Path], object], said: str) -> None:
+    folder = captioned_folder(tmp_path / "own", ["a", "b", "c"])
+    damage(folder)
+    judges = Judges(None, (ClipNetwork(clip, "tiny"),), CPU)
+
+    def score() -> Evaluation:
+        pictures, size, captions = open_folder(folder, "test", True, 10)
+        return evaluate_images(pictures, size, None, captions, Request(("clip-score",)), judges)
+
+    with pytest.raises(DataError, match=said):
+        score()
+
+
+def test_too_few_or_missing_is_said(tmp_path: Path, clip: FrozenCLIP) -> None:
+    one, *_ = open_folder(captioned_folder(tmp_path / "one", ["a"]), "test", False, 1)
+    three, size, _ = open_folder(captioned_folder(tmp_path / "three", "abc"), "test", False, 1)
+    network = ClipNetwork(clip, "tiny")
+    for fakes, reals, metric, said in (
+        (one, three, "fid", "too few generated pictures: 1; fid take at least 2"),
+        (three, one, "fid", "too few real pictures: 1"),
+        (three, three, "precision-recall", "take at least 4"),
+        (three, None, "kid", "give a --reference or --dataset"),
+    ):
+        with pytest.raises(DataError, match=said):
+            evaluate_images(fakes, size, reals, None, Request((metric,)), Judges(network, (), CPU))
+    with pytest.raises(DataError, match="need captions"):
+        evaluate_images(three, size, None, None, Request(("clip-score",)), Judges(None, (network,), CPU))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"metrics": ("fdi",)}, "Did you mean 'fid'"),
+        ({"protocol": "standart"}, "Did you mean 'standard'"),
+        ({"captions_per_image": 0}, "captions per image is 0"),
+        ({"bootstrap": 5}, "at least 40"),
+        ({"seed": -1}, "seed is -1"),
+        ({"batch_size": 0}, "batch size is 0"),
+    ],
+)
+def test_wrong_requests_are_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Request(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="Known: clip, inception"):
+        load_judges(Request(), CPU, "inceptoin")
