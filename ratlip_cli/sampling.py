@@ -9,13 +9,13 @@ import json
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -174,28 +174,23 @@ class PictureFolder:
         self.first = next_number(folder)
 
     def save(self, picture: Picture) -> Path:
-        """Write one picture, PNG with its record in the metadata, and add its line to images.jsonl."""
+        """Write one picture, its record in the file's metadata, and add its line to images.jsonl."""
         name = f"{self.first + picture.prompt_index:04d}_{slug(picture.prompt)}_{picture.index}.{self.format}"
         path = self._free(name)
         with whole_file(path) as partial:
             if self.format == "png":
-                info = PngInfo()
-                for key, value in picture.record().items():
-                    info.add_itxt(key, str(value))
-                picture.image.save(partial, "PNG", pnginfo=info)
+                picture.image.save(partial, "PNG", pnginfo=_png_text(picture.record()))
             else:
-                picture.image.save(partial, {"jpg": "JPEG", "webp": "WEBP"}[self.format], quality=95)
+                exif = Image.Exif()
+                exif[ExifTags.Base.ImageDescription] = json.dumps(picture.record())
+                picture.image.save(partial, {"jpg": "JPEG", "webp": "WEBP"}[self.format], quality=95, exif=exif)
         self._add_record({"file_name": name, **picture.record()})
         return path
 
     def save_grid(self, pictures: Sequence[Picture]) -> Path:
-        """Write one image of all `pictures`, a row a prompt, the prompt above its row."""
-        rows: dict[int, tuple[str, list[Image.Image]]] = {}
-        for picture in pictures:
-            rows.setdefault(picture.prompt_index, (picture.prompt, []))[1].append(picture.image)
+        """Write the grid of all `pictures`, see the function `save_grid`."""
         path = self._free(f"{self.first:04d}_grid.png")
-        with whole_file(path) as partial:
-            captioned_grid(list(rows.values())).save(partial, "PNG")
+        save_grid(path, pictures)
         return path
 
     def _add_record(self, record: dict[str, object]) -> None:
@@ -211,6 +206,23 @@ class PictureFolder:
         if path.exists():
             raise RatlipError(f"{path} exists: another ratlip writes into this folder. Choose another --out.")
         return path
+
+
+def save_grid(path: Path, pictures: Sequence[Picture]) -> None:
+    """Write one image of all `pictures`, a row a prompt, the prompt above its row; the model is in its metadata."""
+    rows: dict[int, tuple[str, list[Image.Image]]] = {}
+    for picture in pictures:
+        rows.setdefault(picture.prompt_index, (picture.prompt, []))[1].append(picture.image)
+    shared = {name: pictures[0].record()[name] for name in ("model", "fingerprint", "seed", "truncation")}
+    with whole_file(path) as partial:
+        captioned_grid(list(rows.values())).save(partial, "PNG", pnginfo=_png_text(shared))
+
+
+def _png_text(record: Mapping[str, object]) -> PngInfo:
+    info = PngInfo()
+    for key, value in record.items():
+        info.add_itxt(key, str(value))
+    return info
 
 
 def next_number(folder: Path) -> int:

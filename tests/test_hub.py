@@ -14,6 +14,7 @@ from hub_server import COMMIT, READ_TOKEN, WRITE_TOKEN, Fault, HubServer, serve
 
 from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.weights.hub import fetch, pinned_name, push
+from ratlip_cli.weights.model_folder import files_of
 
 WEIGHTS = bytes(range(256)) * 1000
 
@@ -224,7 +225,7 @@ def test_push_then_pull(repository: Path, connect: Connect) -> None:
     (repository / "README.md").write_text(card)
     with serve() as hub:
         connect(hub, WRITE_TOKEN)
-        pushed = push(repository, "me/birds")
+        pushed = push(files_of(repository), "me/birds")
         commit = hub.repositories["me/birds"].branches["main"]
         assert pushed.name == f"me/birds@{commit}"
         assert pushed.url.endswith(commit)
@@ -245,7 +246,7 @@ def test_push_again_sends_what_changed_and_removes_what_is_gone(repository: Path
         hub.repositories["me/birds"].commits[COMMIT] = {
             name: newer / name for name in ("config.json", "generator.safetensors", "clip/open_clip_config.json")
         } | {"discriminator.safetensors": newer / "other.safetensors", "mine.txt": newer / "old.pth"}
-        pushed = push(newer, "me/birds")
+        pushed = push(files_of(newer), "me/birds")
         files = hub.repositories["me/birds"].commits[pushed.name.partition("@")[2]]
         assert set(files) == {"config.json", "generator.safetensors", "clip/open_clip_config.json", "mine.txt"}
         assert not any("PUT /lfs" in request for request in hub.requests)
@@ -255,13 +256,13 @@ def test_push_to_a_branch_and_in_private(repository: Path, connect: Connect) -> 
     (repository / "README.md").unlink()
     with serve() as hub:
         connect(hub, WRITE_TOKEN)
-        push(repository, "me/birds", private=True, revision="v2")
+        push(files_of(repository), "me/birds", private=True, revision="v2")
         assert hub.repositories["me/birds"].private
         assert hub.repositories["me/birds"].commits[hub.repositories["me/birds"].branches["main"]] == {}
         assert hub.file("me/birds", "generator.safetensors", "v2") == WEIGHTS
         hub.repositories["me/birds"].private = False
         with pytest.raises(WeightsError, match="is there and public"):
-            push(repository, "me/birds", private=True)
+            push(files_of(repository), "me/birds", private=True)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +289,7 @@ def test_a_refused_push_says_what_to_do(
         hub.faults += [fault] if fault else []
         connect(hub, token)
         with pytest.raises(WeightsError, match=words) as error:
-            push(repository, "me/birds")
+            push(files_of(repository), "me/birds")
         assert "\n" not in str(error.value)
         if created := hub.repositories.get("me/birds"):
             assert created.commits[created.branches["main"]] == {}  # all in one commit, or nothing
@@ -296,4 +297,4 @@ def test_a_refused_push_says_what_to_do(
 
 def test_a_bad_name_to_push_to(repository: Path) -> None:
     with pytest.raises(UsageError, match="use owner/name"):
-        push(repository, "birds")
+        push(files_of(repository), "birds")

@@ -38,19 +38,19 @@ def info(
     from ratlip_cli.model.clip import clip_architecture
     from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
     from ratlip_cli.model.summary import summarise
-    from ratlip_cli.weights.load import find_model
-    from ratlip_cli.weights.model_folder import CLIP_FOLDER, fingerprint_of, read_model_config
+    from ratlip_cli.weights.load import locate_model
+    from ratlip_cli.weights.model_folder import clip_spec, fingerprint_of, read_model_config
 
     generator = GeneratorConfig(variant=variant, hidden_size=hidden_size, image_size=image_size)
     discriminator = DiscriminatorConfig()
     described: dict[str, Any] = {}
     if model is not None:
-        folder = find_model(model)
+        name, folder = locate_model(model)
         config = read_model_config(folder)
         generator, discriminator = config.generator, config.discriminator
-        clip = str(folder / CLIP_FOLDER) if config.clip == CLIP_FOLDER else config.clip
+        clip = clip_spec(folder, config)
         described = {
-            "model": model,
+            "model": name,
             "fingerprint": fingerprint_of(folder),
             "clip": config.clip,
             "clip_fingerprint": config.clip_fingerprint,
@@ -78,7 +78,8 @@ def info(
         )
         return
     for key, value in described.items():
-        console.result(f"{key}: {value}")
+        if key != "training":
+            console.result(f"{key}: {value}")
     rows = [
         (
             part.name,

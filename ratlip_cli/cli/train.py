@@ -53,6 +53,7 @@ def train(
     noise_dim: Annotated[int | None, _setting("noise_dim", MODEL)] = None,
     generator_channels: Annotated[int | None, _setting("generator_channels", MODEL)] = None,
     discriminator_channels: Annotated[int | None, _setting("discriminator_channels", MODEL)] = None,
+    init_from: Annotated[str | None, _setting("init_from", MODEL, "MODEL")] = None,
     epochs: Annotated[int | None, _setting("epochs", LENGTH)] = None,
     steps: Annotated[int | None, _setting("steps", LENGTH)] = None,
     max_time: Annotated[str | None, _setting("max_time", LENGTH, "DURATION")] = None,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +22,11 @@ from ratlip_cli.data.layout import read_split
 from ratlip_cli.data.prepare import Progress, resolve_dataset
 from ratlip_cli.device import peak_memory_mib, resolve_device
 from ratlip_cli.errors import DataError, TrainingError, UsageError, WeightsError
+from ratlip_cli.files import whole_file
 from ratlip_cli.model.clip import BUNDLED, load_clip
 from ratlip_cli.pixels import to_images
 from ratlip_cli.sampling import noise_vectors
+from ratlip_cli.tensor_files import load_into, load_tensors
 from ratlip_cli.training.checkpoint import (
     Checkpoint,
     Identity,
@@ -35,7 +39,17 @@ from ratlip_cli.training.checkpoint import (
 from ratlip_cli.training.run_folder import RUNS, RunFolder, already_there
 from ratlip_cli.training.settings import TrainSettings, parse_duration, run_of, settings_of_run
 from ratlip_cli.training.trainer import StepRecord, Trainer
-from ratlip_cli.weights.model_folder import create_model_folder, model_config, save_weights
+from ratlip_cli.weights.card import may_be_shown, write_card
+from ratlip_cli.weights.load import find_model
+from ratlip_cli.weights.model_folder import (
+    DISCRIMINATOR_FILE,
+    GENERATOR_FILE,
+    SAMPLES_FILE,
+    create_model_folder,
+    model_config,
+    read_model_config,
+    save_weights,
+)
 
 PATIENCE = 10
 """Number of steps in a row that may be not finite before training stops."""
@@ -45,6 +59,12 @@ REHEARSED_STEPS = 3
 
 SAMPLE_ROWS, SAMPLE_COLUMNS = 4, 4
 """Prompts and pictures of each in a grid of samples."""
+
+RECORDED = (
+    *("epochs", "steps", "batch_size", "lr_g", "lr_d", "beta1", "beta2"),
+    *("clip_weight", "penalty_weight", "penalty_power", "ema", "seed", "precision"),
+)
+"""The settings that a model's config.json gives."""
 
 
 class TrainingSession:
@@ -131,6 +151,7 @@ class TrainingSession:
             self.trainer.discriminator.state_dict(),
             metadata={"step": str(self.trainer.steps_done)},
         )
+        write_card(self.folder.model)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.trainer.steps_done % every == 0
@@ -143,7 +164,10 @@ class TrainingSession:
             text = vector.expand(SAMPLE_COLUMNS, -1)
             images = self.trainer.average(noise.to(self.trainer.device), text, self.trainer.clip)
             rows.append((prompt, to_images(images)))
-        self.folder.save_samples(rows, self.trainer.steps_done)
+        samples = self.folder.save_samples(rows, self.trainer.steps_done)
+        if may_be_shown(self.dataset.info.licence):
+            with whole_file(self.folder.model / SAMPLES_FILE) as partial:
+                shutil.copyfile(samples, partial)
 
     def _diverged(self) -> str:
         last = self.trainer.steps_done
@@ -269,6 +293,9 @@ def open_session(
     if checkpoint is not None:
         resume(trainer, checkpoint, identity)
         tell(f"going on from {checkpoint.path}")
+    elif settings.init_from:
+        _start_from(settings.init_from, trainer)
+        tell(f"starting from model {settings.init_from}")
     folder = RunFolder(run) if run is not None else RunFolder.create(settings)
     folder.open(settings, trainer.steps_done)
     branches_off = run is None and checkpoint is not None
@@ -278,13 +305,45 @@ def open_session(
         settings.generator_config(),
         settings.discriminator_config(),
         clip,
-        training={"dataset": settings.dataset, "dataset_fingerprint": dataset.fingerprint, "seed": settings.seed},
+        training=_record(settings, dataset),
         features=_features(settings),
     )
     create_model_folder(folder.model, config, clip)
     session.write_model()
     session.save()
     return session
+
+
+def _start_from(spec: str, trainer: Trainer) -> None:
+    """Put the weights of a model into the networks; without a discriminator, that one starts anew."""
+    folder = find_model(spec)
+    theirs, ours = read_model_config(folder).clip_fingerprint, trainer.clip.fingerprint
+    if theirs != ours:
+        raise WeightsError(f"{spec} was trained with another CLIP ({theirs}) than --clip names ({ours}).")
+    weights = load_tensors(folder / GENERATOR_FILE)
+    for network in (trainer.generator, trainer.average):
+        load_into(network, weights, folder / GENERATOR_FILE)
+    if (folder / DISCRIMINATOR_FILE).is_file():
+        path = folder / DISCRIMINATOR_FILE
+        load_into(trainer.discriminator, load_tensors(path), path)
+
+
+def _record(settings: TrainSettings, dataset: CaptionedImages) -> dict[str, Any]:
+    """What config.json says of the training, for records and for the model card."""
+    info = dataset.info
+    return {
+        "dataset": settings.dataset,
+        "dataset_fingerprint": dataset.fingerprint,
+        "data": {
+            "name": info.name,
+            "source": info.source,
+            "licence": info.licence,
+            "pictures": len(dataset),
+            "captions": len(dataset.captions),
+        },
+        "prompts": _sample_prompts(dataset),
+        "settings": {name: getattr(settings, name) for name in RECORDED},
+    }
 
 
 def _features(settings: TrainSettings) -> str:

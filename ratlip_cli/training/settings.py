@@ -57,6 +57,9 @@ class TrainSettings:
     discriminator_channels: int = _setting(
         64, "Base channels of the discriminator; its extractor ends in 8 times as many."
     )
+    init_from: str = _setting(
+        "", "Model to start from: a folder, a run or owner/name; its sizes and its CLIP are taken over."
+    )
 
     epochs: int | None = _setting(None, "Passes over the training pictures; give this or the number of steps.")
     steps: int | None = _setting(20_000, "Training steps in all; give this or the number of epochs.")
@@ -188,7 +191,8 @@ def about(name: str) -> str:
 def resolve_settings(command_line: Mapping[str, Value], config: str | None = None) -> TrainSettings:
     """Put the layers together: defaults < preset of the dataset < `config` < `command_line`.
 
-    Where a run or checkpoint is resumed by its path, the settings that its run folder keeps replace the preset.
+    Where a run or checkpoint is resumed by its path, the settings that its run folder keeps replace the preset. Where
+    training starts from a model, the settings that make its networks lie over the preset.
 
     Args:
         command_line: the settings that were typed, by field name; what was not typed is not in it.
@@ -196,7 +200,7 @@ def resolve_settings(command_line: Mapping[str, Value], config: str | None = Non
 
     Raises:
         UsageError: a key or value that no setting has, or values that do not go together.
-        RatlipError: what is to be resumed is no run folder and no checkpoint.
+        RatlipError: what is to be resumed is no run folder and no checkpoint, or there is no model to start from.
     """
     file = read_settings(config) if config else {}
     typed = {**file, **command_line}
@@ -204,7 +208,27 @@ def resolve_settings(command_line: Mapping[str, Value], config: str | None = Non
         base = read_settings(run_of(Path(str(typed["resume"]))) / "config.toml")
     else:
         base = _preset_of(str(typed.get("dataset", "")))
+        if typed.get("init_from"):
+            base |= _settings_of_model(str(typed["init_from"]))
     return _overlaid(base, file, command_line)
+
+
+def _settings_of_model(spec: str) -> dict[str, Value]:
+    """The settings that make the networks of a model."""
+    from ratlip_cli.weights.load import find_model  # imports torch
+    from ratlip_cli.weights.model_folder import clip_spec, read_model_config
+
+    folder = find_model(spec)
+    config = read_model_config(folder)
+    return {
+        "variant": config.generator.variant,
+        "clip": clip_spec(folder, config),
+        "image_size": config.generator.image_size,
+        "hidden_size": config.generator.hidden_size,
+        "noise_dim": config.generator.noise_dim,
+        "generator_channels": config.generator.base_channels,
+        "discriminator_channels": config.discriminator.base_channels,
+    }
 
 
 def _overlaid(*layers: Mapping[str, Value]) -> TrainSettings:

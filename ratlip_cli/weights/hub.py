@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,9 @@ from huggingface_hub.errors import (
 
 import ratlip_cli
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError
-from ratlip_cli.weights.model_folder import MODEL_FILES
+from ratlip_cli.weights.model_folder import CARD_FILES, MODEL_FILES
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-"""owner/name or owner/name@revision"""
-
-CARD_FILES = ("README.md", "samples.png")
-"""What a repository holds for people, beside MODEL_FILES."""
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 _CHUNK = 1 << 20
 
@@ -71,10 +67,12 @@ def pinned_name(name: str, snapshot: Path) -> str:
     return f"{name.partition('@')[0]}@{snapshot.name}"
 
 
-def push(folder: Path, repository: str, private: bool = False, revision: str | None = None) -> Pushed:
-    """Upload MODEL_FILES and CARD_FILES of `folder` in one commit; the repository is made where there is none.
+def push(files: Mapping[str, Path], repository: str, private: bool = False, revision: str | None = None) -> Pushed:
+    """Upload a model in one commit; the repository is made where there is none.
 
     Args:
+        files: by their names in the repository, of MODEL_FILES and CARD_FILES. Those of them that the repository has
+            and this model has not are removed from it.
         repository: owner/name.
         private: make the repository private; one that is public already is refused.
         revision: a branch, made where there is none; left out, `main`.
@@ -83,23 +81,19 @@ def push(folder: Path, repository: str, private: bool = False, revision: str | N
         WeightsError: one line that says what to do. UsageError: `repository` is not owner/name.
     """
     check_repository(repository)
-    files = files_to_push(folder)
     api = HfApi(library_name="ratlip", library_version=ratlip_cli.__version__)
     with _explained(repository, f"{repository} could not be pushed"):
         api.create_repo(repository, private=private, exist_ok=True)
         if private and not api.model_info(repository).private:
-            raise WeightsError(
-                f"{repository} is there and public: choose another name, or make it private on its page."
-            )
+            raise WeightsError(f"{repository} is there and public: choose another name, or change it on its page.")
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
         there = set(api.list_repo_files(repository, revision=revision))
-        outdated = [name for name in (*MODEL_FILES, *CARD_FILES) if name in there and name not in files]
         commit = api.create_commit(
             repository,
             [
-                *(CommitOperationAdd(name, folder / name) for name in files),
-                *(CommitOperationDelete(name) for name in outdated),
+                *(CommitOperationAdd(name, path) for name, path in files.items()),
+                *(CommitOperationDelete(name) for name in (*MODEL_FILES, *CARD_FILES) if name in there - files.keys()),
             ],
             commit_message=f"Model folder, pushed with ratlip {ratlip_cli.__version__}",
             revision=revision,
@@ -107,14 +101,14 @@ def push(folder: Path, repository: str, private: bool = False, revision: str | N
     return Pushed(f"{repository}@{commit.oid}", commit.commit_url)
 
 
-def files_to_push(folder: Path) -> list[str]:
-    """The names of MODEL_FILES and CARD_FILES that `folder` has."""
-    return [name for name in (*MODEL_FILES, *CARD_FILES) if (folder / name).is_file()]
+def is_hub_name(name: str) -> bool:
+    """Whether `name` has the form owner/name[@revision]."""
+    return _HUB_NAME.fullmatch(name) is not None
 
 
 def check_repository(repository: str) -> None:
     """Raise UsageError where `repository` is not owner/name."""
-    if not HUB_NAME.fullmatch(repository) or "@" in repository:
+    if not is_hub_name(repository) or "@" in repository:
         raise UsageError(f"'{repository}' is not a name on the Hugging Face Hub: use owner/name.")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ratlip_cli.errors import WeightsError, unknown_name
-from ratlip_cli.weights.hub import HUB_NAME, fetch
+from ratlip_cli.weights.hub import fetch, is_hub_name, pinned_name
 from ratlip_cli.weights.model_folder import CONFIG_FILE, GENERATOR_FILE, Model, load_folder
 
 DEMO = "ratlip-demo"
@@ -21,17 +21,7 @@ def find_model(spec: str) -> Path:
 
     Raises WeightsError or UsageError where there is none.
     """
-    if spec == DEMO and not Path(spec).exists():
-        return _demo_folder()
-    folder = Path(spec)
-    for candidate in (folder / MODEL_IN_RUN, folder):
-        if (candidate / CONFIG_FILE).is_file():
-            return candidate
-    if folder.exists():
-        raise WeightsError(f"{spec} is neither a model folder nor a run folder: it has no {CONFIG_FILE}.")
-    if HUB_NAME.fullmatch(spec) and not folder.parent.is_dir():  # runs/typo is a misspelled run, not an owner's model
-        return fetch(spec)
-    raise unknown_name("model", spec, [DEMO, *(str(run) for run in _runs_with_generator())])
+    return locate_model(spec)[1]
 
 
 def default_model() -> str:
@@ -42,7 +32,24 @@ def default_model() -> str:
 
 def load_model(spec: str, device: str | torch.device = "cpu") -> Model:
     """Load a model for drawing. See `find_model` for `spec`."""
-    return load_folder(find_model(spec), device, spec)
+    name, folder = locate_model(spec)
+    return load_folder(folder, device, name)
+
+
+def locate_model(spec: str) -> tuple[str, Path]:
+    """The name that records give, with the commit of a model of the Hub, and the model folder. See `find_model`."""
+    if spec == DEMO and not Path(spec).exists():
+        return DEMO, _demo_folder()
+    folder = Path(spec)
+    for candidate in (folder / MODEL_IN_RUN, folder):
+        if (candidate / CONFIG_FILE).is_file():
+            return spec, candidate
+    if folder.exists():
+        raise WeightsError(f"{spec} is neither a model folder nor a run folder: it has no {CONFIG_FILE}.")
+    if is_hub_name(spec) and not folder.parent.is_dir():  # runs/typo is a misspelled run, not an owner's model
+        snapshot = fetch(spec)
+        return pinned_name(spec, snapshot), snapshot
+    raise unknown_name("model", spec, [DEMO, *(str(run) for run in _runs_with_generator())])
 
 
 def _demo_folder() -> Path:

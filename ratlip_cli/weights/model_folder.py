@@ -26,7 +26,7 @@ from ratlip_cli.model.clip import FrozenCLIP, load_clip, save_clip
 from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
-from ratlip_cli.tensor_files import fingerprint, load_into, load_tensors, save_tensors
+from ratlip_cli.tensor_files import fingerprint, load_into, load_tensors, load_tensors_and_metadata, save_tensors
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -41,6 +41,10 @@ MODEL_FILES = (
     f"{CLIP_FOLDER}/{clip_files.WEIGHTS_FILE}",
 )
 """All that a program reads of a model folder: JSON and safetensors."""
+CARD_FILE = "README.md"
+SAMPLES_FILE = "samples.png"
+CARD_FILES = (CARD_FILE, SAMPLES_FILE)
+"""What it holds for people."""
 
 Config = TypeVar("Config", GeneratorConfig, DiscriminatorConfig, ClipGeometry)
 
@@ -98,6 +102,11 @@ def create_model_folder(folder: Path, config: ModelConfig, clip: FrozenCLIP) -> 
     if clip.config is not None and not (folder / CLIP_FOLDER).is_dir():
         with whole_folder(folder / CLIP_FOLDER) as partial:
             save_clip(partial, clip.config, clip.model.state_dict())
+    write_model_config(folder, config)
+
+
+def write_model_config(folder: Path, config: ModelConfig) -> None:
+    """Write config.json."""
     content = {"format_version": FORMAT_VERSION, "library": "ratlip", "library_version": ratlip_cli.__version__}
     write_text(folder / CONFIG_FILE, json.dumps(content | asdict(config), indent=2) + "\n")
 
@@ -166,12 +175,26 @@ def load_folder(folder: Path, device: str | torch.device = "cpu", name: str | No
     generator.to_empty(device="cpu")
     load_into(generator, tensors, folder / GENERATOR_FILE)
     generator.to(device).eval().requires_grad_(False)
-    return Model(name or str(folder), folder, config, generator, clip, _model_fingerprint(tensors, config))
+    return Model(name or str(folder), folder, config, generator, clip, model_fingerprint(tensors, config))
 
 
 def fingerprint_of(folder: Path) -> str:
     """The fingerprint of a model folder: the same as that of the loaded model."""
-    return _model_fingerprint(load_tensors(folder / GENERATOR_FILE), read_model_config(folder))
+    return model_fingerprint(load_tensors(folder / GENERATOR_FILE), read_model_config(folder))
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """Those of MODEL_FILES and CARD_FILES that a model folder has, by name."""
+    return {name: folder / name for name in (*MODEL_FILES, *CARD_FILES) if (folder / name).is_file()}
+
+
+def save_half(folder: Path, target: Path) -> None:
+    """Write the weights of a model folder into `target` as float16, see `save_weights`."""
+    generator, metadata = load_tensors_and_metadata(folder / GENERATOR_FILE)
+    discriminator = folder / DISCRIMINATOR_FILE
+    save_weights(
+        target, generator, load_tensors(discriminator) if discriminator.is_file() else None, metadata, half=True
+    )
 
 
 def load_discriminator(model: Model) -> Discriminator:
@@ -183,9 +206,14 @@ def load_discriminator(model: Model) -> Discriminator:
     return discriminator.to(model.device)
 
 
+def clip_spec(folder: Path, config: ModelConfig) -> str:
+    """What `load_clip` takes to load the CLIP of a model folder."""
+    return str(folder / CLIP_FOLDER) if config.clip == CLIP_FOLDER else config.clip
+
+
 def load_model_clip(folder: Path, config: ModelConfig, device: str | torch.device) -> FrozenCLIP:
     """The CLIP that a model was trained with. Raises WeightsError where it is another one."""
-    spec = str(folder / CLIP_FOLDER) if config.clip == CLIP_FOLDER else config.clip
+    spec = clip_spec(folder, config)
     clip = load_clip(spec, device)
     if clip.geometry != config.geometry:
         raise WeightsError(f"{folder} was trained with a CLIP of {config.geometry}, but {spec} has {clip.geometry}.")
@@ -197,7 +225,8 @@ def load_model_clip(folder: Path, config: ModelConfig, device: str | torch.devic
     return clip
 
 
-def _model_fingerprint(generator: Mapping[str, Tensor], config: ModelConfig) -> str:
+def model_fingerprint(generator: Mapping[str, Tensor], config: ModelConfig) -> str:
+    """Over the generator's weights, its sizes, and the fingerprint of its CLIP."""
     return fingerprint(generator, {"generator": asdict(config.generator), "clip": config.clip_fingerprint})
 
 

@@ -1,0 +1,301 @@
+"""The model card: what a model was made from and how, how to use it, how good it is, and what it cannot do.
+
+Its metadata follow https://huggingface.co/docs/hub/model-cards.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+import ratlip_cli
+from ratlip_cli.errors import UsageError
+from ratlip_cli.files import write_text
+from ratlip_cli.tensor_files import load_tensors_and_metadata
+from ratlip_cli.weights.model_folder import (
+    CARD_FILE,
+    GENERATOR_FILE,
+    SAMPLES_FILE,
+    ModelConfig,
+    fingerprint_of,
+    model_fingerprint,
+    read_model_config,
+    save_half,
+    write_model_config,
+)
+
+NOT_TO_BE_SHOWN = "no redistribution"
+"""Words in the licence of a dataset, such as CelebAMask-HQ's, of which a card shows no picture: a model that was
+trained on few pictures may draw them again."""
+
+_LICENCES = {"MIT": "mit", "CC0": "cc0-1.0", "CC BY 4.0": "cc-by-4.0"}
+"""How the Hub calls licences that datasets name so."""
+
+_VARIANTS = {
+    "ratlip": "RATLIP: recurrent affine transformations with one shared LSTM, and shuffle attention",
+    "rat": "RATLIP without shuffle attention",
+    "galip": "GALIP: conditional affine transformations, the baseline of RATLIP",
+    "ratlip-released": "RATLIP as its authors' code builds it: an LSTM for each affine, and shuffle attention",
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `ratlip evaluate --out FILE` wrote."""
+
+    model_fingerprint: str
+    dataset: str
+    split: str
+    protocol: str
+    fingerprint: str
+    """Of all that decides the scores."""
+    metrics: Mapping[str, Mapping[str, Any]]
+
+    def results(self) -> list[EvalResult]:
+        """The scores as the Hub's metadata give them."""
+        return [
+            EvalResult(
+                task_type="text-to-image",
+                dataset_type=_slug(self.dataset),
+                dataset_name=self.dataset,
+                dataset_split=self.split,
+                metric_type=metric,
+                metric_name=f"{metric}, protocol {self.protocol}",
+                metric_value=round(score["value"], 4),
+            )
+            for metric, score in self.metrics.items()
+        ]
+
+
+def read_scores(path: Path) -> Scores:
+    """Read the JSON that `ratlip evaluate --out` wrote. Raises UsageError where the file is anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Scores(
+            content["model_fingerprint"],
+            Path(content["dataset"]).name,
+            content["split"],
+            content["protocol"],
+            content["fingerprint"],
+            {name: {"value": float(score["value"]), **score} for name, score in content["metrics"].items()},
+        )
+    except OSError as error:
+        raise UsageError(f"the scores in {path} cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path} does not hold the scores of a model, as `ratlip evaluate --out` writes them."
+        ) from error
+
+
+def may_be_shown(licence: str) -> bool:
+    """Whether the licence of the training pictures, in words, lets a card show what the model draws."""
+    return NOT_TO_BE_SHOWN not in licence.lower()
+
+
+def data_licence(config: ModelConfig) -> str:
+    """The licence of the training pictures, in words; empty where it is not recorded."""
+    return str(config.training.get("data", {}).get("licence", ""))
+
+
+def write_card(folder: Path) -> None:
+    """Write README.md of a model folder that has no name on the Hub."""
+    _, metadata = load_tensors_and_metadata(folder / GENERATOR_FILE)
+    shown = (folder / SAMPLES_FILE).is_file()
+    card = model_card(read_model_config(folder), fingerprint_of(folder), metadata.get("step"), shown=shown)
+    write_text(folder / CARD_FILE, card)
+
+
+def stage(
+    folder: Path,
+    target: Path,
+    name: str,
+    licence: str | None = None,
+    scores: Scores | None = None,
+    half: bool = False,
+    shown: bool = False,
+) -> str:
+    """Write what a published model has beside the files of its model folder: config.json without the paths of this
+    machine, README.md and, with `half`, the weights as float16.
+
+    Args:
+        folder: the model folder.
+        target: an empty folder.
+        name, licence, scores, shown: see `model_card`.
+
+    Returns:
+        The fingerprint of the published model.
+    """
+    config = read_model_config(folder)
+    config = replace(config, training=_without_paths(config.training))
+    write_model_config(target, config)
+    if half:
+        save_half(folder, target)
+    weights = (target if half else folder) / GENERATOR_FILE
+    tensors, metadata = load_tensors_and_metadata(weights)
+    fingerprint = model_fingerprint(tensors, config)
+    card = model_card(config, fingerprint, metadata.get("step"), name, licence, scores, shown)
+    write_text(target / CARD_FILE, card)
+    return fingerprint
+
+
+def _without_paths(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a training with names instead of folders."""
+    data = dict(training.get("data", {}))
+    if Path(str(data.get("source", ""))).is_absolute():
+        data["source"] = "own pictures"
+    portable = dict(training)
+    if "dataset" in portable:
+        portable["dataset"] = Path(str(portable["dataset"])).name
+    return portable | ({"data": data} if data else {})
+
+
+def model_card(
+    config: ModelConfig,
+    fingerprint: str,
+    step: str | None = None,
+    name: str | None = None,
+    licence: str | None = None,
+    scores: Scores | None = None,
+    shown: bool = False,
+) -> str:
+    """The card of a model, as Markdown with metadata in front.
+
+    Args:
+        fingerprint: of the model, as its weights are stored.
+        step: training steps done.
+        name: owner/name, where it has one.
+        licence: of the weights, as the Hub calls it, such as `cc-by-4.0`; left out, that of the training data.
+        scores: of this model.
+        shown: whether samples.png goes with the card.
+    """
+    title = name.partition("/")[2] if name else "A text-to-image GAN on a frozen CLIP"
+    sections = (
+        f"# {title}",
+        _introduction(config),
+        f"![Pictures that this model drew]({SAMPLES_FILE})" if shown else "",
+        _use(config, name or "FOLDER", fingerprint),
+        _data(config),
+        _training(config, step),
+        _scores(scores, name or "FOLDER"),
+        _LIMITS,
+        _identity(config, fingerprint),
+    )
+    metadata = _metadata(config, name, title, licence, scores).to_yaml()
+    return f"---\n{metadata.strip()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _metadata(
+    config: ModelConfig, name: str | None, title: str, licence: str | None, scores: Scores | None
+) -> ModelCardData:
+    words = data_licence(config)
+    known = licence or next((hub for start, hub in _LICENCES.items() if words.startswith(start)), "other")
+    other = known == "other"
+    results = scores.results() if scores is not None else []
+    return ModelCardData(
+        license=known,
+        license_name=(_slug(words) or "unknown") if other else None,
+        license_link=f"https://huggingface.co/{name}#data" if other and name else None,
+        library_name="ratlip",
+        pipeline_tag="text-to-image",
+        tags=["ratlip", "text-to-image", "gan", "clip", config.generator.variant],
+        model_name=title if results else None,
+        eval_results=results or None,
+    )
+
+
+def _introduction(config: ModelConfig) -> str:
+    size = config.generator.image_size
+    return (
+        f"Draws {size} x {size} pictures of a sentence in one pass. {_VARIANTS[config.generator.variant]}. For "
+        f"ratlip {ratlip_cli.__version__} or newer."
+    )
+
+
+def _use(config: ModelConfig, model: str, fingerprint: str) -> str:
+    prompt = _prompts(config)[0]
+    return f"""## Use
+
+```sh
+pip install ratlip
+ratlip pull {model} --fingerprint {fingerprint}
+ratlip generate "{prompt}" -n 8 --model {model}
+```
+
+```python
+from ratlip_cli.sampling import generate
+from ratlip_cli.weights.load import load_model
+
+for picture in generate(load_model("{model}"), ["{prompt}"], count=8):
+    picture.image.save(f"{{picture.index}}.png")
+```"""
+
+
+def _data(config: ModelConfig) -> str:
+    data = config.training.get("data", {})
+    rows = [(key, data[key]) for key in ("name", "source", "licence", "pictures", "captions") if key in data]
+    if "converted_from" in config.training:
+        rows.append(("converted from", config.training["converted_from"]))
+    if not rows:
+        return "## Data\n\nNot recorded."
+    shown = may_be_shown(data_licence(config))
+    note = "" if shown else "\n\nIts licence allows no redistribution, so this card shows no picture."
+    return f"## Data\n\n{_table(rows)}{note}"
+
+
+def _training(config: ModelConfig, step: str | None) -> str:
+    settings = config.training.get("settings", {})
+    sizes = {"CLIP": _clip_name(config), **asdict(config.generator)}
+    rows = {**sizes, **settings, "steps done": step}
+    return f"## Model and training\n\n{_table((key, value) for key, value in rows.items() if value is not None)}"
+
+
+def _scores(scores: Scores | None, model: str) -> str:
+    if scores is None:
+        return f"## Scores\n\nNot scored yet: `ratlip evaluate --model {model}` does it."
+    rows = "\n".join(
+        f"| {metric} | {score['value']:.4f} | {score.get('features', '')} | {score.get('n_real') or '-'} | "
+        f"{score.get('n_fake', '')} |"
+        for metric, score in scores.metrics.items()
+    )
+    return (
+        f"## Scores\n\nOn the split {scores.split} of {scores.dataset}, protocol {scores.protocol}, fingerprint "
+        f"{scores.fingerprint}, by `ratlip evaluate`. Scores of other protocols do not compare.\n\n"
+        f"| metric | value | network | real | drawn |\n|---|---|---|---|---|\n{rows}"
+    )
+
+
+_LIMITS = """## Limits
+
+- It draws what its training pictures show; sentences about anything else give pictures of the same kind.
+- Combinations that the training pictures do not show, numbers, and left and right are often missed.
+- It inherits what its data and CLIP leave out and lean to; trained on few pictures it may draw them again.
+- Its pictures are not photographs of anything and prove nothing."""
+
+
+def _identity(config: ModelConfig, fingerprint: str) -> str:
+    rows = [("model", fingerprint), ("CLIP", config.clip_fingerprint)]
+    return f"## Fingerprints\n\nOf the weights as stored here; `ratlip info --model` shows them.\n\n{_table(rows)}"
+
+
+def _prompts(config: ModelConfig) -> list[str]:
+    prompts = [str(prompt) for prompt in config.training.get("prompts", [])]
+    return prompts or ["a small bird with a red head"]
+
+
+def _clip_name(config: ModelConfig) -> str:
+    return config.clip if ":" in config.clip else f"in the folder `{config.clip}/`"
+
+
+def _table(rows: Iterable[tuple[str, object]]) -> str:
+    cells = [(key.replace("_", " "), re.sub(r"\s+", " ", str(value)).replace("|", "\\|")) for key, value in rows]
+    return "| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in cells)
+
+
+def _slug(words: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:60].strip("-")
