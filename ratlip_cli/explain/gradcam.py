@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ratlip_cli.errors import UsageError, WeightsError, unknown_name
 from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures
+from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.weights.model_folder import DISCRIMINATOR_FILE, Model, load_discriminator
 
@@ -59,9 +60,7 @@ def make_target(name: str, model: Model) -> Target:
             geometry.layers - 1,
         )
     if name == "discriminator":
-        if not (model.folder / DISCRIMINATOR_FILE).is_file():
-            raise WeightsError(f"model {model.name} comes without its discriminator; use the clip target.")
-        discriminator = load_discriminator(model).eval().requires_grad_(False)
+        discriminator = discriminator_of(model)
         return Target(
             name,
             "logit of Mate-D",
@@ -70,6 +69,13 @@ def make_target(name: str, model: Model) -> Target:
             geometry.feature_blocks[-1],
         )
     raise unknown_name("target", name, TARGETS)
+
+
+def discriminator_of(model: Model) -> Discriminator:
+    """The model's discriminator, frozen. Raises WeightsError where it comes without one."""
+    if not (model.folder / DISCRIMINATOR_FILE).is_file():
+        raise WeightsError(f"model {model.name} comes without its discriminator; use clip instead.")
+    return load_discriminator(model).eval().requires_grad_(False)
 
 
 def resolve_layer(target: Target, layer: int | None) -> int:

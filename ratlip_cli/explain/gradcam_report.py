@@ -10,7 +10,7 @@ import numpy as np
 
 from ratlip_cli.explain.explanation import Explanation
 from ratlip_cli.explain.faithfulness import KINDS
-from ratlip_cli.explain.figures import gradcam_figure, parts_figure
+from ratlip_cli.explain.gradcam_figures import gradcam_figure, parts_figure
 from ratlip_cli.explain.intervals import mean_interval
 from ratlip_cli.explain.parts import PartSummary, summarise
 from ratlip_cli.explain.record import Record

@@ -1,0 +1,215 @@
+"""The figures of Grad-CAM (Fig. 3): maps over pictures, and parts beside their baselines."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from ratlip_cli.explain.explanation import Explanation, Map
+from ratlip_cli.explain.figures import BLUE, FONT, GREY, ORANGE, SMALL, WIDTH, hide_ticks, plain_axes
+from ratlip_cli.explain.parts import Measured, PartSummary
+from ratlip_cli.pixels import to_images
+
+MOST_ROWS = 6
+"""A Grad-CAM figure shows so many rows; the numbers of all pictures are in its JSON."""
+
+_COLUMNS = 7
+_GAP, _LINE = 0.06, 0.125
+_HEAT = matplotlib.colormaps["inferno"]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    title: str
+    pixels: NDArray[np.uint8]
+    """(S,S,3)"""
+    note: str
+    outline: NDArray[np.bool_] | None = None
+    """A mask (S,S) whose border is drawn."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    label: str
+    cells: list[_Cell]
+    caption: str
+
+
+def gradcam_figure(explanations: Sequence[Explanation]) -> Figure:
+    """Pictures and their maps, the prompt under them: a row a model, or with words a row a model and picture."""
+    every_row = _rows(explanations)
+    rows = every_row[:MOST_ROWS]
+    columns = max(len(row.cells) for row in rows)
+    left = 0.22 if any(row.label for row in rows) else _GAP
+    right = 0.62
+    side = min(1.5 if len(rows) <= 3 else 1.1, (WIDTH - left - right) / columns - _GAP)
+    width = left + columns * (side + _GAP) + right
+    letters = round(width / (0.5 * FONT / 72))
+    captions = ["\n".join(textwrap.wrap(row.caption, letters, max_lines=2, placeholder=" ...")) for row in rows]
+    heights = [side + (2 + _note_lines(row)) * _LINE for row in rows]
+    below = [_LINE * (caption.count("\n") + 1) + 0.08 if caption else 0.04 for caption in captions]
+    height = sum(heights) + sum(below)
+    figure = Figure(figsize=(width, height))
+    top = height
+    for row, caption, row_height, under in zip(rows, captions, heights, below, strict=True):
+        bottom = top - 1.4 * _LINE - side
+        for column, cell in enumerate(row.cells):
+            place = (left + column * (side + _GAP), bottom, side, side)
+            _draw_cell(figure.add_axes(_share(place, width, height)), cell, side)
+        if row.label:
+            middle = (bottom + side / 2) / height
+            label = textwrap.shorten(row.label, 30, placeholder="...")
+            figure.text(0.5 * left / width, middle, label, fontsize=FONT, rotation=90, ha="center", va="center")
+        figure.text(left / width, (top - row_height) / height, caption, fontsize=FONT, va="top", style="italic")
+        top -= row_height + under
+    if len(every_row) > len(rows):
+        note = f"the first {len(rows)} of {len(every_row)} rows; the JSON has the numbers of all"
+        figure.text(1 - _GAP / width, 0.02 / height, note, fontsize=SMALL, ha="right")
+    bar = figure.add_axes(_share((width - right + 0.02, height - 1.4 * _LINE - side, 0.08, side), width, height))
+    figure.colorbar(ScalarMappable(cmap=_HEAT), cax=bar, ticks=[0, 0.5, 1])
+    bar.tick_params(labelsize=SMALL, length=2)
+    bar.set_ylabel("share of map's max.", fontsize=SMALL)
+    return figure
+
+
+def _rows(explanations: Sequence[Explanation]) -> list[_Row]:
+    """What stands beside one another; long rows go on in the next."""
+    several = len({id(found.model) for found in explanations}) > 1
+    rows: list[_Row] = []
+    if any(found.words for found in explanations):
+        for found in explanations:
+            cells = [_picture_cell(found), *(_map_cell(found, part) for part in (found.sentence, *found.words))]
+            rows += _wrapped(found.model.name if several else "", cells, found.subject.prompt)
+    else:
+        by_model: dict[int, list[Explanation]] = {}
+        for found in explanations:
+            by_model.setdefault(id(found.model), []).append(found)
+        for group in by_model.values():
+            cells = [cell for found in group for cell in (_picture_cell(found), _map_cell(found, found.sentence))]
+            prompts = list(dict.fromkeys(found.subject.prompt for found in group))
+            rows += _wrapped(group[0].model.name if several else "", cells, " / ".join(prompts))
+    return [
+        row if place + 1 == len(rows) or rows[place + 1].caption != row.caption else _Row(row.label, row.cells, "")
+        for place, row in enumerate(rows)
+    ]
+
+
+def _wrapped(label: str, cells: list[_Cell], caption: str) -> list[_Row]:
+    columns = min(_COLUMNS - len(cells) % 2, 6) if len(cells) > _COLUMNS else _COLUMNS
+    chunks = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    return [_Row(label, chunk, caption) for chunk in chunks]
+
+
+def _picture_cell(found: Explanation) -> _Cell:
+    (picture,) = to_images(found.subject.image[None])
+    return _Cell(Path(found.subject.name).stem, np.asarray(picture), f"{_unit(found)} {found.sentence.score:.2f}")
+
+
+def _unit(found: Explanation) -> str:
+    return {"clip": "similarity", "discriminator": "logit"}[found.target.name]
+
+
+def _map_cell(found: Explanation, part: Map) -> _Cell:
+    (picture,) = to_images(found.subject.image[None])
+    whole = part is found.sentence
+    notes = [] if whole else [f"change {part.score:+.3f}"]
+    outline = None
+    if not part.cells.any():
+        notes.append("zero everywhere")
+    elif part.part and not whole:
+        notes.append(f"{100 * part.part.energy:.0f} % in {part.part.part}")
+        outline = found.subject.masks[part.part.part]
+    elif whole:
+        notes.append(f"above half: {100 * float((part.pixels >= 0.5).mean()):.0f} %")
+    title = "whole sentence" if whole else f"“{part.text}”"
+    return _Cell(title, _heated(picture, part.pixels), "\n".join(notes), outline)
+
+
+def _heated(picture: Image.Image, pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The picture in grey under the colours of the map, the denser the higher the map."""
+    grey = np.asarray(picture.convert("L").convert("RGB"), dtype=np.float32) / 255
+    colours = _HEAT(pixels)[..., :3]
+    cover = 0.25 + 0.6 * pixels[..., None]
+    mixed: NDArray[np.uint8] = np.round(255 * ((1 - cover) * grey + cover * colours)).astype(np.uint8)
+    return mixed
+
+
+def _note_lines(row: _Row) -> int:
+    return max(cell.note.count("\n") + 1 for cell in row.cells)
+
+
+def _draw_cell(axes: Axes, cell: _Cell, side: float) -> None:
+    axes.imshow(cell.pixels, interpolation="nearest")
+    if cell.outline is not None:
+        axes.contour(cell.outline, levels=[0.5], colors="white", linewidths=0.8)
+    letters = max(6, round(side / (0.52 * FONT / 72)))
+    title = cell.title if len(cell.title) <= letters else f"{cell.title[: letters - 1]}…"
+    axes.set_title(title, fontsize=FONT, pad=2)
+    axes.set_xlabel(cell.note, fontsize=SMALL, labelpad=2)
+    hide_ticks(axes)
+
+
+def _share(place: tuple[float, float, float, float], width: float, height: float) -> tuple[float, float, float, float]:
+    """Inches from the lower left as shares of the figure."""
+    left, bottom, wide, high = place
+    return (left / width, bottom / height, wide / width, high / height)
+
+
+def parts_figure(summaries: Sequence[tuple[str, Sequence[PartSummary]]]) -> Figure:
+    """Pointing game and energy inside of each part, beside chance and the centre baseline: a row of axes a model."""
+    tallest = max(len(parts) for _, parts in summaries)
+    figure = Figure(figsize=(WIDTH, len(summaries) * (0.5 + 0.19 * tallest) + 0.35), layout="constrained")
+    grid = figure.subplots(len(summaries), 2, sharey="row", squeeze=False)
+    for axes, (model, parts) in zip(grid, summaries, strict=True):
+        _draw_measure(axes[0], parts, [part.pointing for part in parts], "pointing game: maximum inside the part")
+        _draw_measure(axes[1], parts, [part.energy for part in parts], "share of the map inside the part")
+        if len(summaries) > 1:
+            axes[0].set_ylabel(model, fontsize=FONT)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=SMALL, frameon=False)
+    return figure
+
+
+def _draw_measure(axes: Axes, parts: Sequence[PartSummary], measured: Sequence[Measured], title: str) -> None:
+    places = np.arange(len(parts))[::-1]
+    style: dict[str, Any] = {"linestyle": "none", "zorder": 3}
+    axes.plot([m.chance for m in measured], places, marker="|", markersize=9, color=GREY, label="chance", **style)
+    axes.plot(
+        [m.centre for m in measured], places, marker="D", markersize=4, color=BLUE, label="centre baseline", **style
+    )
+    for better, label in ((True, "map, better than centre"), (False, "map, no better than centre")):
+        chosen = [k for k, m in enumerate(measured) if m.better_than_centre is better]
+        axes.errorbar(
+            [measured[k].map.mean for k in chosen],
+            places[chosen],
+            xerr=np.array([_arms(measured[k]) for k in chosen]).reshape(-1, 2).T,
+            fmt="o",
+            markersize=5,
+            color=ORANGE,
+            ecolor=ORANGE,
+            markerfacecolor=ORANGE if better else "white",
+            elinewidth=1.2,
+            zorder=4,
+            label=label,
+        )
+    axes.set_yticks(places, [f"{part.part} ({part.n})" for part in parts], fontsize=SMALL)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.6, len(parts) - 0.4)
+    axes.set_xlabel(title, fontsize=FONT)
+    plain_axes(axes)
+    axes.grid(axis="x", linewidth=0.3)
+
+
+def _arms(measured: Measured) -> tuple[float, float]:
+    return measured.map.mean - measured.map.low, measured.map.high - measured.map.mean

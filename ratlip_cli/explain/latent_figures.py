@@ -1,0 +1,243 @@
+"""The figures of the latent views (Fig. 5): planes and angles, captions under one noise, ways between captions."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from ratlip_cli.explain.figures import (
+    BLUE,
+    COLUMN,
+    FONT,
+    GREEN,
+    GREY,
+    MARKERS,
+    ORANGE,
+    OTHERS,
+    SMALL,
+    WIDTH,
+    hide_ticks,
+    plain_axes,
+)
+from ratlip_cli.explain.intervals import mean_interval
+from ratlip_cli.explain.latent import Projection, Way
+from ratlip_cli.explain.views import CaptionView, PairView
+from ratlip_cli.pixels import to_images
+
+_AXES = {"tsne": "t-SNE", "umap": "UMAP"}
+_SHOWN_NOISES = 3
+_SHOWN_STEPS = 10
+_FRAME_SIDE = 128
+_BINS = 24
+_DOT: dict[str, Any] = {"linestyle": "none", "markersize": 3.2, "markeredgewidth": 0, "alpha": 0.75}
+
+
+def pairs_figure(
+    views: Sequence[PairView], planes: Sequence[NDArray[np.float64]], projection: Projection, method: str
+) -> Figure:
+    """Real and generated pictures in one plane, and under it the angles between each pair: a column a model.
+
+    Args:
+        planes: for each view, the points (2,n,2) of its real and its generated pictures.
+    """
+    figure = Figure(figsize=(COLUMN if len(views) == 1 else WIDTH, 4.6), layout="constrained")
+    grid = figure.subplots(2, len(views), squeeze=False, height_ratios=(3, 1.25))
+    centre, half = _square(np.concatenate([plane.reshape(-1, 2) for plane in planes]))
+    edges = np.histogram_bin_edges(np.concatenate([np.append(v.angles, v.mismatched) for v in views]), _BINS)
+    highest = max(np.histogram(values, edges)[0].max() for v in views for values in (v.angles, v.mismatched))
+    for column, (view, plane) in enumerate(zip(views, planes, strict=True)):
+        axes = grid[0, column]
+        _draw_pairs(axes, plane)
+        _limits(axes, centre, half)
+        _name_axes(axes, projection, method)
+        axes.set_title(view.model.name, fontsize=FONT)
+        _draw_angles(grid[1, column], view, edges, 1.08 * float(highest))
+    grid[0, 0].legend(fontsize=SMALL, loc="best", framealpha=0.9, handletextpad=0.3)
+    grid[1, 0].legend(fontsize=SMALL, loc="best", framealpha=0.9)
+    return figure
+
+
+def captions_figure(
+    views: Sequence[CaptionView],
+    planes: Sequence[NDArray[np.float64]],
+    behind: Sequence[NDArray[np.float64]],
+    projection: Projection,
+    method: str,
+) -> Figure:
+    """The same noises under each caption, side by side, and their vectors in a plane: a column a model.
+
+    Args:
+        planes: for each view, the points (noises, captions, 2) of its pictures.
+        behind: for each view, the points (2,n,2) of real and generated pictures of a dataset; empty without one.
+    """
+    noises, count = planes[0].shape[:2]
+    shown = min(noises, _SHOWN_NOISES)
+    wide = COLUMN if len(views) == 1 and count <= 3 else WIDTH
+    side = min(1.1, wide / len(views) / count)
+    lines = max(len(_under(caption, side)) for caption in views[0].captions)
+    pictures_height = shown * (side + 0.05) + 0.13 * lines + 0.25
+    figure = Figure(figsize=(wide, pictures_height + 3.0), layout="constrained")
+    columns = figure.subfigures(1, len(views), squeeze=False)[0]
+    all_points = np.concatenate([points.reshape(-1, 2) for points in (*planes, *behind)])
+    centre, half = _square(all_points)
+    for place, (view, plane) in enumerate(zip(views, planes, strict=True)):
+        upper, lower = columns[place].subfigures(2, 1, squeeze=False, height_ratios=(pictures_height, 3.0))[:, 0]
+        grid = upper.subplots(shown, count, squeeze=False)
+        for noise in range(shown):
+            for number, picture in enumerate(to_images(view.images[noise])):
+                grid[noise, number].imshow(np.asarray(picture), interpolation="nearest")
+                hide_ticks(grid[noise, number])
+            grid[noise, 0].set_ylabel(f"noise {noise}", fontsize=SMALL)
+        for number, caption in enumerate(view.captions):
+            grid[-1, number].set_xlabel("\n".join(_under(caption, side)), fontsize=SMALL, style="italic")
+        if len(views) > 1:
+            upper.suptitle(view.model.name, fontsize=FONT)
+        axes = lower.subplots()
+        if behind:
+            _draw_pairs(axes, behind[place], faint=True)
+        _draw_captions(axes, view, plane)
+        _limits(axes, centre, half)
+        _name_axes(axes, projection, method)
+        if place == 0:
+            axes.legend(fontsize=SMALL, loc="best", framealpha=0.9, handletextpad=0.3)
+    return figure
+
+
+def way_figure(ways: Sequence[Way], captions: tuple[str, str]) -> Figure:
+    """Strips of pictures from one caption to the other, a row a model, and how like each caption they are."""
+    steps = len(ways[0].images)
+    shown = np.unique(np.linspace(0, steps - 1, min(steps, _SHOWN_STEPS)).round().astype(int))
+    side = (WIDTH - 0.5) / len(shown)
+    strip = side + 0.32
+    figure = Figure(figsize=(WIDTH, len(ways) * strip + 2.2), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(len(ways) * strip, 2.2))[:, 0]
+    grid = upper.subplots(len(ways), len(shown), squeeze=False)
+    for row, one in zip(grid, ways, strict=True):
+        for axes, step, picture in zip(row, shown, to_images(one.images[shown]), strict=True):
+            axes.imshow(np.asarray(picture), interpolation="nearest")
+            hide_ticks(axes)
+            axes.set_title(f"{step / (steps - 1):.2f}", fontsize=SMALL, pad=2)
+        if len(ways) > 1:
+            row[0].set_ylabel(textwrap.shorten(one.model.name, 24, placeholder="..."), fontsize=SMALL)
+    upper.supxlabel(f"from “{captions[0]}” to “{captions[1]}”", fontsize=FONT, style="italic")
+    charts = lower.subplots(1, len(ways), sharey=True, squeeze=False)[0]
+    shares = np.linspace(0, 1, steps)
+    for axes, one in zip(charts, ways, strict=True):
+        axes.plot(shares, one.to_start, color=BLUE, marker="s", markersize=3, linewidth=1, label=f"“{captions[0]}”")
+        axes.plot(shares, one.to_end, color=ORANGE, marker="^", markersize=3, linewidth=1, label=f"“{captions[1]}”")
+        axes.set_xlabel("share of the way", fontsize=FONT)
+        axes.set_title(one.model.name, fontsize=FONT)
+        plain_axes(axes)
+    charts[0].set_ylabel("CLIP similarity", fontsize=FONT)
+    handles, labels = charts[0].get_legend_handles_labels()
+    lower.legend(handles, labels, loc="outside lower center", fontsize=SMALL, frameon=False, ncols=2)
+    return figure
+
+
+def way_frames(ways: Sequence[Way]) -> list[Image.Image]:
+    """A frame for each step, the models side by side; small pictures are enlarged."""
+    frames = []
+    for pictures in zip(*(to_images(one.images) for one in ways), strict=True):
+        scale = max(1, _FRAME_SIDE // pictures[0].width)
+        sides = [picture.width * scale for picture in pictures]
+        frame = Image.new("RGB", (sum(sides) + 4 * (len(sides) - 1), max(sides)), "white")
+        for place, picture in enumerate(pictures):
+            larger = picture.resize((sides[place], sides[place]), Image.Resampling.NEAREST)
+            frame.paste(larger, (sum(sides[:place]) + 4 * place, 0))
+        frames.append(frame)
+    return frames
+
+
+def _draw_pairs(axes: Axes, plane: NDArray[np.float64], faint: bool = False) -> None:
+    real, fake = plane
+    if not faint:
+        axes.quiver(
+            *real.T,
+            *(fake - real).T,
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            color=GREY,
+            alpha=0.35,
+            width=0.0022,
+            headwidth=4,
+            headlength=5,
+            zorder=1,
+        )
+    dot = _DOT | ({"alpha": 0.25} if faint else {})
+    axes.plot(*real.T, color=GREEN, marker="o", label="real", zorder=2, **dot)
+    axes.plot(*fake.T, color=ORANGE, marker="^", label="generated", zorder=2, **dot)
+    if not faint:
+        start, end = real.mean(axis=0), fake.mean(axis=0)
+        axes.annotate(
+            "", end, start, arrowprops={"arrowstyle": "-|>", "color": "black", "lw": 1.4, "shrinkA": 0, "shrinkB": 0}
+        )
+        for point, colour, marker in ((start, GREEN, "o"), (end, ORANGE, "^")):
+            axes.plot(*point, color=colour, marker=marker, markersize=7, markeredgecolor="black", zorder=5)
+        axes.plot([], [], color="black", marker=">", markersize=4, linewidth=1.4, label="mean to mean")
+
+
+def _draw_captions(axes: Axes, view: CaptionView, plane: NDArray[np.float64]) -> None:
+    for points in plane:
+        axes.plot(*points.T, color=GREY, linewidth=0.5, alpha=0.6, zorder=2)
+    for number, caption in enumerate(view.captions):
+        style: dict[str, Any] = {"color": OTHERS[number % len(OTHERS)], "marker": MARKERS[number % len(MARKERS)]}
+        label = textwrap.shorten(caption, 44, placeholder=" ...")
+        axes.plot(*plane[:, number].T, linestyle="none", markersize=3.5, label=label, zorder=3, **style)
+        axes.plot(*plane[:, number].mean(axis=0), markersize=7.5, markeredgecolor="white", zorder=4, **style)
+
+
+def _draw_angles(axes: Axes, view: PairView, edges: NDArray[np.float64], highest: float) -> None:
+    axes.hist(view.angles, edges.tolist(), color=ORANGE, label="real, its own generated")
+    axes.hist(
+        view.mismatched,
+        edges.tolist(),
+        histtype="step",
+        color="black",
+        linewidth=0.8,
+        label="real, another's generated",
+    )
+    mean = mean_interval(view.angles)
+    axes.axvline(mean.mean, color="black", linewidth=1.2)
+    axes.axvspan(mean.low, mean.high, color="black", alpha=0.25, linewidth=0)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(0, highest)
+    axes.set_title(f"mean {mean.mean:.1f}° [{mean.low:.1f}, {mean.high:.1f}], {mean.n} pairs", fontsize=SMALL)
+    axes.set_xlabel("angle (degrees)", fontsize=FONT)
+    axes.set_ylabel("pairs", fontsize=FONT)
+    plain_axes(axes)
+
+
+def _name_axes(axes: Axes, projection: Projection, method: str) -> None:
+    for number, name in enumerate(("x", "y")):
+        label = f"{_AXES.get(method, 'component')} {number + 1}"
+        if projection.explained is not None:
+            label += f" ({100 * projection.explained[number]:.0f} % of the variance)"
+        axes.set(**{f"{name}label": label})
+        getattr(axes, f"{name}axis").label.set_fontsize(FONT)
+    plain_axes(axes)
+
+
+def _square(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Middle and half side of the square that holds all points."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    return (low + high) / 2, 0.54 * float((high - low).max()) or 1.0
+
+
+def _limits(axes: Axes, centre: NDArray[np.float64], half: float) -> None:
+    """The same scale on both axes, so that lengths and directions in the plane are what they seem."""
+    axes.set_xlim(centre[0] - half, centre[0] + half)
+    axes.set_ylim(centre[1] - half, centre[1] + half)
+    axes.set_aspect("equal")
+
+
+def _under(caption: str, side: float) -> list[str]:
+    """A caption in lines that fit under a picture of `side` inches."""
+    return textwrap.wrap(caption, max(8, round(side / (0.5 * SMALL / 72))), max_lines=4, placeholder=" ...")
