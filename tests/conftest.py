@@ -8,6 +8,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from hub_connection import Connect, connection
 from PIL import Image
 
 from ratlip_cli.data.layout import Record, write_dataset
@@ -88,3 +89,9 @@ def tiny_settings(tiny_clip: Path, tiny_dataset: Path) -> TrainSettings:
 def settings(tiny_settings: TrainSettings, tmp_path: Path) -> TrainSettings:
     """The same run in `tmp_path`/run."""
     return replace(tiny_settings, out=str(tmp_path / "run"))
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Connect:
+    """Point huggingface_hub at a server on this machine."""
+    return connection(monkeypatch, tmp_path)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-from hub_server import COMMIT, READ_TOKEN, WRITE_TOKEN, Fault, HubServer, serve
+from hub_connection import Connect
+from hub_server import COMMIT, READ_TOKEN, WRITE_TOKEN, Fault, serve
 
 from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.weights.hub import fetch, pinned_name, push
@@ -19,8 +19,6 @@ from ratlip_cli.weights.model_folder import files_of
 WEIGHTS = bytes(range(256)) * 1000
 
 FETCH = "import sys; from ratlip_cli.weights.hub import fetch; print(fetch(sys.argv[1]))"
-
-Connect = Callable[..., None]
 
 
 @pytest.fixture
@@ -35,27 +33,6 @@ def repository(tmp_path: Path) -> Path:
     (folder / "old.pth").write_bytes(b"a pickle")
     (folder / "other.safetensors").write_bytes(b"somebody else's gigabytes")
     return folder
-
-
-@pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Connect:
-    """Point the client, which reads its environment when it is imported, at a server and an empty cache."""
-
-    def to(hub: HubServer, token: str | None = None, cache: str = "cache") -> None:
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / cache))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        if token is None:
-            monkeypatch.delenv("HF_TOKEN", raising=False)
-        else:
-            monkeypatch.setenv("HF_TOKEN", token)
-
-    return to
 
 
 def names(folder: Path) -> set[str]:

@@ -63,7 +63,7 @@ def generate(
     target = resolve_device(device)
     spec = model or default_model()
     loaded = load_model(spec, target)
-    console.note(f"model {spec} ({loaded.fingerprint}) on {target}")
+    console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target}")
 
     folder = sampling.PictureFolder(out, image_format)
     pictures: list[sampling.Picture] = []
@@ -81,6 +81,6 @@ def generate(
     if grid and len(records) > GRID_PICTURES:
         console.note(f"the grid shows the first {GRID_PICTURES} of {len(records)} pictures")
     if json:
-        console.result_json({"model": spec, "fingerprint": loaded.fingerprint, "images": records, "grid": grid_path})
+        console.result_json({"model": loaded.name, "fingerprint": loaded.fingerprint, "images": records, "grid": grid_path})
     elif grid_path:
         console.result(grid_path)

@@ -1,0 +1,34 @@
+"""The real huggingface_hub client, pointed at a server on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+from hub_server import HubServer
+
+Connect = Callable[..., None]
+"""connect(hub, token=None, cache="cache")"""
+
+
+def connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Connect:
+    """A function that points the client, which reads its environment when it is imported, at a server and a cache."""
+
+    def connect(hub: HubServer, token: str | None = None, cache: str = "cache") -> None:
+        settings = {
+            "ENDPOINT": hub.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(tmp_path / cache),
+            "HF_TOKEN_PATH": str(tmp_path / "no-token"),
+            "HF_HUB_DISABLE_XET": True,
+        }
+        for name, value in settings.items():
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        if token is None:
+            monkeypatch.delenv("HF_TOKEN", raising=False)
+        else:
+            monkeypatch.setenv("HF_TOKEN", token)
+
+    return connect

@@ -1,0 +1,268 @@
+"""Models that travel: model folders as they are stored, model cards, and the way from a run to another machine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from command_line import ratlip
+from hub_connection import Connect
+from hub_server import WRITE_TOKEN, serve
+from PIL import Image
+
+from ratlip_cli.errors import UsageError, WeightsError
+from ratlip_cli.sampling import draw, noise_vectors
+from ratlip_cli.tensor_files import load_tensors, save_tensors
+from ratlip_cli.weights.card import read_scores
+from ratlip_cli.weights.load import load_model
+from ratlip_cli.weights.model_folder import (
+    CONFIG_FILE,
+    DISCRIMINATOR_FILE,
+    GENERATOR_FILE,
+    fingerprint_of,
+    load_discriminator,
+    load_folder,
+    read_model_config,
+    save_half,
+)
+
+SMALL = (
+    *("--image-size", 32, "--generator-channels", 4, "--discriminator-channels", 2, "--batch-size", 2),
+    *("--hidden-size", 4, "--noise-dim", 8, "--workers", 0, "--device", "cpu", "--quiet"),
+)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_clip: Path, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps that drew samples."""
+    folder = tmp_path_factory.mktemp("runs") / "colours"
+    arguments = ("--steps", 2, "--sample-every", 1, "--out", folder)
+    answer = ratlip("train", "--dataset", tiny_dataset, "--clip", tiny_clip, *SMALL, *arguments)
+    assert answer.code == 0, answer.err
+    return folder
+
+
+@pytest.fixture
+def folder(run: Path, tmp_path: Path) -> Path:
+    """A copy of its model folder, to spoil."""
+    return shutil.copytree(run / "model", tmp_path / "model")
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    content = json.loads((folder / CONFIG_FILE).read_text())
+    (folder / CONFIG_FILE).write_text(json.dumps(content | changes))
+
+
+def test_a_run_keeps_a_whole_model_folder(run: Path) -> None:
+    names = {path.name for path in (run / "model").iterdir()}
+    assert names == {
+        "config.json",
+        "generator.safetensors",
+        "discriminator.safetensors",
+        "clip",
+        "README.md",
+        "samples.png",
+    }
+    config = json.loads((run / "model" / CONFIG_FILE).read_text())
+    assert {"format_version", "library_version", "clip", "clip_fingerprint", "generator", "training"} <= set(config)
+    assert config["training"]["data"]["licence"] == "CC0"
+    assert config["training"]["settings"]["lr_d"] == 4e-4
+    assert not any("visual" in name for name in load_tensors(run / "model" / GENERATOR_FILE))
+    assert fingerprint_of(run / "model") in (run / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format_version": 99}, "has format version 99, this ratlip .* reads 1; install"),
+        ({"colour": "red"}, r"unknown keys \['colour'\]"),
+        (
+            {"generator": {"variant": "ratlip", "colour": "red"}},
+            r"unknown keys \['colour'\], missing keys .*'noise_dim'",
+        ),
+        ({"generator": "ratlip"}, "does not describe a ratlip model"),
+        ({"library": "diffusers"}, "does not describe a ratlip model"),
+        ({"clip_fingerprint": "0" * 16}, "other weights, so other pictures"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_named(folder: Path, changes: dict[str, object], words: str) -> None:
+    edit_config(folder, **changes)
+    with pytest.raises(WeightsError, match=words):
+        load_folder(folder)
+
+
+def test_tensors_that_do_not_fit_are_named(folder: Path) -> None:
+    tensors = load_tensors(folder / GENERATOR_FILE)
+    tensors["to_rgb.bias"] = torch.zeros(4)
+    tensors["extra"] = tensors.pop("fuse.bias")
+    save_tensors(folder / GENERATOR_FILE, tensors)
+    with pytest.raises(
+        WeightsError, match=r"missing: fuse.bias; not of this model: extra; .*to_rgb.bias \(4,\) instead"
+    ):
+        load_folder(folder)
+
+
+def test_half_precision_takes_half_the_space_and_draws_the_same(folder: Path, tmp_path: Path) -> None:
+    half = shutil.copytree(folder, tmp_path / "half")
+    save_half(folder, half)
+    for name in (GENERATOR_FILE, DISCRIMINATOR_FILE):
+        assert (half / name).stat().st_size < 0.6 * (folder / name).stat().st_size
+    stored = load_tensors(half / GENERATOR_FILE)
+    assert {tensor.dtype for tensor in stored.values() if tensor.ndim >= 2} == {torch.float16}
+    assert stored["bridge.blocks.0.conv2.norm.running_var"].dtype == torch.float32
+    whole, halved = load_folder(folder), load_folder(half)
+    assert halved.fingerprint == fingerprint_of(half) != whole.fingerprint
+    noise, text = noise_vectors(0, range(2), 8), whole.clip.encode_text(["a red picture"]).expand(2, -1)
+    assert torch.allclose(draw(whole, noise, text), draw(halved, noise, text), atol=5e-3)
+    assert load_discriminator(halved).state_dict().keys() == load_discriminator(whole).state_dict().keys()
+
+
+def test_values_beyond_half_precision_are_kept(folder: Path, tmp_path: Path) -> None:
+    tensors = load_tensors(folder / GENERATOR_FILE)
+    tensors["to_rgb.weight"][0, 0, 0, 0] = 1e5
+    save_tensors(folder / GENERATOR_FILE, tensors)
+    (folder / DISCRIMINATOR_FILE).unlink()
+    save_half(folder, tmp_path / "half")
+    assert torch.equal(load_tensors(tmp_path / "half" / GENERATOR_FILE)["to_rgb.weight"], tensors["to_rgb.weight"])
+    assert not (tmp_path / "half" / DISCRIMINATOR_FILE).exists()
+
+
+def test_from_a_run_to_another_machine(run: Path, connect: Connect, tmp_path: Path) -> None:
+    """Pushed, pulled by name with its fingerprint, and drawing the same pictures; its records name the commit."""
+    prompt = ("a red picture", "-n", 2, "--device", "cpu", "--no-grid", "--quiet")
+    here = ratlip("generate", *prompt, "--model", run, "--out", tmp_path / "here")
+    assert here.code == 0, here.err
+    with serve() as hub:
+        connect(hub, WRITE_TOKEN)
+        pushed = ratlip("push", run, "me/colours", "--license", "cc0-1.0", "--json", "--quiet")
+        assert pushed.code == 0, pushed.err
+        told = json.loads(pushed.out)
+        assert told["fingerprint"] == load_model(str(run)).fingerprint
+
+        connect(hub, cache="another-machine")
+        pulled = ratlip("pull", "me/colours", "--fingerprint", told["fingerprint"], "--json", "--quiet")
+        assert pulled.code == 0, pulled.err
+        assert json.loads(pulled.out)["model"] == told["model"]
+        wrong = ratlip("pull", "me/colours", "--fingerprint", "0" * 16, "--quiet")
+        assert (wrong.code, wrong.out) == (1, "")
+        assert "it is another model" in wrong.err
+        there = ratlip("generate", *prompt, "--model", "me/colours", "--out", tmp_path / "there")
+        assert there.code == 0, there.err
+    for line in here.out.splitlines():
+        with Image.open(line) as one, Image.open(tmp_path / "there" / Path(line).name) as other:
+            assert one.tobytes() == other.tobytes()
+            assert other.text["model"] == told["model"]
+            assert other.text["fingerprint"] == told["fingerprint"]
+
+
+def metadata(card: str) -> dict[str, object]:
+    found = re.match(r"---\n(.*?)\n---\n", card, flags=re.DOTALL)
+    assert found
+    return yaml.safe_load(found[1])
+
+
+def write_scores(path: Path, fingerprint: str) -> Path:
+    """As `ratlip evaluate --out` writes them."""
+    fid = {"value": 12.34567, "interval": None, "features": "inception", "n_real": 10, "n_fake": 20, "note": None}
+    what = {"model": "runs/x", "model_fingerprint": fingerprint, "dataset": "data/colours", "split": "test"}
+    path.write_text(json.dumps({**what, "protocol": "standard", "fingerprint": "f" * 16, "metrics": {"fid": fid}}))
+    return path
+
+
+def test_a_dry_run_shows_files_and_card_and_asks_nobody(run: Path, tmp_path: Path) -> None:
+    scores = write_scores(tmp_path / "scores.json", fingerprint_of(run / "model"))
+    answer = ratlip("push", run, "me/colours", "--dry-run", "--scores", scores, "--json", "--quiet")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    assert {"config.json", "generator.safetensors", "README.md", "samples.png"} <= set(told["files"])
+    assert told["model"] is None
+    data = metadata(told["card"])
+    assert data["license"] == "cc0-1.0"
+    assert (data["library_name"], data["pipeline_tag"]) == ("ratlip", "text-to-image")
+    assert {"gan", "clip", "ratlip"} <= set(data["tags"])
+    result = data["model-index"][0]["results"][0]
+    assert result["metrics"][0]["value"] == 12.3457
+    assert result["dataset"]["name"] == "colours"
+    for words in ("CC0", "lr d | 0.0004", "12.3457", "f" * 16, "samples.png", "ratlip generate", "## Limits"):
+        assert words in told["card"]
+    assert str(run.parent) not in told["card"]
+
+
+def test_what_goes_up_names_no_folder_of_this_machine(run: Path, connect: Connect) -> None:
+    with serve() as hub:
+        connect(hub, WRITE_TOKEN)
+        assert ratlip("push", run, "me/colours", "--half", "--prompt", "a blue picture", "--quiet").code == 0
+        config = hub.file("me/colours", CONFIG_FILE).decode()
+        assert str(run.parent) not in config
+        assert json.loads(config)["training"]["dataset"] == "colours"
+        assert len(hub.file("me/colours", GENERATOR_FILE)) < 0.6 * (run / "model" / GENERATOR_FILE).stat().st_size
+
+
+def test_a_licence_against_redistribution_keeps_pictures_out(folder: Path) -> None:
+    training = dict(read_model_config(folder).training)
+    training["data"] = {**training["data"], "name": "celeba-tiny", "licence": "non-commercial, no redistribution"}
+    edit_config(folder, training=training)
+    answer = ratlip("push", folder, "me/faces", "--dry-run", "--prompt", "a face", "--json", "--quiet")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    assert "samples.png" not in told["files"]
+    assert "samples.png" not in told["card"]
+    assert "allows no redistribution" in told["card"]
+    assert metadata(told["card"])["license"] == "other"
+    assert metadata(told["card"])["license_name"] == "non-commercial-no-redistribution"
+
+
+def test_scores_of_another_model_are_not_told(run: Path, tmp_path: Path) -> None:
+    scores = write_scores(tmp_path / "scores.json", "0" * 16)
+    asked = ratlip("push", run, "me/colours", "--dry-run", "--scores", scores, "--quiet")
+    assert (asked.code, asked.out) == (1, "")
+    assert "score it again" in asked.err
+    write_scores(run / "scores.json", "0" * 16)
+    found = ratlip("push", run, "me/colours", "--dry-run")
+    assert found.code == 0
+    assert "they are left out" in found.err
+    assert "Not scored yet" in found.out
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"metrics": {}}', '{"model_fingerprint": 1, "metrics": 2}'])
+def test_a_file_that_holds_no_scores(tmp_path: Path, content: str) -> None:
+    (tmp_path / "scores.json").write_text(content)
+    with pytest.raises(UsageError, match=r"does not hold the scores of a model"):
+        read_scores(tmp_path / "scores.json")
+
+
+def test_training_starts_from_a_model(run: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    """The first generator is the model's own; its sizes and CLIP need not be typed."""
+    small = ("--batch-size", 2, "--workers", 0, "--sample-every", 0, "--device", "cpu", "--quiet", "--lr-g", 1e-30)
+    answer = ratlip(
+        *("train", "--dataset", tiny_dataset, "--init-from", run, *small, "--steps", 1, "--out", tmp_path / "more")
+    )
+    assert answer.code == 0, answer.err
+    before, after = (load_tensors(folder / "model" / GENERATOR_FILE) for folder in (run, tmp_path / "more"))
+    assert all(torch.allclose(before[name], after[name]) for name in before if before[name].ndim >= 2)
+    misfit = ratlip(
+        *("train", "--dataset", tiny_dataset, "--init-from", run, *small, "--variant", "galip"),
+        *("--steps", 1, "--out", tmp_path / "other"),
+    )
+    assert misfit.code == 1
+    assert "does not fit the model's architecture" in misfit.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["pull", "birds"], 2, "use owner/name or owner/name@revision"),
+        (["push", "/no/such/run", "me/birds"], 2, "unknown model"),
+        (["push", ".", "birds"], 2, "use owner/name"),
+        (["push", "."], 2, "Missing argument"),
+    ],
+)
+def test_bad_input(arguments: list[str], code: int, words: str) -> None:
+    answer = ratlip(*arguments)
+    assert (answer.code, answer.out) == (code, "")
+    assert words in answer.err
