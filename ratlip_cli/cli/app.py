@@ -15,11 +15,15 @@ from typer.core import TyperGroup
 
 import ratlip_cli
 from ratlip_cli.cli import console
+from ratlip_cli.cli.convert import convert
 from ratlip_cli.cli.evaluate import evaluate
 from ratlip_cli.cli.generate import generate
 from ratlip_cli.cli.gradcam import gradcam
 from ratlip_cli.cli.info import info
+from ratlip_cli.cli.latent_viz import latent_viz
 from ratlip_cli.cli.prepare import prepare
+from ratlip_cli.cli.pull import pull
+from ratlip_cli.cli.push import push
 from ratlip_cli.cli.train import train
 from ratlip_cli.errors import Interrupted, RatlipError
 
@@ -43,7 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (prepare, train, generate, evaluate, gradcam, info):
+for command in (prepare, train, generate, evaluate, gradcam, latent_viz, info, pull, push, convert):
     app.command()(command)
 
 
