@@ -32,7 +32,7 @@ from ratlip_cli.explain.views import CaptionView, PairView
 from ratlip_cli.pixels import to_images
 
 _AXES = {"tsne": "t-SNE", "umap": "UMAP"}
-_SHOWN_NOISES = 3
+_SHOWN_NOISES = 2
 _SHOWN_STEPS = 10
 _FRAME_SIDE = 128
 _BINS = 24
@@ -59,8 +59,10 @@ def pairs_figure(
         _name_axes(axes, projection, method)
         axes.set_title(view.model.name, fontsize=FONT)
         _draw_angles(grid[1, column], view, edges, 1.08 * float(highest))
-    grid[0, 0].legend(fontsize=SMALL, loc="best", framealpha=0.9, handletextpad=0.3)
-    grid[1, 0].legend(fontsize=SMALL, loc="best", framealpha=0.9)
+    legend = [entry for axes in grid[:, 0] for entry in zip(*axes.get_legend_handles_labels(), strict=True)]
+    handles, labels = (list(part) for part in zip(*legend, strict=True))
+    columns = 3 if len(views) == 1 else 6
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=SMALL, frameon=False)
     return figure
 
 
@@ -80,7 +82,7 @@ def captions_figure(
     noises, count = planes[0].shape[:2]
     shown = min(noises, _SHOWN_NOISES)
     wide = COLUMN if len(views) == 1 and count <= 3 else WIDTH
-    side = min(1.1, wide / len(views) / count)
+    side = min(1.5, wide / len(views) / count - 0.1)
     lines = max(len(_under(caption, side)) for caption in views[0].captions)
     pictures_height = shown * (side + 0.05) + 0.13 * lines + 0.25
     figure = Figure(figsize=(wide, pictures_height + 3.0), layout="constrained")
@@ -106,7 +108,8 @@ def captions_figure(
         _limits(axes, centre, half)
         _name_axes(axes, projection, method)
         if place == 0:
-            axes.legend(fontsize=SMALL, loc="best", framealpha=0.9, handletextpad=0.3)
+            note = "large: mean; line: one noise"
+            axes.legend(title=note, title_fontsize=SMALL, fontsize=SMALL, loc="best", framealpha=0.9, handletextpad=0.3)
     return figure
 
 
@@ -165,10 +168,10 @@ def _draw_pairs(axes: Axes, plane: NDArray[np.float64], faint: bool = False) -> 
             scale_units="xy",
             scale=1,
             color=GREY,
-            alpha=0.35,
+            alpha=0.5,
             width=0.0022,
-            headwidth=4,
-            headlength=5,
+            headwidth=6,
+            headlength=7,
             zorder=1,
         )
     dot = _DOT | ({"alpha": 0.25} if faint else {})
@@ -195,18 +198,18 @@ def _draw_captions(axes: Axes, view: CaptionView, plane: NDArray[np.float64]) ->
 
 
 def _draw_angles(axes: Axes, view: PairView, edges: NDArray[np.float64], highest: float) -> None:
-    axes.hist(view.angles, edges.tolist(), color=ORANGE, label="real, its own generated")
+    axes.hist(view.angles, edges.tolist(), color=ORANGE, label="to its own generated")
     axes.hist(
         view.mismatched,
         edges.tolist(),
         histtype="step",
         color="black",
         linewidth=0.8,
-        label="real, another's generated",
+        label="to another's generated",
     )
     mean = mean_interval(view.angles)
+    axes.axvspan(mean.low, mean.high, color=GREY, alpha=0.5, linewidth=0, label="mean, 95 % interval")
     axes.axvline(mean.mean, color="black", linewidth=1.2)
-    axes.axvspan(mean.low, mean.high, color="black", alpha=0.25, linewidth=0)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(0, highest)
     axes.set_title(f"mean {mean.mean:.1f}° [{mean.low:.1f}, {mean.high:.1f}], {mean.n} pairs", fontsize=SMALL)
