@@ -193,6 +193,26 @@ def test_the_referee_gives_one_logit_for_every_grid(grid: int) -> None:
     assert discriminator(torch.randn(5, 3, 16, grid, grid), torch.randn(5, 8)).shape == (5,)
 
 
+@pytest.mark.parametrize(("grid", "patch"), [(4, 8), (7, 32), (5, 14)])
+def test_a_pixel_stem_starts_as_the_papers_discriminator_and_sees_what_clip_does_not(grid: int, patch: int) -> None:
+    geometry = ClipGeometry(width=16, grid=grid, layers=3, embed_dim=8, image_size=patch * grid)
+    plain = Discriminator(DiscriminatorConfig(base_channels=2), geometry)
+    stem = Discriminator(DiscriminatorConfig(base_channels=2, pixel_stem=True), geometry)
+    missing, unexpected = stem.load_state_dict(plain.state_dict(), strict=False)
+    assert unexpected == []
+    assert all(name.startswith("extractor.stem.") for name in missing)
+    patches, text, pixels = (
+        torch.randn(3, 3, 16, grid, grid),
+        torch.randn(3, 8),
+        torch.randn(3, 3, patch * grid, patch * grid),
+    )
+    torch.testing.assert_close(stem(patches, text, pixels), plain(patches, text))
+    nn.init.normal_(stem.extractor.stem.last.weight)
+    assert not torch.isclose(stem(patches, text, pixels), stem(patches, text, pixels.flip(3))).any()
+    with pytest.raises(TypeError, match="pixel stem"):
+        stem(patches, text)
+
+
 def test_bad_sizes_are_refused_in_words() -> None:
     for change, words in [
         ({"variant": "ratlib"}, "Did you mean 'ratlip'"),
@@ -233,7 +253,7 @@ def test_the_penalty_is_the_norm_of_the_gradient(clip: FrozenCLIP) -> None:
 
     linear = Linear()
     patches, text = torch.randn(4, 3, 2, 1, 1, requires_grad=True), torch.randn(4, 2, requires_grad=True)
-    penalty, norms = matching_aware_gradient_penalty(linear(patches, text), patches, text)
+    penalty, norms = matching_aware_gradient_penalty(linear(patches, text), (patches, text))
     length = (6 * 0.25 + 2) ** 0.5
     assert norms.tolist() == pytest.approx([length] * 4)
     assert float(penalty.detach()) == pytest.approx(2 * length**6, rel=1e-5)
@@ -254,7 +274,7 @@ def test_a_training_step_leaves_clip_as_it_was(clip: FrozenCLIP, autocast: torch
         similarity = clip_similarity(fake.embedding, text)
         patches, sentence = fake.patches.detach().requires_grad_(), text.clone().requires_grad_()
         logits = discriminator(patches, sentence)
-        penalty, _ = matching_aware_gradient_penalty(logits, patches, sentence)
+        penalty, _ = matching_aware_gradient_penalty(logits, (patches, sentence))
         loss = generator_loss(discriminator(fake.patches, text), similarity) - logits.mean() + penalty
     loss.backward()
     for optimizer in (torch.optim.Adam(generator.parameters()), torch.optim.Adam(discriminator.parameters())):

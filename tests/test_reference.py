@@ -125,7 +125,7 @@ def test_logits_and_gradient_penalty(
     text = torch.from_numpy(values["text_embedding"][:2]).requires_grad_()
     patches = features.patches.clone().requires_grad_()
     logits = discriminator(patches, text)
-    penalty, norms = matching_aware_gradient_penalty(logits, patches, text)
+    penalty, norms = matching_aware_gradient_penalty(logits, (patches, text))
     assert_close(logits, values["logit_real"])
     assert_close(norms, values["gp_grad_norm"])
     assert_close(penalty, values["ma_gp_k2_p6"])

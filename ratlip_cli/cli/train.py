@@ -53,6 +53,7 @@ def train(
     noise_dim: Annotated[int | None, _setting("noise_dim", MODEL)] = None,
     generator_channels: Annotated[int | None, _setting("generator_channels", MODEL)] = None,
     discriminator_channels: Annotated[int | None, _setting("discriminator_channels", MODEL)] = None,
+    pixel_stem: Annotated[bool | None, _setting("pixel_stem", MODEL)] = None,
     init_from: Annotated[str | None, _setting("init_from", MODEL, "MODEL")] = None,
     epochs: Annotated[int | None, _setting("epochs", LENGTH)] = None,
     steps: Annotated[int | None, _setting("steps", LENGTH)] = None,
@@ -155,7 +156,7 @@ def _run(session: TrainingSession) -> StepRecord | None:
     with _StopRequest() as stop, console.progress("train", total, done, unit="steps") as advance:
         for record in session.run(lambda: stop.signal_number is not None):
             skipped += record.skipped
-            advance(1, **_figures(record, skipped))
+            advance(1, **_figures(record, skipped), **session.scores)
     if not session.finished:
         stopped = f"stopped after step {session.trainer.steps_done} of {total}; everything is saved"
         message = f"{stopped}. Go on with: ratlip train --resume {path}"

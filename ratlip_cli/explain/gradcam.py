@@ -64,7 +64,7 @@ def make_target(name: str, model: Model) -> Target:
         return Target(
             name,
             "logit of Mate-D",
-            lambda features, text: discriminator(features.patches, text),
+            lambda features, text: discriminator(features.patches, text, features.pixels),
             model.clip,
             geometry.feature_blocks[-1],
         )

@@ -97,7 +97,13 @@ def make_space(name: str, model: Model) -> Space:
         return Space(name, model, model.clip.encode_image)
     if name == "discriminator":
         extractor = discriminator_of(model).extractor
-        return Space(name, model, lambda images: extractor(model.clip.features(images).patches).mean(dim=(2, 3)))
+
+        def vectors(images: Tensor) -> Tensor:
+            features = model.clip.features(images)
+            extracted: Tensor = extractor(features.patches, features.pixels)
+            return extracted.mean(dim=(2, 3))
+
+        return Space(name, model, vectors)
     raise unknown_name("space", name, SPACES)
 
 

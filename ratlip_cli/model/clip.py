@@ -46,6 +46,8 @@ class ImageFeatures(NamedTuple):
     """Patch tokens after the three feature blocks (B,3,W,g,g)."""
     embedding: Tensor
     """Image vectors (B,d), not normalised."""
+    pixels: Tensor
+    """The pictures at CLIP's size (B,3,image_size,image_size), float32 in [-1,1]."""
 
 
 class FrozenCLIP(nn.Module):
@@ -151,14 +153,22 @@ class FrozenCLIP(nn.Module):
 
     def features_and_tokens(self, images: Tensor) -> tuple[ImageFeatures, list[Tensor]]:
         """`features`, and the tokens (B,1+g*g,W) that enter each block on the way, to take gradients at."""
-        first = self._image_tokens(images)
+        pixels = self.resized(images)
+        first = self._image_tokens(pixels)
         after = list(self._blocks(first))
-        return ImageFeatures(self._patches(after), self._image_vector(after[-1])), [first, *after[:-1]]
+        return ImageFeatures(self._patches(after), self._image_vector(after[-1]), pixels), [first, *after[:-1]]
 
     def patch_features(self, images: Tensor) -> Tensor:
         """The patches of `features` alone; the blocks behind the last of them are not computed."""
         blocks = self._blocks(self._image_tokens(images))
         return self._patches(list(islice(blocks, self.geometry.feature_blocks[-1] + 1)))
+
+    def resized(self, images: Tensor) -> Tensor:
+        """Pictures (B,3,H,W) in [-1,1] at CLIP's size, in float32."""
+        size = self.geometry.image_size
+        if images.shape[2:] == (size, size):
+            return images.float()
+        return F.interpolate(images.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False)
 
     def clip_blk(self, feature: Tensor, prompts: Tensor) -> Tensor:
         """CLIP-BLK (Fig. 1): the bridge feature takes the place of the patch convolution's output.
@@ -174,10 +184,7 @@ class FrozenCLIP(nn.Module):
         return self.as_map(last)
 
     def _image_tokens(self, images: Tensor) -> Tensor:
-        pixels = (images.float() + 1) / 2  # [0,1], the range that CLIP normalises
-        size = self.geometry.image_size
-        if pixels.shape[2:] != (size, size):
-            pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+        pixels = (self.resized(images) + 1) / 2  # [0,1], the range that CLIP normalises
         return self._tokens(self.visual.conv1((pixels - self.mean) / self.std))
 
     def _tokens(self, patches: Tensor) -> Tensor:

@@ -108,6 +108,8 @@ class DiscriminatorConfig:
 
     base_channels: int = 64
     """The FE extractor ends in 8 times, the referee's hidden layer has 2 times this many channels."""
+    pixel_stem: bool = False
+    """Whether it sees the pixels too; not in the paper."""
 
     def __post_init__(self) -> None:
         if self.base_channels < 1:

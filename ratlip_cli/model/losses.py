@@ -5,6 +5,8 @@ The penalty is GALIP's and DF-GAN's MA-GP, taken with respect to the CLIP featur
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,22 +43,21 @@ def clip_similarity(image_vectors: Tensor, text: Tensor) -> Tensor:
 
 
 def matching_aware_gradient_penalty(
-    logits: Tensor, patches: Tensor, text: Tensor, k: float = 2.0, p: float = 6.0
+    logits: Tensor, inputs: Sequence[Tensor], k: float = 2.0, p: float = 6.0
 ) -> tuple[Tensor, Tensor]:
     """k E[ ||grad D(x,T)||^p ] over real pictures with their own sentences (Eq. 8).
 
-    The gradient with respect to patches and T is flattened and concatenated per sample. Compute all of it in float32,
+    The gradient with respect to all inputs is flattened and concatenated per sample. Compute all of it in float32,
     outside autocast: the sixth power of a norm overflows in half precision.
 
     Args:
-        logits: D(x,T) (B,), computed from `patches` and `text`, which require gradients.
-        patches: CLIP features of real pictures (B,3,W,g,g).
-        text: their sentence vectors (B,d).
+        logits: D(x,T) (B,), computed from `inputs`, which require gradients.
+        inputs: CLIP features of real pictures (B,3,W,g,g), their sentence vectors (B,d), and whatever else D is given.
         k, p: the paper's two hyper-parameters of the penalty.
 
     Returns:
         The penalty (scalar, differentiable), and the gradient norms (B,), detached.
     """
-    gradients = torch.autograd.grad(logits.sum(), (patches, text), create_graph=True)
+    gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
     norm = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1).norm(dim=1)
     return k * norm.pow(p).mean(), norm.detach()

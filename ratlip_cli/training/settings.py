@@ -61,6 +61,10 @@ class TrainSettings:
         "", "Model to start from: a folder, a run or owner/name; its sizes and its CLIP are taken over."
     )
 
+    pixel_stem: bool = _setting(
+        False, "Let the discriminator see pixels beside CLIP's features; not in the paper, for CLIPs of small patches."
+    )
+
     epochs: int | None = _setting(None, "Passes over the training pictures; give this or the number of steps.")
     steps: int | None = _setting(20_000, "Training steps in all; give this or the number of epochs.")
     max_time: str = _setting("", "Stop and save after this long, as 90s, 30m, 2h or 1h30m; resume goes on.")
@@ -144,7 +148,7 @@ class TrainSettings:
 
     def discriminator_config(self) -> DiscriminatorConfig:
         """The sizes of the discriminator."""
-        return DiscriminatorConfig(base_channels=self.discriminator_channels)
+        return DiscriminatorConfig(base_channels=self.discriminator_channels, pixel_stem=self.pixel_stem)
 
     def total_steps(self, pictures: int) -> int:
         """Steps of the whole run on a training split of `pictures` pictures."""

@@ -163,14 +163,18 @@ class Trainer:
                 patches = self.clip.patch_features(part.images)
             # In float32, for the penalty. What is extracted knows no sentence: both logits of a real picture read it.
             patches, text = patches.float().requires_grad_(), part.text.detach().requires_grad_()
-            extracted = self.discriminator.extractor(patches)
+            pixels = self.clip.resized(part.images).detach().requires_grad_()
+            extracted = self.discriminator.extractor(patches, pixels)
             logit_real = self.discriminator.referee(extracted, text)
             logit_mismatched = self.discriminator.referee(extracted, part.mismatched)
             penalty, norm = matching_aware_gradient_penalty(
-                logit_real, patches, text, self.settings.penalty_weight, self.settings.penalty_power
+                logit_real,
+                (patches, text, pixels) if self.settings.pixel_stem else (patches, text),
+                self.settings.penalty_weight,
+                self.settings.penalty_power,
             )
             with self._autocast():
-                logit_fake = self._judge(fake.patches.detach(), part.text)
+                logit_fake = self._judge(fake.patches.detach(), part.text, fake.pixels.detach())
             loss = discriminator_loss(logit_real, logit_fake, logit_mismatched, penalty)
             weights = list(self.discriminator.parameters())
             torch.autograd.backward(self.scaler.scale(loss / len(parts)), inputs=weights)
@@ -196,7 +200,7 @@ class Trainer:
         for part in parts:
             seen = fake or self._fake_features(part)
             with self._autocast():
-                logit_fake = self._judge(seen.patches, part.text)
+                logit_fake = self._judge(seen.patches, part.text, seen.pixels)
             similarity = clip_similarity(seen.embedding, part.text)
             loss = generator_loss(logit_fake, similarity, self.settings.clip_weight)
             torch.autograd.backward(self.scaler.scale(loss / len(parts)))
