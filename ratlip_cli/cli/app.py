@@ -17,6 +17,7 @@ import ratlip_cli
 from ratlip_cli.cli import console
 from ratlip_cli.cli.convert import convert
 from ratlip_cli.cli.evaluate import evaluate
+from ratlip_cli.cli.export import export
 from ratlip_cli.cli.generate import generate
 from ratlip_cli.cli.gradcam import gradcam
 from ratlip_cli.cli.info import info
@@ -47,7 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (prepare, train, generate, evaluate, gradcam, latent_viz, info, pull, push, convert):
+for command in (prepare, train, generate, evaluate, gradcam, latent_viz, info, pull, push, convert, export):
     app.command()(command)
 
 

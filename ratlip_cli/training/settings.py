@@ -232,6 +232,7 @@ def _settings_of_model(spec: str) -> dict[str, Value]:
         "noise_dim": config.generator.noise_dim,
         "generator_channels": config.generator.base_channels,
         "discriminator_channels": config.discriminator.base_channels,
+        "pixel_stem": config.discriminator.pixel_stem,
     }
 
 

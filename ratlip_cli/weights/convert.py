@@ -98,6 +98,8 @@ def write_released(model: Model, path: Path) -> None:
             f"{model.name} draws {config.generator.image_size} pixels on CLIP {config.clip}; the published code knows "
             f"{RELEASED_IMAGE_SIZE} pixels on ViT-B/32 alone."
         )
+    if config.discriminator.pixel_stem:
+        raise UsageError(f"the discriminator of {model.name} has a pixel stem, which the published code does not know.")
     discriminator = None
     if (model.folder / DISCRIMINATOR_FILE).is_file():
         discriminator = load_discriminator(model).state_dict()
