@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from command_line import ratlip
@@ -22,7 +24,7 @@ TINY = (
 
 def printed_commands() -> list[str]:
     """Every `ratlip ...` in code of the README, without what stands behind && or #."""
-    code = re.findall(r"^```sh\n(.*?)^```|^ {4}(.*)$", README, flags=re.DOTALL | re.MULTILINE)
+    code = re.findall(r"^```sh\n(.*?)^```|^ {4}([^\n]*)$", README, flags=re.DOTALL | re.MULTILINE)
     lines = [line for block in code for text in block for line in text.splitlines()]
     parts = [part.strip() for line in lines for part in re.split(r"&&|\s#\s", line)]
     return [part for part in parts if part.startswith("ratlip ")]
@@ -64,15 +66,29 @@ def test_own_pictures_as_the_readme_says(tiny_clip: Path, tmp_path: Path, monkey
     assert len(list((tmp_path / "generated").glob("0000_a-robin-on-a-branch_*.png"))) == 8
 
 
-def test_the_python_example_runs(
-    tiny_clip: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_command_draws_without_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From an empty folder; a socket that is opened is an error."""
+    monkeypatch.chdir(tmp_path)
+    first = README.split("\n    ", 1)[1].split("\n", 1)[0]
+    install, command = first.split(" && ")
+    assert install == "pip install ."
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    answer = ratlip(*shlex.split(command)[1:], "--device", "cpu", "--quiet")
+    assert answer.code == 0, answer.err
+    pictures = sorted((tmp_path / "generated").glob("0000_a-red-bird-with-black-wings_*.png"))
+    assert len(pictures) == 8
+    arrays = [np.asarray(Image.open(picture)) for picture in pictures]
+    assert all(array.shape == (64, 64, 3) for array in arrays)
+    assert not any(np.array_equal(one, other) for one, other in itertools.combinations(arrays, 2))
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert code is not None
-    run = re.search(r'load_model\("(.*?)"\)', code[1])
-    assert run is not None
-    answer = ratlip("train", "--dataset", tiny_dataset, "--clip", tiny_clip, *TINY, "--out", run[1], "--quiet")
-    assert answer.code == 0, answer.err
     exec(compile(code[1], "README.md", "exec"), {})
     assert {path.name for path in tmp_path.glob("*.png")} == {"0.png", "1.png"}
