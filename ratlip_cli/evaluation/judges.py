@@ -70,16 +70,16 @@ def load_judges(
     released = request.protocol == "released"
     by_clip = features == "clip" and not released
     network: FeatureNetwork | None = None
+    if request.wants(OF_FEATURES) and not by_clip:
+        network = _inception(released, inception_weights, device)
     clips: list[ClipNetwork] = []
-    if request.wants(OF_CLIP) or (by_clip and request.wants(OF_FEATURES)):
+    if request.wants(OF_CLIP) or (request.wants(OF_FEATURES) and by_clip):
         clips.append(_scoring_clip(model, features, clip, device, released))
-    if request.wants(OF_FEATURES):
-        network = clips[0] if by_clip else _inception(released, inception_weights, device)
-    if not request.wants(OF_CLIP):
-        clips = []
-    elif second_clip is not None:
+    if request.wants(OF_CLIP) and second_clip is not None:
         clips.append(ClipNetwork(load_clip(second_clip, device), second_clip, released))
-    return Judges(network, tuple(clips), device)
+    if request.wants(OF_FEATURES) and by_clip:
+        network = clips[0]
+    return Judges(network, tuple(clips) if request.wants(OF_CLIP) else (), device)
 
 
 def _inception(released: bool, weights: Path | None, device: torch.device) -> FeatureNetwork:

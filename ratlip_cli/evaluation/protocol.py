@@ -150,7 +150,7 @@ def _evaluate(
         "fakes": fakes.fingerprint,
         "reals": reals.fingerprint if reals is not None and judges.features is not None else None,
         "captions": captions.fingerprint if captions is not None and judges.clips else None,
-        "networks": {name: (network.fingerprint, network.resize) for name, network in networks.items()},
+        "networks": [(network.fingerprint, network.resize) for network in networks.values()],
         "counts": (len(fakes), n_real),
         "image_size": image_size,
         "seed": request.seed,

@@ -69,13 +69,16 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, trainer: Trainer, identity: Identity, keep: int) -> Path:
+def save_checkpoint(folder: Path, trainer: Trainer, identity: Identity, keep: int, spared: int | None = None) -> Path:
     """Write `folder`/step_N for the trainer's N steps, then remove all but the `keep` newest up to it.
+
+    Args:
+        spared: the step of a checkpoint that is kept besides.
 
     Raises:
         RatlipError: the folder cannot be written or the disk is full; what was there before is still there.
     """
-    target = folder / f"step_{trainer.steps_done:08d}"
+    target = folder / _name(trainer.steps_done)
     with whole_folder(target) as partial:
         for name in NETWORKS:
             save_tensors(partial / f"{name}.safetensors", getattr(trainer, name).state_dict())
@@ -90,8 +93,13 @@ def save_checkpoint(folder: Path, trainer: Trainer, identity: Identity, keep: in
         _remove(target)  # a damaged one of the same step
     not_newer = [path for path in list_checkpoints(folder) if path.name <= target.name]
     for old in not_newer[keep:]:
-        _remove(old)
+        if spared is None or old.name != _name(spared):
+            _remove(old)
     return target
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def start_average(generator: nn.Module) -> nn.Module:
+
+def start_average(generator: Network) -> Network:
     """A copy of `generator` in eval mode that needs no gradients: the average before the first step."""
     return copy.deepcopy(generator).eval().requires_grad_(False)
 

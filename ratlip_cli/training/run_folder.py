@@ -2,11 +2,12 @@
 
 runs/oxford-ratlip-1/
   config.toml         the resolved settings; `ratlip train --config` repeats the run with them
-  metrics.jsonl       one StepRecord a line
+  metrics.jsonl       one StepRecord a line, with the scores where the step was evaluated
   tensorboard/        the same for TensorBoard
   samples/            step_*.png: the same prompts and the same noise every time
   checkpoints/        step_*/: see checkpoint.py
   model/              a model folder with the newest average of the generator, always complete
+  best/               where --eval-every is set: see validation.py
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from PIL import Image
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from ratlip_cli.errors import RatlipError, TrainingError, UsageError
+from ratlip_cli.evaluation.protocol import Evaluation
 from ratlip_cli.files import cannot_write, locked, remove_partials, whole_file, write_text
 from ratlip_cli.pixels import captioned_grid
 from ratlip_cli.training.settings import TrainSettings
@@ -46,6 +48,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
         self.model = path / "model"
+        self.best = path / "best"
         self._lock = contextlib.ExitStack()
         self._log: IO[str] | None = None
         self._tensorboard: SummaryWriter | None = None
@@ -82,7 +85,7 @@ class RunFolder:
             raise cannot_write(self.path, error) from error
         if not alone:
             raise TrainingError(f"another ratlip trains in {self.path}; wait for it, or choose another --out.")
-        for folder in (self.path, self.checkpoints, self.samples, self.model):
+        for folder in (self.path, self.checkpoints, self.samples, self.model, self.best):
             remove_partials(folder)
         write_text(self.config, settings.to_toml())
         try:
@@ -92,17 +95,18 @@ class RunFolder:
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
-    def log(self, record: StepRecord) -> None:
-        """Append one record to metrics.jsonl, and now and then to TensorBoard."""
+    def log(self, record: StepRecord, evaluation: Evaluation | None = None) -> None:
+        """Append one record to metrics.jsonl, and now and then to TensorBoard; scores always to both."""
         if self._log is None or self._tensorboard is None:
             raise RatlipError(f"{self.path} is not open.")
-        values = asdict(record)
+        scores = {name: score.value for name, score in evaluation.metrics.items()} if evaluation else {}
+        values = asdict(record) | scores | ({"evaluation": evaluation.fingerprint} if evaluation else {})
         try:
             self._log.write(json.dumps(values) + "\n")
-            if record.step % TENSORBOARD_EVERY == 0:
-                for name, value in values.items():
-                    if name != "step" and value is not None:
-                        self._tensorboard.add_scalar(name, value, record.step)
+            shown = asdict(record) if record.step % TENSORBOARD_EVERY == 0 else {}
+            for name, value in (shown | scores).items():
+                if name != "step" and value is not None:
+                    self._tensorboard.add_scalar(name, value, record.step)
         except OSError as error:
             raise cannot_write(self.path, error) from error
 

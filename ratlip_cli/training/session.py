@@ -22,6 +22,7 @@ from ratlip_cli.data.layout import read_split
 from ratlip_cli.data.prepare import Progress, resolve_dataset
 from ratlip_cli.device import peak_memory_mib, resolve_device
 from ratlip_cli.errors import DataError, TrainingError, UsageError, WeightsError
+from ratlip_cli.evaluation.protocol import Evaluation
 from ratlip_cli.files import whole_file
 from ratlip_cli.model.clip import BUNDLED, load_clip
 from ratlip_cli.pixels import to_images
@@ -39,12 +40,14 @@ from ratlip_cli.training.checkpoint import (
 from ratlip_cli.training.run_folder import RUNS, RunFolder, already_there
 from ratlip_cli.training.settings import TrainSettings, parse_duration, run_of, settings_of_run
 from ratlip_cli.training.trainer import StepRecord, Trainer
+from ratlip_cli.training.validation import Validation, deciding_score, read_best, write_best
 from ratlip_cli.weights.card import may_be_shown, write_card
 from ratlip_cli.weights.load import find_model
 from ratlip_cli.weights.model_folder import (
     DISCRIMINATOR_FILE,
     GENERATOR_FILE,
     SAMPLES_FILE,
+    Model,
     create_model_folder,
     model_config,
     read_model_config,
@@ -75,6 +78,8 @@ class TrainingSession:
         dataset: the training split.
         trainer: networks and optimisers.
         folder: the run folder.
+        validation: what scores the model now and then, if anything does.
+        scores: what it last said, by metric.
         total_steps: the step at which the run is finished.
     """
 
@@ -86,11 +91,14 @@ class TrainingSession:
         identity: Identity,
         folder: RunFolder,
         saved_step: int,
+        validation: Validation | None = None,
     ) -> None:
         self.settings = settings
         self.dataset = dataset
         self.trainer = trainer
         self.folder = folder
+        self.validation = validation
+        self.scores: dict[str, float] = {}
         self.total_steps = settings.total_steps(len(dataset))
         self._identity = identity
         self._saved_step = saved_step
@@ -114,13 +122,20 @@ class TrainingSession:
         """
         limit = parse_duration(self.settings.max_time) if self.settings.max_time else math.inf
         deadline = time.monotonic() + limit
+
+        def is_over() -> bool:
+            return should_stop() or time.monotonic() >= deadline
+
         start = self.trainer.steps_done
         pin_memory = self.trainer.device.type == "cuda"
         batches = training_batches(self.dataset, self.settings.batch_size, start, self.settings.workers, pin_memory)
         try:
-            while not self.finished and not should_stop() and time.monotonic() < deadline:
+            while not self.finished and not is_over():
                 record = self.trainer.train_step(next(batches))
-                self.folder.log(record)
+                evaluation = self._evaluate(is_over) if self._due(self.settings.eval_every) else None
+                self.folder.log(record, evaluation)
+                if evaluation is not None:
+                    self._keep_if_best(evaluation)
                 if self._due(self.settings.sample_every):
                     self._draw_samples()
                 if self._due(self.settings.save_every):
@@ -139,19 +154,43 @@ class TrainingSession:
     def save(self) -> None:
         """Write a checkpoint and the model folder's weights, unless this step is saved already."""
         if self.trainer.steps_done != self._saved_step:
-            save_checkpoint(self.folder.checkpoints, self.trainer, self._identity, self.settings.keep)
+            best = read_best(self.folder.best)
+            spared = None if best is None else best.step
+            save_checkpoint(self.folder.checkpoints, self.trainer, self._identity, self.settings.keep, spared)
             self.write_model()
             self._saved_step = self.trainer.steps_done
 
     def write_model(self) -> None:
         """Put the newest average into the model folder."""
+        self._write_model(self.folder.model)
+
+    def _write_model(self, folder: Path) -> None:
         save_weights(
-            self.folder.model,
+            folder,
             self.trainer.average.state_dict(),
             self.trainer.discriminator.state_dict(),
             metadata={"step": str(self.trainer.steps_done)},
         )
-        write_card(self.folder.model)
+        write_card(folder)
+
+    def _evaluate(self, is_over: Callable[[], bool]) -> Evaluation | None:
+        if self.validation is None:
+            return None
+        self.write_model()
+        evaluation = self.validation.evaluate(self.folder.model, is_over)
+        if evaluation is not None:
+            self.scores = {name: score.value for name, score in evaluation.metrics.items()}
+        return evaluation
+
+    def _keep_if_best(self, evaluation: Evaluation) -> None:
+        """Keep checkpoint and model of this step where no evaluation before was as good."""
+        best = read_best(self.folder.best)
+        if best is not None and best.value <= deciding_score(evaluation)[1]:
+            return
+        create_model_folder(self.folder.best, read_model_config(self.folder.model), self.trainer.clip)
+        self._write_model(self.folder.best)
+        write_best(self.folder.best, self.trainer.steps_done, evaluation)
+        self.save()
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.trainer.steps_done % every == 0
@@ -296,11 +335,6 @@ def open_session(
     elif settings.init_from:
         _start_from(settings.init_from, trainer)
         tell(f"starting from model {settings.init_from}")
-    folder = RunFolder(run) if run is not None else RunFolder.create(settings)
-    folder.open(settings, trainer.steps_done)
-    branches_off = run is None and checkpoint is not None
-    saved_step = 0 if branches_off else trainer.steps_done
-    session = TrainingSession(settings, dataset, trainer, identity, folder, saved_step)
     config = model_config(
         settings.generator_config(),
         settings.discriminator_config(),
@@ -308,6 +342,15 @@ def open_session(
         training=_record(settings, dataset),
         features=_features(settings),
     )
+    validation = None
+    if settings.eval_every:
+        model = Model("the run", Path(), config, trainer.average, clip, fingerprint="")
+        validation = Validation(settings, dataset, model)
+    folder = RunFolder(run) if run is not None else RunFolder.create(settings)
+    folder.open(settings, trainer.steps_done)
+    branches_off = run is None and checkpoint is not None
+    saved_step = 0 if branches_off else trainer.steps_done
+    session = TrainingSession(settings, dataset, trainer, identity, folder, saved_step, validation)
     create_model_folder(folder.model, config, clip)
     session.write_model()
     session.save()

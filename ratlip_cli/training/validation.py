@@ -1,0 +1,94 @@
+"""Scores during training, by the code of `ratlip evaluate`, and the best model so far.
+
+best/                 a model folder with the best average of the generator
+  evaluation.json     its step, its scores and how they were made
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ratlip_cli.data.dataset import CaptionedImages
+from ratlip_cli.errors import RatlipError
+from ratlip_cli.evaluation.judges import load_judges
+from ratlip_cli.evaluation.protocol import Evaluation, evaluate_model
+from ratlip_cli.evaluation.request import Request
+from ratlip_cli.files import write_text
+from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.weights.model_folder import Model, fingerprint_of
+
+RESULT_FILE = "evaluation.json"
+
+
+class _Stopped(Exception):
+    """Somebody asked to stop while pictures were scored."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation of a run so far."""
+
+    step: int
+    metric: str
+    """The Fréchet distance that decides, by its name."""
+    value: float
+
+
+class Validation:
+    """Scores a run's model on the test split.
+
+    Args:
+        settings: of the run.
+        dataset: the training split; the test split beside it is what is scored on.
+        model: the averaged generator as a model; its weights move on while the run does.
+
+    Raises:
+        DataError: the dataset has no test split. WeightsError: a network's weights cannot be had.
+    """
+
+    def __init__(self, settings: TrainSettings, dataset: CaptionedImages, model: Model) -> None:
+        self._model = model
+        self._request = Request(captions_per_image=settings.eval_captions)
+        self._pictures = CaptionedImages(dataset.path, "test", settings.image_size)
+        weights = Path(settings.inception_weights) if settings.inception_weights else None
+        self._judges = load_judges(self._request, model.device, model.config.features, model, inception_weights=weights)
+
+    def evaluate(self, folder: Path, should_stop: Callable[[], bool]) -> Evaluation | None:
+        """Score the model, which is saved in the model folder `folder`; None where `should_stop` became true."""
+
+        def ask(what: str, done: int, total: int) -> None:
+            if should_stop():
+                raise _Stopped
+
+        model = replace(self._model, folder=folder, fingerprint=fingerprint_of(folder))
+        try:
+            return evaluate_model(model, self._pictures, self._request, self._judges, ask)
+        except _Stopped:
+            return None
+
+
+def deciding_score(evaluation: Evaluation) -> tuple[str, float]:
+    """Name and value of the metric that says which model is best, the least: the Fréchet distance."""
+    name, score = next(iter(evaluation.metrics.items()))
+    return name, score.value
+
+
+def write_best(folder: Path, step: int, evaluation: Evaluation) -> None:
+    """Note in the model folder `folder` how good its model is."""
+    content = asdict(Best(step, *deciding_score(evaluation))) | {"evaluation": asdict(evaluation)}
+    write_text(folder / RESULT_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def read_best(folder: Path) -> Best | None:
+    """How good the best model is, None where none was noted. Raises RatlipError where the note is damaged."""
+    path = folder / RESULT_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Best(int(content["step"]), str(content["metric"]), float(content["value"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RatlipError(f"{path} is damaged ({error}); remove it to begin again with the next evaluation.") from error

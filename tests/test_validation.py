@@ -1,0 +1,132 @@
+"""Evaluation during training: the numbers of `ratlip evaluate`, the best model kept, everything in metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import ratlip
+from PIL import Image
+
+from ratlip_cli.data.layout import Record, write_dataset
+from ratlip_cli.errors import DataError, RatlipError
+from ratlip_cli.evaluation.protocol import Evaluation, Score
+from ratlip_cli.tensor_files import load_tensors
+from ratlip_cli.training.session import open_session
+from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.validation import read_best
+
+
+@pytest.fixture
+def settings(settings: TrainSettings) -> TrainSettings:
+    return replace(settings, eval_every=2, eval_features="clip", eval_captions=1, keep=1, save_every=1)
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def say(monkeypatch: pytest.MonkeyPatch, *distances: float) -> None:
+    """Let evaluations find these Fréchet distances, one after the other."""
+    coming: Iterator[float] = iter(distances)
+
+    def evaluation(*arguments: object) -> Evaluation:
+        score = Score(next(coming), None, "CLIP", 2, 2, 0.1, None)
+        return Evaluation("standard", 0, (32, 32), 1, {}, "0123456789abcdef", 0.1, {"fid_clip": score})
+
+    monkeypatch.setattr("ratlip_cli.training.validation.evaluate_model", evaluation)
+
+
+def test_scores_are_those_of_ratlip_evaluate(settings: TrainSettings) -> None:
+    run = Path(settings.out)
+    list(open_session(replace(settings, steps=2)).run())
+    first, second = lines(run)
+    assert "fid_clip" not in first
+    for folder in ("best", "model"):
+        answer = ratlip("evaluate", "--model", run / folder, "--captions-per-image", "1", "--json", "--device", "cpu")
+        found = json.loads(answer.out)
+        assert {name: score["value"] for name, score in found["metrics"].items()} == {
+            "fid_clip": second["fid_clip"],
+            "clip_score": second["clip_score"],
+        }
+        assert found["fingerprint"] == second["evaluation"]
+
+
+def test_the_best_is_kept(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    say(monkeypatch, 5.0, 3.0, 4.0)
+    run = Path(settings.out)
+    list(open_session(settings).run())
+    assert [line.get("fid_clip") for line in lines(run)] == [None, 5.0, None, 3.0, None, 4.0]
+    best = read_best(run / "best")
+    assert best is not None
+    assert (best.step, best.metric, best.value) == (4, "fid_clip", 3.0)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000004", "step_00000006"]
+    kept = load_tensors(run / "best" / "generator.safetensors")
+    average = load_tensors(run / "checkpoints" / "step_00000004" / "average.safetensors")
+    newest = load_tensors(run / "model" / "generator.safetensors")
+    assert all(torch.equal(tensor, average[name]) for name, tensor in kept.items())
+    assert any(not torch.equal(tensor, newest[name]) for name, tensor in kept.items())
+
+    say(monkeypatch, 3.5, 2.0)  # the run goes on; the first of these is worse than the best before it
+    list(open_session(replace(settings, steps=10, resume=str(run))).run())
+    best = read_best(run / "best")
+    assert best is not None
+    assert (best.step, best.value) == (10, 2.0)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_00000010"]
+
+
+def test_evaluation_changes_nothing_in_training(settings: TrainSettings) -> None:
+    weights = []
+    for name, every in (("with", 1), ("without", 0)):
+        run = Path(settings.out).with_name(name)
+        list(open_session(replace(settings, out=str(run), eval_every=every, steps=3)).run())
+        weights.append(load_tensors(run / "model" / "generator.safetensors"))
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_stopping_during_an_evaluation_saves_without_scores(settings: TrainSettings) -> None:
+    asked = []
+
+    def stop_in_the_evaluation() -> bool:
+        asked.append(1)
+        return len(asked) > 2  # asked before each of two steps, then by the evaluation
+
+    list(open_session(settings).run(stop_in_the_evaluation))
+    run = Path(settings.out)
+    assert [("fid_clip" in line) for line in lines(run)] == [False, False]
+    assert (run / "checkpoints" / "step_00000002").is_dir()
+    assert not (run / "best").exists()
+
+
+def test_what_evaluation_lacks_is_said_before_the_run_begins(settings: TrainSettings, tmp_path: Path) -> None:
+    no_test = tmp_path / "train-only"
+    records = [
+        Record(name=str(number), split="train", captions=("a",), image=Image.new("RGB", (40, 40)))
+        for number in range(4)
+    ]
+    description = {"name": "x", "source": "tests", "licence": "CC0", "split_rule": "none"}
+    write_dataset(no_test, records, **description, image_size=32, checksums={})
+    with pytest.raises(DataError, match="no split 'test'"):
+        open_session(replace(settings, dataset=str(no_test)))
+    with pytest.raises(RatlipError, match=r"none\.pth does not exist"):
+        open_session(replace(settings, eval_features="inception", inception_weights=str(tmp_path / "none.pth")))
+    assert not Path(settings.out).exists()
+
+
+def test_features_follow_the_clip(settings: TrainSettings, tmp_path: Path) -> None:
+    for given, found in (("auto", "inception"), ("clip", "clip")):
+        run = tmp_path / given
+        open_session(replace(settings, out=str(run), eval_every=0, eval_features=given)).folder.close()
+        assert json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))["features"] == found
+
+
+def test_a_damaged_note_of_the_best_is_named(tmp_path: Path) -> None:
+    assert read_best(tmp_path) is None
+    (tmp_path / "evaluation.json").write_text("{")
+    with pytest.raises(RatlipError, match=r"evaluation\.json is damaged"):
+        read_best(tmp_path)
