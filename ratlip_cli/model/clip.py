@@ -190,7 +190,7 @@ class FrozenCLIP(nn.Module):
     def _tokens(self, patches: Tensor) -> Tensor:
         """(B,W,g,g) -> (B,1+g*g,W): class token in front, positions added, ln_pre applied."""
         tokens = patches.flatten(2).transpose(1, 2)
-        first = self.visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+        first = self.visual.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
         tokens = torch.cat((first, tokens), dim=1) + self.visual.positional_embedding.to(tokens.dtype)
         normed: Tensor = self.visual.ln_pre(tokens)
         return normed
@@ -216,7 +216,7 @@ class FrozenCLIP(nn.Module):
     def as_map(self, tokens: Tensor) -> Tensor:
         """Patch tokens of (B,1+g*g,W) as (B,W,g,g)."""
         grid = self.geometry.grid
-        return tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, grid, grid)
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, (grid, grid))
 
     def _image_vector(self, tokens: Tensor) -> Tensor:
         vector: Tensor = self.visual.ln_post(tokens[:, 0]) @ self.visual.proj
