@@ -248,7 +248,12 @@ def check_request(prompts: Sequence[str], count: int, seed: int, truncation: flo
             raise UsageError(f"prompt {number} is not UTF-8 text; type or save it as UTF-8.")
     if count < 1 or best_of < 1:
         raise UsageError(f"the number of pictures is {count} and best-of is {best_of}; both must be at least 1.")
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"seed is {seed}; it must not be negative, and below 2^63.")
+    check_seed(seed)
     if not 0 <= truncation <= 10:
         raise UsageError(f"truncation is {truncation}; it must be between 0 and 10, usually 0.5 to 1.")
+
+
+def check_seed(seed: int) -> None:
+    """Raise UsageError for a seed out of range."""
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed is {seed}; it must not be negative, and below 2^63.")

@@ -72,10 +72,12 @@ def gradcam(
     from ratlip_cli.explain.gradcam import make_target, resolve_layer
     from ratlip_cli.explain.gradcam_report import write_gradcam
     from ratlip_cli.explain.record import Record
+    from ratlip_cli.sampling import check_seed
     from ratlip_cli.weights.load import default_model, load_model
 
     files = image or []
     _check_request(prompt, files, dataset, count, word or [])
+    check_seed(seed)
     if prompt is not None:
         phrases_of(prompt, words, word or [])  # a misspelled word is told before a model is loaded
     where = resolve_device(device)

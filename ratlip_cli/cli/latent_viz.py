@@ -68,10 +68,12 @@ def latent_viz(
     from ratlip_cli.explain import latent, latent_report
     from ratlip_cli.explain.record import Record
     from ratlip_cli.explain.views import caption_view, pair_view, real_pictures
+    from ratlip_cli.sampling import check_seed
     from ratlip_cli.weights.load import default_model, load_model
 
     captions = caption or []
     _check_request(captions, start, end, steps, count, dataset, same_noise)
+    check_seed(seed)
     latent.check_method(method)
     if captions:
         latent.check_points((count or NOISES) * len(captions))

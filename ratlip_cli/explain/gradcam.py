@@ -113,7 +113,10 @@ def gradcam(target: Target, images: Tensor, text: Tensor, layer: int, without: T
     (gradient,) = torch.autograd.grad(scores.sum(), tokens[layer])
     channels, gradients = target.clip.as_map(tokens[layer]), target.clip.as_map(gradient)  # (B,W,g,g)
     weights = gradients.mean(dim=(2, 3), keepdim=True)
-    return Maps(F.relu((weights * channels).sum(dim=1)).detach(), scores.detach())
+    cells = F.relu((weights * channels).sum(dim=1)).detach()
+    if without is not None:  # where CLIP reads the same sentence twice, what is left is rounding
+        cells = cells * (text != without).any(dim=1)[:, None, None]
+    return Maps(cells, scores.detach())
 
 
 def upsample(cells: Tensor, size: int) -> Tensor:

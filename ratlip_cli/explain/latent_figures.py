@@ -85,7 +85,7 @@ def captions_figure(
     side = min(1.5, wide / len(views) / count - 0.1)
     lines = max(len(_under(caption, side)) for caption in views[0].captions)
     pictures_height = shown * (side + 0.05) + 0.13 * lines + 0.25
-    figure = Figure(figsize=(wide, pictures_height + 3.0), layout="constrained")
+    figure = Figure(figsize=(wide, pictures_height + 3.5), layout="constrained")
     columns = figure.subfigures(1, len(views), squeeze=False)[0]
     all_points = np.concatenate([points.reshape(-1, 2) for points in (*planes, *behind)])
     centre, half = _square(all_points)
@@ -107,9 +107,11 @@ def captions_figure(
         _draw_captions(axes, view, plane)
         _limits(axes, centre, half)
         _name_axes(axes, projection, method)
-        if place == 0:
-            note = "large: mean; line: one noise"
-            axes.legend(title=note, title_fontsize=SMALL, fontsize=SMALL, loc="best", framealpha=0.9, handletextpad=0.3)
+    entries = axes.get_legend_handles_labels()
+    note = "large: mean of a caption; line: one noise"
+    figure.legend(
+        *entries, title=note, title_fontsize=SMALL, fontsize=SMALL, loc="outside lower center", ncols=2, frameon=False
+    )
     return figure
 
 
@@ -174,7 +176,7 @@ def _draw_pairs(axes: Axes, plane: NDArray[np.float64], faint: bool = False) -> 
             headlength=7,
             zorder=1,
         )
-    dot = _DOT | ({"alpha": 0.25} if faint else {})
+    dot = _DOT | ({"alpha": 0.4} if faint else {})
     axes.plot(*real.T, color=GREEN, marker="o", label="real", zorder=2, **dot)
     axes.plot(*fake.T, color=ORANGE, marker="^", label="generated", zorder=2, **dot)
     if not faint:

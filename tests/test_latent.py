@@ -1,0 +1,199 @@
+"""Latent views: projections, angles, ways between captions, pairs of real and generated pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from explain_model import clip_of_grid, model_of
+from sklearn.decomposition import PCA
+
+from ratlip_cli.data.dataset import CaptionedImages
+from ratlip_cli.errors import RatlipError, UsageError
+from ratlip_cli.explain.latent import (
+    METHODS,
+    angles,
+    check_method,
+    fake_images,
+    make_space,
+    project,
+    slerp,
+    unit,
+    way,
+)
+from ratlip_cli.explain.views import caption_view, pair_view, real_pictures
+from ratlip_cli.model.losses import clip_similarity
+from ratlip_cli.pixels import to_images
+from ratlip_cli.sampling import generate, noise_vectors
+from ratlip_cli.weights.model_folder import Model, load_discriminator, load_folder
+
+CAPTIONS = ("a red bird", "a blue bird at sunset")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = tmp_path_factory.mktemp("latent")
+    return load_folder(model_of(folder / "model", clip_of_grid(folder / "clip", grid=4)))
+
+
+def nobody(done: int) -> None:
+    """Progress that nobody watches."""
+
+
+def points(count: int, dim: int, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    return random.standard_normal((count, dim)) * np.geomspace(3, 0.1, dim)
+
+
+def test_pca_shows_the_largest_variance_first() -> None:
+    vectors = points(50, 8)
+    found, expected = project(vectors, "pca"), PCA(2).fit(vectors)
+    assert found.explained == pytest.approx(expected.explained_variance_ratio_)
+    assert found.explained[0] > found.explained[1]
+    np.testing.assert_allclose(np.abs(found.points), np.abs(expected.transform(vectors)), atol=1e-8)
+
+
+def test_pca_keeps_sign_and_order() -> None:
+    vectors = points(40, 6)
+    shuffled = np.random.default_rng(1).permutation(40)
+    found = project(vectors, "pca").points
+    np.testing.assert_allclose(project(vectors[shuffled], "pca").points, found[shuffled], atol=1e-8)
+    np.testing.assert_allclose(project(vectors + 5, "pca").points, found, atol=1e-8)
+    np.testing.assert_allclose(project(2 * vectors, "pca").points, 2 * found, atol=1e-8)
+    for axis in range(2):  # the largest loading of each axis is positive
+        loadings = (vectors - vectors.mean(axis=0)).T @ found[:, axis]
+        assert loadings[np.abs(loadings).argmax()] > 0
+
+
+def test_pca_of_few_and_flat_points() -> None:
+    line = project(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [3.0, 0.0, 0.0]]), "pca")
+    np.testing.assert_allclose(line.points[:, 0], [-4 / 3, -1 / 3, 5 / 3])
+    assert line.explained == pytest.approx((1.0, 0.0))
+    same = project(np.ones((3, 4)), "pca")
+    assert not same.points.any()
+    assert same.explained == (0.0, 0.0)
+
+
+EVERY_METHOD = [pytest.param(m, marks=[pytest.mark.slow] if m == "umap" else []) for m in METHODS]
+"""UMAP compiles itself for half a minute."""
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+def test_methods_repeat_themselves_and_keep_neighbours_together(method: str) -> None:
+    random = np.random.default_rng(0)
+    vectors = unit(np.concatenate([random.normal(side, 0.1, (20, 10)) for side in (np.eye(10)[0], np.eye(10)[1])]))
+    found = project(vectors, method, seed=3)
+    np.testing.assert_array_equal(found.points, project(vectors, method, seed=3).points)
+    assert (found.explained is None) is (method != "pca")
+    distances = np.linalg.norm(found.points[:, None] - found.points[None], axis=2) + 1e9 * np.eye(40)
+    assert np.mean((distances.argmin(axis=1) < 20) == (np.arange(40) < 20)) > 0.95
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+def test_three_points_are_enough_and_two_are_not(method: str) -> None:
+    assert project(points(3, 5), method).points.shape == (3, 2)
+    with pytest.raises(UsageError, match=r"points: 2, but a plane needs 3\. Raise --count"):
+        project(points(2, 5), method)
+
+
+def test_methods_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"unknown method 'tsnee'\. Did you mean 'tsne'"):
+        check_method("tsnee")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RatlipError, match="UMAP is not installed: `pip install umap-learn`"):
+        check_method("umap")
+
+
+def test_angles_are_those_of_the_arc_cosine() -> None:
+    first, second = unit(points(100, 5)), unit(points(100, 5, seed=1))
+    cosines = np.clip((first * second).sum(axis=1), -1, 1)
+    np.testing.assert_allclose(angles(first, second), np.degrees(np.arccos(cosines)), atol=1e-6)
+    np.testing.assert_allclose(angles(first, first), 0)
+    np.testing.assert_allclose(angles(first, -first), 180)
+    tiny = np.array([[np.cos(1e-9), np.sin(1e-9)]])
+    assert angles(np.array([[1.0, 0.0]]), tiny)[0] == pytest.approx(np.degrees(1e-9))
+
+
+def test_slerp_stays_on_the_sphere() -> None:
+    start, end = noise_vectors(0, [0, 1], 64)
+    torch.testing.assert_close(slerp(start, end, 0.0), start)
+    torch.testing.assert_close(slerp(start, end, 1.0), end)
+    one, other = start / start.norm(), end / end.norm()
+    whole = torch.arccos(one @ other)
+    for share in (0.25, 0.5, 0.8):
+        between = slerp(one, other, share)
+        assert float(between.norm()) == pytest.approx(1, abs=1e-5)
+        assert float(torch.arccos(between @ one)) == pytest.approx(share * float(whole), abs=1e-4)
+        assert float(torch.lerp(one, other, share).norm()) < 0.95  # a straight line leaves the sphere
+    torch.testing.assert_close(slerp(start, start, 0.3), start)
+    torch.testing.assert_close(slerp(start, 2 * start, 0.5), 1.5 * start)
+
+
+def test_a_way_begins_and_ends_at_pictures_of_generate(model: Model) -> None:
+    space = make_space("clip", model)
+    found = way(model, space, CAPTIONS, 4, (0, 1), seed=5)
+    drawn = [picture.image.tobytes() for picture in generate(model, CAPTIONS, 2, seed=5)]
+    pixels = [image.tobytes() for image in to_images(found.images)]
+    assert (pixels[0], pixels[-1]) == (drawn[0], drawn[3])
+    assert len(set(pixels)) == 4
+    text = model.clip.encode_text([CAPTIONS[1]])
+    expected = clip_similarity(model.clip.encode_image(found.images), text.expand(4, -1))
+    np.testing.assert_allclose(found.to_end, expected.numpy(), atol=1e-6)
+    same = way(model, space, CAPTIONS, 2, (0, 0), seed=5)
+    assert to_images(same.images)[-1].tobytes() == drawn[2]
+
+
+def test_text_goes_straight_from_one_caption_to_the_other(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def draw(model: Model, noise: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        seen.append((noise[0], text[0]))
+        return torch.zeros(1, 3, 32, 32)
+
+    monkeypatch.setattr("ratlip_cli.explain.latent.draw", draw)
+    way(model, make_space("clip", model), CAPTIONS, 3, (0, 1), seed=0)
+    first, last = model.clip.encode_text(CAPTIONS)
+    torch.testing.assert_close(seen[1][1], (first + last) / 2)
+    start, end = noise_vectors(0, [0, 1], 6)
+    torch.testing.assert_close(seen[1][0], slerp(start, end, 0.5))
+
+
+def test_pairs_compare_each_picture_with_its_own(model: Model, tiny_dataset: Path) -> None:
+    dataset, space = CaptionedImages(tiny_dataset, "train", 32), make_space("clip", model)
+    real = real_pictures(space, dataset, 4, nobody)
+    assert real.files == [str(dataset.entries[k].file) for k in (0, 2, 5, 7)]
+    assert real.captions == [dataset.entries[k].captions[0] for k in (0, 2, 5, 7)]
+    view = pair_view(space, model, real, seed=2, progress=nobody)
+    assert len(real_pictures(space, dataset, 99, nobody).files) == len(dataset)
+    for k, caption in enumerate(real.captions):
+        drawn = list(generate(model, [caption], k + 1, seed=2))[k]
+        fake = next(iter(fake_images(model, [caption], [k], seed=2)))
+        assert to_images(fake[None])[0].tobytes() == drawn.image.tobytes()
+        cosine = clip_similarity(
+            model.clip.encode_image(dataset.centre_crop((0, 2, 5, 7)[k])[None]), model.clip.encode_image(fake[None])
+        )
+        assert view.angles[k] == pytest.approx(np.degrees(np.arccos(float(cosine))), abs=0.05)
+    np.testing.assert_allclose(view.mismatched, angles(real.vectors, view.vectors[[1, 2, 3, 0]]))
+    means = unit(np.stack([real.vectors.mean(axis=0), view.vectors.mean(axis=0)]))
+    assert view.mean_angle == pytest.approx(angles(means[:1], means[1:])[0])
+
+
+def test_captions_share_their_noises(model: Model) -> None:
+    view = caption_view(make_space("clip", model), model, CAPTIONS, 3, seed=1, progress=nobody)
+    drawn = [picture.image.tobytes() for picture in generate(model, CAPTIONS, 3, seed=1)]
+    for noise in range(3):
+        for number, picture in enumerate(to_images(view.images[noise])):
+            assert picture.tobytes() == drawn[3 * number + noise]
+    np.testing.assert_allclose(np.linalg.norm(view.vectors, axis=-1), 1)
+
+
+def test_the_discriminators_space_is_its_extractor(model: Model) -> None:
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    found = make_space("discriminator", model).vectors(images)
+    extracted = load_discriminator(model).extractor(model.clip.features(images).patches).mean(dim=(2, 3))
+    np.testing.assert_allclose(found, unit(extracted.detach().numpy()), atol=1e-6)
+    with pytest.raises(UsageError, match="unknown space 'pixels'"):
+        make_space("pixels", model)
