@@ -143,7 +143,7 @@ def write_faces(folder: Path, with_captions: bool = False) -> None:
     with zipfile.ZipFile(folder / "CelebAMask-HQ.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.mkdir("CelebAMask-HQ") if hasattr(archive, "mkdir") else archive.writestr("CelebAMask-HQ/", b"")
         for face in (*FACES, outside):
-            archive.writestr(f"CelebAMask-HQ/CelebA-HQ-img/{face}.jpg", jpeg((1024, 1024), face))
+            archive.writestr(f"CelebAMask-HQ/CelebA-HQ-img/{face}.jpg", jpeg((256, 256), face))
         archive.writestr("CelebAMask-HQ/CelebAMask-HQ-mask-anno/0/00000_skin.png", b"")
         archive.writestr("CelebAMask-HQ/CelebAMask-HQ-attribute-anno.txt", attribute_text())
         archive.writestr("CelebAMask-HQ/README.txt", "non-commercial")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -223,3 +225,78 @@ def test_what_is_not_there_is_one_clear_line(tmp_path: Path, name: str) -> None:
         resolve_dataset(name, tmp_path, 32)
     assert isinstance(caught.value, RatlipError)
     assert "\n" not in str(caught.value)
+
+
+def test_two_at_once_the_second_says_so(tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    command = [sys.executable, "-m", "ratlip_cli", "prepare", "demo-birds", "--count", "20000", "--workers", "1"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        end = time.monotonic() + 120
+        while not list(tmp_path.glob("data/.demo-birds.*/train/*.png")):
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.05)
+        with pytest.raises(DataError, match="another ratlip is preparing") as caught:
+            demo_source("demo-birds", 60).prepare(tmp_path / "data" / "demo-birds", 1)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert "\n" not in str(caught.value)
+    info = demo_source("demo-birds", 60).prepare(tmp_path / "data" / "demo-birds", 1)
+    assert sum(info.counts.values()) == 60
+
+
+def bad_pictures(folder: Path) -> tuple[set[str], set[str]]:
+    """Write pictures and captions of every kind that people have; return those to read and those to refuse."""
+    grey = Image.linear_gradient("L").resize((60, 50))
+    colours = Image.merge("RGB", [grey, grey.rotate(180), grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    folder.mkdir()
+    grey.save(folder / "grey.png")
+    colours.convert("P").save(folder / "palette.png")
+    colours.convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(folder / "sixteen-bit.png")
+    colours.save(folder / "rotated.jpg", exif=turned)
+    colours.putalpha(grey)
+    colours.save(folder / "transparent.png")
+    grey.save(folder / "animated.gif", save_all=True, append_images=[grey.rotate(90)])
+    good = {file.name for file in folder.iterdir()}
+    whole = (folder / "rotated.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "unreadable.png").write_bytes(b"no picture")
+    enormous = io.BytesIO()
+    Image.new("1", (60_000, 60_000)).save(enormous, "PNG")
+    (folder / "enormous.png").write_bytes(enormous.getvalue())
+    grey.save(folder / "grey.bmp")  # After grey.bmp comes grey.png, which would be stored under the same name.
+    grey.save(folder / "no-caption.png")
+    grey.save(folder / "empty-caption.png")
+    grey.save(folder / "not-utf-8.png")
+    for file in list(folder.iterdir()):
+        if file.stem != "no-caption":
+            file.with_suffix(".txt").write_text(f"this is {file.stem}")
+    (folder / "empty-caption.txt").write_text(" \n\n")
+    (folder / "not-utf-8.txt").write_bytes("caf\xe9".encode("latin-1"))
+    bad = {"truncated.jpg", "unreadable.png", "enormous.png", "grey.png"}
+    return good - {"grey.png"} | {"grey.bmp"}, bad | {"no-caption.png", "empty-caption.png", "not-utf-8.png"}
+
+
+def test_every_picture_is_read_right_or_left_out_by_name_and_reason(tmp_path: Path, ratlip: Ratlip) -> None:
+    good, bad = bad_pictures(tmp_path / "photos")
+    command = ("photos", "--image-size", "32", "--test-fraction", "0", "--workers", "1")
+    code, out, _ = ratlip(*command, "--json", "--quiet")
+    assert code == 0
+    left_out = {problem["name"]: problem["reason"] for problem in json.loads(out)["left_out"]}
+    assert set(left_out) == bad
+    assert all(left_out.values())
+    assert json.loads((tmp_path / "data" / "photos" / "dataset.json").read_text())["left_out"]
+    stored = {entry.file.stem: entry.file for entry in read_split(tmp_path / "data" / "photos", "train")}
+    assert set(stored) == {Path(name).stem for name in good}
+    assert Image.open(stored["rotated"]).size == (38, 46)
+    assert Image.open(stored["palette"]).size == (46, 38)
+    for name in bad:
+        one = tmp_path / Path(name).stem
+        one.mkdir()
+        for file in (tmp_path / "photos").glob(f"{one.name}.*"):
+            (one / file.name).write_bytes(file.read_bytes())
+        code, out, err = ratlip(one.name, "--image-size", "32", "--workers", "1", "--strict")
+        assert (code, out) == (1, "")
+        assert err.startswith(f"error: {name}: ")
+        assert err.count("\n") == 1

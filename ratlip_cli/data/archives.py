@@ -32,7 +32,6 @@ LARGEST_RATIO, ALWAYS_ALLOWED = 100, 64 * 2**20
 """An archive may expand to this many times its size, or to this many bytes. Photographs do not shrink; text, by ten."""
 
 _NOTHING = re.compile(r"(?!)")
-_GZIP, _ZIP = b"\x1f\x8b", b"PK"
 
 
 class ArchiveError(DataError):
@@ -96,7 +95,7 @@ def check_archive(file: Path) -> str | None:
     try:
         for problem in _in_archive(file, _NOTHING):
             return f"{problem.name}: {problem.reason}" if isinstance(problem, Problem) else None
-        if _magic(file) == _ZIP:
+        if _is_zip(file):
             with zipfile.ZipFile(file) as archive:
                 damaged = archive.testzip()
             return None if damaged is None else f"{damaged} is damaged"
@@ -147,10 +146,10 @@ def _in_archive(file: Path, wanted: re.Pattern[str]) -> Iterator[Member | Proble
     magic = _magic(file)
     limit = max(ALWAYS_ALLOWED, LARGEST_RATIO * file.stat().st_size)
     try:
-        if magic == _ZIP:
+        if _is_zip(file):
             with zipfile.ZipFile(file) as archive:
                 yield from _in_zip(archive, wanted, limit)
-        elif magic == _GZIP:
+        elif magic == b"\x1f\x8b":  # gzip
             with gzip.open(file, "rb") as unpacked:
                 yield from _in_tar(cast(IO[bytes], unpacked), wanted, limit)
         else:
@@ -160,6 +159,11 @@ def _in_archive(file: Path, wanted: re.Pattern[str]) -> Iterator[Member | Proble
         raise ArchiveError(f"{file}: {error}") from error
     except Exception as error:  # Damaged archives are met with exceptions of every kind.
         raise ArchiveError(f"{file}: the archive is damaged or cut short: {_one_line(error)}") from error
+
+
+def _is_zip(file: Path) -> bool:
+    """Whether it is to be read as a .zip, by its name or its beginning, either of which may be wrong."""
+    return file.name.lower().endswith(".zip") or _magic(file) == b"PK"
 
 
 def _magic(file: Path) -> bytes:

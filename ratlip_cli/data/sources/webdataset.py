@@ -53,7 +53,7 @@ def _members(shard: Path) -> Iterator[Member | Problem]:
     try:
         yield from members(shard, _PARTS)
     except ArchiveError as error:
-        yield Problem(shard.name, str(error))
+        yield Problem("its rest", str(error))
 
 
 def _key(member: Member | Problem) -> str | Problem:

@@ -1,0 +1,215 @@
+"""Your own images as WebDataset shards, or as a table that names them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from command_line import ratlip
+from PIL import Image
+
+from ratlip_cli.data.layout import Problem, Record, read_dataset, read_split
+from ratlip_cli.data.prepare import own_folder, own_source, resolve_dataset
+from ratlip_cli.data.sources import own_images
+from ratlip_cli.data.sources.own_images import Options, count, fingerprint, records
+from ratlip_cli.errors import DataError
+
+
+def png(colour: str = "red") -> bytes:
+    written = io.BytesIO()
+    Image.new("RGB", (40, 40), colour).save(written, "PNG")
+    return written.getvalue()
+
+
+def shard(file: Path, files: Mapping[str, bytes | str]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w:gz" if file.name.endswith("gz") else "w") as archive:
+        for name, content in files.items():
+            data = content.encode() if isinstance(content, str) else content
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return file
+
+
+def read(path: Path, **options: object) -> tuple[dict[str, Record], dict[str, str]]:
+    """Return the records by their names and the problems by theirs."""
+    found = list(records(path, Options(**options)))
+    good = {item.name: item for item in found if isinstance(item, Record)}
+    bad = {item.name: item.reason for item in found if isinstance(item, Problem)}
+    assert len(good) + len(bad) == len(found)
+    return good, bad
+
+
+@pytest.mark.parametrize("name", ["photos.tar", "photos.tar.gz", "photos.tgz"])
+def test_a_shard_is_read(tmp_path: Path, name: str) -> None:
+    place = shard(
+        tmp_path / name,
+        {
+            "000.jpg": png(),
+            "000.txt": "a red square\nall red\n",
+            "001.json": json.dumps({"caption": "a blue square", "width": 40, "url": None}),
+            "001.PNG": png("blue"),
+            "a/002.seg.png": png(),
+            "a/002.json": json.dumps({"captions": ["one", "two"], "file_name": "x"}),
+            "a/002.cls": "7",
+        },
+    )
+    good, bad = read(place)
+    assert bad == {}
+    assert {name: record.captions for name, record in good.items()} == {
+        "photos_000": ("a red square", "all red"),
+        "photos_001": ("a blue square",),
+        "photos_a_002.seg": ("one", "two"),
+    }
+    assert good["photos_000"].image == png()
+    assert good["photos_001"].extra == {"width": 40, "url": None}
+    assert good["photos_001"].origin == "photos/001.PNG"
+    assert own_images.name(place) == "photos"
+
+
+def test_shards_of_a_folder_keep_their_samples_apart(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "train", "test")):
+        shard(tmp_path / split / f"{number:05d}.tar", {"0.jpg": png(), "0.txt": f"shard {number}"})
+    good, bad = read(tmp_path)
+    assert bad == {}
+    assert {name: record.split for name, record in good.items()} == {
+        "00000_0": "train",
+        "00001_0": "train",
+        "00002_0": "test",
+    }
+    assert count(tmp_path) is None
+
+
+def test_what_cannot_be_used_of_a_shard_is_named(tmp_path: Path) -> None:
+    place = shard(
+        tmp_path / "x.tar",
+        {
+            "no-caption.jpg": png(),
+            "latin.jpg": png(),
+            "latin.txt": "caf\xe9".encode("latin-1"),
+            "json.jpg": png(),
+            "json.json": "{",
+            "empty.jpg": png(),
+            "empty.txt": " \n",
+            "alone.txt": "no picture",
+            "column.jpg": png(),
+            "column.json": json.dumps({"title": "another column"}),
+            "../out.jpg": png(),
+            "good.jpg": png(),
+            "good.txt": "good",
+        },
+    )
+    whole = place.read_bytes()
+    place.write_bytes(whole[: len(whole.rstrip(b"\0"))] + bytes(100))
+    info = own_source(tmp_path, Options(test_fraction=0), 32).prepare(tmp_path / "out" / "x", 1)
+    assert info.counts == {"train": 1}
+    problems = {problem.name: problem.reason for problem in info.left_out}
+    assert "cut short" in problems.pop("x.tar/its rest")
+    assert problems == {
+        "x/no-caption.jpg": "it has no caption",
+        "x.tar/latin.jpg": "its caption is not UTF-8",
+        "x.tar/json.jpg": "not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+        "x/empty.jpg": "it has no caption",
+        "x.tar/alone": "it has no picture",
+        "x.tar/column.jpg": "it has no caption: no column captions or caption or text among title",
+        "x.tar/../out.jpg": "it would land outside its folder, and is refused",
+    }
+    titled = [name for name, record in read(place, caption_column="title")[0].items() if record.captions]
+    assert titled == ["x_column"]
+
+
+ROWS = (
+    {"image": "pictures/1.png", "caption": "first of one"},
+    {"image": "pictures/1.png", "caption": "second of one"},
+    {"image": "pictures/1.png", "caption": "first of one"},
+    {"image": "pictures/2.png", "caption": "one of two"},
+    {"image": "../3.png", "caption": "outside"},
+    {"image": "/etc/4.png", "caption": "outside"},
+    {"image": "", "caption": "nothing"},
+    {"image": "pictures/2.png", "caption": "the same again, too late"},
+)
+
+
+def table(file: Path, rows: Sequence[Mapping[str, str]] = ROWS) -> Path:
+    (file.parent / "pictures").mkdir(parents=True, exist_ok=True)
+    for number in (1, 2, 3):
+        (file.parent / "pictures" / f"{number}.png").write_bytes(png())
+    if file.suffix == ".jsonl":
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    else:
+        with file.open("w", newline="") as opened:
+            writer = csv.DictWriter(opened, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return file
+
+
+@pytest.mark.parametrize("name", ["captions.csv", "captions.jsonl"])
+def test_a_table_names_pictures_of_its_folder(tmp_path: Path, name: str) -> None:
+    place = table(tmp_path / name)
+    info = own_source(place, Options(test_fraction=0), 32).prepare(tmp_path / "out", 1)
+    assert info.name == "captions"
+    assert info.counts == {"train": 2}
+    entries = read_split(tmp_path / "out", "train")
+    assert [(entry.file.name, entry.captions) for entry in entries] == [
+        ("pictures_1.png", ("first of one", "second of one")),
+        ("pictures_2.png", ("one of two",)),
+    ]
+    problems = [(problem.name, problem.reason.split(":")[0]) for problem in info.left_out]
+    assert problems == [
+        ("../3.png", "it lies outside its folder"),
+        ("/etc/4.png", "it lies outside its folder"),
+        (name, "a row has no file_name"),
+        ("pictures/2.png", "another picture has the same name; rename one of them"),
+    ]
+    assert count(place) == 2
+
+
+def test_a_path_from_the_root_that_leads_into_the_folder_is_taken(tmp_path: Path) -> None:
+    row = {"path": str(tmp_path / "pictures" / "1.png"), "title": "a title"}
+    good, bad = read(table(tmp_path / "x.csv", [row]), caption_column="title")
+    assert (list(good), bad) == (["pictures_1"], {})
+
+
+def test_the_state_of_a_table_is_that_of_its_pictures(tmp_path: Path) -> None:
+    place = table(tmp_path / "x.csv")
+    before = fingerprint(place)
+    (tmp_path / "pictures" / "3.png").write_bytes(png("blue") + b"not named")
+    assert fingerprint(place) == before
+    (tmp_path / "pictures" / "1.png").write_bytes(png("blue") + b"named")
+    assert fingerprint(place) != before
+    single = shard(tmp_path / "x.tar", {"0.jpg": png()})
+    before = fingerprint(single)
+    shard(single, {"0.jpg": png(), "0.txt": "changed"})
+    assert fingerprint(single) != before
+
+
+def test_a_file_of_another_kind_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "x.xlsx").touch()
+    with pytest.raises(DataError, match=r"x.xlsx is a file. Give the folder"):
+        list(records(tmp_path / "x.xlsx", Options()))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "tar"])
+def test_the_command_takes_them_and_so_does_a_dataset_option(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RATLIP_DATA", raising=False)
+    path = Path(f"photos.{kind}")
+    if kind == "tar":
+        shard(path, {"0.png": png(), "0.txt": "a", "1.png": png(), "1.txt": "b"})
+    else:
+        table(path, ROWS[:4])
+    answer = ratlip("prepare", path, "--image-size", 32, "--test-fraction", 0, "--workers", 1)
+    assert (answer.code, answer.out) == (0, "data/photos\n")
+    assert "2 train" in answer.err
+    assert "nothing to do" in ratlip("prepare", path, "--image-size", 32, "--test-fraction", 0).err
+    assert resolve_dataset(str(path), Path("data"), 32) == own_folder(path, Path("data")) == Path("data/photos")
+    assert read_dataset(Path("data/photos")).counts == {"train": 2}
