@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.weights.model_folder import DISCRIMINATOR_FILE, Model, load_discriminator
 
 TARGETS = ("clip", "discriminator")
+
+logger = logging.getLogger(__name__)
 
 Score = Callable[[ImageFeatures, Tensor], Tensor]
 """How well pictures go with sentences: features of B pictures and T (B,d) to values (B,)."""
@@ -48,6 +51,8 @@ class Maps:
 def make_target(name: str, model: Model) -> Target:
     """The target of that name: `clip`, the cosine of image and sentence vector; `discriminator`, Mate-D's logit.
 
+    A discriminator with a pixel stem is warned about: what it sees there no layer of the ViT shows.
+
     Raises UsageError for another name, WeightsError where the model has no discriminator.
     """
     geometry = model.clip.geometry
@@ -61,6 +66,8 @@ def make_target(name: str, model: Model) -> Target:
         )
     if name == "discriminator":
         discriminator = discriminator_of(model)
+        if discriminator.config.pixel_stem:
+            logger.warning("this discriminator sees the pixels too; maps show what reaches it through CLIP alone.")
         return Target(
             name,
             "logit of Mate-D",

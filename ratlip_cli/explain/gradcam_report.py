@@ -12,7 +12,7 @@ from ratlip_cli.explain.explanation import Explanation
 from ratlip_cli.explain.faithfulness import KINDS
 from ratlip_cli.explain.gradcam_figures import gradcam_figure, parts_figure
 from ratlip_cli.explain.intervals import mean_interval
-from ratlip_cli.explain.parts import PartSummary, summarise
+from ratlip_cli.explain.parts import FEWEST, PartSummary, summarise
 from ratlip_cli.explain.record import Record
 
 PREFERRED = {"insertion": "higher", "deletion": "lower"}
@@ -103,6 +103,9 @@ def _says(group: Sequence[Explanation], parts: Sequence[PartSummary]) -> Iterato
                 f"chance {score.chance:.2f}; centre baseline {score.centre_pointing:.0f} and "
                 f"{score.centre_energy:.2f}: {'better' if better else 'no better'} than it on this picture"
             )
+        return
+    if len(group) < FEWEST:
+        yield f"{name}: {len(group)} pictures are too few to say; each has its numbers in the JSON"
         return
     for kind in KINDS:
         for order, what in (("random", "random orders"), ("centre", "the order from the middle outwards")):
