@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Makes the figures of this folder again: about ten minutes on two CPU cores.
+#     examples/explain/figures.sh [MODEL [COUNT]]
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+model=${1:-ratlip-demo}
+count=${2:-200}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+ratlip prepare demo --count "$count"0
+
+ratlip gradcam "a red bird with black wings" --words --model "$model" --out words
+ratlip gradcam "a red bird with black wings" -n 3 --target discriminator --model "$model" --out discriminator
+ratlip gradcam --dataset demo --count "$count" --model "$model" --out parts
+ratlip latent-viz --dataset demo --count "$count" --model "$model" --out pairs
+ratlip latent-viz --caption "a young person with brown hair" --caption "an old person with brown hair" --model "$model" --out captions
+ratlip latent-viz --from "a red bird in the snow" --to "a blue bird at sunset" --model "$model" --out way
+
+cp words/0000_*wings.png "$here/gradcam_words.png"
+cp words/0000_*wings.json "$here/gradcam_words.json"
+cp discriminator/0000_*wings.png "$here/gradcam_discriminator.png"
+cp parts/0000_*test.png "$here/gradcam_dataset.png"
+cp parts/0000_*parts.png "$here/gradcam_parts.png"
+python - parts/0000_*.json "$here/gradcam_parts.json" <<'END'
+import json, sys  # without the numbers of each picture
+from pathlib import Path
+content = json.loads(Path(sys.argv[1]).read_text())
+del content["pictures"]
+Path(sys.argv[2]).write_text(json.dumps(content, indent=2) + "\n")
+END
+cp pairs/0000_*.png "$here/latent_pairs.png"
+cp pairs/0000_*.json "$here/latent_pairs.json"
+cp captions/0000_*.png "$here/latent_captions.png"
+cp captions/0000_*.json "$here/latent_captions.json"
+cp way/0000_*.png "$here/latent_way.png"
+cp way/0000_*.gif "$here/latent_way.gif"
+cp way/0000_*.json "$here/latent_way.json"
