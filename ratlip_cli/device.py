@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 
 import torch
@@ -9,6 +10,9 @@ import torch
 from ratlip_cli.errors import DeviceError, UsageError
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's malloc.h: how much free memory the process keeps, and up to what size it looks for memory there."""
+_LARGEST = 2**31 - 1
 
 
 def resolve_device(name: str) -> torch.device:
@@ -43,3 +47,14 @@ def peak_memory_mib(device: torch.device) -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse memory that tensors have freed, instead of handing it back to Linux after every layer.
+
+    New pages cost more than the arithmetic of a cheap layer. Only glibc's allocator has, and needs, this setting.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+        mallopt(_M_TRIM_THRESHOLD, _LARGEST)

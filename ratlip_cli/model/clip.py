@@ -216,7 +216,7 @@ class FrozenCLIP(nn.Module):
     def as_map(self, tokens: Tensor) -> Tensor:
         """Patch tokens of (B,1+g*g,W) as (B,W,g,g)."""
         grid = self.geometry.grid
-        return tokens[:, 1:].transpose(1, 2).unflatten(2, (grid, grid))
+        return torch.unflatten(tokens[:, 1:].transpose(1, 2), 2, (grid, grid))
 
     def _image_vector(self, tokens: Tensor) -> Tensor:
         vector: Tensor = self.visual.ln_post(tokens[:, 0]) @ self.visual.proj

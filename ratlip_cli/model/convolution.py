@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,12 +15,7 @@ _SPREAD = torch.tensor(
     ]
 )
 """A pixel of the small picture is two of the large one side by side: their taps, added up."""
-
-
-@functools.cache
-def _spread(device: torch.device) -> Tensor:
-    """The same in both directions (16,9). No buffer: a model that is built without memory would lose it."""
-    return torch.kron(_SPREAD, _SPREAD).to(device)
+_SPREAD_BOTH_WAYS = torch.kron(_SPREAD, _SPREAD)  # (16, 9)
 
 
 class Conv3x3(nn.Conv2d):
@@ -48,4 +41,4 @@ class Conv3x3(nn.Conv2d):
         """(in,out,4,4): the weights of the transposed convolution, in its own order."""
         out_channels, in_channels = self.weight.shape[:2]
         reversed_taps = self.weight.flip(2, 3).transpose(0, 1).reshape(-1, 9)
-        return (reversed_taps @ _spread(self.weight.device).T).view(in_channels, out_channels, 4, 4)
+        return (reversed_taps @ _SPREAD_BOTH_WAYS.to(self.weight).T).view(in_channels, out_channels, 4, 4)

@@ -107,7 +107,7 @@ class Referee(nn.Module):
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """(B,channels,g,g) and T (B,d) -> (B,)"""
-        of_picture, of_text = torch.split(self.conv1.weight, (x.shape[1], text.shape[1]), dim=1)
+        of_picture, of_text = torch.split(self.conv1.weight, [x.shape[1], text.shape[1]], dim=1)
         # Tiled to every patch, T gives the same under every window: T times the sum of its taps.
         tiled = F.linear(text, of_text.sum(dim=(2, 3)))[:, :, None, None]
         x = F.leaky_relu(F.conv2d(x, of_picture) + tiled, 0.2)  # (B, 2nf, g-3, g-3)

@@ -68,16 +68,24 @@ class Generator(nn.Module):
         Returns:
             Pictures (B,3,image_size,image_size), float, nominally in [-1,1]; clamp them when they become pixels.
         """
-        grid, width = self.geometry.grid, self.geometry.width
+        feature, prompts = self.clip_input(noise, text)
+        return self.image_g(feature, clip.clip_blk(feature, prompts), noise, text)
+
+    def clip_input(self, noise: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """What CLIP-BLK is given: the bridge feature (B,W,g,g) and the prompts (B,8,W)."""
+        grid = self.geometry.grid
+        code = self.code(noise).unflatten(1, (-1, grid, grid))  # (B, 64, g, g)
+        feature: Tensor = self.bridge(code, noise, text)  # (B, W, g, g)
+        prompts = self.prompts(torch.cat((noise, text), dim=1))
+        return feature, prompts.unflatten(1, (-1, self.geometry.width))  # (B, 8, W)
+
+    def image_g(self, feature: Tensor, clip_feature: Tensor, noise: Tensor, text: Tensor) -> Tensor:
+        """The picture (B,3,S,S) from the bridge feature, CLIP-BLK's output (B,W,g,g), z and T."""
         y = torch.cat((noise, text), dim=1)
-        code = self.code(noise).view(len(noise), -1, grid, grid)  # (B, 64, g, g)
-        feature = self.bridge(code, noise, text)  # (B, W, g, g)
-        prompts = self.prompts(y).view(len(noise), -1, width)  # (B, 8, W)
-        clip_feature = clip.clip_blk(feature, prompts)  # (B, W, g, g)
         x = self.fuse(feature + CLIP_RESIDUAL * clip_feature)  # (B, 8nf, g, g)
         for block in self.blocks:
             x = block(x, y)
-        image: Tensor = self.to_rgb(F.leaky_relu(x, 0.2))  # (B, 3, S, S)
+        image: Tensor = self.to_rgb(F.leaky_relu(x, 0.2, inplace=True))  # (B, 3, S, S)
         return image
 
 
@@ -143,7 +151,8 @@ class GBlock(nn.Module):
         """x (B,in,h,w) and y (B,noise_dim+d) -> (B,out,size,size)"""
         c = self.conv1(self.fuse1(x, y), self.size)
         c = self.conv2(self.fuse2(c, y))
-        return c + F.interpolate(self.shortcut(x), size=(self.size, self.size), mode="nearest")
+        out: Tensor = c + F.interpolate(self.shortcut(x), size=(self.size, self.size), mode="nearest")
+        return out
 
 
 def _recurrence(config: GeneratorConfig, geometry: ClipGeometry) -> Recurrence:

@@ -141,7 +141,7 @@ class RATBLK(nn.Module):
         """c (B,C,H,W), T (B,d) and the state of the affine before -> c and the state for the affine behind."""
         for affine in self.affines:
             condition, state = recurrence(text, state)
-            c = F.leaky_relu(affine(c, condition), 0.2)
+            c = F.leaky_relu(affine(c, condition), 0.2, inplace=True)
         return c, state
 
 
@@ -155,5 +155,5 @@ class CATBLK(nn.Module):
     def forward(self, c: Tensor, y: Tensor) -> Tensor:
         """c (B,C,H,W) and y = [z;T] (B,noise_dim+d) -> (B,C,H,W)"""
         for affine in self.affines:
-            c = F.leaky_relu(affine(c, y), 0.2)
+            c = F.leaky_relu(affine(c, y), 0.2, inplace=True)
         return c

@@ -45,9 +45,9 @@ class SAConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
-        self.conv = Conv3x3(in_channels, out_channels, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
-        self.activation = nn.LeakyReLU(0.01)
+        self.conv: nn.Module = Conv3x3(in_channels, out_channels, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(out_channels)
+        self.activation = nn.LeakyReLU(0.01, inplace=True)
         self.attention = ShuffleAttention(out_channels, min(groups, out_channels // 2))
 
     def forward(self, x: Tensor, size: int | None = None) -> Tensor:

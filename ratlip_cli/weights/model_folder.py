@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from ratlip_cli.model import clip as clip_files
 from ratlip_cli.model.clip import FrozenCLIP, load_clip, save_clip
 from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
+from ratlip_cli.model.drawing import for_drawing
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.tensor_files import fingerprint, load_into, load_tensors, load_tensors_and_metadata, save_tensors
 
@@ -78,6 +80,11 @@ class Model:
     clip: FrozenCLIP
     fingerprint: str
     """Of the generator's weights, its sizes and its CLIP; it stands in every output."""
+
+    @cached_property
+    def drawing(self) -> Generator:
+        """The generator in the form that draws with the least work."""
+        return for_drawing(self.generator)
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,64 @@
+"""The generator that only draws: the same pictures as the one it was derived from, which stays as it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from plain import draw as plain_draw
+from plain import weights_of
+from test_plain import CONFIG, randomise
+from torch import nn
+
+from ratlip_cli.model.clip import FrozenCLIP, load_clip
+from ratlip_cli.model.config import VARIANTS, ClipGeometry, GeneratorConfig
+from ratlip_cli.model.drawing import CACHE_BYTES, DoublingConv, for_drawing, pictures_at_once
+from ratlip_cli.model.generator import Generator
+
+
+@pytest.fixture(scope="module")
+def clip(tiny_clip: Path) -> FrozenCLIP:
+    return load_clip(str(tiny_clip))
+
+
+@pytest.mark.parametrize("image_size", [64, 48])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_drawing_is_the_plain_transcription(clip: FrozenCLIP, variant: str, image_size: int) -> None:
+    config = replace(CONFIG, variant=variant, image_size=image_size)
+    generator = Generator(config, clip.geometry)
+    randomise(generator)
+    before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    noise, text = torch.randn(3, config.noise_dim), torch.randn(3, clip.geometry.embed_dim)
+    drawing = for_drawing(generator)
+    with torch.no_grad():
+        expected = plain_draw(weights_of(generator), config, clip, noise, text)
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(drawing(noise, text, clip) / scale, expected / scale, rtol=0, atol=1e-5)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in drawing.modules())
+    assert any(isinstance(module, DoublingConv) for module in drawing.modules())
+    assert generator.training
+    after = generator.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert all(parameter.requires_grad for parameter in generator.parameters())
+
+
+def test_what_is_not_changed_is_shared(clip: FrozenCLIP) -> None:
+    generator = Generator(CONFIG, clip.geometry)
+    drawing = for_drawing(generator)
+    assert drawing.prompts.weight is generator.prompts.weight
+    assert drawing.blocks[0].fuse1.affines[0].gamma[0].weight is generator.blocks[0].fuse1.affines[0].gamma[0].weight
+
+
+@pytest.mark.parametrize(
+    ("image_size", "base_channels", "pictures"), [(256, 64, 1), (224, 64, 1), (512, 64, 1), (64, 16, 64), (32, 8, 512)]
+)
+def test_parts_of_a_batch_stay_in_cache(image_size: int, base_channels: int, pictures: int) -> None:
+    geometry = ClipGeometry(width=16, grid=8, layers=3, embed_dim=8, image_size=64)
+    with torch.device("meta"):
+        generator = Generator(GeneratorConfig(image_size=image_size, base_channels=base_channels), geometry)
+    largest = base_channels * image_size**2 * 4
+    assert pictures_at_once(generator) == pictures
+    assert pictures == 1 or pictures * largest <= CACHE_BYTES
