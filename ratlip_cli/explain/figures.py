@@ -6,6 +6,7 @@ in the paper's Fig. 5, and each has a marker of its own.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -26,8 +27,14 @@ DPI = 200
 
 def save_figure(figure: Figure, path: Path, kind: str) -> None:
     """Write `figure` as `kind`, png or svg: the same bytes for the same figure."""
-    with matplotlib.rc_context({"svg.hashsalt": "ratlip"}):
+    with matplotlib.rc_context({"svg.hashsalt": "ratlip"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # letters that the font lacks are drawn as boxes
         figure.savefig(path, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
+
+
+def as_text(words: str) -> str:
+    """What a user wrote, so that matplotlib takes no dollar signs in it for mathematics."""
+    return words.replace("$", r"\$")
 
 
 def plain_axes(axes: Axes) -> None:

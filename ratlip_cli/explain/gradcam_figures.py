@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ratlip_cli.explain.explanation import Explanation, Map
-from ratlip_cli.explain.figures import BLUE, FONT, GREY, ORANGE, SMALL, WIDTH, hide_ticks, plain_axes
+from ratlip_cli.explain.figures import BLUE, FONT, GREY, ORANGE, SMALL, WIDTH, as_text, hide_ticks, plain_axes
 from ratlip_cli.explain.parts import Measured, PartSummary
 from ratlip_cli.pixels import to_images
 
@@ -56,7 +56,9 @@ def gradcam_figure(explanations: Sequence[Explanation]) -> Figure:
     side = min(1.5 if len(rows) <= 3 else 1.1, (WIDTH - left - right) / columns - _GAP)
     width = left + columns * (side + _GAP) + right
     letters = round(width / (0.5 * FONT / 72))
-    captions = ["\n".join(textwrap.wrap(row.caption, letters, max_lines=2, placeholder=" ...")) for row in rows]
+    captions = [
+        "\n".join(textwrap.wrap(as_text(row.caption), letters, max_lines=2, placeholder=" ...")) for row in rows
+    ]
     heights = [side + (2 + _note_lines(row)) * _LINE for row in rows]
     below = [_LINE * (caption.count("\n") + 1) + 0.08 if caption else 0.04 for caption in captions]
     height = sum(heights) + sum(below)
@@ -69,7 +71,7 @@ def gradcam_figure(explanations: Sequence[Explanation]) -> Figure:
             _draw_cell(figure.add_axes(_share(place, width, height)), cell, side)
         if row.label:
             middle = (bottom + side / 2) / height
-            label = textwrap.shorten(row.label, 30, placeholder="...")
+            label = textwrap.shorten(as_text(row.label), 30, placeholder="...")
             figure.text(0.5 * left / width, middle, label, fontsize=FONT, rotation=90, ha="center", va="center")
         figure.text(left / width, (top - row_height) / height, caption, fontsize=FONT, va="top", style="italic")
         top -= row_height + under
@@ -106,7 +108,7 @@ def _rows(explanations: Sequence[Explanation]) -> list[_Row]:
 
 
 def _wrapped(label: str, cells: list[_Cell], caption: str) -> list[_Row]:
-    columns = min(_COLUMNS - len(cells) % 2, 6) if len(cells) > _COLUMNS else _COLUMNS
+    columns = _COLUMNS if len(cells) <= _COLUMNS else _COLUMNS // 2 * 2  # a picture and its map stay in one row
     chunks = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     return [_Row(label, chunk, caption) for chunk in chunks]
 
@@ -155,7 +157,7 @@ def _draw_cell(axes: Axes, cell: _Cell, side: float) -> None:
         axes.contour(cell.outline, levels=[0.5], colors="white", linewidths=0.8)
     letters = max(6, round(side / (0.52 * FONT / 72)))
     title = cell.title if len(cell.title) <= letters else f"{cell.title[: letters - 1]}…"
-    axes.set_title(title, fontsize=FONT, pad=2)
+    axes.set_title(as_text(title), fontsize=FONT, pad=2)
     axes.set_xlabel(cell.note, fontsize=SMALL, labelpad=2)
     hide_ticks(axes)
 
@@ -175,7 +177,7 @@ def parts_figure(summaries: Sequence[tuple[str, Sequence[PartSummary]]]) -> Figu
         _draw_measure(axes[0], parts, [part.pointing for part in parts], "pointing game: maximum inside the part")
         _draw_measure(axes[1], parts, [part.energy for part in parts], "share of the map inside the part")
         if len(summaries) > 1:
-            axes[0].set_ylabel(model, fontsize=FONT)
+            axes[0].set_ylabel(as_text(model), fontsize=FONT)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=SMALL, frameon=False)
     return figure

@@ -50,7 +50,7 @@ class Space:
         """Vectors of pictures (3,H,W), one at a time."""
         rows = []
         for image in images:
-            rows.append(self.embed(image[None].to(self.model.device))[0].double().cpu().numpy())
+            rows.append(self.embed(image[None].to(self.model.device))[0].cpu().double().numpy())
             if progress is not None:
                 progress(1)
         return unit(np.stack(rows))
@@ -216,5 +216,5 @@ def way(
     images = torch.stack(drawn)
     seen = space.clip.encode_text(captions)
     looked = torch.cat([space.clip.encode_image(image[None].to(space.model.device)) for image in images])
-    similarity = torch.nn.functional.cosine_similarity(looked[:, None], seen[None], dim=2).double().cpu().numpy()
+    similarity = torch.nn.functional.cosine_similarity(looked[:, None], seen[None], dim=2).cpu().double().numpy()
     return Way(model, images, space.vectors(images), similarity[:, 0], similarity[:, 1])

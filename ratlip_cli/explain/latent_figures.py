@@ -23,6 +23,7 @@ from ratlip_cli.explain.figures import (
     OTHERS,
     SMALL,
     WIDTH,
+    as_text,
     hide_ticks,
     plain_axes,
 )
@@ -57,7 +58,7 @@ def pairs_figure(
         _draw_pairs(axes, plane)
         _limits(axes, centre, half)
         _name_axes(axes, projection, method)
-        axes.set_title(view.model.name, fontsize=FONT)
+        axes.set_title(as_text(view.model.name), fontsize=FONT)
         _draw_angles(grid[1, column], view, edges, 1.08 * float(highest))
     legend = [entry for axes in grid[:, 0] for entry in zip(*axes.get_legend_handles_labels(), strict=True)]
     handles, labels = (list(part) for part in zip(*legend, strict=True))
@@ -100,7 +101,7 @@ def captions_figure(
         for number, caption in enumerate(view.captions):
             grid[-1, number].set_xlabel("\n".join(_under(caption, side)), fontsize=SMALL, style="italic")
         if len(views) > 1:
-            upper.suptitle(view.model.name, fontsize=FONT)
+            upper.suptitle(as_text(view.model.name), fontsize=FONT)
         axes = lower.subplots()
         if behind:
             _draw_pairs(axes, behind[place], faint=True)
@@ -117,7 +118,7 @@ def captions_figure(
 
 def way_figure(ways: Sequence[Way], captions: tuple[str, str]) -> Figure:
     """Strips of pictures from one caption to the other, a row a model, and how like each caption they are."""
-    steps = len(ways[0].images)
+    steps, (start, end) = len(ways[0].images), map(_quoted, captions)
     shown = np.unique(np.linspace(0, steps - 1, min(steps, _SHOWN_STEPS)).round().astype(int))
     side = (WIDTH - 0.5) / len(shown)
     strip = side + 0.32
@@ -130,15 +131,15 @@ def way_figure(ways: Sequence[Way], captions: tuple[str, str]) -> Figure:
             hide_ticks(axes)
             axes.set_title(f"{step / (steps - 1):.2f}", fontsize=SMALL, pad=2)
         if len(ways) > 1:
-            row[0].set_ylabel(textwrap.shorten(one.model.name, 24, placeholder="..."), fontsize=SMALL)
-    upper.supxlabel(f"from “{captions[0]}” to “{captions[1]}”", fontsize=FONT, style="italic")
+            row[0].set_ylabel(textwrap.shorten(as_text(one.model.name), 24, placeholder="..."), fontsize=SMALL)
+    upper.supxlabel(f"from {start} to {end}", fontsize=FONT, style="italic")
     charts = lower.subplots(1, len(ways), sharey=True, squeeze=False)[0]
     shares = np.linspace(0, 1, steps)
     for axes, one in zip(charts, ways, strict=True):
-        axes.plot(shares, one.to_start, color=BLUE, marker="s", markersize=3, linewidth=1, label=f"“{captions[0]}”")
-        axes.plot(shares, one.to_end, color=ORANGE, marker="^", markersize=3, linewidth=1, label=f"“{captions[1]}”")
+        axes.plot(shares, one.to_start, color=BLUE, marker="s", markersize=3, linewidth=1, label=start)
+        axes.plot(shares, one.to_end, color=ORANGE, marker="^", markersize=3, linewidth=1, label=end)
         axes.set_xlabel("share of the way", fontsize=FONT)
-        axes.set_title(one.model.name, fontsize=FONT)
+        axes.set_title(as_text(one.model.name), fontsize=FONT)
         plain_axes(axes)
     charts[0].set_ylabel("CLIP similarity", fontsize=FONT)
     handles, labels = charts[0].get_legend_handles_labels()
@@ -194,8 +195,7 @@ def _draw_captions(axes: Axes, view: CaptionView, plane: NDArray[np.float64]) ->
         axes.plot(*points.T, color=GREY, linewidth=0.5, alpha=0.6, zorder=2)
     for number, caption in enumerate(view.captions):
         style: dict[str, Any] = {"color": OTHERS[number % len(OTHERS)], "marker": MARKERS[number % len(MARKERS)]}
-        label = textwrap.shorten(caption, 44, placeholder=" ...")
-        axes.plot(*plane[:, number].T, linestyle="none", markersize=3.5, label=label, zorder=3, **style)
+        axes.plot(*plane[:, number].T, linestyle="none", markersize=3.5, label=_quoted(caption), zorder=3, **style)
         axes.plot(*plane[:, number].mean(axis=0), markersize=7.5, markeredgecolor="white", zorder=4, **style)
 
 
@@ -243,6 +243,10 @@ def _limits(axes: Axes, centre: NDArray[np.float64], half: float) -> None:
     axes.set_aspect("equal")
 
 
+def _quoted(caption: str) -> str:
+    return f"“{as_text(textwrap.shorten(caption, 60, placeholder=' ...'))}”"
+
+
 def _under(caption: str, side: float) -> list[str]:
     """A caption in lines that fit under a picture of `side` inches."""
-    return textwrap.wrap(caption, max(8, round(side / (0.5 * SMALL / 72))), max_lines=4, placeholder=" ...")
+    return textwrap.wrap(as_text(caption), max(8, round(side / (0.5 * SMALL / 72))), max_lines=4, placeholder=" ...")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ratlip_cli.explain.intervals import Mean, mean_interval
-from ratlip_cli.explain.latent import Projection, Space, Way, angles, project
+from ratlip_cli.explain.latent import Projection, Space, Way, angles, project, unit
 from ratlip_cli.explain.latent_figures import captions_figure, pairs_figure, way_figure, way_frames
 from ratlip_cli.explain.record import Record
 from ratlip_cli.explain.views import CaptionView, PairView, RealPictures
@@ -216,9 +216,7 @@ def _caption_record(view: CaptionView, space: Space) -> dict[str, Any]:
 
 
 def _sentence_angle(space: Space, first: str, second: str) -> float:
-    vectors = space.clip.encode_text([first, second]).double()
-    vectors = vectors / vectors.norm(dim=1, keepdim=True)
-    one, other = vectors.cpu().numpy()
+    one, other = unit(space.clip.encode_text([first, second]).cpu().double().numpy())
     return float(angles(one[None], other[None])[0])
 
 
