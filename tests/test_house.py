@@ -100,7 +100,14 @@ def test_no_assert_and_no_pickle() -> None:
     assert all("weights_only=True" in call for _, call in loads)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["generate", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        *([command, "--help"] for command in ("train", "generate", "evaluate", "gradcam", "latent-viz")),
+    ],
+)
 def test_help_does_not_import_torch(arguments: list[str]) -> None:
     code = (
         "import sys; from ratlip_cli.cli.app import app\n"
