@@ -32,7 +32,7 @@ def generate(
         int, typer.Option(metavar="K", help="Draw K times as many and keep those that CLIP finds most like the prompt.")
     ] = 1,
     batch_size: Annotated[
-        int | None, typer.Option(help="Pictures at a time; 1 on a CPU and 16 elsewhere if left out.")
+        int | None, typer.Option(help="Pictures at a time; 16 if left out.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the paths.")] = False,
@@ -50,7 +50,7 @@ def generate(
     """
     console.set_up(quiet)
     from ratlip_cli import sampling
-    from ratlip_cli.device import resolve_device
+    from ratlip_cli.device import keep_freed_memory, resolve_device
     from ratlip_cli.errors import UsageError, unknown_name
     from ratlip_cli.weights.load import default_model, load_model
 
@@ -60,6 +60,7 @@ def generate(
         raise UsageError(f"--batch-size is {batch_size}; it must be at least 1.")
     sentences = console.read_prompts(prompts or [], prompts_file)
     sampling.check_request(sentences, count, seed, truncation, best_of)
+    keep_freed_memory()
     target = resolve_device(device)
     spec = model or default_model()
     loaded = load_model(spec, target)
@@ -81,6 +82,8 @@ def generate(
     if grid and len(records) > GRID_PICTURES:
         console.note(f"the grid shows the first {GRID_PICTURES} of {len(records)} pictures")
     if json:
-        console.result_json({"model": loaded.name, "fingerprint": loaded.fingerprint, "images": records, "grid": grid_path})
+        console.result_json(
+            {"model": loaded.name, "fingerprint": loaded.fingerprint, "images": records, "grid": grid_path}
+        )
     elif grid_path:
         console.result(grid_path)

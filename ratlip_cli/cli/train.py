@@ -116,8 +116,10 @@ def train(
         console.result(settings.to_toml().rstrip())
         return
 
+    from ratlip_cli.device import keep_freed_memory
     from ratlip_cli.training.session import open_session, rehearse
 
+    keep_freed_memory()
     if dry_run:
         with preparation_progress() as progress:
             rehearsal = rehearse(settings, progress)
