@@ -1,7 +1,8 @@
 """A stand-in of the Hugging Face Hub on this machine: as much of its protocol as the real client needs.
 
 Downloads are resolved as on the Hub: small files are sent at once, large ones (here every .safetensors) by a redirect
-to another host, which takes Range requests. Uploads go through preupload, LFS batch and commit. Faults can be ordered.
+to another host, which takes Range requests. Uploads go through preupload, LFS batch or Xet, and commit. Faults can be
+ordered.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import yaml
+from xet_storage import XetStorage
 
 COMMIT = "a" * 40
 """The first commit of every repository that is served from a folder."""
@@ -29,6 +31,7 @@ COMMIT = "a" * 40
 WRITE_TOKEN, READ_TOKEN = "hf_write", "hf_read"
 LICENCES = {"mit", "apache-2.0", "cc-by-4.0", "cc0-1.0", "other"}
 LFS = ".safetensors"
+XET_HEADERS = {"Cas-Url": "casUrl", "Access-Token": "accessToken", "Token-Expiration": "exp"}
 
 
 @dataclass
@@ -70,6 +73,7 @@ class HubServer:
     def __init__(self, repositories: Mapping[str, Path], store: Path) -> None:
         self.repositories = {name: Repository.of(folder) for name, folder in repositories.items()}
         self.store = store
+        self.xet = XetStorage()
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         """METHOD /path, and behind it the range asked for."""
@@ -142,6 +146,11 @@ class Handler(BaseHTTPRequestHandler):
             ("POST", r"/api/models/([^/]+/[^/]+)/preupload/(.+)", self.preupload),
             ("POST", r"/api/models/([^/]+/[^/]+)/commit/(.+)", self.commit),
             ("POST", r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.lfs_batch),
+            ("GET", r"/api/models/([^/]+/[^/]+)/xet-(?:read|write)-token/(.+)", self.xet_token),
+            ("POST", r"/v1/xorbs/default/(\w+)", self.xorb_upload),
+            ("POST", r"/(?:v1/)?shards?", self.shard_upload),
+            ("GET", r"/v1/reconstructions/(\w+)", self.reconstruction),
+            ("GET", r"/xorb/(\w+)", self.xorb),
             ("GET", r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", self.tree),
             ("GET", r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", self.info),
             ("GET|HEAD", r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.resolve),
@@ -195,6 +204,9 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404, "EntryNotFound", headers={"X-Repo-Commit": commit})
         elif file.endswith(LFS):
             linked = {"X-Linked-Etag": f'"{sha256(files[file])}"', "X-Linked-Size": str(files[file].stat().st_size)}
+            if xet_hash := self.hub.xet.hashes.get(sha256(files[file])):
+                route = f"{self.hub.endpoint}/api/models/{name}/xet-read-token/{commit}"
+                linked |= {"X-Xet-Hash": xet_hash, "X-Xet-Refresh-Route": route}
             where = f"{self.hub.storage}/cdn/{sha256(files[file])}"
             self.send(b"", {"Location": where, "X-Repo-Commit": commit, **linked}, 302)
         else:
@@ -306,6 +318,38 @@ class Handler(BaseHTTPRequestHandler):
         repository.commits[commit] = files
         repository.branches[branch] = commit
         self.send_json({"commitOid": commit, "commitUrl": f"{self.hub.endpoint}/{name}/commit/{commit}"})
+
+    # Xet
+
+    def xet_token(self, name: str, revision: str) -> None:
+        if self.readable(name):
+            told = {"accessToken": "xet", "exp": 4_000_000_000, "casUrl": self.hub.endpoint}
+            headers = {f"X-Xet-{key}": str(told[value]) for key, value in XET_HEADERS.items()}
+            self.send(json.dumps(told).encode(), {"Content-Type": "application/json", **headers})
+
+    def xorb_upload(self, digest: str) -> None:
+        self.hub.xet.xorbs[digest] = self.body
+        self.send_json({"was_inserted": True})
+
+    def shard_upload(self) -> None:
+        for content in self.hub.xet.add_shard(self.body):
+            (self.hub.store / hashlib.sha256(content).hexdigest()).write_bytes(content)
+        self.send_json({"result": 1})
+
+    def reconstruction(self, file_hash: str) -> None:
+        if file_hash not in self.hub.xet.files:
+            self.refuse(404, "")
+        elif int((re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) or [0, 0])[1]):
+            self.refuse(416, "")  # behind the end: every answer tells the whole file
+        else:
+            self.send_json(self.hub.xet.reconstruction(file_hash, self.hub.storage))
+
+    def xorb(self, digest: str) -> None:
+        content = self.hub.xet.xorbs[digest]
+        found = re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        start, end = (int(found[1]), int(found[2]) + 1) if found else (0, len(content))
+        headers = {"Content-Range": f"bytes {start}-{end - 1}/{len(content)}"} if found else {}
+        self.send(content[start:end], headers, 206 if found else 200)
 
     # Answering
 

@@ -214,6 +214,39 @@ def test_push_then_pull(repository: Path, connect: Connect) -> None:
         assert hub.leaked == []
 
 
+PUSH_THEN_FETCH = """
+import sys
+from pathlib import Path
+from ratlip_cli.weights.hub import fetch, push
+from ratlip_cli.weights.model_folder import files_of
+print(fetch(push(files_of(Path(sys.argv[1])), "me/birds").name))
+"""
+
+
+def test_push_and_pull_by_xet(repository: Path, tmp_path: Path) -> None:
+    """As the client does it where hf_xet is installed, which it is by default."""
+    pytest.importorskip("hf_xet")
+    (repository / "README.md").unlink()
+    weights = os.urandom(300_000)
+    (repository / "generator.safetensors").write_bytes(weights)
+    with serve() as hub:
+        settings = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": WRITE_TOKEN}
+        answer = subprocess.run(
+            [sys.executable, "-c", PUSH_THEN_FETCH, str(repository)],
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert answer.returncode == 0, answer.stderr
+        assert (Path(answer.stdout.strip()) / "generator.safetensors").read_bytes() == weights
+        asked = " ".join(hub.requests)
+        assert "/v1/xorbs/" in asked
+        assert "/v1/reconstructions/" in asked
+        assert "/lfs/" not in asked
+        assert "/cdn/" not in asked
+
+
 def test_push_again_sends_what_changed_and_removes_what_is_gone(repository: Path, connect: Connect) -> None:
     with serve({"me/birds": repository}) as hub:
         connect(hub, WRITE_TOKEN)
