@@ -38,6 +38,8 @@ from ratlip_cli.data.drawn.attributes import ATTRIBUTES, FAMILIES, HELD_OUT, PAI
 from ratlip_cli.files import whole_file
 from ratlip_cli.model.clip import load_clip, save_clip
 
+MIXED = 0.4
+"""Share of the batches that hold all families; without them nothing asks the text for its family."""
 HIDDEN = 0.6
 """Share of the captions with a word hidden behind the unknown token; a third of those get an unknown word more."""
 HIDING = "zebra"
@@ -126,7 +128,9 @@ def main() -> None:
     contrastive = open_clip.ClipLoss()
     for step in range(args.steps):
         rng = np.random.default_rng([args.seed, step])
-        rows = rng.choice(pictures.rows(FAMILIES[int(rng.integers(len(FAMILIES)))]), args.batch, replace=False)
+        family = FAMILIES[int(rng.integers(len(FAMILIES)))]
+        among = np.arange(len(pictures.captions)) if rng.random() < MIXED else pictures.rows(family)
+        rows = rng.choice(among, args.batch, replace=False)
         which = rng.integers(0, 10, args.batch)
         hide = torch.from_numpy(rng.random(args.batch) < HIDDEN)[:, None]
         texts = captions["hidden"][rows, which].where(hide, captions["whole"][rows, which])

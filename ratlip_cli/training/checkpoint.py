@@ -36,6 +36,7 @@ ARCHITECTURE = (
     "noise_dim",
     "generator_channels",
     "discriminator_channels",
+    "pixel_stem",
 )
 """The settings that fix the networks' shapes, together with the CLIP."""
 
@@ -46,7 +47,7 @@ NETWORKS = ("generator", "average", "discriminator")
 class Identity:
     """What a checkpoint belongs to: it can be resumed only where all of it is the same."""
 
-    architecture: dict[str, str | int]
+    architecture: dict[str, str | int | bool]
     """The settings named in ARCHITECTURE."""
     clip: str
     """Fingerprint of the frozen CLIP."""
