@@ -15,6 +15,7 @@ from command_line import ratlip
 from formula_weights import write_inception
 from PIL import Image
 
+from ratlip_cli.data.layout import Record, write_dataset
 from ratlip_cli.evaluation.features import INCEPTION
 from ratlip_cli.model.clip import load_clip
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
@@ -188,3 +189,48 @@ def test_wrong_usage_exits_with_2(model_folder: Path, pictures: Path, tmp_path: 
         answer = ratlip("evaluate", *arguments)
         assert (answer.code, answer.out) == (2, ""), arguments
         assert said in answer.err
+
+
+def test_the_bundled_model_is_scored_offline_without_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RATLIP_DATA", raising=False)
+    prepared = ratlip("prepare", "demo", "--count", "120", "--workers", "1", "--quiet")
+    assert prepared.code == 0, prepared.err
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    answer = ratlip("evaluate", "--fid", "--clip-score", "--captions-per-image", "1", "--json")
+    assert answer.code == 0, answer.err
+    result = json.loads(answer.out)
+    assert (result["model"], result["dataset"]) == ("ratlip-demo", "data/demo")
+    assert {name: score["n_fake"] for name, score in result["metrics"].items()} == {"fid_clip": 12, "clip_score": 12}
+    assert result["metrics"]["clip_score"]["value"] > 20
+
+
+@pytest.mark.slow
+def test_a_full_size_model_is_scored_by_the_standard_protocol(tmp_path: Path) -> None:
+    colours = ("red", "green", "blue")
+    records = [
+        Record(name=colour, split="test", captions=(f"a {colour} bird",), image=Image.new("RGB", (304, 304), colour))
+        for colour in colours
+    ]
+    description = {"name": "x", "source": "tests", "licence": "CC0", "split_rule": "none"}
+    write_dataset(tmp_path / "data", records, **description, image_size=256, checksums={})
+    clip = load_clip("ViT-B-32-quickgelu:random")
+    sizes = GeneratorConfig()
+    create_model_folder(tmp_path / "model", model_config(sizes, DiscriminatorConfig(), clip), clip)
+    save_weights(tmp_path / "model", Generator(sizes, clip.geometry).state_dict())
+    inception = write_inception(tmp_path / "inception.pth")
+    answer = ratlip(
+        *("evaluate", "--model", tmp_path / "model", "--dataset", tmp_path / "data", "--fid", "--clip-score"),
+        *("--inception-weights", inception, "--device", "cpu", "--json"),
+    )
+    assert answer.code == 0, answer.err
+    metrics = json.loads(answer.out)["metrics"]
+    assert {name: score["features"] for name, score in metrics.items()} == {
+        "fid": "Inception 2015-12-05",
+        "clip_score": "CLIP ViT-B-32-quickgelu:random",
+    }
+    assert metrics["fid"]["value"] > 0

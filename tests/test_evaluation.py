@@ -547,6 +547,7 @@ def test_pictures_of_a_folder_change_its_fingerprint(tmp_path: Path) -> None:
     [
         (lambda folder: (folder / "x1.png").write_bytes(b"\x89PNG cut"), r"x1\.png: not a picture"),
         (lambda folder: Image.new("RGB", (17, 16)).save(folder / "x2.png"), r"x2\.png has 17 x 16 .* x0\.png 16 x 16"),
+        (lambda folder: (folder / "x1.png").unlink(), r"x1\.txt is the caption of no picture"),
         (lambda folder: (folder / "x1.txt").unlink(), r"x1\.png: it has no caption: x1\.txt is missing"),
         (lambda folder: (folder / "x1.txt").write_text(" \n"), r"x1\.png: its caption is empty"),
         (

@@ -127,7 +127,7 @@ def evaluate(
     ratlip evaluate --images their-pictures --reference real-pictures --fid --kid --precision-recall
     """
     console.set_up(quiet)
-    from ratlip_cli.device import resolve_device
+    from ratlip_cli.device import keep_freed_memory, resolve_device
     from ratlip_cli.files import write_text
 
     limits = _limits(max_fid, min_clip_score)
@@ -146,6 +146,7 @@ def evaluate(
         raise UsageError("--images takes no --model, and either --reference or --dataset.")
     if out is not None and out.exists():
         raise UsageError(f"{out} exists; choose another --out.")
+    keep_freed_memory()
     where = resolve_device(device)
     options = _JudgeOptions(features, clip, clip_score_clip, inception_weights)
     if images is None:
@@ -281,7 +282,9 @@ def _of_images(
     pictures, size, captions = open_folder(images, split, request.wants(OF_CLIP), request.captions_per_image)
     width_height = f"{size[1]} x {size[0]}"
     real: Pictures | None = None
+    compared: dict[str, str] = {}
     if reference is not None:
+        compared = {"reference": str(reference)}
         real, real_size, _ = open_folder(reference, split, False, request.captions_per_image)
         if real_size != size:
             raise DataError(
@@ -294,25 +297,25 @@ def _of_images(
         with preparation_progress() as progress:
             folder = resolve_dataset(dataset, data_dir, size[0], progress=progress)
         real = SplitPictures(CaptionedImages(folder, split, size[0]))
+        compared = {"dataset": str(folder), "split": split}
     judges = options.load(request, device)
     with _bars() as progress:
         evaluation = evaluate_images(pictures, size, real, captions, request, judges, progress)
-    compared = {"dataset": dataset, "split": split} if reference is None else {"reference": str(reference)}
     return {"images": str(images), **compared}, evaluation
 
 
 @contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
+def _bars() -> Iterator[Callable[[str, int, int, str], None]]:
     """Yield what evaluation calls while it works: a bar for each thing that it does."""
     with ExitStack() as stack:
         shown, counted = "", 0
         advance: console.Advance
 
-        def progress(what: str, done: int, total: int) -> None:
+        def progress(what: str, done: int, total: int, unit: str) -> None:
             nonlocal shown, counted, advance
             if what != shown:
                 stack.close()
-                advance = stack.enter_context(console.progress(what, total))
+                advance = stack.enter_context(console.progress(what, total, unit=unit))
                 shown, counted = what, 0
             advance(done - counted)
             counted = done

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from ratlip_cli.errors import DataError
 from ratlip_cli.evaluation.features import ClipNetwork
 from ratlip_cli.evaluation.pictures import Captions
+from ratlip_cli.model.losses import clip_similarity
 
 CANDIDATES = 100
 """Sentences among which a picture's own must rank first."""
@@ -30,14 +29,13 @@ class ClipScorer:
         self.values: list[float] = []
         self._captions = captions
         self._released = released
-        self._text = F.normalize(captions.vectors(network.clip).float(), dim=1)
+        self._text = captions.vectors(network.clip)
 
     def add(self, vectors: Tensor) -> None:
         """Score the next pictures by their image vectors (B,d)."""
-        vectors = F.normalize(vectors.float(), dim=1)
         for vector in vectors:
-            own = self._text[list(self._captions.of_picture[len(self.values)])]
-            cosines = own @ vector
+            own = list(self._captions.of_picture[len(self.values)])
+            cosines = clip_similarity(vector[None], self._text[own])
             score = cosines if self._released else 100 * cosines.clamp(min=0)
             self.values.append(score.mean().item())
 
@@ -61,20 +59,20 @@ class RetrievalScorer:
         self.candidates = CANDIDATES
         """Fewest sentences that a ranking had so far."""
         self._captions = captions
-        self._text = F.normalize(captions.vectors(network.clip).float(), dim=1)
+        self._text = captions.vectors(network.clip)
         wording = {sentence: number for number, sentence in enumerate(captions.sentences)}
         self._wordings = np.array([wording[sentence] for sentence in captions.sentences])
 
     def add(self, vectors: Tensor) -> None:
         """Rank the sentences of the next pictures by their image vectors (B,d)."""
-        for vector in F.normalize(vectors.float(), dim=1):
+        for vector in vectors:
             own = self._captions.of_picture[len(self.values)]
             self.values.append(float(np.mean([self._ranks_first(vector, number) for number in own])))
 
     def _ranks_first(self, vector: Tensor, number: int) -> bool:
         others = self._others(number)
         self.candidates = min(self.candidates, len(others) + 1)
-        cosines = self._text[torch.from_numpy(np.append(others, number))] @ vector
+        cosines = clip_similarity(vector[None], self._text[np.append(others, number)])
         return bool(cosines[-1] > cosines[:-1].max())
 
     def _others(self, number: int) -> NDArray[np.int64]:

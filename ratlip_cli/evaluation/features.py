@@ -133,15 +133,15 @@ class ClipNetwork:
 
     Args:
         clip: on the device to compute on.
-        name: what people know it by.
+        spec: how it was asked for, or whose it is.
         released: whether pixels are prepared as the published code does it: mapped to [0,1] twice, nearest pixels.
     """
 
-    def __init__(self, clip: FrozenCLIP, name: str, released: bool = False) -> None:
+    def __init__(self, clip: FrozenCLIP, spec: str, released: bool = False) -> None:
         size = clip.geometry.image_size
         self.clip = clip
-        self.spec = name
-        self.name = f"CLIP {name} (released code)" if released else f"CLIP {name}"
+        self.spec = spec
+        self.name = f"CLIP {spec} (released code)" if released else f"CLIP {spec}"
         self.suffix = "_released" if released else "_clip"
         self.resize = f"nearest to {size}, mapped to [0,1] twice" if released else f"antialiased bicubic to {size}"
         self.fingerprint = clip.fingerprint

@@ -263,6 +263,11 @@ def _captioned(folder: Path, captions_per_image: int) -> list[tuple[Path, Sequen
         if not isinstance(record.image, Path):
             raise DataError(f"{folder / record.origin} is inside an archive; unpack it.")
         found.append((record.image, sentences[:captions_per_image]))
+    own_texts = {file.with_suffix(".txt") for file, _ in found}
+    for directory in sorted({text.parent for text in own_texts if text.is_file()}):
+        for text in sorted(directory.glob("*.txt")):
+            if text not in own_texts:
+                raise DataError(f"{text} is the caption of no picture. Bring the picture, or remove the file.")
     return found
 
 

@@ -37,8 +37,8 @@ from ratlip_cli.evaluation.request import Request
 from ratlip_cli.files import whole_file
 from ratlip_cli.weights.model_folder import Model
 
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with what is being done, how many units of it are done, and how many there are."""
+Progress: TypeAlias = Callable[[str, int, int, str], None]
+"""Called with what is being done, how many units of it are done, how many there are, and what a unit is."""
 
 _Consumer: TypeAlias = tuple[FeatureNetwork, Callable[[Tensor], None]]
 """A network, and what wants its features (B,d) of the next pictures."""
@@ -82,6 +82,28 @@ class Evaluation:
     """By name, which says what was used: `fid` by Inception alone, `fid_clip` by a CLIP."""
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """What is scored."""
+
+    fakes: Pictures
+    image_size: tuple[int, int]
+    reals: Pictures | None
+    captions: Captions | None
+    paired: bool
+    """Whether the captions' scene k is the real picture k."""
+
+    @property
+    def n_real(self) -> int:
+        """Real pictures."""
+        return 0 if self.reals is None else len(self.reals)
+
+    @property
+    def scenes(self) -> NDArray[np.int64]:
+        """For each fake, its scene."""
+        return np.arange(len(self.fakes)) if self.captions is None else self.captions.scenes[self.captions.first]
+
+
 def evaluate_model(
     model: Model, dataset: CaptionedImages, request: Request, judges: Judges, progress: Progress | None = None
 ) -> Evaluation:
@@ -90,7 +112,7 @@ def evaluate_model(
     Args:
         dataset: the split at the model's image size.
         judges: from `load_judges` for this request.
-        progress: called while pictures are read, drawn and drawn from again.
+        progress: called while pictures are read, drawn and resampled.
 
     Raises:
         DataError: a picture cannot be read, or there are too few. RatlipError: the model draws NaN.
@@ -98,7 +120,7 @@ def evaluate_model(
     captions = Captions.of_split(dataset, request.captions_per_image)
     fakes = DrawnPictures(model, captions, request.seed, request.batch_size)
     size = (dataset.image_size, dataset.image_size)
-    return _evaluate(fakes, size, SplitPictures(dataset), captions, True, request, judges, progress)
+    return _evaluate(_Subject(fakes, size, SplitPictures(dataset), captions, True), request, judges, progress)
 
 
 def evaluate_images(
@@ -116,69 +138,61 @@ def evaluate_images(
         images, image_size, captions: from `open_folder`.
         reference: real pictures of the same size, for FID, KID, precision and recall.
         judges: from `load_judges` for this request.
-        progress: called while pictures are read and drawn from again.
+        progress: called while pictures are read and resampled.
 
     Raises:
         DataError: a picture cannot be read or has another size, there are too few, or captions or a reference are
             missing.
     """
-    return _evaluate(images, image_size, reference, captions, False, request, judges, progress)
+    return _evaluate(_Subject(images, image_size, reference, captions, False), request, judges, progress)
 
 
-def _evaluate(
-    fakes: Pictures,
-    image_size: tuple[int, int],
-    reals: Pictures | None,
-    captions: Captions | None,
-    paired: bool,
-    request: Request,
-    judges: Judges,
-    progress: Progress | None,
-) -> Evaluation:
-    """`paired` says that the captions' scene k is the real picture k."""
+def _evaluate(subject: _Subject, request: Request, judges: Judges, progress: Progress | None) -> Evaluation:
     started = time.perf_counter()
-    _check(request, judges, len(fakes), None if reals is None else len(reals), captions)
-    n_real = 0 if reals is None else len(reals)
-    scenes = np.arange(len(fakes)) if captions is None else captions.scenes[captions.first]
+    _check(subject, request, judges)
     with tempfile.TemporaryDirectory(prefix="ratlip-") as scratch:
-        work = _Work(request, judges, Path(scratch), progress or (lambda what, done, total: None))
-        measures = list(work.measures(fakes, reals, captions))
-        metrics = {measure.name: work.score(measure, len(fakes), n_real, scenes, paired) for measure in measures}
+        work = _Work(subject, request, judges, Path(scratch), progress or (lambda what, done, total, unit: None))
+        metrics = {measure.name: work.score(measure) for measure in list(work.measures())}
     networks = judges.networks()
-    decisive = {
-        "protocol": request.protocol,
-        "fakes": fakes.fingerprint,
-        "reals": reals.fingerprint if reals is not None and judges.features is not None else None,
-        "captions": captions.fingerprint if captions is not None and judges.clips else None,
-        "networks": [(network.fingerprint, network.resize) for network in networks.values()],
-        "counts": (len(fakes), n_real),
-        "image_size": image_size,
-        "seed": request.seed,
-    }
     return Evaluation(
         protocol=request.protocol,
         seed=request.seed,
-        image_size=image_size,
+        image_size=subject.image_size,
         captions_per_image=request.captions_per_image,
         networks={
             name: {"fingerprint": network.fingerprint, "resize": network.resize} for name, network in networks.items()
         },
-        fingerprint=hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16],
+        fingerprint=_fingerprint(subject, request, judges),
         seconds=time.perf_counter() - started,
         metrics=metrics,
     )
 
 
-def _check(request: Request, judges: Judges, n_fake: int, n_real: int | None, captions: Captions | None) -> None:
+def _fingerprint(subject: _Subject, request: Request, judges: Judges) -> str:
+    fakes, reals, captions = subject.fakes, subject.reals, subject.captions
+    decisive = {
+        "protocol": request.protocol,
+        "fakes": fakes.fingerprint,
+        "reals": reals.fingerprint if reals is not None and judges.features is not None else None,
+        "captions": captions.fingerprint if captions is not None and judges.clips else None,
+        "networks": [(network.fingerprint, network.resize) for network in judges.networks().values()],
+        "counts": (len(fakes), subject.n_real),
+        "image_size": subject.image_size,
+        "seed": request.seed,
+    }
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
+
+
+def _check(subject: _Subject, request: Request, judges: Judges) -> None:
     """Raise DataError where what is there is not enough for what is asked."""
-    if judges.clips and captions is None:
+    if judges.clips and subject.captions is None:
         raise DataError("CLIP score and R-precision need captions, and these pictures have none: ask for others.")
     if judges.features is None:
         return
-    if n_real is None:
+    if subject.reals is None:
         raise DataError("FID, KID, precision and recall compare with real pictures: give a --reference or --dataset.")
     needed = NEIGHBOURS + 1 if "precision-recall" in request.metrics else 2
-    for count, which in ((n_real, "real"), (n_fake, "generated")):
+    for count, which in ((subject.n_real, "real"), (len(subject.fakes), "generated")):
         if count < needed:
             raise DataError(f"too few {which} pictures: {count}; {', '.join(request.metrics)} take at least {needed}.")
 
@@ -186,55 +200,56 @@ def _check(request: Request, judges: Judges, n_fake: int, n_real: int | None, ca
 class _Work:
     """One evaluation while it runs: what the networks see goes to files and scorers, and becomes measures."""
 
-    def __init__(self, request: Request, judges: Judges, scratch: Path, progress: Progress) -> None:
+    def __init__(self, subject: _Subject, request: Request, judges: Judges, scratch: Path, progress: Progress) -> None:
+        self._subject = subject
         self._request = request
         self._judges = judges
         self._scratch = scratch
         self._progress = progress
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
-    def measures(self, fakes: Pictures, reals: Pictures | None, captions: Captions | None) -> Iterator[Measure]:
+    def measures(self) -> Iterator[Measure]:
         """Let the networks look at all pictures once, and yield every metric that was asked for."""
-        request, judges = self._request, self._judges
-        consumers: list[_Consumer] = []
+        metrics, judges, captions = self._request.metrics, self._judges, self._subject.captions
         scorers: list[ClipScorer] = []
         rankers: list[RetrievalScorer] = []
-        if captions is not None:
-            if "clip-score" in request.metrics:
-                scorers = [ClipScorer(network, captions, request.protocol == "released") for network in judges.clips]
-            if "r-precision" in request.metrics:
-                rankers = [RetrievalScorer(network, captions) for network in judges.clips]
-            consumers += [(scorer.network, scorer.add) for scorer in scorers]
-            consumers += [(ranker.network, ranker.add) for ranker in rankers]
-        if judges.features is not None and reals is not None:
-            real = self._real_features(reals, judges.features)
+        if captions is not None and "clip-score" in metrics:
+            released = self._request.protocol == "released"
+            scorers = [ClipScorer(network, captions, released) for network in judges.clips]
+        if captions is not None and "r-precision" in metrics:
+            rankers = [RetrievalScorer(network, captions) for network in judges.clips]
+        consumers: list[_Consumer] = [
+            *((scorer.network, scorer.add) for scorer in scorers),
+            *((ranker.network, ranker.add) for ranker in rankers),
+        ]
+        if judges.features is not None and self._subject.reals is not None:
+            real = self._real_features(self._subject.reals, judges.features)
             path = self._scratch / "fake.npy"
-            self._write_features(path, fakes, judges.features, "generated pictures", consumers)
-            yield from feature_measures(request.metrics, FeatureFile(path), real, judges.features)
+            self._write_features(path, self._subject.fakes, judges.features, "generated pictures", consumers)
+            yield from feature_measures(metrics, FeatureFile(path), real, judges.features)
         else:
-            self._look(fakes, "generated pictures", consumers)
+            self._look(self._subject.fakes, "generated pictures", consumers)
         for scorer in scorers:
             yield clip_score_measure(scorer, self._clip_metric("clip_score", scorer.network))
         for ranker in rankers:
             yield r_precision_measure(ranker, self._clip_metric("r_precision", ranker.network))
 
-    def score(self, measure: Measure, n_fake: int, n_real: int, scenes: NDArray[np.int64], paired: bool) -> Score:
+    def score(self, measure: Measure) -> Score:
         """Compute one metric, and its interval where one is asked for."""
         started = time.perf_counter()
+        subject, draws = self._subject, self._request.bootstrap
         value = measure.compute(None)
-        draws = self._request.bootstrap
-        replicates = []
-        for drawn in resamples(draws, n_real, scenes, paired):
+        replicates: list[float] = []
+        for drawn in resamples(draws, subject.n_real, subject.scenes, subject.paired):
             replicates.append(measure.compute(drawn))
-            self._progress(f"{measure.name} again", len(replicates), draws)
-        seconds = self._seconds[measure.network.name] + time.perf_counter() - started
+            self._progress(f"{measure.name} of resamples", len(replicates), draws, "resamples")
         return Score(
             value=value,
             interval=interval(value, replicates) if replicates else None,
             features=measure.network.name,
-            n_real=n_real if measure.compares else None,
-            n_fake=n_fake,
-            seconds=seconds,
+            n_real=subject.n_real if measure.compares else None,
+            n_fake=len(subject.fakes),
+            seconds=self._seconds[measure.network.name] + time.perf_counter() - started,
             note=measure.note,
         )
 
@@ -261,7 +276,7 @@ class _Work:
         """Give every picture to the networks, each network once, and their features to who wants them."""
         batch_size = self._request.batch_size or (16 if self._judges.device.type == "cpu" else 64)
         done = 0
-        self._progress(what, done, len(pictures))
+        self._progress(what, done, len(pictures), "pictures")
         for levels in pictures.batches(batch_size):
             features: dict[str, Tensor] = {}
             for network, consume in consumers:
@@ -271,7 +286,7 @@ class _Work:
                     self._seconds[network.name] += time.perf_counter() - started
                 consume(features[network.name])
             done += len(levels)
-            self._progress(what, done, len(pictures))
+            self._progress(what, done, len(pictures), "pictures")
 
     def _clip_metric(self, metric: str, network: ClipNetwork) -> str:
         """The first CLIP's metrics have the plain name."""

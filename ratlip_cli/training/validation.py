@@ -59,7 +59,7 @@ class Validation:
     def evaluate(self, folder: Path, should_stop: Callable[[], bool]) -> Evaluation | None:
         """Score the model, which is saved in the model folder `folder`; None where `should_stop` became true."""
 
-        def ask(what: str, done: int, total: int) -> None:
+        def ask(what: str, done: int, total: int, unit: str) -> None:
             if should_stop():
                 raise _Stopped
 
