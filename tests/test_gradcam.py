@@ -17,11 +17,20 @@ from ratlip_cli.data.drawn.parts import decode_parts
 from ratlip_cli.data.prepare import demo_source
 from ratlip_cli.errors import DataError, UsageError, WeightsError
 from ratlip_cli.explain import words
-from ratlip_cli.explain.explanation import explain, phrases_naming_parts, phrases_of
+from ratlip_cli.explain.explanation import explain, phrases_of
 from ratlip_cli.explain.faithfulness import KINDS, RANDOM_ORDERS, STEPS, compare, curves
 from ratlip_cli.explain.gradcam import Target, gradcam, make_target, resolve_layer, upsample
 from ratlip_cli.explain.intervals import mean_interval
-from ratlip_cli.explain.parts import FEWEST, SUBJECT, PartScore, centre_map, part_named, score_part, summarise
+from ratlip_cli.explain.parts import (
+    FEWEST,
+    SUBJECT,
+    PartScore,
+    centre_map,
+    part_named,
+    phrases_naming_parts,
+    score_part,
+    summarise,
+)
 from ratlip_cli.explain.subjects import Subject, drawn, from_dataset, from_file
 from ratlip_cli.pixels import from_image, to_images
 from ratlip_cli.sampling import generate
@@ -279,7 +288,9 @@ def test_masks_lie_where_the_parts_are(birds: Path) -> None:
     assert [subject.name for subject in subjects] == [str(dataset.entries[k].file) for k in (0, 6, 13, 20, 27)]
     for subject, index in zip(subjects, (0, 6, 13, 20, 27), strict=True):
         assert torch.equal(subject.image, dataset.centre_crop(index))
-        assert subject.prompt == dataset.entries[index].captions[0]
+        captions = dataset.entries[index].captions
+        named = [len(phrases_naming_parts(caption, subject.masks)) for caption in captions]
+        assert subject.prompt == captions[named.index(max(named))]
         whole = decode_parts(dataset.entries[index].extra["parts"])
         assert {name for name, mask in whole.items() if mask[3:35, 3:35].any()} == set(subject.masks)
         for name, mask in subject.masks.items():
@@ -326,7 +337,7 @@ def test_an_explanation_holds_maps_numbers_and_parts(model: Model, birds: Path) 
     target = make_target("clip", model)
     (subject,) = from_dataset(CaptionedImages(birds, "train", 32), 1)
     subject = Subject(subject.name, "a bird with black wings and a red beak", subject.image, subject.masks)
-    phrases = phrases_naming_parts(subject)
+    phrases = phrases_naming_parts(subject.prompt, subject.masks)
     assert [phrase.text for phrase in phrases] == ["black wings", "red beak"]
     found = explain(model, target, 5, subject, phrases, seed=0)
     assert [score.part for score in found.part_scores()] == [SUBJECT, "wings", "beak"]

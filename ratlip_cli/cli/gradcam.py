@@ -68,9 +68,10 @@ def gradcam(
     console.set_up(quiet)
     from ratlip_cli.data.prepare import resolve_dataset
     from ratlip_cli.device import resolve_device
-    from ratlip_cli.explain.explanation import Explanation, explain, phrases_naming_parts, phrases_of
+    from ratlip_cli.explain.explanation import Explanation, explain, phrases_of
     from ratlip_cli.explain.gradcam import make_target, resolve_layer
     from ratlip_cli.explain.gradcam_report import write_gradcam
+    from ratlip_cli.explain.parts import phrases_naming_parts
     from ratlip_cli.explain.record import Record
     from ratlip_cli.sampling import check_seed
     from ratlip_cli.weights.load import default_model, load_model
@@ -98,8 +99,10 @@ def gradcam(
     with console.progress("gradcam", sum(map(len, subjects))) as advance:
         for one, aim, at, pictures in zip(loaded, targets, layers, subjects, strict=True):
             for subject in pictures:
-                asked = words or bool(word)
-                phrases = phrases_of(subject.prompt, words, word or []) if asked else phrases_naming_parts(subject)
+                if words or word:
+                    phrases = phrases_of(subject.prompt, words, word or [])
+                else:
+                    phrases = phrases_naming_parts(subject.prompt, subject.masks)
                 found.append(explain(one, aim, at, subject, phrases, seed))
                 advance()
     title = prompt or (f"{dataset} {split}" if dataset else found[0].subject.prompt)

@@ -136,13 +136,3 @@ def phrases_of(prompt: str, every_word: bool, chosen: Sequence[str]) -> list[wor
     found = {phrase for wanted in chosen for phrase in words.find(prompt, wanted)}
     found |= set(words.words(prompt)) if every_word else set()
     return sorted(found, key=lambda phrase: (phrase.start, phrase.end))
-
-
-def phrases_naming_parts(subject: Subject) -> list[words.Phrase]:
-    """Phrases of the prompt, such as "black wings", that name a part that shows: the first for each part."""
-    named: dict[str, words.Phrase] = {}
-    for phrase in words.phrases(subject.prompt):
-        part = part_named(phrase.text, subject.masks)
-        if part:
-            named.setdefault(part, phrase)
-    return list(named.values())

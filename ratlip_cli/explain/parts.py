@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ratlip_cli.explain.intervals import Mean, mean_interval
+from ratlip_cli.explain.words import Phrase, phrases
 
 SUBJECT = "all parts"
 """Stands for the union of a picture's parts, against which the map of the whole sentence is held."""
@@ -120,6 +121,17 @@ def part_named(text: str, parts: Iterable[str]) -> str | None:
             if name in known:
                 return name
     return None
+
+
+def phrases_naming_parts(prompt: str, parts: Iterable[str]) -> list[Phrase]:
+    """Phrases of the prompt, such as "black wings", that name one of `parts`: the first for each part."""
+    known = set(parts)
+    named: dict[str, Phrase] = {}
+    for phrase in phrases(prompt):
+        part = part_named(phrase.text, known)
+        if part:
+            named.setdefault(part, phrase)
+    return list(named.values())
 
 
 def score_part(part: str, text: str, pixels: NDArray[np.floating], mask: NDArray[np.bool_]) -> PartScore:

@@ -16,6 +16,7 @@ from ratlip_cli.data.drawn.parts import decode_parts
 from ratlip_cli.data.layout import INFO, METADATA, Entry, stored_side
 from ratlip_cli.data.pictures import PictureError, read_picture, resize_shorter_side
 from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.explain.parts import phrases_naming_parts
 from ratlip_cli.pixels import from_image
 from ratlip_cli.sampling import check_request, draw, noise_vectors
 from ratlip_cli.weights.model_folder import Model
@@ -46,15 +47,16 @@ def drawn(model: Model, prompt: str, count: int, seed: int) -> list[Subject]:
 def from_file(file: Path, prompt: str | None, size: int) -> Subject:
     """The square middle of a picture file at `size` pixels.
 
-    A picture of a prepared dataset is seen as everything but training sees it; it brings its first caption, where no
-    prompt is given, and its parts. Raises DataError where it cannot be read, UsageError where there is no prompt.
+    A picture of a prepared dataset is seen as everything but training sees it; it brings its parts and, where no prompt
+    is given, the caption that names most of them. Raises DataError where it cannot be read, UsageError where there is
+    no prompt.
     """
     folder = file.absolute().parent
     if (folder.parent / INFO).is_file() and (folder / METADATA).is_file():
         dataset = CaptionedImages(folder.parent, folder.name, size)
         for index, entry in enumerate(dataset.entries):
             if entry.file.name == file.name:
-                return _of_dataset(dataset, index, prompt or entry.captions[0], str(file))
+                return _of_dataset(dataset, index, str(file), prompt)
     if prompt is None:
         raise UsageError(f"{file} is no picture of a prepared dataset, so it has no caption: give a prompt.")
     try:
@@ -67,11 +69,12 @@ def from_file(file: Path, prompt: str | None, size: int) -> Subject:
 
 
 def from_dataset(dataset: CaptionedImages, count: int) -> list[Subject]:
-    """`count` pictures of a split, or all where it has fewer, evenly spread over it, each with its first caption."""
-    return [
-        _of_dataset(dataset, index, dataset.entries[index].captions[0], str(dataset.entries[index].file))
-        for index in spread(len(dataset), count)
-    ]
+    """`count` pictures of a split, or all where it has fewer, evenly spread over it.
+
+    Each comes with the first of its captions that names as many of its parts as any.
+    """
+    indices = spread(len(dataset), count)
+    return [_of_dataset(dataset, index, str(dataset.entries[index].file)) for index in indices]
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -80,9 +83,11 @@ def spread(total: int, count: int) -> list[int]:
     return [place * total // count for place in range(count)]
 
 
-def _of_dataset(dataset: CaptionedImages, index: int, prompt: str, name: str) -> Subject:
-    size = dataset.image_size
-    return Subject(name, prompt, dataset.centre_crop(index), _masks(dataset.entries[index], size))
+def _of_dataset(dataset: CaptionedImages, index: int, name: str, prompt: str | None = None) -> Subject:
+    entry = dataset.entries[index]
+    masks = _masks(entry, dataset.image_size)
+    telling = max(entry.captions, key=lambda caption: len(phrases_naming_parts(caption, masks)))
+    return Subject(name, prompt or telling, dataset.centre_crop(index), masks)
 
 
 def _masks(entry: Entry, size: int) -> dict[str, NDArray[np.bool_]]:
