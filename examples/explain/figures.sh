@@ -30,8 +30,8 @@ content = json.loads(Path(sys.argv[1]).read_text())
 del content["pictures"]
 Path(sys.argv[2]).write_text(json.dumps(content, indent=2) + "\n")
 END
-cp pairs/0000_*.png "$here/latent_pairs.png"
-cp pairs/0000_*.json "$here/latent_pairs.json"
+cp pairs/0000_*test.png "$here/latent_pairs.png"
+cp pairs/0000_*test.json "$here/latent_pairs.json"
 cp captions/0000_*.png "$here/latent_captions.png"
 cp captions/0000_*.json "$here/latent_captions.json"
 cp way/0000_*.png "$here/latent_way.png"

@@ -109,7 +109,7 @@ def latent_viz(
             settings |= {"view": "captions", "captions": captions, "noises": noises_each}
             content = latent_report.write_captions(views, seen, method, record, settings, real, pairs)
         else:
-            record = Record(out, f"{settings['dataset']} {split}", svg)
+            record = Record(out, f"{Path(settings['dataset']).name} {split}", svg)
             content = latent_report.write_pairs(real, pairs, seen, method, record, settings | {"view": "pairs"})
     for line in content["says"]:
         console.note(line)
