@@ -9,7 +9,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-ratlip prepare demo --count "$count"0
+ratlip prepare demo --count $((10 * count))  # a tenth of them is the test split
 
 ratlip gradcam "a red bird with black wings" --words --model "$model" --out words
 ratlip gradcam "a red bird with black wings" -n 3 --target discriminator --model "$model" --out discriminator
