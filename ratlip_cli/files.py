@@ -21,8 +21,10 @@ def _partial_name(target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
+def whole_file(target: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path to write to; on success it replaces `target`, on any error nothing is left.
+
+    Where it is `durable`, not even a power failure leaves less; it costs a few milliseconds to wait for the disk.
 
     Raises RatlipError where the folder cannot be written or the disk is full.
     """
@@ -30,7 +32,8 @@ def whole_file(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        _to_disk(partial)
+        if durable:
+            _to_disk(partial)
         partial.replace(target)
     except OSError as error:
         raise cannot_write(target, error) from error

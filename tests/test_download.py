@@ -94,8 +94,8 @@ def test_what_one_address_says_is_told_and_the_next_attempt_completes(
         assert served.misdeeds == []
         message = str(caught.value)
         assert said in message
-        assert message.startswith("cannot download x.bin: 127.0.0.1:")
-        assert message.endswith("Get it by hand from the page")
+        assert message.startswith("cannot download x.bin (127.0.0.1:")
+        assert message.endswith("): get it by hand from the page")
         assert "\n" not in message
         assert not (tmp_path / "x.bin").exists()
         assert fetch(file, tmp_path).read_bytes() == CONTENT

@@ -268,7 +268,7 @@ def test_what_is_wrong_in_an_archive_is_named_and_the_rest_is_kept(tmp_path: Pat
     }
     (entry,) = read_split(tmp_path / "cub", "train")
     assert entry.captions == ("a bird that sings",)
-    with pytest.raises(DataError, match="bounding_boxes.txt, line 5"):
+    with pytest.raises(DataError, match=r"bounding_boxes\.txt, line 5"):
         official_source("cub", tmp_path, tmp_path, image_size=SIZE).prepare(tmp_path / "strict", 1, strict=True)
 
 
@@ -356,7 +356,8 @@ def test_train_prepares_a_dataset_that_is_not_there(
         answer = ratlip(*command)
         assert answer.code == 1
         assert f"cannot download {second}" in answer.err
-        assert "ratlip prepare oxford --raw FOLDER" in answer.err
+        assert "go on with: ratlip prepare oxford --raw data/downloads" in answer.err
+        assert {path.name for path in Path("data/downloads").iterdir() if path.name[0] != "."} == {first, third}
         assert not (tmp_path / "data" / "oxford").exists()
         answer = ratlip(*command)
     assert answer.code == 0, answer.err
@@ -366,6 +367,21 @@ def test_train_prepares_a_dataset_that_is_not_there(
     answer = ratlip("prepare", "oxford")
     assert (answer.code, answer.out) == (0, "data/oxford\n")
     assert "nothing to do" in answer.err
+
+
+def test_who_gets_a_missing_file_by_hand_goes_on_as_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written.write_cub(tmp_path / "server")
+    with serve_file((tmp_path / "server" / "CUB_200_2011.tgz").read_bytes()) as alive, serve_file(b"", "404") as dead:
+        served_from(monkeypatch, "cub", {"CUB_200_2011.tgz": alive.address, "cvpr2016_cub.tar.gz": dead.address})
+        with pytest.raises(
+            DataError, match=r"answered 404 .* get it by hand from https://github.com/reedscot"
+        ) as caught:
+            resolve_dataset("cub", tmp_path / "data", SIZE)
+        command = str(caught.value).split("go on with: ")[1].split()
+        shutil.copy(tmp_path / "server" / "cvpr2016_cub.tar.gz", tmp_path / "data" / "downloads")
+        answer = ratlip(*command[1:], "--data-dir", tmp_path / "data", "--image-size", SIZE, "--workers", 1)
+    assert answer.code == 0, answer.err
+    assert read_dataset(tmp_path / "data" / "cub").counts == written.BIRD_COUNTS
 
 
 def test_a_licence_is_accepted_before_anything_is_fetched(tmp_path: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -262,9 +263,9 @@ def bad_pictures(folder: Path) -> tuple[set[str], set[str]]:
     whole = (folder / "rotated.jpg").read_bytes()
     (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "unreadable.png").write_bytes(b"no picture")
-    enormous = io.BytesIO()
-    Image.new("1", (60_000, 60_000)).save(enormous, "PNG")
-    (folder / "enormous.png").write_bytes(enormous.getvalue())
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (folder / "enormous.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
     grey.save(folder / "grey.bmp")  # After grey.bmp comes grey.png, which would be stored under the same name.
     grey.save(folder / "no-caption.png")
     grey.save(folder / "empty-caption.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import socket
 import time
 import urllib.error
 import urllib.parse
@@ -89,7 +90,7 @@ def _fetch(file: RemoteFile, target: Path, progress: Progress | None) -> Path:
         else:
             partial.replace(target)
             return target
-    raise DataError(f"cannot download {file.name}: {'; '.join(refusals)}. Get it by hand from {file.page}")
+    raise DataError(f"cannot download {file.name} ({'; '.join(refusals)}): get it by hand from {file.page}")
 
 
 class _Refused(Exception):
@@ -174,7 +175,8 @@ def _open(address: str, start: int) -> http.client.HTTPResponse:
         except urllib.error.HTTPError:
             raise
         except (http.client.HTTPException, OSError) as error:
-            raise _Broken(_words(error)) from error
+            is_unknown = isinstance(error, urllib.error.URLError) and isinstance(error.reason, socket.gaierror)
+            raise (_Refused if is_unknown else _Broken)(_words(error)) from error
         leads_to = page.confirmed_address()
         if leads_to is None or confirmed:
             raise _Refused(f"answered with a web page ('{page.title}') instead of the file")
@@ -186,7 +188,7 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
         try:
             chunk = response.read(_CHUNK)
         except (http.client.HTTPException, OSError) as error:
-            raise _Broken(f"broke off: {_words(error)}") from error
+            raise _Broken(_words(error)) from error
         if not chunk:
             return
         yield chunk
@@ -242,5 +244,7 @@ def _size(partial: Path) -> int:
 
 
 def _words(error: Exception) -> str:
+    """Return the reason of a broken connection, as the end of a sentence that begins with the address."""
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    return " ".join(str(reason).split()) or type(error).__name__
+    told = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+    return f"cannot be reached: {' '.join(told.split()) or type(reason).__name__}"

@@ -1,10 +1,11 @@
-"""`ratlip prepare` with two workers against a plain loop of Pillow that makes the same files; and its memory.
+"""`ratlip prepare` with two workers against a plain loop of Pillow that does the same resize; and its memory.
 
     python tests/benchmarks/prepare.py [COUNT]
 
-COUNT (2,000 if left out) photographs of 500 x 375 pixels are generated. Prints one JSON object: the rate of both, the
-ratio of the two in each of three rounds, and the peak memory of all processes together for a quarter of the photographs
-and for all. Exits with 1 where the median ratio is below the limit.
+COUNT (2,000 if left out) photographs of 500 x 375 pixels are generated. Prints one JSON object: how many times as fast
+prepare is as a loop that saves as Pillow does by itself, and as one with prepare's own compression (medians of three
+rounds); its rate; and the peak memory of all its processes together, for a quarter of the photographs and for all.
+Exits with 1 where the first ratio is below the limit. It tells something on a machine with two idle cores alone.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ def generate(folder: Path, count: int) -> None:
         (folder / f"{number:05d}.txt").write_text(f"photograph {number}\n")
 
 
-def plain_loop(folder: Path, out: Path) -> float:
+def plain_loop(folder: Path, out: Path, compression: int | None = None) -> float:
     """Seconds that one process takes to open, resize and save every photograph."""
+    options = {} if compression is None else {"compress_level": compression}
     out.mkdir()
     side = stored_side(SIZE)
     started = time.perf_counter()
@@ -58,7 +60,7 @@ def plain_loop(folder: Path, out: Path) -> float:
         scale = side / min(picture.size)
         width, height = (round(length * scale) for length in picture.size)
         resized = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
-        resized.save(out / f"{file.stem}.png", compress_level=COMPRESSION)
+        resized.save(out / f"{file.stem}.png", **options)
     return time.perf_counter() - started
 
 
@@ -94,22 +96,22 @@ def main() -> int:
         folder = Path(temporary)
         generate(folder / "photographs", count)
         generate(folder / "quarter", count // 4)
-        ratios, rates, peaks = [], [], []
+        plain, same, ours, peaks = [], [], [], []
         for number in range(ROUNDS):
-            plain = plain_loop(folder / "photographs", folder / f"plain-{number}")
-            ours, peak = prepare(folder / "photographs", folder / f"data-{number}")
-            ratios.append(plain / ours)
-            rates.append((count / plain, count / ours))
+            plain.append(plain_loop(folder / "photographs", folder / f"plain-{number}"))
+            same.append(plain_loop(folder / "photographs", folder / f"same-{number}", COMPRESSION))
+            seconds, peak = prepare(folder / "photographs", folder / f"data-{number}")
+            ours.append(seconds)
             peaks.append(peak)
         _, quarter_peak = prepare(folder / "quarter", folder / "data-quarter")
-    ratio = statistics.median(ratios)
+    ratio = statistics.median(loop / mine for loop, mine in zip(plain, ours, strict=True))
+    same_ratio = statistics.median(loop / mine for loop, mine in zip(same, ours, strict=True))
     found = {
         "pictures": count,
-        "plain_loop_per_second": round(statistics.median(plain for plain, _ in rates), 1),
-        "prepare_per_second": round(statistics.median(ours for _, ours in rates), 1),
-        "ratios": [round(one, 2) for one in ratios],
-        "ratio": round(ratio, 2),
+        "prepare_per_second": round(count / statistics.median(ours), 1),
+        "times_the_plain_loop": round(ratio, 2),
         "limit": LIMIT,
+        "times_a_loop_with_the_same_compression": round(same_ratio, 2),
         "peak_mib": {str(count // 4): round(quarter_peak), str(count): round(max(peaks))},
     }
     print(json.dumps(found))

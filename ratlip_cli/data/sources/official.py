@@ -46,22 +46,30 @@ class Official:
         """Raise UsageError where a licence that must be accepted is not."""
         if self.must_be_accepted and not accepted:
             raise UsageError(
-                f"{self.name} is licensed as: {self.licence}. Who accepts that calls: "
+                f"{self.name} is for {self.licence}. Who accepts that calls: "
                 f"ratlip prepare {self.name} --accept-license"
             )
 
     def downloaded(self, folder: Path, progress: Progress | None) -> Places:
         """Return where the required pieces lie in `folder`, downloading those that do not.
 
-        Raises DataError, which says what to get by hand and how to go on, where one cannot be had.
+        Raises DataError, which says what to get by hand and how to go on, where some cannot be had; the others are
+        there then.
         """
-        try:
-            return {piece.file.name: fetch(piece.file, folder, progress) for piece in self.pieces if piece.required}
-        except DataError as error:
+        places = {}
+        failures = []
+        for piece in self.pieces:
+            if piece.required:
+                try:
+                    places[piece.file.name] = fetch(piece.file, folder, progress)
+                except DataError as error:
+                    failures.append(str(error))
+        if failures:
             raise DataError(
-                f"{error}, put it in a folder with the other files ({self._names()}) and call: "
-                f"ratlip prepare {self.name} --raw FOLDER"
-            ) from error
+                f"{'; '.join(failures)}. Put what is missing in {folder} and go on with: "
+                f"ratlip prepare {self.name} --raw {folder}"
+            )
+        return places
 
     def found(self, raw: Path) -> Places:
         """Return where the pieces lie in `raw`, as archives in it or one folder deeper, or unpacked anywhere below.
