@@ -10,22 +10,23 @@ import pytest
 from hub_server import HubServer
 
 Connect = Callable[..., None]
-"""connect(hub, token=None, cache="cache")"""
+"""connect(hub, token=None, cache="cache", xet=False)"""
 
 
 def connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Connect:
     """A function that points the client, which reads its environment when it is imported, at a server and a cache."""
 
-    def connect(hub: HubServer, token: str | None = None, cache: str = "cache") -> None:
+    def connect(hub: HubServer, token: str | None = None, cache: str = "cache", xet: bool = False) -> None:
         settings = {
             "ENDPOINT": hub.endpoint,
             "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
             "HF_HUB_CACHE": str(tmp_path / cache),
             "HF_TOKEN_PATH": str(tmp_path / "no-token"),
-            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_DISABLE_XET": not xet,
         }
         for name, value in settings.items():
             monkeypatch.setattr(huggingface_hub.constants, name, value)
+        monkeypatch.setenv("HF_XET_CACHE", str(tmp_path / "xet"))
         if token is None:
             monkeypatch.delenv("HF_TOKEN", raising=False)
         else:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -17,8 +15,6 @@ from ratlip_cli.weights.hub import fetch, pinned_name, push
 from ratlip_cli.weights.model_folder import files_of
 
 WEIGHTS = bytes(range(256)) * 1000
-
-FETCH = "import sys; from ratlip_cli.weights.hub import fetch; print(fetch(sys.argv[1]))"
 
 
 @pytest.fixture
@@ -53,20 +49,17 @@ def test_pull_then_cache(repository: Path, connect: Connect) -> None:
 
 
 def test_offline_takes_the_cache_or_says_go_online(
-    repository: Path, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    repository: Path, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serve({"someone/birds": repository}) as hub:
-        connect(hub, cache="home/hub")
+        connect(hub)
         folder = fetch("someone/birds")
-    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    offline = subprocess.run(
-        [sys.executable, "-c", FETCH, "someone/birds"], env=os.environ | environment, capture_output=True, text=True
-    )
-    assert offline.stdout.strip() == str(folder), offline.stderr
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert fetch("someone/birds") == folder
-    with pytest.raises(WeightsError, match=r"HF_HUB_OFFLINE is set. Go online"):
-        fetch("someone/fish")
+        requests = list(hub.requests)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        assert fetch("someone/birds") == folder
+        with pytest.raises(WeightsError, match=r"HF_HUB_OFFLINE is set. Go online"):
+            fetch("someone/fish")
+        assert hub.requests == requests
 
 
 def test_a_cached_model_serves_while_the_hub_is_down(repository: Path, connect: Connect) -> None:
@@ -214,32 +207,16 @@ def test_push_then_pull(repository: Path, connect: Connect) -> None:
         assert hub.leaked == []
 
 
-PUSH_THEN_FETCH = """
-import sys
-from pathlib import Path
-from ratlip_cli.weights.hub import fetch, push
-from ratlip_cli.weights.model_folder import files_of
-print(fetch(push(files_of(Path(sys.argv[1])), "me/birds").name))
-"""
-
-
-def test_push_and_pull_by_xet(repository: Path, tmp_path: Path) -> None:
+def test_push_and_pull_by_xet(repository: Path, connect: Connect) -> None:
     """As the client does it where hf_xet is installed, which it is by default."""
     pytest.importorskip("hf_xet")
     (repository / "README.md").unlink()
     weights = os.urandom(300_000)
     (repository / "generator.safetensors").write_bytes(weights)
     with serve() as hub:
-        settings = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": WRITE_TOKEN}
-        answer = subprocess.run(
-            [sys.executable, "-c", PUSH_THEN_FETCH, str(repository)],
-            env={**os.environ, **settings},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert answer.returncode == 0, answer.stderr
-        assert (Path(answer.stdout.strip()) / "generator.safetensors").read_bytes() == weights
+        connect(hub, WRITE_TOKEN, xet=True)
+        pushed = push(files_of(repository), "me/birds")
+        assert (fetch(pushed.name) / "generator.safetensors").read_bytes() == weights
         asked = " ".join(hub.requests)
         assert "/v1/xorbs/" in asked
         assert "/v1/reconstructions/" in asked
