@@ -23,15 +23,17 @@ def clip(tiny_clip: Path) -> FrozenCLIP:
     return load_clip(str(tiny_clip))
 
 
-@pytest.mark.parametrize("image_size", [64, 48])
+@pytest.mark.parametrize(("image_size", "channels_last"), [(64, False), (48, True)])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_drawing_is_the_plain_transcription(clip: FrozenCLIP, variant: str, image_size: int) -> None:
+def test_drawing_is_the_plain_transcription(
+    clip: FrozenCLIP, variant: str, image_size: int, channels_last: bool
+) -> None:
     config = replace(CONFIG, variant=variant, image_size=image_size)
     generator = Generator(config, clip.geometry)
     randomise(generator)
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
     noise, text = torch.randn(3, config.noise_dim), torch.randn(3, clip.geometry.embed_dim)
-    drawing = for_drawing(generator)
+    drawing = for_drawing(generator, channels_last)
     with torch.no_grad():
         expected = plain_draw(weights_of(generator), config, clip, noise, text)
         scale = float(expected.abs().max())

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 import ratlip_cli
 from ratlip_cli.cli import console
+from ratlip_cli.cli.bench import bench
 from ratlip_cli.cli.convert import convert
 from ratlip_cli.cli.evaluate import evaluate
 from ratlip_cli.cli.export import export
@@ -48,7 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (prepare, train, generate, evaluate, gradcam, latent_viz, info, pull, push, convert, export):
+for command in (prepare, train, generate, evaluate, gradcam, latent_viz, info, bench, pull, push, convert, export):
     app.command()(command)
 
 

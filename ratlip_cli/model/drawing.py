@@ -30,11 +30,14 @@ class DoublingConv(nn.Module):
 
 
 @torch.no_grad()
-def for_drawing(generator: Generator) -> Generator:
+def for_drawing(generator: Generator, channels_last: bool = False) -> Generator:
     """A generator that draws the same pictures with less work and cannot be trained; `generator` stays as it is.
 
     BatchNorm becomes part of the convolution in front of it, and the weights of upsampled convolutions are summed once.
     All other weights are shared with `generator`.
+
+    Args:
+        channels_last: keep the convolutions' weights in the layout that a GPU's matrix units read.
     """
     shared = {id(tensor): tensor for tensor in (*generator.parameters(), *generator.buffers())}
     drawing = copy.deepcopy(generator, shared).eval()
@@ -47,6 +50,11 @@ def for_drawing(generator: Generator) -> Generator:
             block.conv1.conv = _doubling(block.conv1.conv)
         elif size == 2 * before:
             block.conv1 = _doubling(block.conv1)
+    if channels_last:
+        for module in drawing.modules():
+            if isinstance(module, nn.Conv2d | DoublingConv):
+                weight = module.weight.detach().contiguous(memory_format=torch.channels_last)
+                module.weight = nn.Parameter(weight, requires_grad=False)
     return drawing
 
 

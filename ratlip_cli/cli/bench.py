@@ -1,0 +1,87 @@
+"""`ratlip bench`: how fast a model draws and trains on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ratlip_cli.cli import console
+
+if TYPE_CHECKING:
+    from ratlip_cli.training.benchmark import Benchmark
+
+PRECISIONS = ("fp32", "bf16")
+
+
+def bench(
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model folder, run folder, owner/name[@revision] on the Hugging Face Hub, or ratlip-demo."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 8,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16, of drawing.")] = "fp32",
+    train: Annotated[
+        bool, typer.Option("--train", help="Also measure training steps of a model of these sizes.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+) -> None:
+    """Measure pictures a second, latency, memory and, with --train, steps a second. Leave the machine alone meanwhile.
+
+    [bold]Examples[/]
+
+    ratlip bench
+
+    ratlip bench --model runs/cub-ratlip-1 --device cuda --batch-size 64 --precision bf16
+
+    ratlip bench --train --batch-size 24 --json
+    """
+    console.set_up(quiet)
+    from ratlip_cli.device import keep_freed_memory, resolve_device
+    from ratlip_cli.errors import UsageError, unknown_name
+    from ratlip_cli.training.benchmark import measure
+    from ratlip_cli.training.settings import resolve_settings
+    from ratlip_cli.training.trainer import DTYPES
+    from ratlip_cli.weights.load import default_model, load_model
+
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    if batch_size < 1 or (train and batch_size < 2):
+        raise UsageError(f"--batch-size is {batch_size}; it must be at least {2 if train else 1}.")
+    keep_freed_memory()
+    target = resolve_device(device)
+    spec = model or default_model()
+    loaded = load_model(spec, target)
+    console.note(f"model {spec} ({loaded.fingerprint}) on {target}")
+    settings = resolve_settings({"init_from": spec, "batch_size": batch_size}) if train else None
+    measured = measure(loaded, batch_size, precision, DTYPES[precision], settings)
+    if json:
+        console.result_json({"model": loaded.name, "fingerprint": loaded.fingerprint, **asdict(measured)})
+    else:
+        _show(measured)
+
+
+def _show(measured: Benchmark) -> None:
+    drawing, training = measured.drawing, measured.training
+    rows: list[tuple[str, object]] = [
+        ("one picture", f"{1000 * drawing.latency_seconds:.1f} ms"),
+        (f"pictures a second, {drawing.batch_size} at a time", f"{drawing.pictures_per_second:.2f}"),
+        ("arithmetic of a picture", f"{drawing.gflop_per_picture:.2f} GFLOP"),
+        ("share of the matrix-product rate", f"{drawing.share_of_matrix_rate:.0%}"),
+    ]
+    if training:
+        rows += [
+            (f"training steps a second, batch {training.batch_size}", f"{training.steps_per_second:.3f}"),
+            ("arithmetic of a step", f"{training.gflop_per_step:.0f} GFLOP"),
+            ("share of the matrix-product rate", f"{training.share_of_matrix_rate:.0%}"),
+            *((f"an epoch of {name}", f"{minutes:.0f} min") for name, minutes in training.epoch_minutes.items()),
+        ]
+    rows += [
+        ("matrix products", f"{measured.matrix_gflops:.0f} GFLOP/s, {measured.precision}"),
+        ("peak memory", f"{measured.peak_memory_mib:.0f} MiB"),
+    ]
+    title = f"{measured.device}, {measured.threads} threads"
+    console.result_table(title, ("", "measured"), [(name, value) for name, value in rows])

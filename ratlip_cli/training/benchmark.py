@@ -1,0 +1,165 @@
+"""How fast a model draws and trains on this machine, and what share of the machine's arithmetic that is."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from ratlip_cli.data.dataset import Batch
+from ratlip_cli.data.prepare import OFFICIAL
+from ratlip_cli.device import peak_memory_mib
+from ratlip_cli.model.clip import FrozenCLIP, clip_architecture
+from ratlip_cli.model.summary import summarise
+from ratlip_cli.sampling import draw, noise_vectors
+from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.trainer import Trainer
+from ratlip_cli.weights.model_folder import Model, clip_spec
+
+MATRIX_SIDE = 2048
+SHORTEST_SECONDS = 2.0
+"""Everything is measured at least this long, and at least three times; the median counts."""
+
+
+@dataclass(frozen=True)
+class DrawingSpeed:
+    """How fast pictures are drawn."""
+
+    latency_seconds: float
+    """From one sentence vector to its picture."""
+    pictures_per_second: float
+    """In batches of `batch_size`."""
+    batch_size: int
+    gflop_per_picture: float
+    share_of_matrix_rate: float
+    """What the batch reaches of the rate of large matrix products."""
+
+
+@dataclass(frozen=True)
+class TrainingSpeed:
+    """How fast training steps are."""
+
+    steps_per_second: float
+    batch_size: int
+    gflop_per_step: float
+    share_of_matrix_rate: float
+    epoch_minutes: dict[str, float]
+    """How long one pass over each dataset takes, without reading its pictures."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What was measured."""
+
+    device: str
+    precision: str
+    threads: int
+    """Of the CPU."""
+    matrix_gflops: float
+    """10^9 floating-point operations a second in products of large matrices, in this precision."""
+    drawing: DrawingSpeed
+    training: TrainingSpeed | None
+    peak_memory_mib: float
+    """Of the whole process, or of the GPU where there is one."""
+
+
+@torch.no_grad()
+def matrix_gflops(device: torch.device, dtype: torch.dtype) -> float:
+    """The rate of products of two matrices of MATRIX_SIDE rows and columns."""
+    left, right = (torch.randn(MATRIX_SIDE, MATRIX_SIDE, device=device).to(dtype) for _ in range(2))
+    return 2 * MATRIX_SIDE**3 / seconds(lambda: left @ right, device) / 1e9
+
+
+def measure_drawing(model: Model, batch_size: int, matrix_rate: float, dtype: torch.dtype) -> DrawingSpeed:
+    """Draw one picture at a time, then `batch_size` at a time. `matrix_rate` is from `matrix_gflops`."""
+    config, geometry = model.config.generator, model.config.geometry
+    noise = noise_vectors(0, range(batch_size), config.noise_dim)
+    text = torch.randn(batch_size, geometry.embed_dim, generator=torch.Generator().manual_seed(0))
+    with torch.autocast(model.device.type, dtype, enabled=dtype is not torch.float32):
+        latency = seconds(lambda: draw(model, noise[:1], text[:1]), model.device)
+        together = seconds(lambda: draw(model, noise, text, batch_size), model.device)
+    parts = summarise(config, model.config.discriminator, clip_architecture(clip_spec(model.folder, model.config)))
+    names = [part.name for part in parts]
+    drawing = parts[names.index("noise to code") : names.index("CLIP image encoder")]
+    gflop = sum(part.flops for part in drawing) / 1e9
+    rate = batch_size / together
+    return DrawingSpeed(latency, rate, batch_size, gflop, gflop * rate / matrix_rate)
+
+
+def measure_training(
+    settings: TrainSettings, clip: FrozenCLIP, device: torch.device, matrix_rate: float
+) -> TrainingSpeed:
+    """Train a new model of these settings on noise."""
+    size, count = settings.image_size, settings.batch_size
+    random = torch.Generator().manual_seed(0)
+    text = torch.randn(count, clip.geometry.embed_dim, generator=random)
+    trainer = Trainer(settings, clip, text, count, device)
+    batch = Batch(torch.rand(count, 3, size, size, generator=random) * 2 - 1, torch.arange(count))
+    step = seconds(lambda: trainer.train_step(batch), device)
+    with _FlopCounter() as counter:
+        trainer.train_step(batch)
+    gflop = counter.flops / 1e9
+    minutes = {name: dataset.counts["train"] / count * step / 60 for name, dataset in OFFICIAL.items()}
+    return TrainingSpeed(1 / step, count, gflop, gflop / step / matrix_rate, minutes)
+
+
+class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts arithmetic like PyTorch's FlopCounterMode, which does not bear a gradient taken inside a step."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Median seconds that `work` takes, after a first time that is not counted."""
+
+    def once() -> float:
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    once()
+    measured: list[float] = []
+    while len(measured) < 3 or sum(measured) < SHORTEST_SECONDS:
+        measured.append(once())
+    return statistics.median(measured)
+
+
+def measure(
+    model: Model, batch_size: int, precision: str, dtype: torch.dtype, settings: TrainSettings | None = None
+) -> Benchmark:
+    """Everything that `ratlip bench` shows.
+
+    Args:
+        batch_size: pictures at a time.
+        precision, dtype: of drawing; training has its own setting.
+        settings: a training run to measure too.
+    """
+    rate = matrix_gflops(model.device, dtype)
+    drawing = measure_drawing(model, batch_size, rate, dtype)
+    training = measure_training(settings, model.clip, model.device, rate) if settings else None
+    return Benchmark(
+        device=str(model.device),
+        precision=precision,
+        threads=torch.get_num_threads(),
+        matrix_gflops=rate,
+        drawing=drawing,
+        training=training,
+        peak_memory_mib=peak_memory_mib(model.device),
+    )

@@ -1,0 +1,112 @@
+"""`ratlip bench`: what it measures adds up, and freed memory is kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import ratlip
+
+from ratlip_cli.data.prepare import OFFICIAL
+from ratlip_cli.model.clip import load_clip
+from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
+from ratlip_cli.model.discriminator import Discriminator
+from ratlip_cli.model.generator import Generator
+from ratlip_cli.training import benchmark
+from ratlip_cli.weights.model_folder import create_model_folder, model_config, save_weights
+
+
+@pytest.fixture(scope="module")
+def model_folder(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    clip = load_clip(str(tiny_clip))
+    config = GeneratorConfig(image_size=32, noise_dim=6, hidden_size=4, base_channels=4)
+    judge = DiscriminatorConfig(base_channels=2)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    create_model_folder(folder, model_config(config, judge, clip), clip)
+    networks = Generator(config, clip.geometry), Discriminator(judge, clip.geometry)
+    save_weights(folder, *(network.state_dict() for network in networks))
+    return folder
+
+
+def test_figures_add_up(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "SHORTEST_SECONDS", 0.0)
+    monkeypatch.setattr(benchmark, "MATRIX_SIDE", 256)
+    answer = ratlip("bench", "--model", model_folder, "--device", "cpu", "--batch-size", 2, "--train", "--json", "-q")
+    assert (answer.code, answer.err) == (0, "")
+    found = json.loads(answer.out)
+    drawing, training = found["drawing"], found["training"]
+    assert found["device"] == "cpu"
+    assert found["peak_memory_mib"] > 0
+    for part, rate in ((drawing, "pictures_per_second"), (training, "steps_per_second")):
+        gflops = part[rate] * part["gflop_per_picture" if part is drawing else "gflop_per_step"]
+        assert part["batch_size"] == 2
+        assert part["share_of_matrix_rate"] == pytest.approx(gflops / found["matrix_gflops"])
+    assert training["epoch_minutes"].keys() == OFFICIAL.keys()
+    assert training["epoch_minutes"]["cub"] == pytest.approx(8855 / 2 / training["steps_per_second"] / 60)
+
+    table = ratlip("bench", "--model", model_folder, "--device", "cpu", "--batch-size", 2, "-q")
+    assert table.code == 0
+    assert "pictures a second, 2 at a time" in table.out
+    assert "training" not in table.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--batch-size", 0), "--batch-size is 0"),
+        (("--batch-size", 1, "--train"), "at least 2"),
+        (("--precision", "bf61"), "bf16"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: tuple[object, ...], words: str) -> None:
+    answer = ratlip("bench", *arguments)
+    assert answer.code == 2
+    assert words in answer.err
+    assert answer.out == ""
+
+
+_REUSE = """
+import resource, sys
+import torch
+from ratlip_cli.device import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+
+def faults(rounds):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        torch.empty(48 * 2**20, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults(16)
+print(faults(8))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="an option of glibc")
+def test_freed_memory_is_used_again() -> None:
+    """Eight tensors of 48 MiB, one after the other: new pages for each, or the pages of the first."""
+
+    def faults(mode: str) -> int:
+        command = [sys.executable, "-c", _REUSE, mode]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert faults("keep") < faults("as it comes") / 20
+
+
+def test_bfloat16_pictures_are_near(model_folder: Path) -> None:
+    from ratlip_cli.sampling import draw, noise_vectors
+    from ratlip_cli.weights.load import load_model
+
+    model = load_model(str(model_folder), torch.device("cpu"))
+    noise, text = noise_vectors(0, range(2), 6), torch.randn(2, 16)
+    exact = draw(model, noise, text)
+    with torch.autocast("cpu", torch.bfloat16):
+        near = draw(model, noise, text)
+    assert near.dtype == torch.float32
+    assert 0 < float((near - exact).abs().max()) < 0.05 * float(exact.abs().max())
