@@ -38,6 +38,9 @@ def set_up(quiet: bool = False) -> None:
     library = logging.getLogger("ratlip_cli")
     library.handlers = [_Notes()]
     library.propagate = False
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # read when huggingface_hub is imported; ours is the one line
+    if quiet or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 class _Notes(logging.Handler):

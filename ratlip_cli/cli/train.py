@@ -118,6 +118,7 @@ def train(
 
     from ratlip_cli.device import keep_freed_memory
     from ratlip_cli.training.session import open_session, rehearse
+    from ratlip_cli.weights.model_folder import fingerprint_of
 
     keep_freed_memory()
     if dry_run:
@@ -137,6 +138,7 @@ def train(
             {
                 "run": session.folder.path,
                 "model": session.folder.model,
+                "fingerprint": fingerprint_of(session.folder.model),
                 "step": session.trainer.steps_done,
                 "total_steps": session.total_steps,
                 "finished": session.finished,
