@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from ratlip_cli.cli import app
+from ratlip_cli.cli.prepare import preparation_progress
 from ratlip_cli.data.layout import read_dataset, read_split
 from ratlip_cli.data.prepare import demo_source, resolve_dataset
 from ratlip_cli.errors import DataError, RatlipError, UsageError
@@ -301,3 +302,17 @@ def test_every_picture_is_read_right_or_left_out_by_name_and_reason(tmp_path: Pa
         assert (code, out) == (1, "")
         assert err.startswith(f"error: {name}: ")
         assert err.count("\n") == 1
+
+
+def test_progress_counts_megabytes_and_pictures(capfd: pytest.CaptureFixture[str]) -> None:
+    with preparation_progress() as progress:
+        for file, arrived in (("a.tgz", (1, 4, 10)), ("b.tgz", (3, 10))):
+            for megabytes in arrived:
+                progress(file, megabytes * 1_000_000 + 1, 10_000_000)
+        for done in range(3):
+            progress("pictures", done + 1, 3)
+    lines = [line.split(",")[0] for line in capfd.readouterr().err.splitlines()]
+    assert lines == ["download a.tgz 10/10", "download b.tgz 10/10", "prepare 3/3"]
+    with preparation_progress() as progress:
+        progress("pictures", 1, None)
+    assert capfd.readouterr().err == ""
