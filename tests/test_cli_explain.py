@@ -96,7 +96,7 @@ def test_gradcam_leaves_a_figure_and_its_numbers(models: dict[str, Path], tmp_pa
     assert picture["insertion"]["auc"] == pytest.approx(area, abs=1e-5)
 
 
-@pytest.mark.parametrize("prompt", ["costs $5_ or ${6}$", "红色的鸟", "word " * 40, "🐦"])
+@pytest.mark.parametrize("prompt", ["costs $5_ or ${6}$", "红色的鸟 🐦 " * 9])
 def test_any_sentence_can_stand_in_figures(models: dict[str, Path], tmp_path: Path, prompt: str) -> None:
     options = ("--model", models["first"], "--out", tmp_path, "--quiet")
     for command in (
