@@ -81,18 +81,23 @@ def test_workers_and_interruptions_change_nothing(tmp_path: Path, name: str) -> 
     class Stopped(Exception):
         pass
 
-    def stop(counted: str, done: int, total: int | None) -> None:
-        if done == 2:
-            raise Stopped
+    def stop_after(pictures: int) -> prepare.Progress:
+        def stop(counted: str, done: int, total: int | None) -> None:
+            if done == pictures:
+                raise Stopped
+
+        return stop
 
     WRITERS[name](tmp_path / "raw")
     prepared(name, tmp_path / "raw", tmp_path / "whole", workers=2)
     source = official_source(name, tmp_path, tmp_path / "raw", accepted=True, image_size=SIZE)
-    with pytest.raises(Stopped):
-        source.prepare(tmp_path / "again", 1, progress=stop)
-    assert not (tmp_path / "again").exists()
-    source.prepare(tmp_path / "again", 1)
-    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+    for pictures in range(1, sum(COUNTS[name].values()) + 1):
+        out = tmp_path / f"again-{pictures}"
+        with pytest.raises(Stopped):
+            source.prepare(out, 1, progress=stop_after(pictures))
+        assert not out.exists()
+        source.prepare(out, 1)
+        assert contents(out) == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -35,7 +35,7 @@ _NOTHING = re.compile(r"(?!)")
 
 
 class ArchiveError(DataError):
-    """An archive is damaged, cut short or no archive. Every member that was read before is whole."""
+    """An archive is damaged, cut short or none. Every member that was read before is whole."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +82,22 @@ def members(place: Path, wanted: re.Pattern[str]) -> Iterator[Member | Problem]:
     Raises ArchiveError, after the members before, where the archive is damaged or cut short.
     """
     if place.is_dir():
-        found: Iterator[Member | Problem] = _in_folder(place, wanted)
-    elif not is_archive(place):
-        found = iter([Member(place.name, place)] if wanted.search(place.name) else [])
-    else:
-        found = _in_archive(place, wanted)
-    return found
+        yield from _in_folder(place, wanted)
+    elif is_archive(place):
+        try:
+            yield from _in_archive(place, wanted)
+        except ArchiveError as error:
+            raise ArchiveError(f"{place}: {error}. Remove it and get it again.") from error
+    elif wanted.search(place.name):
+        yield Member(place.name, place)
 
 
 def check_archive(file: Path) -> str | None:
     """Read the archive `file` to its end; return what is wrong with it, if anything is."""
     try:
-        for problem in _in_archive(file, _NOTHING):
-            return f"{problem.name}: {problem.reason}" if isinstance(problem, Problem) else None
+        for item in _in_archive(file, _NOTHING):
+            if isinstance(item, Problem):
+                return f"{item.name}: {item.reason}"
         if _is_zip(file):
             with zipfile.ZipFile(file) as archive:
                 damaged = archive.testzip()
@@ -155,10 +158,10 @@ def _in_archive(file: Path, wanted: re.Pattern[str]) -> Iterator[Member | Proble
         else:
             with file.open("rb") as opened:
                 yield from _in_tar(opened, wanted, limit)
-    except ArchiveError as error:
-        raise ArchiveError(f"{file}: {error}") from error
+    except ArchiveError:
+        raise
     except Exception as error:  # Damaged archives are met with exceptions of every kind.
-        raise ArchiveError(f"{file}: the archive is damaged or cut short: {_one_line(error)}") from error
+        raise ArchiveError(f"the archive is damaged or cut short ({_one_line(error).rstrip('.')})") from error
 
 
 def _is_zip(file: Path) -> bool:
@@ -171,7 +174,7 @@ def _magic(file: Path) -> bytes:
         with file.open("rb") as opened:
             return opened.read(2)
     except OSError as error:
-        raise ArchiveError(f"cannot read {file}: {error.strerror}") from error
+        raise ArchiveError(f"it cannot be read ({error.strerror})") from error
 
 
 def _in_zip(archive: zipfile.ZipFile, wanted: re.Pattern[str], limit: int) -> Iterator[Member | Problem]:

@@ -33,9 +33,10 @@ def in_order(
     """Yield (item, function(item)) for each of `items`, in their order.
 
     With fewer than two `workers` everything runs in this process. Otherwise `function`, its items and its results are
-    pickled; at most IN_FLIGHT * workers items are held at a time. An exception of `function` is raised here. Workers
-    leave Ctrl-C to this process and end with it, even when it is killed. Close the generator where an error or Ctrl-C
-    may leave it before its end. Raises DataError when a worker dies.
+    pickled, and the workers import the main module: a script that comes here does so under ``if __name__ ==
+    "__main__"``. At most IN_FLIGHT * workers items are held at a time. An exception of `function` is raised here.
+    Workers leave Ctrl-C to this process and end with it, even when it is killed. Close the generator where an error or
+    Ctrl-C may leave it before its end. Raises DataError when a worker dies.
     """
     if workers < 2:
         for item in items:
