@@ -161,19 +161,23 @@ def draw(
     return conv(w / "to_rgb", F.leaky_relu(x, 0.2))
 
 
+def resized(clip: FrozenCLIP, images: Tensor) -> Tensor:
+    size = clip.geometry.image_size
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+
+
 def features(clip: FrozenCLIP, images: Tensor) -> tuple[Tensor, Tensor]:
     """Patch tokens after three blocks (B,3,W,g,g), and the image vectors (B,d)."""
-    size = clip.geometry.image_size
-    pixels = (images + 1) / 2
-    if images.shape[-1] != size:
-        pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+    pixels = (resized(clip, images) + 1) / 2
     after = through_blocks(clip, clip.visual.conv1((pixels - clip.mean) / clip.std))
     patches = [as_map(after[block], clip.geometry.grid) for block in clip.geometry.feature_blocks]
     return torch.stack(patches, dim=1), clip.visual.ln_post(after[-1][:, 0]) @ clip.visual.proj
 
 
-def judge(w: Weights, patches: Tensor, text: Tensor) -> Tensor:
-    """D(x,T) (B,)."""
+def judge(w: Weights, patches: Tensor, text: Tensor, pixels: Tensor | None = None) -> Tensor:
+    """D(x,T) (B,); `pixels`, at CLIP's size, are read by the demo's pixel stem alone, which is not in the paper."""
 
     def residual(w: Weights, x: Tensor) -> Tensor:
         return F.leaky_relu(conv(w / 2, F.leaky_relu(conv(w / 0, x), 0.2)), 0.2)
@@ -181,12 +185,23 @@ def judge(w: Weights, patches: Tensor, text: Tensor) -> Tensor:
     extractor, referee = w / "extractor", w / "referee"
     a, b = extractor["a"], extractor["b"]
     x = patches[:, 0]
+    if pixels is not None and extractor.get("stem.last.weight") is not None:
+        x = x + pixel_stem(extractor / "stem", pixels, x.shape[-1])
     x = x + a[0] * residual(extractor / "residual1", x) + b[0] * patches[:, 1]
     x = x + a[1] * residual(extractor / "residual2", x) + b[1] * patches[:, 2]
     x = conv(extractor / "project", x) + a[2] * residual(extractor / "residual3", x)
     x = torch.cat([x, text[:, :, None, None].repeat(1, 1, *x.shape[2:])], dim=1)
     x = F.leaky_relu(F.conv2d(x, referee["conv1.weight"]), 0.2)
     return F.conv2d(x, referee["conv2.weight"]).flatten()
+
+
+def pixel_stem(w: Weights, pixels: Tensor, grid: int) -> Tensor:
+    x, number = pixels, 0
+    while w.get(f"inner.{number}.weight") is not None:
+        inner = w / "inner" / number
+        x = F.leaky_relu(F.conv2d(x, inner["weight"], inner["bias"], stride=2, padding=1), 0.2)
+        number += 1
+    return F.adaptive_avg_pool2d(F.conv2d(x, w["last.weight"], stride=2, padding=1), grid)
 
 
 class PlainTrainer:
@@ -206,16 +221,19 @@ class PlainTrainer:
         text = self.clip.encode_text(sentences)
         images = images.clone().requires_grad_()
         real, _ = features(self.clip, images)
-        fake, embedding = features(self.clip, draw(self.generator, self.config, self.clip, noise, text, training=True))
+        drawn = draw(self.generator, self.config, self.clip, noise, text, training=True)
+        fake, embedding = features(self.clip, drawn)
 
         sentence = text.clone().requires_grad_()
-        logit_real = judge(self.discriminator, real, sentence)
-        gradients = torch.autograd.grad(logit_real.sum(), (real, sentence), create_graph=True)
+        pixels, drawn_pixels = resized(self.clip, images).detach().requires_grad_(), resized(self.clip, drawn)
+        logit_real = judge(self.discriminator, real, sentence, pixels)
+        inputs = (real, sentence, pixels) if self.settings.pixel_stem else (real, sentence)
+        gradients = torch.autograd.grad(logit_real.sum(), inputs, create_graph=True)
         norm = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1).norm(dim=1)
         loss_d = (
             F.relu(1 - logit_real).mean()
-            + F.relu(1 + judge(self.discriminator, fake.detach(), text)).mean() / 2
-            + F.relu(1 + judge(self.discriminator, real, text.roll(-1, dims=0))).mean() / 2
+            + F.relu(1 + judge(self.discriminator, fake.detach(), text, drawn_pixels.detach())).mean() / 2
+            + F.relu(1 + judge(self.discriminator, real, text.roll(-1, dims=0), pixels)).mean() / 2
             + self.settings.penalty_weight * (norm**self.settings.penalty_power).mean()
         )
         self.optimizer_d.zero_grad()
@@ -223,7 +241,8 @@ class PlainTrainer:
         self.optimizer_d.step()
 
         similarity = F.cosine_similarity(embedding, text)
-        loss_g = -judge(self.discriminator, fake, text).mean() - self.settings.clip_weight * similarity.mean()
+        logit_fake = judge(self.discriminator, fake, text, drawn_pixels)
+        loss_g = -logit_fake.mean() - self.settings.clip_weight * similarity.mean()
         self.optimizer_g.zero_grad()
         loss_g.backward()
         self.optimizer_g.step()

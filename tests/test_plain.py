@@ -91,8 +91,9 @@ def test_features_and_logits(clip: FrozenCLIP, side: int) -> None:
         torch.testing.assert_close(discriminator(patches, text), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_two_training_steps(tiny_settings: TrainSettings, tiny_clip: Path) -> None:
-    settings = replace(tiny_settings, lr_g=1e-6, lr_d=4e-6)
+@pytest.mark.parametrize("pixel_stem", [False, True])
+def test_two_training_steps(tiny_settings: TrainSettings, tiny_clip: Path, pixel_stem: bool) -> None:
+    settings = replace(tiny_settings, lr_g=1e-6, lr_d=4e-6, pixel_stem=pixel_stem)
     clip = load_clip(str(tiny_clip))
     trainer = Trainer(settings, clip, clip.encode_text(SENTENCES), pictures=4, device=torch.device("cpu"))
     randomise(trainer.discriminator)
