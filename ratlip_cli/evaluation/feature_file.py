@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-CHUNK = 1024
+CHUNK = 512
 """Rows in memory at a time."""
 
 

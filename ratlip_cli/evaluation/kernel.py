@@ -45,5 +45,8 @@ def _discrepancy(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 
 def _kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    kernel: NDArray[np.float64] = (x @ y.T / x.shape[1] + 1) ** 3
+    kernel: NDArray[np.float64] = x @ y.T  # (m,m), the largest array of an evaluation: changed in place
+    kernel /= x.shape[1]
+    kernel += 1
+    kernel *= kernel * kernel
     return kernel
