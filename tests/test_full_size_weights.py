@@ -1,4 +1,4 @@
-"""At full size, with the weights of the reference values: a published file to a model and back, and CLIP by its name."""
+"""At full size, with the weights of the reference values: a published file to a model and back, CLIP by its name."""
 
 from __future__ import annotations
 
