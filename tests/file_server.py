@@ -61,7 +61,8 @@ class FileServer(BaseHTTPRequestHandler):
             offset //= 2
         self.send_response(206 if offset else 200)
         if offset:
-            self.send_header("Content-Range", f"bytes {offset}-{len(content) - 1}/{len(content)}")
+            whole = "*" if misdeed == "unknown size" else len(content)
+            self.send_header("Content-Range", f"bytes {offset}-{len(content) - 1}/{whole}")
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Content-Length", str(len(content) - offset))
         self.end_headers()

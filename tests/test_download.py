@@ -50,6 +50,7 @@ def archive(content: bytes = CONTENT) -> bytes:
         ["break", "no range"],
         ["break", "no range, break"],
         ["break", "other range"],
+        ["break", "unknown size"],
         ["stall"],
         ["drop", "drop"],
         ["500", "503"],
@@ -118,6 +119,12 @@ def test_the_confirmation_of_google_drive_is_sent_back(tmp_path: Path) -> None:
         "https://drive.usercontent.google.com/download?id=abc&export=download&confirm=t&resourcekey=0-k"
     )
     assert all("resourcekey" not in address for address in google_drive("abc"))
+
+
+def test_what_has_arrived_is_kept_where_the_size_is_not_told(tmp_path: Path) -> None:
+    with serve_file(CONTENT, "break", "unknown size") as served:
+        fetch(RemoteFile("x.bin", (served.address,), "the page", served.md5), tmp_path)
+        assert served.requests == ["/file", "/file bytes=512000-"]
 
 
 def test_a_file_that_is_there_is_not_asked_for(tmp_path: Path) -> None:

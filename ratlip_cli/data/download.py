@@ -135,11 +135,11 @@ def _receive(address: str, name: str, partial: Path, progress: Progress | None) 
             partial.unlink(missing_ok=True)
         raise (_Broken(words) if error.code in _TRY_AGAIN or error.code == 416 else _Refused(words)) from error
     with response:
-        part = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        part = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
         length = response.headers.get("Content-Length", "")
         total = int(length) if length.isdecimal() else None
         if response.status == 206 and part is not None and int(part[1]) == have:
-            total = int(part[2])
+            total = int(part[2]) + 1 if part[3] == "*" else int(part[3])
         elif response.status == 200:
             have = 0  # It takes no notice of what is here.
         else:
