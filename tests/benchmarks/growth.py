@@ -1,0 +1,91 @@
+"""What drawing costs as the work grows: seconds and memory against batch, image size and number of pictures.
+
+    python tests/benchmarks/growth.py                       # prints JSON, writes examples/growth.png
+    python tests/benchmarks/growth.py --channels 64 --plot full-size.png
+
+A generator of random weights on the bundled CLIP, on one thread. Seconds are of the processor, so that other work on
+the machine disturbs little; memory is the peak beside the loaded model, on Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from ratlip_cli.device import keep_freed_memory
+from ratlip_cli.model.clip import FrozenCLIP, load_clip
+from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
+from ratlip_cli.model.generator import Generator
+from ratlip_cli.sampling import draw, noise_vectors
+from ratlip_cli.weights.model_folder import Model, model_config
+
+SIZES, BATCHES, COUNTS = (32, 64, 128, 256, 512), (1, 2, 4, 8, 16, 32), (1, 4, 16, 64)
+SIZE = 128
+"""Image size where the batch or the number of pictures grows."""
+ROUNDS = 3
+
+
+def status_mib(name: str) -> float:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split(name + ":")[1].split()[0]) / 1024
+
+
+def measured(clip: FrozenCLIP, channels: int, size: int, count: int, batch: int | None) -> dict[str, float]:
+    """Best of ROUNDS for `count` pictures, and the peak memory of all rounds beside what is there at the start."""
+    config = GeneratorConfig(image_size=size, base_channels=channels)
+    torch.manual_seed(0)
+    generator = Generator(config, clip.geometry).eval().requires_grad_(False)
+    model = Model("growth", Path(), model_config(config, DiscriminatorConfig(), clip), generator, clip, "none")
+    noise = noise_vectors(0, range(count), config.noise_dim)
+    text = torch.randn(count, clip.geometry.embed_dim)
+    draw(model, noise[:1], text[:1])
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
+    held = status_mib("VmRSS")
+    seconds = []
+    for _ in range(ROUNDS):
+        started = time.process_time()
+        draw(model, noise, text, batch)
+        seconds.append(time.process_time() - started)
+    return {"seconds": round(min(seconds), 4), "mib": round(max(0.0, status_mib("VmHWM") - held), 1)}
+
+
+def plot(series: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    for axes, (name, points) in zip(figure.subplots(1, len(series)), series.items(), strict=True):
+        x = list(points)
+        axes.plot(x, [points[at]["seconds"] for at in x], "o-", color="tab:blue", label="seconds")
+        axes.set(xscale="log", yscale="log", xlabel=name, ylabel="seconds", xticks=x, xticklabels=x)
+        axes.minorticks_off()
+        memory = axes.twinx()
+        memory.plot(x, [points[at]["mib"] for at in x], "s--", color="tab:orange", label="MiB")
+        memory.set_ylabel("MiB")
+        memory.set_ylim(bottom=0)
+        axes.legend(handles=[*axes.lines, *memory.lines], loc="upper left")
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--channels", type=int, default=16, help="nf, behind the last block; 64 is full size")
+    parser.add_argument("--plot", type=Path, default=Path("examples/growth.png"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    clip = load_clip("ratlip-demo")
+    channels = options.channels
+    series = {
+        "image size, one picture": {size: measured(clip, channels, size, 1, None) for size in SIZES},
+        f"batch, {SIZE} pixels": {batch: measured(clip, channels, SIZE, batch, batch) for batch in BATCHES},
+        f"pictures, {SIZE} pixels": {count: measured(clip, channels, SIZE, count, None) for count in COUNTS},
+    }
+    plot(series, options.plot)
+    print(json.dumps({"channels": channels, **series}))
+
+
+if __name__ == "__main__":
+    main()
