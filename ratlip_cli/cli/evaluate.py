@@ -258,7 +258,7 @@ def _of_model(
     judges = options.load(request, device, model)
     with _bars() as progress:
         evaluation = evaluate_model(model, pictures, request, judges, progress)
-    what = {"model": name, "model_fingerprint": model.fingerprint, "dataset": str(folder), "split": split}
+    what = {"model": model.name, "model_fingerprint": model.fingerprint, "dataset": str(folder), "split": split}
     return what, evaluation
 
 

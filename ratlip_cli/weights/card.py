@@ -83,7 +83,7 @@ def read_scores(path: Path) -> Scores:
             content["split"],
             content["protocol"],
             content["fingerprint"],
-            {name: {"value": float(score["value"]), **score} for name, score in content["metrics"].items()},
+            {name: {**score, "value": float(score["value"])} for name, score in content["metrics"].items()},
         )
     except OSError as error:
         raise UsageError(f"the scores in {path} cannot be read: {error.strerror}.") from error
