@@ -18,7 +18,7 @@ from PIL import Image
 
 from ratlip_cli.explain.explanation import Explanation, Map
 from ratlip_cli.explain.figures import BLUE, FONT, GREY, ORANGE, SMALL, WIDTH, as_text, hide_ticks, plain_axes
-from ratlip_cli.explain.parts import Measured, PartSummary
+from ratlip_cli.explain.parts import FEWEST, Measured, PartSummary
 from ratlip_cli.pixels import to_images
 
 MOST_ROWS = 6
@@ -190,8 +190,10 @@ def _draw_measure(axes: Axes, parts: Sequence[PartSummary], measured: Sequence[M
     axes.plot(
         [m.centre for m in measured], places, marker="D", markersize=4, color=BLUE, label="centre baseline", **style
     )
-    for better, label in ((True, "map, better than centre"), (False, "map, no better than centre")):
-        chosen = [k for k, m in enumerate(measured) if m.better_than_centre is better]
+    told = [part.n >= FEWEST and one.better_than_centre for part, one in zip(parts, measured, strict=True)]
+    no_better = f"map, no better, or fewer than {FEWEST} pictures"
+    for better, label in ((True, "map, better than centre"), (False, no_better)):
+        chosen = [k for k, is_better in enumerate(told) if is_better is better]
         axes.errorbar(
             [measured[k].map.mean for k in chosen],
             places[chosen],

@@ -62,7 +62,7 @@ def pairs_figure(
         _draw_angles(grid[1, column], view, edges, 1.08 * float(highest))
     legend = [entry for axes in grid[:, 0] for entry in zip(*axes.get_legend_handles_labels(), strict=True)]
     handles, labels = (list(part) for part in zip(*legend, strict=True))
-    columns = 3 if len(views) == 1 else 6
+    columns = 2 if len(views) == 1 else 6
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=SMALL, frameon=False)
     return figure
 
@@ -86,7 +86,7 @@ def captions_figure(
     side = min(1.5, wide / len(views) / count - 0.1)
     lines = max(len(_under(caption, side)) for caption in views[0].captions)
     pictures_height = shown * (side + 0.05) + 0.13 * lines + 0.25
-    figure = Figure(figsize=(wide, pictures_height + 3.5), layout="constrained")
+    figure = Figure(figsize=(wide, pictures_height + 3.6), layout="constrained")
     columns = figure.subfigures(1, len(views), squeeze=False)[0]
     all_points = np.concatenate([points.reshape(-1, 2) for points in (*planes, *behind)])
     centre, half = _square(all_points)
@@ -111,7 +111,13 @@ def captions_figure(
     entries = axes.get_legend_handles_labels()
     note = "large: mean of a caption; line: one noise"
     figure.legend(
-        *entries, title=note, title_fontsize=SMALL, fontsize=SMALL, loc="outside lower center", ncols=2, frameon=False
+        *entries,
+        title=note,
+        title_fontsize=SMALL,
+        fontsize=SMALL,
+        loc="outside lower center",
+        ncols=1 if wide == COLUMN else 2,
+        frameon=False,
     )
     return figure
 

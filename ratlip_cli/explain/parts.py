@@ -39,7 +39,6 @@ _OTHER_NAMES = {
     "center": "centre",
     "middle": "centre",
     "leaf": "leaves",
-    "blossom": "petals",
     "bearded": "beard",
     "smile": "mouth",
     "smiling": "mouth",
