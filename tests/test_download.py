@@ -28,7 +28,7 @@ CONTENT = bytes(range(256)) * 4000
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "BACK_OFF", 0.001)
-    monkeypatch.setattr(download, "TIMEOUT", 0.3)
+    monkeypatch.setattr(download, "TIMEOUT", 1.0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
