@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import time
 from pathlib import Path
 
@@ -36,14 +37,17 @@ def status_mib(name: str) -> float:
 
 
 def measured(clip: FrozenCLIP, channels: int, size: int, count: int, batch: int | None) -> dict[str, float]:
-    """Best of ROUNDS for `count` pictures, and the peak memory of all rounds beside what is there at the start."""
+    """Best of ROUNDS for `count` pictures, and the peak memory of all rounds beside what is there at the start.
+
+    In a process of its own, which has kept no memory from another measurement.
+    """
     config = GeneratorConfig(image_size=size, base_channels=channels)
     torch.manual_seed(0)
     generator = Generator(config, clip.geometry).eval().requires_grad_(False)
     model = Model("growth", Path(), model_config(config, DiscriminatorConfig(), clip), generator, clip, "none")
     noise = noise_vectors(0, range(count), config.noise_dim)
     text = torch.randn(count, clip.geometry.embed_dim)
-    draw(model, noise[:1], text[:1])
+    _ = model.drawing
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
     held = status_mib("VmRSS")
     seconds = []
@@ -78,11 +82,16 @@ def main() -> None:
     keep_freed_memory()
     clip = load_clip("ratlip-demo")
     channels = options.channels
-    series = {
-        "image size, one picture": {size: measured(clip, channels, size, 1, None) for size in SIZES},
-        f"batch, {SIZE} pixels": {batch: measured(clip, channels, SIZE, batch, batch) for batch in BATCHES},
-        f"pictures, {SIZE} pixels": {count: measured(clip, channels, SIZE, count, None) for count in COUNTS},
-    }
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+
+        def run(size: int, count: int, batch: int | None) -> dict[str, float]:
+            return pool.apply(measured, (clip, channels, size, count, batch))
+
+        series = {
+            "image size, one picture": {size: run(size, 1, None) for size in SIZES},
+            f"batch, {SIZE} pixels": {batch: run(SIZE, batch, batch) for batch in BATCHES},
+            f"pictures, {SIZE} pixels": {count: run(SIZE, count, None) for count in COUNTS},
+        }
     plot(series, options.plot)
     print(json.dumps({"channels": channels, **series}))
 
