@@ -31,9 +31,7 @@ def generate(
     best_of: Annotated[
         int, typer.Option(metavar="K", help="Draw K times as many and keep those that CLIP finds most like the prompt.")
     ] = 1,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Pictures at a time; 16 if left out.")
-    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures at a time; 16 if left out.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the paths.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
