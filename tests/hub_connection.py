@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub.constants
+import huggingface_hub.file_download
 import pytest
 from hub_server import HubServer
 
@@ -25,7 +26,8 @@ def connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Connect:
             "HF_HUB_DISABLE_XET": not xet,
         }
         for name, value in settings.items():
-            monkeypatch.setattr(huggingface_hub.constants, name, value)
+            for module in (huggingface_hub.constants, huggingface_hub.file_download):  # where its versions keep them
+                monkeypatch.setattr(module, name, value, raising=False)
         monkeypatch.setenv("HF_XET_CACHE", str(tmp_path / "xet"))
         if token is None:
             monkeypatch.delenv("HF_TOKEN", raising=False)
