@@ -24,7 +24,7 @@ from ratlip_cli.weights.model_folder import create_model_folder, model_config, s
 def model_folder(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     clip = load_clip(str(tiny_clip))
     config = GeneratorConfig(image_size=32, noise_dim=6, hidden_size=4, base_channels=4)
-    judge = DiscriminatorConfig(base_channels=2)
+    judge = DiscriminatorConfig(base_channels=2, pixel_stem=True)
     folder = tmp_path_factory.mktemp("models") / "tiny"
     create_model_folder(folder, model_config(config, judge, clip), clip)
     networks = Generator(config, clip.geometry), Discriminator(judge, clip.geometry)

@@ -43,14 +43,16 @@ def test_baseline_and_discriminator_of_the_papers_table(vit_b_32: FrozenCLIP) ->
     assert used + unused == 30_806_021
 
 
-def test_parts_add_up_to_the_model(tiny_clip: Path) -> None:
-    config = GeneratorConfig(image_size=64, base_channels=16)
-    parts = summarise(config, DiscriminatorConfig(base_channels=4), clip_architecture(str(tiny_clip)))
+@pytest.mark.parametrize("pixel_stem", [False, True])
+def test_parts_add_up_to_the_model(tiny_clip: Path, pixel_stem: bool) -> None:
+    config, judge = GeneratorConfig(image_size=64, base_channels=16), DiscriminatorConfig(4, pixel_stem)
+    parts = summarise(config, judge, clip_architecture(str(tiny_clip)))
     clip = load_clip(str(tiny_clip))
     generator = Generator(config, clip.geometry).eval()
     names = [part.name for part in parts]
     assert names[:6] == ["CLIP text encoder", "noise to code", "RAT bridge", "prompts", "CLIP-BLK", "fuse"]
     assert names[-3:] == ["CLIP image encoder", "FE extractor", "referee"]
+    assert sum(part.trained for part in parts[-3:]) == discriminator_parameters(judge, clip.geometry)[0]
     drawing = parts[1:-3]
     assert sum(part.trained for part in drawing) == sum(p.numel() for p in generator.parameters())
     with FlopCounterMode(display=False) as counter, torch.no_grad():

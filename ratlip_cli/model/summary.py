@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures
 from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
@@ -55,8 +55,8 @@ def summarise(generator: GeneratorConfig, discriminator: DiscriminatorConfig, cl
         }
         with _counted(children) as parts:
             images = g(noise, text, clip)
-            features, clip_image = _part("CLIP image encoder", clip, images)
-            d(features, text)
+            seen, clip_image = _clip_image(clip, images)
+            d(seen.patches, text, seen.pixels)
         clip_blk, clip_text = _clip_blk(clip), _clip_text(clip)
     before, after = parts[:3], parts[3:]
     drawing = len(after) - 2
@@ -117,10 +117,11 @@ def _counted(children: dict[str, nn.Module]) -> Iterator[list[Part]]:
             hook.remove()
 
 
-def _part(name: str, clip: FrozenCLIP, images: Tensor) -> tuple[Tensor, Part]:
+def _clip_image(clip: FrozenCLIP, images: Tensor) -> tuple[ImageFeatures, Part]:
     with FlopCounterMode(display=False) as counter:
-        patches = clip.features(images).patches
-    return patches, Part(name, tuple(patches.shape[1:]), 0, _count(clip.visual), counter.get_total_flops())
+        seen = clip.features(images)
+    shape = tuple(seen.patches.shape[1:])
+    return seen, Part("CLIP image encoder", shape, 0, _count(clip.visual), counter.get_total_flops())
 
 
 def _clip_text(clip: FrozenCLIP) -> Part:
