@@ -199,12 +199,38 @@ def test_average_without_decay_is_the_generator(settings: TrainSettings) -> None
     assert not differing(trainer.average.state_dict(), trainer.generator.state_dict())
 
 
+def large_tensors_kept(trainer: Trainer) -> int:
+    """How many tensors of a picture's width and height wait for the generator's gradient."""
+    kept: set[int] = set()
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.dim() == 4 and tensor.shape[-1] == trainer.settings.image_size:
+            kept.add(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        pictures = trainer.generator(torch.zeros(4, trainer.settings.noise_dim), trainer.text[:4], trainer.clip)
+    assert pictures.requires_grad
+    return len(kept)
+
+
+@pytest.mark.parametrize("grad_accum", [1, 2])
+def test_recomputing_changes_nothing_and_keeps_less(settings: TrainSettings, grad_accum: int) -> None:
+    found = {}
+    for recompute in (False, True):
+        trainer, (batch, *_) = make_trainer(replace(settings, recompute=recompute, grad_accum=grad_accum))
+        trainer.train_step(batch)
+        found[recompute] = everything(trainer), large_tensors_kept(trainer)
+    assert differing(found[False][0], found[True][0]) == []
+    assert 4 * found[True][1] < found[False][1]
+
+
 # Steps that are not finite
 
 
 @pytest.mark.parametrize("steps_before", [0, 2])
 @pytest.mark.parametrize("where", ["pictures", "discriminator", "generator"])
-def test_step_that_is_not_finite_changes_nothing(settings: TrainSettings, where: str, steps_before: int) -> None:
+def test_half_that_is_not_finite_changes_nothing(settings: TrainSettings, where: str, steps_before: int) -> None:
     trainer, batches = make_trainer(settings)
     for batch in batches[:steps_before]:
         trainer.train_step(batch)
@@ -221,7 +247,14 @@ def test_step_that_is_not_finite_changes_nothing(settings: TrainSettings, where:
         hook.remove()
     assert record.skipped
     assert trainer.not_finite_in_a_row == 1
-    assert differing(before, everything(trainer)) == []
+    changed = differing(before, everything(trainer))
+    if where == "generator":  # the discriminator's half came before, and was good
+        assert record.loss_d is not None
+        assert all("discriminator" in name or "optimizer_d" in name for name in changed)
+        assert all(torch.isfinite(parameter).all() for parameter in trainer.discriminator.parameters())
+    else:
+        assert changed == []
+        assert record.loss_g is None
     assert not trainer.train_step(batches[0]).skipped
     assert trainer.not_finite_in_a_row == 0
 

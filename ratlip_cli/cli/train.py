@@ -72,6 +72,7 @@ def train(
     device: Annotated[str | None, _setting("device", MACHINE)] = None,
     precision: Annotated[str | None, _setting("precision", MACHINE)] = None,
     compile: Annotated[bool | None, _setting("compile", MACHINE)] = None,
+    recompute: Annotated[bool | None, _setting("recompute", MACHINE)] = None,
     workers: Annotated[int | None, _setting("workers", MACHINE)] = None,
     out: Annotated[str | None, _setting("out", RUN, "FOLDER")] = None,
     resume: Annotated[str | None, _setting("resume", RUN, "PATH|auto")] = None,

@@ -5,9 +5,13 @@ z (B,noise_dim) ~ N(0,I); T (B,d) is CLIP's sentence vector, not normalised; y =
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ratlip_cli.errors import UsageError
 from ratlip_cli.model.clip import FrozenCLIP
@@ -44,6 +48,8 @@ class Generator(nn.Module):
             )
         self.config = config
         self.geometry = geometry
+        self.recompute = False
+        """Whether a gradient computes image-G's blocks once more, one at a time, instead of keeping their insides."""
         condition_dim = config.noise_dim + geometry.embed_dim
         channels = config.block_channels(geometry.grid)
         sizes = config.block_sizes(geometry.grid)
@@ -84,7 +90,7 @@ class Generator(nn.Module):
         y = torch.cat((noise, text), dim=1)
         x = self.fuse(feature + CLIP_RESIDUAL * clip_feature)  # (B, 8nf, g, g)
         for block in self.blocks:
-            x = block(x, y)
+            x = _recomputed(block, x, y) if self.recompute else block(x, y)
         image: Tensor = self.to_rgb(F.leaky_relu(x, 0.2, inplace=True))  # (B, 3, S, S)
         return image
 
@@ -153,6 +159,28 @@ class GBlock(nn.Module):
         c = self.conv2(self.fuse2(c, y))
         out: Tensor = c + F.interpolate(self.shortcut(x), size=(self.size, self.size), mode="nearest")
         return out
+
+
+@contextlib.contextmanager
+def statistics_untouched(network: nn.Module) -> Iterator[None]:
+    """Let every BatchNorm normalise by its batch, and leave the running statistics as they are."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
+
+
+def _recomputed(block: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+        return contextlib.nullcontext(), statistics_untouched(block)
+
+    out: Tensor = checkpoint(block, x, y, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    return out
 
 
 def _recurrence(config: GeneratorConfig, geometry: ClipGeometry) -> Recurrence:

@@ -84,6 +84,9 @@ class TrainSettings:
     device: str = _setting("auto", "Where to train: auto, cpu, cuda, cuda:N or mps.")
     precision: str = _setting("auto", "Arithmetic: auto, fp32, bf16 or fp16; auto is bf16 on a GPU that has it.")
     compile: bool = _setting(False, "Compile both networks: faster on a GPU after minutes of compiling.")
+    recompute: bool = _setting(
+        False, "Compute image-G twice in a step instead of keeping all of it: less memory, a little slower."
+    )
     workers: int = _setting(2, "Processes that read pictures; 0 reads them in the training process.")
 
     sample_every: int = _setting(500, "Steps between two grids of sample pictures; 0 draws none.")
@@ -133,6 +136,8 @@ class TrainSettings:
             raise UsageError(
                 f"batch_size {self.batch_size} cannot be cut into grad_accum {self.grad_accum} equal parts."
             )
+        if self.recompute and self.compile:
+            raise UsageError("recompute and compile do not go together; leave out one of them.")
         if self.max_time:
             parse_duration(self.max_time)
 

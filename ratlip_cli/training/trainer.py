@@ -22,7 +22,7 @@ from ratlip_cli.device import peak_memory_mib
 from ratlip_cli.errors import TrainingError
 from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures
 from ratlip_cli.model.discriminator import Discriminator
-from ratlip_cli.model.generator import Generator
+from ratlip_cli.model.generator import Generator, statistics_untouched
 from ratlip_cli.model.losses import (
     clip_similarity,
     discriminator_loss,
@@ -67,7 +67,7 @@ class StepRecord:
     memory_mib: float
     """Peak memory so far in MiB."""
     skipped: bool
-    """Whether the step was not finite, and so left everything as it was."""
+    """Whether a half of the step was not finite, and so was not applied."""
 
 
 class _Part(NamedTuple):
@@ -104,6 +104,7 @@ class Trainer:
             self.generator = Generator(settings.generator_config(), clip.geometry).to(device)
             self.discriminator = Discriminator(settings.discriminator_config(), clip.geometry).to(device)
         self.average = start_average(self.generator)
+        self.generator.recompute = settings.recompute
 
         betas = (settings.beta1, settings.beta2)
         self.optimizer_g = torch.optim.Adam(self.generator.parameters(), lr=settings.lr_g, betas=betas, fused=True)
@@ -114,42 +115,52 @@ class Trainer:
         # The penalty differentiates twice, which compiled networks cannot: it keeps the plain discriminator.
         self._judge = torch.compile(self.discriminator) if settings.compile else self.discriminator
         self.not_finite_in_a_row = 0
-        self._undo = _Undo(self.generator, self.discriminator, self.optimizer_d)
 
     def train_step(self, batch: Batch) -> StepRecord:
-        """One step of Eq. 8 on a batch; it is applied whole or, where anything in it is not finite, not at all.
+        """One step of Eq. 8 on a batch. A half in which anything is not finite is not applied, and ends the step.
 
         Raises:
-            TrainingError: the GPU's memory is full; the step is not applied.
+            TrainingError: the GPU's memory is full; the half that found it so is not applied.
         """
         started = time.perf_counter()
-        self._undo.remember()
+        parts = self._parts(batch)
+        statistics = [buffer.clone() for buffer in self.generator.buffers()]
+        values: dict[str, float] = {}
+        finite = False
         try:
-            values = self._both_halves(self._parts(batch))
+            measured, fake = self._discriminator_half(parts)
+            if finite := self._step_if_finite(self.optimizer_d, measured, values):
+                finite = self._step_if_finite(self.optimizer_g, self._generator_half(parts, fake), values)
         except torch.OutOfMemoryError as error:
-            self._undo.restore()
             raise TrainingError(
                 "the GPU's memory is full; use a smaller --batch-size, or cut it into parts with --grad-accum."
             ) from error
-        finite = all(map(math.isfinite, values.values()))
+        finally:
+            self.optimizer_d.zero_grad()
+            self.optimizer_g.zero_grad()
+            if not finite:
+                for buffer, before in zip(self.generator.buffers(), statistics, strict=True):
+                    buffer.copy_(before)
         if finite:
-            self.optimizer_g.step()
             update_average(self.average, self.generator, self.settings.ema, self.steps_done)
-        else:
-            self._undo.restore()
-        self.optimizer_g.zero_grad()
         self._count(finite)
         return self._record(values, skipped=not finite, seconds=time.perf_counter() - started)
 
-    def _both_halves(self, parts: list[_Part]) -> dict[str, float]:
-        """The discriminator's update and the generator's gradient; what was measured on the way."""
-        measured, fake = self._discriminator_half(parts)
-        measured |= self._generator_half(parts, fake)
-        # The one place in a step where the CPU waits for the GPU.
-        return dict(zip(measured, torch.stack(list(measured.values())).tolist(), strict=True))
+    def _step_if_finite(
+        self, optimizer: torch.optim.Optimizer, measured: dict[str, Tensor], values: dict[str, float]
+    ) -> bool:
+        """Apply a half whose measured values, its gradient's norm among them, are all finite; add them to `values`."""
+        # Here the CPU waits for the GPU, once in each half.
+        numbers = torch.stack(list(measured.values())).tolist()
+        values.update(zip(measured, numbers, strict=True))
+        finite = all(map(math.isfinite, numbers))
+        if finite:
+            optimizer.step()
+            optimizer.zero_grad()
+        return finite
 
     def _discriminator_half(self, parts: list[_Part]) -> tuple[dict[str, Tensor], ImageFeatures | None]:
-        """L_D and the discriminator's update; its step is undone later if the step turns out not finite.
+        """L_D and the discriminator's gradient.
 
         Returns what was measured and, where the batch is in one part, the features of the generated pictures with
         their graph: the generator's half goes on from them instead of drawing the pictures once more.
@@ -189,8 +200,6 @@ class Trainer:
             )
         self.scaler.unscale_(self.optimizer_d)
         totals["gradient_d"] = _gradient_norm(self.discriminator)
-        self.optimizer_d.step()
-        self.optimizer_d.zero_grad()
         return totals, fake if keep_graph else None
 
     def _generator_half(self, parts: list[_Part], fake: ImageFeatures | None) -> dict[str, Tensor]:
@@ -234,16 +243,8 @@ class Trainer:
     @contextlib.contextmanager
     def _without_trace(self) -> Iterator[None]:
         """Without gradients, and without leaving a trace in BatchNorm's running statistics."""
-        norms = [module for module in self.generator.modules() if isinstance(module, nn.BatchNorm2d)]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.momentum = 0.0
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
+        with torch.no_grad(), statistics_untouched(self.generator):
+            yield
 
     def _count(self, finite: bool) -> None:
         """Count the step. One that fp16 lost while its loss scale can still fall is no sign of divergence."""
@@ -256,18 +257,18 @@ class Trainer:
             self.not_finite_in_a_row += 1
 
     def _record(self, values: dict[str, float], skipped: bool, seconds: float) -> StepRecord:
-        shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        shown = {name: value for name, value in values.items() if math.isfinite(value)}
         batch_size = self.settings.batch_size
         return StepRecord(
             step=self.steps_done,
             epoch=self.steps_done * batch_size / self.pictures,
-            loss_d=shown["loss_d"],
-            loss_g=shown["loss_g"],
-            penalty_norm=shown["penalty_norm"],
-            logit_real=shown["logit_real"],
-            logit_fake=shown["logit_fake"],
-            logit_mismatched=shown["logit_mismatched"],
-            clip_similarity=shown["clip_similarity"],
+            loss_d=shown.get("loss_d"),
+            loss_g=shown.get("loss_g"),
+            penalty_norm=shown.get("penalty_norm"),
+            logit_real=shown.get("logit_real"),
+            logit_fake=shown.get("logit_fake"),
+            logit_mismatched=shown.get("logit_mismatched"),
+            clip_similarity=shown.get("clip_similarity"),
             lr_g=self.settings.lr_g,
             lr_d=self.settings.lr_d,
             images_per_second=batch_size / seconds,
@@ -295,35 +296,6 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         self.not_finite_in_a_row = state["not_finite_in_a_row"]
         self.steps_done = steps_done
-
-
-class _Undo:
-    """Takes back the discriminator's update and the generator's running statistics where a step is not finite."""
-
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, optimizer_d: torch.optim.Optimizer) -> None:
-        self._networks = [*discriminator.parameters(), *generator.buffers()]
-        self._optimizer_d = optimizer_d
-        self._copies: list[Tensor] = []
-
-    @torch.no_grad()
-    def remember(self) -> None:
-        """Copy everything that can change before a step is known to be finite."""
-        tensors = self._tensors()
-        if len(tensors) == len(self._copies):
-            torch._foreach_copy_(self._copies, tensors)
-        else:
-            self._copies = [tensor.detach().clone() for tensor in tensors]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put it back."""
-        if len(self._copies) == len(self._networks):  # Adam had no state before its first step
-            self._optimizer_d.state.clear()
-        torch._foreach_copy_(self._tensors(), self._copies)
-
-    def _tensors(self) -> list[Tensor]:
-        states = self._optimizer_d.state.values()
-        return [*self._networks, *(tensor for state in states for tensor in state.values())]
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
