@@ -184,7 +184,7 @@ class PictureFolder:
         path = self._free(name)
         with whole_file(path) as partial:
             if self.format == "png":
-                picture.image.save(partial, "PNG", pnginfo=_png_text(picture.record()))
+                picture.image.save(partial, "PNG", pnginfo=png_text(picture.record()))
             else:
                 exif = Image.Exif()
                 exif[ExifTags.Base.ImageDescription] = json.dumps(picture.record())
@@ -220,10 +220,11 @@ def save_grid(path: Path, pictures: Sequence[Picture]) -> None:
         rows.setdefault(picture.prompt_index, (picture.prompt, []))[1].append(picture.image)
     shared = {name: pictures[0].record()[name] for name in ("model", "fingerprint", "seed", "truncation")}
     with whole_file(path) as partial:
-        captioned_grid(list(rows.values())).save(partial, "PNG", pnginfo=_png_text(shared))
+        captioned_grid(list(rows.values())).save(partial, "PNG", pnginfo=png_text(shared))
 
 
-def _png_text(record: Mapping[str, object]) -> PngInfo:
+def png_text(record: Mapping[str, object]) -> PngInfo:
+    """A record as the text chunks of a PNG file."""
     info = PngInfo()
     for key, value in record.items():
         info.add_itxt(key, str(value))

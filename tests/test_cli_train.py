@@ -14,9 +14,11 @@ import pytest
 import torch
 from command_line import ratlip, ratlip_process
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from ratlip_cli.training.checkpoint import list_checkpoints, read_checkpoint
 from ratlip_cli.training.settings import TrainSettings, read_settings
+from ratlip_cli.weights.model_folder import fingerprint_of
 
 
 def options(settings: TrainSettings) -> list[str]:
@@ -54,6 +56,9 @@ def test_run_folder_holds_what_is_promised(settings: TrainSettings) -> None:
     samples = sorted((run / "samples").iterdir())
     assert [path.name for path in samples] == ["step_00000003.png", "step_00000006.png"]
     assert {Image.open(path).size for path in samples} == {Image.open(samples[0]).size}
+    last = Image.open(samples[-1])
+    assert isinstance(last, PngImageFile)
+    assert last.text == {"step": "6", "fingerprint": fingerprint_of(run / "model")}
     assert any((run / "tensorboard").iterdir())
     assert "6/6" in found.err
 

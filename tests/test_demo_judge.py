@@ -43,6 +43,14 @@ def test_the_judge_is_right_on_test_pictures(judge: Judge, pictures: DrawnSet) -
     assert min(scores.values()) > 0.9
 
 
+def test_the_judge_is_right_on_pairs_it_has_never_seen(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(drawn_set, "CACHE", tmp_path)
+    scores = accuracy(judge, drawn_set.drawn_set("unseen", 200, seed=11, workers=1))
+    assert {name: scores[name] for name in score.GOALS["unseen"] if scores[name] < 0.95} == {}
+
+
 def test_the_judge_reads_blurred_and_noisy_pictures(judge: Judge, pictures: DrawnSet) -> None:
     generator = torch.Generator().manual_seed(0)
     for number, family in enumerate(FAMILIES):

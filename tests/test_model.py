@@ -20,6 +20,7 @@ from ratlip_cli.model.losses import (
     generator_loss,
     matching_aware_gradient_penalty,
     mismatched,
+    mode_seeking,
 )
 from ratlip_cli.model.rat import Affine, SharedLSTM
 
@@ -237,6 +238,21 @@ def test_losses_are_equation_8(clip: FrozenCLIP) -> None:
     vectors = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
     assert clip_similarity(vectors, torch.tensor([[4.0, 3.0], [0.0, 2.0]])).tolist() == pytest.approx([0.96, 0.0])
     assert mismatched(torch.arange(3.0)[:, None]).flatten().tolist() == [1.0, 2.0, 0.0]
+
+
+def test_mode_seeking_is_large_where_the_noise_changes_little() -> None:
+    noise = torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 4.0], [1.0, 0.0]])  # pairs 3 and 0.5 apart
+    flat = torch.tensor([0.0, 0.5, 1.0, 0.0])[:, None, None, None]  # pictures 1 and 0.5 apart
+    images = flat.expand(4, 3, 8, 8).clone().requires_grad_()
+    loss = mode_seeking(images, noise)
+    assert loss.item() == pytest.approx((3 / 1 + 0.5 / 0.5) / 2)
+    loss.backward()
+    assert images.grad is not None
+    assert (images.grad[0] > 0).all()  # going down this gradient, 0 and 1 move apart, and so do 0.5 and 0
+    assert (images.grad[2] < 0).all()
+    assert (images.grad[1] < 0).all()
+    same = torch.zeros(4, 3, 8, 8)
+    assert mode_seeking(same, noise).isfinite()
 
 
 def test_the_penalty_is_the_norm_of_the_gradient(clip: FrozenCLIP) -> None:

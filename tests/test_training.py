@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ratlip_cli.data.dataset import Batch, CaptionedImages, text_vectors, training_batches
 from ratlip_cli.errors import TrainingError
 from ratlip_cli.model.clip import load_clip
+from ratlip_cli.model.losses import mode_seeking
 from ratlip_cli.training.ema import start_average, update_average
 from ratlip_cli.training.session import PATIENCE, TrainingSession, open_session, rehearse
 from ratlip_cli.training.settings import TrainSettings
@@ -147,6 +148,24 @@ def test_accumulation_updates_running_statistics_in_the_generators_half_alone(se
     expected = {key: value for key, value in reference.generator.state_dict().items() if "running" in key}
     for key, value in expected.items():
         torch.testing.assert_close(trainer.generator.state_dict()[key], value, msg=key)
+
+
+@pytest.mark.parametrize("grad_accum", [1, 2])
+def test_mode_seeking_draws_pairs_of_one_sentence(settings: TrainSettings, grad_accum: int) -> None:
+    settings = replace(settings, batch_size=8, grad_accum=grad_accum, lr_d=1e-9)
+    found, weights = [], (1e-9, 0.5)
+    for weight in weights:
+        trainer, (batch, *_) = make_trainer(replace(settings, diversity_weight=weight))
+        expected = []
+        for part in trainer._parts(batch):
+            half = len(part.text) // 2
+            text = torch.cat((part.text[:half], part.text[:half]))
+            expected.append(mode_seeking(copy.deepcopy(trainer.generator)(part.noise, text, trainer.clip), part.noise))
+        found.append(trainer.train_step(batch).loss_g)
+    with_term, without = found[1], found[0]
+    assert with_term is not None
+    assert without is not None
+    assert with_term - without == pytest.approx(0.5 * torch.stack(expected).mean().item(), rel=1e-3)
 
 
 def test_noise_is_a_function_of_seed_and_step() -> None:

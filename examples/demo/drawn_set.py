@@ -22,7 +22,7 @@ from ratlip_cli.data.drawn.captions import LONGEST, caption
 from ratlip_cli.data.drawn.drawing import draw
 from ratlip_cli.data.layout import stored_side
 from ratlip_cli.data.parallel import in_order
-from ratlip_cli.data.sources.demo import picture
+from ratlip_cli.data.sources.demo import Picture, picture
 from ratlip_cli.files import whole_file
 
 IMAGE_SIZE = 64
@@ -42,6 +42,7 @@ class DrawnSet:
     family: np.ndarray  # (N,) index into FAMILIES.
     captions: list[list[str]]  # Ten of each picture.
     attributes: list[dict[str, str]]  # Every attribute of the picture's family.
+    labels: np.ndarray  # (N, STORED, STORED) uint8: k + 1 where part k of the family's PARTS is.
 
     def rows(self, family: str) -> np.ndarray:
         """Indices of a family's pictures."""
@@ -84,12 +85,11 @@ def drawn_set(split: str, count: int, seed: int, workers: int = 2) -> DrawnSet:
     """`count` pictures of a split, families in turn; from the cache where they have been drawn before."""
     stem = CACHE / f"{split}-{count}-{seed}"
     texts = stem.with_suffix(".json")
-    if not texts.exists():
+    if not (texts.exists() and stem.with_suffix(".labels.npy").exists()):
         _draw(stem, split, count, seed, workers)
     stored = json.loads(texts.read_text(encoding="utf-8"))
-    return DrawnSet(
-        np.load(stem.with_suffix(".npy")), np.array(stored["family"]), stored["captions"], stored["attributes"]
-    )
+    pixels, labels = (np.load(stem.with_suffix(suffix)) for suffix in (".npy", ".labels.npy"))
+    return DrawnSet(pixels, np.array(stored["family"]), stored["captions"], stored["attributes"], labels)
 
 
 def _draw(stem: Path, split: str, count: int, seed: int, workers: int) -> None:
@@ -97,24 +97,23 @@ def _draw(stem: Path, split: str, count: int, seed: int, workers: int) -> None:
     numbers = [(families[number % len(families)], number // len(families)) for number in range(count)]
     chunks = [numbers[start : start + _CHUNK] for start in range(0, count, _CHUNK)]
     pixels = np.empty((count, STORED, STORED, 3), dtype=np.uint8)
+    labels = np.empty((count, STORED, STORED), dtype=np.uint8)
     captions, attributes = [], []
     for _, drawn in in_order(partial(_draw_chunk, split=split, seed=seed), chunks, workers):
-        for image, texts, values in drawn:
-            pixels[len(captions)] = image
-            captions.append(texts)
-            attributes.append(values)
-    with whole_file(stem.with_suffix(".npy")) as partial_file, partial_file.open("wb") as file:
-        np.save(file, pixels)
+        for one in drawn:
+            pixels[len(captions)], labels[len(captions)] = one.image, one.labels
+            captions.append(one.captions)
+            attributes.append(one.attributes)
+    for suffix, array in ((".npy", pixels), (".labels.npy", labels)):
+        with whole_file(stem.with_suffix(suffix)) as partial_file, partial_file.open("wb") as file:
+            np.save(file, array)
     family = [FAMILIES.index(name) for name, _ in numbers]
     with whole_file(stem.with_suffix(".json")) as partial_file:
         partial_file.write_text(json.dumps({"family": family, "captions": captions, "attributes": attributes}))
 
 
-def _draw_chunk(
-    chunk: Sequence[tuple[str, int]], split: str, seed: int
-) -> list[tuple[np.ndarray, tuple[str, ...], dict[str, str]]]:
-    pictures = [picture(family, split, seed, index, STORED) for family, index in chunk]
-    return [(np.asarray(drawn.image), drawn.captions, drawn.attributes) for drawn in pictures]
+def _draw_chunk(chunk: Sequence[tuple[str, int]], split: str, seed: int) -> list[Picture]:
+    return [picture(family, split, seed, index, STORED) for family, index in chunk]
 
 
 def twin_set(count: int, seed: int, workers: int = 2) -> TwinSet:

@@ -65,6 +65,7 @@ def train(
     beta1: Annotated[float | None, _setting("beta1", LEARNING)] = None,
     beta2: Annotated[float | None, _setting("beta2", LEARNING)] = None,
     clip_weight: Annotated[float | None, _setting("clip_weight", LEARNING)] = None,
+    diversity_weight: Annotated[float | None, _setting("diversity_weight", LEARNING)] = None,
     penalty_weight: Annotated[float | None, _setting("penalty_weight", LEARNING)] = None,
     penalty_power: Annotated[float | None, _setting("penalty_power", LEARNING)] = None,
     ema: Annotated[float | None, _setting("ema", LEARNING)] = None,

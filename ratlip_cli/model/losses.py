@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_SMALLEST_DIFFERENCE = 1e-3
+"""Of two pictures: about what rounding to bytes leaves of equal ones."""
+
 
 def mismatched(text: Tensor) -> Tensor:
     """T_mis (B,d): the batch's sentences moved on by one, so that each picture meets its neighbour's."""
@@ -35,6 +38,21 @@ def discriminator_loss(real: Tensor, fake: Tensor, mismatch: Tensor, penalty: Te
 def generator_loss(fake: Tensor, similarity: Tensor, clip_weight: float = 4.0) -> Tensor:
     """L_G of Eq. 8 from logits (B,) of D(G(z,T),T) and CLIP similarities (B,); `clip_weight` is lambda. Scalar."""
     return -fake.float().mean() - clip_weight * similarity.float().mean()
+
+
+def mode_seeking(images: Tensor, noise: Tensor) -> Tensor:
+    """E[ |z - z'| / |G(z,T) - G(z',T)| ], means of absolute differences: large where the noise changes little. Scalar.
+
+    Not in the paper: an option, from Mao et al., "Mode Seeking Generative Adversarial Networks", 2019.
+
+    Args:
+        images: generated pictures (B,3,S,S); k and k + B/2 are of one sentence.
+        noise: z (B,noise_dim).
+    """
+    one, other = images.float().chunk(2)
+    apart = (one - other).abs().mean(dim=(1, 2, 3)).clamp_min(_SMALLEST_DIFFERENCE)
+    z, other_z = noise.chunk(2)
+    return ((z - other_z).abs().mean(dim=1) / apart).mean()
 
 
 def clip_similarity(image_vectors: Tensor, text: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from ratlip_cli.errors import RatlipError, TrainingError, UsageError
 from ratlip_cli.evaluation.protocol import Evaluation
 from ratlip_cli.files import cannot_write, locked, remove_partials, whole_file, write_text
 from ratlip_cli.pixels import captioned_grid
+from ratlip_cli.sampling import png_text
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import StepRecord
 
@@ -110,11 +111,11 @@ class RunFolder:
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
-    def save_samples(self, rows: Sequence[tuple[str, Sequence[Image.Image]]], step: int) -> Path:
-        """Write samples/step_N.png: a grid with a row for each prompt and its pictures."""
+    def save_samples(self, rows: Sequence[tuple[str, Sequence[Image.Image]]], step: int, fingerprint: str) -> Path:
+        """Write samples/step_N.png: a grid with a row for each prompt; its metadata names the model."""
         target = self.samples / f"step_{step:08d}.png"
         with whole_file(target) as partial:
-            captioned_grid(rows).save(partial, format="PNG")
+            captioned_grid(rows).save(partial, "PNG", pnginfo=png_text({"step": step, "fingerprint": fingerprint}))
         return target
 
     def close(self) -> None:

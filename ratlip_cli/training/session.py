@@ -50,6 +50,7 @@ from ratlip_cli.weights.model_folder import (
     Model,
     create_model_folder,
     model_config,
+    model_fingerprint,
     read_model_config,
     save_weights,
 )
@@ -65,7 +66,7 @@ SAMPLE_ROWS, SAMPLE_COLUMNS = 4, 4
 
 RECORDED = (
     *("epochs", "steps", "batch_size", "lr_g", "lr_d", "beta1", "beta2"),
-    *("clip_weight", "penalty_weight", "penalty_power", "ema", "seed", "precision"),
+    *("clip_weight", "diversity_weight", "penalty_weight", "penalty_power", "ema", "seed", "precision"),
 )
 """The settings that a model's config.json gives."""
 
@@ -203,7 +204,9 @@ class TrainingSession:
             text = vector.expand(SAMPLE_COLUMNS, -1)
             images = self.trainer.average(noise.to(self.trainer.device), text, self.trainer.clip)
             rows.append((prompt, to_images(images)))
-        samples = self.folder.save_samples(rows, self.trainer.steps_done)
+        config = read_model_config(self.folder.model)
+        fingerprint = model_fingerprint(self.trainer.average.state_dict(), config)
+        samples = self.folder.save_samples(rows, self.trainer.steps_done, fingerprint)
         if may_be_shown(self.dataset.info.licence):
             with whole_file(self.folder.model / SAMPLES_FILE) as partial:
                 shutil.copyfile(samples, partial)

@@ -76,6 +76,9 @@ class TrainSettings:
     beta1: float = _setting(0.0, "First beta of both Adam optimisers.")
     beta2: float = _setting(0.9, "Second beta of both Adam optimisers.")
     clip_weight: float = _setting(4.0, "Weight lambda of the CLIP similarity in the generator's loss.")
+    diversity_weight: float = _setting(
+        0.0, "Weight of the mode-seeking term, which keeps pictures of one sentence apart; not in the paper."
+    )
     penalty_weight: float = _setting(2.0, "Weight k of the matching-aware gradient penalty.")
     penalty_power: float = _setting(6.0, "Power p of the matching-aware gradient penalty.")
     ema: float = _setting(0.999, "Decay of the generator's moving average; 0 keeps no average.")
@@ -119,7 +122,7 @@ class TrainSettings:
         for name in ("workers", "seed", "sample_every", "eval_every"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative.")
-        for name in ("clip_weight", "penalty_weight"):
+        for name in ("clip_weight", "diversity_weight", "penalty_weight"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be a number from 0.")
         for name in ("lr_g", "lr_d", "penalty_power"):
@@ -135,6 +138,10 @@ class TrainSettings:
         if self.batch_size % self.grad_accum:
             raise UsageError(
                 f"batch_size {self.batch_size} cannot be cut into grad_accum {self.grad_accum} equal parts."
+            )
+        if self.diversity_weight and self.batch_size // self.grad_accum % 2:
+            raise UsageError(
+                f"batch_size {self.batch_size} in {self.grad_accum} parts is odd; diversity_weight needs pairs in each."
             )
         if self.recompute and self.compile:
             raise UsageError("recompute and compile do not go together; leave out one of them.")

@@ -29,6 +29,7 @@ from ratlip_cli.model.losses import (
     generator_loss,
     matching_aware_gradient_penalty,
     mismatched,
+    mode_seeking,
 )
 from ratlip_cli.training.ema import start_average, update_average
 from ratlip_cli.training.settings import TrainSettings
@@ -78,6 +79,10 @@ class _Part(NamedTuple):
     mismatched: Tensor
     noise: Tensor
 
+    def asked(self, in_pairs: bool) -> Tensor:
+        """The sentences of the pictures to generate: those of the batch, or half of them, twice."""
+        return self.text[: len(self.text) // 2].repeat(2, 1) if in_pairs else self.text
+
 
 class Trainer:
     """Generator, discriminator, their optimisers and the generator's average, and the step that moves them.
@@ -114,6 +119,7 @@ class Trainer:
         self._draw = torch.compile(self.generator) if settings.compile else self.generator
         # The penalty differentiates twice, which compiled networks cannot: it keeps the plain discriminator.
         self._judge = torch.compile(self.discriminator) if settings.compile else self.discriminator
+        self._in_pairs = settings.diversity_weight > 0
         self.not_finite_in_a_row = 0
 
     def train_step(self, batch: Batch) -> StepRecord:
@@ -185,7 +191,7 @@ class Trainer:
                 self.settings.penalty_power,
             )
             with self._autocast():
-                logit_fake = self._judge(fake.patches.detach(), part.text, fake.pixels.detach())
+                logit_fake = self._judge(fake.patches.detach(), part.asked(self._in_pairs), fake.pixels.detach())
             loss = discriminator_loss(logit_real, logit_fake, logit_mismatched, penalty)
             weights = list(self.discriminator.parameters())
             torch.autograd.backward(self.scaler.scale(loss / len(parts)), inputs=weights)
@@ -207,11 +213,13 @@ class Trainer:
         totals: dict[str, Tensor] = {}
         self.discriminator.requires_grad_(False)
         for part in parts:
-            seen = fake or self._fake_features(part)
+            seen, asked = fake or self._fake_features(part), part.asked(self._in_pairs)
             with self._autocast():
-                logit_fake = self._judge(seen.patches, part.text, seen.pixels)
-            similarity = clip_similarity(seen.embedding, part.text)
+                logit_fake = self._judge(seen.patches, asked, seen.pixels)
+            similarity = clip_similarity(seen.embedding, asked)
             loss = generator_loss(logit_fake, similarity, self.settings.clip_weight)
+            if self._in_pairs:
+                loss = loss + self.settings.diversity_weight * mode_seeking(seen.pixels, part.noise)
             torch.autograd.backward(self.scaler.scale(loss / len(parts)))
             _add(totals, len(parts), loss_g=loss, clip_similarity=similarity)
         self.discriminator.requires_grad_(True)
@@ -222,7 +230,7 @@ class Trainer:
     def _fake_features(self, part: _Part) -> ImageFeatures:
         """CLIP(G(z,T)): what the discriminator and the similarity see of the generated pictures."""
         with self._autocast():
-            return self.clip.features(self._draw(part.noise, part.text, self.clip))
+            return self.clip.features(self._draw(part.noise, part.asked(self._in_pairs), self.clip))
 
     def _parts(self, batch: Batch) -> list[_Part]:
         """The batch in equal parts; each sentence meets its neighbour in the whole batch as T_mis."""
