@@ -83,5 +83,5 @@ def _show(measured: Benchmark) -> None:
         ("matrix products", f"{measured.matrix_gflops:.0f} GFLOP/s, {measured.precision}"),
         ("peak memory", f"{measured.peak_memory_mib:.0f} MiB"),
     ]
-    title = f"{measured.device}, {measured.threads} threads"
+    title = f"{measured.device}, {measured.threads} thread{'s' if measured.threads > 1 else ''}"
     console.result_table(title, ("", "measured"), [(name, value) for name, value in rows])
