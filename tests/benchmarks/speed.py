@@ -83,7 +83,8 @@ def training(preset: str, contender: str) -> Callable[[], object]:
     from ratlip_cli.training.trainer import Trainer, step_noise
 
     full = {"clip": FULL_CLIP, "batch_size": 4, "recompute": preset == "full-recompute"}
-    settings = TrainSettings(**(read_settings(preset) if preset == "demo" else full))
+    demo = {**read_settings("demo"), "diversity_weight": 0.0}  # the plain transcription is of the paper's losses
+    settings = TrainSettings(**(demo if preset == "demo" else full))
     clip = load_clip(settings.clip)
     count, size = settings.batch_size, settings.image_size
     colours = ("red", "black", "white", "blue", "green", "yellow")
