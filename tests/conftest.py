@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from PIL import Image
 from ratlip_cli.data.layout import Record, write_dataset
 from ratlip_cli.model.clip import save_clip
 from ratlip_cli.training.settings import TrainSettings
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # where a script runs the tests in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs that they start would inherit it
 
 TINY_CLIP = {
     "embed_dim": 16,
