@@ -52,7 +52,8 @@ def test_pictures_and_their_gradients(clip: FrozenCLIP, variant: str, image_size
     noise, text = torch.randn(3, config.noise_dim).double(), clip.encode_text(SENTENCES[:3])
     images = generator(noise, text, clip)
     expected = draw(weights_of(plain), config, clip, noise, text, training)
-    torch.testing.assert_close(images, expected, rtol=1e-8, atol=1e-8)
+    # Of the largest value, up to 1e9 here: a small one is the difference of large ones, and rounded as they are.
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-12 * float(expected.detach().abs().max()))
 
     weights = torch.randn_like(images)
     (images * weights).sum().backward()
