@@ -249,7 +249,7 @@ def test_recomputing_changes_nothing_and_keeps_less(settings: TrainSettings, gra
 
 @pytest.mark.parametrize("steps_before", [0, 2])
 @pytest.mark.parametrize("where", ["pictures", "discriminator", "generator"])
-def test_half_that_is_not_finite_changes_nothing(settings: TrainSettings, where: str, steps_before: int) -> None:
+def test_step_that_is_not_finite_changes_nothing(settings: TrainSettings, where: str, steps_before: int) -> None:
     trainer, batches = make_trainer(settings)
     for batch in batches[:steps_before]:
         trainer.train_step(batch)
@@ -266,14 +266,7 @@ def test_half_that_is_not_finite_changes_nothing(settings: TrainSettings, where:
         hook.remove()
     assert record.skipped
     assert trainer.not_finite_in_a_row == 1
-    changed = differing(before, everything(trainer))
-    if where == "generator":  # the discriminator's half came before, and was good
-        assert record.loss_d is not None
-        assert all("discriminator" in name or "optimizer_d" in name for name in changed)
-        assert all(torch.isfinite(parameter).all() for parameter in trainer.discriminator.parameters())
-    else:
-        assert changed == []
-        assert record.loss_g is None
+    assert differing(before, everything(trainer)) == []
     assert not trainer.train_step(batches[0]).skipped
     assert trainer.not_finite_in_a_row == 0
 

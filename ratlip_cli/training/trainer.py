@@ -68,7 +68,7 @@ class StepRecord:
     memory_mib: float
     """Peak memory so far in MiB."""
     skipped: bool
-    """Whether a half of the step was not finite, and so was not applied."""
+    """Whether the step was not finite, and so left everything as it was."""
 
 
 class _Part(NamedTuple):
@@ -78,10 +78,8 @@ class _Part(NamedTuple):
     text: Tensor
     mismatched: Tensor
     noise: Tensor
-
-    def asked(self, in_pairs: bool) -> Tensor:
-        """The sentences of the pictures to generate: those of the batch, or half of them, twice."""
-        return self.text[: len(self.text) // 2].repeat(2, 1) if in_pairs else self.text
+    asked: Tensor
+    """The sentences of the pictures to generate."""
 
 
 class Trainer:
@@ -119,54 +117,43 @@ class Trainer:
         self._draw = torch.compile(self.generator) if settings.compile else self.generator
         # The penalty differentiates twice, which compiled networks cannot: it keeps the plain discriminator.
         self._judge = torch.compile(self.discriminator) if settings.compile else self.discriminator
-        self._in_pairs = settings.diversity_weight > 0
         self.not_finite_in_a_row = 0
+        self._undo = _Undo(self.generator, self.discriminator, self.optimizer_d)
 
     def train_step(self, batch: Batch) -> StepRecord:
-        """One step of Eq. 8 on a batch. A half in which anything is not finite is not applied, and ends the step.
+        """One step of Eq. 8 on a batch; it is applied whole or, where anything in it is not finite, not at all.
 
         Raises:
-            TrainingError: the GPU's memory is full; the half that found it so is not applied.
+            TrainingError: the GPU's memory is full; the step is not applied.
         """
         started = time.perf_counter()
-        parts = self._parts(batch)
-        statistics = [buffer.clone() for buffer in self.generator.buffers()]
-        values: dict[str, float] = {}
-        finite = False
+        self._undo.remember()
         try:
-            measured, fake = self._discriminator_half(parts)
-            if finite := self._step_if_finite(self.optimizer_d, measured, values):
-                finite = self._step_if_finite(self.optimizer_g, self._generator_half(parts, fake), values)
+            values = self._both_halves(self._parts(batch))
         except torch.OutOfMemoryError as error:
+            self._undo.restore()
             raise TrainingError(
                 "the GPU's memory is full; use a smaller --batch-size, or cut it into parts with --grad-accum."
             ) from error
-        finally:
-            self.optimizer_d.zero_grad()
-            self.optimizer_g.zero_grad()
-            if not finite:
-                for buffer, before in zip(self.generator.buffers(), statistics, strict=True):
-                    buffer.copy_(before)
+        finite = all(map(math.isfinite, values.values()))
         if finite:
+            self.optimizer_g.step()
             update_average(self.average, self.generator, self.settings.ema, self.steps_done)
+        else:
+            self._undo.restore()
+        self.optimizer_g.zero_grad()
         self._count(finite)
         return self._record(values, skipped=not finite, seconds=time.perf_counter() - started)
 
-    def _step_if_finite(
-        self, optimizer: torch.optim.Optimizer, measured: dict[str, Tensor], values: dict[str, float]
-    ) -> bool:
-        """Apply a half whose measured values, its gradient's norm among them, are all finite; add them to `values`."""
-        # Here the CPU waits for the GPU, once in each half.
-        numbers = torch.stack(list(measured.values())).tolist()
-        values.update(zip(measured, numbers, strict=True))
-        finite = all(map(math.isfinite, numbers))
-        if finite:
-            optimizer.step()
-            optimizer.zero_grad()
-        return finite
+    def _both_halves(self, parts: list[_Part]) -> dict[str, float]:
+        """The discriminator's update and the generator's gradient; what was measured on the way."""
+        measured, fake = self._discriminator_half(parts)
+        measured |= self._generator_half(parts, fake)
+        # The one place in a step where the CPU waits for the GPU.
+        return dict(zip(measured, torch.stack(list(measured.values())).tolist(), strict=True))
 
     def _discriminator_half(self, parts: list[_Part]) -> tuple[dict[str, Tensor], ImageFeatures | None]:
-        """L_D and the discriminator's gradient.
+        """L_D and the discriminator's update; its step is undone later if the step turns out not finite.
 
         Returns what was measured and, where the batch is in one part, the features of the generated pictures with
         their graph: the generator's half goes on from them instead of drawing the pictures once more.
@@ -191,7 +178,7 @@ class Trainer:
                 self.settings.penalty_power,
             )
             with self._autocast():
-                logit_fake = self._judge(fake.patches.detach(), part.asked(self._in_pairs), fake.pixels.detach())
+                logit_fake = self._judge(fake.patches.detach(), part.asked, fake.pixels.detach())
             loss = discriminator_loss(logit_real, logit_fake, logit_mismatched, penalty)
             weights = list(self.discriminator.parameters())
             torch.autograd.backward(self.scaler.scale(loss / len(parts)), inputs=weights)
@@ -206,6 +193,8 @@ class Trainer:
             )
         self.scaler.unscale_(self.optimizer_d)
         totals["gradient_d"] = _gradient_norm(self.discriminator)
+        self.optimizer_d.step()
+        self.optimizer_d.zero_grad()
         return totals, fake if keep_graph else None
 
     def _generator_half(self, parts: list[_Part], fake: ImageFeatures | None) -> dict[str, Tensor]:
@@ -213,12 +202,12 @@ class Trainer:
         totals: dict[str, Tensor] = {}
         self.discriminator.requires_grad_(False)
         for part in parts:
-            seen, asked = fake or self._fake_features(part), part.asked(self._in_pairs)
+            seen = fake or self._fake_features(part)
             with self._autocast():
-                logit_fake = self._judge(seen.patches, asked, seen.pixels)
-            similarity = clip_similarity(seen.embedding, asked)
+                logit_fake = self._judge(seen.patches, part.asked, seen.pixels)
+            similarity = clip_similarity(seen.embedding, part.asked)
             loss = generator_loss(logit_fake, similarity, self.settings.clip_weight)
-            if self._in_pairs:
+            if self.settings.diversity_weight:
                 loss = loss + self.settings.diversity_weight * mode_seeking(seen.pixels, part.noise)
             torch.autograd.backward(self.scaler.scale(loss / len(parts)))
             _add(totals, len(parts), loss_g=loss, clip_similarity=similarity)
@@ -230,7 +219,7 @@ class Trainer:
     def _fake_features(self, part: _Part) -> ImageFeatures:
         """CLIP(G(z,T)): what the discriminator and the similarity see of the generated pictures."""
         with self._autocast():
-            return self.clip.features(self._draw(part.noise, part.asked(self._in_pairs), self.clip))
+            return self.clip.features(self._draw(part.noise, part.asked, self.clip))
 
     def _parts(self, batch: Batch) -> list[_Part]:
         """The batch in equal parts; each sentence meets its neighbour in the whole batch as T_mis."""
@@ -242,7 +231,12 @@ class Trainer:
             step_noise(self.settings.seed, self.steps_done, len(text), self.settings.noise_dim).to(self.device),
         )
         size = len(text) // self.settings.grad_accum
-        return [_Part(*part) for part in zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)]
+        parts = zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
+        return [_Part(images, text, wrong, noise, self._asked(text)) for images, text, wrong, noise in parts]
+
+    def _asked(self, text: Tensor) -> Tensor:
+        """The sentences of a part (B,d) or, for mode seeking, half of them twice."""
+        return text[: len(text) // 2].repeat(2, 1) if self.settings.diversity_weight else text
 
     def _autocast(self) -> torch.autocast:
         dtype = DTYPES[self.precision]
@@ -265,18 +259,18 @@ class Trainer:
             self.not_finite_in_a_row += 1
 
     def _record(self, values: dict[str, float], skipped: bool, seconds: float) -> StepRecord:
-        shown = {name: value for name, value in values.items() if math.isfinite(value)}
+        shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
         batch_size = self.settings.batch_size
         return StepRecord(
             step=self.steps_done,
             epoch=self.steps_done * batch_size / self.pictures,
-            loss_d=shown.get("loss_d"),
-            loss_g=shown.get("loss_g"),
-            penalty_norm=shown.get("penalty_norm"),
-            logit_real=shown.get("logit_real"),
-            logit_fake=shown.get("logit_fake"),
-            logit_mismatched=shown.get("logit_mismatched"),
-            clip_similarity=shown.get("clip_similarity"),
+            loss_d=shown["loss_d"],
+            loss_g=shown["loss_g"],
+            penalty_norm=shown["penalty_norm"],
+            logit_real=shown["logit_real"],
+            logit_fake=shown["logit_fake"],
+            logit_mismatched=shown["logit_mismatched"],
+            clip_similarity=shown["clip_similarity"],
             lr_g=self.settings.lr_g,
             lr_d=self.settings.lr_d,
             images_per_second=batch_size / seconds,
@@ -304,6 +298,35 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         self.not_finite_in_a_row = state["not_finite_in_a_row"]
         self.steps_done = steps_done
+
+
+class _Undo:
+    """Takes back the discriminator's update and the generator's running statistics where a step is not finite."""
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, optimizer_d: torch.optim.Optimizer) -> None:
+        self._networks = [*discriminator.parameters(), *generator.buffers()]
+        self._optimizer_d = optimizer_d
+        self._copies: list[Tensor] = []
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """Copy everything that can change before a step is known to be finite."""
+        tensors = self._tensors()
+        if len(tensors) == len(self._copies):
+            torch._foreach_copy_(self._copies, tensors)
+        else:
+            self._copies = [tensor.detach().clone() for tensor in tensors]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put it back."""
+        if len(self._copies) == len(self._networks):  # Adam had no state before its first step
+            self._optimizer_d.state.clear()
+        torch._foreach_copy_(self._tensors(), self._copies)
+
+    def _tensors(self) -> list[Tensor]:
+        states = self._optimizer_d.state.values()
+        return [*self._networks, *(tensor for state in states for tensor in state.values())]
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
