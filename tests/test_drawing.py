@@ -14,8 +14,16 @@ from torch import nn
 
 from ratlip_cli.model.clip import FrozenCLIP, load_clip
 from ratlip_cli.model.config import VARIANTS, ClipGeometry, GeneratorConfig
-from ratlip_cli.model.drawing import CACHE_BYTES, DoublingConv, for_drawing, pictures_at_once
+from ratlip_cli.model.drawing import (
+    CACHE_BYTES,
+    DoublingConv,
+    UnshuffledAttention,
+    channel_orders,
+    for_drawing,
+    pictures_at_once,
+)
 from ratlip_cli.model.generator import Generator
+from ratlip_cli.model.shuffle_attention import ShuffleAttention
 
 
 @pytest.fixture(scope="module")
@@ -23,17 +31,15 @@ def clip(tiny_clip: Path) -> FrozenCLIP:
     return load_clip(str(tiny_clip))
 
 
-@pytest.mark.parametrize(("image_size", "channels_last"), [(64, False), (48, True)])
+@pytest.mark.parametrize("image_size", [64, 48])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_drawing_is_the_plain_transcription(
-    clip: FrozenCLIP, variant: str, image_size: int, channels_last: bool
-) -> None:
+def test_drawing_is_the_plain_transcription(clip: FrozenCLIP, variant: str, image_size: int) -> None:
     config = replace(CONFIG, variant=variant, image_size=image_size)
     generator = Generator(config, clip.geometry)
     randomise(generator)
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
     noise, text = torch.randn(3, config.noise_dim), torch.randn(3, clip.geometry.embed_dim)
-    drawing = for_drawing(generator, channels_last)
+    drawing = for_drawing(generator)
     with torch.no_grad():
         expected = plain_draw(weights_of(generator), config, clip, noise, text)
         scale = float(expected.abs().max())
@@ -45,6 +51,18 @@ def test_drawing_is_the_plain_transcription(
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert all(parameter.requires_grad for parameter in generator.parameters())
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(16, 8), (16, 2), (4, 2), (12, 3), (2, 1)])
+def test_attention_without_a_shuffle_is_the_same_in_another_order(channels: int, groups: int) -> None:
+    torch.manual_seed(0)
+    attention = ShuffleAttention(channels, groups).requires_grad_(False)
+    for parameter in attention.parameters():
+        parameter.normal_()
+    x = torch.randn(2, channels, 5, 6)
+    before, behind = channel_orders(channels, groups)
+    expected = attention(x)[:, behind]
+    torch.testing.assert_close(UnshuffledAttention(attention)(x[:, before]), expected)
 
 
 def test_what_is_not_changed_is_shared(clip: FrozenCLIP) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from torch.nn import functional as F
 
 from ratlip_cli.model.convolution import Conv3x3
 from ratlip_cli.model.generator import Generator
-from ratlip_cli.model.shuffle_attention import SAConv
+from ratlip_cli.model.shuffle_attention import SAConv, ShuffleAttention
 
 CACHE_BYTES = 16 * 2**20
 """What is assumed to stay in a CPU's cache between one layer and the next."""
@@ -29,32 +31,64 @@ class DoublingConv(nn.Module):
         return F.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
 
 
+class UnshuffledAttention(nn.Module):
+    """Shuffle attention that moves no channel: both kinds of attention act in place, each on one half of the tensor.
+
+    Its channels come in the order `before` and leave in the order `behind` of `channel_orders`, for which the weights
+    in front of it and behind it must be ordered.
+    """
+
+    def __init__(self, attention: ShuffleAttention) -> None:
+        super().__init__()
+        groups, norm = attention.groups, attention.norm
+        self.channel_weight = nn.Parameter(attention.channel_weight.repeat(1, groups, 1, 1), requires_grad=False)
+        self.channel_bias = nn.Parameter(attention.channel_bias.repeat(1, groups, 1, 1), requires_grad=False)
+        half = groups * norm.num_channels
+        weight, bias = attention.spatial_weight.flatten(), attention.spatial_bias.flatten()
+        self.norm = nn.GroupNorm(half, half, eps=norm.eps).requires_grad_(False)
+        self.norm.weight = nn.Parameter((weight * norm.weight).repeat(groups), requires_grad=False)
+        self.norm.bias = nn.Parameter((weight * norm.bias + bias).repeat(groups), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W), which is overwritten -> (B,C,H,W)"""
+        x0, x1 = x.chunk(2, dim=1)
+        pooled = x0.mean(dim=(2, 3), keepdim=True)
+        x0.mul_(torch.sigmoid(self.channel_weight * pooled + self.channel_bias))
+        x1.mul_(self.norm(x1).sigmoid_())
+        return x
+
+
+def channel_orders(channels: int, groups: int) -> tuple[Tensor, Tensor]:
+    """Which channel (C,) of shuffle attention's input, and which of its output, is k-th in UnshuffledAttention."""
+    before = torch.arange(channels).view(groups, 2, -1).transpose(0, 1).flatten()
+    half = channels // 2
+    return before, 2 * (before % half) + before // half
+
+
 @torch.no_grad()
-def for_drawing(generator: Generator, channels_last: bool = False) -> Generator:
+def for_drawing(generator: Generator) -> Generator:
     """A generator that draws the same pictures with less work and cannot be trained; `generator` stays as it is.
 
-    BatchNorm becomes part of the convolution in front of it, and the weights of upsampled convolutions are summed once.
-    All other weights are shared with `generator`.
-
-    Args:
-        channels_last: keep the convolutions' weights in the layout that a GPU's matrix units read.
+    BatchNorm becomes part of the convolution in front of it, the weights of upsampled convolutions are summed once, and
+    the channel shuffle becomes the order of the weights around it; with neither shuffle nor groups to pay for it, the
+    layout is channels last, which convolutions are fastest in. All other weights are shared with `generator`.
     """
     shared = {id(tensor): tensor for tensor in (*generator.parameters(), *generator.buffers())}
     drawing = copy.deepcopy(generator, shared).eval()
     for module in drawing.modules():
         if isinstance(module, SAConv) and isinstance(module.conv, Conv3x3) and isinstance(module.norm, nn.BatchNorm2d):
             module.conv, module.norm = _folded(module.conv, module.norm), nn.Identity()
+    _unshuffle(drawing)
     sizes = generator.config.block_sizes(generator.geometry.grid)
     for block, before, size in zip(drawing.blocks, [generator.geometry.grid, *sizes], sizes, strict=False):
         if size == 2 * before and isinstance(block.conv1, SAConv):
             block.conv1.conv = _doubling(block.conv1.conv)
         elif size == 2 * before:
             block.conv1 = _doubling(block.conv1)
-    if channels_last:
-        for module in drawing.modules():
-            if isinstance(module, nn.Conv2d | DoublingConv):
-                weight = module.weight.detach().contiguous(memory_format=torch.channels_last)
-                module.weight = nn.Parameter(weight, requires_grad=False)
+    for module in drawing.modules():
+        if isinstance(module, nn.Conv2d | DoublingConv):
+            weight = module.weight.detach().contiguous(memory_format=torch.channels_last)
+            module.weight = nn.Parameter(weight, requires_grad=False)
     return drawing
 
 
@@ -65,6 +99,40 @@ def pictures_at_once(generator: Generator) -> int:
     channels = config.block_channels(grid)[1:]
     largest = max(count * size**2 for count, size in zip(channels, sizes, strict=True))
     return max(1, CACHE_BYTES // (4 * largest))
+
+
+def _unshuffle(drawing: Generator) -> None:
+    """Leave out image-G's channel shuffles, and order the weights of everything that meets what was shuffled."""
+    if not drawing.config.has_attention:
+        return
+
+    def orders(channels: int) -> tuple[Tensor, Tensor]:
+        return channel_orders(channels, min(drawing.config.attention_groups, channels // 2))
+
+    channels = drawing.config.block_channels(drawing.geometry.grid)
+    blocks: Iterable[Any] = drawing.blocks
+    _order(drawing.fuse, outputs=orders(channels[0])[1])
+    for block, inner, outer in zip(blocks, channels, channels[1:], strict=False):
+        (_, found), (before, behind) = orders(inner), orders(outer)
+        for fuse, review, order in ((block.fuse1, block.conv1, found), (block.fuse2, block.conv2, behind)):
+            for affine in fuse.affines:
+                _order(affine.gamma[-1], outputs=order)
+                _order(affine.beta[-1], outputs=order)
+            _order(review.conv, inputs=order, outputs=before)
+            review.attention = UnshuffledAttention(review.attention)
+        if isinstance(block.shortcut, nn.Conv2d):
+            _order(block.shortcut, inputs=found, outputs=behind)
+    _order(drawing.to_rgb, inputs=orders(channels[-1])[1])
+
+
+def _order(layer: nn.Conv2d | nn.Linear, inputs: Tensor | None = None, outputs: Tensor | None = None) -> None:
+    """Let input and output k of a convolution or a linear layer be what `inputs[k]` and `outputs[k]` were."""
+    weight = layer.weight if inputs is None else layer.weight[:, inputs]
+    if outputs is not None:
+        weight = weight[outputs]
+        if layer.bias is not None:
+            layer.bias = nn.Parameter(layer.bias[outputs], requires_grad=False)
+    layer.weight = nn.Parameter(weight, requires_grad=False)
 
 
 def _doubling(conv: object) -> DoublingConv:

@@ -48,7 +48,7 @@ class SAConv(nn.Module):
         self.conv: nn.Module = Conv3x3(in_channels, out_channels, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(out_channels)
         self.activation = nn.LeakyReLU(0.01, inplace=True)
-        self.attention = ShuffleAttention(out_channels, min(groups, out_channels // 2))
+        self.attention: nn.Module = ShuffleAttention(out_channels, min(groups, out_channels // 2))
 
     def forward(self, x: Tensor, size: int | None = None) -> Tensor:
         """(B,in,H,W) -> (B,out,H,W), or (B,out,size,size) of x enlarged to that size."""

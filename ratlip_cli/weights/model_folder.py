@@ -84,7 +84,7 @@ class Model:
     @cached_property
     def drawing(self) -> Generator:
         """The generator in the form that draws with the least work."""
-        return for_drawing(self.generator, channels_last=self.device.type == "cuda")
+        return for_drawing(self.generator)
 
     @property
     def device(self) -> torch.device:
