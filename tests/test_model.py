@@ -242,17 +242,17 @@ def test_losses_are_equation_8(clip: FrozenCLIP) -> None:
 
 def test_mode_seeking_is_large_where_the_noise_changes_little() -> None:
     noise = torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 4.0], [1.0, 0.0]])  # pairs 3 and 0.5 apart
-    flat = torch.tensor([0.0, 0.5, 1.0, 0.0])[:, None, None, None]  # pictures 1 and 0.5 apart
-    images = flat.expand(4, 3, 8, 8).clone().requires_grad_()
-    loss = mode_seeking(images, noise)
-    assert loss.item() == pytest.approx((3 / 1 + 0.5 / 0.5) / 2)
+    angles = torch.tensor([0.0, 0.0, torch.pi / 2, torch.pi / 3], requires_grad=True)  # cosines 0 and 0.5
+    along = torch.tensor([0.0, 1.0, 5.0, -2.0])  # what agrees with the sentence does not count, nor does length
+    vectors = torch.stack((3 * angles.cos(), along, 3 * angles.sin()), dim=1)
+    text = torch.tensor([[0.0, 2.0, 0.0]]).expand(4, -1)
+    loss = mode_seeking(vectors, text, noise)
+    assert loss.item() == pytest.approx((3 / 1 + 0.5 / 0.5) / 2, rel=2e-3)
     loss.backward()
-    assert images.grad is not None
-    assert (images.grad[0] > 0).all()  # going down this gradient, 0 and 1 move apart, and so do 0.5 and 0
-    assert (images.grad[2] < 0).all()
-    assert (images.grad[1] < 0).all()
-    same = torch.zeros(4, 3, 8, 8)
-    assert mode_seeking(same, noise).isfinite()
+    assert angles.grad is not None
+    assert (angles.grad[:2] > 0).all()  # going down this gradient, the vectors of a pair turn away from each other
+    assert (angles.grad[2:] < 0).all()
+    assert mode_seeking(torch.ones(4, 3), text, noise).isfinite()
 
 
 def test_the_penalty_is_the_norm_of_the_gradient(clip: FrozenCLIP) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_SMALLEST_DIFFERENCE = 1e-3
-"""Of two pictures: about what rounding to bytes leaves of equal ones."""
+_SMALLEST_DISTANCE = 1e-3
+"""Added to that of two pictures' vectors, which may be equal."""
 
 
 def mismatched(text: Tensor) -> Tensor:
@@ -40,17 +40,22 @@ def generator_loss(fake: Tensor, similarity: Tensor, clip_weight: float = 4.0) -
     return -fake.float().mean() - clip_weight * similarity.float().mean()
 
 
-def mode_seeking(images: Tensor, noise: Tensor) -> Tensor:
-    """E[ |z - z'| / |G(z,T) - G(z',T)| ], means of absolute differences: large where the noise changes little. Scalar.
+def mode_seeking(image_vectors: Tensor, text: Tensor, noise: Tensor) -> Tensor:
+    """E[ |z - z'| / (1 - cos(R, R')) ]: large where the noise changes little that CLIP sees. Scalar.
 
-    Not in the paper: an option, from Mao et al., "Mode Seeking Generative Adversarial Networks", 2019.
+    R is what of E(G(z,T)) is perpendicular to T: what the sentence leaves open. Leaving the sentence wins nothing.
+    Not in the paper: an option, from Mao et al., "Mode Seeking Generative Adversarial Networks", 2019, which takes the
+    distance of the pixels. Those follow position and background; CLIP's image vectors follow what captions speak of.
 
     Args:
-        images: generated pictures (B,3,S,S); k and k + B/2 are of one sentence.
-        noise: z (B,noise_dim).
+        image_vectors: E of generated pictures (B,d); k and k + B/2 are of one sentence.
+        text: their sentences' T (B,d).
+        noise: z (B,noise_dim); its distance is the mean of absolute differences.
     """
-    one, other = images.float().chunk(2)
-    apart = (one - other).abs().mean(dim=(1, 2, 3)).clamp_min(_SMALLEST_DIFFERENCE)
+    direction = F.normalize(text.float(), dim=1)
+    image_vectors = image_vectors.float()
+    rest = image_vectors - (image_vectors * direction).sum(dim=1, keepdim=True) * direction
+    apart = 1 - clip_similarity(*rest.chunk(2)) + _SMALLEST_DISTANCE
     z, other_z = noise.chunk(2)
     return ((z - other_z).abs().mean(dim=1) / apart).mean()
 

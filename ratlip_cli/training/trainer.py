@@ -208,7 +208,7 @@ class Trainer:
             similarity = clip_similarity(seen.embedding, part.asked)
             loss = generator_loss(logit_fake, similarity, self.settings.clip_weight)
             if self.settings.diversity_weight:
-                loss = loss + self.settings.diversity_weight * mode_seeking(seen.pixels, part.noise)
+                loss = loss + self.settings.diversity_weight * mode_seeking(seen.embedding, part.asked, part.noise)
             torch.autograd.backward(self.scaler.scale(loss / len(parts)))
             _add(totals, len(parts), loss_g=loss, clip_similarity=similarity)
         self.discriminator.requires_grad_(True)
