@@ -65,6 +65,16 @@ def test_attention_without_a_shuffle_is_the_same_in_another_order(channels: int,
     torch.testing.assert_close(UnshuffledAttention(attention)(x[:, before]), expected)
 
 
+def test_attention_keeps_its_digits_where_a_channel_is_nearly_even() -> None:
+    attention = ShuffleAttention(16, 2).requires_grad_(False)
+    attention.spatial_weight.fill_(1.0)
+    x = 1000 + torch.randn(1, 16, 64, 64)
+    before, behind = channel_orders(16, 2)
+    expected = attention.double()(x.double())[:, behind].float()
+    drawn = UnshuffledAttention(attention.float())(x[:, before].contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(drawn, expected, rtol=1e-4, atol=0)
+
+
 def test_what_is_not_changed_is_shared(clip: FrozenCLIP) -> None:
     generator = Generator(CONFIG, clip.geometry)
     drawing = for_drawing(generator)

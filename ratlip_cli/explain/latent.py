@@ -188,7 +188,9 @@ def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
     omega = torch.arccos(cosine)
     if torch.sin(omega) < 1e-6:
         return torch.lerp(start, end, share)
-    return (torch.sin((1 - share) * omega) * start + torch.sin(share * omega) * end) / torch.sin(omega)
+    # Both shares are exactly 0 or 1 at the ends.
+    of_start, of_end = (torch.sin(part * omega) / torch.sin(omega) for part in (1 - share, share))
+    return of_start * start + of_end * end
 
 
 @torch.no_grad()
@@ -207,7 +209,8 @@ def way(
         noises: index of the noise at the start and at the end; equal where it stays the same.
     """
     start, end = noise_vectors(seed, noises, model.config.generator.noise_dim)
-    text = model.clip.encode_text(captions).cpu()
+    # One by one, as `generate` reads them: the ends are its pictures to the bit.
+    text = torch.cat([model.clip.encode_text([caption]) for caption in captions]).cpu()
     drawn = []
     for share in np.linspace(0, 1, steps).tolist():
         drawn.append(draw(model, slerp(start, end, share)[None], torch.lerp(text[0], text[1], share)[None])[0])
