@@ -43,20 +43,21 @@ class UnshuffledAttention(nn.Module):
         groups, norm = attention.groups, attention.norm
         self.channel_weight = nn.Parameter(attention.channel_weight.repeat(1, groups, 1, 1), requires_grad=False)
         self.channel_bias = nn.Parameter(attention.channel_bias.repeat(1, groups, 1, 1), requires_grad=False)
-        half = groups * norm.num_channels
-        weight, bias = attention.spatial_weight.flatten(), attention.spatial_bias.flatten()
-        self.norm = nn.GroupNorm(half, half, eps=norm.eps).requires_grad_(False)
-        self.norm.weight = nn.Parameter((weight * norm.weight).repeat(groups), requires_grad=False)
-        self.norm.bias = nn.Parameter((weight * norm.bias + bias).repeat(groups), requires_grad=False)
+        gain, offset = (tensor[None, :, None, None] for tensor in (norm.weight, norm.bias))
+        weight, bias = attention.spatial_weight * gain, attention.spatial_weight * offset + attention.spatial_bias
+        self.spatial_weight = nn.Parameter(weight.repeat(1, groups, 1, 1), requires_grad=False)
+        self.spatial_bias = nn.Parameter(bias.repeat(1, groups, 1, 1), requires_grad=False)
+        self.eps = norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W), which is overwritten -> (B,C,H,W)"""
         x0, x1 = x.chunk(2, dim=1)
         pooled = x0.mean(dim=(2, 3), keepdim=True)
         x0.mul_(torch.sigmoid(self.channel_weight * pooled + self.channel_bias))
-        # In channels last on a CPU, GroupNorm takes E[x^2] - E[x]^2, which has no digits left where the mean is large.
+        # PyTorch's GroupNorm takes E[x^2] - E[x]^2 in channels last on a CPU: no digits are left where means are large.
         centred = x1 - x1.mean(dim=(2, 3), keepdim=True)
-        x1.mul_(self.norm(centred).sigmoid_())
+        scale = self.spatial_weight * torch.rsqrt(centred.square().mean(dim=(2, 3), keepdim=True) + self.eps)
+        x1.mul_(torch.addcmul(self.spatial_bias, scale, centred).sigmoid_())
         return x
 
 
