@@ -8,13 +8,15 @@ through CLIP to the real pictures, and computes the discriminator's weight gradi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.model.clip import FrozenCLIP, SelfAttention
 from ratlip_cli.model.config import GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
@@ -124,11 +126,29 @@ def through_blocks(clip: FrozenCLIP, patches: Tensor, prompts: Tensor | None = N
     after = []
     for number, block in enumerate(visual.transformer.resblocks):
         if prompts is not None and 1 <= number <= prompts.shape[1]:
-            tokens = block(torch.cat([tokens, prompts[:, number - 1 : number]], dim=1))[:, :-1]
+            tokens = clip_block(block, torch.cat([tokens, prompts[:, number - 1 : number]], dim=1))[:, :-1]
         else:
-            tokens = block(tokens)
+            tokens = clip_block(block, tokens)
         after.append(tokens)
     return after
+
+
+def clip_block(block: Any, tokens: Tensor) -> Tensor:
+    """A block of open_clip, with PyTorch's attention and linear layers."""
+    normed = block.ln_1(tokens)
+    attended: Tensor = tokens + torch_attention(block.attn)(normed, normed, normed, need_weights=False)[0]
+    first, second = block.mlp.c_fc, block.mlp.c_proj
+    hidden = block.mlp.gelu(F.linear(block.ln_2(attended), first.weight, first.bias))
+    return attended + F.linear(hidden, second.weight, second.bias)
+
+
+@functools.cache
+def torch_attention(attention: SelfAttention) -> nn.MultiheadAttention:
+    with torch.device("meta"):
+        own = nn.MultiheadAttention(attention.out_proj.in_features, attention.heads, batch_first=True).eval()
+    own.in_proj_weight, own.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
+    own.out_proj = attention.out_proj
+    return own
 
 
 def as_map(tokens: Tensor, grid: int) -> Tensor:

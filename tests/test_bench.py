@@ -77,20 +77,16 @@ from ratlip_cli.device import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 
-def faults(rounds):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(rounds):
-        torch.empty(48 * 2**20, dtype=torch.uint8).fill_(1)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-faults(16)
-print(faults(8))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for quarters in range(4, 124):
+    torch.empty(quarters * 2**18, dtype=torch.uint8).fill_(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="an option of glibc")
 def test_freed_memory_is_used_again() -> None:
-    """Eight tensors of 48 MiB, one after the other: new pages for each, or the pages of the first."""
+    """Tensors of 1 to 31 MiB, each larger than the last: new pages for each, or those of the last and a few more."""
 
     def faults(mode: str) -> int:
         command = [sys.executable, "-c", _REUSE, mode]

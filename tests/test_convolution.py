@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ratlip_cli.model.convolution import Conv3x3
+from ratlip_cli.model.convolution import ColourConv, Conv3x3
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -28,3 +28,17 @@ def test_convolution_of_an_enlarged_picture(side: int, size: int, bias: bool) ->
 def test_only_weights_are_stored() -> None:
     assert Conv3x3(4, 4).state_dict().keys() == {"weight", "bias"}
     assert Conv3x3(4, 4, bias=False).state_dict().keys() == {"weight"}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 3), (7, 5)])
+def test_convolution_to_colours(size: tuple[int, int]) -> None:
+    conv = ColourConv(4).double()
+    assert conv.state_dict().keys() == {"weight", "bias"}
+    x = torch.randn(2, 4, *size, requires_grad=True, dtype=torch.float64)
+    inputs = (x, *conv.parameters())
+    actual, expected = conv(x), F.conv2d(x, conv.weight, conv.bias, padding=1)
+    torch.testing.assert_close(actual, expected)
+    weights = torch.randn_like(expected)
+    gradients = torch.autograd.grad(actual, inputs, weights), torch.autograd.grad(expected, inputs, weights)
+    for ours, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, plain)

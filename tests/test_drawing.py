@@ -23,6 +23,7 @@ from ratlip_cli.model.drawing import (
     pictures_at_once,
 )
 from ratlip_cli.model.generator import Generator
+from ratlip_cli.model.onednn import PackedConv
 from ratlip_cli.model.shuffle_attention import ShuffleAttention
 
 
@@ -31,9 +32,13 @@ def clip(tiny_clip: Path) -> FrozenCLIP:
     return load_clip(str(tiny_clip))
 
 
+@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("image_size", [64, 48])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_drawing_is_the_plain_transcription(clip: FrozenCLIP, variant: str, image_size: int) -> None:
+def test_drawing_is_the_plain_transcription(
+    clip: FrozenCLIP, variant: str, image_size: int, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ratlip_cli.model.drawing.is_usable", lambda: packed)
     torch.manual_seed(0)
     config = replace(CONFIG, variant=variant, image_size=image_size)
     generator = Generator(config, clip.geometry)
@@ -46,7 +51,8 @@ def test_drawing_is_the_plain_transcription(clip: FrozenCLIP, variant: str, imag
         scale = float(expected.abs().max())
         torch.testing.assert_close(drawing(noise, text, clip) / scale, expected / scale, rtol=0, atol=1e-5)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in drawing.modules())
-    assert any(isinstance(module, DoublingConv) for module in drawing.modules())
+    assert any(isinstance(module, DoublingConv) or getattr(module, "doubles", False) for module in drawing.modules())
+    assert any(isinstance(module, nn.Conv2d | DoublingConv) for module in drawing.modules()) is not packed
     assert generator.training
     after = generator.state_dict()
     assert after.keys() == before.keys()
@@ -74,6 +80,12 @@ def test_attention_keeps_its_digits_where_a_channel_is_nearly_even() -> None:
     expected = attention.double()(x.double())[:, behind].float()
     drawn = UnshuffledAttention(attention.float())(x[:, before].contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(drawn, expected, rtol=1e-4, atol=0)
+
+
+def test_weights_are_not_packed_under_autocast(clip: FrozenCLIP) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        drawing = for_drawing(Generator(CONFIG, clip.geometry))
+    assert not any(isinstance(module, PackedConv) for module in drawing.modules())
 
 
 def test_what_is_not_changed_is_shared(clip: FrozenCLIP) -> None:

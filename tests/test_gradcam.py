@@ -82,7 +82,6 @@ def test_maps_equal_the_grad_cam_package(tmp_path: Path, grid: int, size: int, n
     without = target.clip.encode_text(["a red bird with", "a bird", "face"]) if leave_out else None
 
     def patches(tokens: Tensor) -> Tensor:
-        tokens = tokens if len(tokens) == 3 else tokens.transpose(0, 1)  # open_clip before 2.26 puts tokens first
         return tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, grid, grid)
 
     visual = target.clip.visual

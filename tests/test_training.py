@@ -17,7 +17,7 @@ from ratlip_cli.data.dataset import Batch, CaptionedImages, text_vectors, traini
 from ratlip_cli.errors import TrainingError
 from ratlip_cli.model.clip import load_clip
 from ratlip_cli.model.losses import mode_seeking
-from ratlip_cli.training.ema import start_average, update_average
+from ratlip_cli.training.ema import start_average, tensors_of, update_average
 from ratlip_cli.training.session import PATIENCE, TrainingSession, open_session, rehearse
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import StepRecord, Trainer, step_noise
@@ -203,7 +203,7 @@ def test_average_follows_weights_and_running_statistics() -> None:
             for parameter in network.parameters():
                 parameter.add_(torch.randn_like(parameter))
         network(torch.randn(4, 1, 3, 3))
-        update_average(average, network, 0.7, step)
+        update_average(tensors_of(average), tensors_of(network), 0.7, step)
         decay = min(0.7, (1 + step) / (10 + step))
         for name, value in network.state_dict().items():
             floating = value.is_floating_point()
@@ -270,6 +270,25 @@ def test_step_that_is_not_finite_changes_nothing(settings: TrainSettings, where:
     assert differing(before, everything(trainer)) == []
     assert not trainer.train_step(batches[0]).skipped
     assert trainer.not_finite_in_a_row == 0
+
+
+@pytest.mark.parametrize("variant", ["ratlip", "galip"])
+@pytest.mark.parametrize("where", ["_fake_features", "_generator_half"])
+def test_full_memory_is_told_and_changes_nothing(
+    settings: TrainSettings, monkeypatch: pytest.MonkeyPatch, variant: str, where: str
+) -> None:
+    trainer, (batch, *_) = make_trainer(replace(settings, variant=variant))
+    before = everything(trainer)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, where, full)
+        with pytest.raises(TrainingError, match="smaller --batch-size"):
+            trainer.train_step(batch)
+    assert differing(before, everything(trainer)) == []
+    assert not trainer.train_step(batch).skipped
 
 
 def test_falling_loss_scale_is_no_divergence(settings: TrainSettings) -> None:

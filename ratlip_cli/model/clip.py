@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 
 import open_clip
 import torch
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ratlip_cli.errors import UsageError, WeightsError, unknown_name
 from ratlip_cli.files import write_text
 from ratlip_cli.model.config import ClipGeometry
+from ratlip_cli.model.onednn import FixedLinear, fixed_linear
 from ratlip_cli.tensor_files import fingerprint, load_into, load_tensors, load_weights, save_tensors
 
 DEFAULT_CLIP = "ViT-B-32-quickgelu:openai"
@@ -83,6 +84,13 @@ class FrozenCLIP(nn.Module):
             raise WeightsError(f"CLIP '{spec}' has a grid of {rows}x{columns} patches; it must be square.")
         self.spec = spec
         self.config = config
+        for block in visual.transformer.resblocks:
+            if isinstance(block.attn, nn.MultiheadAttention):
+                block.attn = SelfAttention(block.attn)
+        for module in list(visual.transformer.modules()):
+            for name, part in module.named_children():
+                if isinstance(part, nn.Linear):
+                    setattr(module, name, FixedLinear(part))
         self.model = model.float().eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.vocabulary = list(vocabulary) if vocabulary is not None else None
@@ -144,8 +152,7 @@ class FrozenCLIP(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Image vectors (B,d), not normalised, from pictures (B,3,H,W) in [-1,1]."""
-        *_, last = self._blocks(self._image_tokens(images))
-        return self._image_vector(last)
+        return self._image_vector(self._in_front(images)[-1])
 
     def features(self, images: Tensor) -> ImageFeatures:
         """What the discriminator and the CLIP similarity look at, from pictures (B,3,H,W) in [-1,1]."""
@@ -154,9 +161,11 @@ class FrozenCLIP(nn.Module):
     def features_and_tokens(self, images: Tensor) -> tuple[ImageFeatures, list[Tensor]]:
         """`features`, and the tokens (B,1+g*g,W) that enter each block on the way, to take gradients at."""
         pixels = self.resized(images)
-        first = self._image_tokens(pixels)
-        after = list(self._blocks(first))
-        return ImageFeatures(self._patches(after), self._image_vector(after[-1]), pixels), [first, *after[:-1]]
+        in_front = self._in_front(pixels)
+        behind = in_front[1:]
+        if self.geometry.feature_blocks[-1] == len(behind):  # of the last block too
+            behind.append(self.visual.transformer.resblocks[-1](in_front[-1]))
+        return ImageFeatures(self._patches(behind), self._image_vector(in_front[-1]), pixels), in_front
 
     def patch_features(self, images: Tensor) -> Tensor:
         """The patches of `features` alone; the blocks behind the last of them are not computed."""
@@ -183,9 +192,20 @@ class FrozenCLIP(nn.Module):
         *_, last = self._blocks(self._tokens(feature), prompts)
         return self.as_map(last)
 
+    def _in_front(self, images: Tensor) -> list[Tensor]:
+        """The tokens (B,1+g*g,W) that enter each block."""
+        first = self._image_tokens(images)
+        return [first, *islice(self._blocks(first), self.geometry.layers - 1)]
+
     def _image_tokens(self, images: Tensor) -> Tensor:
         pixels = (self.resized(images) + 1) / 2  # [0,1], the range that CLIP normalises
-        return self._tokens(self.visual.conv1((pixels - self.mean) / self.std))
+        patch_conv = self.visual.conv1
+        side = patch_conv.kernel_size[0]
+        used = side * self.geometry.grid
+        # Patches do not overlap: their convolution is one matrix for each of them.
+        normalised = (pixels[:, :, :used, :used] - self.mean) / self.std
+        patches = F.pixel_unshuffle(normalised, side)  # (B, 3*side*side, g, g)
+        return self._tokens(F.conv2d(patches, patch_conv.weight.flatten(1)[:, :, None, None], patch_conv.bias))
 
     def _tokens(self, patches: Tensor) -> Tensor:
         """(B,W,g,g) -> (B,1+g*g,W): class token in front, positions added, ln_pre applied."""
@@ -197,21 +217,19 @@ class FrozenCLIP(nn.Module):
 
     def _blocks(self, tokens: Tensor, prompts: Tensor | None = None) -> Iterator[Tensor]:
         """Yield the tokens (B,1+g*g,W) after each block; block p sees prompt p besides."""
-        transformer = self.visual.transformer
-        batch_first = getattr(transformer, "batch_first", False)  # open_clip before 2.26 puts tokens first
         last_prompt = 0 if prompts is None else prompts.shape[1]
-        for index, block in enumerate(transformer.resblocks):
+        for index, block in enumerate(self.visual.transformer.resblocks):
             prompted = 1 <= index <= last_prompt
             if prompts is not None and prompted:
                 tokens = torch.cat((tokens, prompts[:, index - 1 : index].to(tokens.dtype)), dim=1)
-            tokens = block(tokens) if batch_first else block(tokens.transpose(0, 1)).transpose(0, 1)
+            tokens = block(tokens)
             if prompted:
                 tokens = tokens[:, :-1]
             yield tokens
 
-    def _patches(self, after: Sequence[Tensor]) -> Tensor:
-        """The tokens after each block as (B,3,W,g,g): those that the discriminator reads."""
-        return torch.stack([self.as_map(after[block]) for block in self.geometry.feature_blocks], dim=1)
+    def _patches(self, behind: Sequence[Tensor]) -> Tensor:
+        """Of the tokens behind each block those that the discriminator reads (B,3,W,g,g)."""
+        return torch.stack([self.as_map(behind[block]) for block in self.geometry.feature_blocks], dim=1)
 
     def as_map(self, tokens: Tensor) -> Tensor:
         """Patch tokens of (B,1+g*g,W) as (B,W,g,g)."""
@@ -219,8 +237,30 @@ class FrozenCLIP(nn.Module):
         return torch.unflatten(tokens[:, 1:].transpose(1, 2), 2, (grid, grid))
 
     def _image_vector(self, tokens: Tensor) -> Tensor:
-        vector: Tensor = self.visual.ln_post(tokens[:, 0]) @ self.visual.proj
+        """(B,d) from the tokens that enter the last block, whose class token alone is looked at."""
+        last = _class_token(self.visual.transformer.resblocks[-1], tokens)
+        vector: Tensor = self.visual.ln_post(last[:, 0]) @ self.visual.proj
         return vector
+
+
+class SelfAttention(nn.Module):
+    """The attention of a vision transformer, with the weights of PyTorch's and the same values.
+
+    PyTorch's multiplies each position's tokens by themselves, which on a CPU takes twice as long as all in one product.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.heads = attention.num_heads
+        self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
+        self.out_proj = attention.out_proj
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, **_: object) -> tuple[Tensor, None]:
+        """Tokens (B,N,W), the same for key and value, and the first n of them for the query -> (B,n,W)"""
+        qkv = fixed_linear(key, self.in_proj_weight, self.in_proj_bias)
+        q, k, v = torch.unflatten(qkv, 2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, N, W/heads) each
+        seen = F.scaled_dot_product_attention(q[:, :, : query.shape[1]], k, v)
+        return self.out_proj(seen.transpose(1, 2).flatten(2)), None
 
 
 def load_clip(spec: str, device: str | torch.device = "cpu") -> FrozenCLIP:
@@ -298,6 +338,17 @@ def build_clip(config: Mapping[str, Any], spec: str) -> FrozenCLIP:
         vocabulary=config.get("vocabulary"),
         config=config,
     )
+
+
+def _class_token(block: Any, tokens: Tensor) -> Tensor:
+    """What becomes of the class token (B,1,W) of all tokens (B,N,W) in a block of open_clip."""
+    if isinstance(block, ResidualAttentionBlock):
+        normed = block.ln_1(tokens)
+        token: Tensor = tokens[:, :1] + block.ls_1(block.attention(normed[:, :1], normed, normed))
+        token = token + block.ls_2(block.mlp(block.ln_2(token)))
+    else:
+        token = block(tokens)[:, :1]
+    return token
 
 
 def _model_cfg(spec: str, name: str) -> dict[str, Any]:

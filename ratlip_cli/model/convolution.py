@@ -1,4 +1,4 @@
-"""The 3x3 convolution of a picture that was enlarged by nearest upsampling (image-G, Fig. 1), without enlarging it."""
+"""3x3 convolutions of image-G (Fig. 1): of a picture enlarged by nearest upsampling, and the last, to three colours."""
 
 from __future__ import annotations
 
@@ -42,3 +42,26 @@ class Conv3x3(nn.Conv2d):
         out_channels, in_channels = self.weight.shape[:2]
         reversed_taps = self.weight.flip(2, 3).transpose(0, 1).reshape(-1, 9)
         return (reversed_taps @ _SPREAD_BOTH_WAYS.to(self.weight).T).view(in_channels, out_channels, 4, 4)
+
+
+class ColourConv(nn.Conv2d):
+    """The 3x3 convolution with padding 1 to the three colours.
+
+    A CPU convolves to sixteen channels at a time, however few are wanted. So each row of the kernel is convolved to
+    channels of its own, in one convolution to nine, and added to the row of the picture where it belongs.
+    """
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__(in_channels, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,in,h,w) -> (B,3,h,w)"""
+        if x.device.type != "cpu" or self.bias is None:
+            return super().forward(x)
+        kernel_rows = self.weight.transpose(1, 2).flatten(0, 1)[:, :, None]  # (9,in,1,3)
+        rows = F.conv2d(x, kernel_rows, padding=(0, 1))
+        above, here, below = (rows[:, row::3] for row in range(3))
+        out = here + self.bias[:, None, None]
+        out[:, :, 1:] += above[:, :, :-1]
+        out[:, :, :-1] += below[:, :, 1:]
+        return out

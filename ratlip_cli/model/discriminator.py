@@ -94,7 +94,8 @@ class PixelStem(nn.Module):
         x = pixels
         for convolution in self.inner:
             x = F.leaky_relu(convolution(x), 0.2)
-        return F.adaptive_avg_pool2d(self.last(x), self.grid)
+        x = self.last(x)
+        return x if x.shape[-1] == self.grid else F.adaptive_avg_pool2d(x, self.grid)
 
 
 class Referee(nn.Module):
@@ -107,10 +108,17 @@ class Referee(nn.Module):
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """(B,channels,g,g) and T (B,d) -> (B,)"""
-        of_picture, of_text = torch.split(self.conv1.weight, [x.shape[1], text.shape[1]], dim=1)
+        return self.logits(self.look(x), text)
+
+    def look(self, x: Tensor) -> Tensor:
+        """What the first convolution makes of the picture alone: (B,channels,g,g) -> (B,2nf,g-3,g-3)"""
+        return F.conv2d(x, self.conv1.weight[:, : x.shape[1]])
+
+    def logits(self, seen: Tensor, text: Tensor) -> Tensor:
+        """(B,2nf,g-3,g-3) of `look` and T (B,d) -> (B,)"""
         # Tiled to every patch, T gives the same under every window: T times the sum of its taps.
-        tiled = F.linear(text, of_text.sum(dim=(2, 3)))[:, :, None, None]
-        x = F.leaky_relu(F.conv2d(x, of_picture) + tiled, 0.2)  # (B, 2nf, g-3, g-3)
+        of_text = self.conv1.weight[:, -text.shape[1] :].sum(dim=(2, 3))
+        x = F.leaky_relu(seen + F.linear(text, of_text)[:, :, None, None], 0.2)
         logit: Tensor = self.conv2(x)  # (B, 1, 1, 1)
         return logit.flatten()
 

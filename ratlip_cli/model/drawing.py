@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ratlip_cli.model.convolution import Conv3x3
 from ratlip_cli.model.generator import Generator
+from ratlip_cli.model.onednn import PackedConv, is_usable
 from ratlip_cli.model.shuffle_attention import SAConv, ShuffleAttention
 
 CACHE_BYTES = 16 * 2**20
@@ -40,14 +41,12 @@ class UnshuffledAttention(nn.Module):
 
     def __init__(self, attention: ShuffleAttention) -> None:
         super().__init__()
-        groups, norm = attention.groups, attention.norm
+        groups = attention.groups
         self.channel_weight = nn.Parameter(attention.channel_weight.repeat(1, groups, 1, 1), requires_grad=False)
         self.channel_bias = nn.Parameter(attention.channel_bias.repeat(1, groups, 1, 1), requires_grad=False)
-        gain, offset = (tensor[None, :, None, None] for tensor in (norm.weight, norm.bias))
-        weight, bias = attention.spatial_weight * gain, attention.spatial_weight * offset + attention.spatial_bias
-        self.spatial_weight = nn.Parameter(weight.repeat(1, groups, 1, 1), requires_grad=False)
-        self.spatial_bias = nn.Parameter(bias.repeat(1, groups, 1, 1), requires_grad=False)
-        self.eps = norm.eps
+        gain, offset = (tensor.repeat(groups)[None, :, None, None] for tensor in attention.spatial_affine())
+        self.gain, self.offset = nn.Parameter(gain, requires_grad=False), nn.Parameter(offset, requires_grad=False)
+        self.eps = attention.norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W), which is overwritten -> (B,C,H,W)"""
@@ -56,8 +55,8 @@ class UnshuffledAttention(nn.Module):
         x0.mul_(torch.sigmoid(self.channel_weight * pooled + self.channel_bias))
         # PyTorch's GroupNorm takes E[x^2] - E[x]^2 in channels last on a CPU: no digits are left where means are large.
         centred = x1 - x1.mean(dim=(2, 3), keepdim=True)
-        scale = self.spatial_weight * torch.rsqrt(centred.square().mean(dim=(2, 3), keepdim=True) + self.eps)
-        x1.mul_(torch.addcmul(self.spatial_bias, scale, centred).sigmoid_())
+        scale = self.gain * torch.rsqrt(centred.square().mean(dim=(2, 3), keepdim=True) + self.eps)
+        x1.mul_(torch.addcmul(self.offset, scale, centred).sigmoid_())
         return x
 
 
@@ -74,7 +73,8 @@ def for_drawing(generator: Generator) -> Generator:
 
     BatchNorm becomes part of the convolution in front of it, the weights of upsampled convolutions are summed once, and
     the channel shuffle becomes the order of the weights around it; with neither shuffle nor groups to pay for it, the
-    layout is channels last, which convolutions are fastest in. All other weights are shared with `generator`.
+    layout is channels last, which convolutions are fastest in. On a CPU their weights are packed, in float32, so not
+    under autocast. All other weights are shared with `generator`.
     """
     shared = {id(tensor): tensor for tensor in (*generator.parameters(), *generator.buffers())}
     drawing = copy.deepcopy(generator, shared).eval()
@@ -92,6 +92,8 @@ def for_drawing(generator: Generator) -> Generator:
         if isinstance(module, nn.Conv2d | DoublingConv):
             weight = module.weight.detach().contiguous(memory_format=torch.channels_last)
             module.weight = nn.Parameter(weight, requires_grad=False)
+    if drawing.code.weight.device.type == "cpu" and is_usable() and not torch.is_autocast_enabled("cpu"):
+        _pack(drawing)
     return drawing
 
 
@@ -126,6 +128,29 @@ def _unshuffle(drawing: Generator) -> None:
         if isinstance(block.shortcut, nn.Conv2d):
             _order(block.shortcut, inputs=found, outputs=behind)
     _order(drawing.to_rgb, inputs=orders(channels[-1])[1])
+
+
+def _pack(drawing: Generator) -> None:
+    """Pack the weights of every convolution, for pictures of the size that it meets."""
+    grid = drawing.geometry.grid
+    sizes = drawing.config.block_sizes(grid)
+    blocks: Iterable[Any] = drawing.blocks
+    _packed(drawing.bridge, grid)
+    drawing.fuse = _packed(drawing.fuse, grid)
+    for block, before, size in zip(blocks, [grid, *sizes], sizes, strict=False):
+        block.conv1 = _packed(block.conv1, before if size == 2 * before else size)
+        block.conv2 = _packed(block.conv2, size)
+        block.shortcut = _packed(block.shortcut, before)
+    drawing.to_rgb = _packed(drawing.to_rgb, sizes[-1])
+
+
+def _packed(module: nn.Module, size: int) -> Any:
+    """`module`, or what it is made of, with its convolutions packed."""
+    if isinstance(module, nn.Conv2d | DoublingConv):
+        return PackedConv(module.weight, module.bias, size, isinstance(module, DoublingConv))
+    for name, part in module.named_children():
+        setattr(module, name, _packed(part, size))
+    return module
 
 
 def _order(layer: nn.Conv2d | nn.Linear, inputs: Tensor | None = None, outputs: Tensor | None = None) -> None:

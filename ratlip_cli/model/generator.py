@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from ratlip_cli.errors import UsageError
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import ClipGeometry, GeneratorConfig
-from ratlip_cli.model.convolution import Conv3x3
+from ratlip_cli.model.convolution import ColourConv, Conv3x3
 from ratlip_cli.model.rat import (
     CATBLK,
     RATBLK,
@@ -61,7 +61,7 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(
             GBlock(config, condition_dim, channels[i], channels[i + 1], size) for i, size in enumerate(sizes)
         )
-        self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
+        self.to_rgb = ColourConv(channels[-1])
 
     def forward(self, noise: Tensor, text: Tensor, clip: FrozenCLIP) -> Tensor:
         """Draw one picture per row.

@@ -5,8 +5,11 @@ Shuffle attention is from Zhang and Yang, "SA-Net: Shuffle Attention for Deep Co
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ratlip_cli.model.convolution import Conv3x3
 
@@ -31,13 +34,14 @@ class ShuffleAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) -> (B,C,H,W)"""
-        batch, channels, height, width = x.shape
-        x0, x1 = x.reshape(batch * self.groups, -1, height, width).chunk(2, dim=1)  # (BG, C/2G, H, W) each
-        pooled = x0.mean(dim=(2, 3), keepdim=True)
-        x0 = x0 * torch.sigmoid(self.channel_weight * pooled + self.channel_bias)
-        x1 = x1 * torch.sigmoid(self.spatial_weight * self.norm(x1) + self.spatial_bias)
-        x = torch.cat((x0, x1), dim=1).reshape(batch, 2, channels // 2, height, width)
-        return x.transpose(1, 2).reshape(batch, channels, height, width)  # channel shuffle with two groups
+        weights = (self.channel_weight, self.channel_bias, *self.spatial_affine())
+        attended: Tensor = _Attended.apply(x, *weights, self.groups, self.norm.eps)
+        return attended
+
+    def spatial_affine(self) -> tuple[Tensor, Tensor]:
+        """Gain and offset (C/2G,) of the normalised half: GroupNorm's and the spatial attention's, in one."""
+        weight, bias = self.spatial_weight.flatten(), self.spatial_bias.flatten()
+        return weight * self.norm.weight, weight * self.norm.bias + bias
 
 
 class SAConv(nn.Module):
@@ -55,3 +59,68 @@ class SAConv(nn.Module):
         x = self.activation(self.norm(self.conv(x, size)))
         attended: Tensor = self.attention(x)
         return attended
+
+
+class _Attended(torch.autograd.Function):
+    """Both kinds of attention, and the shuffle. For the gradient they keep their input and no other large tensor.
+
+    PyTorch's own gradient would keep what x0 and x1 are multiplied by, too: a sixth of what image-G keeps in training.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, offset: Tensor, groups: int, eps: float
+    ) -> Tensor:
+        batch, channels, height, width = x.shape
+        x0, x1 = _halves(x.contiguous(), groups)
+        pooled = x0.mean(dim=(-2, -1), keepdim=True, dtype=gain.dtype)
+        channel_gate = torch.sigmoid(weight * pooled + bias)
+        sizes = (batch * groups, len(gain), height * width, len(gain))  # of GroupNorm: N, C, H*W, groups
+        rows = x1.to(gain).reshape(batch * groups, -1, height, width).contiguous()
+        normalised, mean, rstd = torch.native_group_norm(rows, gain, offset, *sizes, eps)
+        spatial_gate = normalised.sigmoid_().view(x1.shape)
+
+        out = gain.new_empty(batch, channels // 2, 2, height, width).transpose(1, 2)  # its order before the shuffle
+        if groups % 2:  # the shuffle cuts a group in two
+            out = out.contiguous()
+        out0, out1 = _halves(out, groups)
+        torch.mul(x0, channel_gate, out=out0)
+        torch.mul(x1, spatial_gate, out=out1)
+        ctx.save_for_backward(x, weight, gain, offset, pooled, channel_gate, mean, rstd)
+        ctx.groups, ctx.sizes = groups, sizes
+        return out.transpose(1, 2).reshape(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, gain, offset, pooled, channel_gate, mean, rstd = ctx.saved_tensors
+        batch, channels, height, width = x.shape
+        x0, x1 = _halves(x.contiguous(), ctx.groups)
+        d0, d1 = _halves(gradient.reshape(batch, channels // 2, 2, height, width).transpose(1, 2), ctx.groups)
+        d_x = gradient.new_empty(x.shape)
+        d_x0, d_x1 = _halves(d_x, ctx.groups)
+
+        d_sigmoid = torch.mul(d0, x0, out=d_x0).sum(dim=(-2, -1), keepdim=True)
+        d_channel = torch.ops.aten.sigmoid_backward(d_sigmoid, channel_gate)
+        torch.addcmul(d_channel * weight / (height * width), channel_gate, d0, out=d_x0)
+
+        rows = x1.to(gain).reshape(batch * ctx.groups, -1, height, width).contiguous()
+        scale = rstd * gain
+        shift = offset - mean * scale
+        spatial_gate = torch.addcmul(shift[:, :, None, None], scale[:, :, None, None], rows).sigmoid_()
+        d_sigmoid = torch.empty_like(rows)
+        torch.mul(d1, x1, out=d_sigmoid.view(x1.shape))
+        d_normalised = d_sigmoid.mul_(spatial_gate).addcmul_(d_sigmoid, spatial_gate, value=-1)
+        d_rows, d_gain, d_offset = torch.ops.aten.native_group_norm_backward(
+            d_normalised, rows, mean, rstd, gain, *ctx.sizes, [True, True, True]
+        )
+        torch.addcmul(d_rows.view(x1.shape), d1, spatial_gate.view(x1.shape), out=d_x1)
+
+        d_weight, d_bias = (d_channel * pooled).sum_to_size(weight.shape), d_channel.sum_to_size(weight.shape)
+        return d_x.to(x.dtype), d_weight, d_bias, d_gain, d_offset, None, None
+
+
+def _halves(x: Tensor, groups: int) -> tuple[Tensor, ...]:
+    """(B,C,H,W), or with its channels in two dimensions -> x0 and x1 (B,a,b,C/2G,H,W), where a b is the groups G."""
+    outer = 1 if groups % 2 else 2  # the halves of the channels, which the shuffle interleaves
+    return x.reshape(len(x), outer, groups // outer, 2, -1, *x.shape[-2:]).unbind(3)

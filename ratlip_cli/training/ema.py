@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -17,22 +18,24 @@ def start_average(generator: Network) -> Network:
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, generator: nn.Module, decay: float, step: int) -> None:
-    """Move `average` towards `generator`, the running statistics of BatchNorm included; counters are copied.
+def update_average(average: Sequence[Tensor], current: Sequence[Tensor], decay: float, step: int) -> None:
+    """Move the average towards the generator, the running statistics of BatchNorm included; counters are copied.
 
     Args:
+        average, current: `tensors_of` the average and of the generator.
         decay: the share of the average that stays; early on min(decay, (1 + step) / (10 + step)), so that the
             first weights are soon forgotten.
         step: number of steps done, this one not counted.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    averaged, current = _by_kind(average), _by_kind(generator)
-    torch._foreach_lerp_(averaged[True], current[True], 1 - decay)
-    for counter, value in zip(averaged[False], current[False], strict=True):
-        counter.copy_(value)
+    pairs = list(zip(average, current, strict=True))
+    numbers = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([averaged for averaged, _ in numbers], [value for _, value in numbers], 1 - decay)
+    for counter, value in pairs:
+        if not counter.is_floating_point():
+            counter.copy_(value)
 
 
-def _by_kind(module: nn.Module) -> dict[bool, list[Tensor]]:
-    """Parameters and buffers, those with fractions under True and counters under False."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return {kind: [tensor for tensor in tensors if tensor.is_floating_point() is kind] for kind in (True, False)}
+def tensors_of(network: nn.Module) -> list[Tensor]:
+    """Its parameters and buffers."""
+    return [*network.parameters(), *network.buffers()]

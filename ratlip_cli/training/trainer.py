@@ -31,7 +31,7 @@ from ratlip_cli.model.losses import (
     mismatched,
     mode_seeking,
 )
-from ratlip_cli.training.ema import start_average, update_average
+from ratlip_cli.training.ema import start_average, tensors_of, update_average
 from ratlip_cli.training.settings import TrainSettings
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -107,11 +107,14 @@ class Trainer:
             self.generator = Generator(settings.generator_config(), clip.geometry).to(device)
             self.discriminator = Discriminator(settings.discriminator_config(), clip.geometry).to(device)
         self.average = start_average(self.generator)
+        # Going through a network's parts takes as long as moving the average.
+        self._weights_g, self._weights_d = list(self.generator.parameters()), list(self.discriminator.parameters())
+        self._averaged, self._current = tensors_of(self.average), tensors_of(self.generator)
         self.generator.recompute = settings.recompute
 
         betas = (settings.beta1, settings.beta2)
-        self.optimizer_g = torch.optim.Adam(self.generator.parameters(), lr=settings.lr_g, betas=betas, fused=True)
-        self.optimizer_d = torch.optim.Adam(self.discriminator.parameters(), lr=settings.lr_d, betas=betas, fused=True)
+        self.optimizer_g = torch.optim.Adam(self._weights_g, lr=settings.lr_g, betas=betas, fused=True)
+        self.optimizer_d = torch.optim.Adam(self._weights_d, lr=settings.lr_d, betas=betas, fused=True)
         self.precision = resolve_precision(settings.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self._draw = torch.compile(self.generator) if settings.compile else self.generator
@@ -127,7 +130,7 @@ class Trainer:
             TrainingError: the GPU's memory is full; the step is not applied.
         """
         started = time.perf_counter()
-        self._undo.remember()
+        self._undo.remember_statistics()
         try:
             values = self._both_halves(self._parts(batch))
         except torch.OutOfMemoryError as error:
@@ -138,7 +141,8 @@ class Trainer:
         finite = all(map(math.isfinite, values.values()))
         if finite:
             self.optimizer_g.step()
-            update_average(self.average, self.generator, self.settings.ema, self.steps_done)
+            update_average(self._averaged, self._current, self.settings.ema, self.steps_done)
+            self._undo.forget()
         else:
             self._undo.restore()
         self.optimizer_g.zero_grad()
@@ -165,12 +169,12 @@ class Trainer:
                 fake = self._fake_features(part)
             with torch.no_grad(), self._autocast():
                 patches = self.clip.patch_features(part.images)
-            # In float32, for the penalty. What is extracted knows no sentence: both logits of a real picture read it.
+            # In float32, for the penalty. What is seen knows no sentence: both logits of a real picture read it.
             patches, text = patches.float().requires_grad_(), part.text.detach().requires_grad_()
             pixels = self.clip.resized(part.images).detach().requires_grad_()
-            extracted = self.discriminator.extractor(patches, pixels)
-            logit_real = self.discriminator.referee(extracted, text)
-            logit_mismatched = self.discriminator.referee(extracted, part.mismatched)
+            referee = self.discriminator.referee
+            seen = referee.look(self.discriminator.extractor(patches, pixels))
+            logit_real, logit_mismatched = referee.logits(seen, text), referee.logits(seen, part.mismatched)
             penalty, norm = matching_aware_gradient_penalty(
                 logit_real,
                 (patches, text, pixels) if self.settings.pixel_stem else (patches, text),
@@ -180,8 +184,7 @@ class Trainer:
             with self._autocast():
                 logit_fake = self._judge(fake.patches.detach(), part.asked, fake.pixels.detach())
             loss = discriminator_loss(logit_real, logit_fake, logit_mismatched, penalty)
-            weights = list(self.discriminator.parameters())
-            torch.autograd.backward(self.scaler.scale(loss / len(parts)), inputs=weights)
+            torch.autograd.backward(self.scaler.scale(loss / len(parts)), inputs=self._weights_d)
             _add(
                 totals,
                 len(parts),
@@ -192,7 +195,8 @@ class Trainer:
                 logit_mismatched=logit_mismatched,
             )
         self.scaler.unscale_(self.optimizer_d)
-        totals["gradient_d"] = _gradient_norm(self.discriminator)
+        totals["gradient_d"] = _gradient_norm(self._weights_d)
+        self._undo.remember_discriminator()
         self.optimizer_d.step()
         self.optimizer_d.zero_grad()
         return totals, fake if keep_graph else None
@@ -213,7 +217,7 @@ class Trainer:
             _add(totals, len(parts), loss_g=loss, clip_similarity=similarity)
         self.discriminator.requires_grad_(True)
         self.scaler.unscale_(self.optimizer_g)
-        totals["gradient_g"] = _gradient_norm(self.generator)
+        totals["gradient_g"] = _gradient_norm(self._weights_g)
         return totals
 
     def _fake_features(self, part: _Part) -> ImageFeatures:
@@ -304,29 +308,39 @@ class _Undo:
     """Takes back the discriminator's update and the generator's running statistics where a step is not finite."""
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module, optimizer_d: torch.optim.Optimizer) -> None:
-        self._networks = [*discriminator.parameters(), *generator.buffers()]
+        self._statistics = list(generator.buffers())
+        self._weights = list(discriminator.parameters())
         self._optimizer_d = optimizer_d
-        self._copies: list[Tensor] = []
+        self.forget()
 
-    @torch.no_grad()
-    def remember(self) -> None:
-        """Copy everything that can change before a step is known to be finite."""
-        tensors = self._tensors()
-        if len(tensors) == len(self._copies):
-            torch._foreach_copy_(self._copies, tensors)
-        else:
-            self._copies = [tensor.detach().clone() for tensor in tensors]
+    def remember_statistics(self) -> None:
+        """Copy what a step changes from its beginning on."""
+        self._remember(self._statistics)
+
+    def remember_discriminator(self) -> None:
+        """Copy what the discriminator's update changes, as late as can be: by now much of the step's memory is free."""
+        states = self._optimizer_d.state.values()
+        self._is_first_update = not states
+        self._remember([*self._weights, *(tensor for state in states for tensor in state.values())])
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put it back."""
-        if len(self._copies) == len(self._networks):  # Adam had no state before its first step
+        for tensor, copied in zip(self._tensors, self._copies, strict=True):
+            tensor.copy_(copied)
+        if self._is_first_update:  # Adam had no state before
             self._optimizer_d.state.clear()
-        torch._foreach_copy_(self._tensors(), self._copies)
+        self.forget()
 
-    def _tensors(self) -> list[Tensor]:
-        states = self._optimizer_d.state.values()
-        return [*self._networks, *(tensor for state in states for tensor in state.values())]
+    def forget(self) -> None:
+        """Free the copies."""
+        self._tensors: list[Tensor] = []
+        self._copies: list[Tensor] = []
+        self._is_first_update = False
+
+    def _remember(self, tensors: list[Tensor]) -> None:
+        self._tensors += tensors
+        self._copies += [tensor.detach().clone() for tensor in tensors]
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
@@ -345,9 +359,9 @@ def step_noise(seed: int, step: int, batch_size: int, noise_dim: int) -> Tensor:
     return torch.randn(batch_size, noise_dim, generator=torch.Generator().manual_seed(mixed))
 
 
-def _gradient_norm(network: nn.Module) -> Tensor:
-    """Norm over all gradients of `network`: finite only if every one of them is."""
-    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+def _gradient_norm(weights: list[nn.Parameter]) -> Tensor:
+    """Norm over all their gradients: finite only if every one of them is."""
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     return norm
 

@@ -94,7 +94,7 @@ def training(preset: str, contender: str) -> Callable[[], object]:
     if contender == "ours":
         return lambda: trainer.train_step(Batch(images, torch.arange(count)))
     plain = PlainTrainer(trainer.generator, trainer.discriminator, clip, settings)
-    del trainer.average
+    del trainer.average, trainer._averaged
     return lambda: plain.step(images, sentences, step_noise(0, 0, count, settings.noise_dim))
 
 

@@ -1,0 +1,117 @@
+"""oneDNN called directly, where a CPU is faster so: products and convolutions of fixed weights.
+
+The operators are those of PyTorch's own compiler and not promised to stay. `is_usable` tries them; where they are not
+as they were, the model does without.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+_NOTHING_BEHIND: tuple[Any, ...] = ("none", [], "")
+"""The operators could do more to what comes out."""
+
+
+class FixedLinear(nn.Linear):
+    """A linear layer whose weights get no gradient, with the weights of another one."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(...,in) -> (...,out)"""
+        return fixed_linear(x, self.weight, self.bias)
+
+
+def fixed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (...,in) times weight (out,in), plus bias (out,): weight and bias get no gradient."""
+    if x.device.type == "cpu" and x.dtype is torch.float32 and not _is_transformed() and is_usable():
+        product: Tensor = _Product.apply(x, weight, bias)
+        return product
+    return F.linear(x, weight, bias)
+
+
+class PackedConv(nn.Module):
+    """A convolution of stride 1 whose weights lie in memory as the kernel reads them, without a gradient.
+
+    PyTorch's own brings them into that order in every call, which takes longer than the convolution itself where
+    pictures are small and channels many.
+
+    Args:
+        weight: (out,in,k,k); the padding keeps the size. Or (in,out,4,4) of a transposed convolution that doubles it.
+        bias: (out,).
+        size: side of what it convolves, for which the order is chosen.
+        doubles: whether it is such a transposed convolution.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, size: int, doubles: bool = False) -> None:
+        super().__init__()
+        self.bias, self.doubles = bias, doubles
+        self.sizes: tuple[Any, ...]
+        if doubles:
+            self.sizes = ([1, 1], [0, 0], [2, 2], [1, 1], 1)  # padding, of the output too, stride, dilation, groups
+            pack, in_channels = torch.ops.mkldnn._reorder_convolution_transpose_weight, weight.shape[0]
+        else:
+            self.sizes = ([weight.shape[-1] // 2] * 2, [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
+            pack, in_channels = torch.ops.mkldnn._reorder_convolution_weight, weight.shape[1]
+        packed = pack(weight.detach(), *self.sizes, [1, in_channels, size, size])
+        self.register_buffer("weight", packed, persistent=False)
+
+    def forward(self, x: Tensor, size: int | None = None) -> Tensor:
+        """(B,in,h,h) -> (B,out,h,h), or (B,out,size,size) of x enlarged to that size."""
+        if size not in (None, x.shape[-1]) and not self.doubles:
+            x = F.interpolate(x, size=(size, size), mode="nearest")
+        x = x.contiguous(memory_format=torch.channels_last)
+        mkldnn = torch.ops.mkldnn
+        convolve = mkldnn._convolution_transpose_pointwise if self.doubles else mkldnn._convolution_pointwise
+        out: Tensor = convolve(x, self.weight, self.bias, *self.sizes, *_NOTHING_BEHIND)
+        return out
+
+
+@functools.cache
+def is_usable() -> bool:
+    """Whether this PyTorch has the operators, as they are called here."""
+    x = torch.zeros(1, 1, 2, 2)
+    try:
+        PackedConv(torch.zeros(1, 1, 3, 3), None, 2)(x)
+        PackedConv(torch.zeros(1, 1, 4, 4), None, 2, doubles=True)(x)
+        _Product.apply(x, torch.zeros(1, 2), None)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return True
+
+
+class _Product(torch.autograd.Function):
+    """x (...,in) times the transpose of a fixed matrix (out,in), plus a fixed bias."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, *_NOTHING_BEHIND)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return _Product.apply(gradients[0], weight.t(), None), None, None
+
+
+def _linear_flops(x: torch.Size, weight: torch.Size, *others: object, **named: object) -> int:
+    """Multiplications and additions of x (...,in) times weight (out,in)."""
+    return 2 * x.numel() * weight[0]
+
+
+def _is_transformed() -> bool:
+    """Whether autocast chooses the arithmetic, or the compiler the operators."""
+    return torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+
+
+if is_usable() and torch.ops.mkldnn._linear_pointwise not in flop_registry:
+    register_flop_formula(torch.ops.mkldnn._linear_pointwise)(_linear_flops)  # so that FlopCounterMode knows it
