@@ -120,7 +120,8 @@ class _Attended(torch.autograd.Function):
         return d_x.to(x.dtype), d_weight, d_bias, d_gain, d_offset, None, None
 
 
-def _halves(x: Tensor, groups: int) -> tuple[Tensor, ...]:
+def _halves(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """(B,C,H,W), or with its channels in two dimensions -> x0 and x1 (B,a,b,C/2G,H,W), where a b is the groups G."""
     outer = 1 if groups % 2 else 2  # the halves of the channels, which the shuffle interleaves
-    return x.reshape(len(x), outer, groups // outer, 2, -1, *x.shape[-2:]).unbind(3)
+    grouped = x.reshape(x.shape[0], outer, groups // outer, 2, -1, *x.shape[-2:])
+    return grouped.select(3, 0), grouped.select(3, 1)  # what is written into `unbind` is exported for one batch size
