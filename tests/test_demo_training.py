@@ -18,19 +18,21 @@ from ratlip_cli.training.session import open_session
 from ratlip_cli.training.settings import resolve_settings
 
 CAPTIONS = 240
+STEPS = 400
+"""Body colours were right in 54 to 59 % of four runs of other seeds then; after 250 steps still in 35 to 62 %."""
 FOR_A_SHORT_RUN = {"ema": 0.95, "clip_weight": 15.0, "lr_g": 8e-4, "diversity_weight": 0.0, "pixel_stem": False}
-"""The preset is made for 12,000 steps: its average alone is older than 250, and its lambda leaves variety time."""
+"""The preset is made for 12,000 steps: its average alone is older than these, and its lambda leaves variety time."""
 
 
 @pytest.mark.slow
-def test_after_250_steps_birds_have_the_body_colour_that_was_asked_for(tmp_path: Path) -> None:
+def test_after_400_steps_birds_have_the_body_colour_that_was_asked_for(tmp_path: Path) -> None:
     demo_source("demo-birds", count=2000).prepare(tmp_path / "demo-birds")
     session = open_session(
         resolve_settings(
             {
                 "dataset": "demo-birds",
                 "data_dir": str(tmp_path),
-                "steps": 250,
+                "steps": STEPS,
                 "device": "cpu",
                 "workers": 0,
                 "sample_every": 0,
@@ -46,4 +48,4 @@ def test_after_250_steps_birds_have_the_body_colour_that_was_asked_for(tmp_path:
     entries = read_split(tmp_path / "demo-birds", "test")[:CAPTIONS]
     captions = [("bird", entry.captions[rng.integers(len(entry.captions))]) for entry in entries]
     pictures = painter(str(tmp_path / "run"))([caption for _, caption in captions], 0)
-    assert fits(load_judge(), pictures, captions)["bird body"] > 0.4
+    assert fits(load_judge(), pictures, captions)["bird body"] > 0.45
