@@ -12,7 +12,7 @@ from ratlip_cli.errors import DeviceError, UsageError
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h: how much free memory the process keeps, and up to what size it looks for memory there."""
-_LARGEST_REUSED = 2**25
+_LARGEST_REUSED = 2**27
 _LARGEST = 2**31 - 1
 
 

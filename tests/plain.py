@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ratlip_cli.model.clip import FrozenCLIP, SelfAttention
+from ratlip_cli.model.clip import FrozenCLIP, QuickGELU, SelfAttention
 from ratlip_cli.model.config import GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
@@ -134,11 +134,12 @@ def through_blocks(clip: FrozenCLIP, patches: Tensor, prompts: Tensor | None = N
 
 
 def clip_block(block: Any, tokens: Tensor) -> Tensor:
-    """A block of open_clip, with PyTorch's attention and linear layers."""
+    """A block of open_clip, with PyTorch's attention and linear layers, and open_clip's own QuickGELU."""
     normed = block.ln_1(tokens)
     attended: Tensor = tokens + torch_attention(block.attn)(normed, normed, normed, need_weights=False)[0]
     first, second = block.mlp.c_fc, block.mlp.c_proj
-    hidden = block.mlp.gelu(F.linear(block.ln_2(attended), first.weight, first.bias))
+    hidden = F.linear(block.ln_2(attended), first.weight, first.bias)
+    hidden = hidden * torch.sigmoid(1.702 * hidden) if isinstance(block.mlp.gelu, QuickGELU) else block.mlp.gelu(hidden)
     return attended + F.linear(hidden, second.weight, second.bias)
 
 

@@ -13,7 +13,7 @@ from conftest import PREPROCESS, TINY_CLIP
 from safetensors.torch import load_file, save_file
 
 from ratlip_cli.errors import UsageError, WeightsError
-from ratlip_cli.model.clip import CONFIG_FILE, WEIGHTS_FILE, FrozenCLIP, clip_architecture, load_clip, save_clip
+from ratlip_cli.model.clip import CONFIG_FILE, WEIGHTS_FILE, FrozenCLIP, QuickGELU, clip_architecture, load_clip, save_clip
 
 SENTENCES = ["a red bird with black wings", "a yellow flower"]
 
@@ -200,3 +200,10 @@ def test_bad_folders_are_answered_in_one_line(tiny_clip: Path, tmp_path: Path) -
             (folder / WEIGHTS_FILE).write_bytes(data)
         with pytest.raises(WeightsError, match=words):
             load_clip(str(folder))
+
+
+def test_quick_gelu_is_open_clips() -> None:
+    x = torch.linspace(-12, 12, 1001, dtype=torch.float64, requires_grad=True)
+    ours, theirs = QuickGELU()(x), open_clip.transformer.QuickGELU()(x)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(y.sum(), x)[0] for y in (ours, theirs)))

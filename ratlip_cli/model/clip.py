@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import open_clip
 import torch
+from open_clip.transformer import QuickGELU as OpenQuickGELU
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,6 +37,8 @@ BUNDLED = {"ratlip-demo": Path(__file__).parents[1] / "weights" / "demo" / "clip
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 UNKNOWN = -1
 """Stands in a trimmed vocabulary for the row of every token that is not listed."""
+_QUICK = 1.702
+"""The slope in QuickGELU, with which it is near GELU."""
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +94,8 @@ class FrozenCLIP(nn.Module):
             for name, part in module.named_children():
                 if isinstance(part, nn.Linear):
                     setattr(module, name, FixedLinear(part))
+                elif isinstance(part, OpenQuickGELU):
+                    setattr(module, name, QuickGELU())
         self.model = model.float().eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.vocabulary = list(vocabulary) if vocabulary is not None else None
@@ -258,9 +263,18 @@ class SelfAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **_: object) -> tuple[Tensor, None]:
         """Tokens (B,N,W), the same for key and value, and the first n of them for the query -> (B,n,W)"""
         qkv = fixed_linear(key, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = torch.unflatten(qkv, 2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, N, W/heads) each
+        # (B, heads, N, W/heads) each
+        q, k, v = (torch.unflatten(x, 2, (self.heads, -1)).transpose(1, 2) for x in qkv.chunk(3, 2))
         seen = F.scaled_dot_product_attention(q[:, :, : query.shape[1]], k, v)
         return self.out_proj(seen.transpose(1, 2).flatten(2)), None
+
+
+class QuickGELU(nn.Module):
+    """x sigmoid(1.702 x), as a SiLU: for a gradient it keeps one tensor, not two."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> the same"""
+        return F.silu(_QUICK * x).div_(_QUICK)
 
 
 def load_clip(spec: str, device: str | torch.device = "cpu") -> FrozenCLIP:

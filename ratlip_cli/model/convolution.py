@@ -1,9 +1,12 @@
-"""3x3 convolutions of image-G (Fig. 1): of a picture enlarged by nearest upsampling, and the last, to three colours."""
+"""Image-G's work on a picture enlarged by nearest upsampling (Fig. 1), and its last convolution, to three colours."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _SPREAD = torch.tensor(
@@ -65,3 +68,30 @@ class ColourConv(nn.Conv2d):
         out[:, :, 1:] += above[:, :, :-1]
         out[:, :, :-1] += below[:, :, 1:]
         return out
+
+
+def plus_enlarged(x: Tensor, small: Tensor) -> Tensor:
+    """x (B,C,size,size), which may be overwritten, plus the nearest upsampling of `small` (B,C,h,h) to its size."""
+    size = x.shape[-1]
+    if size != 2 * small.shape[-1]:
+        return x + F.interpolate(small, size=(size, size), mode="nearest")
+    added: Tensor = _PlusDoubled.apply(x, small)
+    return added
+
+
+class _PlusDoubled(torch.autograd.Function):
+    """Adds a picture to one of twice its side, each pixel to the four that it becomes, and makes no large tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, small: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        for row in range(2):
+            for column in range(2):
+                x[:, :, row::2, column::2] += small
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        rows = gradient[:, :, ::2] + gradient[:, :, 1::2]
+        return gradient, rows[..., ::2] + rows[..., 1::2]

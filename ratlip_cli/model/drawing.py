@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ratlip_cli.model.cache import CACHE_BYTES
 from ratlip_cli.model.convolution import Conv3x3
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.model.onednn import PackedConv, is_usable
 from ratlip_cli.model.shuffle_attention import SAConv, ShuffleAttention
-
-CACHE_BYTES = 16 * 2**20
-"""What is assumed to stay in a CPU's cache between one layer and the next."""
 
 
 class DoublingConv(nn.Module):

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from ratlip_cli.errors import UsageError
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import ClipGeometry, GeneratorConfig
-from ratlip_cli.model.convolution import ColourConv, Conv3x3
+from ratlip_cli.model.convolution import ColourConv, Conv3x3, plus_enlarged
 from ratlip_cli.model.rat import (
     CATBLK,
     RATBLK,
@@ -157,8 +157,7 @@ class GBlock(nn.Module):
         """x (B,in,h,w) and y (B,noise_dim+d) -> (B,out,size,size)"""
         c = self.conv1(self.fuse1(x, y), self.size)
         c = self.conv2(self.fuse2(c, y))
-        out: Tensor = c + F.interpolate(self.shortcut(x), size=(self.size, self.size), mode="nearest")
-        return out
+        return plus_enlarged(c, self.shortcut(x))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,20 @@
+"""How much of a batch is worked on at once, so that on a CPU it stays in the cache from one operation to the next."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CACHE_BYTES = 16 * 2**20
+"""What is assumed to stay in a CPU's cache between one layer and the next."""
+_TENSORS = 4
+"""How many tensors of the size of a part are held at once while it is worked on."""
+
+
+def in_parts(x: Tensor) -> list[slice]:
+    """Slices of the batch x (B,...), to be worked on one after the other; the whole of it anywhere but on a CPU."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return [slice(None)]
+    batch = x.shape[0]
+    samples = max(1, CACHE_BYTES * batch // (_TENSORS * x.element_size() * max(1, x.numel())))
+    return [slice(start, start + samples) for start in range(0, batch, samples)]
