@@ -53,8 +53,8 @@ def peak_memory_mib(device: torch.device) -> float:
 def keep_freed_memory() -> None:
     """Let this process reuse memory that tensors have freed, instead of handing it back to Linux after every layer.
 
-    New pages cost more than the arithmetic of a cheap layer. Tensors of 32 MiB and more are handed back unless there is
-    a gap for them: to make room for each would leave gaps everywhere. Only glibc's allocator has, and needs, this.
+    New pages cost more than the arithmetic of a cheap layer. Tensors of 128 MiB and more are handed back unless there
+    is a gap for them: to make room for each would leave gaps everywhere. Only glibc's allocator has, and needs, this.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -13,7 +13,15 @@ from conftest import PREPROCESS, TINY_CLIP
 from safetensors.torch import load_file, save_file
 
 from ratlip_cli.errors import UsageError, WeightsError
-from ratlip_cli.model.clip import CONFIG_FILE, WEIGHTS_FILE, FrozenCLIP, QuickGELU, clip_architecture, load_clip, save_clip
+from ratlip_cli.model.clip import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    FrozenCLIP,
+    QuickGELU,
+    clip_architecture,
+    load_clip,
+    save_clip,
+)
 
 SENTENCES = ["a red bird with black wings", "a yellow flower"]
 

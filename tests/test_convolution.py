@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ratlip_cli.model.convolution import ColourConv, Conv3x3
+from ratlip_cli.model.convolution import ColourConv, Conv3x3, plus_enlarged
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -40,5 +40,19 @@ def test_convolution_to_colours(size: tuple[int, int]) -> None:
     torch.testing.assert_close(actual, expected)
     weights = torch.randn_like(expected)
     gradients = torch.autograd.grad(actual, inputs, weights), torch.autograd.grad(expected, inputs, weights)
+    for ours, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("side", "size"), [(1, 2), (4, 8), (7, 14), (7, 8), (5, 5), (4, 12)])
+def test_sum_with_an_enlarged_picture(side: int, size: int, layout: torch.memory_format) -> None:
+    x = torch.randn(2, 3, size, size, requires_grad=True, dtype=torch.float64).contiguous(memory_format=layout)
+    small = torch.randn(2, 3, side, side, requires_grad=True, dtype=torch.float64)
+    expected = x + F.interpolate(small, size=(size, size), mode="nearest")
+    actual = plus_enlarged(x.clone(), small)
+    torch.testing.assert_close(actual, expected)
+    weights = torch.randn_like(expected)
+    gradients = (torch.autograd.grad(out, (x, small), weights) for out in (actual, expected))
     for ours, plain in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, plain)

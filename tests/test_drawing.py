@@ -12,10 +12,10 @@ from plain import weights_of
 from test_plain import CONFIG, randomise
 from torch import nn
 
+from ratlip_cli.model.cache import CACHE_BYTES
 from ratlip_cli.model.clip import FrozenCLIP, load_clip
 from ratlip_cli.model.config import VARIANTS, ClipGeometry, GeneratorConfig
 from ratlip_cli.model.drawing import (
-    CACHE_BYTES,
     DoublingConv,
     UnshuffledAttention,
     channel_orders,
