@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ratlip_cli.device import keep_freed_memory
 from ratlip_cli.model.clip import FrozenCLIP, load_clip
@@ -59,18 +60,30 @@ def measured(clip: FrozenCLIP, channels: int, size: int, count: int, batch: int 
 
 
 def plot(series: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    for axes, (name, points) in zip(figure.subplots(1, len(series)), series.items(), strict=True):
-        x = list(points)
-        axes.plot(x, [points[at]["seconds"] for at in x], "o-", color="tab:blue", label="seconds")
-        axes.set(xscale="log", yscale="log", xlabel=name, ylabel="seconds", xticks=x, xticklabels=x)
-        axes.minorticks_off()
-        memory = axes.twinx()
-        memory.plot(x, [points[at]["mib"] for at in x], "s--", color="tab:orange", label="MiB")
-        memory.set_ylabel("MiB")
-        memory.set_ylim(bottom=0)
-        axes.legend(handles=[*axes.lines, *memory.lines], loc="upper left")
-    figure.savefig(path, dpi=110)
+    """Both axes logarithmic: what grows in proportion is parallel to the dotted line, through the last point."""
+    figure = Figure(figsize=(10, 5.4), layout="constrained")
+    rows = figure.subplots(2, len(series), sharex="col")
+    for figure_of, label, colour, row in (
+        ("seconds", "seconds", "tab:blue", rows[0]),
+        ("mib", "MiB", "tab:orange", rows[1]),
+    ):
+        for axes, (name, points) in zip(row, series.items(), strict=True):
+            x, y = list(points), [point[figure_of] for point in points.values()]
+            power, of = (2, "pixels") if name.startswith("image size") else (1, name.partition(",")[0])
+            proportional = [y[-1] * (at / x[-1]) ** power for at in x]
+            axes.plot(x, y, "o-", color=colour)
+            axes.plot(x, proportional, ":", color="grey", label=f"in proportion to {of}")
+            axes.set(xscale="log", yscale="log", xticks=x, xticklabels=x)
+            axes.set_ylim(min(y) / 2, max(y) * 2)
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.grid(alpha=0.3)
+            axes.legend(loc="upper left", fontsize="small")
+            if row is rows[1]:
+                axes.set_xlabel(name)
+        row[0].set_ylabel(label)
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:
