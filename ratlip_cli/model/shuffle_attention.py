@@ -165,7 +165,7 @@ def _normalised(c: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def _gates(x: Tensor, groups: int, eps: float, weight: Tensor, bias: Tensor, gain: Tensor, offset: Tensor) -> _Gates:
     x0, x1 = _halves(x.contiguous(), groups)
     pooled = x0.mean(dim=(-2, -1), keepdim=True)
-    rows = x1.reshape(-1, *x1.shape[-3:])
+    rows = x1.reshape(-1, *x1.shape[-3:]).contiguous()
     sizes = (len(rows), len(gain), rows[0, 0].numel(), len(gain))  # N, C, H*W, groups
     normalised, mean, rstd = torch.native_group_norm(rows, gain, offset, *sizes, eps)
     spatial_gate = normalised.sigmoid_().view(x1.shape)
