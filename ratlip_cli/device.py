@@ -12,7 +12,8 @@ from ratlip_cli.errors import DeviceError, UsageError
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h: how much free memory the process keeps, and up to what size it looks for memory there."""
-_LARGEST_REUSED = 2**27
+_LARGEST_REUSED = (2**27, 2**25)
+"""Up to how many bytes; an older glibc refuses the first and takes the second."""
 _LARGEST = 2**31 - 1
 
 
@@ -53,10 +54,10 @@ def peak_memory_mib(device: torch.device) -> float:
 def keep_freed_memory() -> None:
     """Let this process reuse memory that tensors have freed, instead of handing it back to Linux after every layer.
 
-    New pages cost more than the arithmetic of a cheap layer. Tensors of 128 MiB and more are handed back unless there
-    is a gap for them: to make room for each would leave gaps everywhere. Only glibc's allocator has, and needs, this.
+    New pages cost more than the arithmetic of a cheap layer. Tensors of 128 MiB and more (32 with an older glibc) are
+    handed back unless there is a gap for them: to make room for each would leave gaps everywhere. Only glibc's
+    allocator has, and needs, this.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_REUSED)
+    if mallopt is not None and any(mallopt(_M_MMAP_THRESHOLD, largest) for largest in _LARGEST_REUSED):
         mallopt(_M_TRIM_THRESHOLD, _LARGEST)

@@ -73,14 +73,23 @@ def test_a_second_derivative_is_refused() -> None:
         gradient.sum().backward()
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 4, 4), (7, 3, 4, 4), (64, 16, 64, 64), (4, 64, 256, 256), (0, 3, 4, 4)])
-def test_parts_are_the_batch_and_fit_the_cache(shape: tuple[int, ...]) -> None:
-    batch = torch.arange(shape[0])
-    x = torch.empty(shape)
-    parts = in_parts(x)
-    assert torch.cat([batch[part] for part in parts] or [batch]).equal(batch)
-    for part in parts:
-        assert len(x[part]) == 1 or 4 * x[part].numel() * x.element_size() <= cache.CACHE_BYTES
+@pytest.mark.parametrize(
+    ("shape", "samples"),
+    [
+        ((1, 3, 4, 4), [1]),
+        ((7, 3, 4, 4), [7]),
+        ((24, 16, 64, 64), [16, 8]),
+        ((3, 64, 256, 256), [1, 1, 1]),
+        ((0, 3, 4, 4), []),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parts_are_the_batch_and_fit_the_cache(shape: tuple[int, ...], samples: list[int], dtype: torch.dtype) -> None:
+    """Four tensors of a part, in float32 at least."""
+    numbers, x = torch.arange(shape[0]), torch.empty(shape, dtype=dtype)
+    parts = [numbers[part] for part in in_parts(x)]
+    assert [len(part) for part in parts] == samples
+    assert [number for part in parts for number in part.tolist()] == numbers.tolist()
 
 
 def test_another_device_takes_a_batch_whole() -> None:

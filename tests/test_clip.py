@@ -211,6 +211,10 @@ def test_bad_folders_are_answered_in_one_line(tiny_clip: Path, tmp_path: Path) -
 
 
 def test_quick_gelu_is_open_clips() -> None:
+    blocks = clip_architecture("ViT-B-32-quickgelu").visual.transformer.resblocks
+    assert all(isinstance(block.mlp.gelu, QuickGELU) for block in blocks)
+    exact = clip_architecture("ViT-B-32").visual.transformer.resblocks
+    assert not any(isinstance(block.mlp.gelu, QuickGELU) for block in exact)
     x = torch.linspace(-12, 12, 1001, dtype=torch.float64, requires_grad=True)
     ours, theirs = QuickGELU()(x), open_clip.transformer.QuickGELU()(x)
     torch.testing.assert_close(ours, theirs)

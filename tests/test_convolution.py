@@ -50,8 +50,10 @@ def test_sum_with_an_enlarged_picture(side: int, size: int, layout: torch.memory
     x = torch.randn(2, 3, size, size, requires_grad=True, dtype=torch.float64).contiguous(memory_format=layout)
     small = torch.randn(2, 3, side, side, requires_grad=True, dtype=torch.float64)
     expected = x + F.interpolate(small, size=(size, size), mode="nearest")
-    actual = plus_enlarged(x.clone(), small)
+    copy = x.clone()
+    actual = plus_enlarged(copy, small)
     torch.testing.assert_close(actual, expected)
+    assert (actual.data_ptr() == copy.data_ptr()) is (size == 2 * side), "exactly twice as large it is added in place"
     weights = torch.randn_like(expected)
     gradients = (torch.autograd.grad(out, (x, small), weights) for out in (actual, expected))
     for ours, plain in zip(*gradients, strict=True):

@@ -88,6 +88,13 @@ def test_the_files_say_which_model_and_nothing_of_this_machine(model: Model, exp
     assert json.loads((exported / "export.json").read_text())["clip_fingerprint"] == model.clip.fingerprint
 
 
+def test_nothing_is_written_into_pictures_piece_by_piece(exported: Path) -> None:
+    """What adds in place in Python would be a ScatterND a piece, which takes most of the time of drawing."""
+    operators = {node.op_type for node in onnx.load(exported / "generator.onnx").graph.node}
+    assert {"Conv", "ConvTranspose"} <= operators
+    assert not {operator for operator in operators if operator.startswith("Scatter")}
+
+
 def run_example(folder: Path, tmp_path: Path) -> set[str]:
     """Run the example of a copy elsewhere, in a process of its own. Returns the packages it loaded."""
     copy = shutil.copytree(folder, tmp_path / "elsewhere")

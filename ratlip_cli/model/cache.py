@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 CACHE_BYTES = 16 * 2**20
@@ -12,9 +11,13 @@ _TENSORS = 4
 
 
 def in_parts(x: Tensor) -> list[slice]:
-    """Slices of the batch x (B,...), to be worked on one after the other; the whole of it anywhere but on a CPU."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    """Slices of the batch x (B,...), to be worked on one after the other; the whole of it anywhere but on a CPU.
+
+    A part is one sample at least, however large, and what is computed of it float32 at least.
+    """
+    if x.device.type != "cpu":
         return [slice(None)]
     batch = x.shape[0]
-    samples = max(1, CACHE_BYTES * batch // (_TENSORS * x.element_size() * max(1, x.numel())))
+    batch_bytes = _TENSORS * max(4, x.element_size()) * max(1, x.numel())
+    samples = max(1, CACHE_BYTES * batch // batch_bytes)
     return [slice(start, start + samples) for start in range(0, batch, samples)]

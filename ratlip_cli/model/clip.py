@@ -263,8 +263,8 @@ class SelfAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **_: object) -> tuple[Tensor, None]:
         """Tokens (B,N,W), the same for key and value, and the first n of them for the query -> (B,n,W)"""
         qkv = fixed_linear(key, self.in_proj_weight, self.in_proj_bias)
-        # (B, heads, N, W/heads) each
-        q, k, v = (torch.unflatten(x, 2, (self.heads, -1)).transpose(1, 2) for x in qkv.chunk(3, 2))
+        of_heads = (torch.unflatten(x, 2, (self.heads, -1)) for x in qkv.chunk(3, dim=2))
+        q, k, v = (x.transpose(1, 2) for x in of_heads)  # (B, heads, N, W/heads) each
         seen = F.scaled_dot_product_attention(q[:, :, : query.shape[1]], k, v)
         return self.out_proj(seen.transpose(1, 2).flatten(2)), None
 

@@ -59,7 +59,7 @@ class ColourConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,in,h,w) -> (B,3,h,w)"""
-        if x.device.type != "cpu" or self.bias is None:
+        if x.device.type != "cpu" or self.bias is None or torch.compiler.is_compiling():
             return super().forward(x)
         kernel_rows = self.weight.transpose(1, 2).flatten(0, 1)[:, :, None]  # (9,in,1,3)
         rows = F.conv2d(x, kernel_rows, padding=(0, 1))
@@ -73,7 +73,7 @@ class ColourConv(nn.Conv2d):
 def plus_enlarged(x: Tensor, small: Tensor) -> Tensor:
     """x (B,C,size,size), which may be overwritten, plus the nearest upsampling of `small` (B,C,h,h) to its size."""
     size = x.shape[-1]
-    if size != 2 * small.shape[-1]:
+    if size != 2 * small.shape[-1] or torch.compiler.is_compiling():
         return x + F.interpolate(small, size=(size, size), mode="nearest")
     added: Tensor = _PlusDoubled.apply(x, small)
     return added

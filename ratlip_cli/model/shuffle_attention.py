@@ -65,16 +65,19 @@ class SAConv(nn.Module):
     def forward(self, x: Tensor, size: int | None = None) -> Tensor:
         """(B,in,H,W) -> (B,out,H,W), or (B,out,size,size) of x enlarged to that size."""
         c = self.conv(x, size)
-        norm, attention = self.norm, self.attention
+        # A compiler has ways of its own, and other devices may lack an operator.
         is_native = c.device.type in ("cpu", "cuda") and not torch.compiler.is_compiling()
-        if is_native and isinstance(norm, nn.BatchNorm2d) and isinstance(attention, ShuffleAttention):
-            return _reviewed(c, norm, attention)
-        attended: Tensor = attention(self.activation(norm(c)))
+        if is_native and isinstance(self.norm, nn.BatchNorm2d) and isinstance(self.attention, ShuffleAttention):
+            return _reviewed(c, self.norm, self.attention)
+        attended: Tensor = self.attention(self.activation(self.norm(c)))
         return attended
 
 
 def _reviewed(c: Tensor, norm: nn.BatchNorm2d, attention: ShuffleAttention) -> Tensor:
-    """attention(LReLU(norm(c))) with the same running statistics, from less memory: (B,C,H,W) -> (B,C,H,W)"""
+    """attention(LReLU(norm(c))) from less memory, and the running statistics moved: (B,C,H,W) -> (B,C,H,W)
+
+    Of a BatchNorm as SAConv makes it, whose momentum is a number.
+    """
     mean, var = norm.running_mean, norm.running_var
     if norm.training:
         if norm.num_batches_tracked is not None:
@@ -107,14 +110,20 @@ class _Gates(NamedTuple):
 
 
 class _Reviewed(torch.autograd.Function):
-    """BatchNorm, LeakyReLU and shuffle attention. For the gradient they keep their input and no other large tensor.
-
-    PyTorch's own gradient would keep five: half of what image-G keeps in training.
-    """
+    """BatchNorm, LeakyReLU and shuffle attention. For the gradient they keep their input and no other large tensor."""
 
     @staticmethod
-    def forward(ctx: Any, c: Tensor, mean: Tensor, var: Tensor, training: bool, eps: float, *attention: Any) -> Tensor:
-        groups, group_eps, *weights = attention
+    def forward(
+        ctx: Any,
+        c: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        training: bool,
+        eps: float,
+        groups: int,
+        group_eps: float,
+        *weights: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(c, mean, var, *weights)
         ctx.settings = training, eps, groups, group_eps
         scale, shift = _normalisation(mean, var, eps, *weights[:2])
@@ -163,10 +172,11 @@ def _normalised(c: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def _gates(x: Tensor, groups: int, eps: float, weight: Tensor, bias: Tensor, gain: Tensor, offset: Tensor) -> _Gates:
+    """What `ShuffleAttention.forward` multiplies by, kept apart for the gradient."""
     x0, x1 = _halves(x.contiguous(), groups)
     pooled = x0.mean(dim=(-2, -1), keepdim=True)
     rows = x1.reshape(-1, *x1.shape[-3:]).contiguous()
-    sizes = (len(rows), len(gain), rows[0, 0].numel(), len(gain))  # N, C, H*W, groups
+    sizes = (len(rows), len(gain), rows.shape[-2:].numel(), len(gain))  # N, C, H*W, groups
     normalised, mean, rstd = torch.native_group_norm(rows, gain, offset, *sizes, eps)
     spatial_gate = normalised.sigmoid_().view(x1.shape)
     return _Gates(x0, x1, pooled, torch.sigmoid(weight * pooled + bias), rows, mean, rstd, spatial_gate)
@@ -186,7 +196,7 @@ def _multiplied(gates: _Gates, groups: int, out: Tensor) -> None:
 def _gates_backward(
     gradient: Tensor, gates: _Gates, groups: int, weights: list[Tensor], d_x: Tensor
 ) -> tuple[Tensor, ...]:
-    """Write the gradient of x into `d_x`; that of the weights."""
+    """Write the gradient of x into `d_x`, and return that of the weights."""
     x0, x1, pooled, channel_gate, rows, mean, rstd, spatial_gate = gates
     weight, _, gain, _ = weights
     d0, d1 = _halves(torch.unflatten(gradient, 1, (-1, 2)).transpose(1, 2), groups)
@@ -194,13 +204,13 @@ def _gates_backward(
 
     d_sigmoid = torch.mul(d0, x0, out=d_x0).sum(dim=(-2, -1), keepdim=True)
     d_channel = torch.ops.aten.sigmoid_backward(d_sigmoid, channel_gate)
-    torch.mul(channel_gate, d0, out=d_x0).add_(d_channel * weight / x0[0, 0, 0, 0].numel())
+    torch.mul(channel_gate, d0, out=d_x0).add_(d_channel * weight / x0.shape[-2:].numel())
 
     d_sigmoid = torch.empty_like(rows)
     torch.mul(d1, x1, out=d_sigmoid.view(x1.shape))
     d_normalised = torch.ops.aten.sigmoid_backward(d_sigmoid, spatial_gate.view(rows.shape))
     d_rows, d_gain, d_offset = torch.ops.aten.native_group_norm_backward(
-        d_normalised, rows, mean, rstd, gain, len(rows), len(gain), rows[0, 0].numel(), len(gain), [True] * 3
+        d_normalised, rows, mean, rstd, gain, len(rows), len(gain), rows.shape[-2:].numel(), len(gain), [True] * 3
     )
     torch.mul(d1, spatial_gate, out=d_x1).add_(d_rows.view(x1.shape))
     return (d_channel * pooled).sum_to_size(weight.shape), d_channel.sum_to_size(weight.shape), d_gain, d_offset

@@ -74,7 +74,7 @@ class Benchmark:
 def matrix_gflops(device: torch.device, dtype: torch.dtype) -> float:
     """The rate of products of two matrices of MATRIX_SIDE rows and columns, by the faster of the libraries at hand.
 
-    On a CPU PyTorch multiplies by MKL, which takes twice as long as oneDNN where the processor is not Intel's.
+    On a CPU PyTorch multiplies by MKL, convolves by oneDNN, and either may be the faster in products.
     """
     left, right = (torch.randn(MATRIX_SIDE, MATRIX_SIDE, device=device).to(dtype) for _ in range(2))
     fastest = min(
