@@ -63,16 +63,17 @@ def plot(series: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
     """Both axes logarithmic: what grows in proportion is parallel to the dotted line, through the last point."""
     figure = Figure(figsize=(10, 5.4), layout="constrained")
     rows = figure.subplots(2, len(series), sharex="col")
-    for figure_of, label, colour, row in (
+    for quantity, label, colour, row in (
         ("seconds", "seconds", "tab:blue", rows[0]),
         ("mib", "MiB", "tab:orange", rows[1]),
     ):
         for axes, (name, points) in zip(row, series.items(), strict=True):
-            x, y = list(points), [point[figure_of] for point in points.values()]
-            power, of = (2, "pixels") if name.startswith("image size") else (1, name.partition(",")[0])
+            x, y = list(points), [point[quantity] for point in points.values()]
+            what = name.partition(",")[0]
+            power, measure = (2, "pixels") if what == "image size" else (1, what)
             proportional = [y[-1] * (at / x[-1]) ** power for at in x]
             axes.plot(x, y, "o-", color=colour)
-            axes.plot(x, proportional, ":", color="grey", label=f"in proportion to {of}")
+            axes.plot(x, proportional, ":", color="grey", label=f"in proportion to {measure}")
             axes.set(xscale="log", yscale="log", xticks=x, xticklabels=x)
             axes.set_ylim(min(y) / 2, max(y) * 2)
             axes.xaxis.set_minor_formatter(NullFormatter())
