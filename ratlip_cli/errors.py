@@ -19,7 +19,7 @@ class UsageError(RatlipError):
 
 
 class DataError(RatlipError):
-    """A dataset, picture or caption cannot be used."""
+    """A dataset, image or caption cannot be used."""
 
 
 class WeightsError(RatlipError):

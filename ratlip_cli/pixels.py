@@ -1,4 +1,4 @@
-"""Pictures as tensors in [-1,1] and as pixels: the only place where the two meet, and grids for people to look at."""
+"""Images as tensors in [-1,1] and as pixels: the only place where the two meet, and grids for people to look at."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ _MOST_LINES = 3
 
 
 def to_images(images: Tensor) -> list[Image.Image]:
-    """Pictures (B,3,H,W), nominally in [-1,1] and clamped to it, as B RGB images."""
-    return [Image.fromarray(picture) for picture in to_levels(images).permute(0, 2, 3, 1).cpu().numpy()]
+    """Images (B,3,H,W), nominally in [-1,1] and clamped to it, as B RGB images."""
+    return [Image.fromarray(image) for image in to_levels(images).permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def from_image(image: Image.Image) -> Tensor:
-    """An RGB image as a picture (3,H,W), float32 in [-1,1]."""
+    """An RGB image as an image (3,H,W), float32 in [-1,1]."""
     return from_levels(torch.from_numpy(np.array(image)).permute(2, 0, 1))
 
 
 def to_levels(images: Tensor) -> Tensor:
-    """Pictures (...,3,H,W), nominally in [-1,1] and clamped to it, as 8-bit levels (...,3,H,W) uint8."""
+    """Images (...,3,H,W), nominally in [-1,1] and clamped to it, as 8-bit levels (...,3,H,W) uint8."""
     return ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def from_levels(levels: Tensor) -> Tensor:
-    """8-bit levels (...,3,H,W) as pictures, float32 in [-1,1]."""
+    """8-bit levels (...,3,H,W) as images, float32 in [-1,1]."""
     return levels.float() / 127.5 - 1
 
 
 def captioned_grid(rows: Sequence[tuple[str, Sequence[Image.Image]]], scale: int | None = None) -> Image.Image:
-    """One image of all pictures, a row a caption, the caption above its row.
+    """One image of all images, a row a caption, the caption above its row.
 
-    Long captions are shortened, and more than 16 pictures of one go on in the next row.
+    Long captions are shortened, and more than 16 images of one go on in the next row.
 
     Args:
-        rows: caption and pictures; all pictures of one size.
-        scale: how many pixels a picture's pixel becomes; left out, small pictures grow to about 128.
+        rows: caption and images; all images of one size.
+        scale: how many pixels an image's pixel becomes; left out, small images grow to about 128.
     """
     rows = [
-        (caption if start == 0 else "", pictures[start : start + _MOST_COLUMNS])
-        for caption, pictures in rows
-        for start in range(0, len(pictures), _MOST_COLUMNS)
+        (caption if start == 0 else "", images[start : start + _MOST_COLUMNS])
+        for caption, images in rows
+        for start in range(0, len(images), _MOST_COLUMNS)
     ]
     width, height = rows[0][1][0].size
     scale = scale or max(1, 128 // max(width, height))
     width, height = width * scale, height * scale
-    columns = max(len(pictures) for _, pictures in rows)
+    columns = max(len(images) for _, images in rows)
     font_size = max(11, min(16, width // 8))
     font = ImageFont.load_default(font_size)
     total_width = columns * (width + _MARGIN) + _MARGIN
@@ -67,11 +67,11 @@ def captioned_grid(rows: Sequence[tuple[str, Sequence[Image.Image]]], scale: int
     grid = Image.new("RGB", (total_width, sum(heights) + _MARGIN), "white")
     draw = ImageDraw.Draw(grid)
     top = _MARGIN
-    for text, row_height, (_, pictures) in zip(wrapped, heights, rows, strict=True):
+    for text, row_height, (_, images) in zip(wrapped, heights, rows, strict=True):
         draw.multiline_text((_MARGIN, top), text, fill="black", font=font, spacing=3)
-        picture_top = top + row_height - height - _MARGIN
-        for column, picture in enumerate(pictures):
-            shown = picture.resize((width, height), Image.Resampling.NEAREST) if scale > 1 else picture
-            grid.paste(shown, (_MARGIN + column * (width + _MARGIN), picture_top))
+        image_top = top + row_height - height - _MARGIN
+        for column, image in enumerate(images):
+            shown = image.resize((width, height), Image.Resampling.NEAREST) if scale > 1 else image
+            grid.paste(shown, (_MARGIN + column * (width + _MARGIN), image_top))
         top += row_height
     return grid

@@ -1,6 +1,6 @@
-"""Prompts to pictures.
+"""Prompts to images.
 
-Noise k depends on the seed and k alone, so picture k of a prompt depends on the model, the prompt, the seed and k.
+Noise k depends on the seed and k alone, so image k of a prompt depends on the model, the prompt, the seed and k.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ratlip_cli.errors import RatlipError, UsageError
 from ratlip_cli.files import cannot_write, whole_file
-from ratlip_cli.model.drawing import pictures_at_once
+from ratlip_cli.model.drawing import images_at_once
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.pixels import captioned_grid, to_images
 from ratlip_cli.weights.model_folder import Model
@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One drawn picture and how it was made."""
+class Sample:
+    """One drawn image and how it was made."""
 
     image: Image.Image
     prompt: str
@@ -50,7 +50,7 @@ class Picture:
     fingerprint: str
     """Of the model."""
     clip_similarity: float
-    """Cosine of the picture and its prompt under the model's CLIP, in [-1,1]."""
+    """Cosine of the image and its prompt under the model's CLIP, in [-1,1]."""
 
     def record(self) -> dict[str, object]:
         """Everything but the pixels."""
@@ -68,22 +68,22 @@ def noise_vectors(seed: int, indices: Iterable[int], noise_dim: int) -> Tensor:
 
 
 @torch.no_grad()
-def draw(model: Model, noise: Tensor, text: Tensor, batch_size: int | None = None) -> Tensor:
-    """Draw one picture per row of noise (n,noise_dim) and text (n,d).
+def sample(model: Model, noise: Tensor, text: Tensor, batch_size: int | None = None) -> Tensor:
+    """Draw one image per row of noise (n,noise_dim) and text (n,d).
 
     Args:
-        batch_size: pictures at a time; 16 if left out. A CPU draws a batch in parts that stay in its cache, together
-            in CLIP-BLK alone. If left out, the parts are single pictures there, which makes them the same to the bit
+        batch_size: images at a time; 16 if left out. A CPU draws a batch in parts that stay in its cache, together
+            in CLIP-BLK alone. If left out, the parts are single images there, which makes them the same to the bit
             whatever else is drawn.
 
     Returns:
-        Pictures (n,3,S,S) on the CPU, float32, clamped to [-1,1]. Raises RatlipError where the generator drew NaN.
+        Images (n,3,S,S) on the CPU, float32, clamped to [-1,1]. Raises RatlipError where the generator drew NaN.
     """
     device, generator = model.device, model.drawing
     batch = batch_size or BATCH_SIZE
     part = batch
     if device.type == "cpu":
-        part = 1 if batch_size is None else pictures_at_once(generator)
+        part = 1 if batch_size is None else images_at_once(generator)
     drawn: list[Tensor] = []
     for z, t in zip(torch.split(noise.to(device), batch), torch.split(text.to(device), batch), strict=True):
         parts = list(zip(torch.split(z, part), torch.split(t, part), strict=True))
@@ -108,13 +108,13 @@ def generate(
     truncation: float = 1.0,
     best_of: int = 1,
     batch_size: int | None = None,
-) -> Iterator[Picture]:
-    """Draw `count` pictures for each prompt, prompt by prompt.
+) -> Iterator[Sample]:
+    """Draw `count` images for each prompt, prompt by prompt.
 
     Args:
         seed: decides every noise, together with its index.
-        truncation: psi, by which noise is scaled; below 1 pictures are more alike.
-        best_of: draw this many times `count` pictures, and keep those of highest CLIP similarity, best first.
+        truncation: psi, by which noise is scaled; below 1 images are more alike.
+        best_of: draw this many times `count` images, and keep those of highest CLIP similarity, best first.
         batch_size: see `draw`.
 
     Raises:
@@ -127,30 +127,30 @@ def generate(
             logger.warning(
                 "prompt %d is as long as the %d tokens that CLIP reads; its end may be cut.", prompt_index + 1, tokens
             )
-        best: list[Picture] = []
-        for picture in _draw_all(model, prompt, prompt_index, count * best_of, seed, truncation, batch_size):
+        best: list[Sample] = []
+        for image in _draw_all(model, prompt, prompt_index, count * best_of, seed, truncation, batch_size):
             if best_of == 1:
-                yield picture
+                yield image
             else:
-                best = sorted([*best, picture], key=lambda drawn: -drawn.clip_similarity)[:count]
+                best = sorted([*best, image], key=lambda drawn: -drawn.clip_similarity)[:count]
         yield from best
 
 
 def _draw_all(
     model: Model, prompt: str, prompt_index: int, count: int, seed: int, truncation: float, batch_size: int | None
-) -> Iterator[Picture]:
-    """Draw the pictures of one prompt, a batch at a time."""
+) -> Iterator[Sample]:
+    """Draw the images of one prompt, a batch at a time."""
     text = model.clip.encode_text([prompt]).cpu()
     together = batch_size or BATCH_SIZE
     for start in range(0, count, together):
         indices = range(start, min(start + together, count))
         noise = truncation * noise_vectors(seed, indices, model.config.generator.noise_dim)
-        images = draw(model, noise, text.expand(len(indices), -1), batch_size)
+        images = sample(model, noise, text.expand(len(indices), -1), batch_size)
         similarities = clip_similarity(
             torch.cat([model.clip.encode_image(image[None].to(model.device)).cpu() for image in images]), text
         )
         for index, image, similarity in zip(indices, to_images(images), similarities.tolist(), strict=True):
-            yield Picture(
+            yield Sample(
                 image=image,
                 prompt=prompt,
                 prompt_index=prompt_index,
@@ -163,8 +163,8 @@ def _draw_all(
             )
 
 
-class PictureFolder:
-    """A folder of pictures: files named by number, prompt and noise, images.jsonl, and grids. Nothing is replaced.
+class ImageFolder:
+    """A folder of images: files named by number, prompt and noise, images.jsonl, and grids. Nothing is replaced.
 
     Prompts are numbered on from what the folder holds already.
 
@@ -178,24 +178,24 @@ class PictureFolder:
         self.format = format
         self.first = next_number(folder)
 
-    def save(self, picture: Picture) -> Path:
-        """Write one picture, its record in the file's metadata, and add its line to images.jsonl."""
-        name = f"{self.first + picture.prompt_index:04d}_{slug(picture.prompt)}_{picture.index}.{self.format}"
+    def save(self, image: Sample) -> Path:
+        """Write one image, its record in the file's metadata, and add its line to images.jsonl."""
+        name = f"{self.first + image.prompt_index:04d}_{slug(image.prompt)}_{image.index}.{self.format}"
         path = self._free(name)
         with whole_file(path) as partial:
             if self.format == "png":
-                picture.image.save(partial, "PNG", pnginfo=png_text(picture.record()))
+                image.image.save(partial, "PNG", pnginfo=png_text(image.record()))
             else:
                 exif = Image.Exif()
-                exif[ExifTags.Base.ImageDescription] = json.dumps(picture.record())
-                picture.image.save(partial, {"jpg": "JPEG", "webp": "WEBP"}[self.format], quality=95, exif=exif)
-        self._add_record({"file_name": name, **picture.record()})
+                exif[ExifTags.Base.ImageDescription] = json.dumps(image.record())
+                image.image.save(partial, {"jpg": "JPEG", "webp": "WEBP"}[self.format], quality=95, exif=exif)
+        self._add_record({"file_name": name, **image.record()})
         return path
 
-    def save_grid(self, pictures: Sequence[Picture]) -> Path:
-        """Write the grid of all `pictures`, see the function `save_grid`."""
+    def save_grid(self, images: Sequence[Sample]) -> Path:
+        """Write the grid of all `images`, see the function `save_grid`."""
         path = self._free(f"{self.first:04d}_grid.png")
-        save_grid(path, pictures)
+        save_grid(path, images)
         return path
 
     def _add_record(self, record: dict[str, object]) -> None:
@@ -213,12 +213,12 @@ class PictureFolder:
         return path
 
 
-def save_grid(path: Path, pictures: Sequence[Picture]) -> None:
-    """Write one image of all `pictures`, a row a prompt, the prompt above its row; the model is in its metadata."""
+def save_grid(path: Path, images: Sequence[Sample]) -> None:
+    """Write one image of all `images`, a row a prompt, the prompt above its row; the model is in its metadata."""
     rows: dict[int, tuple[str, list[Image.Image]]] = {}
-    for picture in pictures:
-        rows.setdefault(picture.prompt_index, (picture.prompt, []))[1].append(picture.image)
-    shared = {name: pictures[0].record()[name] for name in ("model", "fingerprint", "seed", "truncation")}
+    for image in images:
+        rows.setdefault(image.prompt_index, (image.prompt, []))[1].append(image.image)
+    shared = {name: images[0].record()[name] for name in ("model", "fingerprint", "seed", "truncation")}
     with whole_file(path) as partial:
         captioned_grid(list(rows.values())).save(partial, "PNG", pnginfo=png_text(shared))
 
@@ -253,7 +253,7 @@ def check_request(prompts: Sequence[str], count: int, seed: int, truncation: flo
         if not prompt.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
             raise UsageError(f"prompt {number} is not UTF-8 text; type or save it as UTF-8.")
     if count < 1 or best_of < 1:
-        raise UsageError(f"the number of pictures is {count} and best-of is {best_of}; both must be at least 1.")
+        raise UsageError(f"the number of images is {count} and best-of is {best_of}; both must be at least 1.")
     check_seed(seed)
     if not 0 <= truncation <= 10:
         raise UsageError(f"truncation is {truncation}; it must be between 0 and 10, usually 0.5 to 1.")

@@ -44,13 +44,13 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a dataset of ten one-coloured pictures of 32 pixels, two captions each; two more are its test split."""
+    """Folder of a dataset of ten one-coloured images of 32 pixels, two captions each; two more are its test split."""
     folder = tmp_path_factory.mktemp("data") / "colours"
     records = [
         Record(
             name=f"{split}-{colour}",
             split=split,
-            captions=(f"a {colour} picture", f"all of it is {colour}"),
+            captions=(f"a {colour} image", f"all of it is {colour}"),
             image=Image.new("RGB", (40, 40), colour),
         )
         for split, colours in (("train", COLOURS), ("test", COLOURS[:2]))

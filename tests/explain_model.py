@@ -1,4 +1,4 @@
-"""Models of random weights for the tests of explanations: milliseconds a picture."""
+"""Models of random weights for the tests of explanations: milliseconds an image."""
 
 from __future__ import annotations
 

@@ -82,13 +82,13 @@ def captions_of(name: str) -> list[str]:
     return [f"sentence {number} on {name}" for number in range(10)]
 
 
-def reed_files(pictures: Iterable[tuple[str, str]], classes: Mapping[str, Sequence[str]]) -> dict[str, bytes | str]:
+def reed_files(images: Iterable[tuple[str, str]], classes: Mapping[str, Sequence[str]]) -> dict[str, bytes | str]:
     """The members of a caption archive: texts, lists of classes, and what else is in there."""
     files: dict[str, bytes | str] = {
         "allclasses.txt": "".join(f"{name}\n" for part in classes.values() for name in part)
     }
     files |= {f"{part}classes.txt": "".join(f"{name}\n" for name in names) for part, names in classes.items()}
-    for class_name, name in pictures:
+    for class_name, name in images:
         files[f"text_c10/{class_name}/{name}.txt"] = "".join(f"{caption}\n" for caption in captions_of(name))
         files[f"word_c10/{class_name}.t7"] = b"\x04\0\0\0torch"
         files[f"images/{class_name}.t7"] = b"\x04\0\0\0torch"
@@ -122,7 +122,7 @@ def write_cub(folder: Path, top: str = "CUB_200_2011/", reed_top: str = "cvpr201
 
 def write_oxford(folder: Path, reed_top: str = "cvpr2016_flowers/") -> None:
     numbered = list(enumerate(FLOWER_LABELS, start=1))
-    # Neither the pictures nor the classes of the real archive are in the order of their numbers.
+    # Neither the images nor the classes of the real archive are in the order of their numbers.
     tar_gz(folder / "102flowers.tgz", {f"jpg/image_{n:05d}.jpg": jpeg((500, 667), n) for n, _ in reversed(numbered)})
     savemat(folder / "imagelabels.mat", {"labels": np.array([FLOWER_LABELS], dtype=np.uint8)}, do_compression=True)
     names = [(f"class_{label:05d}", f"image_{n:05d}") for n, label in numbered]

@@ -1,9 +1,9 @@
 """The model and its training step written down plainly: the yardstick for equality and for speed.
 
 Line by line what the paper says (Section III, Fig. 1, Eqs. 1-8), on the weights of the package's own networks, with
-nothing rearranged: pictures are enlarged before anything acts on them, the sentence is tiled to every patch, every
+nothing rearranged: images are enlarged before anything acts on them, the sentence is tiled to every patch, every
 layer makes new tensors. The step has the habits of the published code: it encodes the sentences anew, sends a gradient
-through CLIP to the real pictures, and computes the discriminator's weight gradients in the generator's half too.
+through CLIP to the real images, and computes the discriminator's weight gradients in the generator's half too.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def catblk(w: Weights, x: Tensor, y: Tensor) -> Tensor:
 def draw(
     w: Weights, config: GeneratorConfig, clip: FrozenCLIP, noise: Tensor, text: Tensor, training: bool = False
 ) -> Tensor:
-    """G(z,T): pictures (B,3,S,S)."""
+    """G(z,T): images (B,3,S,S)."""
     grid, width = clip.geometry.grid, clip.geometry.width
     y = torch.cat([noise, text], dim=1)
     code = linear(w / "code", noise).reshape(len(noise), -1, grid, grid)

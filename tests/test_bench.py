@@ -41,8 +41,8 @@ def test_figures_add_up(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     drawing, training = found["drawing"], found["training"]
     assert found["device"] == "cpu"
     assert found["peak_memory_mib"] > 0
-    for part, rate in ((drawing, "pictures_per_second"), (training, "steps_per_second")):
-        gflops = part[rate] * part["gflop_per_picture" if part is drawing else "gflop_per_step"]
+    for part, rate in ((drawing, "images_per_second"), (training, "steps_per_second")):
+        gflops = part[rate] * part["gflop_per_image" if part is drawing else "gflop_per_step"]
         assert part["batch_size"] == 2
         assert part["share_of_matrix_rate"] == pytest.approx(gflops / found["matrix_gflops"])
     assert training["epoch_minutes"].keys() == OFFICIAL.keys()
@@ -50,7 +50,7 @@ def test_figures_add_up(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     table = ratlip("bench", "--model", model_folder, "--device", "cpu", "--batch-size", 2, "-q")
     assert table.code == 0
-    assert "pictures a second, 2 at a time" in table.out
+    assert "images a second, 2 at a time" in table.out
     assert "training" not in table.out
 
 
@@ -95,14 +95,14 @@ def test_freed_memory_is_used_again() -> None:
     assert faults("keep") < faults("as it comes") / 20
 
 
-def test_bfloat16_pictures_are_near(model_folder: Path) -> None:
-    from ratlip_cli.sampling import draw, noise_vectors
+def test_bfloat16_images_are_near(model_folder: Path) -> None:
+    from ratlip_cli.sampling import noise_vectors, sample
     from ratlip_cli.weights.load import load_model
 
     model = load_model(str(model_folder), torch.device("cpu"))
     noise, text = noise_vectors(0, range(2), 6), torch.randn(2, 16)
-    exact = draw(model, noise, text)
+    exact = sample(model, noise, text)
     with torch.autocast("cpu", torch.bfloat16):
-        near = draw(model, noise, text)
+        near = sample(model, noise, text)
     assert near.dtype == torch.float32
     assert 0 < float((near - exact).abs().max()) < 0.05 * float(exact.abs().max())

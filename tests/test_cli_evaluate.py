@@ -42,9 +42,9 @@ def model_folder(tiny_clip: Path, tiny_dataset: Path, tmp_path_factory: pytest.T
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three captioned pictures of 24 pixels."""
-    folder = tmp_path_factory.mktemp("pictures") / "theirs"
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three captioned images of 24 pixels."""
+    folder = tmp_path_factory.mktemp("images") / "theirs"
     folder.mkdir()
     for colour in ("red", "green", "blue"):
         Image.new("RGB", (24, 24), colour).save(folder / f"{colour}.png")
@@ -83,7 +83,7 @@ def test_the_table_goes_to_stdout_and_all_else_to_stderr(model_folder: Path) -> 
     assert answer.code == 0
     for told in ("protocol: standard", "fingerprint: ", "fid_clip", " to ", "antialiased bicubic to 32", "fewer than"):
         assert told in " ".join(answer.out.split())
-    assert "generated pictures" in answer.err
+    assert "generated images" in answer.err
     assert ratlip("evaluate", "--model", model_folder, "--fid", "--quiet").err == ""
 
 
@@ -122,27 +122,27 @@ def test_the_gate_passes_and_fails(model_folder: Path, tmp_path: Path, limits: t
     assert (tmp_path / "evaluation.json").exists() is (code != 2)
 
 
-def test_pictures_of_any_system_are_scored(pictures: Path, tiny_clip: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+def test_images_of_any_system_are_scored(images: Path, tiny_clip: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     inception = write_inception(tmp_path / "inception.pth")
-    reference = shutil.copytree(pictures, tmp_path / "real")
-    run = ("evaluate", "--images", pictures, "--reference", reference, "--fid", "--json")
+    reference = shutil.copytree(images, tmp_path / "real")
+    run = ("evaluate", "--images", images, "--reference", reference, "--fid", "--json")
     answer = ratlip(*run, "--clip-score", "--clip", tiny_clip, "--inception-weights", inception)
     assert answer.code == 0, answer.err
     result = json.loads(answer.out)
-    assert (result["images"], result["reference"]) == (str(pictures), str(reference))
+    assert (result["images"], result["reference"]) == (str(images), str(reference))
     assert set(result["metrics"]) == {"fid", "clip_score"}
     assert result["metrics"]["fid"]["value"] < 1e-6
     by_clip = ("--features", "clip", "--clip", tiny_clip)
-    against = ratlip("evaluate", "--images", pictures, "--dataset", tiny_dataset, "--kid", "--json", *by_clip)
+    against = ratlip("evaluate", "--images", images, "--dataset", tiny_dataset, "--kid", "--json", *by_clip)
     assert against.code == 0, against.err
     assert set(json.loads(against.out)["metrics"]) == {"kid_clip"}
-    alone = ratlip("evaluate", "--images", pictures, "--clip-score", "--json", "--clip", tiny_clip)
+    alone = ratlip("evaluate", "--images", images, "--clip-score", "--json", "--clip", tiny_clip)
     assert alone.code == 0, alone.err
 
 
 def test_bad_input_is_one_line_and_exit_1(
     model_folder: Path,
-    pictures: Path,
+    images: Path,
     tiny_clip: Path,
     tiny_dataset: Path,
     tmp_path: Path,
@@ -150,7 +150,7 @@ def test_bad_input_is_one_line_and_exit_1(
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     nowhere = INCEPTION._replace(url="http://127.0.0.1:9/inception-6726825d.pth")
-    monkeypatch.setattr("ratlip_cli.evaluation.judges.INCEPTION", nowhere)
+    monkeypatch.setattr("ratlip_cli.evaluation.networks.INCEPTION", nowhere)
     larger = tmp_path / "larger"
     larger.mkdir()
     Image.new("RGB", (30, 30)).save(larger / "x.png")
@@ -161,11 +161,11 @@ def test_bad_input_is_one_line_and_exit_1(
         (("--model", model_folder, "--split", "validation"), "has no split 'validation'. It has: test, train"),
         (("--model", model_folder, "--features", "inception", "--fid"), "--inception-weights FILE"),
         (("--model", model_folder, "--protocol", "released", "--fid", "--inception-weights", wrong), "wrong.pth"),
-        (("--images", pictures, "--reference", larger, *by_clip), "24 x 24 pixels, those of"),
-        (("--images", larger, "--reference", larger, "--fid", *by_clip), "too few real pictures: 1"),
+        (("--images", images, "--reference", larger, *by_clip), "24 x 24 pixels, those of"),
+        (("--images", larger, "--reference", larger, "--fid", *by_clip), "too few real images: 1"),
         (("--images", larger, "--clip-score", *by_clip), "x.png: it has no caption"),
-        (("--images", tmp_path / "none", "--fid"), "none is no folder of pictures"),
-        (("--images", pictures, "--fid", *by_clip), "give a --reference or --dataset"),
+        (("--images", tmp_path / "none", "--fid"), "none is no folder of images"),
+        (("--images", images, "--fid", *by_clip), "give a --reference or --dataset"),
     ):
         answer = ratlip("evaluate", *arguments, "--quiet")
         assert (answer.code, answer.out) == (1, ""), arguments
@@ -174,12 +174,12 @@ def test_bad_input_is_one_line_and_exit_1(
         assert len(answer.err.strip().splitlines()) == 1
 
 
-def test_wrong_usage_exits_with_2(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+def test_wrong_usage_exits_with_2(model_folder: Path, images: Path, tmp_path: Path) -> None:
     taken = tmp_path / "taken.json"
     taken.touch()
     for arguments, said in (
-        (("--model", model_folder, "--reference", pictures), "--reference goes with --images"),
-        (("--images", pictures, "--model", model_folder), "--images takes no --model"),
+        (("--model", model_folder, "--reference", images), "--reference goes with --images"),
+        (("--images", images, "--model", model_folder), "--images takes no --model"),
         (("--protocol", "standart"), "Did you mean 'standard'?"),
         (("--model", model_folder, "--features", "inceptoin"), "Did you mean 'inception'?"),
         (("--max-fid", "nan"), "--max-fid is nan"),

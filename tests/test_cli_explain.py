@@ -82,8 +82,8 @@ def test_gradcam_leaves_a_figure_and_its_numbers(models: dict[str, Path], tmp_pa
     assert Path(again["files"][0]).read_bytes() == written[0].read_bytes()
     assert [Path(file).read_text() for file in again["files"][1:3]] == [path.read_text() for path in written[1:3]]
 
-    (picture,) = again["pictures"]
-    assert [word["text"] for word in picture["words"]] == ["red", "bird", "black", "wings"]
+    (image,) = again["images"]
+    assert [word["text"] for word in image["words"]] == ["red", "bird", "black", "wings"]
     assert all(math.isfinite(number) for number in numbers(again))
     cells = rows(again, "maps")
     assert len(cells) == 16 * 5
@@ -93,7 +93,7 @@ def test_gradcam_leaves_a_figure_and_its_numbers(models: dict[str, Path], tmp_pa
     curve = [row for row in rows(again, "curves") if row["kind"] == "insertion" and row["order"] == "map"]
     shares, scores = (np.array([float(row[name]) for row in curve]) for name in ("share", "score"))
     area = float((np.diff(shares) * (scores[1:] + scores[:-1]) / 2).sum())
-    assert picture["insertion"]["auc"] == pytest.approx(area, abs=1e-5)
+    assert image["insertion"]["auc"] == pytest.approx(area, abs=1e-5)
 
 
 @pytest.mark.parametrize("prompt", ["costs $5_ or ${6}$", "红色的鸟 🐦 " * 9])
@@ -115,8 +115,8 @@ def test_gradcam_of_several_models_and_layers(models: dict[str, Path], tmp_path:
             *("--model", models["first"], "--model", models["other"], "--out", tmp_path),
         )
     )
-    assert [(model["grid"], model["layer"], model["pictures"]) for model in content["models"]] == [(4, 2, 2), (5, 2, 2)]
-    assert [picture["picture"] for picture in content["pictures"]] == ["noise 0", "noise 1"] * 2
+    assert [(model["grid"], model["layer"], model["images"]) for model in content["models"]] == [(4, 2, 2), (5, 2, 2)]
+    assert [image["image"] for image in content["images"]] == ["noise 0", "noise 1"] * 2
     assert content["unit"] == "logit of Mate-D"
     svg = next(Path(file) for file in content["files"] if file.endswith(".svg"))
     assert svg.read_text(encoding="utf-8").startswith("<?xml")
@@ -133,14 +133,14 @@ def test_gradcam_of_a_dataset_holds_words_against_parts(models: dict[str, Path],
         )
     )
     (model,) = content["models"]
-    assert model["pictures"] == len(content["pictures"]) == 24
+    assert model["images"] == len(content["images"]) == 24
     assert model["parts"]["all parts"]["n"] == 24
     assert "wings" in model["parts"]
     for part, found in model["parts"].items():
         scored = [
             held
-            for picture in content["pictures"]
-            for held in (picture["sentence"]["part"], *(word["part"] for word in picture["words"]))
+            for image in content["images"]
+            for held in (image["sentence"]["part"], *(word["part"] for word in image["words"]))
             if held and held["part"] == part
         ]
         assert found["n"] == len(scored)
@@ -151,14 +151,14 @@ def test_gradcam_of_a_dataset_holds_words_against_parts(models: dict[str, Path],
     assert any(file.endswith("_parts.png") for file in content["files"])
 
 
-def test_gradcam_of_given_pictures(models: dict[str, Path], birds: Path, tmp_path: Path) -> None:
+def test_gradcam_of_given_images(models: dict[str, Path], birds: Path, tmp_path: Path) -> None:
     drawn = sorted((birds / "train").glob("*.png"))[:2]
     command = ("gradcam", "a bird with black wings", "--model", models["drawing"], "--json", "--out", tmp_path)
     content = told(ratlip(*command, "--image", drawn[0], "--image", drawn[1]))
-    assert [picture["picture"] for picture in content["pictures"]] == [str(path) for path in drawn]
-    assert all(picture["words"][0]["part"]["part"] == "wings" for picture in content["pictures"])
+    assert [image["image"] for image in content["images"]] == [str(path) for path in drawn]
+    assert all(image["words"][0]["part"]["part"] == "wings" for image in content["images"])
     own = told(ratlip("gradcam", "--image", drawn[0], "--model", models["drawing"], "--json", "--out", tmp_path))
-    assert own["pictures"][0]["prompt"] != "a bird with black wings"
+    assert own["images"][0]["prompt"] != "a bird with black wings"
 
 
 def test_latent_viz_of_pairs_and_two_models(models: dict[str, Path], birds: Path, tmp_path: Path) -> None:
@@ -247,8 +247,8 @@ def test_latent_viz_of_a_way(models: dict[str, Path], tmp_path: Path) -> None:
         (["gradcam", PROMPT, "--layer", "6"], 2, "layer 6 does not exist: this CLIP has the blocks 0 to 5."),
         (["gradcam", PROMPT, "--target", "discriminator", "--layer", "5"], 2, "choose a layer from 0 to 4"),
         (["gradcam", PROMPT, "--target", "clipp"], 2, "Did you mean 'clip'?"),
-        (["gradcam", PROMPT, "--image", "none.png"], 1, "none.png: the picture does not exist"),
-        (["gradcam", PROMPT, "--image", "text.png"], 1, "text.png: not a picture that can be read"),
+        (["gradcam", PROMPT, "--image", "none.png"], 1, "none.png: the image does not exist"),
+        (["gradcam", PROMPT, "--image", "text.png"], 1, "text.png: not an image that can be read"),
         (["gradcam", PROMPT, "--dataset", "demo"], 2, "leave out the prompt"),
         (["gradcam", PROMPT, "--image", "a.png", "-n", "2"], 2, "leave it out with --image"),
         (["gradcam", PROMPT, "-n", "0"], 2, "at least 1"),
@@ -275,7 +275,7 @@ def test_bad_input_is_one_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.png").write_text("no picture", encoding="utf-8")
+    (tmp_path / "text.png").write_text("no image", encoding="utf-8")
     answer = ratlip(*arguments, "--model", models["first"], "--quiet")
     assert (answer.code, answer.out) == (code, "")
     assert message in answer.err
@@ -283,7 +283,7 @@ def test_bad_input_is_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["text.png"]
 
 
-def test_a_dataset_of_two_pictures_is_too_small(models: dict[str, Path], tiny_dataset: Path, tmp_path: Path) -> None:
+def test_a_dataset_of_two_images_is_too_small(models: dict[str, Path], tiny_dataset: Path, tmp_path: Path) -> None:
     answer = ratlip("latent-viz", "--model", models["first"], "--dataset", tiny_dataset, "--out", tmp_path)
     assert answer.code == 2
     assert "points: 2, but a plane needs 3" in answer.err

@@ -99,10 +99,10 @@ def test_print_config_is_toml_and_does_nothing(tmp_path: Path) -> None:
 def test_dry_run_says_what_it_would_be(settings: TrainSettings) -> None:
     found = ratlip("train", *options(settings), "--dry-run")
     assert found.code == 0
-    for text in ("training pictures", "10", "peak memory", "time per step", "time in all", "6"):
+    for text in ("training images", "10", "peak memory", "time per step", "time in all", "6"):
         assert text in found.out
     result = json.loads(ratlip("train", *options(settings), "--dry-run", "--json").out)
-    assert (result["pictures"], result["steps"]) == (10, 6)
+    assert (result["images"], result["steps"]) == (10, 6)
     assert not Path(settings.out).exists()
 
 
@@ -137,13 +137,13 @@ def test_bad_input_is_one_line_and_loses_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_picture_that_cannot_be_read_stops_with_its_name_and_saves(settings: TrainSettings, tmp_path: Path) -> None:
+def test_image_that_cannot_be_read_stops_with_its_name_and_saves(settings: TrainSettings, tmp_path: Path) -> None:
     dataset = Path(shutil.copytree(settings.dataset, tmp_path / "broken"))
-    picture = sorted((dataset / "train").glob("*.png"))[0]
-    picture.write_bytes(picture.read_bytes()[:40])
+    image = sorted((dataset / "train").glob("*.png"))[0]
+    image.write_bytes(image.read_bytes()[:40])
     found = ratlip("train", *options(settings), "--dataset", str(dataset), "--steps", "50", "--quiet")
     assert found.code == 1
-    assert picture.name in found.err
+    assert image.name in found.err
     assert len(found.err.strip().splitlines()) == 1
     done = len((Path(settings.out) / "metrics.jsonl").read_text().splitlines())
     assert [path.name for path in list_checkpoints(Path(settings.out) / "checkpoints")] == (

@@ -73,9 +73,9 @@ def test_a_checkpoint_becomes_a_model_that_draws(
         "generate", "a bird", "--model", out, "--device", "cpu", "--out", tmp_path / "drawn", "--no-grid", "-q"
     )
     assert drawn.code == 0, drawn.err
-    with Image.open(drawn.out.strip()) as picture:
-        assert picture.size == (RELEASED_IMAGE_SIZE, RELEASED_IMAGE_SIZE)
-        assert len(set(picture.tobytes())) > 10
+    with Image.open(drawn.out.strip()) as image:
+        assert image.size == (RELEASED_IMAGE_SIZE, RELEASED_IMAGE_SIZE)
+        assert len(set(image.tobytes())) > 10
 
 
 def test_the_way_back_gives_the_same_file(clip: FrozenCLIP, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The convolution of an enlarged picture equals enlarging it first, in values and gradients."""
+"""The convolution of an enlarged image equals enlarging it first, in values and gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ratlip_cli.model.convolution import ColourConv, Conv3x3, plus_enlarged
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("side", "size"), [(1, 2), (4, 8), (8, 16), (7, 8), (4, 7), (7, 14), (5, 5), (4, 12), (3, 7)])
-def test_convolution_of_an_enlarged_picture(side: int, size: int, bias: bool) -> None:
+def test_convolution_of_an_enlarged_image(side: int, size: int, bias: bool) -> None:
     conv = Conv3x3(6, 5, bias).double()
     x = torch.randn(2, 6, side, side, requires_grad=True, dtype=torch.float64)
     inputs = (x, *conv.parameters())
@@ -46,7 +46,7 @@ def test_convolution_to_colours(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("side", "size"), [(1, 2), (4, 8), (7, 14), (7, 8), (5, 5), (4, 12)])
-def test_sum_with_an_enlarged_picture(side: int, size: int, layout: torch.memory_format) -> None:
+def test_sum_with_an_enlarged_image(side: int, size: int, layout: torch.memory_format) -> None:
     x = torch.randn(2, 3, size, size, requires_grad=True, dtype=torch.float64).contiguous(memory_format=layout)
     small = torch.randn(2, 3, side, side, requires_grad=True, dtype=torch.float64)
     expected = x + F.interpolate(small, size=(size, size), mode="nearest")

@@ -19,20 +19,20 @@ from ratlip_cli.data.layout import Record, write_dataset
 from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.model.clip import FrozenCLIP, load_clip
 
-PICTURES, SIZE, SIDE = 7, 32, 38
+IMAGES, SIZE, SIDE = 7, 32, 38
 
 
 def gradients(folder: Path, flip: bool = True, width: int = SIDE) -> Path:
-    """Write a dataset whose pixels say which picture (blue), column (red) and row (green) they are."""
+    """Write a dataset whose pixels say which image (blue), column (red) and row (green) they are."""
     columns, rows = np.meshgrid(np.arange(width), np.arange(SIDE))
     records = [
         Record(
             str(number),
             "train",
-            tuple(f"caption {caption} of picture {number}" for caption in range(number + 1)),
+            tuple(f"caption {caption} of image {number}" for caption in range(number + 1)),
             Image.fromarray(np.stack([columns, rows, np.full_like(rows, number)], axis=-1).astype(np.uint8)),
         )
-        for number in range(PICTURES)
+        for number in range(IMAGES)
     ]
     write_dataset(
         folder,
@@ -58,9 +58,9 @@ def dataset(folder: Path) -> CaptionedImages:
     return CaptionedImages(folder, "train", SIZE, seed=5)
 
 
-def pixels(picture: torch.Tensor) -> np.ndarray:
-    """The levels (H,W,3) of a picture in [-1,1]."""
-    return ((picture + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+def pixels(image: torch.Tensor) -> np.ndarray:
+    """The levels (H,W,3) of an image in [-1,1]."""
+    return ((image + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def take(batches: Iterator[Batch], count: int) -> list[Batch]:
@@ -77,28 +77,28 @@ def test_a_sample_depends_on_seed_and_position_alone(folder: Path, dataset: Capt
     forward = [dataset.training_sample(position) for position in range(30)]
     again = CaptionedImages(folder, "train", SIZE, seed=5)
     for position in reversed(range(30)):
-        picture, caption = again.training_sample(position)
-        assert torch.equal(picture, forward[position][0])
+        image, caption = again.training_sample(position)
+        assert torch.equal(image, forward[position][0])
         assert caption == forward[position][1]
 
 
-def test_every_epoch_visits_every_picture_once_in_a_new_order(folder: Path, dataset: CaptionedImages) -> None:
+def test_every_epoch_visits_every_image_once_in_a_new_order(folder: Path, dataset: CaptionedImages) -> None:
     def order(dataset: CaptionedImages, epoch: int) -> tuple[int, ...]:
-        positions = range(epoch * PICTURES, (epoch + 1) * PICTURES)
+        positions = range(epoch * IMAGES, (epoch + 1) * IMAGES)
         return tuple(int(pixels(dataset.training_sample(position)[0])[0, 0, 2]) for position in positions)
 
     orders = [order(dataset, epoch) for epoch in range(6)]
-    assert all(sorted(found) == list(range(PICTURES)) for found in orders)
+    assert all(sorted(found) == list(range(IMAGES)) for found in orders)
     assert len(set(orders)) == 6
     assert order(CaptionedImages(folder, "train", SIZE, seed=6), 0) != orders[0]
 
 
-def test_crops_and_flips_are_windows_of_the_stored_picture(dataset: CaptionedImages) -> None:
+def test_crops_and_flips_are_windows_of_the_stored_image(dataset: CaptionedImages) -> None:
     corners, mirrored = set(), 0
     for position in range(600):
-        picture = pixels(dataset.training_sample(position)[0]).astype(int)
-        assert picture.shape == (SIZE, SIZE, 3)
-        red, green = picture[..., 0], picture[..., 1]
+        image = pixels(dataset.training_sample(position)[0]).astype(int)
+        assert image.shape == (SIZE, SIZE, 3)
+        red, green = image[..., 0], image[..., 1]
         if red[0, 0] > red[0, -1]:
             mirrored += 1
             red = red[:, ::-1]
@@ -111,34 +111,34 @@ def test_crops_and_flips_are_windows_of_the_stored_picture(dataset: CaptionedIma
     assert 240 < mirrored < 360  # five standard deviations
 
 
-def test_every_caption_of_a_picture_is_told_and_no_other(dataset: CaptionedImages) -> None:
+def test_every_caption_of_a_image_is_told_and_no_other(dataset: CaptionedImages) -> None:
     seen = set()
     for position in range(600):
-        picture, caption = dataset.training_sample(position)
-        assert dataset.captions[caption].endswith(f"of picture {pixels(picture)[0, 0, 2]}")
+        image, caption = dataset.training_sample(position)
+        assert dataset.captions[caption].endswith(f"of image {pixels(image)[0, 0, 2]}")
         seen.add(caption)
     assert seen == set(range(len(dataset.captions)))
 
 
-def test_pictures_are_not_mirrored_where_captions_speak_of_left_and_right(tmp_path: Path) -> None:
+def test_images_are_not_mirrored_where_captions_speak_of_left_and_right(tmp_path: Path) -> None:
     dataset = CaptionedImages(gradients(tmp_path / "x", flip=False), "train", SIZE)
     for position in range(60):
-        picture = pixels(dataset.training_sample(position)[0])
-        assert picture[0, 0, 0] < picture[0, -1, 0]
+        image = pixels(dataset.training_sample(position)[0])
+        assert image[0, 0, 0] < image[0, -1, 0]
 
 
 def test_everything_else_reads_the_centre(dataset: CaptionedImages) -> None:
-    for index in range(PICTURES):
-        picture = pixels(dataset.centre_crop(index))
-        assert picture[0, 0].tolist() == [9, 3, index]
-        assert picture[-1, -1].tolist() == [40, 34, index]
+    for index in range(IMAGES):
+        image = pixels(dataset.centre_crop(index))
+        assert image[0, 0].tolist() == [9, 3, index]
+        assert image[-1, -1].tolist() == [40, 34, index]
 
 
 @pytest.mark.parametrize("image_size", [16, 30, 48])
-def test_another_image_size_resizes_the_stored_pictures(folder: Path, image_size: int) -> None:
+def test_another_image_size_resizes_the_stored_images(folder: Path, image_size: int) -> None:
     dataset = CaptionedImages(folder, "train", image_size)
-    picture, _ = dataset.training_sample(0)
-    assert picture.shape == dataset.centre_crop(0).shape == (3, image_size, image_size)
+    image, _ = dataset.training_sample(0)
+    assert image.shape == dataset.centre_crop(0).shape == (3, image_size, image_size)
     shown = round(image_size * 76 / 64)
     first, last = pixels(dataset.centre_crop(0))[image_size // 2, [0, -1], 0].astype(float)
     assert last - first == pytest.approx((image_size - 1) * SIDE / shown, abs=1.5)
@@ -157,7 +157,7 @@ def test_batches_are_the_stream_cut_in_pieces(dataset: CaptionedImages) -> None:
     batches = take(training_batches(dataset, 3), 4)
     assert [batch.images.shape for batch in batches] == [(3, 3, SIZE, SIZE)] * 4
     stream = [dataset.training_sample(position) for position in range(12)]
-    assert torch.equal(torch.cat([batch.images for batch in batches]), torch.stack([picture for picture, _ in stream]))
+    assert torch.equal(torch.cat([batch.images for batch in batches]), torch.stack([image for image, _ in stream]))
     assert torch.cat([batch.captions for batch in batches]).tolist() == [caption for _, caption in stream]
     assert batches[0].captions.dtype == torch.int64
 
@@ -174,8 +174,8 @@ def test_going_on_is_the_same_as_never_having_stopped(dataset: CaptionedImages, 
 
 
 def test_a_dataset_smaller_than_the_batch(dataset: CaptionedImages) -> None:
-    (batch,) = take(training_batches(dataset, 3 * PICTURES), 1)
-    assert sorted(int(pixels(picture)[0, 0, 2]) for picture in batch.images) == sorted(list(range(PICTURES)) * 3)
+    (batch,) = take(training_batches(dataset, 3 * IMAGES), 1)
+    assert sorted(int(pixels(image)[0, 0, 2]) for image in batch.images) == sorted(list(range(IMAGES)) * 3)
 
 
 def test_the_random_generator_that_everybody_shares_is_left_alone(dataset: CaptionedImages) -> None:
@@ -187,12 +187,12 @@ def test_the_random_generator_that_everybody_shares_is_left_alone(dataset: Capti
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_picture_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+def test_an_unreadable_image_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
     broken = gradients(tmp_path / "x") / "train" / "3.png"
     os.truncate(broken, 60)
     dataset = CaptionedImages(tmp_path / "x", "train", SIZE)
     with pytest.raises(DataError, match=r"train/3\.png: ") as caught:
-        take(training_batches(dataset, PICTURES, workers=workers), 1)
+        take(training_batches(dataset, IMAGES, workers=workers), 1)
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match=r"train/3\.png: "):
         dataset.centre_crop(3)
@@ -209,12 +209,12 @@ def test_impossible_sizes_and_seeds_are_refused(folder: Path, image_size: int, s
         CaptionedImages(folder, "test", SIZE)
 
 
-def test_the_fingerprint_follows_captions_and_pictures(tmp_path: Path) -> None:
+def test_the_fingerprint_follows_captions_and_images(tmp_path: Path) -> None:
     first = CaptionedImages(gradients(tmp_path / "a"), "train", SIZE).fingerprint
     assert CaptionedImages(gradients(tmp_path / "b"), "train", 16, seed=1).fingerprint == first
     assert CaptionedImages(gradients(tmp_path / "c", width=60), "train", SIZE).fingerprint != first
     metadata = tmp_path / "b" / "train" / "metadata.jsonl"
-    metadata.write_text(metadata.read_text().replace("caption 0 of picture 3", "another"))
+    metadata.write_text(metadata.read_text().replace("caption 0 of image 3", "another"))
     assert CaptionedImages(tmp_path / "b", "train", SIZE).fingerprint != first
 
 
@@ -248,7 +248,7 @@ def test_text_vectors_are_computed_once_per_clip_and_captions(tmp_path: Path) ->
     assert other.sentences == len(dataset.captions)
 
     metadata = tmp_path / "x" / "train" / "metadata.jsonl"
-    metadata.write_text(metadata.read_text().replace("caption 0 of picture 3", "another"))
+    metadata.write_text(metadata.read_text().replace("caption 0 of image 3", "another"))
     changed = CaptionedImages(tmp_path / "x", "train", SIZE)
     assert vectors(changed, clip)[:, 0].tolist() == [len(caption) for caption in changed.captions]
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratlip_cli.data.drawn import birds, faces, flowers
-from ratlip_cli.data.drawn.attributes import ATTRIBUTES, FAMILIES, HELD_OUT, PAIRED, SEEN, sample_attributes
-from ratlip_cli.data.drawn.captions import CAPTIONS, LONGEST, captions
-from ratlip_cli.data.drawn.drawing import PARTS, draw
-from ratlip_cli.data.drawn.parts import decode_parts, encode_parts
 from ratlip_cli.data.layout import read_dataset, read_split, write_dataset
-from ratlip_cli.data.sources.demo import DATASETS, picture, records
+from ratlip_cli.data.sources.demo import DATASETS, records, render
+from ratlip_cli.demo import birds, faces, flowers
+from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, HELD_OUT, PAIRED, SEEN, sample_attributes
+from ratlip_cli.demo.captions import CAPTIONS, LONGEST, captions
+from ratlip_cli.demo.render import PARTS, draw
+from ratlip_cli.demo.segments import decode_segments, encode_segments
 from ratlip_cli.errors import DataError, UsageError
 
 sys.path.append(str(Path(__file__).parents[1] / "examples" / "demo"))
@@ -32,23 +32,23 @@ def _pair(family: str, attributes: dict[str, str]) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_picture_is_a_function_of_its_arguments(family: str) -> None:
-    first, again = (picture(family, "train", 3, 7, 76) for _ in range(2))
+def test_a_image_is_a_function_of_its_arguments(family: str) -> None:
+    first, again = (render(family, "train", 3, 7, 76) for _ in range(2))
     assert first.image.tobytes() == again.image.tobytes()
     assert (first.labels == again.labels).all()
     assert first[:2] == again[:2]
     for other in (
-        picture(family, "test", 3, 7, 76),
-        picture(family, "train", 4, 7, 76),
-        picture(family, "train", 3, 8, 76),
+        render(family, "test", 3, 7, 76),
+        render(family, "train", 4, 7, 76),
+        render(family, "train", 3, 8, 76),
     ):
         assert other.image.tobytes() != first.image.tobytes()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("size", [38, 76, 152, 304])
-def test_every_size_shows_the_same_picture(family: str, size: int) -> None:
-    drawn, usual = picture(family, "train", 0, 5, size), picture(family, "train", 0, 5, 76)
+def test_every_size_shows_the_same_image(family: str, size: int) -> None:
+    drawn, usual = render(family, "train", 0, 5, size), render(family, "train", 0, 5, 76)
     assert drawn.image.size == (size, size)
     assert drawn.image.mode == "RGB"
     assert drawn.labels.shape == (size, size)
@@ -88,7 +88,7 @@ def test_captions_name_every_attribute_and_value(family: str) -> None:
 
 
 def test_some_captions_leave_the_body_out() -> None:
-    written = [text for index in range(50) for text in picture("bird", "train", 0, index, 38).captions]
+    written = [text for index in range(50) for text in render("bird", "train", 0, index, 38).captions]
     share = np.mean(["body" in said("bird", text) for text in written])
     assert 0.5 < share < 0.9
 
@@ -134,8 +134,8 @@ def test_a_part_has_the_colour_that_the_attributes_name(
     table = np.array([colours[name] for name in names], dtype=float)
     right = []
     for index in range(60):
-        drawn = picture(family, "train", 0, index, 76)
-        mask = decode_parts(encode_parts(drawn.labels, PARTS[family]))[part]
+        drawn = render(family, "train", 0, index, 76)
+        mask = decode_segments(encode_segments(drawn.labels, PARTS[family]))[part]
         assert mask.sum() >= 12, "too small to be seen"
         colour = np.percentile(np.asarray(drawn.image)[mask], 65, axis=0)
         nearest = names[int(np.linalg.norm(table - colour, axis=1).argmin())]
@@ -145,20 +145,20 @@ def test_a_part_has_the_colour_that_the_attributes_name(
 
 def test_parts_are_there_when_the_attributes_say_so() -> None:
     for index in range(60):
-        drawn = picture("face", "train", 0, index, 76)
-        masks = decode_parts(encode_parts(drawn.labels, PARTS["face"]))
+        drawn = render("face", "train", 0, index, 76)
+        masks = decode_segments(encode_segments(drawn.labels, PARTS["face"]))
         assert masks["glasses"].any() == (drawn.attributes["glasses"] == "yes")
         assert masks["hat"].any() == (drawn.attributes["hat"] != "none")
         assert masks["beard"].any() == (drawn.attributes["beard"] == "yes")
-        flower = picture("flower", "train", 0, index, 76)
-        leaves = decode_parts(encode_parts(flower.labels, PARTS["flower"]))["leaves"]
+        flower = render("flower", "train", 0, index, 76)
+        leaves = decode_segments(encode_segments(flower.labels, PARTS["flower"]))["leaves"]
         assert leaves.any() == (flower.attributes["leaves"] != "none")
 
 
 def test_birds_face_where_the_attributes_say() -> None:
     for index in range(60):
-        drawn = picture("bird", "train", 0, index, 76)
-        masks = decode_parts(encode_parts(drawn.labels, PARTS["bird"]))
+        drawn = render("bird", "train", 0, index, 76)
+        masks = decode_segments(encode_segments(drawn.labels, PARTS["bird"]))
         eye, tail = (np.nonzero(masks[part])[1].mean() for part in ("eye", "tail"))
         assert ("right" if eye > tail else "left") == drawn.attributes["facing"]
 
@@ -193,7 +193,7 @@ def test_subjects_stand_out_from_every_background(family: str) -> None:
 def test_parts_come_back_as_they_were(height: int, width: int, count: int, rng: random.Random) -> None:
     labels = np.array([[rng.randint(0, count) for _ in range(width)] for _ in range(height)], dtype=np.uint8)
     names = [f"part {number}" for number in range(count)]
-    masks = decode_parts(encode_parts(labels, names))
+    masks = decode_segments(encode_segments(labels, names))
     assert list(masks) == names
     for number, name in enumerate(names, start=1):
         assert (masks[name] == (labels == number)).all()
@@ -202,7 +202,7 @@ def test_parts_come_back_as_they_were(height: int, width: int, count: int, rng: 
 def test_long_runs_of_parts_come_back() -> None:
     labels = np.zeros((100, 100), dtype=np.uint8)
     labels[40:60] = 2
-    masks = decode_parts(encode_parts(labels, ["a", "b"]))
+    masks = decode_segments(encode_segments(labels, ["a", "b"]))
     assert not masks["a"].any()
     assert (masks["b"] == (labels == 2)).all()
 
@@ -221,7 +221,7 @@ def test_long_runs_of_parts_come_back() -> None:
 )
 def test_damaged_parts_are_refused(damage: dict[str, object]) -> None:
     with pytest.raises(DataError, match="parts cannot be read"):
-        decode_parts(encode_parts(np.zeros((10, 10), dtype=np.uint8), ["a"]) | damage)
+        decode_segments(encode_segments(np.zeros((10, 10), dtype=np.uint8), ["a"]) | damage)
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -266,7 +266,7 @@ def test_a_written_dataset_reads_back(tmp_path: Path) -> None:
         record = records_by_name[entry.file.stem]
         assert entry.captions == record.captions
         assert entry.extra["attributes"] == record.extra["attributes"]
-        assert decode_parts(entry.extra["parts"]).keys() == set(PARTS[entry.extra["class"]])
+        assert decode_segments(entry.extra["parts"]).keys() == set(PARTS[entry.extra["class"]])
 
 
 @pytest.mark.parametrize(("count", "size"), [(10, 64), (1000, 16), (1000, 512)])

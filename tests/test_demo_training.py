@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "examples" / "demo"))
-from judge import load_judge
+from classifier import load_classifier
 from score import fits, painter
 
 from ratlip_cli.data.layout import read_split
@@ -47,5 +47,5 @@ def test_after_400_steps_birds_have_the_body_colour_that_was_asked_for(tmp_path:
     rng = np.random.default_rng(0)
     entries = read_split(tmp_path / "demo-birds", "test")[:CAPTIONS]
     captions = [("bird", entry.captions[rng.integers(len(entry.captions))]) for entry in entries]
-    pictures = painter(str(tmp_path / "run"))([caption for _, caption in captions], 0)
-    assert fits(load_judge(), pictures, captions)["bird body"] > 0.45
+    images = painter(str(tmp_path / "run"))([caption for _, caption in captions], 0)
+    assert fits(load_classifier(), images, captions)["bird body"] > 0.45

@@ -1,4 +1,4 @@
-"""From a folder of photographs with captions to drawn pictures, as a user goes: interrupted, killed and resumed."""
+"""From a folder of photographs with captions to drawn images, as a user goes: interrupted, killed and resumed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def wait_for_checkpoint(run: Path, number: int, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def test_photographs_to_pictures(photographs: Path, tiny_clip: Path, tmp_path: Path) -> None:
+def test_photographs_to_images(photographs: Path, tiny_clip: Path, tmp_path: Path) -> None:
     prepared = ratlip("prepare", photographs, "--data-dir", tmp_path, "--image-size", 32, "--workers", 1, "--quiet")
     assert prepared.code == 0, prepared.err
     run = tmp_path / "run"
@@ -95,9 +95,9 @@ def test_photographs_to_pictures(photographs: Path, tiny_clip: Path, tmp_path: P
     paths = [Path(line) for line in drawn.out.splitlines()]
     assert [path.name for path in paths[:-1]] == [f"0000_a-tabby-cat-looking-at-the-camera_{k}.png" for k in range(8)]
     assert paths[-1].name == "0000_grid.png"
-    pictures = [np.asarray(Image.open(path)) for path in paths[:-1]]
-    assert all(picture.shape == (32, 32, 3) for picture in pictures)
-    assert len({picture.tobytes() for picture in pictures}) == 8
+    images = [np.asarray(Image.open(path)) for path in paths[:-1]]
+    assert all(image.shape == (32, 32, 3) for image in images)
+    assert len({image.tobytes() for image in images}) == 8
     assert drawn.err == ""
 
 
@@ -111,12 +111,12 @@ def run(tiny_clip: Path, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def test_generate_reads_prompts_from_files(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("a red picture\n\nein grünes Bild\n", encoding="utf-8")
+    (tmp_path / "prompts.txt").write_text("a red image\n\nein grünes Bild\n", encoding="utf-8")
     common = ("--model", run, "--device", "cpu", "--out", tmp_path / "out", "--no-grid")
     answer = ratlip("generate", "--prompts", tmp_path / "prompts.txt", "-n", 2, "--json", "--quiet", *common)
     assert answer.code == 0, answer.err
     result = json.loads(answer.out)
-    assert [image["prompt"] for image in result["images"]] == ["a red picture"] * 2 + ["ein grünes Bild"] * 2
+    assert [image["prompt"] for image in result["images"]] == ["a red image"] * 2 + ["ein grünes Bild"] * 2
     assert result["fingerprint"] == load_model(str(run)).fingerprint
     assert all(Path(image["path"]).is_file() for image in result["images"])
     assert answer.err == ""
@@ -126,10 +126,10 @@ def test_the_model_left_out_is_the_newest_run(run: Path, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(run, target_is_directory=True)
-    answer = ratlip("generate", "a red picture", "--device", "cpu")
+    answer = ratlip("generate", "a red image", "--device", "cpu")
     assert answer.code == 0, answer.err
     assert "model runs/mine" in answer.err
-    assert answer.out.splitlines() == ["generated/0000_a-red-picture_0.png", "generated/0000_grid.png"]
+    assert answer.out.splitlines() == ["generated/0000_a-red-image_0.png", "generated/0000_grid.png"]
 
 
 def test_info_describes_a_run(run: Path) -> None:
@@ -167,7 +167,7 @@ def test_bad_input_is_answered_with_the_right_exit_code(arguments: list[str], co
 
 def test_unwritable_output_loses_nothing(run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    answer = ratlip("generate", "a red picture", "--model", run, "--device", "cpu", "--out", tmp_path / "file", "-q")
+    answer = ratlip("generate", "a red image", "--model", run, "--device", "cpu", "--out", tmp_path / "file", "-q")
     assert answer.code == 1
     assert "cannot write" in answer.err
     assert (tmp_path / "file").read_text() == "in the way"
@@ -193,13 +193,13 @@ def test_full_size_trains_and_draws(photographs: Path, tmp_path: Path) -> None:
     assert [record["skipped"] for record in records] == [False] * 3
     drawn = ratlip("generate", "a cat", "-n", 2, "--model", run, "--out", tmp_path / "drawn", "--device", "cpu")
     assert drawn.code == 0, drawn.err
-    with Image.open(drawn.out.splitlines()[0]) as picture:
-        assert picture.size == (256, 256)
+    with Image.open(drawn.out.splitlines()[0]) as image:
+        assert image.size == (256, 256)
 
 
 def test_results_go_to_stdout_while_a_bar_is_shown_on_a_terminal(run: Path, tmp_path: Path) -> None:
     terminal, child = os.openpty()
-    command = [sys.executable, "-m", "ratlip_cli", "generate", "a red picture", "-n", "3", "--model", str(run)]
+    command = [sys.executable, "-m", "ratlip_cli", "generate", "a red image", "-n", "3", "--model", str(run)]
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path / "out"), "--device", "cpu", "--no-grid"], stdout=subprocess.PIPE, stderr=child
     )
@@ -207,7 +207,7 @@ def test_results_go_to_stdout_while_a_bar_is_shown_on_a_terminal(run: Path, tmp_
     shown.start()
     out, _ = process.communicate(timeout=120)
     os.close(child)
-    assert [Path(line).name for line in out.decode().splitlines()] == [f"0000_a-red-picture_{k}.png" for k in range(3)]
+    assert [Path(line).name for line in out.decode().splitlines()] == [f"0000_a-red-image_{k}.png" for k in range(3)]
 
 
 def _drain(terminal: int) -> None:
@@ -217,7 +217,7 @@ def _drain(terminal: int) -> None:
 
 
 def test_a_reader_that_has_seen_enough_does_not_stop_the_work(run: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ratlip_cli", "generate", "a red picture", "-n", "4", "--model", str(run)]
+    command = [sys.executable, "-m", "ratlip_cli", "generate", "a red image", "-n", "4", "--model", str(run)]
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path / "out"), "--device", "cpu", "-q"], stdout=subprocess.PIPE
     )
@@ -230,7 +230,7 @@ def test_a_reader_that_has_seen_enough_does_not_stop_the_work(run: Path, tmp_pat
 
 def test_records_that_cannot_be_written_are_reported(run: Path, tmp_path: Path) -> None:
     (tmp_path / "images.jsonl").symlink_to("/dev/full")
-    answer = ratlip("generate", "a red picture", "--model", run, "--device", "cpu", "--out", tmp_path, "-q")
+    answer = ratlip("generate", "a red image", "--model", run, "--device", "cpu", "--out", tmp_path, "-q")
     assert answer.code == 1
     assert "images.jsonl: No space left" in answer.err
 
@@ -240,10 +240,10 @@ def test_a_misspelled_run_is_not_looked_for_on_the_hub(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "pictures-1").symlink_to(run, target_is_directory=True)
-    answer = ratlip("generate", "a red picture", "--model", "runs/pictures-2")
+    (tmp_path / "runs" / "images-1").symlink_to(run, target_is_directory=True)
+    answer = ratlip("generate", "a red image", "--model", "runs/images-2")
     assert answer.code == 2
-    assert "Did you mean 'runs/pictures-1'" in answer.err
+    assert "Did you mean 'runs/images-1'" in answer.err
 
 
 def test_two_processes_do_not_train_in_one_run(run: Path) -> None:

@@ -31,17 +31,17 @@ from ratlip_cli.evaluation.clip_score import ClipScorer, RetrievalScorer
 from ratlip_cli.evaluation.feature_file import FeatureFile, FeatureWriter
 from ratlip_cli.evaluation.features import INCEPTION, ClipNetwork, ImageNetInception, InceptionNetwork, find_weights
 from ratlip_cli.evaluation.frechet import Moments, frechet_distance, moments
-from ratlip_cli.evaluation.judges import Judges, load_judges
+from ratlip_cli.evaluation.images import Captions, GeneratedImages, SplitImages, open_folder
 from ratlip_cli.evaluation.kernel import kernel_distance
 from ratlip_cli.evaluation.manifold import inside_manifold
-from ratlip_cli.evaluation.pictures import Captions, DrawnPictures, SplitPictures, open_folder
+from ratlip_cli.evaluation.networks import Networks, load_networks
 from ratlip_cli.evaluation.protocol import Evaluation, evaluate_images, evaluate_model
 from ratlip_cli.evaluation.request import METRICS, Request
 from ratlip_cli.model.clip import FrozenCLIP, load_clip
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.pixels import to_levels
-from ratlip_cli.sampling import draw, noise_vectors
+from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.weights.model_folder import Model, create_model_folder, load_folder, model_config, save_weights
 
 CPU = torch.device("cpu")
@@ -168,7 +168,7 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def two_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Eight and nine pictures of 40 x 30 pixels: the first ones darker."""
+    """Eight and nine images of 40 x 30 pixels: the first ones darker."""
     random = np.random.default_rng(5)
     folders = tmp_path_factory.mktemp("dark"), tmp_path_factory.mktemp("light")
     for folder, count, light in zip(folders, (8, 9), (0, 60), strict=True):
@@ -184,8 +184,8 @@ def by_inception(inception_file: Path, two_folders: tuple[Path, Path]) -> Evalua
     """The two folders by the standard protocol."""
     request = Request(("fid", "kid", "precision-recall"), batch_size=5)
     (fake, size, _), (real, _, _) = (open_folder(folder, "test", False, 10) for folder in two_folders)
-    judges = load_judges(request, CPU, inception_weights=inception_file)
-    return evaluate_images(fake, size, real, None, request, judges)
+    networks = load_networks(request, CPU, inception_weights=inception_file)
+    return evaluate_images(fake, size, real, None, request, networks)
 
 
 def test_two_folders_score_as_torch_fidelity_says(
@@ -213,9 +213,9 @@ def test_two_folders_score_as_torch_fidelity_says(
     assert ours["recall"] == theirs["recall"]
 
 
-def test_too_few_pictures_are_said_beside_the_number(by_inception: Evaluation) -> None:
-    assert "8 pictures, fewer than the 2049" in str(by_inception.metrics["fid"].note)
-    assert "8 pictures instead of 1000" in str(by_inception.metrics["kid"].note)
+def test_too_few_images_are_said_beside_the_number(by_inception: Evaluation) -> None:
+    assert "8 images, fewer than the 2049" in str(by_inception.metrics["fid"].note)
+    assert "8 images instead of 1000" in str(by_inception.metrics["kid"].note)
     assert (by_inception.metrics["fid"].n_fake, by_inception.metrics["fid"].n_real) == (8, 9)
 
 
@@ -231,13 +231,13 @@ def test_real_features_are_kept_and_damaged_ones_made_again(
     )
     request = Request(("fid",))
     (fake, size, _), (real, _, _) = (open_folder(folder, "test", False, 10) for folder in two_folders)
-    judges = load_judges(request, CPU, inception_weights=inception_file)
-    evaluate_images(fake, size, real, None, request, judges)
+    networks = load_networks(request, CPU, inception_weights=inception_file)
+    evaluate_images(fake, size, real, None, request, networks)
     assert sum(looked_at) == 8
     content = kept.read_bytes()
     kept.write_bytes(content[:1000])
     looked_at.clear()
-    evaluate_images(fake, size, real, None, request, judges)
+    evaluate_images(fake, size, real, None, request, networks)
     assert sum(looked_at) == 8 + 9
     kept.write_bytes(content)
 
@@ -287,7 +287,7 @@ def levels() -> torch.Tensor:
     return torch.randint(0, 256, (3, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def test_clip_sees_pictures_once_or_as_the_released_code(clip: FrozenCLIP, levels: torch.Tensor) -> None:
+def test_clip_sees_images_once_or_as_the_released_code(clip: FrozenCLIP, levels: torch.Tensor) -> None:
     pixels = levels / 255
     seen = F.interpolate(pixels, size=(32, 32), mode="bicubic", antialias=True, align_corners=False)
     twice = (F.interpolate(pixels, size=(32, 32), mode="nearest") + 1) / 2
@@ -310,7 +310,7 @@ def test_clip_score_is_the_mean_cosine(clip: FrozenCLIP, levels: torch.Tensor) -
         assert scorer.values == pytest.approx([each[:2].mean().item(), each[2].item(), each[3].item()], abs=1e-5)
 
 
-def test_r_precision_ranks_a_caption_among_a_hundred_of_other_pictures(clip: FrozenCLIP) -> None:
+def test_r_precision_ranks_a_caption_among_a_hundred_of_other_images(clip: FrozenCLIP) -> None:
     names = [f"a thing called {number}" for number in range(150)]
     captions = Captions.of_folder([[name, "the same for all"] for name in names])
     ranker = RetrievalScorer(ClipNetwork(clip, "tiny"), captions)
@@ -329,12 +329,12 @@ def test_r_precision_ranks_a_caption_among_a_hundred_of_other_pictures(clip: Fro
         RetrievalScorer(ClipNetwork(clip, "tiny"), Captions.of_folder([["a"], ["a"]])).add(text[:1])
 
 
-# ---------------------------------------------------------------- pictures of a model, pictures of a folder
+# ---------------------------------------------------------------- images of a model, images of a folder
 
 
 @pytest.fixture(scope="module")
 def dataset_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two training and seven test pictures of 32 pixels, three captions each."""
+    """Two training and seven test images of 32 pixels, three captions each."""
     random = np.random.default_rng(3)
     folder = tmp_path_factory.mktemp("data") / "noise"
     records = [
@@ -381,27 +381,27 @@ def model(model_folder: Path) -> Model:
 
 
 def evaluated(model: Model, dataset: CaptionedImages, request: Request, features: str = "clip") -> Evaluation:
-    return evaluate_model(model, dataset, request, load_judges(request, CPU, features, model))
+    return evaluate_model(model, dataset, request, load_networks(request, CPU, features, model))
 
 
-def test_a_picture_for_every_caption_with_the_noise_of_its_number(model: Model, dataset: CaptionedImages) -> None:
+def test_a_image_for_every_caption_with_the_noise_of_its_number(model: Model, dataset: CaptionedImages) -> None:
     captions = Captions.of_split(dataset, per_image=2)
     assert captions.first == [0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19]
-    assert captions.scenes[captions.first].tolist() == [picture for picture in range(7) for _ in range(2)]
-    levels = torch.cat(list(DrawnPictures(model, captions, seed=4).batches(5)))
+    assert captions.scenes[captions.first].tolist() == [image for image in range(7) for _ in range(2)]
+    levels = torch.cat(list(GeneratedImages(model, captions, seed=4).batches(5)))
     noise = noise_vectors(4, [10], model.config.generator.noise_dim)
     text = captions.vectors(model.clip)[[10]]  # a sentence read alone differs in its last bits
     assert levels.shape == (14, 3, 32, 32)
     assert levels.dtype == torch.uint8
-    drawn = draw(model, noise, text)
+    drawn = sample(model, noise, text)
     assert torch.equal(levels[7], to_levels(drawn)[0])
     with torch.no_grad():
         trained = model.generator(noise, text, model.clip)
     assert (drawn - trained.clamp(-1, 1)).abs().max() <= 1e-5 * trained.abs().max()
 
 
-def test_real_pictures_are_centre_crops(dataset: CaptionedImages) -> None:
-    (levels,) = SplitPictures(dataset).batches(100)
+def test_real_images_are_centre_crops(dataset: CaptionedImages) -> None:
+    (levels,) = SplitImages(dataset).batches(100)
     with Image.open(dataset.entries[2].file) as stored:
         left, upper = (stored.width - 32) // 2, (stored.height - 32) // 2
         expected = np.asarray(stored.crop((left, upper, left + 32, upper + 32)))
@@ -428,7 +428,7 @@ def test_counts_and_notes_stand_beside_the_numbers(model: Model, dataset: Captio
         (7, 14)
     }
     assert (metrics["clip_score"].n_real, metrics["clip_score"].n_fake) == (None, 14)
-    assert "7 pictures, fewer than the 17" in str(metrics["fid_clip"].note)
+    assert "7 images, fewer than the 17" in str(metrics["fid_clip"].note)
     assert "among 19 captions instead of 100" in str(metrics["r_precision"].note)
     assert {score.features for score in metrics.values()} == {"CLIP of random"}
 
@@ -466,22 +466,24 @@ def test_intervals_hold_the_value(model: Model, dataset: CaptionedImages) -> Non
 
 def test_the_clip_that_scores(model: Model, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("ratlip_cli.evaluation.judges.load_clip", lambda spec, device: asked.append(spec) or model.clip)
+    monkeypatch.setattr(
+        "ratlip_cli.evaluation.networks.load_clip", lambda spec, device: asked.append(spec) or model.clip
+    )
     request = Request(("clip-score",))
-    assert load_judges(request, CPU, "clip", model).clips[0].clip is model.clip
+    assert load_networks(request, CPU, "clip", model).clips[0].clip is model.clip
     assert asked == []
-    load_judges(request, CPU, "inception", model)  # no ViT-B/32, and none of its own named: OpenAI's is taken
-    load_judges(request, CPU, "clip", model, clip="this", second_clip="that")
+    load_networks(request, CPU, "inception", model)  # no ViT-B/32, and none of its own named: OpenAI's is taken
+    load_networks(request, CPU, "clip", model, clip="this", second_clip="that")
     assert asked == ["ViT-B-32-quickgelu:openai", "this", "that"]
-    monkeypatch.setattr("ratlip_cli.evaluation.judges.VIT_B_32", model.clip.geometry)
-    assert load_judges(request, CPU, "inception", model).clips[0].clip is model.clip
+    monkeypatch.setattr("ratlip_cli.evaluation.networks.VIT_B_32", model.clip.geometry)
+    assert load_networks(request, CPU, "inception", model).clips[0].clip is model.clip
     assert len(asked) == 3
 
 
 def test_a_second_clip_has_scores_of_its_own(model: Model, dataset: CaptionedImages, tiny_clip: Path) -> None:
     request = Request(("clip-score", "r-precision"), captions_per_image=1)
-    judges = load_judges(request, CPU, "clip", model, second_clip=str(tiny_clip))
-    metrics = evaluate_model(model, dataset, request, judges).metrics
+    networks = load_networks(request, CPU, "clip", model, second_clip=str(tiny_clip))
+    metrics = evaluate_model(model, dataset, request, networks).metrics
     assert set(metrics) == {"clip_score", "r_precision", f"clip_score_{tiny_clip}", f"r_precision_{tiny_clip}"}
     assert metrics["clip_score"].value == metrics[f"clip_score_{tiny_clip}"].value  # the same CLIP by another name
 
@@ -502,7 +504,7 @@ def test_a_broken_generator_is_named(model: Model, dataset: CaptionedImages, cli
 
 
 def captioned_folder(folder: Path, sentences: Sequence[str], side: int = 16) -> Path:
-    """Pictures x0.png, x1.png ... with a caption file each."""
+    """Images x0.png, x1.png ... with a caption file each."""
     random = np.random.default_rng(0)
     folder.mkdir(exist_ok=True)
     for number, sentence in enumerate(sentences):
@@ -514,30 +516,30 @@ def captioned_folder(folder: Path, sentences: Sequence[str], side: int = 16) -> 
 
 def test_folders_of_every_kind_are_read(tmp_path: Path, dataset_path: Path) -> None:
     folder = captioned_folder(tmp_path / "own", ["a\nb", "c", "d"])
-    pictures, size, captions = open_folder(folder, "test", True, 1)
-    assert (len(pictures), size) == (3, (16, 16))
+    images, size, captions = open_folder(folder, "test", True, 1)
+    assert (len(images), size) == (3, (16, 16))
     assert captions is not None
     assert [captions.sentences[number] for number in captions.first] == ["a", "c", "d"]
     with Image.open(folder / "x1.png") as image:
-        assert np.array_equal(next(pictures.batches(2))[1].permute(1, 2, 0).numpy(), np.asarray(image))
+        assert np.array_equal(next(images.batches(2))[1].permute(1, 2, 0).numpy(), np.asarray(image))
     for file in folder.glob("*.txt"):
         file.unlink()
     assert open_folder(folder, "test", False, 1)[2] is None
-    pictures, size, captions = open_folder(dataset_path, "test", True, 2)
-    assert (len(pictures), size) == (7, (32, 32))
+    images, size, captions = open_folder(dataset_path, "test", True, 2)
+    assert (len(images), size) == (7, (32, 32))
     assert captions is not None
-    assert [list(numbers) for numbers in captions.of_picture[:2]] == [[0, 1], [2, 3]]
+    assert [list(numbers) for numbers in captions.of_image[:2]] == [[0, 1], [2, 3]]
     (folder / "images.jsonl").write_text(
         "".join(json.dumps({"file_name": f"x{number}.png", "prompt": f"p{number}"}) + "\n" for number in range(2))
     )
     Image.new("RGB", (90, 20)).save(folder / "0000_grid.png")
-    pictures, _, captions = open_folder(folder, "test", True, 10)
-    assert len(next(pictures.batches(9))) == 2
+    images, _, captions = open_folder(folder, "test", True, 10)
+    assert len(next(images.batches(9))) == 2
     assert captions is not None
     assert captions.sentences == ["p0", "p1"]
 
 
-def test_pictures_of_a_folder_change_its_fingerprint(tmp_path: Path) -> None:
+def test_images_of_a_folder_change_its_fingerprint(tmp_path: Path) -> None:
     folder = captioned_folder(tmp_path / "own", ["a", "b"])
     before = open_folder(folder, "test", False, 1)[0].fingerprint
     shutil.copytree(folder, tmp_path / "copy")
@@ -549,27 +551,27 @@ def test_pictures_of_a_folder_change_its_fingerprint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: (folder / "x1.png").write_bytes(b"\x89PNG cut"), r"x1\.png: not a picture"),
+        (lambda folder: (folder / "x1.png").write_bytes(b"\x89PNG cut"), r"x1\.png: not an image"),
         (lambda folder: Image.new("RGB", (17, 16)).save(folder / "x2.png"), r"x2\.png has 17 x 16 .* x0\.png 16 x 16"),
-        (lambda folder: (folder / "x1.png").unlink(), r"x1\.txt is the caption of no picture"),
+        (lambda folder: (folder / "x1.png").unlink(), r"x1\.txt is the caption of no image"),
         (lambda folder: (folder / "x1.txt").unlink(), r"x1\.png: it has no caption: x1\.txt is missing"),
         (lambda folder: (folder / "x1.txt").write_text(" \n"), r"x1\.png: its caption is empty"),
         (
             lambda folder: (folder / "metadata.csv").write_text("file_name,text\nx0.png,a\n"),
             r"x1\.png: .* does not name it",
         ),
-        (lambda folder: [file.unlink() for file in folder.glob("*")], r"own holds no pictures"),
+        (lambda folder: [file.unlink() for file in folder.glob("*")], r"own holds no images"),
         (lambda folder: shutil.rmtree(folder), r"own does not exist"),
     ],
 )
 def test_bad_folders_are_named(tmp_path: Path, clip: FrozenCLIP, damage: Callable[[Path], object], said: str) -> None:
     folder = captioned_folder(tmp_path / "own", ["a", "b", "c"])
     damage(folder)
-    judges = Judges(None, (ClipNetwork(clip, "tiny"),), CPU)
+    networks = Networks(None, (ClipNetwork(clip, "tiny"),), CPU)
 
     def score() -> Evaluation:
-        pictures, size, captions = open_folder(folder, "test", True, 10)
-        return evaluate_images(pictures, size, None, captions, Request(("clip-score",)), judges)
+        images, size, captions = open_folder(folder, "test", True, 10)
+        return evaluate_images(images, size, None, captions, Request(("clip-score",)), networks)
 
     with pytest.raises(DataError, match=said):
         score()
@@ -580,15 +582,15 @@ def test_too_few_or_missing_is_said(tmp_path: Path, clip: FrozenCLIP) -> None:
     three, size, _ = open_folder(captioned_folder(tmp_path / "three", "abc"), "test", False, 1)
     network = ClipNetwork(clip, "tiny")
     for fakes, reals, metric, said in (
-        (one, three, "fid", "too few generated pictures: 1; fid take at least 2"),
-        (three, one, "fid", "too few real pictures: 1"),
+        (one, three, "fid", "too few generated images: 1; fid take at least 2"),
+        (three, one, "fid", "too few real images: 1"),
         (three, three, "precision-recall", "take at least 4"),
         (three, None, "kid", "give a --reference or --dataset"),
     ):
         with pytest.raises(DataError, match=said):
-            evaluate_images(fakes, size, reals, None, Request((metric,)), Judges(network, (), CPU))
+            evaluate_images(fakes, size, reals, None, Request((metric,)), Networks(network, (), CPU))
     with pytest.raises(DataError, match="need captions"):
-        evaluate_images(three, size, None, None, Request(("clip-score",)), Judges(None, (network,), CPU))
+        evaluate_images(three, size, None, None, Request(("clip-score",)), Networks(None, (network,), CPU))
 
 
 @pytest.mark.parametrize(
@@ -606,4 +608,4 @@ def test_wrong_requests_are_refused(wrong: dict[str, object], said: str) -> None
     with pytest.raises(UsageError, match=said):
         Request(**wrong)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="Known: clip, inception"):
-        load_judges(Request(), CPU, "inceptoin")
+        load_networks(Request(), CPU, "inceptoin")

@@ -1,4 +1,4 @@
-"""Exported models: the same pictures without this package."""
+"""Exported models: the same images without this package."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_files_say_which_model_and_nothing_of_this_machine(model: Model, exp
     assert json.loads((exported / "export.json").read_text())["clip_fingerprint"] == model.clip.fingerprint
 
 
-def test_nothing_is_written_into_pictures_piece_by_piece(exported: Path) -> None:
+def test_nothing_is_written_into_images_piece_by_piece(exported: Path) -> None:
     """What adds in place in Python would be a ScatterND a piece, which takes most of the time of drawing."""
     operators = {node.op_type for node in onnx.load(exported / "generator.onnx").graph.node}
     assert {"Conv", "ConvTranspose"} <= operators
@@ -119,9 +119,9 @@ def test_the_example_needs_nothing_else(model: Model, exported: Path, tmp_path: 
     assert not loaded & {"torch", "open_clip", "ratlip_cli", "ftfy", "regex", "onnx"}
     noise = np.random.default_rng(0).standard_normal((2, 6), dtype=np.float32)
     for number, image in enumerate(drawn(model, noise, PROMPT)):
-        with Image.open(tmp_path / f"{number}.png") as picture:
+        with Image.open(tmp_path / f"{number}.png") as sample:
             levels = (image.transpose(1, 2, 0) + 1) * 127.5
-            assert np.abs(np.asarray(picture) - levels).max() <= 0.75
+            assert np.abs(np.asarray(sample) - levels).max() <= 0.75
     assert len((exported / "example.py").read_text().splitlines()) <= 25
 
 
@@ -133,9 +133,9 @@ def test_torch_export_draws_the_same(model: Model, tmp_path: Path) -> None:
     assert not loaded & {"open_clip", "ratlip_cli", "ftfy"}
     noise = torch.randn(2, 6, generator=torch.Generator().manual_seed(0)).numpy()
     for number, image in enumerate(drawn(model, noise, PROMPT)):
-        with Image.open(tmp_path / f"{number}.png") as picture:
+        with Image.open(tmp_path / f"{number}.png") as sample:
             levels = (image.transpose(1, 2, 0) + 1) * 127.5
-            assert np.abs(np.asarray(picture) - levels).max() <= 0.75
+            assert np.abs(np.asarray(sample) - levels).max() <= 0.75
     assert str(Path(export.__file__).parent).encode() not in (tmp_path / "torch" / "generator.pt2").read_bytes()
 
 

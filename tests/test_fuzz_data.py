@@ -21,8 +21,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from ratlip_cli.data.archives import ArchiveError, Member, check_archive, members
+from ratlip_cli.data.images import ImageError, read_image
 from ratlip_cli.data.layout import Problem, read_split
-from ratlip_cli.data.pictures import PictureError, read_picture
 from ratlip_cli.data.prepare import official_source, own_source
 from ratlip_cli.data.sources import tables
 from ratlip_cli.data.sources.own_images import Options
@@ -92,7 +92,7 @@ def one_byte(whole: bytes, random: np.random.Generator, end: int) -> tuple[bytes
     return whole[:at] + bytes([whole[at] ^ int(random.integers(1, 256))]) + whole[at + 1 :], at
 
 
-def picture(kind: str) -> bytes:
+def image(kind: str) -> bytes:
     random = np.random.default_rng(0)
     content = io.BytesIO()
     Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(content, kind)
@@ -100,11 +100,11 @@ def picture(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM"])
-def test_pictures(kind: str) -> None:
-    whole = picture(kind)
+def test_images(kind: str) -> None:
+    whole = image(kind)
     for random in rounds(150):
-        with one_line(PictureError):
-            assert read_picture(damaged(whole, random)).mode == "RGB"
+        with one_line(ImageError):
+            assert read_image(damaged(whole, random)).mode == "RGB"
 
 
 def tar(mode: str) -> bytes:
@@ -222,25 +222,25 @@ def test_a_changed_byte_of_a_jsonl_costs_one_row_at_most(tmp_path: Path) -> None
 
 
 def photos(folder: Path) -> list[Path]:
-    """Three ways to say what is on nine pictures; the files that say it and the pictures."""
+    """Three interpolations to say what is on nine images; the files that say it and the images."""
     for way in ("texts", "table", "shard"):
         (folder / way).mkdir(parents=True)
     for number in range(3):
-        (folder / "texts" / f"{number}.jpg").write_bytes(picture("JPEG"))
+        (folder / "texts" / f"{number}.jpg").write_bytes(image("JPEG"))
         (folder / "texts" / f"{number}.txt").write_text(f"caption {number}")
-        (folder / "table" / f"{number}.png").write_bytes(picture("PNG"))
+        (folder / "table" / f"{number}.png").write_bytes(image("PNG"))
     rows = "".join(json.dumps({"file_name": f"{number}.png", "text": "a row"}) + "\n" for number in range(3))
     (folder / "table" / "metadata.jsonl").write_text(rows)
     with tarfile.open(folder / "shard" / "0.tar", "w") as archive:
         for number in range(3):
-            for name, data in ((f"{number}.jpg", picture("JPEG")), (f"{number}.txt", b"in a shard")):
+            for name, data in ((f"{number}.jpg", image("JPEG")), (f"{number}.txt", b"in a shard")):
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_folders_of_pictures(tmp_path: Path) -> None:
+def test_folders_of_images(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     files = photos(folder)
     whole = {file: file.read_bytes() for file in files}

@@ -13,25 +13,25 @@ from pytorch_grad_cam import GradCAM
 from torch import Tensor, nn
 
 from ratlip_cli.data.dataset import CaptionedImages
-from ratlip_cli.data.drawn.parts import decode_parts
 from ratlip_cli.data.prepare import demo_source
+from ratlip_cli.demo.segments import decode_segments
 from ratlip_cli.errors import DataError, UsageError, WeightsError
 from ratlip_cli.explain import words
 from ratlip_cli.explain.explanation import explain, phrases_of
 from ratlip_cli.explain.faithfulness import KINDS, RANDOM_ORDERS, STEPS, compare, curves
 from ratlip_cli.explain.gradcam import Target, gradcam, make_target, resolve_layer, upsample
+from ratlip_cli.explain.input_images import InputImage, drawn, from_dataset, from_file
 from ratlip_cli.explain.intervals import mean_interval
-from ratlip_cli.explain.parts import (
+from ratlip_cli.explain.segments import (
     FEWEST,
     SUBJECT,
-    PartScore,
+    SegmentScore,
     centre_map,
-    part_named,
-    phrases_naming_parts,
-    score_part,
+    phrases_naming_segments,
+    score_segment,
+    segment_named,
     summarise,
 )
-from ratlip_cli.explain.subjects import Subject, drawn, from_dataset, from_file
 from ratlip_cli.pixels import from_image, to_images
 from ratlip_cli.sampling import generate
 from ratlip_cli.weights.model_folder import Model, load_folder
@@ -53,7 +53,7 @@ def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pictures(count: int, size: int, seed: int = 0) -> Tensor:
+def random_images(count: int, size: int, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
@@ -77,7 +77,7 @@ class _Scored(nn.Module):
 def test_maps_equal_the_grad_cam_package(tmp_path: Path, grid: int, size: int, name: str, leave_out: bool) -> None:
     clip = clip_of_grid(tmp_path / "clip", grid)
     target = make_target(name, load_folder(model_of(tmp_path / "model", clip)))
-    images = pictures(3, size)
+    images = random_images(3, size)
     text = target.clip.encode_text([PROMPT, "a blue bird", "a face"])
     without = target.clip.encode_text(["a red bird with", "a bird", "face"]) if leave_out else None
 
@@ -96,10 +96,10 @@ def test_maps_equal_the_grad_cam_package(tmp_path: Path, grid: int, size: int, n
         np.testing.assert_allclose((found - lowest) / (highest - lowest).clip(1e-12), expected, atol=1e-4)
 
 
-def test_a_map_depends_on_its_own_picture_alone_and_clip_stays_as_it_is(model: Model) -> None:
+def test_a_map_depends_on_its_own_image_alone_and_clip_stays_as_it_is(model: Model) -> None:
     target = make_target("discriminator", model)
     before = model.clip.fingerprint
-    images, text = pictures(3, 32), model.clip.encode_text([PROMPT]).expand(3, -1)
+    images, text = random_images(3, 32), model.clip.encode_text([PROMPT]).expand(3, -1)
     together = gradcam(target, images, text, 1)
     for k in range(3):
         alone = gradcam(target, images[k : k + 1], text[:1], 1)
@@ -111,7 +111,7 @@ def test_a_map_depends_on_its_own_picture_alone_and_clip_stays_as_it_is(model: M
 
 def test_the_score_of_words_is_the_change_of_the_target(model: Model) -> None:
     target = make_target("clip", model)
-    image, (full, less) = pictures(1, 32), model.clip.encode_text([PROMPT, "a red bird"]).split(1)
+    image, (full, less) = random_images(1, 32), model.clip.encode_text([PROMPT, "a red bird"]).split(1)
     change = gradcam(target, image, full, 2).scores - gradcam(target, image, less, 2).scores
     torch.testing.assert_close(gradcam(target, image, full, 2, less).scores, change)
     assert not gradcam(target, image, full, 2, full).cells.any()
@@ -190,8 +190,8 @@ def test_the_right_map_beats_every_order_and_the_wrong_one_none() -> None:
             assert higher is (best if found.kind == "insertion" else not best)
 
 
-def test_curves_begin_and_end_at_the_same_pictures() -> None:
-    image = pictures(1, 32)[0]
+def test_curves_begin_and_end_at_the_same_images() -> None:
+    image = random_images(1, 32)[0]
     found = curves(
         lambda shown: shown.mean(dim=(1, 2, 3)), image, np.eye(4, dtype=np.float32), np.random.default_rng(0)
     )
@@ -207,7 +207,7 @@ def test_curves_begin_and_end_at_the_same_pictures() -> None:
 
 def test_the_area_under_a_constant_is_the_constant() -> None:
     found = curves(
-        lambda shown: torch.full((len(shown),), 0.25), pictures(1, 32)[0], np.eye(4), np.random.default_rng(0)
+        lambda shown: torch.full((len(shown),), 0.25), random_images(1, 32)[0], np.eye(4), np.random.default_rng(0)
     )
     np.testing.assert_allclose([curve.auc for curve in found], 0.25)
     assert not any(result.better_than_random or result.better_than_centre for result in compare(found))
@@ -216,27 +216,27 @@ def test_the_area_under_a_constant_is_the_constant() -> None:
 def test_part_scores_of_maps_that_one_knows() -> None:
     mask = np.zeros((32, 32), dtype=bool)
     mask[4:12, 20:28] = True
-    inside = score_part("wings", "wings", mask.astype(float), mask)
+    inside = score_segment("wings", "wings", mask.astype(float), mask)
     assert (inside.pointing, inside.energy, inside.chance) == (1.0, 1.0, 64 / 1024)
-    flat = score_part("wings", "wings", np.ones((32, 32)), mask)
+    flat = score_segment("wings", "wings", np.ones((32, 32)), mask)
     assert flat.energy == pytest.approx(flat.chance)
-    nothing = score_part("wings", "wings", np.zeros((32, 32)), mask)
+    nothing = score_segment("wings", "wings", np.zeros((32, 32)), mask)
     assert (nothing.pointing, nothing.energy) == (0.0, 0.0)
-    centre = score_part("wings", "wings", centre_map(32), mask)
+    centre = score_segment("wings", "wings", centre_map(32), mask)
     assert centre.energy == pytest.approx(centre.centre_energy)
     middle = np.zeros((32, 32), dtype=bool)
     middle[15:17, 15:17] = True
-    assert score_part("eye", "eye", mask.astype(float), middle).centre_pointing == 1.0
+    assert score_segment("eye", "eye", mask.astype(float), middle).centre_pointing == 1.0
     middle[:, 16:] = False
-    assert score_part("eye", "eye", mask.astype(float), middle).centre_pointing == 0.5
+    assert score_segment("eye", "eye", mask.astype(float), middle).centre_pointing == 0.5
 
 
-def scored(count: int, pointing: float, energy: float) -> list[PartScore]:
-    return [PartScore("wings", "black wings", pointing, energy, 0.1, 0.6, 0.3)] * count
+def scored(count: int, pointing: float, energy: float) -> list[SegmentScore]:
+    return [SegmentScore("wings", "black wings", pointing, energy, 0.1, 0.6, 0.3)] * count
 
 
 def test_a_map_that_is_no_better_than_the_centre_is_said_to_be_so() -> None:
-    def verdict(scores: list[PartScore]) -> str:
+    def verdict(scores: list[SegmentScore]) -> str:
         (summary,) = summarise(scores)
         assert summary.n == len(scores)
         return summary.verdict
@@ -251,7 +251,7 @@ def test_a_map_that_is_no_better_than_the_centre_is_said_to_be_so() -> None:
         verdict(scored(30, 0.5, 0.3)) == "no better than the centre baseline; better than chance by pointing and energy"
     )
     assert verdict(scored(30, 0.0, 0.1)) == "no better than the centre baseline; no better than chance"
-    assert verdict(scored(FEWEST - 1, 1.0, 1.0)) == "9 pictures are too few to say"
+    assert verdict(scored(FEWEST - 1, 1.0, 1.0)) == "9 images are too few to say"
 
 
 def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
@@ -266,18 +266,18 @@ def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
 
 def test_words_name_parts() -> None:
     parts = ("wings", "beak", "belly", "perch", "leaves", "centre")
-    assert part_named("black wings", parts) == "wings"
-    assert part_named("orange-winged bird", parts) == "wings"
-    assert part_named("Wing", parts) == "wings"
-    assert part_named("long yellow bill", parts) == "beak"
-    assert part_named("one leaf", parts) == "leaves"
-    assert part_named("hat", parts) is None
-    assert part_named("wings", ()) is None
+    assert segment_named("black wings", parts) == "wings"
+    assert segment_named("orange-winged bird", parts) == "wings"
+    assert segment_named("Wing", parts) == "wings"
+    assert segment_named("long yellow bill", parts) == "beak"
+    assert segment_named("one leaf", parts) == "leaves"
+    assert segment_named("hat", parts) is None
+    assert segment_named("wings", ()) is None
 
 
-def test_generated_pictures_are_those_of_generate(model: Model) -> None:
+def test_generated_images_are_those_of_generate(model: Model) -> None:
     subjects = drawn(model, PROMPT, 2, seed=3)
-    expected = [picture.image.tobytes() for picture in generate(model, [PROMPT], 2, seed=3)]
+    expected = [one.image.tobytes() for one in generate(model, [PROMPT], 2, seed=3)]
     assert [image.tobytes() for subject in subjects for image in to_images(subject.image[None])] == expected
 
 
@@ -288,15 +288,15 @@ def test_masks_lie_where_the_parts_are(birds: Path) -> None:
     for subject, index in zip(subjects, (0, 6, 13, 20, 27), strict=True):
         assert torch.equal(subject.image, dataset.centre_crop(index))
         captions = dataset.entries[index].captions
-        named = [len(phrases_naming_parts(caption, subject.masks)) for caption in captions]
+        named = [len(phrases_naming_segments(caption, subject.masks)) for caption in captions]
         assert subject.prompt == captions[named.index(max(named))]
-        whole = decode_parts(dataset.entries[index].extra["parts"])
+        whole = decode_segments(dataset.entries[index].extra["parts"])
         assert {name for name, mask in whole.items() if mask[3:35, 3:35].any()} == set(subject.masks)
         for name, mask in subject.masks.items():
             np.testing.assert_array_equal(mask, whole[name][3:35, 3:35])
 
 
-def test_masks_follow_pictures_to_another_size(birds: Path) -> None:
+def test_masks_follow_images_to_another_size(birds: Path) -> None:
     small, large = (from_dataset(CaptionedImages(birds, "train", size), 1)[0] for size in (32, 64))
     assert large.image.shape[-1] == 64
     for name, mask in small.masks.items():
@@ -318,7 +318,7 @@ def test_a_file_of_a_dataset_brings_its_caption_and_parts(birds: Path, tmp_path:
         from_file(elsewhere, None, 32)
 
 
-def test_any_picture_file_becomes_a_square(tmp_path: Path) -> None:
+def test_any_image_file_becomes_a_square(tmp_path: Path) -> None:
     wide = Image.new("RGB", (200, 100), "red")
     wide.paste("blue", (50, 0, 150, 100))
     wide.save(tmp_path / "wide.png")
@@ -328,15 +328,15 @@ def test_any_picture_file_becomes_a_square(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(DataError, match=r"broken\.png"):
         from_file(tmp_path / "broken.png", PROMPT, 32)
-    with pytest.raises(DataError, match=r"none\.png: the picture does not exist"):
+    with pytest.raises(DataError, match=r"none\.png: the image does not exist"):
         from_file(tmp_path / "none.png", PROMPT, 32)
 
 
 def test_an_explanation_holds_maps_numbers_and_parts(model: Model, birds: Path) -> None:
     target = make_target("clip", model)
     (subject,) = from_dataset(CaptionedImages(birds, "train", 32), 1)
-    subject = Subject(subject.name, "a bird with black wings and a red beak", subject.image, subject.masks)
-    phrases = phrases_naming_parts(subject.prompt, subject.masks)
+    subject = InputImage(subject.name, "a bird with black wings and a red beak", subject.image, subject.masks)
+    phrases = phrases_naming_segments(subject.prompt, subject.masks)
     assert [phrase.text for phrase in phrases] == ["black wings", "red beak"]
     found = explain(model, target, 5, subject, phrases, seed=0)
     assert [score.part for score in found.part_scores()] == [SUBJECT, "wings", "beak"]
@@ -346,7 +346,7 @@ def test_an_explanation_holds_maps_numbers_and_parts(model: Model, birds: Path) 
         assert part.pixels.shape == (32, 32)
         assert part.cells.max() == pytest.approx(1)
     wings = found.words[0]
-    expected = score_part("wings", "black wings", wings.pixels, subject.masks["wings"])
+    expected = score_segment("wings", "black wings", wings.pixels, subject.masks["wings"])
     assert wings.part == expected
     vectors = model.clip.encode_text(["a bird with black wings and a red beak", "a bird with and a red beak"])
     alone = gradcam(target, subject.image[None], vectors[:1], 5, vectors[1:])

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "ratlip_cli"
 FLOORS = [
     {"errors", "files"},
     {"tensor_files", "pixels", "device"},
+    {"demo"},
     {"model"},
     {"weights", "data"},
     {"sampling"},

@@ -1,4 +1,4 @@
-"""Latent views: projections, angles, ways between captions, pairs of real and generated pictures."""
+"""Latent views: projections, angles, interpolations between captions, pairs of real and generated images."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ratlip_cli.explain.latent import (
     angles,
     check_method,
     fake_images,
+    interpolate,
     make_space,
     project,
     slerp,
     unit,
-    way,
 )
-from ratlip_cli.explain.views import caption_view, pair_view, real_pictures
+from ratlip_cli.explain.latent_views import caption_view, pair_view, real_images
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.pixels import to_images
 from ratlip_cli.sampling import generate, noise_vectors
@@ -132,42 +132,42 @@ def test_slerp_stays_on_the_sphere() -> None:
     torch.testing.assert_close(slerp(start, 2 * start, 0.5), 1.5 * start)
 
 
-def test_a_way_begins_and_ends_at_pictures_of_generate(model: Model) -> None:
+def test_a_way_begins_and_ends_at_images_of_generate(model: Model) -> None:
     space = make_space("clip", model)
-    found = way(model, space, CAPTIONS, 4, (0, 1), seed=5)
-    drawn = [picture.image.tobytes() for picture in generate(model, CAPTIONS, 2, seed=5)]
+    found = interpolate(model, space, CAPTIONS, 4, (0, 1), seed=5)
+    drawn = [one.image.tobytes() for one in generate(model, CAPTIONS, 2, seed=5)]
     pixels = [image.tobytes() for image in to_images(found.images)]
     assert (pixels[0], pixels[-1]) == (drawn[0], drawn[3])
     assert len(set(pixels)) == 4
     text = model.clip.encode_text([CAPTIONS[1]])
     expected = clip_similarity(model.clip.encode_image(found.images), text.expand(4, -1))
     np.testing.assert_allclose(found.to_end, expected.numpy(), atol=1e-6)
-    same = way(model, space, CAPTIONS, 2, (0, 0), seed=5)
+    same = interpolate(model, space, CAPTIONS, 2, (0, 0), seed=5)
     assert to_images(same.images)[-1].tobytes() == drawn[2]
 
 
 def test_text_goes_straight_from_one_caption_to_the_other(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def draw(model: Model, noise: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    def sample(model: Model, noise: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         seen.append((noise[0], text[0]))
         return torch.zeros(1, 3, 32, 32)
 
-    monkeypatch.setattr("ratlip_cli.explain.latent.draw", draw)
-    way(model, make_space("clip", model), CAPTIONS, 3, (0, 1), seed=0)
+    monkeypatch.setattr("ratlip_cli.explain.latent.sample", sample)
+    interpolate(model, make_space("clip", model), CAPTIONS, 3, (0, 1), seed=0)
     first, last = model.clip.encode_text(CAPTIONS)
     torch.testing.assert_close(seen[1][1], (first + last) / 2)
     start, end = noise_vectors(0, [0, 1], 6)
     torch.testing.assert_close(seen[1][0], slerp(start, end, 0.5))
 
 
-def test_pairs_compare_each_picture_with_its_own(model: Model, tiny_dataset: Path) -> None:
+def test_pairs_compare_each_image_with_its_own(model: Model, tiny_dataset: Path) -> None:
     dataset, space = CaptionedImages(tiny_dataset, "train", 32), make_space("clip", model)
-    real = real_pictures(space, dataset, 4, nobody)
+    real = real_images(space, dataset, 4, nobody)
     assert real.files == [str(dataset.entries[k].file) for k in (0, 2, 5, 7)]
     assert real.captions == [dataset.entries[k].captions[0] for k in (0, 2, 5, 7)]
     view = pair_view(space, model, real, seed=2, progress=nobody)
-    assert len(real_pictures(space, dataset, 99, nobody).files) == len(dataset)
+    assert len(real_images(space, dataset, 99, nobody).files) == len(dataset)
     for k, caption in enumerate(real.captions):
         drawn = list(generate(model, [caption], k + 1, seed=2))[k]
         fake = next(iter(fake_images(model, [caption], [k], seed=2)))
@@ -183,10 +183,10 @@ def test_pairs_compare_each_picture_with_its_own(model: Model, tiny_dataset: Pat
 
 def test_captions_share_their_noises(model: Model) -> None:
     view = caption_view(make_space("clip", model), model, CAPTIONS, 3, seed=1, progress=nobody)
-    drawn = [picture.image.tobytes() for picture in generate(model, CAPTIONS, 3, seed=1)]
+    drawn = [one.image.tobytes() for one in generate(model, CAPTIONS, 3, seed=1)]
     for noise in range(3):
-        for number, picture in enumerate(to_images(view.images[noise])):
-            assert picture.tobytes() == drawn[3 * number + noise]
+        for number, image in enumerate(to_images(view.images[noise])):
+            assert image.tobytes() == drawn[3 * number + noise]
     np.testing.assert_allclose(np.linalg.norm(view.vectors, axis=-1), 1)
 
 

@@ -35,10 +35,10 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def records(count: int = 12) -> list[Record | Problem]:
-    """`count` pictures of various shapes, every fourth one test, and two that cannot be used."""
+    """`count` images of various shapes, every fourth one test, and two that cannot be used."""
     good: list[Record | Problem] = [
         Record(
-            f"picture-{number}",
+            f"image-{number}",
             "train" if number % 4 else "test",
             (f"the number {number}", "  spaces\n and lines "),
             noise(45 + number, 60 - number, number),
@@ -72,20 +72,20 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     assert info.counts == {"train": 9, "test": 3}
     assert info.left_out == (Problem("no-caption", "it has no caption"), Problem("x.txt", "it is not UTF-8"))
     entries = {split: read_split(tmp_path / "noise", split) for split in info.counts}
-    assert [entry.file.stem for entry in entries["test"]] == ["picture-0", "picture-4", "picture-8"]
+    assert [entry.file.stem for entry in entries["test"]] == ["image-0", "image-4", "image-8"]
     assert entries["train"][0].captions == ("the number 1", "spaces and lines")
     assert entries["train"][0].extra == {"class": "noise", "number": 1}
     for entry in entries["train"] + entries["test"]:
-        with Image.open(entry.file) as picture:
-            assert (picture.format, picture.mode, min(picture.size)) == ("PNG", "RGB", 38)
+        with Image.open(entry.file) as image:
+            assert (image.format, image.mode, min(image.size)) == ("PNG", "RGB", 38)
     assert check_dataset(tmp_path / "noise") == []
 
 
-def test_pictures_of_the_stored_size_are_kept_to_the_bit(tmp_path: Path) -> None:
-    picture = noise(38, 50)
-    write(tmp_path / "noise", [Record("same", "train", ("noise",), picture)])
+def test_images_of_the_stored_size_are_kept_to_the_bit(tmp_path: Path) -> None:
+    image = noise(38, 50)
+    write(tmp_path / "noise", [Record("same", "train", ("noise",), image)])
     with Image.open(tmp_path / "noise" / "train" / "same.png") as stored:
-        assert np.array_equal(np.asarray(stored), np.asarray(picture))
+        assert np.array_equal(np.asarray(stored), np.asarray(image))
 
 
 @pytest.mark.parametrize(("image_size", "side"), [(32, 38), (64, 76), (128, 152), (256, 304), (512, 608)])
@@ -100,15 +100,15 @@ def test_the_shorter_side_is_76_64ths_of_the_image_size(
         assert max(stored.size) == round(max(shape) * side / min(shape))
 
 
-def test_crops_are_taken_from_the_picture_and_clipped_to_it(tmp_path: Path) -> None:
-    picture = noise(60, 60)
+def test_crops_are_taken_from_the_image_and_clipped_to_it(tmp_path: Path) -> None:
+    image = noise(60, 60)
     items = [
-        Record("inside", "train", ("noise",), picture, crop=(10, 5, 48, 43)),
-        Record("over-the-edge", "train", ("noise",), picture, crop=(-9, 40, 38, 78)),
-        Record("outside", "train", ("noise",), picture, crop=(60, 0, 90, 30)),
+        Record("inside", "train", ("noise",), image, crop=(10, 5, 48, 43)),
+        Record("over-the-edge", "train", ("noise",), image, crop=(-9, 40, 38, 78)),
+        Record("outside", "train", ("noise",), image, crop=(60, 0, 90, 30)),
     ]
     info = write(tmp_path / "noise", items)
-    pixels = np.asarray(picture)
+    pixels = np.asarray(image)
     with Image.open(tmp_path / "noise" / "train" / "inside.png") as stored:
         assert np.array_equal(np.asarray(stored), pixels[5:43, 10:48])
     with Image.open(tmp_path / "noise" / "train" / "over-the-edge.png") as stored:
@@ -143,7 +143,7 @@ def test_interrupted_and_run_again_gives_the_same_bytes(tmp_path: Path, after: i
     assert sorted(path.name for path in tmp_path.iterdir()) == ["noise", "whole"]
 
 
-def test_pictures_that_are_there_are_not_made_again_and_damaged_ones_are(tmp_path: Path) -> None:
+def test_images_that_are_there_are_not_made_again_and_damaged_ones_are(tmp_path: Path) -> None:
     made = []
 
     def drawn(number: int) -> Record:
@@ -227,23 +227,23 @@ def test_strict_stops_at_the_first_bad_record(tmp_path: Path, workers: int) -> N
 
 
 def test_bad_records_are_left_out_by_name_and_reason(tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("this is no picture")
-    picture = noise(50, 50)
+    (tmp_path / "text.jpg").write_text("this is no image")
+    image = noise(50, 50)
     bad = {
-        "": Record("", "train", ("a caption",), picture),
-        "../outside": Record("../outside", "train", ("a caption",), picture),
-        ".hidden": Record(".hidden", "train", ("a caption",), picture),
-        "new\nline": Record("new\nline", "train", ("a caption",), picture),
-        "long" * 60: Record("long" * 60, "train", ("a caption",), picture),
-        "surrogate": Record("surrogate", "train", ("not UTF-8: \udcff",), picture),
-        "infinite": Record("infinite", "train", ("a caption",), picture, extra={"weight": float("inf")}),
-        "none": Record("none", "train", (), picture),
+        "": Record("", "train", ("a caption",), image),
+        "../outside": Record("../outside", "train", ("a caption",), image),
+        ".hidden": Record(".hidden", "train", ("a caption",), image),
+        "new\nline": Record("new\nline", "train", ("a caption",), image),
+        "long" * 60: Record("long" * 60, "train", ("a caption",), image),
+        "surrogate": Record("surrogate", "train", ("not UTF-8: \udcff",), image),
+        "infinite": Record("infinite", "train", ("a caption",), image, extra={"weight": float("inf")}),
+        "none": Record("none", "train", (), image),
         "folder/text.jpg": Record("text", "train", ("a caption",), tmp_path / "text.jpg", origin="folder/text.jpg"),
         "missing": Record("missing", "train", ("a caption",), tmp_path / "missing.jpg"),
         "narrow": Record("narrow", "train", ("a caption",), noise(3, 900)),
-        "GOOD": Record("GOOD", "train", ("differs in case alone",), picture),
+        "GOOD": Record("GOOD", "train", ("differs in case alone",), image),
     }
-    info = write(tmp_path / "noise", [Record("good", "train", ("a caption",), picture), *bad.values()])
+    info = write(tmp_path / "noise", [Record("good", "train", ("a caption",), image), *bad.values()])
     assert info.counts == {"train": 1}
     assert {problem.name for problem in info.left_out} == set(bad)
     assert all(problem.reason and "\n" not in problem.reason for problem in info.left_out)
@@ -257,7 +257,7 @@ def test_splits_may_share_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("items", [[], [Problem("x.jpg", "it has no caption")]])
 def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path: Path, items: list[Record | Problem]) -> None:
-    with pytest.raises(DataError, match="no picture with a caption"):
+    with pytest.raises(DataError, match="no image with a caption"):
         write(tmp_path / "noise", items)
     assert list(tmp_path.iterdir()) == []
 
@@ -327,8 +327,8 @@ def test_a_foreign_description_is_one_clear_line(tmp_path: Path, text: bytes) ->
     [
         "{",
         "[]",
-        '{"file_name": "picture-1.png"}',
-        '{"file_name": "picture-1.png", "captions": "a"}',
+        '{"file_name": "image-1.png"}',
+        '{"file_name": "image-1.png", "captions": "a"}',
         '{"file_name": "../x.png", "captions": ["a"]}',
     ],
 )
@@ -340,7 +340,7 @@ def test_damaged_metadata_is_one_clear_line(tmp_path: Path, line: str) -> None:
     with pytest.raises(DataError, match=r"metadata\.jsonl is damaged"):
         read_split(tmp_path / "noise", "train")
     file.write_text("\n".join(lines[:-1]) + "\n")
-    with pytest.raises(DataError, match="8 lines for 9 pictures"):
+    with pytest.raises(DataError, match="8 lines for 9 images"):
         read_split(tmp_path / "noise", "train")
     file.unlink()
     with pytest.raises(DataError, match="cannot read"):
@@ -353,13 +353,13 @@ def test_damaged_metadata_is_one_clear_line(tmp_path: Path, line: str) -> None:
 def test_a_check_finds_what_is_wrong(tmp_path: Path, workers: int) -> None:
     write(tmp_path / "noise", records())
     train = tmp_path / "noise" / "train"
-    os.truncate(train / "picture-1.png", 100)
-    (train / "picture-2.png").unlink()
-    noise(20, 20).save(train / "picture-3.png")
+    os.truncate(train / "image-1.png", 100)
+    (train / "image-2.png").unlink()
+    noise(20, 20).save(train / "image-3.png")
     noise(38, 38).save(train / "stray.png")
     found = {problem.name: problem.reason for problem in check_dataset(tmp_path / "noise", workers)}
-    assert set(found) == {f"train/{name}.png" for name in ("picture-1", "picture-2", "picture-3", "stray")}
-    assert found["train/picture-3.png"] == "its shorter side is 20 pixels, not 38"
+    assert set(found) == {f"train/{name}.png" for name in ("image-1", "image-2", "image-3", "stray")}
+    assert found["train/image-3.png"] == "its shorter side is 20 pixels, not 38"
 
 
 def test_the_imagefolder_loader_of_datasets_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A small model learns to draw the right picture for the right caption: the proof that all of training works."""
+"""A small model learns to draw the right image for the right caption: the proof that all of training works."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ NOISES = 4
 
 
 def drawn(shape: str, colour: str, ground: str) -> Image.Image:
-    picture = Image.new("RGB", (38, 38), ground)
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (38, 38), ground)
+    pen = ImageDraw.Draw(image)
     if shape == "circle":
         pen.ellipse((8, 8, 30, 30), fill=colour)
     elif shape == "square":
@@ -42,13 +42,13 @@ def drawn(shape: str, colour: str, ground: str) -> Image.Image:
     else:
         pen.rectangle((16, 5, 22, 33), fill=colour)
         pen.rectangle((5, 16, 33, 22), fill=colour)
-    return picture
+    return image
 
 
 def clip_that_tells_words_apart(folder: Path) -> None:
     """Random weights, but the words' embeddings are large, those of start and end are zero, and sentences lie apart.
 
-    With vectors a quarter as long, of which some lie 1.2 apart, most seeds draw one picture for two captions for long.
+    With vectors a quarter as long, of which some lie 1.2 apart, most seeds draw one image for two captions for long.
     """
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
@@ -63,7 +63,7 @@ def clip_that_tells_words_apart(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_right_picture_for_the_right_caption(tmp_path: Path) -> None:
+def test_the_right_image_for_the_right_caption(tmp_path: Path) -> None:
     clip_that_tells_words_apart(tmp_path / "clip")
     write_dataset(
         tmp_path / "shapes",
@@ -103,13 +103,13 @@ def test_the_right_picture_for_the_right_caption(tmp_path: Path) -> None:
     for _ in session.run():
         pass
 
-    pictures = CaptionedImages(tmp_path / "shapes", "train", 32)
-    real = torch.stack([pictures.centre_crop(index) for index in range(len(pictures))])
+    samples = CaptionedImages(tmp_path / "shapes", "train", 32)
+    real = torch.stack([samples.centre_crop(index) for index in range(len(samples))])
     trainer = session.trainer
     right = 0
     for noise in noise_vectors(1, range(NOISES), 16):
         with torch.no_grad():
-            images = trainer.average(noise.expand(len(real), -1), trainer.text, trainer.clip)
-        distances = (images[:, None] - real[None]).square().mean(dim=(2, 3, 4))  # each drawn picture to each real one
+            images = trainer.ema(noise.expand(len(real), -1), trainer.text, trainer.clip)
+        distances = (images[:, None] - real[None]).square().mean(dim=(2, 3, 4))  # each drawn image to each real one
         right += int((distances.argmin(dim=1) == torch.arange(len(real))).sum())
-    assert right >= 0.9 * NOISES * len(real), f"{right} of {NOISES * len(real)} are nearest to their caption's picture"
+    assert right >= 0.9 * NOISES * len(real), f"{right} of {NOISES * len(real)} are nearest to their caption's image"

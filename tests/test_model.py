@@ -58,7 +58,7 @@ def inputs(clip: FrozenCLIP, config: GeneratorConfig, batch: int) -> tuple[Tenso
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_picture_does_not_depend_on_its_batch(clip: FrozenCLIP, variant: str) -> None:
+def test_a_image_does_not_depend_on_its_batch(clip: FrozenCLIP, variant: str) -> None:
     config = replace(CONFIG, variant=variant)
     generator = randomised(Generator(config, clip.geometry)).eval()
     noise, text = inputs(clip, config, batch=3)
@@ -70,7 +70,7 @@ def test_a_picture_does_not_depend_on_its_batch(clip: FrozenCLIP, variant: str) 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_noise_and_text_both_reach_the_picture(clip: FrozenCLIP, variant: str) -> None:
+def test_noise_and_text_both_reach_the_image(clip: FrozenCLIP, variant: str) -> None:
     config = replace(CONFIG, variant=variant)
     generator = randomised(Generator(config, clip.geometry)).eval()
     noise, text = inputs(clip, config, batch=2)

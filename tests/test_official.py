@@ -38,7 +38,7 @@ SIZE, SIDE = 32, 38
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Expect as many pictures as the archives here have, and no more patience with a dead address than needed."""
+    """Expect as many images as the archives here have, and no more patience with a dead address than needed."""
     for name, counts in COUNTS.items():
         monkeypatch.setitem(prepare.OFFICIAL, name, replace(prepare.OFFICIAL[name], counts=counts))
     monkeypatch.setattr(celeba_tiny, "tiny_list", lambda: SMALL_LIST)
@@ -81,9 +81,9 @@ def test_workers_and_interruptions_change_nothing(tmp_path: Path, name: str) -> 
     class Stopped(Exception):
         pass
 
-    def stop_after(pictures: int) -> prepare.Progress:
+    def stop_after(images: int) -> prepare.Progress:
         def stop(counted: str, done: int, total: int | None) -> None:
-            if done == pictures:
+            if done == images:
                 raise Stopped
 
         return stop
@@ -91,10 +91,10 @@ def test_workers_and_interruptions_change_nothing(tmp_path: Path, name: str) -> 
     WRITERS[name](tmp_path / "raw")
     prepared(name, tmp_path / "raw", tmp_path / "whole", workers=2)
     source = official_source(name, tmp_path, tmp_path / "raw", accepted=True, image_size=SIZE)
-    for pictures in range(1, sum(COUNTS[name].values()) + 1):
-        out = tmp_path / f"again-{pictures}"
+    for images in range(1, sum(COUNTS[name].values()) + 1):
+        out = tmp_path / f"again-{images}"
         with pytest.raises(Stopped):
-            source.prepare(out, 1, progress=stop_after(pictures))
+            source.prepare(out, 1, progress=stop_after(images))
         assert not out.exists()
         source.prepare(out, 1)
         assert contents(out) == contents(tmp_path / "whole")
@@ -126,7 +126,7 @@ def unpack(archive: Path) -> None:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_unpacked_or_packed_makes_the_same_pictures(tmp_path: Path, name: str) -> None:
+def test_unpacked_or_packed_makes_the_same_images(tmp_path: Path, name: str) -> None:
     raw = tmp_path / "raw"
     WRITERS[name](raw)
     packed = prepared(name, raw, tmp_path / "packed")
@@ -248,7 +248,7 @@ def test_official_counts_are_those_of_the_publishers() -> None:
 def test_what_is_wrong_in_an_archive_is_named_and_the_rest_is_kept(tmp_path: Path) -> None:
     files = written.cub_files()
     images = [name for name in files if name.endswith(".jpg")]
-    files[images[0]] = b"no picture"
+    files[images[0]] = b"no image"
     del files[images[1]]
     files["images/003.Sooty_Albatross/Sooty_1.jpg"] = written.jpeg((400, 300))
     files["bounding_boxes.txt"] += "9 1 2 nan 4\n5\n"
@@ -263,13 +263,13 @@ def test_what_is_wrong_in_an_archive_is_named_and_the_rest_is_kept(tmp_path: Pat
     info = prepared("cub", tmp_path, tmp_path / "cub")
     assert info.counts == {"train": 1, "test": 1}
     assert {problem.name: problem.reason for problem in info.left_out} == {
-        "bounding_boxes.txt, line 5": "not the number of a picture and its box",
-        "bounding_boxes.txt, line 6": "not the number of a picture and its box",
+        "bounding_boxes.txt, line 5": "not the number of an image and its box",
+        "bounding_boxes.txt, line 6": "not the number of an image and its box",
         f"{text}, line 1": "not UTF-8",
-        images[0].removeprefix("images/"): "not a picture that can be read (JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM)",
+        images[0].removeprefix("images/"): "not an image that can be read (JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM)",
         images[1].removeprefix("images/"): "its archive does not hold it",
         "003.Sooty_Albatross/Sooty_1.jpg": "it has no box in bounding_boxes.txt",
-        "train": "2 pictures with captions were found, not 3",
+        "train": "2 images with captions were found, not 3",
     }
     (entry,) = read_split(tmp_path / "cub", "train")
     assert entry.captions == ("a bird that sings",)
@@ -294,7 +294,7 @@ def test_missing_captions_classes_and_labels_are_named(tmp_path: Path, name: str
         written.tar_gz(archive, written.reed_files([("class_00077", "image_00001")], written.FLOWER_CLASSES))
         expected = {"image_00002.jpg", "image_00003.jpg", "image_00004.jpg"}
         if name == "cub":
-            with pytest.raises(DataError, match="no picture with a caption"):
+            with pytest.raises(DataError, match="no image with a caption"):
                 prepared(name, tmp_path, tmp_path / "out")
             return
     info = prepared(name, tmp_path, tmp_path / "out")

@@ -16,8 +16,8 @@ from ratlip_cli.data.sources.own_images import Options, count, fingerprint, reco
 from ratlip_cli.errors import DataError, UsageError
 
 
-def picture(file: Path, captions: str | bytes | None = None) -> None:
-    """Write a small picture and, where given, the text file of its captions."""
+def image(file: Path, captions: str | bytes | None = None) -> None:
+    """Write a small image and, where given, the text file of its captions."""
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 40), "red").save(file)
     if captions is not None:
@@ -26,7 +26,7 @@ def picture(file: Path, captions: str | bytes | None = None) -> None:
 
 
 def read(folder: Path, options: Options | None = None) -> tuple[dict[str, Record], dict[str, str]]:
-    """Return the records by the paths of their pictures and the problems by their names."""
+    """Return the records by the paths of their images and the problems by their names."""
     found = list(records(folder, options or Options()))
     good = {item.origin: item for item in found if isinstance(item, Record)}
     bad = {item.name: item.reason for item in found if isinstance(item, Problem)}
@@ -44,10 +44,10 @@ def metadata(folder: Path, *rows: object) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(lines))
 
 
-def test_a_text_file_beside_each_picture(tmp_path: Path) -> None:
-    picture(tmp_path / "a.jpg", "a red square\nall red\n")
-    picture(tmp_path / "b.PNG", "\ufeffwith a byte order mark\r\nund Umlauten: äöü\r\n")
-    picture(tmp_path / "roses" / "a.jpg", "in a folder")
+def test_a_text_file_beside_each_image(tmp_path: Path) -> None:
+    image(tmp_path / "a.jpg", "a red square\nall red\n")
+    image(tmp_path / "b.PNG", "\ufeffwith a byte order mark\r\nund Umlauten: äöü\r\n")
+    image(tmp_path / "roses" / "a.jpg", "in a folder")
     good, bad = read(tmp_path)
     assert bad == {}
     assert captions(good) == {
@@ -60,34 +60,34 @@ def test_a_text_file_beside_each_picture(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
-    picture(tmp_path / "good.jpg", "a caption")
-    picture(tmp_path / "alone.jpg")
-    picture(tmp_path / "latin.jpg", "caf\xe9".encode("latin-1"))
-    picture(tmp_path / "windows.jpg", "a caption".encode("utf-16"))
-    picture(tmp_path / "phone.jpg", "a caption")
+    image(tmp_path / "good.jpg", "a caption")
+    image(tmp_path / "alone.jpg")
+    image(tmp_path / "latin.jpg", "caf\xe9".encode("latin-1"))
+    image(tmp_path / "windows.jpg", "a caption".encode("utf-16"))
+    image(tmp_path / "phone.jpg", "a caption")
     (tmp_path / "phone.jpg").rename(tmp_path / "phone.heic")
     (tmp_path / "README.txt").write_text("not a caption")
     (tmp_path / "good.json").write_text("{}")
-    picture(tmp_path / ".hidden" / "x.jpg", "a caption")
+    image(tmp_path / ".hidden" / "x.jpg", "a caption")
     good, bad = read(tmp_path)
     assert list(good) == ["good.jpg"]
     assert bad == {
         "alone.jpg": "it has no caption: alone.txt is missing",
         "latin.jpg": "latin.txt is not UTF-8",
         "windows.jpg": "windows.txt is not UTF-8",
-        "phone.heic": "not a kind of picture that can be read; convert it to PNG or JPEG",
+        "phone.heic": "not a kind of image that can be read; convert it to PNG or JPEG",
     }
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_a_table_names_pictures_and_captions(tmp_path: Path, kind: str) -> None:
+def test_a_table_names_images_and_captions(tmp_path: Path, kind: str) -> None:
     rows = [
         {"file_name": "a.jpg", "text": "a red square", "class": "square"},
         {"file_name": "more/b.jpg", "text": 'quoted "red",\nin two lines', "class": "square"},
     ]
     for row in rows:
-        picture(tmp_path / row["file_name"])
-    picture(tmp_path / "unnamed.jpg", "a text file beside a table does not count")
+        image(tmp_path / row["file_name"])
+    image(tmp_path / "unnamed.jpg", "a text file beside a table does not count")
     if kind == "jsonl":
         metadata(tmp_path, *rows, "")
     else:
@@ -118,7 +118,7 @@ def test_captions_are_found_in_the_column_that_is_there_or_asked_for(tmp_path: P
 
 
 def test_bad_rows_are_named_and_the_rest_is_kept(tmp_path: Path) -> None:
-    picture(tmp_path / "a.jpg")
+    image(tmp_path / "a.jpg")
     metadata(
         tmp_path,
         '{"file_name": "a.jpg", "text": "cut sho',
@@ -175,7 +175,7 @@ def test_columns_that_name_files_are_not_taken_over(tmp_path: Path) -> None:
 
 def test_folders_train_and_test_are_the_splits(tmp_path: Path) -> None:
     for name in ("train/1.jpg", "train/2.jpg", "test/1.jpg"):
-        picture(tmp_path / name, name)
+        image(tmp_path / name, name)
     good, bad = read(tmp_path, Options(test_fraction=0.5))
     assert bad == {}
     assert [(record.split, record.name) for record in good.values()] == [("test", "1"), ("train", "1"), ("train", "2")]
@@ -194,7 +194,7 @@ def test_a_table_in_each_split_or_one_above_them(tmp_path: Path) -> None:
 
 
 def test_the_split_is_by_name_alone(tmp_path: Path) -> None:
-    names = [f"picture {number}" for number in range(2000)]
+    names = [f"image {number}" for number in range(2000)]
     options = Options(test_fraction=0.2, seed=1)
     test = {name for name in names if options.split(name) == "test"}
     assert 330 < len(test) < 470  # four standard deviations
@@ -203,8 +203,8 @@ def test_the_split_is_by_name_alone(tmp_path: Path) -> None:
     other = {name for name in names if Options(test_fraction=0.2, seed=2).split(name) == "test"}
     assert 30 < len(test & other) < 130
     assert {Options(test_fraction=0).split(name) for name in names} == {"train"}
-    picture(tmp_path / "picture 3.jpg", "a caption")
-    assert read(tmp_path, options)[0]["picture 3.jpg"].split == options.split("picture 3")
+    image(tmp_path / "image 3.jpg", "a caption")
+    assert read(tmp_path, options)[0]["image 3.jpg"].split == options.split("image 3")
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 7, float("nan")])
@@ -214,7 +214,7 @@ def test_an_impossible_fraction_is_refused(fraction: float) -> None:
 
 
 def test_prepared_datasets_inside_the_folder_are_not_read(tmp_path: Path) -> None:
-    picture(tmp_path / "a.jpg", "a caption")
+    image(tmp_path / "a.jpg", "a caption")
     before = fingerprint(tmp_path)
     write(tmp_path, tmp_path / "data" / "own")
     assert [entry.file.name for entry in read_split(tmp_path / "data" / "own", "train")] == ["a.png"]
@@ -223,13 +223,13 @@ def test_prepared_datasets_inside_the_folder_are_not_read(tmp_path: Path) -> Non
 
 
 def test_the_fingerprint_changes_with_every_file(tmp_path: Path) -> None:
-    picture(tmp_path / "a.jpg", "a caption")
+    image(tmp_path / "a.jpg", "a caption")
     seen = {fingerprint(tmp_path)}
     assert fingerprint(tmp_path) in seen
     (tmp_path / "a.txt").write_text("b caption")
     os.utime(tmp_path / "a.txt", ns=(1, 1))
     seen.add(fingerprint(tmp_path))
-    picture(tmp_path / "folder" / "b.jpg", "a caption")
+    image(tmp_path / "folder" / "b.jpg", "a caption")
     seen.add(fingerprint(tmp_path))
     (tmp_path / "folder" / "b.jpg").rename(tmp_path / "folder" / "c.jpg")
     seen.add(fingerprint(tmp_path))
@@ -237,7 +237,7 @@ def test_the_fingerprint_changes_with_every_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_or_a_file_is_one_clear_line(tmp_path: Path) -> None:
-    picture(tmp_path / "a.jpg")
+    image(tmp_path / "a.jpg")
     with pytest.raises(DataError, match="does not exist"):
         read(tmp_path / "nowhere")
     with pytest.raises(DataError, match="is a file"):

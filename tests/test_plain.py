@@ -1,4 +1,4 @@
-"""The package computes what the plain transcription computes: pictures, logits, losses and gradients."""
+"""The package computes what the plain transcription computes: images, logits, losses and gradients."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def randomise(network: nn.Module) -> None:
 
 @pytest.mark.parametrize(("training", "image_size"), [(False, 64), (True, 48)])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_pictures_and_their_gradients(clip: FrozenCLIP, variant: str, image_size: int, training: bool) -> None:
+def test_images_and_their_gradients(clip: FrozenCLIP, variant: str, image_size: int, training: bool) -> None:
     """In float64, where the same function agrees to far more digits than another one could."""
     torch.manual_seed(0)
     config = replace(CONFIG, variant=variant, image_size=image_size)
@@ -67,7 +67,7 @@ def test_pictures_and_their_gradients(clip: FrozenCLIP, variant: str, image_size
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_pictures_in_float32(clip: FrozenCLIP, variant: str) -> None:
+def test_images_in_float32(clip: FrozenCLIP, variant: str) -> None:
     config = replace(CONFIG, variant=variant)
     generator = Generator(config, clip.geometry).eval()
     randomise(generator)
@@ -96,7 +96,7 @@ def test_features_and_logits(clip: FrozenCLIP, side: int) -> None:
 def test_two_training_steps(tiny_settings: TrainSettings, tiny_clip: Path, pixel_stem: bool) -> None:
     settings = replace(tiny_settings, lr_g=1e-6, lr_d=4e-6, pixel_stem=pixel_stem)
     clip = load_clip(str(tiny_clip))
-    trainer = Trainer(settings, clip, clip.encode_text(SENTENCES), pictures=4, device=torch.device("cpu"))
+    trainer = Trainer(settings, clip, clip.encode_text(SENTENCES), samples=4, device=torch.device("cpu"))
     randomise(trainer.discriminator)
     plain = PlainTrainer(copy.deepcopy(trainer.generator), copy.deepcopy(trainer.discriminator), clip, settings)
     for number in range(2):

@@ -26,13 +26,13 @@ from ratlip_cli.errors import DataError, RatlipError, UsageError
 
 
 def photos(folder: Path, count: int = 8) -> Path:
-    """Write `count` captioned pictures and one without a caption."""
+    """Write `count` captioned images and one without a caption."""
     (folder / "train").mkdir(parents=True)
     (folder / "test").mkdir()
     for number in range(count):
         file = folder / ("train" if number % 4 else "test") / f"{number}.png"
         Image.new("RGB", (60, 50), (20 * number, 0, 0)).save(file)
-        file.with_suffix(".txt").write_text(f"picture {number}")
+        file.with_suffix(".txt").write_text(f"image {number}")
     Image.new("RGB", (60, 50)).save(folder / "train" / "alone.png")
     return folder
 
@@ -60,7 +60,7 @@ class Ratlip:
         return int(caught.value.code or 0), out, err
 
 
-def test_own_pictures_are_prepared_and_the_folder_goes_to_stdout(tmp_path: Path, ratlip: Ratlip) -> None:
+def test_own_images_are_prepared_and_the_folder_goes_to_stdout(tmp_path: Path, ratlip: Ratlip) -> None:
     photos(tmp_path / "photos")
     code, out, err = ratlip("photos", "--image-size", "32", "--workers", "1")
     assert (code, out) == (0, "data/photos\n")
@@ -93,7 +93,7 @@ def test_a_check_says_whether_all_is_well(tmp_path: Path, ratlip: Ratlip) -> Non
     for spelled in ("photos", "data/photos"):
         code, out, err = ratlip(spelled, "--check")
         assert (code, out) == (0, "data/photos\n")
-        assert "all 8 pictures" in err
+        assert "all 8 images" in err
     os.truncate(tmp_path / "data" / "photos" / "train" / "1.png", 30)
     code, out, err = ratlip("photos", "--check", "--quiet")
     assert (code, out) == (1, "")
@@ -113,13 +113,13 @@ def test_a_check_says_whether_all_is_well(tmp_path: Path, ratlip: Ratlip) -> Non
         (["celeba-tiny", "--raw", "empty"], 2, "ratlip prepare celeba-tiny --accept-license"),
         (["oxford", "--caption-column", "x"], 2, "for own images"),
         (["photos", "--raw", "empty"], 2, "--raw and --accept-license are for cub, oxford, celeba-tiny"),
-        (["empty"], 1, "no picture with a caption"),
+        (["empty"], 1, "no image with a caption"),
         (["photos/train/1.png"], 1, "is a file"),
         (["photos", "--strict"], 1, "alone.png: it has no caption"),
         (["photos", "--caption-column", "x", "--test-fraction", "2"], 2, "test fraction"),
         (["photos", "--image-size", "0"], 2, "image size"),
         (["photos", "--workers", "-1"], 2, "--workers"),
-        (["photos", "--count", "3"], 2, "--count is for drawn pictures"),
+        (["photos", "--count", "3"], 2, "--count is for drawn images"),
         (["photos", "--name", "../x"], 2, "--name"),
         (["photos", "--data-dir", "photos/train/1.png"], 1, "cannot write"),
         (["photos", "--check"], 1, "is not a prepared dataset"),
@@ -162,7 +162,7 @@ def test_a_prepared_folder_is_taken_as_it_is(tiny_dataset: Path, tmp_path: Path)
         resolve_dataset(tiny_dataset.name, tiny_dataset.parent, 64)
 
 
-def test_own_pictures_are_prepared_again_when_they_changed(
+def test_own_images_are_prepared_again_when_they_changed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("ratlip_cli"), "propagate", True)
@@ -170,7 +170,7 @@ def test_own_pictures_are_prepared_again_when_they_changed(
     steps = []
     path = resolve_dataset(str(folder), tmp_path / "data", 32, progress=lambda *step: steps.append(step))
     assert path == tmp_path / "data" / "photos"
-    assert steps[-1] == ("pictures", 9, 9)
+    assert steps[-1] == ("images", 9, 9)
     steps.clear()
     for image_size in (32, 16):
         resolve_dataset(str(folder), tmp_path / "data", image_size, progress=lambda *_: steps.append((0, 0)))
@@ -183,7 +183,7 @@ def test_own_pictures_are_prepared_again_when_they_changed(
     assert read_dataset(path).image_size == 32
 
 
-def test_own_pictures_keep_their_options_when_they_are_prepared_again(tmp_path: Path, ratlip: Ratlip) -> None:
+def test_own_images_keep_their_options_when_they_are_prepared_again(tmp_path: Path, ratlip: Ratlip) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     rows = [{"file_name": f"{number}.png", "title": f"title {number}", "text": "text"} for number in range(4)]
@@ -204,14 +204,14 @@ def test_two_folders_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
         resolve_dataset(str(other), tmp_path / "data", 32)
 
 
-def test_pictures_in_the_data_folder_are_prepared_beside_themselves(tmp_path: Path) -> None:
+def test_images_in_the_data_folder_are_prepared_beside_themselves(tmp_path: Path) -> None:
     folder = photos(tmp_path / "data" / "photos")
     before = sorted(folder.rglob("*"))
     assert resolve_dataset(str(folder), tmp_path / "data", 32) == tmp_path / "data" / "photos-prepared"
     assert sorted(folder.rglob("*")) == before
 
 
-def test_drawn_pictures_are_drawn_where_they_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawn_images_are_drawn_where_they_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ratlip_cli.data.prepare.DEMO_COUNT", 60)
     path = resolve_dataset("demo-birds", tmp_path, 32)
     info = read_dataset(path)
@@ -245,8 +245,8 @@ def test_two_at_once_the_second_says_so(tmp_path: Path) -> None:
     assert sum(info.counts.values()) == 60
 
 
-def bad_pictures(folder: Path) -> tuple[set[str], set[str]]:
-    """Write pictures and captions of every kind that people have; return those to read and those to refuse."""
+def bad_images(folder: Path) -> tuple[set[str], set[str]]:
+    """Write images and captions of every kind that people have; return those to read and those to refuse."""
     grey = Image.linear_gradient("L").resize((60, 50))
     colours = Image.merge("RGB", [grey, grey.rotate(180), grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
     turned = Image.Exif()
@@ -263,7 +263,7 @@ def bad_pictures(folder: Path) -> tuple[set[str], set[str]]:
     good = {file.name for file in folder.iterdir()}
     whole = (folder / "rotated.jpg").read_bytes()
     (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
-    (folder / "unreadable.png").write_bytes(b"no picture")
+    (folder / "unreadable.png").write_bytes(b"no image")
     header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     (folder / "enormous.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
@@ -280,8 +280,8 @@ def bad_pictures(folder: Path) -> tuple[set[str], set[str]]:
     return good - {"grey.png"} | {"grey.bmp"}, bad | {"no-caption.png", "empty-caption.png", "not-utf-8.png"}
 
 
-def test_every_picture_is_read_right_or_left_out_by_name_and_reason(tmp_path: Path, ratlip: Ratlip) -> None:
-    good, bad = bad_pictures(tmp_path / "photos")
+def test_every_image_is_read_right_or_left_out_by_name_and_reason(tmp_path: Path, ratlip: Ratlip) -> None:
+    good, bad = bad_images(tmp_path / "photos")
     command = ("photos", "--image-size", "32", "--test-fraction", "0", "--workers", "1")
     code, out, _ = ratlip(*command, "--json", "--quiet")
     assert code == 0
@@ -304,15 +304,15 @@ def test_every_picture_is_read_right_or_left_out_by_name_and_reason(tmp_path: Pa
         assert err.count("\n") == 1
 
 
-def test_progress_counts_megabytes_and_pictures(capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_counts_megabytes_and_images(capfd: pytest.CaptureFixture[str]) -> None:
     with preparation_progress() as progress:
         for file, arrived in (("a.tgz", (1, 4, 10)), ("b.tgz", (3, 10))):
             for megabytes in arrived:
                 progress(file, megabytes * 1_000_000 + 1, 10_000_000)
         for done in range(3):
-            progress("pictures", done + 1, 3)
+            progress("images", done + 1, 3)
     lines = [line.split(",")[0] for line in capfd.readouterr().err.splitlines()]
     assert lines == ["download a.tgz 10/10", "download b.tgz 10/10", "prepare 3/3"]
     with preparation_progress() as progress:
-        progress("pictures", 1, None)
+        progress("images", 1, None)
     assert capfd.readouterr().err == ""

@@ -47,15 +47,15 @@ def test_the_test_command_is_printed() -> None:
     assert '    pip install ".[test]" && pytest' in README
 
 
-def test_own_pictures_as_the_readme_says(tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The section on own pictures, with a CLIP that is here instead of the download, and two steps instead of 2,000."""
+def test_own_images_as_the_readme_says(tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The section on own images, with a CLIP that is here instead of the download, and two steps instead of 2,000."""
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "my-pictures"
+    folder = tmp_path / "my-images"
     folder.mkdir()
     for number, colour in enumerate(("red", "green", "blue", "black")):
         Image.new("RGB", (50, 40), colour).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(f"a {colour} picture\n", encoding="utf-8")
-    section = README.split("## Train on your own pictures")[1].split("\n## ")[0]
+        (folder / f"{number}.txt").write_text(f"a {colour} image\n", encoding="utf-8")
+    section = README.split("## Train on your own images")[1].split("\n## ")[0]
     commands = list(re.findall(r"^ratlip .*$", section, flags=re.MULTILINE))
     assert [shlex.split(command)[1] for command in commands] == ["prepare", "train", "train", "generate"]
     for command in commands:
@@ -79,9 +79,9 @@ def test_the_first_command_draws_without_a_download(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("socket.socket.connect", refuse)
     answer = ratlip(*shlex.split(command)[1:], "--device", "cpu", "--quiet")
     assert answer.code == 0, answer.err
-    pictures = sorted((tmp_path / "generated").glob("0000_a-red-bird-with-black-wings_*.png"))
-    assert len(pictures) == 8
-    arrays = [np.asarray(Image.open(picture)) for picture in pictures]
+    images = sorted((tmp_path / "generated").glob("0000_a-red-bird-with-black-wings_*.png"))
+    assert len(images) == 8
+    arrays = [np.asarray(Image.open(image)) for image in images]
     assert all(array.shape == (64, 64, 3) for array in arrays)
     assert not any(np.array_equal(one, other) for one, other in itertools.combinations(arrays, 2))
 

@@ -1,4 +1,4 @@
-"""Prompts to pictures: what decides a picture, what is written, and what is refused."""
+"""Prompts to images: what decides an image, what is written, and what is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.pixels import captioned_grid, from_image, to_images
-from ratlip_cli.sampling import PictureFolder, draw, generate, noise_vectors, slug
+from ratlip_cli.sampling import ImageFolder, generate, noise_vectors, sample, slug
 from ratlip_cli.tensor_files import load_tensors, save_tensors
 from ratlip_cli.weights.load import load_model
 from ratlip_cli.weights.model_folder import (
@@ -62,7 +62,7 @@ def model(model_folder: Path) -> Model:
 
 
 def pixels(model: Model, *prompts: str, count: int = 2, seed: int = 0, **options: float) -> list[bytes]:
-    return [picture.image.tobytes() for picture in generate(model, prompts, count, seed, **options)]
+    return [image.image.tobytes() for image in generate(model, prompts, count, seed, **options)]
 
 
 def test_what_is_saved_is_what_is_loaded(model_folder: Path, model: Model, tiny_clip: Path) -> None:
@@ -81,7 +81,7 @@ def test_others_may_read_what_is_saved(model_folder: Path, tmp_path: Path) -> No
     assert (model_folder / GENERATOR_FILE).stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
-def test_a_picture_depends_on_prompt_seed_and_index_alone(model: Model) -> None:
+def test_a_image_depends_on_prompt_seed_and_index_alone(model: Model) -> None:
     both = pixels(model, PROMPT, "a yellow flower", count=3)
     assert both[:3] == pixels(model, PROMPT, count=3)
     assert both[:3] == pixels(model, PROMPT, count=5)[:3]
@@ -92,7 +92,7 @@ def test_a_picture_depends_on_prompt_seed_and_index_alone(model: Model) -> None:
 def test_the_batch_size_changes_nothing_but_rounding(model: Model) -> None:
     noise = noise_vectors(0, range(5), 6)
     text = model.clip.encode_text([PROMPT]).expand(5, -1)
-    torch.testing.assert_close(draw(model, noise, text, 1), draw(model, noise, text, 4), rtol=0, atol=1e-4)
+    torch.testing.assert_close(sample(model, noise, text, 1), sample(model, noise, text, 4), rtol=0, atol=1e-4)
 
 
 def test_noise_is_a_function_of_seed_and_index(model: Model) -> None:
@@ -107,7 +107,7 @@ def test_noise_is_a_function_of_seed_and_index(model: Model) -> None:
 
 
 def test_noise_stays_what_it_was() -> None:
-    """Published pictures can be drawn again: these values must never change."""
+    """Published images can be drawn again: these values must never change."""
     expected = [[0.217950583, -0.751166284, -0.540689766], [-1.163621545, 1.570964456, 0.690552354]]
     torch.testing.assert_close(noise_vectors(0, [0, 1], 3), torch.tensor(expected))
 
@@ -120,16 +120,16 @@ def test_truncation_scales_the_noise(model: Model) -> None:
 def test_best_of_keeps_the_most_similar(model: Model) -> None:
     drawn = list(generate(model, [PROMPT], count=8))
     best = list(generate(model, [PROMPT], count=2, best_of=4))
-    expected = sorted(drawn, key=lambda picture: -picture.clip_similarity)[:2]
-    assert [picture.index for picture in best] == [picture.index for picture in expected]
-    assert [picture.image.tobytes() for picture in best] == [picture.image.tobytes() for picture in expected]
+    expected = sorted(drawn, key=lambda image: -image.clip_similarity)[:2]
+    assert [image.index for image in best] == [image.index for image in expected]
+    assert [image.image.tobytes() for image in best] == [image.image.tobytes() for image in expected]
 
 
-def test_written_pictures_carry_their_records(model: Model, tmp_path: Path) -> None:
+def test_written_images_carry_their_records(model: Model, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    pictures = list(generate(model, [PROMPT, "gelbe Blüte / 50%"], count=2, seed=7))
-    folder = PictureFolder(out)
-    paths = [folder.save(picture) for picture in pictures]
+    samples = list(generate(model, [PROMPT, "gelbe Blüte / 50%"], count=2, seed=7))
+    folder = ImageFolder(out)
+    paths = [folder.save(made) for made in samples]
     assert [path.name for path in paths] == [
         "0000_a-red-bird-with-black-wings_0.png",
         "0000_a-red-bird-with-black-wings_1.png",
@@ -138,40 +138,40 @@ def test_written_pictures_carry_their_records(model: Model, tmp_path: Path) -> N
     ]
     records = [json.loads(line) for line in (out / "images.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [record["file_name"] for record in records] == [path.name for path in paths]
-    for path, picture, record in zip(paths, pictures, records, strict=True):
+    for path, made, record in zip(paths, samples, records, strict=True):
         with Image.open(path) as image:
-            assert image.tobytes() == picture.image.tobytes()
-            assert image.text["prompt"] == record["prompt"] == picture.prompt
-            assert (int(image.text["seed"]), int(image.text["index"])) == (7, picture.index)
+            assert image.tobytes() == made.image.tobytes()
+            assert image.text["prompt"] == record["prompt"] == made.prompt
+            assert (int(image.text["seed"]), int(image.text["index"])) == (7, made.index)
             assert image.text["fingerprint"] == record["fingerprint"] == model.fingerprint
             assert float(image.text["clip_similarity"]) == record["clip_similarity"]
 
 
 def test_nothing_is_overwritten(model: Model, tmp_path: Path) -> None:
-    pictures = list(generate(model, [PROMPT], count=1))
-    first = PictureFolder(tmp_path).save(pictures[0])
+    images = list(generate(model, [PROMPT], count=1))
+    first = ImageFolder(tmp_path).save(images[0])
     before = first.read_bytes()
-    second = PictureFolder(tmp_path, "webp").save(pictures[0])
+    second = ImageFolder(tmp_path, "webp").save(images[0])
     assert second.name.startswith("0001_")
     assert first.read_bytes() == before
     assert len((tmp_path / "images.jsonl").read_text().splitlines()) == 2
-    assert PictureFolder(tmp_path).save_grid(pictures).name == "0002_grid.png"
+    assert ImageFolder(tmp_path).save_grid(images).name == "0002_grid.png"
     (tmp_path / "10000_many.png").touch()
-    folder = PictureFolder(tmp_path)
-    assert folder.save(pictures[0]).name.startswith("10001_")
+    folder = ImageFolder(tmp_path)
+    assert folder.save(images[0]).name.startswith("10001_")
     with pytest.raises(RatlipError, match="another ratlip writes into this folder"):
-        folder.save(pictures[0])
+        folder.save(images[0])
 
 
 def test_pixels_survive_the_way_to_an_image_and_back() -> None:
     levels = torch.arange(256).repeat(3, 1).view(1, 3, 16, 16)
-    picture = levels.float() / 127.5 - 1
-    torch.testing.assert_close(from_image(to_images(picture)[0]), picture[0])
+    image = levels.float() / 127.5 - 1
+    torch.testing.assert_close(from_image(to_images(image)[0]), image[0])
     wild = torch.tensor([-7.0, 7.0, 0.0]).view(1, 3, 1, 1)
     assert to_images(wild)[0].getpixel((0, 0)) == (0, 255, 128)
 
 
-def test_a_grid_shows_every_picture() -> None:
+def test_a_grid_shows_every_image() -> None:
     colours = ["red", "lime", "blue"]
     grid = captioned_grid([(f"row {row} " * 30, [Image.new("RGB", (32, 32), c) for c in colours]) for row in range(2)])
     found = {colour for _, colour in grid.getcolors(maxcolors=1 << 20)}
@@ -266,7 +266,7 @@ def test_damaged_model_folders_are_named(model_folder: Path) -> None:
 def test_another_clip_is_refused(model_folder: Path) -> None:
     config = json.loads((model_folder / CONFIG_FILE).read_text())
     (model_folder / CONFIG_FILE).write_text(json.dumps(config | {"clip_fingerprint": "0" * 16}))
-    with pytest.raises(WeightsError, match="other weights, so other pictures"):
+    with pytest.raises(WeightsError, match="other weights, so other images"):
         load_folder(model_folder)
 
 

@@ -149,8 +149,8 @@ def test_what_is_no_duration(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "pictures", "steps"),
+    ("settings", "images", "steps"),
     [({"steps": 7}, 100, 7), ({"epochs": 3, "batch_size": 32}, 100, 10), ({"epochs": 1, "batch_size": 32}, 5, 1)],
 )
-def test_steps_of_epochs(settings: dict[str, Any], pictures: int, steps: int) -> None:
-    assert resolve_settings(settings).total_steps(pictures) == steps
+def test_steps_of_epochs(settings: dict[str, Any], images: int, steps: int) -> None:
+    assert resolve_settings(settings).total_steps(images) == steps

@@ -97,7 +97,7 @@ def test_what_cannot_be_used_of_a_shard_is_named(tmp_path: Path) -> None:
             "json.json": "{",
             "empty.jpg": png(),
             "empty.txt": " \n",
-            "alone.txt": "no picture",
+            "alone.txt": "no image",
             "column.jpg": png(),
             "column.json": json.dumps({"title": "another column"}),
             "../out.jpg": png(),
@@ -116,7 +116,7 @@ def test_what_cannot_be_used_of_a_shard_is_named(tmp_path: Path) -> None:
         "x.tar/latin.jpg": "its caption is not UTF-8",
         "x.tar/json.jpg": "not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
         "x/empty.jpg": "it has no caption",
-        "x.tar/alone": "it has no picture",
+        "x.tar/alone": "it has no image",
         "x.tar/column.jpg": "it has no caption: no column captions or caption or text among title",
         "x.tar/../out.jpg": "it would land outside its folder, and is refused",
     }
@@ -125,21 +125,21 @@ def test_what_cannot_be_used_of_a_shard_is_named(tmp_path: Path) -> None:
 
 
 ROWS = (
-    {"image": "pictures/1.png", "caption": "first of one"},
-    {"image": "pictures/1.png", "caption": "second of one"},
-    {"image": "pictures/1.png", "caption": "first of one"},
-    {"image": "pictures/2.png", "caption": "one of two"},
+    {"image": "images/1.png", "caption": "first of one"},
+    {"image": "images/1.png", "caption": "second of one"},
+    {"image": "images/1.png", "caption": "first of one"},
+    {"image": "images/2.png", "caption": "one of two"},
     {"image": "../3.png", "caption": "outside"},
     {"image": "/etc/4.png", "caption": "outside"},
     {"image": "", "caption": "nothing"},
-    {"image": "pictures/2.png", "caption": "the same again, too late"},
+    {"image": "images/2.png", "caption": "the same again, too late"},
 )
 
 
 def table(file: Path, rows: Sequence[Mapping[str, str]] = ROWS) -> Path:
-    (file.parent / "pictures").mkdir(parents=True, exist_ok=True)
+    (file.parent / "images").mkdir(parents=True, exist_ok=True)
     for number in (1, 2, 3):
-        (file.parent / "pictures" / f"{number}.png").write_bytes(png())
+        (file.parent / "images" / f"{number}.png").write_bytes(png())
     if file.suffix == ".jsonl":
         file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     else:
@@ -151,38 +151,38 @@ def table(file: Path, rows: Sequence[Mapping[str, str]] = ROWS) -> Path:
 
 
 @pytest.mark.parametrize("name", ["captions.csv", "captions.jsonl"])
-def test_a_table_names_pictures_of_its_folder(tmp_path: Path, name: str) -> None:
+def test_a_table_names_images_of_its_folder(tmp_path: Path, name: str) -> None:
     place = table(tmp_path / name)
     info = own_source(place, Options(test_fraction=0), 32).prepare(tmp_path / "out", 1)
     assert info.name == "captions"
     assert info.counts == {"train": 2}
     entries = read_split(tmp_path / "out", "train")
     assert [(entry.file.name, entry.captions) for entry in entries] == [
-        ("pictures_1.png", ("first of one", "second of one")),
-        ("pictures_2.png", ("one of two",)),
+        ("images_1.png", ("first of one", "second of one")),
+        ("images_2.png", ("one of two",)),
     ]
     problems = [(problem.name, problem.reason.split(":")[0]) for problem in info.left_out]
     assert problems == [
         ("../3.png", "it lies outside its folder"),
         ("/etc/4.png", "it lies outside its folder"),
         (name, "a row has no file_name"),
-        ("pictures/2.png", "another picture has the same name; rename one of them"),
+        ("images/2.png", "another image has the same name; rename one of them"),
     ]
     assert count(place) == 2
 
 
 def test_a_path_from_the_root_that_leads_into_the_folder_is_taken(tmp_path: Path) -> None:
-    row = {"path": str(tmp_path / "pictures" / "1.png"), "title": "a title"}
+    row = {"path": str(tmp_path / "images" / "1.png"), "title": "a title"}
     good, bad = read(table(tmp_path / "x.csv", [row]), caption_column="title")
-    assert (list(good), bad) == (["pictures_1"], {})
+    assert (list(good), bad) == (["images_1"], {})
 
 
-def test_the_state_of_a_table_is_that_of_its_pictures(tmp_path: Path) -> None:
+def test_the_state_of_a_table_is_that_of_its_images(tmp_path: Path) -> None:
     place = table(tmp_path / "x.csv")
     before = fingerprint(place)
-    (tmp_path / "pictures" / "3.png").write_bytes(png("blue") + b"not named")
+    (tmp_path / "images" / "3.png").write_bytes(png("blue") + b"not named")
     assert fingerprint(place) == before
-    (tmp_path / "pictures" / "1.png").write_bytes(png("blue") + b"named")
+    (tmp_path / "images" / "1.png").write_bytes(png("blue") + b"named")
     assert fingerprint(place) != before
     single = shard(tmp_path / "x.tar", {"0.jpg": png()})
     before = fingerprint(single)

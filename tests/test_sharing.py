@@ -87,7 +87,7 @@ def test_a_run_keeps_a_whole_model_folder(run: Path) -> None:
         ),
         ({"generator": "ratlip"}, "does not describe a ratlip model"),
         ({"library": "diffusers"}, "does not describe a ratlip model"),
-        ({"clip_fingerprint": "0" * 16}, "other weights, so other pictures"),
+        ({"clip_fingerprint": "0" * 16}, "other weights, so other images"),
     ],
 )
 def test_a_config_that_does_not_fit_is_named(folder: Path, changes: dict[str, object], words: str) -> None:
@@ -117,7 +117,7 @@ def test_half_precision_takes_half_the_space_and_draws_the_same(folder: Path, tm
     assert stored["bridge.blocks.0.conv2.norm.running_var"].dtype == torch.float32
     whole, halved = load_folder(folder), load_folder(half)
     assert halved.fingerprint == fingerprint_of(half) != whole.fingerprint
-    noise, text = noise_vectors(0, range(2), 8), whole.clip.encode_text(["a red picture"]).expand(2, -1)
+    noise, text = noise_vectors(0, range(2), 8), whole.clip.encode_text(["a red image"]).expand(2, -1)
     assert torch.allclose(draw(whole, noise, text), draw(halved, noise, text), atol=5e-3)
     assert load_discriminator(halved).state_dict().keys() == load_discriminator(whole).state_dict().keys()
 
@@ -133,8 +133,8 @@ def test_values_beyond_half_precision_are_kept(folder: Path, tmp_path: Path) -> 
 
 
 def test_from_a_run_to_another_machine(run: Path, connect: Connect, tmp_path: Path) -> None:
-    """Pushed, pulled by name with its fingerprint, and drawing the same pictures; its records name the commit."""
-    prompt = ("a red picture", "-n", 2, "--device", "cpu", "--no-grid", "--quiet")
+    """Pushed, pulled by name with its fingerprint, and drawing the same images; its records name the commit."""
+    prompt = ("a red image", "-n", 2, "--device", "cpu", "--no-grid", "--quiet")
     here = ratlip("generate", *prompt, "--model", run, "--out", tmp_path / "here")
     assert here.code == 0, here.err
     with serve() as hub:
@@ -196,14 +196,14 @@ def test_a_dry_run_shows_files_and_card_and_asks_nobody(run: Path, tmp_path: Pat
 def test_what_goes_up_names_no_folder_of_this_machine(run: Path, connect: Connect) -> None:
     with serve() as hub:
         connect(hub, WRITE_TOKEN)
-        assert ratlip("push", run, "me/colours", "--half", "--prompt", "a blue picture", "--quiet").code == 0
+        assert ratlip("push", run, "me/colours", "--half", "--prompt", "a blue image", "--quiet").code == 0
         config = hub.file("me/colours", CONFIG_FILE).decode()
         assert str(run.parent) not in config
         assert json.loads(config)["training"]["dataset"] == "colours"
         assert len(hub.file("me/colours", GENERATOR_FILE)) < 0.6 * (run / "model" / GENERATOR_FILE).stat().st_size
 
 
-def test_a_licence_against_redistribution_keeps_pictures_out(folder: Path) -> None:
+def test_a_licence_against_redistribution_keeps_images_out(folder: Path) -> None:
     training = dict(read_model_config(folder).training)
     training["data"] = {**training["data"], "name": "celeba-tiny", "licence": "non-commercial, no redistribution"}
     edit_config(folder, training=training)

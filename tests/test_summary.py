@@ -1,4 +1,4 @@
-"""The paper's table of parameters, exactly, and the arithmetic of a picture."""
+"""The paper's table of parameters, exactly, and the arithmetic of an image."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from ratlip_cli.data.dataset import Batch, CaptionedImages, text_vectors, traini
 from ratlip_cli.errors import TrainingError
 from ratlip_cli.model.clip import load_clip
 from ratlip_cli.model.losses import mode_seeking
-from ratlip_cli.training.ema import start_average, tensors_of, update_average
-from ratlip_cli.training.session import PATIENCE, TrainingSession, open_session, rehearse
+from ratlip_cli.training.ema import start_ema, tensors_of, update_ema
+from ratlip_cli.training.session import PATIENCE, TrainingSession, dry_run, open_session
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import StepRecord, Trainer, step_noise
 
@@ -195,7 +195,7 @@ def test_half_precision_stays_near_float32(settings: TrainSettings, precision: s
 
 def test_average_follows_weights_and_running_statistics() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
-    average = start_average(network)
+    average = start_ema(network)
     assert not average.training
     expected = copy.deepcopy(network.state_dict())
     for step in range(30):
@@ -203,7 +203,7 @@ def test_average_follows_weights_and_running_statistics() -> None:
             for parameter in network.parameters():
                 parameter.add_(torch.randn_like(parameter))
         network(torch.randn(4, 1, 3, 3))
-        update_average(tensors_of(average), tensors_of(network), 0.7, step)
+        update_ema(tensors_of(average), tensors_of(network), 0.7, step)
         decay = min(0.7, (1 + step) / (10 + step))
         for name, value in network.state_dict().items():
             floating = value.is_floating_point()
@@ -216,11 +216,11 @@ def test_average_without_decay_is_the_generator(settings: TrainSettings) -> None
     trainer, batches = make_trainer(replace(settings, ema=0.0))
     for batch in batches:
         trainer.train_step(batch)
-    assert not differing(trainer.average.state_dict(), trainer.generator.state_dict())
+    assert not differing(trainer.ema.state_dict(), trainer.generator.state_dict())
 
 
 def large_tensors_kept(trainer: Trainer) -> int:
-    """How many tensors of a picture's width and height wait for the generator's gradient."""
+    """How many tensors of an image's width and height wait for the generator's gradient."""
     kept: set[int] = set()
 
     def keep(tensor: Tensor) -> Tensor:
@@ -229,8 +229,8 @@ def large_tensors_kept(trainer: Trainer) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        pictures = trainer.generator(torch.zeros(4, trainer.settings.noise_dim), trainer.text[:4], trainer.clip)
-    assert pictures.requires_grad
+        images = trainer.generator(torch.zeros(4, trainer.settings.noise_dim), trainer.text[:4], trainer.clip)
+    assert images.requires_grad
     return len(kept)
 
 
@@ -249,14 +249,14 @@ def test_recomputing_changes_nothing_and_keeps_less(settings: TrainSettings, gra
 
 
 @pytest.mark.parametrize("steps_before", [0, 2])
-@pytest.mark.parametrize("where", ["pictures", "discriminator", "generator"])
+@pytest.mark.parametrize("where", ["images", "discriminator", "generator"])
 def test_step_that_is_not_finite_changes_nothing(settings: TrainSettings, where: str, steps_before: int) -> None:
     trainer, batches = make_trainer(settings)
     for batch in batches[:steps_before]:
         trainer.train_step(batch)
     before = everything(trainer)
     bad = batches[2]
-    if where == "pictures":
+    if where == "images":
         bad = Batch(torch.full_like(bad.images, float("nan")), bad.captions)
         record = trainer.train_step(bad)
     else:
@@ -374,9 +374,9 @@ def test_rehearsal_measures_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     data = Path(settings.dataset)
     before = sorted(data.rglob("*"))
-    found = rehearse(replace(settings, steps=None, epochs=5))
-    assert found.steps == 13  # 5 passes over 10 pictures in batches of 4
-    assert found.pictures == 10
+    found = dry_run(replace(settings, steps=None, epochs=5))
+    assert found.steps == 13  # 5 passes over 10 images in batches of 4
+    assert found.images == 10
     assert found.captions == 20
     assert found.seconds >= found.steps * found.seconds_per_step > 0
     trainer, _ = make_trainer(settings)

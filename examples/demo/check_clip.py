@@ -2,7 +2,7 @@
 
     python examples/demo/check_clip.py runs/demo-clip/clip
 
-On test pictures: zero-shot accuracy of every attribute with prompts of the form that captions have, and linear probes
+On test images: zero-shot accuracy of every attribute with prompts of the form that captions have, and linear probes
 on the image vectors for facing and the beak's length.
 """
 
@@ -14,11 +14,11 @@ import sys
 
 import numpy as np
 import torch
-from drawn_set import DrawnSet, drawn_set
+from rendered_set import RenderedSet, rendered_set
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from ratlip_cli.data.drawn.attributes import ATTRIBUTES
+from ratlip_cli.demo.attributes import ATTRIBUTES
 from ratlip_cli.model.clip import FrozenCLIP, load_clip
 
 _COUNTED = {"none": "no leaves", "one": "one leaf", "two": "two leaves"}
@@ -74,33 +74,33 @@ def _a(noun: str) -> str:
 
 
 @torch.no_grad()
-def image_vectors(clip: FrozenCLIP, pictures: DrawnSet, rows: np.ndarray) -> torch.Tensor:
+def image_vectors(clip: FrozenCLIP, images: RenderedSet, rows: np.ndarray) -> torch.Tensor:
     """Normalised image vectors (B,d) of centre crops."""
-    batches = [clip.encode_image(pictures.centre(part)) for part in np.array_split(rows, max(1, len(rows) // 250))]
+    batches = [clip.encode_image(images.centre(part)) for part in np.array_split(rows, max(1, len(rows) // 250))]
     return F.normalize(torch.cat(batches), dim=1)
 
 
-def zero_shot(clip: FrozenCLIP, pictures: DrawnSet) -> dict[str, float]:
-    """Accuracy of every attribute: the value whose prompt is nearest to the picture."""
+def zero_shot(clip: FrozenCLIP, samples: RenderedSet) -> dict[str, float]:
+    """Accuracy of every attribute: the value whose prompt is nearest to the sample."""
     scores = {}
     for family, prompts in PROMPTS.items():
-        rows = pictures.rows(family)
+        rows = samples.rows(family)
         if not len(rows):
             continue
-        images = image_vectors(clip, pictures, rows)
+        images = image_vectors(clip, samples, rows)
         for attribute, prompt in prompts.items():
             texts = F.normalize(clip.encode_text([prompt(value) for value in ATTRIBUTES[family][attribute]]), dim=1)
             answers = (images @ texts.T).argmax(dim=1).numpy()
-            scores[f"{family} {attribute}"] = round(float((answers == pictures.values(family, attribute)).mean()), 4)
+            scores[f"{family} {attribute}"] = round(float((answers == samples.values(family, attribute)).mean()), 4)
     return scores
 
 
-def linear_probes(clip: FrozenCLIP, train: DrawnSet, test: DrawnSet) -> dict[str, float]:
+def linear_probes(clip: FrozenCLIP, train: RenderedSet, test: RenderedSet) -> dict[str, float]:
     """Test accuracy of logistic regression on image vectors, for the attributes of PROBE_GATE."""
     scores = {}
     for name in PROBE_GATE:
         family, attribute = name.split()
-        known, asked = (image_vectors(clip, pictures, pictures.rows(family)).numpy() for pictures in (train, test))
+        known, asked = (image_vectors(clip, images, images.rows(family)).numpy() for images in (train, test))
         probe = LogisticRegression(C=100.0, max_iter=5000).fit(known, train.values(family, attribute))
         scores[name] = round(float(probe.score(asked, test.values(family, attribute))), 4)
     return scores
@@ -109,14 +109,14 @@ def linear_probes(clip: FrozenCLIP, train: DrawnSet, test: DrawnSet) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clip", help="CLIP folder")
-    parser.add_argument("--pictures", type=int, default=6000, help="test pictures, and training pictures of the probes")
+    parser.add_argument("--images", type=int, default=6000, help="test images, and training images of the probes")
     parser.add_argument("--seed", type=int, default=2)
     args = parser.parse_args()
     clip = load_clip(args.clip)
-    test, train = (drawn_set(split, args.pictures, args.seed) for split in ("test", "train"))
+    test, train = (rendered_set(split, args.images, args.seed) for split in ("test", "train"))
     report = {
         "zero_shot": zero_shot(clip, test),
-        "zero_shot_unseen": zero_shot(clip, drawn_set("unseen", args.pictures // 2, args.seed)),
+        "zero_shot_unseen": zero_shot(clip, rendered_set("unseen", args.images // 2, args.seed)),
         "linear_probes": linear_probes(clip, train, test),
     }
     gates = ((report["zero_shot"], ZERO_SHOT_GATE), (report["linear_probes"], PROBE_GATE))

@@ -59,7 +59,7 @@ _MEANINGS = {
 
 
 def said(family: str, caption: str) -> dict[str, str]:
-    """The attributes that a caption of a picture of `family` states, with their values."""
+    """The attributes that a caption of an image of `family` states, with their values."""
     for other, usual in _SPELLINGS.items():
         caption = re.sub(rf"\b{other}\b", usual, caption)
     stated = {}
@@ -73,5 +73,5 @@ def said(family: str, caption: str) -> dict[str, str]:
 
 
 def holds(attribute_value: str, stated: str) -> bool:
-    """Whether a picture with this value of an attribute shows what a caption stated of it."""
+    """Whether an image with this value of an attribute shows what a caption stated of it."""
     return attribute_value == stated or (stated == "any" and attribute_value != "none")

@@ -1,9 +1,9 @@
-"""Judge a model of the demo: does the picture show what its caption says, how varied are the pictures, how far off?
+"""Classifier a model of the demo: does the image show what its caption says, how varied are the images, how far off?
 
     python examples/demo/score.py ratlip-demo --captions 2000
 
-Every number stands beside what the judge says of real pictures with the same captions, and beside chance: how often
-those real pictures fit captions that were dealt out anew within their family.
+Every number stands beside what the classifier says of real images with the same captions, and beside chance: how often
+those real images fit captions that were dealt out anew within their family.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from drawn_set import STORED, DrawnSet, drawn_set, to_tensor
-from judge import Judge, load_judge
+from classifier import Classifier, load_classifier
+from rendered_set import STORED, RenderedSet, rendered_set, to_tensor
 from said import holds, said
 from scipy import linalg
 from torch import Tensor
 
-from ratlip_cli.data.drawn.attributes import ATTRIBUTES, FAMILIES, sample_attributes
-from ratlip_cli.data.drawn.drawing import draw as draw_picture
+from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, sample_attributes
+from ratlip_cli.demo.render import draw as draw_image
 from ratlip_cli.files import write_text
-from ratlip_cli.sampling import draw, noise_vectors
+from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.weights.load import load_model
 
 Painter = Callable[[Sequence[str], int], Tensor]
-"""Captions and a seed to one picture each (B,3,64,64) in [-1,1]; caption k gets noise k of the seed."""
+"""Captions and a seed to one image each (B,3,64,64) in [-1,1]; caption k gets noise k of the seed."""
 
 GOALS = {
     "test": {
@@ -58,33 +58,35 @@ DIVERSITY_CAPTIONS = {
 NOISES = 64
 
 
-def fits(judge: Judge, pictures: Tensor, captions: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """Attribute -> share of the captions stating it whose picture shows it; captions come with their family."""
+def fits(classifier: Classifier, images: Tensor, captions: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """Attribute -> share of the captions stating it whose image shows it; captions come with their family."""
     right = defaultdict(list)
     for family in FAMILIES:
         rows = [row for row, (own, _) in enumerate(captions) if own == family]
         if not rows:
             continue
-        answers = judge.answers(pictures[rows], family)
+        answers = classifier.answers(images[rows], family)
         for place, row in enumerate(rows):
             for attribute, stated in said(family, captions[row][1]).items():
                 right[f"{family} {attribute}"].append(holds(answers[attribute][place], stated))
     return {name: round(float(np.mean(hits)), 4) for name, hits in right.items()}
 
 
-def score_split(judge: Judge, paint: Painter, real: DrawnSet, seed: int) -> tuple[dict[str, dict[str, float]], Tensor]:
-    """Scores of a split, one caption a picture, and what was painted for them (B,3,64,64)."""
+def score_split(
+    classifier: Classifier, paint: Painter, real: RenderedSet, seed: int
+) -> tuple[dict[str, dict[str, float]], Tensor]:
+    """Scores of a split, one caption a sample, and what was painted for them (B,3,64,64)."""
     rng = np.random.default_rng(seed)
     captions = [
         (FAMILIES[family], texts[rng.integers(len(texts))])
         for family, texts in zip(real.family, real.captions, strict=True)
     ]
     painted = paint([caption for _, caption in captions], seed)
-    pictures = real.centre(np.arange(len(captions)))
+    samples = real.centre(np.arange(len(captions)))
     dealt = np.arange(len(captions))
     for family in FAMILIES:
         dealt[real.rows(family)] = rng.permutation(real.rows(family))
-    model, ceiling, chance = (fits(judge, images, captions) for images in (painted, pictures, pictures[dealt]))
+    model, ceiling, chance = (fits(classifier, images, captions) for images in (painted, samples, samples[dealt]))
     return {
         name: {"model": model[name], "real": ceiling[name], "chance": chance[name]} for name in sorted(model)
     }, painted
@@ -97,35 +99,35 @@ def entropy(values: Sequence[str]) -> float:
     return float((shares * np.log2(1 / shares)).sum())
 
 
-def real_pictures(family: str, caption: str, count: int, seed: int) -> Tensor:
-    """Drawn pictures (count,3,64,64) with the attributes that `caption` states, the others as they come."""
+def real_images(family: str, caption: str, count: int, seed: int) -> Tensor:
+    """Drawn images (count,3,64,64) with the attributes that `caption` states, the others as they come."""
     stated = said(family, caption)
-    pictures, number = [], 0
-    while len(pictures) < count:
+    images, number = [], 0
+    while len(images) < count:
         rng = random.Random(f"score/{seed}/{caption}/{number}")
         attributes = sample_attributes(family, rng)
         number += 1
         if all(holds(attributes[name], value) for name, value in stated.items()):
-            pictures.append(np.asarray(draw_picture(family, attributes, rng, STORED).image))
+            images.append(np.asarray(draw_image(family, attributes, rng, STORED).image))
     start = (STORED - 64) // 2
-    return to_tensor(np.stack(pictures)[:, start : start + 64, start : start + 64])
+    return to_tensor(np.stack(images)[:, start : start + 64, start : start + 64])
 
 
-def nearest_pair(pictures: Tensor) -> float:
-    """Root mean square difference of the two most alike of `pictures`, in [-1,1]."""
-    flat = pictures.flatten(1)
+def nearest_pair(images: Tensor) -> float:
+    """Root mean square difference of the two most alike of `images`, in [-1,1]."""
+    flat = images.flatten(1)
     return float(torch.pdist(flat).min() / flat.shape[1] ** 0.5)
 
 
-def score_diversity(judge: Judge, paint: Painter, seed: int) -> list[dict[str, object]]:
-    """For each caption: entropy of the open attributes over NOISES pictures, and of real ones; the most alike pairs."""
+def score_diversity(classifier: Classifier, paint: Painter, seed: int) -> list[dict[str, object]]:
+    """For each caption: entropy of the open attributes over NOISES images, and of real ones; the most alike pairs."""
     rows: list[dict[str, object]] = []
     for family, captions in DIVERSITY_CAPTIONS.items():
         for caption in captions:
             painted = paint([caption] * NOISES, seed)
-            real = real_pictures(family, caption, 4 * NOISES, seed)
+            real = real_images(family, caption, 4 * NOISES, seed)
             open_ones = [name for name in ATTRIBUTES[family] if name not in said(family, caption)]
-            shown, usual = judge.answers(painted, family), judge.answers(real, family)
+            shown, usual = classifier.answers(painted, family), classifier.answers(real, family)
             ratios = {name: round(entropy(shown[name]) / max(entropy(usual[name]), 1e-9), 3) for name in open_ones}
             pairs = {
                 "nearest_pair": round(nearest_pair(painted), 4),
@@ -146,34 +148,36 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def score_distance(judge: Judge, painted: Tensor, seed: int) -> dict[str, float]:
-    """Fréchet distance of painted and real pictures in the judge's features, beside that of two real sets as large."""
-    others = [drawn_set(split, len(painted), seed) for split in ("test", "train")]
+def score_distance(classifier: Classifier, painted: Tensor, seed: int) -> dict[str, float]:
+    """Fréchet distance of painted and real images in the classifier's features, beside that of two real sets."""
+    others = [rendered_set(split, len(painted), seed) for split in ("test", "train")]
     sets = [painted, *(other.centre(np.arange(len(painted))) for other in others)]
-    features = [torch.cat([judge.features(part) for part in images.split(500)]).double().numpy() for images in sets]
+    features = [
+        torch.cat([classifier.features(part) for part in images.split(500)]).double().numpy() for images in sets
+    ]
     model, halves = frechet_distance(features[0], features[1]), frechet_distance(features[2], features[1])
     return {"model": round(model, 5), "real_halves": round(halves, 5), "ratio": round(model / halves, 2)}
 
 
 def painter(spec: str) -> Painter:
-    """The pictures of a model."""
+    """The images of a model."""
     model = load_model(spec)
 
     def paint(captions: Sequence[str], seed: int) -> Tensor:
         noise = noise_vectors(seed, range(len(captions)), model.config.generator.noise_dim)
-        return draw(model, noise, model.clip.encode_text(captions), batch_size=8)
+        return sample(model, noise, model.clip.encode_text(captions), batch_size=8)
 
     return paint
 
 
-def score(judge: Judge, paint: Painter, captions: int, seed: int) -> dict[str, object]:
+def score(classifier: Classifier, paint: Painter, captions: int, seed: int) -> dict[str, object]:
     """Everything that is asked of a model of the demo."""
     report: dict[str, object] = {}
     for split in ("test", "unseen"):
-        report[split], painted = score_split(judge, paint, drawn_set(split, captions, seed), seed)
+        report[split], painted = score_split(classifier, paint, rendered_set(split, captions, seed), seed)
         if split == "test":
-            report["frechet"] = score_distance(judge, painted, seed)
-    report["diversity"] = score_diversity(judge, paint, seed)
+            report["frechet"] = score_distance(classifier, painted, seed)
+    report["diversity"] = score_diversity(classifier, paint, seed)
     return report
 
 
@@ -217,7 +221,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the report here")
     args = parser.parse_args()
-    report = score(load_judge(), painter(args.model), args.captions, args.seed)
+    report = score(load_classifier(), painter(args.model), args.captions, args.seed)
     if args.json:
         write_text(args.json, json.dumps(report, indent=2) + "\n")
     print(table(report))

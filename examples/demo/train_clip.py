@@ -1,4 +1,4 @@
-"""Train the small CLIP of the demo: open_clip's own model class and loss, on drawn pictures and their captions.
+"""Train the small CLIP of the demo: open_clip's own model class and loss, on drawn images and their captions.
 
     python examples/demo/train_clip.py --out runs/demo-clip
 
@@ -20,19 +20,19 @@ import numpy as np
 import open_clip
 import torch
 from check_clip import zero_shot
-from drawn_set import CACHE, TWIN_CAPTIONS, DrawnSet, TwinSet, drawn_set, random_crops, twin_set
+from rendered_set import CACHE, TWIN_CAPTIONS, RenderedSet, TwinSet, random_crops, rendered_set, twin_set
 from said import said
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ratlip_cli.data.drawn.attributes import ATTRIBUTES, FAMILIES
+from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES
 from ratlip_cli.files import whole_file
 from ratlip_cli.model.clip import UNKNOWN, load_clip, save_clip
 
 CONTEXT = 32
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 MIXED = 0.25
-"""Share of the batches that hold all families; the others hold one, whose pictures are harder to tell apart."""
+"""Share of the batches that hold all families; the others hold one, whose images are harder to tell apart."""
 HEADS = [(family, name) for family in FAMILIES for name in ATTRIBUTES[family]]
 NONE = -100
 HEAD_SCALE = 12.0
@@ -89,7 +89,7 @@ def labels_of(attributes: Sequence[Mapping[str, str]], families: np.ndarray) -> 
 
 
 class AttributeLoss(nn.Module):
-    """Cross-entropy of the attributes, read by the same linear heads from picture and sentence vectors.
+    """Cross-entropy of the attributes, read by the same linear heads from image and sentence vectors.
 
     Body and wings of a bird are about as large and as often told, so a contrastive loss alone is content for a long
     time with which colours there are, and learns late which part has which. The heads ask for the parts from the start,
@@ -112,7 +112,7 @@ class AttributeLoss(nn.Module):
 
 
 class Batch(NamedTuple):
-    """Pictures (B,3,64,64) in [-1,1], their captions (B,CONTEXT), and what they show and say (B, attributes)."""
+    """Images (B,3,64,64) in [-1,1], their captions (B,CONTEXT), and what they show and say (B, attributes)."""
 
     images: Tensor
     texts: Tensor
@@ -123,17 +123,17 @@ class Batch(NamedTuple):
 class Batches:
     """The batch of a step is a pure function of seed and step."""
 
-    def __init__(self, pictures: DrawnSet, twins: TwinSet, size: int, seed: int) -> None:
-        self._pictures, self._twins, self._size, self._seed = pictures, twins, size, seed
-        kept = CACHE / f"captions-{len(pictures.captions)}-{len(twins.captions)}-{seed}.pt"
+    def __init__(self, images: RenderedSet, twins: TwinSet, size: int, seed: int) -> None:
+        self._images, self._twins, self._size, self._seed = images, twins, size, seed
+        kept = CACHE / f"captions-{len(images.captions)}-{len(twins.captions)}-{seed}.pt"
         if not kept.exists():
             with whole_file(kept) as partial_file:
-                torch.save(_captions(pictures, twins), partial_file)
+                torch.save(_captions(images, twins), partial_file)
         captions = torch.load(kept, weights_only=True)
         self.words: list[int] = captions["words"]
         self._captions, self._said = captions["captions"], captions["said"]
         self._twin_captions, self._twin_said = captions["twin_captions"], captions["twin_said"]
-        self._shown = labels_of(pictures.attributes, pictures.family)
+        self._shown = labels_of(images.attributes, images.family)
         self._twin_shown = labels_of(twins.attributes, twins.family.repeat(2))
 
     def __getitem__(self, step: int) -> Batch:
@@ -148,30 +148,30 @@ class Batches:
             images = random_crops(self._twins.pixels, rows, rng)
             texts, said_ = self._twin_captions[pairs, which].flatten(0, 1), self._twin_said[pairs, which].flatten(0, 1)
             return Batch(images, texts, self._twin_shown[rows], said_)
-        among = np.arange(len(self._captions)) if family is None else self._pictures.rows(FAMILIES[family])
+        among = np.arange(len(self._captions)) if family is None else self._images.rows(FAMILIES[family])
         chosen = rng.choice(among, self._size, replace=False)
         which = rng.integers(0, self._captions.shape[1], self._size)
-        images = random_crops(self._pictures.pixels, chosen, rng)
+        images = random_crops(self._images.pixels, chosen, rng)
         texts = disturbed(self._captions[chosen, which], rng)
         whole = (texts == self._captions[chosen, which]).all(dim=1, keepdim=True)
         return Batch(images, texts, self._shown[chosen], self._said[chosen, which].where(whole, NONE))
 
 
-def _captions(pictures: DrawnSet, twins: TwinSet) -> dict[str, object]:
+def _captions(images: RenderedSet, twins: TwinSet) -> dict[str, object]:
     """Rows of the trimmed embedding for all captions, and what each of them says."""
     tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT)
-    texts = [text for ten in pictures.captions for text in ten]
+    texts = [text for ten in images.captions for text in ten]
     twin_texts = [text for pairs in twins.captions for pair in pairs for text in pair]
     tokens = tokenizer(texts)
     words = vocabulary(tokens)
     families, twin_families = (
-        pictures.family.repeat(len(pictures.captions[0])),
+        images.family.repeat(len(images.captions[0])),
         twins.family.repeat(2 * TWIN_CAPTIONS),
     )
     return {
         "words": words,
-        "captions": rows_of(tokens, words).view(len(pictures.captions), -1, CONTEXT),
-        "said": _said(texts, families).view(len(pictures.captions), -1, len(HEADS)),
+        "captions": rows_of(tokens, words).view(len(images.captions), -1, CONTEXT),
+        "said": _said(texts, families).view(len(images.captions), -1, len(HEADS)),
         "twin_captions": rows_of(tokenizer(twin_texts), words).view(len(twins.captions), -1, 2, CONTEXT),
         "twin_said": _said(twin_texts, twin_families).view(len(twins.captions), -1, 2, len(HEADS)),
     }
@@ -181,7 +181,7 @@ def _said(texts: Sequence[str], families: np.ndarray) -> Tensor:
     return labels_of([said(FAMILIES[f], text) for f, text in zip(families, texts, strict=True)], families)
 
 
-def train(out: Path, batches: Batches, test: DrawnSet, args: argparse.Namespace) -> None:
+def train(out: Path, batches: Batches, test: RenderedSet, args: argparse.Namespace) -> None:
     """Train until the steps or the minutes are used up, saving on the way."""
     words = batches.words
     config = model_cfg(len(words))
@@ -242,7 +242,7 @@ def train(out: Path, batches: Batches, test: DrawnSet, args: argparse.Namespace)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/demo-clip"))
-    parser.add_argument("--pictures", type=int, default=30000, help="training pictures to draw")
+    parser.add_argument("--images", type=int, default=30000, help="training images to draw")
     parser.add_argument("--twins", type=int, default=15000, help="pairs of twins to draw")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=128)
@@ -252,8 +252,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(2)
     args.out.mkdir(parents=True, exist_ok=True)
-    pictures, twins = drawn_set("train", args.pictures, args.seed), twin_set(args.twins, args.seed)
-    train(args.out, Batches(pictures, twins, args.batch, args.seed), drawn_set("test", 1500, args.seed), args)
+    images, twins = rendered_set("train", args.images, args.seed), twin_set(args.twins, args.seed)
+    train(args.out, Batches(images, twins, args.batch, args.seed), rendered_set("test", 1500, args.seed), args)
 
 
 if __name__ == "__main__":

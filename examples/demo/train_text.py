@@ -1,4 +1,4 @@
-"""Train the small CLIP's text tower anew, against the picture tower and the attribute heads of `train_clip.py`.
+"""Train the small CLIP's text tower anew, against the image tower and the attribute heads of `train_clip.py`.
 
     python examples/demo/train_text.py --run runs/demo-clip
 
@@ -20,7 +20,7 @@ import numpy as np
 import open_clip
 import torch
 from check_clip import zero_shot
-from drawn_set import CACHE, DrawnSet, drawn_set
+from rendered_set import CACHE, RenderedSet, rendered_set
 from said import said
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,7 +34,7 @@ from train_clip import (
     vocabulary,
 )
 
-from ratlip_cli.data.drawn.attributes import ATTRIBUTES, FAMILIES, HELD_OUT, PAIRED
+from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, HELD_OUT, PAIRED
 from ratlip_cli.files import whole_file
 from ratlip_cli.model.clip import load_clip, save_clip
 
@@ -70,18 +70,18 @@ def exchange_is_held_out(labels: Tensor) -> Tensor:
     return found
 
 
-def encoded(pictures: DrawnSet, seed: int) -> dict[str, Tensor]:
+def encoded(images: RenderedSet, seed: int) -> dict[str, Tensor]:
     """Captions as rows of the embedding (N,10,CONTEXT) and what they say (N,10,attributes), whole and with a hidden
     word; made once and kept."""
-    kept = CACHE / f"hidden-{len(pictures.captions)}-{seed}.pt"
+    kept = CACHE / f"hidden-{len(images.captions)}-{seed}.pt"
     if not kept.exists():
         rng = np.random.default_rng([seed, 1])
-        whole = [text for ten in pictures.captions for text in ten]
+        whole = [text for ten in images.captions for text in ten]
         hidden = [with_hidden_word(text, rng) for text in whole]
         words = vocabulary(_tokens(whole))
         table = torch.zeros(49408, dtype=torch.long)
         table[words[1:]] = torch.arange(1, len(words))
-        families = pictures.family.repeat(10)
+        families = images.family.repeat(10)
         content: dict[str, Tensor] = {"words": torch.tensor(words)}
         for name, texts in (("whole", whole), ("hidden", hidden)):
             labels = labels_of([said(FAMILIES[f], t) for f, t in zip(families, texts, strict=True)], families)
@@ -99,15 +99,15 @@ def _tokens(texts: Sequence[str]) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/demo-clip"), help="folder of train_clip.py's run")
-    parser.add_argument("--pictures", type=int, default=30000, help="as in train_clip.py")
+    parser.add_argument("--images", type=int, default=30000, help="as in train_clip.py")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(2)
-    pictures = drawn_set("train", args.pictures, args.seed)
-    captions = encoded(pictures, args.seed)
+    samples = rendered_set("train", args.images, args.seed)
+    captions = encoded(samples, args.seed)
     words = captions["words"].tolist()
 
     torch.manual_seed(args.seed)
@@ -121,15 +121,15 @@ def main() -> None:
         parameter.requires_grad_(False)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.no_grad():
-        chunks = np.array_split(np.arange(len(pictures.captions)), len(pictures.captions) // 500 + 1)
-        images = F.normalize(torch.cat([model.encode_image(pictures.centre(rows)) for rows in chunks]), dim=1)
+        chunks = np.array_split(np.arange(len(samples.captions)), len(samples.captions) // 500 + 1)
+        images = F.normalize(torch.cat([model.encode_image(samples.centre(rows)) for rows in chunks]), dim=1)
 
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.1)
     contrastive = open_clip.ClipLoss()
     for step in range(args.steps):
         rng = np.random.default_rng([args.seed, step])
         family = FAMILIES[int(rng.integers(len(FAMILIES)))]
-        among = np.arange(len(pictures.captions)) if rng.random() < MIXED else pictures.rows(family)
+        among = np.arange(len(samples.captions)) if rng.random() < MIXED else samples.rows(family)
         rows = rng.choice(among, args.batch, replace=False)
         which = rng.integers(0, 10, args.batch)
         hide = torch.from_numpy(rng.random(args.batch) < HIDDEN)[:, None]
@@ -154,7 +154,7 @@ def main() -> None:
     config = {"model_cfg": model_cfg(len(words)), "preprocess_cfg": PREPROCESS, "vocabulary": words}
     save_clip(args.run / "clip", config, halves)
     clip = load_clip(str(args.run / "clip"))
-    print(json.dumps({"zero_shot": zero_shot(clip, drawn_set("test", 1500, args.seed))}), flush=True)
+    print(json.dumps({"zero_shot": zero_shot(clip, rendered_set("test", 1500, args.seed))}), flush=True)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ cp discriminator/0000_*wings.png "$here/gradcam_discriminator.png"
 cp parts/0000_*test.png "$here/gradcam_dataset.png"
 cp parts/0000_*parts.png "$here/gradcam_parts.png"
 python - parts/0000_*.json "$here/gradcam_parts.json" <<'END'
-import json, sys  # without the numbers of each picture
+import json, sys  # without the numbers of each image
 from pathlib import Path
 content = json.loads(Path(sys.argv[1]).read_text())
-del content["pictures"]
+del content["images"]
 Path(sys.argv[2]).write_text(json.dumps(content, indent=2) + "\n")
 END
 cp pairs/0000_*test.png "$here/latent_pairs.png"

@@ -21,7 +21,7 @@ def bench(
         typer.Option(help="Model folder, run folder, owner/name[@revision] on the Hugging Face Hub, or ratlip-demo."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 8,
     precision: Annotated[str, typer.Option(help="fp32 or bf16, of drawing.")] = "fp32",
     train: Annotated[
         bool, typer.Option("--train", help="Also measure training steps of a model of these sizes.")
@@ -29,7 +29,7 @@ def bench(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
 ) -> None:
-    """Measure pictures a second, latency, memory and, with --train, steps a second. Leave the machine alone meanwhile.
+    """Measure images a second, latency, memory and, with --train, steps a second. Leave the machine alone meanwhile.
 
     [bold]Examples[/]
 
@@ -67,9 +67,9 @@ def bench(
 def _show(measured: Benchmark) -> None:
     drawing, training = measured.drawing, measured.training
     rows: list[tuple[str, object]] = [
-        ("one picture", f"{1000 * drawing.latency_seconds:.1f} ms"),
-        (f"pictures a second, {drawing.batch_size} at a time", f"{drawing.pictures_per_second:.2f}"),
-        ("arithmetic of a picture", f"{drawing.gflop_per_picture:.2f} GFLOP"),
+        ("one image", f"{1000 * drawing.latency_seconds:.1f} ms"),
+        (f"images a second, {drawing.batch_size} at a time", f"{drawing.images_per_second:.2f}"),
+        ("arithmetic of an image", f"{drawing.gflop_per_image:.2f} GFLOP"),
         ("share of the matrix-product rate", f"{drawing.share_of_matrix_rate:.0%}"),
     ]
     if training:

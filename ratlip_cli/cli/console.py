@@ -93,7 +93,7 @@ def result_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obj
 
 
 @contextmanager
-def progress(description: str, total: int | None, done: int = 0, unit: str = "pictures") -> Iterator[Advance]:
+def progress(description: str, total: int | None, done: int = 0, unit: str = "images") -> Iterator[Advance]:
     """Show how far the work is: a bar on a terminal, an occasional plain line elsewhere, nothing when quiet.
 
     `total` is None where nobody knows it.

@@ -1,4 +1,4 @@
-"""`ratlip evaluate`: scores of a model or of a folder of pictures."""
+"""`ratlip evaluate`: scores of a model or of a folder of images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ratlip_cli.evaluation.request import DEFAULT_METRICS, Request
 if TYPE_CHECKING:
     import torch
 
-    from ratlip_cli.evaluation.judges import Judges
+    from ratlip_cli.evaluation.networks import Networks
     from ratlip_cli.evaluation.protocol import Evaluation
     from ratlip_cli.weights.model_folder import Model
 
@@ -34,7 +34,7 @@ def evaluate(
         bool, typer.Option("--precision-recall", help="Fidelity and variety apart.", rich_help_panel=METRICS)
     ] = False,
     clip_score: Annotated[
-        bool, typer.Option("--clip-score", help="How well pictures match their captions.", rich_help_panel=METRICS)
+        bool, typer.Option("--clip-score", help="How well images match their captions.", rich_help_panel=METRICS)
     ] = False,
     r_precision: Annotated[
         bool,
@@ -50,17 +50,17 @@ def evaluate(
     dataset: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|FOLDER", help="Real pictures; the model's own dataset if left out.", rich_help_panel=SCORED
+            metavar="NAME|FOLDER", help="Real images; the model's own dataset if left out.", rich_help_panel=SCORED
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the dataset.", rich_help_panel=SCORED)] = "test",
     images: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Score these pictures instead of a model's.", rich_help_panel=SCORED),
+        typer.Option(metavar="DIR", help="Score these images instead of a model's.", rich_help_panel=SCORED),
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="With --images: real pictures, instead of --dataset.", rich_help_panel=SCORED),
+        typer.Option(metavar="DIR", help="With --images: real images, instead of --dataset.", rich_help_panel=SCORED),
     ] = None,
     data_dir: Annotated[
         Path, typer.Option(envvar="RATLIP_DATA", help="Folder of prepared datasets.", rich_help_panel=SCORED)
@@ -95,13 +95,13 @@ def evaluate(
             rich_help_panel=HOW,
         ),
     ] = None,
-    captions_per_image: Annotated[int, typer.Option(help="Captions of each picture.", rich_help_panel=HOW)] = 10,
+    captions_per_image: Annotated[int, typer.Option(help="Captions of each image.", rich_help_panel=HOW)] = 10,
     bootstrap: Annotated[
         int, typer.Option(metavar="N", help="Draws for 95 % intervals; 0 for none.", rich_help_panel=HOW)
     ] = 0,
     seed: Annotated[int, typer.Option(help="Decides the noises.", rich_help_panel=HOW)] = 0,
     batch_size: Annotated[
-        int | None, typer.Option(help="Pictures at a time; changes no score.", rich_help_panel=HOW)
+        int | None, typer.Option(help="Images at a time; changes no score.", rich_help_panel=HOW)
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=HOW)] = "auto",
     max_fid: Annotated[
@@ -116,7 +116,7 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
 ) -> None:
-    """Score a model, or pictures from anywhere, and say how each number was made.
+    """Score a model, or images from anywhere, and say how each number was made.
 
     [bold]Examples[/]
 
@@ -124,7 +124,7 @@ def evaluate(
 
     ratlip evaluate --model runs/cub-ratlip-1 --dataset cub --max-fid 15 --min-clip-score 30 --json
 
-    ratlip evaluate --images their-pictures --reference real-pictures --fid --kid --precision-recall
+    ratlip evaluate --images their-images --reference real-images --fid --kid --precision-recall
     """
     console.set_up(quiet)
     from ratlip_cli.device import keep_freed_memory, resolve_device
@@ -148,7 +148,7 @@ def evaluate(
         raise UsageError(f"{out} exists; choose another --out.")
     keep_freed_memory()
     where = resolve_device(device)
-    options = _JudgeOptions(features, clip, clip_score_clip, inception_weights)
+    options = _NetworkOptions(features, clip, clip_score_clip, inception_weights)
     if images is None:
         what, evaluation = _of_model(model, dataset, split, data_dir, request, options, where)
     else:
@@ -173,7 +173,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class _JudgeOptions:
+class _NetworkOptions:
     """Which networks were asked for."""
 
     features: str | None
@@ -181,12 +181,12 @@ class _JudgeOptions:
     second_clip: str | None
     inception_weights: Path | None
 
-    def load(self, request: Request, device: torch.device, model: Model | None = None) -> Judges:
+    def load(self, request: Request, device: torch.device, model: Model | None = None) -> Networks:
         """The networks; a model names its features itself where none were asked for."""
-        from ratlip_cli.evaluation.judges import load_judges
+        from ratlip_cli.evaluation.networks import load_networks
 
         features = self.features or (model.config.features if model is not None else "inception")
-        return load_judges(request, device, features, model, self.clip, self.second_clip, self.inception_weights)
+        return load_networks(request, device, features, model, self.clip, self.second_clip, self.inception_weights)
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _of_model(
     split: str,
     data_dir: Path,
     request: Request,
-    options: _JudgeOptions,
+    options: _NetworkOptions,
     device: torch.device,
 ) -> tuple[dict[str, Any], Evaluation]:
     from ratlip_cli.data.dataset import CaptionedImages
@@ -254,10 +254,10 @@ def _of_model(
     image_size = model.config.generator.image_size
     with preparation_progress() as progress:
         folder = resolve_dataset(source, data_dir, image_size, progress=progress)
-    pictures = CaptionedImages(folder, split, image_size)
-    judges = options.load(request, device, model)
+    images = CaptionedImages(folder, split, image_size)
+    networks = options.load(request, device, model)
     with _bars() as progress:
-        evaluation = evaluate_model(model, pictures, request, judges, progress)
+        evaluation = evaluate_model(model, images, request, networks, progress)
     what = {"model": model.name, "model_fingerprint": model.fingerprint, "dataset": str(folder), "split": split}
     return what, evaluation
 
@@ -269,38 +269,38 @@ def _of_images(
     split: str,
     data_dir: Path,
     request: Request,
-    options: _JudgeOptions,
+    options: _NetworkOptions,
     device: torch.device,
 ) -> tuple[dict[str, Any], Evaluation]:
     from ratlip_cli.data.dataset import CaptionedImages
     from ratlip_cli.data.prepare import resolve_dataset
     from ratlip_cli.errors import DataError
-    from ratlip_cli.evaluation.pictures import Pictures, SplitPictures, open_folder
+    from ratlip_cli.evaluation.images import Images, SplitImages, open_folder
     from ratlip_cli.evaluation.protocol import evaluate_images
     from ratlip_cli.evaluation.request import OF_CLIP
 
-    pictures, size, captions = open_folder(images, split, request.wants(OF_CLIP), request.captions_per_image)
+    samples, size, captions = open_folder(images, split, request.wants(OF_CLIP), request.captions_per_image)
     width_height = f"{size[1]} x {size[0]}"
-    real: Pictures | None = None
+    real: Images | None = None
     compared: dict[str, str] = {}
     if reference is not None:
         compared = {"reference": str(reference)}
         real, real_size, _ = open_folder(reference, split, False, request.captions_per_image)
         if real_size != size:
             raise DataError(
-                f"the pictures of {images} have {width_height} pixels, those of {reference} {real_size[1]} x "
+                f"the samples of {images} have {width_height} pixels, those of {reference} {real_size[1]} x "
                 f"{real_size[0]}: bring them to one size."
             )
     elif dataset is not None:
         if size[0] != size[1]:
-            raise DataError(f"the pictures of {images} have {width_height} pixels, those of a dataset are square.")
+            raise DataError(f"the samples of {images} have {width_height} pixels, those of a dataset are square.")
         with preparation_progress() as progress:
             folder = resolve_dataset(dataset, data_dir, size[0], progress=progress)
-        real = SplitPictures(CaptionedImages(folder, split, size[0]))
+        real = SplitImages(CaptionedImages(folder, split, size[0]))
         compared = {"dataset": str(folder), "split": split}
-    judges = options.load(request, device)
+    networks = options.load(request, device)
     with _bars() as progress:
-        evaluation = evaluate_images(pictures, size, real, captions, request, judges, progress)
+        evaluation = evaluate_images(samples, size, real, captions, request, networks, progress)
     return {"images": str(images), **compared}, evaluation
 
 

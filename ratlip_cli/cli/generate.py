@@ -1,4 +1,4 @@
-"""`ratlip generate`: prompts to pictures."""
+"""`ratlip generate`: prompts to images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import typer
 
 from ratlip_cli.cli import console
 
-GRID_PICTURES = 256
-"""At most so many pictures go into the grid."""
+GRID_IMAGES = 256
+"""At most so many images go into the grid."""
 
 
 def generate(
@@ -18,25 +18,25 @@ def generate(
     prompts_file: Annotated[
         Path | None, typer.Option("--prompts", metavar="FILE", help="A text file with a prompt a line.")
     ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="Pictures of each prompt.")] = 1,
+    count: Annotated[int, typer.Option("-n", "--count", help="Images of each prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Decides the noises; prompts share them.")] = 0,
     model: Annotated[
         str | None,
         typer.Option(help="Model folder, run folder, owner/name[@revision] on the Hugging Face Hub, or ratlip-demo."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures; what it holds is kept.")] = Path("generated"),
+    out: Annotated[Path, typer.Option(help="Folder for the images; what it holds is kept.")] = Path("generated"),
     image_format: Annotated[str, typer.Option("--format", help="png, jpg or webp.")] = "png",
-    grid: Annotated[bool, typer.Option(help="Also write one captioned image of all pictures.")] = True,
+    grid: Annotated[bool, typer.Option(help="Also write one captioned image of all images.")] = True,
     truncation: Annotated[float, typer.Option(metavar="PSI", help="Scale the noise: below 1, less variety.")] = 1.0,
     best_of: Annotated[
         int, typer.Option(metavar="K", help="Draw K times as many and keep those that CLIP finds most like the prompt.")
     ] = 1,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures at a time; 16 if left out.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images at a time; 16 if left out.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the paths.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
 ) -> None:
-    """Draw pictures of sentences. Their paths go to stdout, one a line.
+    """Draw images of sentences. Their paths go to stdout, one a line.
 
     [bold]Examples[/]
 
@@ -64,21 +64,21 @@ def generate(
     loaded = load_model(spec, target)
     console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target}")
 
-    folder = sampling.PictureFolder(out, image_format)
-    pictures: list[sampling.Picture] = []
+    folder = sampling.ImageFolder(out, image_format)
+    images: list[sampling.Sample] = []
     records = []
     with console.progress("generate", len(sentences) * count) as advance:
-        for picture in sampling.generate(loaded, sentences, count, seed, truncation, best_of, batch_size):
-            path = folder.save(picture)
+        for image in sampling.generate(loaded, sentences, count, seed, truncation, best_of, batch_size):
+            path = folder.save(image)
             if not json:
                 console.result(path)
-            if grid and len(pictures) < GRID_PICTURES:
-                pictures.append(picture)
-            records.append({"path": str(path), **picture.record()})
+            if grid and len(images) < GRID_IMAGES:
+                images.append(image)
+            records.append({"path": str(path), **image.record()})
             advance()
-    grid_path = folder.save_grid(pictures) if grid else None
-    if grid and len(records) > GRID_PICTURES:
-        console.note(f"the grid shows the first {GRID_PICTURES} of {len(records)} pictures")
+    grid_path = folder.save_grid(images) if grid else None
+    if grid and len(records) > GRID_IMAGES:
+        console.note(f"the grid shows the first {GRID_IMAGES} of {len(records)} images")
     if json:
         console.result_json(
             {"model": loaded.name, "fingerprint": loaded.fingerprint, "images": records, "grid": grid_path}

@@ -1,4 +1,4 @@
-"""`ratlip gradcam`: where a picture shows what a sentence says."""
+"""`ratlip gradcam`: where an image shows what a sentence says."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ratlip_cli.cli.prepare import preparation_progress
 from ratlip_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from ratlip_cli.explain.subjects import Subject
+    from ratlip_cli.explain.input_images import InputImage
     from ratlip_cli.weights.model_folder import Model
 
 DATASET_COUNT = 100
-"""Pictures of a dataset, if --count is left out."""
+"""Images of a dataset, if --count is left out."""
 
 
 def gradcam(
     prompt: Annotated[str | None, typer.Argument(help="The sentence to look for.", show_default=False)] = None,
     count: Annotated[
-        int | None, typer.Option("-n", "--count", help="Pictures to generate (1), or to take from --dataset (100).")
+        int | None, typer.Option("-n", "--count", help="Images to generate (1), or to take from --dataset (100).")
     ] = None,
     image: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Explain this picture instead; repeat it for more.")
+        list[Path] | None, typer.Option(metavar="FILE", help="Explain this image instead; repeat it for more.")
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FOLDER", help="Explain pictures of a dataset; those with known parts are scored."),
+        typer.Option(metavar="NAME|FOLDER", help="Explain images of a dataset; those with known parts are scored."),
     ] = None,
     split: Annotated[str, typer.Option(help="The split of --dataset.")] = "test",
     model: Annotated[
@@ -37,7 +37,7 @@ def gradcam(
         typer.Option(help="Model folder, run folder, owner/name or ratlip-demo; repeat it for a row each."),
     ] = None,
     target: Annotated[
-        str, typer.Option(help="clip: cosine of picture and sentence; discriminator: the logit of Mate-D.")
+        str, typer.Option(help="clip: cosine of image and sentence; discriminator: the logit of Mate-D.")
     ] = "clip",
     layer: Annotated[
         int | None,
@@ -55,7 +55,7 @@ def gradcam(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the paths.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
 ) -> None:
-    """Show where a picture holds what a sentence says (Grad-CAM), and measure whether the map is right.
+    """Show where an image holds what a sentence says (Grad-CAM), and measure whether the map is right.
 
     [bold]Examples[/]
 
@@ -71,8 +71,8 @@ def gradcam(
     from ratlip_cli.explain.explanation import Explanation, explain, phrases_of
     from ratlip_cli.explain.gradcam import make_target, resolve_layer
     from ratlip_cli.explain.gradcam_report import write_gradcam
-    from ratlip_cli.explain.parts import phrases_naming_parts
     from ratlip_cli.explain.record import Record
+    from ratlip_cli.explain.segments import phrases_naming_segments
     from ratlip_cli.sampling import check_seed
     from ratlip_cli.weights.load import default_model, load_model
 
@@ -93,16 +93,16 @@ def gradcam(
         with preparation_progress() as progress:
             size = max(one.config.generator.image_size for one in loaded)
             prepared = resolve_dataset(dataset, data_dir, size, progress=progress)
-    subjects = [_subjects(one, prompt, files, prepared, split, count, seed) for one in loaded]
+    subjects = [_input_images(one, prompt, files, prepared, split, count, seed) for one in loaded]
 
     found: list[Explanation] = []
     with console.progress("gradcam", sum(map(len, subjects))) as advance:
-        for one, aim, at, pictures in zip(loaded, targets, layers, subjects, strict=True):
-            for subject in pictures:
+        for one, aim, at, images in zip(loaded, targets, layers, subjects, strict=True):
+            for subject in images:
                 if words or word:
                     phrases = phrases_of(subject.prompt, words, word or [])
                 else:
-                    phrases = phrases_naming_parts(subject.prompt, subject.masks)
+                    phrases = phrases_naming_segments(subject.prompt, subject.masks)
                 found.append(explain(one, aim, at, subject, phrases, seed))
                 advance()
     title = prompt or (f"{dataset} {split}" if dataset else found[0].subject.prompt)
@@ -122,9 +122,9 @@ def _check_request(
 ) -> None:
     """Raise UsageError for options that do not go together."""
     if dataset is not None and (prompt is not None or files or chosen):
-        raise UsageError("--dataset brings its own pictures and captions; leave out the prompt, --image and --word.")
+        raise UsageError("--dataset brings its own images and captions; leave out the prompt, --image and --word.")
     if files and count is not None:
-        raise UsageError("-n is for generated pictures and for --dataset; leave it out with --image.")
+        raise UsageError("-n is for generated images and for --dataset; leave it out with --image.")
     if prompt is None and dataset is None and not files:
         raise UsageError('there is no prompt; give a sentence, such as "a red bird", or --image or --dataset.')
     if prompt is not None and not prompt.strip():
@@ -133,7 +133,7 @@ def _check_request(
         raise UsageError(f"-n is {count}; it must be at least 1.")
 
 
-def _subjects(
+def _input_images(
     model: Model,
     prompt: str | None,
     files: list[Path],
@@ -141,10 +141,10 @@ def _subjects(
     split: str,
     count: int | None,
     seed: int,
-) -> list[Subject]:
-    """The pictures to explain, at the size that the model draws."""
+) -> list[InputImage]:
+    """The images to explain, at the size that the model draws."""
     from ratlip_cli.data.dataset import CaptionedImages
-    from ratlip_cli.explain.subjects import drawn, from_dataset, from_file
+    from ratlip_cli.explain.input_images import drawn, from_dataset, from_file
 
     size = model.config.generator.image_size
     if dataset is not None:

@@ -16,7 +16,7 @@ def info(
     ] = None,
     variant: Annotated[str, typer.Option(help="ratlip, rat, galip or ratlip-released.")] = "ratlip",
     hidden_size: Annotated[int, typer.Option(help="Hidden units D of the LSTM.")] = 64,
-    image_size: Annotated[int, typer.Option(help="Side of the picture in pixels, 32 to 512.")] = 256,
+    image_size: Annotated[int, typer.Option(help="Side of the image in pixels, 32 to 512.")] = 256,
     clip: Annotated[
         str, typer.Option(help="CLIP NAME of open_clip, or a CLIP folder; no weights are needed.")
     ] = "ViT-B-32-quickgelu",
@@ -25,7 +25,7 @@ def info(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show a model as a table: shapes, parameters trained and frozen, memory, arithmetic for one picture.
+    """Show a model as a table: shapes, parameters trained and frozen, memory, arithmetic for one image.
 
     [bold]Examples[/]
 
@@ -93,7 +93,7 @@ def info(
     ]
     title = f"{generator.variant}, {generator.image_size} pixels, on CLIP {clip}"
     console.result_table(title, ("part", "output", "trained", "frozen", "MiB (float32)", "GFLOP/image"), rows)
-    console.result(f"trained parameters: {trained:,}; drawing one picture of a sentence: {gflops:.1f} GFLOP")
+    console.result(f"trained parameters: {trained:,}; drawing one image of a sentence: {gflops:.1f} GFLOP")
     console.result("CLIP-BLK and the CLIP image encoder share their weights.")
 
 

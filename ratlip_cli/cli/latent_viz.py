@@ -1,4 +1,4 @@
-"""`ratlip latent-viz`: where real and generated pictures lie, and what captions change."""
+"""`ratlip latent-viz`: where real and generated images lie, and what captions change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def latent_viz(
         str | None, typer.Option(metavar="MODEL", help="A second model, beside it on the same axes.")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(metavar="NAME|FOLDER", help="Real pictures; the model's own dataset if left out.")
+        str | None, typer.Option(metavar="NAME|FOLDER", help="Real images; the model's own dataset if left out.")
     ] = None,
     split: Annotated[str, typer.Option(help="The split of the dataset.")] = "test",
     count: Annotated[
@@ -40,7 +40,7 @@ def latent_viz(
         str | None, typer.Option("--from", metavar="TEXT", help="With --to: the way between two captions.")
     ] = None,
     end: Annotated[str | None, typer.Option("--to", metavar="TEXT", help="Where the way ends.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Pictures on the way (8).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Images on the way (8).")] = None,
     same_noise: Annotated[
         bool,
         typer.Option("--same-noise", help="Keep the noise on the way; else it goes from the first to the second."),
@@ -53,7 +53,7 @@ def latent_viz(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the paths.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
 ) -> None:
-    """Show real and generated pictures as vectors, and the angle between them.
+    """Show real and generated images as vectors, and the angle between them.
 
     [bold]Examples[/]
 
@@ -66,8 +66,8 @@ def latent_viz(
     console.set_up(quiet)
     from ratlip_cli.device import resolve_device
     from ratlip_cli.explain import latent, latent_report
+    from ratlip_cli.explain.latent_views import caption_view, pair_view, real_images
     from ratlip_cli.explain.record import Record
-    from ratlip_cli.explain.views import caption_view, pair_view, real_pictures
     from ratlip_cli.sampling import check_seed
     from ratlip_cli.weights.load import default_model, load_model
 
@@ -87,20 +87,22 @@ def latent_viz(
     if start is not None and end is not None:
         number, noises = steps or STEPS, (0, 0) if same_noise else (0, 1)
         with console.progress("latent-viz", number * len(models)) as advance:
-            ways = [latent.way(one, seen, (start, end), number, noises, seed, advance) for one in models]
+            interpolations = [
+                latent.interpolate(one, seen, (start, end), number, noises, seed, advance) for one in models
+            ]
         record = Record(out, f"{start} to {end}", svg)
         settings |= {"view": "way", "from": start, "to": end, "steps": number, "noises": noises}
-        content = latent_report.write_way(ways, (start, end), seen, record, settings)
+        content = latent_report.write_interpolation(interpolations, (start, end), seen, record, settings)
     else:
         real, pairs = None, []
         if dataset is not None or not captions:
-            pictures = _pictures(dataset, models, split, data_dir)
-            number = min(PAIRS if captions else count or PAIRS, len(pictures))
+            images = _images(dataset, models, split, data_dir)
+            number = min(PAIRS if captions else count or PAIRS, len(images))
             latent.check_points(number)
             with console.progress("latent-viz", number * (1 + len(models))) as advance:
-                real = real_pictures(seen, pictures, number, advance)
+                real = real_images(seen, images, number, advance)
                 pairs = [pair_view(seen, one, real, seed, advance) for one in models]
-            settings |= {"dataset": str(pictures.path), "split": split, "pairs": number}
+            settings |= {"dataset": str(images.path), "split": split, "pairs": number}
         if captions or real is None:
             noises_each = count or NOISES
             with console.progress("latent-viz", noises_each * len(captions) * len(models)) as advance:
@@ -146,7 +148,7 @@ def _check_request(
         raise UsageError(f"--count is {count}; it must be at least 1.")
 
 
-def _pictures(dataset: str | None, models: list[Model], split: str, data_dir: Path) -> CaptionedImages:
+def _images(dataset: str | None, models: list[Model], split: str, data_dir: Path) -> CaptionedImages:
     """The split, prepared first where that is needed, at the size that the first model draws."""
     from ratlip_cli.data.dataset import CaptionedImages
     from ratlip_cli.data.prepare import resolve_dataset

@@ -1,4 +1,4 @@
-"""`ratlip prepare`: captioned pictures to a dataset."""
+"""`ratlip prepare`: captioned images to a dataset."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ratlip_cli.data.prepare import Source
 
 SHOWN = 10
-"""Pictures left out that are named on the terminal; dataset.json names all."""
+"""Images left out that are named on the terminal; dataset.json names all."""
 
 MEGABYTE = 1_000_000
 
@@ -43,7 +43,7 @@ def prepare(
         bool, typer.Option("--accept-license", help="celeba-tiny: you accept its licence, which the command prints.")
     ] = False,
     image_size: Annotated[
-        int | None, typer.Option(help="Side of the pictures to train on; 256, and 64 for drawn ones, if left out.")
+        int | None, typer.Option(help="Side of the images to train on; 256, and 64 for drawn ones, if left out.")
     ] = None,
     caption_column: Annotated[
         str | None, typer.Option(help="Own images: the captions' column; captions, caption or text if left out.")
@@ -51,15 +51,15 @@ def prepare(
     test_fraction: Annotated[
         float | None, typer.Option(help="Own images: share for the test split; 0.1 if left out.")
     ] = None,
-    count: Annotated[int | None, typer.Option(help="Drawn pictures: how many; 20000 if left out.")] = None,
+    count: Annotated[int | None, typer.Option(help="Drawn images: how many; 20000 if left out.")] = None,
     seed: Annotated[int, typer.Option(help="Decides the test split of own images, and what is drawn.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; one per core if left out.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first picture that cannot be used.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Verify a prepared dataset, picture by picture.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be used.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Verify a prepared dataset, image by image.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the folder.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
 ) -> None:
-    """Get captioned pictures ready for training. The prepared folder goes to stdout.
+    """Get captioned images ready for training. The prepared folder goes to stdout.
 
     Own images are a folder of x.jpg with x.txt (a caption a line) or with a metadata.jsonl or metadata.csv, a .csv or
     .jsonl that names images, or a WebDataset shard or folder of shards. Run again, it goes on where it stopped.
@@ -70,9 +70,9 @@ def prepare(
 
     ratlip prepare cub --raw ~/Downloads
 
-    ratlip prepare ~/my-pictures --image-size 128 --test-fraction 0.2
+    ratlip prepare ~/my-images --image-size 128 --test-fraction 0.2
 
-    ratlip prepare data/my-pictures --check
+    ratlip prepare data/my-images --check
     """
     console.set_up(quiet)
     from ratlip_cli.data.layout import INFO, read_dataset
@@ -99,7 +99,7 @@ def prepare(
     if info == before:
         console.note(f"{out} is prepared already; nothing to do")
     elif before is not None:
-        console.note(f"{out} was prepared from other pictures or options; it has been replaced")
+        console.note(f"{out} was prepared from other images or options; it has been replaced")
     _show(out, info, json)
 
 
@@ -111,20 +111,20 @@ def preparation_progress() -> Iterator[Callable[[str, int, int | None], None]]:
         current, shown = "", 0
 
         def progress(counted: str, done: int, total: int | None) -> None:
-            from ratlip_cli.data.prepare import PICTURES
+            from ratlip_cli.data.prepare import IMAGES
 
             nonlocal advance, current, shown
-            if counted != PICTURES:
+            if counted != IMAGES:
                 done, total = done // MEGABYTE, None if total is None else total // MEGABYTE
             if advance is None or counted != current:
                 stack.close()
                 bar = (
                     console.progress("prepare", total)
-                    if counted == PICTURES
+                    if counted == IMAGES
                     else console.progress(f"download {counted}", total, done, unit="MB")
                 )
                 advance = stack.enter_context(bar)
-                current, shown = counted, 0 if counted == PICTURES else done
+                current, shown = counted, 0 if counted == IMAGES else done
             if done != shown:
                 advance(done - shown)
                 shown = done
@@ -162,7 +162,7 @@ def _source(
         drawn = data.demo_source(dataset, count, seed, size)
         return drawn, data_dir / dataset
     if count is not None:
-        raise UsageError(f"--count is for drawn pictures, not for {dataset}.")
+        raise UsageError(f"--count is for drawn images, not for {dataset}.")
     if dataset in data.OFFICIAL:
         if caption_column is not None or test_fraction is not None:
             raise UsageError(f"--caption-column and --test-fraction are for own images, not for {dataset}.")
@@ -181,7 +181,7 @@ def _source(
 
 def _show(path: Path, info: DatasetInfo, json: bool) -> None:
     splits = ", ".join(f"{count} {split}" for split, count in info.counts.items())
-    console.note(f"{info.name}: pictures for {info.image_size} pixels: {splits}")
+    console.note(f"{info.name}: images for {info.image_size} pixels: {splits}")
     for problem in info.left_out[:SHOWN]:
         console.note(f"left out: {problem.name}: {problem.reason}")
     if len(info.left_out) > SHOWN:
@@ -195,12 +195,12 @@ def _show(path: Path, info: DatasetInfo, json: bool) -> None:
 def _check(path: Path, workers: int | None, json: bool) -> None:
     from ratlip_cli.data.layout import check_dataset, read_dataset
     from ratlip_cli.data.parallel import usable_cores
-    from ratlip_cli.data.prepare import PICTURES
+    from ratlip_cli.data.prepare import IMAGES
 
     total = sum(read_dataset(path).counts.values())
     with preparation_progress() as progress:
         workers = usable_cores() if workers is None else workers
-        problems = check_dataset(path, workers, lambda done: progress(PICTURES, done, total))
+        problems = check_dataset(path, workers, lambda done: progress(IMAGES, done, total))
     if json:
         console.result_json({"path": path, "problems": [asdict(problem) for problem in problems]})
     for problem in problems[:SHOWN]:
@@ -209,4 +209,4 @@ def _check(path: Path, workers: int | None, json: bool) -> None:
         raise DataError(f"{path} has {len(problems)} damaged or stray files. Remove it and prepare it again.")
     if not json:
         console.result(path)
-    console.note(f"all {total} pictures are as {path / 'dataset.json'} says")
+    console.note(f"all {total} images are as {path / 'dataset.json'} says")

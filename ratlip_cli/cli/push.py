@@ -18,7 +18,7 @@ SCORES_FILE = "scores.json"
 """Where a run folder keeps what `ratlip evaluate --out` wrote."""
 
 SAMPLES = 4
-"""Pictures of each sentence on the card."""
+"""Images of each sentence on the card."""
 
 
 def push(
@@ -35,14 +35,14 @@ def push(
         typer.Option(metavar="FILE", help=f"What evaluate --out wrote; else {SCORES_FILE} in the run folder."),
     ] = None,
     prompt: Annotated[
-        list[str] | None, typer.Option(help="Sentence for the card's pictures, more than once if you like.")
+        list[str] | None, typer.Option(help="Sentence for the card's images, more than once if you like.")
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights as float16, in half the space.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the files and the card; upload nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
 ) -> None:
-    """Upload a model with a card made from its run: data and licence, settings, scores, pictures, use, limits.
+    """Upload a model with a card made from its run: data and licence, settings, scores, images, use, limits.
 
     You must be logged in: `hf auth login`. The model's name with its commit goes to stdout.
 
@@ -109,11 +109,11 @@ def _scores(model: Model, path: Path, asked: bool) -> Scores | None:
 
 
 def _draw_samples(model: Model, prompts: list[str], path: Path) -> None:
-    from ratlip_cli.sampling import Picture, generate, save_grid
+    from ratlip_cli.sampling import Sample, generate, save_grid
 
-    pictures: list[Picture] = []
+    images: list[Sample] = []
     with console.progress("draw", len(prompts) * SAMPLES) as advance:
-        for picture in generate(model, prompts, SAMPLES):
-            pictures.append(picture)
+        for image in generate(model, prompts, SAMPLES):
+            images.append(image)
             advance()
-    save_grid(path, pictures)
+    save_grid(path, images)

@@ -1,4 +1,4 @@
-"""`ratlip train`: captioned pictures to a model."""
+"""`ratlip train`: captioned images to a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ratlip_cli.errors import Interrupted
 from ratlip_cli.training.settings import TrainSettings, about, preset_names, resolve_settings
 
 if TYPE_CHECKING:
-    from ratlip_cli.training.session import Rehearsal, TrainingSession
+    from ratlip_cli.training.session import DryRun, TrainingSession
     from ratlip_cli.training.trainer import StepRecord
 
 DATA, MODEL, LENGTH, LEARNING, MACHINE, RUN, EVALUATION = (
@@ -98,7 +98,7 @@ def train(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
 ) -> None:
-    """Train a model on captioned pictures. The run folder goes to stdout.
+    """Train a model on captioned images. The run folder goes to stdout.
 
     What is typed wins over --config, and --config over the dataset's preset. Ctrl-C ends the step and saves.
 
@@ -106,7 +106,7 @@ def train(
 
     ratlip train --dataset oxford --device cuda
 
-    ratlip train --dataset data/my-pictures --config small --dry-run
+    ratlip train --dataset data/my-images --config small --dry-run
 
     ratlip train --resume auto --dataset cub --variant galip --max-time 8h
     """
@@ -119,17 +119,18 @@ def train(
         return
 
     from ratlip_cli.device import keep_freed_memory
-    from ratlip_cli.training.session import open_session, rehearse
+    from ratlip_cli.training.session import dry_run as measure
+    from ratlip_cli.training.session import open_session
     from ratlip_cli.weights.model_folder import fingerprint_of
 
     keep_freed_memory()
     if dry_run:
         with preparation_progress() as progress:
-            rehearsal = rehearse(settings, progress)
+            found = measure(settings, progress)
         if json:
-            console.result_json(asdict(rehearsal))
+            console.result_json(asdict(found))
         else:
-            _show_rehearsal(rehearsal)
+            _show_dry_run(found)
         return
 
     with preparation_progress() as progress:
@@ -182,13 +183,13 @@ def _figures(record: StepRecord, skipped: int) -> dict[str, object]:
     return figures | ({"skipped": skipped} if skipped else {})
 
 
-def _show_rehearsal(found: Rehearsal) -> None:
+def _show_dry_run(found: DryRun) -> None:
     console.result_table(
         "This run would be",
         ("", "value"),
         [
             ("dataset", found.dataset),
-            ("training pictures", f"{found.pictures:,}"),
+            ("training images", f"{found.images:,}"),
             ("captions", f"{found.captions:,}"),
             ("device", found.device),
             ("precision", found.precision),

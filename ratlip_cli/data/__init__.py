@@ -1,1 +1,1 @@
-"""Section IV-A: captioned pictures, one layout on disk, and the sources that are turned into it."""
+"""Section IV-A: captioned images, one layout on disk, and the sources that are turned into it."""

@@ -26,7 +26,7 @@ SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
 """File name endings, in lower case, of the archives that can be read."""
 
 LARGEST_MEMBER = 128 * 2**20
-"""Bytes; a picture or text that is larger is refused."""
+"""Bytes; an image or text that is larger is refused."""
 
 LARGEST_RATIO, ALWAYS_ALLOWED = 100, 64 * 2**20
 """An archive may expand to this many times its size, or to this many bytes. Photographs do not shrink; text, by ten."""
@@ -289,7 +289,7 @@ def _refusal(name: str, size: int, is_link: bool) -> str | None:
 
 
 def _is_clutter(path: str) -> bool:
-    """Whether this is what macOS adds to archives, which looks like the picture it belongs to."""
+    """Whether this is what macOS adds to archives, which looks like the image it belongs to."""
     return "__MACOSX/" in path or path.rsplit("/", 1)[-1].startswith("._")
 
 

@@ -1,4 +1,4 @@
-"""Captioned pictures for training and evaluation (Section IV-A): crops, flips, batches and text vectors."""
+"""Captioned images for training and evaluation (Section IV-A): crops, flips, batches and text vectors."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ratlip_cli.data.images import ImageError, read_image, resize_shorter_side
 from ratlip_cli.data.layout import METADATA, read_dataset, read_split, stored_side
-from ratlip_cli.data.pictures import PictureError, read_picture, resize_shorter_side
 from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
 from ratlip_cli.pixels import from_image
 from ratlip_cli.tensor_files import load_tensors_and_metadata, save_tensors
@@ -34,24 +34,24 @@ _ORDER, _SAMPLE = 0, 1
 
 
 class Batch(NamedTuple):
-    """Pictures and, for each, one of its captions."""
+    """Images and, for each, one of its captions."""
 
     images: Tensor  # (B,3,S,S) float32 in [-1,1].
     captions: Tensor  # (B,) int64, rows of `text_vectors` and positions in `CaptionedImages.captions`.
 
 
 class CaptionedImages:
-    """One split of a prepared dataset as square pictures of `image_size` pixels.
+    """One split of a prepared dataset as square images of `image_size` pixels.
 
-    Training reads it as an endless stream of samples in which every picture comes once per epoch, in a new order, with
+    Training reads it as an endless stream of samples in which every image comes once per epoch, in a new order, with
     a random crop, flip and caption. The sample at position p depends on (`seed`, p) alone: whoever knows how many
     samples were seen can go on from there, and it does not matter who reads which.
 
     Args:
         path: folder of the prepared dataset.
         split: "train", "test" or a further split that the dataset has.
-        image_size: side of the pictures in pixels. Where it is not the size that the dataset was prepared for, the
-            stored pictures are resized.
+        image_size: side of the images in pixels. Where it is not the size that the dataset was prepared for, the
+            stored images are resized.
         seed: not negative; decides orders, crops, flips and captions of the training stream.
 
     Raises DataError where the dataset cannot be read, UsageError for an impossible size or seed.
@@ -70,12 +70,12 @@ class CaptionedImages:
         self._first_caption = np.cumsum([0] + [len(entry.captions) for entry in self.entries])
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.entries)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """64 hex digits that change with the captions and with the names and sizes of the picture files."""
+        """64 hex digits that change with the captions and with the names and sizes of the image files."""
         digest = hashlib.sha256((self.path / self.split / METADATA).read_bytes())
         for entry in self.entries:
             try:
@@ -85,35 +85,35 @@ class CaptionedImages:
         return digest.hexdigest()
 
     def training_sample(self, position: int) -> tuple[Tensor, int]:
-        """Return the picture (3,S,S) in [-1,1] and the caption's number at `position` of the training stream."""
+        """Return the image (3,S,S) in [-1,1] and the caption's number at `position` of the training stream."""
         epoch, place = divmod(position, len(self))
         index = int(_epoch_order(self.seed, epoch, len(self))[place])
         random = np.random.default_rng([self.seed, _SAMPLE, position])
-        picture = self._read(index)
-        left = int(random.integers(picture.width - self.image_size, endpoint=True))
-        upper = int(random.integers(picture.height - self.image_size, endpoint=True))
-        picture = self._crop(picture, left, upper)
+        image = self._read(index)
+        left = int(random.integers(image.width - self.image_size, endpoint=True))
+        upper = int(random.integers(image.height - self.image_size, endpoint=True))
+        image = self._crop(image, left, upper)
         if self.info.flip and random.random() < 0.5:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         caption = random.integers(self._first_caption[index], self._first_caption[index + 1])
-        return from_image(picture), int(caption)
+        return from_image(image), int(caption)
 
     def centre_crop(self, index: int) -> Tensor:
-        """Return picture `index` (3,S,S) in [-1,1], as everything that is not training sees it."""
-        picture = self._read(index)
-        left, upper = ((length - self.image_size) // 2 for length in picture.size)
-        return from_image(self._crop(picture, left, upper))
+        """Return image `index` (3,S,S) in [-1,1], as everything that is not training sees it."""
+        image = self._read(index)
+        left, upper = ((length - self.image_size) // 2 for length in image.size)
+        return from_image(self._crop(image, left, upper))
 
     def _read(self, index: int) -> Image.Image:
         file = self.entries[index].file
         try:
-            picture = read_picture(file)
-        except PictureError as error:
+            image = read_image(file)
+        except ImageError as error:
             raise DataError(f"{file}: {error}. Remove {self.path} and prepare it again.") from error
-        return resize_shorter_side(picture, stored_side(self.image_size))
+        return resize_shorter_side(image, stored_side(self.image_size))
 
-    def _crop(self, picture: Image.Image, left: int, upper: int) -> Image.Image:
-        return picture.crop((left, upper, left + self.image_size, upper + self.image_size))
+    def _crop(self, image: Image.Image, left: int, upper: int) -> Image.Image:
+        return image.crop((left, upper, left + self.image_size, upper + self.image_size))
 
 
 def training_batches(
@@ -122,9 +122,9 @@ def training_batches(
     """Yield the training stream's batches without end, from that of step `start_step` on.
 
     Batch s holds positions s * `batch_size` to (s + 1) * `batch_size` - 1; a dataset smaller than a batch comes more
-    than once in it. Pictures are read in `workers` processes (0: in this one), which changes nothing in the batches.
+    than once in it. Images are read in `workers` processes (0: in this one), which changes nothing in the batches.
     The workers leave SIGINT and SIGTERM to this process, so that it can end its step and save; they end with it, or
-    when the generator is closed. Raises DataError, naming the file, for a picture that cannot be read.
+    when the generator is closed. Raises DataError, naming the file, for an image that cannot be read.
     """
     batches = _training_batches(dataset, batch_size, start_step, workers, pin_memory)
     atexit.register(_close, weakref.ref(batches))  # Before multiprocessing, at exit, waits for the workers to end.
@@ -151,8 +151,8 @@ def text_vectors(dataset: CaptionedImages, clip: FrozenCLIP, batch_size: int = 2
 
 
 @functools.lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, pictures: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, _ORDER, epoch]).permutation(pictures)
+def _epoch_order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, _ORDER, epoch]).permutation(images)
 
 
 class _TrainingStream(Dataset[Batch]):

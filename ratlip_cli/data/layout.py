@@ -1,7 +1,7 @@
 """The one layout on disk that every dataset is brought into: written, validated and read here.
 
     DATASET/
-      dataset.json            where the pictures come from and what they became: :class:`DatasetInfo`
+      dataset.json            where the images come from and what they became: :class:`DatasetInfo`
       train/metadata.jsonl    {"file_name": "x.png", "captions": ["...", ...], further columns}
       train/x.png             RGB, shorter side = :func:`stored_side` (image_size)
       test/...                and any further split, such as ``unseen``
@@ -26,8 +26,8 @@ from typing import Any, TextIO, TypeAlias
 
 from PIL import Image
 
+from ratlip_cli.data.images import ImageError, read_image, stored_image, upright_rgb
 from ratlip_cli.data.parallel import in_order
-from ratlip_cli.data.pictures import PictureError, read_picture, stored_picture, upright_rgb
 from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.files import cannot_write, remove_partials, whole_file, write_text
 
@@ -41,12 +41,12 @@ COMPRESSION = 1
 """zlib level of the PNG files: photographs take a third of the time of Pillow's default (6), and a tenth more room."""
 
 LONGEST_NAME = 200
-"""Bytes in a picture's name; file systems allow 255 with the ending and a temporary file's marks."""
+"""Bytes in an image's name; file systems allow 255 with the ending and a temporary file's marks."""
 
 Json: TypeAlias = str | int | float | bool | Sequence["Json"] | Mapping[str, "Json"] | None
 
-Picture: TypeAlias = Path | bytes | Image.Image | Callable[[], Image.Image]
-"""A file, its bytes, a picture in memory, or a function that makes one: picklable, and called in a worker process."""
+ImageSource: TypeAlias = Path | bytes | Image.Image | Callable[[], Image.Image]
+"""A file, its bytes, an image in memory, or a function that makes one: picklable, and called in a worker process."""
 
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of records done so far."""
@@ -54,20 +54,20 @@ Progress: TypeAlias = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Record:
-    """One captioned picture, as a source yields it."""
+    """One captioned image, as a source yields it."""
 
     name: str  # Stem of the PNG file; unique within its split, whatever the case of its letters.
     split: str  # "train", "test" or a further split.
     captions: tuple[str, ...]  # At least one sentence that is not empty.
-    image: Picture  # Of any mode and size; see `pictures.read_picture`.
-    crop: tuple[int, int, int, int] | None = None  # Left, upper, right, lower; in pixels of the upright picture.
+    image: ImageSource  # Of any mode and size; see `images.read_image`.
+    crop: tuple[int, int, int, int] | None = None  # Left, upper, right, lower; in pixels of the upright image.
     extra: Mapping[str, Json] = field(default_factory=dict)  # Further columns of metadata.jsonl.
     origin: str = ""  # What reports call it, such as the file's path in its folder; else its name.
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A picture that was left out, or that a check found wanting, and why."""
+    """An image that was left out, or that a check found wanting, and why."""
 
     name: str
     reason: str
@@ -78,21 +78,21 @@ class DatasetInfo:
     """What dataset.json says."""
 
     name: str  # The dataset's name, for people.
-    source: str  # Where the pictures come from: a folder, an archive's page, a drawing program and its settings.
-    licence: str  # The licence of the pictures, in words.
+    source: str  # Where the images come from: a folder, an archive's page, a drawing program and its settings.
+    licence: str  # The licence of the images, in words.
     checksums: Mapping[str, str]  # Of what was read, by name; they tell one state of the source from another.
     options: Mapping[str, Json]  # What the source was asked for, by the names of its arguments.
     split_rule: str  # How records were given to train and test, in words.
-    image_size: int  # Side in pixels of the square crops that the pictures are stored for.
-    flip: bool  # Whether training may mirror pictures: not where captions speak of left and right.
-    counts: Mapping[str, int]  # Pictures per split.
+    image_size: int  # Side in pixels of the square crops that the images are stored for.
+    flip: bool  # Whether training may mirror images: not where captions speak of left and right.
+    counts: Mapping[str, int]  # Images per split.
     left_out: tuple[Problem, ...]  # What was not taken over, sorted by name.
     layout_version: int = LAYOUT_VERSION
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One captioned picture of a prepared dataset."""
+    """One captioned image of a prepared dataset."""
 
     file: Path
     captions: tuple[str, ...]
@@ -100,7 +100,7 @@ class Entry:
 
 
 def stored_side(image_size: int) -> int:
-    """Shorter side, in pixels, of a stored picture from which image_size crops are taken."""
+    """Shorter side, in pixels, of a stored image from which image_size crops are taken."""
     return round(image_size * 76 / 64)
 
 
@@ -123,12 +123,12 @@ def write_dataset(
     """Write `records` as the dataset `out`, which appears whole or not at all.
 
     The arguments after `records` are described at :class:`DatasetInfo`. A record that cannot be used, and a Problem
-    that the source met, is left out and listed in the result; with `strict` the first one is a DataError. Pictures are
+    that the source met, is left out and listed in the result; with `strict` the first one is a DataError. Images are
     read, resized and compressed in `workers` processes, which changes nothing in what is written; memory does not grow
     with their number.
 
     The work is done in a hidden folder beside `out`, which stays there when it is interrupted: called again with the
-    same description, the pictures already there are kept. A finished dataset of the same description is returned as it
+    same description, the images already there are kept. A finished dataset of the same description is returned as it
     is, one of the same `source` is replaced.
 
     Raises DataError where nothing usable is found or another dataset is at `out`, UsageError for an image size that is
@@ -155,7 +155,7 @@ def write_dataset(
     with _Writer(staging, image_size, strict) as writer, contextlib.ExitStack() as stack:
         if isinstance(records, Generator):
             stack.callback(records.close)
-        written = stack.enter_context(contextlib.closing(in_order(_write_picture, writer.tasks(records), workers)))
+        written = stack.enter_context(contextlib.closing(in_order(_write_image, writer.tasks(records), workers)))
         for task, reason in written:
             writer.add(task, reason)
             if progress is not None:
@@ -166,7 +166,7 @@ def write_dataset(
         hint = "See `ratlip prepare --help` for what it needs."
         if left_out:
             hint = f"The first of {len(left_out)} left out: {left_out[0].name}: {left_out[0].reason}."
-        raise DataError(f"{source} has no picture with a caption that can be used. {hint}")
+        raise DataError(f"{source} has no image with a caption that can be used. {hint}")
     info = replace(wanted, counts=writer.counts, left_out=left_out)
     write_text(staging / INFO, json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n")
     _move(staging, out)
@@ -220,13 +220,13 @@ def read_split(path: Path, split: str) -> list[Entry]:
         raise DataError(f"{file} is damaged ({error}). Remove {path} and prepare it again.") from error
     if len(entries) != info.counts[split]:
         raise DataError(
-            f"{file} has {len(entries)} lines for {info.counts[split]} pictures. Remove {path} and prepare it again."
+            f"{file} has {len(entries)} lines for {info.counts[split]} images. Remove {path} and prepare it again."
         )
     return entries
 
 
 def check_dataset(path: Path, workers: int = 1, progress: Progress | None = None) -> list[Problem]:
-    """Read every picture of the dataset `path` and compare it with dataset.json; the result lists what is wrong.
+    """Read every image of the dataset `path` and compare it with dataset.json; the result lists what is wrong.
 
     Raises DataError where dataset.json or a metadata.jsonl cannot be read at all.
     """
@@ -236,7 +236,7 @@ def check_dataset(path: Path, workers: int = 1, progress: Progress | None = None
     done = 0
     for split in info.counts:
         files = [entry.file for entry in read_split(path, split)]
-        with contextlib.closing(in_order(partial(_check_picture, side=side), files, workers)) as checked:
+        with contextlib.closing(in_order(partial(_check_image, side=side), files, workers)) as checked:
             for file, reason in checked:
                 done += 1
                 if reason is not None:
@@ -250,7 +250,7 @@ def check_dataset(path: Path, workers: int = 1, progress: Progress | None = None
 
 @dataclass(frozen=True)
 class _Task:
-    """One picture to write, and the row that names it."""
+    """One image to write, and the row that names it."""
 
     record: Record
     row: str
@@ -280,7 +280,7 @@ class _Writer:
         self._open_files.__exit__(kind, error, traceback)
 
     def tasks(self, records: Iterable[Record | Problem]) -> Iterator[_Task]:
-        """Yield what is to be written; leave out what can be told to be bad before its picture is read."""
+        """Yield what is to be written; leave out what can be told to be bad before its image is read."""
         for record in records:
             if isinstance(record, Problem):
                 self._leave_out(record)
@@ -288,15 +288,15 @@ class _Writer:
             try:
                 row = _metadata_row(record)
                 if (record.split, record.name.casefold()) in self._names:
-                    raise PictureError("another picture has the same name; rename one of them")
-            except PictureError as error:
+                    raise ImageError("another image has the same name; rename one of them")
+            except ImageError as error:
                 self._leave_out(Problem(record.origin or record.name, str(error)))
                 continue
             self._names.add((record.split, record.name.casefold()))
             yield _Task(record, row, self.folder / record.split / f"{record.name}.png", self._side)
 
     def add(self, task: _Task, reason: str | None) -> None:
-        """Note a picture that was written or, where there is a `reason`, could not be used."""
+        """Note an image that was written or, where there is a `reason`, could not be used."""
         split = task.record.split
         if reason is not None:
             self._leave_out(Problem(task.record.origin or task.record.name, reason))
@@ -350,7 +350,7 @@ def _move(staging: Path, out: Path) -> None:
     """Put the finished `staging` in the place of `out`; an earlier dataset there goes last."""
     replaced = out.with_name(f".{out.name}.replaced{_STAGING}")
     if hasattr(os, "sync"):
-        os.sync()  # One wait for all pictures, instead of one for each.
+        os.sync()  # One wait for all images, instead of one for each.
     try:
         if out.exists():
             out.rename(replaced)
@@ -361,21 +361,21 @@ def _move(staging: Path, out: Path) -> None:
 
 
 def _metadata_row(record: Record) -> str:
-    """Return the record's line of metadata.jsonl; raises PictureError where it cannot be written."""
+    """Return the record's line of metadata.jsonl; raises ImageError where it cannot be written."""
     if not _is_plain(record.name) or not _is_plain(record.split):
-        raise PictureError(
+        raise ImageError(
             f"its name is empty, hidden, longer than {LONGEST_NAME} bytes or has characters files cannot have"
         )
     captions = [" ".join(caption.split()) for caption in record.captions]
     captions = [caption for caption in captions if caption]
     if not captions:
-        raise PictureError("it has no caption")
+        raise ImageError("it has no caption")
     row = {"file_name": f"{record.name}.png", "captions": captions, **record.extra}
     try:
         line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
         line.encode("utf-8")
     except (ValueError, RecursionError):  # Surrogates stand for bytes that were not UTF-8.
-        raise PictureError("its captions or columns are not UTF-8 or not JSON") from None
+        raise ImageError("its captions or columns are not UTF-8 or not JSON") from None
     return line
 
 
@@ -386,21 +386,21 @@ def _is_plain(name: str) -> bool:
     return len(name.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
 
 
-def _write_picture(task: _Task) -> str | None:
-    """Write one picture unless an earlier run did; return why it cannot be used, if it cannot. Runs in a worker."""
+def _write_image(task: _Task) -> str | None:
+    """Write one image unless an earlier run did; return why it cannot be used, if it cannot. Runs in a worker."""
     if _is_whole(task.file):
         return None
     source = task.record.image
     try:
         if isinstance(source, (Path, bytes)):
-            picture = read_picture(source)
+            image = read_image(source)
         else:
-            picture = upright_rgb(source if isinstance(source, Image.Image) else source())
-        picture = stored_picture(picture, task.record.crop, task.side)
-    except PictureError as error:
+            image = upright_rgb(source if isinstance(source, Image.Image) else source())
+        image = stored_image(image, task.record.crop, task.side)
+    except ImageError as error:
         return str(error)
     with whole_file(task.file, durable=False) as partial_file:
-        picture.save(partial_file, format="PNG", compress_level=COMPRESSION)
+        image.save(partial_file, format="PNG", compress_level=COMPRESSION)
     return None
 
 
@@ -414,14 +414,14 @@ def _is_whole(file: Path) -> bool:
     return True
 
 
-def _check_picture(file: Path, side: int) -> str | None:
-    """Return what is wrong with a stored picture, if anything is. Runs in a worker."""
+def _check_image(file: Path, side: int) -> str | None:
+    """Return what is wrong with a stored image, if anything is. Runs in a worker."""
     try:
-        picture = read_picture(file)
-    except PictureError as error:
+        image = read_image(file)
+    except ImageError as error:
         return str(error)
-    if min(picture.size) != side:
-        return f"its shorter side is {min(picture.size)} pixels, not {side}"
+    if min(image.size) != side:
+        return f"its shorter side is {min(image.size)} pixels, not {side}"
     return None
 
 
@@ -429,7 +429,7 @@ def _parse_info(value: Any) -> DatasetInfo:
     if value["layout_version"] != LAYOUT_VERSION:
         raise ValueError(f"layout version {value['layout_version']}, but this ratlip reads {LAYOUT_VERSION}")
     if not all(_is_plain(split) and isinstance(count, int) for split, count in value["counts"].items()):
-        raise ValueError("its counts are not pictures per split")
+        raise ValueError("its counts are not images per split")
     if not (isinstance(value["image_size"], int) and value["image_size"] > 0 and isinstance(value["flip"], bool)):
         raise ValueError("image_size is not a positive number, or flip not true or false")
     return DatasetInfo(

@@ -26,11 +26,11 @@ DEMO_COUNT = 20_000
 DOWNLOADS = "downloads"
 """Folder, beside the prepared datasets, that keeps what was downloaded."""
 
-PICTURES = "pictures"
+IMAGES = "images"
 """What a call of Progress counts when it is not the bytes of a file."""
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
-"""Called with what is counted, PICTURES or the name of a file whose bytes arrive; how many are done, or left out; and
+"""Called with what is counted, IMAGES or the name of a file whose bytes arrive; how many are done, or left out; and
 how many there are, None where that is not known."""
 
 _log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Material:
     """What a source has, once it is at hand."""
 
     checksums: Mapping[str, str]  # They tell one state of the source from another.
-    total: int | None  # Number of pictures to expect, where it is known.
+    total: int | None  # Number of images to expect, where it is known.
     records: Callable[[int], Iterable[Record | Problem]]  # From a number of worker processes.
 
 
@@ -85,7 +85,7 @@ class Source:
                 flip=self.flip,
                 workers=workers,
                 strict=strict,
-                progress=None if progress is None else lambda done: progress(PICTURES, done, material.total),
+                progress=None if progress is None else lambda done: progress(IMAGES, done, material.total),
             )
 
     def _describes(self, info: DatasetInfo) -> bool:
@@ -113,7 +113,7 @@ def own_source(path: Path, options: own_images.Options, image_size: int = IMAGE_
 
 
 def demo_source(name: str, count: int | None = None, seed: int = 0, image_size: int = DEMO_IMAGE_SIZE) -> Source:
-    """Return the source that draws `count` (DEMO_COUNT if left out) pictures of the demo dataset `name`."""
+    """Return the source that draws `count` (DEMO_COUNT if left out) images of the demo dataset `name`."""
     count = DEMO_COUNT if count is None else count
     return Source(
         name=name,
@@ -140,7 +140,7 @@ def official_source(
         downloads: folder for its archives, where they have to be downloaded.
         raw: folder that holds them already, packed or unpacked; nothing is downloaded then.
         accepted: whether the user accepts its licence; asked for where the licence wants it, before anything is read.
-        image_size: side of the pictures to train on, in pixels.
+        image_size: side of the images to train on, in pixels.
     """
     dataset = OFFICIAL[name]
 
@@ -178,13 +178,13 @@ def resolve_dataset(
     Args:
         name_or_path: what `--dataset` was given.
         data_dir: folder of prepared datasets.
-        image_size: side of the pictures that are wanted, in pixels.
+        image_size: side of the images that are wanted, in pixels.
         workers: processes that prepare; one per core if left out.
         progress: called while downloading and preparing.
 
     Raises UsageError for an unknown name and a licence that must be accepted first; DataError for a folder that is
-    missing or without usable pictures, a dataset that cannot be downloaded, and one that was prepared for smaller
-    pictures.
+    missing or without usable images, a dataset that cannot be downloaded, and one that was prepared for smaller
+    images.
     """
     path = Path(name_or_path)
     if name_or_path not in KNOWN and path.exists():
@@ -206,9 +206,7 @@ def find_named(name: str, data_dir: Path, image_size: int = 0) -> Source:
     if name in OFFICIAL:
         return official_source(name, data_dir / DOWNLOADS, image_size=max(image_size, IMAGE_SIZE))
     if len(Path(name).parts) != 1:
-        raise DataError(
-            f"{name} does not exist. Give a folder of pictures with captions, or one of: {', '.join(KNOWN)}."
-        )
+        raise DataError(f"{name} does not exist. Give a folder of images with captions, or one of: {', '.join(KNOWN)}.")
     raise unknown_name("dataset or folder", name, {*KNOWN, *(info.parent.name for info in data_dir.glob(f"*/{INFO}"))})
 
 

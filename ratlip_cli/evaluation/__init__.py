@@ -1,1 +1,1 @@
-"""Scores of pictures (Section IV-B, IV-C): FID, KID, precision and recall, CLIP score, R-precision."""
+"""Scores of images (Section IV-B, IV-C): FID, KID, precision and recall, CLIP score, R-precision."""

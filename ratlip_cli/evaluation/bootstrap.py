@@ -1,4 +1,4 @@
-"""95 % intervals by bootstrap (Efron 1979) over the pictures of a set."""
+"""95 % intervals by bootstrap (Efron 1979) over the images of a set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Interval = tuple[float, float]
 
 
 class Resample(NamedTuple):
-    """How often each picture counts in one draw."""
+    """How often each image counts in one draw."""
 
     real: NDArray[np.int64]  # (n_real,)
     fake: NDArray[np.int64]  # (n_fake,)
@@ -23,9 +23,9 @@ def resamples(draws: int, n_real: int, scenes: NDArray[np.int64], paired: bool) 
 
     Args:
         draws: how many.
-        n_real: number of real pictures.
+        n_real: number of real images.
         scenes: for each fake, the number of its scene, below `n_real` where `paired`.
-        paired: whether scene k is the real picture k, which then comes and goes with its fakes.
+        paired: whether scene k is the real image k, which then comes and goes with its fakes.
     """
     random = np.random.default_rng(0)
     n_scenes = n_real if paired else int(scenes.max()) + 1
@@ -37,7 +37,7 @@ def resamples(draws: int, n_real: int, scenes: NDArray[np.int64], paired: bool) 
 def interval(value: float, replicates: Sequence[float]) -> Interval:
     """The middle 95 % of the replicates, moved so that their mean falls on `value`.
 
-    The move takes out the bias that drawing the same picture twice puts into distances between sets.
+    The move takes out the bias that drawing the same image twice puts into distances between sets.
     """
     low, high = np.quantile(replicates, (0.025, 0.975)) - np.mean(replicates)
     return value + float(low), value + float(high)

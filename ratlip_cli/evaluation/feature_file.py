@@ -1,4 +1,4 @@
-"""Features of many pictures on disk, so that memory does not grow with their number."""
+"""Features of many images on disk, so that memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class FeatureFile:
         self._count, self.dimensions = features.shape
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return self._count
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
-        """The features (k,d) of some pictures, read from the disk at this moment."""
+        """The features (k,d) of some images, read from the disk at this moment."""
         return np.array(self._mapped()[rows])
 
     def chunks(self) -> Iterator[slice]:
@@ -72,7 +72,7 @@ class FeatureWriter:
         return self
 
     def append(self, features: Tensor) -> None:
-        """Write the features (B,d) of the next B pictures."""
+        """Write the features (B,d) of the next B images."""
         self._file.write(features.cpu().numpy().astype("<f4").tobytes())
 
     def __exit__(

@@ -1,6 +1,6 @@
 """The networks whose features are compared: Inception in two editions, and any CLIP.
 
-A network takes 8-bit pictures, so that what a model draws is judged as its files would be.
+A network takes 8-bit images, so that what a model draws is judged as its files would be.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ IMAGENET_INCEPTION = WeightsSource(
 
 
 class FeatureNetwork(Protocol):
-    """What makes features of pictures."""
+    """What makes features of images."""
 
     name: str
     """For people."""
     suffix: str
     """What stands behind the name of a metric by this network, such as `_clip`."""
     resize: str
-    """How pictures come to the size that the network takes, in words."""
+    """How images come to the size that the network takes, in words."""
     fingerprint: str
     """16 hex digits over its weights."""
     dimensions: int
     """d."""
 
     def __call__(self, levels: Tensor) -> Tensor:
-        """Features (B,d), float32, of pictures (B,3,H,W) uint8 on any device."""
+        """Features (B,d), float32, of images (B,3,H,W) uint8 on any device."""
         ...
 
 

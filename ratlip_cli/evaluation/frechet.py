@@ -31,7 +31,7 @@ def moments(features: FeatureFile, counts: NDArray[np.int64] | None = None) -> M
     """Mean and covariance in float64, in one pass over pieces of the file.
 
     Args:
-        counts: how often each picture counts (n,); once each if left out.
+        counts: how often each image counts (n,); once each if left out.
     """
     seen = 0
     mean = np.zeros(features.dimensions)

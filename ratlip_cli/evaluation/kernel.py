@@ -20,10 +20,10 @@ def kernel_distance(
     fake_rows: NDArray[np.int64] | None = None,
     real_rows: NDArray[np.int64] | None = None,
 ) -> float:
-    """The kernel distance, over subsets of SUBSET_SIZE or, where a set has fewer pictures, of that many.
+    """The kernel distance, over subsets of SUBSET_SIZE or, where a set has fewer images, of that many.
 
     Args:
-        fake_rows, real_rows: the pictures to take, each as often as it is named; all of them if left out.
+        fake_rows, real_rows: the images to take, each as often as it is named; all of them if left out.
     """
     fake_rows = np.arange(len(fake)) if fake_rows is None else fake_rows
     real_rows = np.arange(len(real)) if real_rows is None else real_rows

@@ -1,7 +1,7 @@
-"""Precision and recall of generated pictures (Kynkäänniemi et al. 2019).
+"""Precision and recall of generated images (Kynkäänniemi et al. 2019).
 
 The manifold of a set is the union of balls around its features, each as wide as the distance to its third neighbour.
-Precision is the share of generated pictures inside the manifold of the real ones, recall that of real pictures inside
+Precision is the share of generated images inside the manifold of the real ones, recall that of real images inside
 the manifold of the generated ones.
 """
 
@@ -28,7 +28,7 @@ def inside_manifold(points: FeatureFile, manifold: FeatureFile) -> NDArray[np.bo
 
 
 def _radii(manifold: FeatureFile) -> Tensor:
-    """Distance (n,) of each picture to its third neighbour."""
+    """Distance (n,) of each image to its third neighbour."""
     radii = []
     for rows in manifold.chunks():
         nearest = torch.empty(rows.stop - rows.start, 0)

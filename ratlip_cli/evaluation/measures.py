@@ -1,4 +1,4 @@
-"""The metrics as functions of what the networks said; each can be measured again on a resample of the pictures."""
+"""The metrics as functions of what the networks said; each can be measured again on a resample of the images."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Measure:
     name: str
     network: FeatureNetwork
     compute: Callable[[Resample | None], float]
-    """The value over all pictures, or over a resample of them."""
+    """The value over all images, or over a resample of them."""
     compares: bool = True
-    """Whether it looks at real pictures."""
+    """Whether it looks at real images."""
     note: str | None = None
     """What makes the number less than it seems."""
 
@@ -42,10 +42,10 @@ def feature_measures(
         )
     if "kid" in metrics:
         size = min(len(fake), len(real))
-        note = f"subsets of {size} pictures instead of {SUBSET_SIZE}" if size < SUBSET_SIZE else None
+        note = f"subsets of {size} images instead of {SUBSET_SIZE}" if size < SUBSET_SIZE else None
         yield Measure(f"kid{network.suffix}", network, lambda drawn: _kid(fake, real, drawn), note=note)
     if "precision-recall" in metrics:
-        # Drawing a picture twice would shrink the balls around it: the manifolds stay those of all pictures.
+        # Drawing an image twice would shrink the balls around it: the manifolds stay those of all images.
         inside = functools.cache(inside_manifold)
         yield Measure(
             f"precision{network.suffix}", network, lambda drawn: _mean(inside(fake, real), drawn and drawn.fake)
@@ -86,4 +86,4 @@ def _singular(fake: FeatureFile, real: FeatureFile) -> str | None:
     fewest, needed = min(len(fake), len(real)), fake.dimensions + 1
     if fewest >= needed:
         return None
-    return f"{fewest} pictures, fewer than the {needed} that a covariance of {fake.dimensions} features takes"
+    return f"{fewest} images, fewer than the {needed} that a covariance of {fake.dimensions} features takes"

@@ -26,13 +26,13 @@ class Request:
     protocol: str = "standard"
     """One of PROTOCOLS."""
     captions_per_image: int = 10
-    """The first so many captions of each picture are used, or all where there are fewer."""
+    """The first so many captions of each image are used, or all where there are fewer."""
     bootstrap: int = 0
     """Draws for 95 % intervals; 0 for none."""
     seed: int = 0
     """Of a model's noises."""
     batch_size: int | None = None
-    """Pictures at a time; left out, networks take 16 on a CPU and 64 elsewhere."""
+    """Images at a time; left out, networks take 16 on a CPU and 64 elsewhere."""
 
     def __post_init__(self) -> None:
         for metric in self.metrics:

@@ -1,1 +1,1 @@
-"""What a model does, in pictures and in numbers: Grad-CAM (Section IV-C, Fig. 3) and latent views (IV-D, Fig. 5)."""
+"""What a model does, in images and in numbers: Grad-CAM (Section IV-C, Fig. 3) and latent views (IV-D, Fig. 5)."""

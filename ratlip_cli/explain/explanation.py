@@ -1,4 +1,4 @@
-"""One picture explained: where the sentence and its words are seen, and whether that is to be trusted."""
+"""One image explained: where the sentence and its words are seen, and whether that is to be trusted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ratlip_cli.explain import words
 from ratlip_cli.explain.faithfulness import Curve, Faithfulness, compare, curves
 from ratlip_cli.explain.gradcam import Target, gradcam, scores_of, upsample
-from ratlip_cli.explain.parts import SUBJECT, PartScore, part_named, score_part
-from ratlip_cli.explain.subjects import Subject
+from ratlip_cli.explain.input_images import InputImage
+from ratlip_cli.explain.segments import SUBJECT, SegmentScore, score_segment, segment_named
 from ratlip_cli.weights.model_folder import Model
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ class Map:
     cells: NDArray[np.float32]
     """(g,g), scaled to its maximum; all 0 where nothing at this layer raises the score."""
     pixels: NDArray[np.float32]
-    """(S,S), the cells at the picture's size."""
-    part: PartScore | None
+    """(S,S), the cells at the image's size."""
+    part: SegmentScore | None
     """The map held against the part that the words name, where that is known."""
 
     def record(self) -> dict[str, object]:
@@ -52,12 +52,12 @@ class Map:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A picture, its maps, and how the target goes when cells are put in or taken out."""
+    """An image, its maps, and how the target goes when cells are put in or taken out."""
 
     model: Model
     target: Target
     layer: int
-    subject: Subject
+    subject: InputImage
     sentence: Map
     words: list[Map]
     curves: list[Curve]
@@ -67,7 +67,7 @@ class Explanation:
         """All numbers but the maps' values and the curves' points."""
         return {
             "model": self.model.name,
-            "picture": self.subject.name,
+            "image": self.subject.name,
             "prompt": self.subject.prompt,
             "target": self.target.name,
             "layer": self.layer,
@@ -76,15 +76,15 @@ class Explanation:
             **{found.kind: asdict(found) for found in self.faithfulness},
         }
 
-    def part_scores(self) -> list[PartScore]:
+    def part_scores(self) -> list[SegmentScore]:
         """Of the sentence and the words, where parts are known."""
         return [found.part for found in (self.sentence, *self.words) if found.part]
 
 
 def explain(
-    model: Model, target: Target, layer: int, subject: Subject, phrases: Sequence[words.Phrase] = (), seed: int = 0
+    model: Model, target: Target, layer: int, subject: InputImage, phrases: Sequence[words.Phrase] = (), seed: int = 0
 ) -> Explanation:
-    """Explain one picture.
+    """Explain one image.
 
     Args:
         layer: see `resolve_layer`.
@@ -109,7 +109,7 @@ def explain(
     return Explanation(model, target, layer, subject, sentence, of_words, found, compare(found))
 
 
-def _maps(subject: Subject, labels: Sequence[str], cells: torch.Tensor, scores: torch.Tensor) -> list[Map]:
+def _maps(subject: InputImage, labels: Sequence[str], cells: torch.Tensor, scores: torch.Tensor) -> list[Map]:
     pixels = upsample(cells, subject.image.shape[-1]).cpu().numpy()
     scaled = (cells / cells.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(cells.dtype).tiny)).cpu().numpy()
     found = []
@@ -119,13 +119,13 @@ def _maps(subject: Subject, labels: Sequence[str], cells: torch.Tensor, scores: 
     return found
 
 
-def _score(subject: Subject, text: str, pixels: NDArray[np.float32], whole: bool) -> PartScore | None:
+def _score(subject: InputImage, text: str, pixels: NDArray[np.float32], whole: bool) -> SegmentScore | None:
     if not subject.masks:
         return None
     if whole:
-        return score_part(SUBJECT, text, pixels, np.logical_or.reduce(list(subject.masks.values())))
-    part = part_named(text, subject.masks)
-    return score_part(part, text, pixels, subject.masks[part]) if part else None
+        return score_segment(SUBJECT, text, pixels, np.logical_or.reduce(list(subject.masks.values())))
+    part = segment_named(text, subject.masks)
+    return score_segment(part, text, pixels, subject.masks[part]) if part else None
 
 
 def phrases_of(prompt: str, every_word: bool, chosen: Sequence[str]) -> list[words.Phrase]:

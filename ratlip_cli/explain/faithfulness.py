@@ -1,6 +1,6 @@
 """Does a map show what the target looks at? Insertion and deletion (Petsiuk et al. 2018, RISE) against other orders.
 
-Cells of the CLIP grid are taken out of the picture, the most important first (deletion), or put into a blurred copy of
+Cells of the CLIP grid are taken out of the image, the most important first (deletion), or put into a blurred copy of
 it (insertion), and the target is read again and again. A map that is right makes the target fall and rise early.
 """
 
@@ -23,7 +23,7 @@ STEPS = 10
 """The share of cells goes from 0 to 1 in so many steps."""
 RANDOM_ORDERS = 10
 _BLUR = 1 / 12
-"""Standard deviation of the blur, as a share of the picture's side."""
+"""Standard deviation of the blur, as a share of the image's side."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def curves(
     """Insertion and deletion curves of the map, of the order from the middle outwards and of random orders.
 
     Args:
-        scores: the target (n,) of pictures (n,3,S,S).
-        image: the picture (3,S,S) in [-1,1].
+        scores: the target (n,) of images (n,3,S,S).
+        image: the image (3,S,S) in [-1,1].
         cells: the map (g,g); where cells are equal, chance decides their order.
         random: draws the random orders.
     """
@@ -120,7 +120,7 @@ def _descending(cells: NDArray[np.floating], random: np.random.Generator) -> NDA
 
 
 def _distances(grid: int) -> NDArray[np.float64]:
-    """Distance (g,g) of each cell from the picture's middle."""
+    """Distance (g,g) of each cell from the image's middle."""
     places = np.arange(grid) - (grid - 1) / 2
     distances: NDArray[np.float64] = np.hypot(places[:, None], places)
     return distances
@@ -136,5 +136,5 @@ def _first(order: NDArray[np.int64], count: int, size: int) -> Tensor:
 
 def _blurred(image: Tensor) -> Tensor:
     radius = _BLUR * image.shape[-1]
-    (picture,) = to_images(image[None])
-    return from_image(picture.filter(ImageFilter.GaussianBlur(radius))).to(image.device)
+    (sample,) = to_images(image[None])
+    return from_image(sample.filter(ImageFilter.GaussianBlur(radius))).to(image.device)

@@ -45,7 +45,7 @@ def plain_axes(axes: Axes) -> None:
 
 
 def hide_ticks(axes: Axes) -> None:
-    """For pictures."""
+    """For images."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_linewidth(0.4)

@@ -21,7 +21,7 @@ TARGETS = ("clip", "discriminator")
 logger = logging.getLogger(__name__)
 
 Score = Callable[[ImageFeatures, Tensor], Tensor]
-"""How well pictures go with sentences: features of B pictures and T (B,d) to values (B,)."""
+"""How well images go with sentences: features of B images and T (B,d) to values (B,)."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Maps:
-    """Where B pictures hold what raises the target."""
+    """Where B images hold what raises the target."""
 
     cells: Tensor
     """(B,g,g): ReLU of the weighted sum of channels, not scaled."""
@@ -107,7 +107,7 @@ def gradcam(target: Target, images: Tensor, text: Tensor, layer: int, without: T
     """Grad-CAM of the target at the patch tokens that enter block `layer`.
 
     Args:
-        images: pictures (B,3,H,W) in [-1,1].
+        images: images (B,3,H,W) in [-1,1].
         text: sentence vectors T (B,d).
         layer: see `resolve_layer`.
         without: sentence vectors (B,d) of the same sentences without some words. Given, what is explained is the
@@ -134,7 +134,7 @@ def upsample(cells: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def scores_of(target: Target, images: Tensor, text: Tensor, batch_size: int = 32) -> Tensor:
-    """The target (n,) of pictures (n,3,H,W) and one sentence (1,d)."""
+    """The target (n,) of images (n,3,H,W) and one sentence (1,d)."""
     starts = range(0, len(images), batch_size)
     batches = [images[start : start + batch_size] for start in starts]
     return torch.cat([target.score(target.clip.features(some), text.expand(len(some), -1)) for some in batches])

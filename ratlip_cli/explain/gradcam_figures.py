@@ -1,4 +1,4 @@
-"""The figures of Grad-CAM (Fig. 3): maps over pictures, and parts beside their baselines."""
+"""The figures of Grad-CAM (Fig. 3): maps over images, and parts beside their baselines."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from PIL import Image
 
 from ratlip_cli.explain.explanation import Explanation, Map
 from ratlip_cli.explain.figures import BLUE, FONT, GREY, ORANGE, SMALL, WIDTH, as_text, hide_ticks, plain_axes
-from ratlip_cli.explain.parts import FEWEST, Measured, PartSummary
+from ratlip_cli.explain.segments import FEWEST, Measured, SegmentSummary
 from ratlip_cli.pixels import to_images
 
 MOST_ROWS = 6
-"""A Grad-CAM figure shows so many rows; the numbers of all pictures are in its JSON."""
+"""A Grad-CAM figure shows so many rows; the numbers of all images are in its JSON."""
 
 _COLUMNS = 7
 _GAP, _LINE = 0.06, 0.125
@@ -47,7 +47,7 @@ class _Row:
 
 
 def gradcam_figure(explanations: Sequence[Explanation]) -> Figure:
-    """Pictures and their maps, the prompt under them: a row a model, or with words a row a model and picture."""
+    """Images and their maps, the prompt under them: a row a model, or with words a row a model and image."""
     every_row = _rows(explanations)
     rows = every_row[:MOST_ROWS]
     columns = max(len(row.cells) for row in rows)
@@ -91,14 +91,14 @@ def _rows(explanations: Sequence[Explanation]) -> list[_Row]:
     rows: list[_Row] = []
     if any(found.words for found in explanations):
         for found in explanations:
-            cells = [_picture_cell(found), *(_map_cell(found, part) for part in (found.sentence, *found.words))]
+            cells = [_image_cell(found), *(_map_cell(found, part) for part in (found.sentence, *found.words))]
             rows += _wrapped(found.model.name if several else "", cells, found.subject.prompt)
     else:
         by_model: dict[int, list[Explanation]] = {}
         for found in explanations:
             by_model.setdefault(id(found.model), []).append(found)
         for group in by_model.values():
-            cells = [cell for found in group for cell in (_picture_cell(found), _map_cell(found, found.sentence))]
+            cells = [cell for found in group for cell in (_image_cell(found), _map_cell(found, found.sentence))]
             prompts = list(dict.fromkeys(found.subject.prompt for found in group))
             rows += _wrapped(group[0].model.name if several else "", cells, " / ".join(prompts))
     return [
@@ -108,14 +108,14 @@ def _rows(explanations: Sequence[Explanation]) -> list[_Row]:
 
 
 def _wrapped(label: str, cells: list[_Cell], caption: str) -> list[_Row]:
-    columns = _COLUMNS if len(cells) <= _COLUMNS else _COLUMNS // 2 * 2  # a picture and its map stay in one row
+    columns = _COLUMNS if len(cells) <= _COLUMNS else _COLUMNS // 2 * 2  # an image and its map stay in one row
     chunks = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     return [_Row(label, chunk, caption) for chunk in chunks]
 
 
-def _picture_cell(found: Explanation) -> _Cell:
-    (picture,) = to_images(found.subject.image[None])
-    return _Cell(Path(found.subject.name).stem, np.asarray(picture), f"{_unit(found)} {found.sentence.score:.2f}")
+def _image_cell(found: Explanation) -> _Cell:
+    (image,) = to_images(found.subject.image[None])
+    return _Cell(Path(found.subject.name).stem, np.asarray(image), f"{_unit(found)} {found.sentence.score:.2f}")
 
 
 def _unit(found: Explanation) -> str:
@@ -123,7 +123,7 @@ def _unit(found: Explanation) -> str:
 
 
 def _map_cell(found: Explanation, part: Map) -> _Cell:
-    (picture,) = to_images(found.subject.image[None])
+    (image,) = to_images(found.subject.image[None])
     whole = part is found.sentence
     notes = [] if whole else [f"change {part.score:+.3f}"]
     outline = None
@@ -135,12 +135,12 @@ def _map_cell(found: Explanation, part: Map) -> _Cell:
     elif whole:
         notes.append(f"above half: {100 * float((part.pixels >= 0.5).mean()):.0f} %")
     title = "whole sentence" if whole else f"“{part.text}”"
-    return _Cell(title, _heated(picture, part.pixels), "\n".join(notes), outline)
+    return _Cell(title, _heated(image, part.pixels), "\n".join(notes), outline)
 
 
-def _heated(picture: Image.Image, pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The picture in grey under the colours of the map, the denser the higher the map."""
-    grey = np.asarray(picture.convert("L").convert("RGB"), dtype=np.float32) / 255
+def _heated(image: Image.Image, pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The image in grey under the colours of the map, the denser the higher the map."""
+    grey = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32) / 255
     colours = _HEAT(pixels)[..., :3]
     cover = 0.25 + 0.6 * pixels[..., None]
     mixed: NDArray[np.uint8] = np.round(255 * ((1 - cover) * grey + cover * colours)).astype(np.uint8)
@@ -168,7 +168,7 @@ def _share(place: tuple[float, float, float, float], width: float, height: float
     return (left / width, bottom / height, wide / width, high / height)
 
 
-def parts_figure(summaries: Sequence[tuple[str, Sequence[PartSummary]]]) -> Figure:
+def segments_figure(summaries: Sequence[tuple[str, Sequence[SegmentSummary]]]) -> Figure:
     """Pointing game and energy inside of each part, beside chance and the centre baseline: a row of axes a model."""
     tallest = max(len(parts) for _, parts in summaries)
     figure = Figure(figsize=(WIDTH, len(summaries) * (0.5 + 0.19 * tallest) + 0.35), layout="constrained")
@@ -183,7 +183,7 @@ def parts_figure(summaries: Sequence[tuple[str, Sequence[PartSummary]]]) -> Figu
     return figure
 
 
-def _draw_measure(axes: Axes, parts: Sequence[PartSummary], measured: Sequence[Measured], title: str) -> None:
+def _draw_measure(axes: Axes, parts: Sequence[SegmentSummary], measured: Sequence[Measured], title: str) -> None:
     places = np.arange(len(parts))[::-1]
     style: dict[str, Any] = {"linestyle": "none", "zorder": 3}
     axes.plot([m.chance for m in measured], places, marker="|", markersize=9, color=GREY, label="chance", **style)
@@ -191,7 +191,7 @@ def _draw_measure(axes: Axes, parts: Sequence[PartSummary], measured: Sequence[M
         [m.centre for m in measured], places, marker="D", markersize=4, color=BLUE, label="centre baseline", **style
     )
     told = [part.n >= FEWEST and one.better_than_centre for part, one in zip(parts, measured, strict=True)]
-    no_better = f"map, no better, or fewer than {FEWEST} pictures"
+    no_better = f"map, no better, or fewer than {FEWEST} images"
     for better, label in ((True, "map, better than centre"), (False, no_better)):
         chosen = [k for k, is_better in enumerate(told) if is_better is better]
         axes.errorbar(

@@ -10,10 +10,10 @@ import numpy as np
 
 from ratlip_cli.explain.explanation import Explanation
 from ratlip_cli.explain.faithfulness import KINDS
-from ratlip_cli.explain.gradcam_figures import gradcam_figure, parts_figure
+from ratlip_cli.explain.gradcam_figures import gradcam_figure, segments_figure
 from ratlip_cli.explain.intervals import mean_interval
-from ratlip_cli.explain.parts import FEWEST, PartSummary, summarise
 from ratlip_cli.explain.record import Record
+from ratlip_cli.explain.segments import FEWEST, SegmentSummary, summarise
 
 PREFERRED = {"insertion": "higher", "deletion": "lower"}
 
@@ -32,7 +32,7 @@ def write_gradcam(
     ]
     record.figure(gradcam_figure(explanations))
     if any(len(group) > 1 for group in groups) and all(summary for _, summary in parts):
-        record.figure(parts_figure(parts), "parts")
+        record.figure(segments_figure(parts), "parts")
     record.points(list(_map_rows(explanations)), "maps")
     record.points(list(_curve_rows(explanations)), "curves")
     first = explanations[0]
@@ -44,7 +44,7 @@ def write_gradcam(
             "unit": first.target.unit,
             "models": models,
             "says": [line for group, (_, summary) in zip(groups, parts, strict=True) for line in _says(group, summary)],
-            "pictures": [one.record() for one in explanations],
+            "images": [one.record() for one in explanations],
         }
     )
 
@@ -56,7 +56,7 @@ def _by_model(explanations: Sequence[Explanation]) -> list[list[Explanation]]:
     return list(groups.values())
 
 
-def _model_record(group: Sequence[Explanation], parts: Sequence[PartSummary]) -> dict[str, object]:
+def _model_record(group: Sequence[Explanation], parts: Sequence[SegmentSummary]) -> dict[str, object]:
     first = group[0]
     return {
         "model": first.model.name,
@@ -65,7 +65,7 @@ def _model_record(group: Sequence[Explanation], parts: Sequence[PartSummary]) ->
         "clip_fingerprint": first.model.clip.fingerprint,
         "grid": first.model.clip.geometry.grid,
         "layer": first.layer,
-        "pictures": len(group),
+        "images": len(group),
         **{f"{kind}_minus_random": asdict(mean_interval(_differences(group, kind, "random"))) for kind in KINDS},
         **{f"{kind}_minus_centre": asdict(mean_interval(_differences(group, kind, "centre"))) for kind in KINDS},
         "parts": {
@@ -85,7 +85,7 @@ def _differences(group: Sequence[Explanation], kind: str, order: str) -> list[fl
     return [area.auc - float(getattr(area, order)) for area in found]
 
 
-def _says(group: Sequence[Explanation], parts: Sequence[PartSummary]) -> Iterator[str]:
+def _says(group: Sequence[Explanation], parts: Sequence[SegmentSummary]) -> Iterator[str]:
     """One line for each claim, with the numbers that it rests on."""
     name = group[0].model.name
     if len(group) == 1:
@@ -101,23 +101,23 @@ def _says(group: Sequence[Explanation], parts: Sequence[PartSummary]) -> Iterato
             yield (
                 f"{name}: '{score.text}' in {score.part}: pointing {score.pointing:.0f}, energy {score.energy:.2f}; "
                 f"chance {score.chance:.2f}; centre baseline {score.centre_pointing:.0f} and "
-                f"{score.centre_energy:.2f}: {'better' if better else 'no better'} than it on this picture"
+                f"{score.centre_energy:.2f}: {'better' if better else 'no better'} than it on this image"
             )
         return
     if len(group) < FEWEST:
-        yield f"{name}: {len(group)} pictures are too few to say; each has its numbers in the JSON"
+        yield f"{name}: {len(group)} images are too few to say; each has its numbers in the JSON"
         return
     for kind in KINDS:
         for order, what in (("random", "random orders"), ("centre", "the order from the middle outwards")):
             difference = mean_interval(_differences(group, kind, order))
             better = difference.low > 0 if kind == "insertion" else difference.high < 0
             yield (
-                f"{name}: {kind} area minus that of {what}: {difference}, {len(group)} pictures: "
+                f"{name}: {kind} area minus that of {what}: {difference}, {len(group)} images: "
                 f"{'better' if better else 'no better'}"
             )
     for part in parts:
         yield (
-            f"{name}: {part.part} ({part.n} pictures): pointing {part.pointing.map}, centre baseline "
+            f"{name}: {part.part} ({part.n} images): pointing {part.pointing.map}, centre baseline "
             f"{part.pointing.centre:.3g}; energy {part.energy.map}, centre baseline {part.energy.centre:.3g}; chance "
             f"{part.energy.chance:.3g}: {part.verdict}"
         )
@@ -129,7 +129,7 @@ def _map_rows(explanations: Sequence[Explanation]) -> Iterator[dict[str, object]
             for (row, column), value in np.ndenumerate(found.cells):
                 yield {
                     "model": one.model.name,
-                    "picture": one.subject.name,
+                    "image": one.subject.name,
                     "map": "sentence" if place == 0 else found.text,
                     "row": row,
                     "column": column,
@@ -143,7 +143,7 @@ def _curve_rows(explanations: Sequence[Explanation]) -> Iterator[dict[str, objec
             for share, score in zip(curve.shares.tolist(), curve.scores.tolist(), strict=True):
                 yield {
                     "model": one.model.name,
-                    "picture": one.subject.name,
+                    "image": one.subject.name,
                     "kind": curve.kind,
                     "order": curve.order,
                     "share": round(share, 6),

@@ -1,4 +1,4 @@
-"""Latent views (Section IV-D, Fig. 5): vectors of real and generated pictures, their angles, ways between captions."""
+"""Latent views (Section IV-D, Fig. 5): vectors of real and generated images, their angles, interpolations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.errors import RatlipError, UsageError, unknown_name
 from ratlip_cli.explain.gradcam import discriminator_of
 from ratlip_cli.model.clip import FrozenCLIP
-from ratlip_cli.sampling import draw, noise_vectors
+from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.weights.model_folder import Model
 
 SPACES = ("clip", "discriminator")
@@ -23,31 +23,31 @@ METHODS = ("pca", "tsne", "umap")
 FEWEST_POINTS = 3
 
 Vectors = NDArray[np.float64]
-"""(n,d), one row a picture, each of length 1."""
+"""(n,d), one row an image, each of length 1."""
 
 Progress = Callable[[int], None]
-"""Called with the number of further pictures done."""
+"""Called with the number of further images done."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """Where pictures are vectors."""
+    """Where images are vectors."""
 
     name: str
     """One of SPACES."""
     model: Model
-    """Whose CLIP, and whose discriminator, make the vectors: of all pictures, whoever drew them."""
+    """Whose CLIP, and whose discriminator, make the vectors: of all images, whoever drew them."""
     embed: Callable[[Tensor], Tensor]
-    """Pictures (B,3,H,W) in [-1,1] to vectors (B,d)."""
+    """Images (B,3,H,W) in [-1,1] to vectors (B,d)."""
 
     @property
     def clip(self) -> FrozenCLIP:
-        """The CLIP that looks at the pictures."""
+        """The CLIP that looks at the images."""
         return self.model.clip
 
     @torch.no_grad()
     def vectors(self, images: Iterable[Tensor], progress: Progress | None = None) -> Vectors:
-        """Vectors of pictures (3,H,W), one at a time."""
+        """Vectors of images (3,H,W), one at a time."""
         rows = []
         for image in images:
             rows.append(self.embed(image[None].to(self.model.device))[0].cpu().double().numpy())
@@ -76,15 +76,15 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class Way:
-    """Pictures on the way from one caption to another."""
+class Interpolation:
+    """Images on the way from one caption to another."""
 
     model: Model
     images: Tensor
     """(K,3,S,S)"""
     vectors: Vectors
     to_start: NDArray[np.float64]
-    """CLIP similarity (K,) of each picture and the first caption, by the space's CLIP."""
+    """CLIP similarity (K,) of each image and the first caption, by the space's CLIP."""
     to_end: NDArray[np.float64]
 
 
@@ -120,16 +120,16 @@ def angles(first: Vectors, second: Vectors) -> NDArray[np.float64]:
     return degrees
 
 
-def real_images(dataset: CaptionedImages, indices: Sequence[int]) -> Iterable[Tensor]:
-    """Centre crops of the pictures `indices` of a split."""
+def crops(dataset: CaptionedImages, indices: Sequence[int]) -> Iterable[Tensor]:
+    """Centre crops of the images `indices` of a split."""
     return (dataset.centre_crop(index) for index in indices)
 
 
 def fake_images(model: Model, captions: Sequence[str], noises: Sequence[int], seed: int) -> Iterable[Tensor]:
-    """One picture (3,S,S) for each caption and the noise beside it, by the model's own CLIP."""
+    """One image (3,S,S) for each caption and the noise beside it, by the model's own CLIP."""
     for caption, noise in zip(captions, noises, strict=True):
         z = noise_vectors(seed, [noise], model.config.generator.noise_dim)
-        yield draw(model, z, model.clip.encode_text([caption]).cpu())[0]
+        yield sample(model, z, model.clip.encode_text([caption]).cpu())[0]
 
 
 def check_method(method: str) -> None:
@@ -194,7 +194,7 @@ def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
 
 
 @torch.no_grad()
-def way(
+def interpolate(
     model: Model,
     space: Space,
     captions: tuple[str, str],
@@ -202,22 +202,22 @@ def way(
     noises: tuple[int, int],
     seed: int,
     progress: Progress | None = None,
-) -> Way:
-    """Draw `steps` pictures from one caption to the other: linear for text, spherical for noise.
+) -> Interpolation:
+    """Draw `steps` images from one caption to the other: linear for text, spherical for noise.
 
     Args:
         noises: index of the noise at the start and at the end; equal where it stays the same.
     """
     start, end = noise_vectors(seed, noises, model.config.generator.noise_dim)
-    # One by one, as `generate` reads them: the ends are its pictures to the bit.
+    # One by one, as `generate` reads them: the ends are its images to the bit.
     text = torch.cat([model.clip.encode_text([caption]) for caption in captions]).cpu()
     drawn = []
     for share in np.linspace(0, 1, steps).tolist():
-        drawn.append(draw(model, slerp(start, end, share)[None], torch.lerp(text[0], text[1], share)[None])[0])
+        drawn.append(sample(model, slerp(start, end, share)[None], torch.lerp(text[0], text[1], share)[None])[0])
         if progress is not None:
             progress(1)
     images = torch.stack(drawn)
     seen = space.clip.encode_text(captions)
     looked = torch.cat([space.clip.encode_image(image[None].to(space.model.device)) for image in images])
     similarity = torch.nn.functional.cosine_similarity(looked[:, None], seen[None], dim=2).cpu().double().numpy()
-    return Way(model, images, space.vectors(images), similarity[:, 0], similarity[:, 1])
+    return Interpolation(model, images, space.vectors(images), similarity[:, 0], similarity[:, 1])

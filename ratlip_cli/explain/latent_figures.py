@@ -1,4 +1,4 @@
-"""The figures of the latent views (Fig. 5): planes and angles, captions under one noise, ways between captions."""
+"""The figures of the latent views (Fig. 5): planes and angles, captions under one noise, interpolations."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from ratlip_cli.explain.figures import (
     plain_axes,
 )
 from ratlip_cli.explain.intervals import mean_interval
-from ratlip_cli.explain.latent import Projection, Way
-from ratlip_cli.explain.views import CaptionView, PairView
+from ratlip_cli.explain.latent import Interpolation, Projection
+from ratlip_cli.explain.latent_views import CaptionView, PairView
 from ratlip_cli.pixels import to_images
 
 _AXES = {"tsne": "t-SNE", "umap": "UMAP"}
@@ -43,10 +43,10 @@ _DOT: dict[str, Any] = {"linestyle": "none", "markersize": 3.2, "markeredgewidth
 def pairs_figure(
     views: Sequence[PairView], planes: Sequence[NDArray[np.float64]], projection: Projection, method: str
 ) -> Figure:
-    """Real and generated pictures in one plane, and under it the angles between each pair: a column a model.
+    """Real and generated images in one plane, and under it the angles between each pair: a column a model.
 
     Args:
-        planes: for each view, the points (2,n,2) of its real and its generated pictures.
+        planes: for each view, the points (2,n,2) of its real and its generated images.
     """
     figure = Figure(figsize=(COLUMN if len(views) == 1 else WIDTH, 4.6), layout="constrained")
     grid = figure.subplots(2, len(views), squeeze=False, height_ratios=(3, 1.25))
@@ -77,25 +77,25 @@ def captions_figure(
     """The same noises under each caption, side by side, and their vectors in a plane: a column a model.
 
     Args:
-        planes: for each view, the points (noises, captions, 2) of its pictures.
-        behind: for each view, the points (2,n,2) of real and generated pictures of a dataset; empty without one.
+        planes: for each view, the points (noises, captions, 2) of its images.
+        behind: for each view, the points (2,n,2) of real and generated images of a dataset; empty without one.
     """
     noises, count = planes[0].shape[:2]
     shown = min(noises, _SHOWN_NOISES)
     wide = COLUMN if len(views) == 1 and count <= 3 else WIDTH
     side = min(1.5, wide / len(views) / count - 0.1)
     lines = max(len(_under(caption, side)) for caption in views[0].captions)
-    pictures_height = shown * (side + 0.05) + 0.13 * lines + 0.25
-    figure = Figure(figsize=(wide, pictures_height + 3.6), layout="constrained")
+    images_height = shown * (side + 0.05) + 0.13 * lines + 0.25
+    figure = Figure(figsize=(wide, images_height + 3.6), layout="constrained")
     columns = figure.subfigures(1, len(views), squeeze=False)[0]
     all_points = np.concatenate([points.reshape(-1, 2) for points in (*planes, *behind)])
     centre, half = _square(all_points)
     for place, (view, plane) in enumerate(zip(views, planes, strict=True)):
-        upper, lower = columns[place].subfigures(2, 1, squeeze=False, height_ratios=(pictures_height, 3.0))[:, 0]
+        upper, lower = columns[place].subfigures(2, 1, squeeze=False, height_ratios=(images_height, 3.0))[:, 0]
         grid = upper.subplots(shown, count, squeeze=False)
         for noise in range(shown):
-            for number, picture in enumerate(to_images(view.images[noise])):
-                grid[noise, number].imshow(np.asarray(picture), interpolation="nearest")
+            for number, image in enumerate(to_images(view.images[noise])):
+                grid[noise, number].imshow(np.asarray(image), interpolation="nearest")
                 hide_ticks(grid[noise, number])
             grid[noise, 0].set_ylabel(f"noise {noise}", fontsize=SMALL)
         for number, caption in enumerate(view.captions):
@@ -122,26 +122,26 @@ def captions_figure(
     return figure
 
 
-def way_figure(ways: Sequence[Way], captions: tuple[str, str]) -> Figure:
-    """Strips of pictures from one caption to the other, a row a model, and how like each caption they are."""
-    steps, (start, end) = len(ways[0].images), map(_quoted, captions)
+def interpolation_figure(interpolations: Sequence[Interpolation], captions: tuple[str, str]) -> Figure:
+    """Strips of images from one caption to the other, a row a model, and how like each caption they are."""
+    steps, (start, end) = len(interpolations[0].images), map(_quoted, captions)
     shown = np.unique(np.linspace(0, steps - 1, min(steps, _SHOWN_STEPS)).round().astype(int))
     side = (WIDTH - 0.5) / len(shown)
     strip = side + 0.32
-    figure = Figure(figsize=(WIDTH, len(ways) * strip + 2.2), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(len(ways) * strip, 2.2))[:, 0]
-    grid = upper.subplots(len(ways), len(shown), squeeze=False)
-    for row, one in zip(grid, ways, strict=True):
-        for axes, step, picture in zip(row, shown, to_images(one.images[shown]), strict=True):
-            axes.imshow(np.asarray(picture), interpolation="nearest")
+    figure = Figure(figsize=(WIDTH, len(interpolations) * strip + 2.2), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(len(interpolations) * strip, 2.2))[:, 0]
+    grid = upper.subplots(len(interpolations), len(shown), squeeze=False)
+    for row, one in zip(grid, interpolations, strict=True):
+        for axes, step, image in zip(row, shown, to_images(one.images[shown]), strict=True):
+            axes.imshow(np.asarray(image), interpolation="nearest")
             hide_ticks(axes)
             axes.set_title(f"{step / (steps - 1):.2f}", fontsize=SMALL, pad=2)
-        if len(ways) > 1:
+        if len(interpolations) > 1:
             row[0].set_ylabel(textwrap.shorten(as_text(one.model.name), 24, placeholder="..."), fontsize=SMALL)
     upper.supxlabel(f"from {start} to {end}", fontsize=FONT, style="italic")
-    charts = lower.subplots(1, len(ways), sharey=True, squeeze=False)[0]
+    charts = lower.subplots(1, len(interpolations), sharey=True, squeeze=False)[0]
     shares = np.linspace(0, 1, steps)
-    for axes, one in zip(charts, ways, strict=True):
+    for axes, one in zip(charts, interpolations, strict=True):
         axes.plot(shares, one.to_start, color=BLUE, marker="s", markersize=3, linewidth=1, label=start)
         axes.plot(shares, one.to_end, color=ORANGE, marker="^", markersize=3, linewidth=1, label=end)
         axes.set_xlabel("share of the way", fontsize=FONT)
@@ -153,15 +153,15 @@ def way_figure(ways: Sequence[Way], captions: tuple[str, str]) -> Figure:
     return figure
 
 
-def way_frames(ways: Sequence[Way]) -> list[Image.Image]:
-    """A frame for each step, the models side by side; small pictures are enlarged."""
+def interpolation_frames(interpolations: Sequence[Interpolation]) -> list[Image.Image]:
+    """A frame for each step, the models side by side; small images are enlarged."""
     frames = []
-    for pictures in zip(*(to_images(one.images) for one in ways), strict=True):
-        scale = max(1, _FRAME_SIDE // pictures[0].width)
-        sides = [picture.width * scale for picture in pictures]
+    for images in zip(*(to_images(one.images) for one in interpolations), strict=True):
+        scale = max(1, _FRAME_SIDE // images[0].width)
+        sides = [image.width * scale for image in images]
         frame = Image.new("RGB", (sum(sides) + 4 * (len(sides) - 1), max(sides)), "white")
-        for place, picture in enumerate(pictures):
-            larger = picture.resize((sides[place], sides[place]), Image.Resampling.NEAREST)
+        for place, image in enumerate(images):
+            larger = image.resize((sides[place], sides[place]), Image.Resampling.NEAREST)
             frame.paste(larger, (sum(sides[:place]) + 4 * place, 0))
         frames.append(frame)
     return frames
@@ -255,5 +255,5 @@ def _quoted(caption: str) -> str:
 
 
 def _under(caption: str, side: float) -> list[str]:
-    """A caption in lines that fit under a picture of `side` inches."""
+    """A caption in lines that fit under an image of `side` inches."""
     return textwrap.wrap(as_text(caption), max(8, round(side / (0.5 * SMALL / 72))), max_lines=4, placeholder=" ...")

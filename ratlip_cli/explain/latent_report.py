@@ -11,23 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ratlip_cli.explain.intervals import Mean, mean_interval
-from ratlip_cli.explain.latent import Projection, Space, Way, angles, project, unit
-from ratlip_cli.explain.latent_figures import captions_figure, pairs_figure, way_figure, way_frames
+from ratlip_cli.explain.latent import Interpolation, Projection, Space, angles, project, unit
+from ratlip_cli.explain.latent_figures import captions_figure, interpolation_figure, interpolation_frames, pairs_figure
+from ratlip_cli.explain.latent_views import CaptionView, PairView, RealImages
 from ratlip_cli.explain.record import Record
-from ratlip_cli.explain.views import CaptionView, PairView, RealPictures
 
 Points = NDArray[np.float64]
 
 
 def write_pairs(
-    real: RealPictures,
+    real: RealImages,
     views: Sequence[PairView],
     space: Space,
     method: str,
     record: Record,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write figure, CSV and JSON of real and generated pictures of one or two models; the result is the JSON's content.
+    """Write figure, CSV and JSON of real and generated images of one or two models; the result is the JSON's content.
 
     Raises UsageError for fewer than three points, and RatlipError where the method is not installed.
     """
@@ -52,13 +52,13 @@ def write_captions(
     method: str,
     record: Record,
     settings: Mapping[str, Any],
-    real: RealPictures | None = None,
+    real: RealImages | None = None,
     pairs: Sequence[PairView] = (),
 ) -> dict[str, Any]:
     """Write figure, CSV and JSON of captions under the same noises; the result is the JSON's content.
 
     Args:
-        real, pairs: real and generated pictures of a dataset to stand behind them in the plane, and to fit it on.
+        real, pairs: real and generated images of a dataset to stand behind them in the plane, and to fit it on.
 
     Raises UsageError for fewer than three points, and RatlipError where the method is not installed.
     """
@@ -86,25 +86,29 @@ def write_captions(
     )
 
 
-def write_way(
-    ways: Sequence[Way], captions: tuple[str, str], space: Space, record: Record, settings: Mapping[str, Any]
+def write_interpolation(
+    interpolations: Sequence[Interpolation],
+    captions: tuple[str, str],
+    space: Space,
+    record: Record,
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write strip, animation, CSV and JSON of the way between two captions; the result is the JSON's content."""
-    record.figure(way_figure(ways, captions))
-    record.animation(way_frames(ways), "way")
-    record.points([row for one in ways for row in _way_rows(one)], "points")
+    record.figure(interpolation_figure(interpolations, captions))
+    record.animation(interpolation_frames(interpolations), "way")
+    record.points([row for one in interpolations for row in _way_rows(one)], "points")
     return record.numbers(
         {
             **settings,
             "space": space.describe(),
-            "models": [_way_record(one) for one in ways],
-            "says": [_way_says(one) for one in ways],
+            "models": [_way_record(one) for one in interpolations],
+            "says": [_way_says(one) for one in interpolations],
         }
     )
 
 
 def _pair_planes(points: Points, count: int, models: int) -> list[Points]:
-    """For each model, the points (2,count,2) of the real and of its own generated pictures."""
+    """For each model, the points (2,count,2) of the real and of its own generated images."""
     blocks = points[: count * (1 + models)].reshape(1 + models if count else 0, count, 2)
     return [np.stack((blocks[0], generated)) for generated in blocks[1:]]
 
@@ -113,7 +117,7 @@ def _plane_record(projection: Projection, method: str, space: Space) -> dict[str
     return {"method": method, "explained_variance": projection.explained, "space": space.describe()}
 
 
-def _model_record(view: PairView | CaptionView | Way) -> dict[str, Any]:
+def _model_record(view: PairView | CaptionView | Interpolation) -> dict[str, Any]:
     return {
         "model": view.model.name,
         "fingerprint": view.model.fingerprint,
@@ -145,7 +149,7 @@ def _pairs_say(views: Sequence[PairView], space: Space) -> Iterator[str]:
         gained = mean_interval(view.mismatched - view.angles)
         yield (
             f"{view.model.name}: angle between real and generated {mean_interval(view.angles)} degrees "
-            f"({len(view.angles)} pairs), to another caption's picture {mean_interval(view.mismatched)}: "
+            f"({len(view.angles)} pairs), to another caption's image {mean_interval(view.mismatched)}: "
             f"{'closer to its own' if gained.low > 0 else 'no closer to its own'}; between the means "
             f"{view.mean_angle:.3g}"
         )
@@ -164,7 +168,7 @@ def _space_says(fingerprints: Sequence[str], space: Space) -> Iterator[str]:
         yield f"the models have different CLIPs: both are measured in the space of {space.model.name}'s"
 
 
-def _pair_rows(real: RealPictures, views: Sequence[PairView], planes: Sequence[Points]) -> Iterator[dict[str, object]]:
+def _pair_rows(real: RealImages, views: Sequence[PairView], planes: Sequence[Points]) -> Iterator[dict[str, object]]:
     for k, (file, caption) in enumerate(zip(real.files, real.captions, strict=True)):
         yield _row("real", "", k, caption, planes[0][0, k], file=file)
     for view, plane in zip(views, planes, strict=True):
@@ -221,7 +225,7 @@ def _sentence_angle(space: Space, first: str, second: str) -> float:
 
 
 def _noise_angle(view: CaptionView) -> Mean:
-    """Between pictures of one caption under neighbouring noises: what changes without a change of words."""
+    """Between images of one caption under neighbouring noises: what changes without a change of words."""
     return mean_interval(angles(view.vectors[:-1], view.vectors[1:]).ravel())
 
 
@@ -229,19 +233,19 @@ def _captions_say(view: CaptionView, space: Space) -> Iterator[str]:
     for a, b in itertools.combinations(range(len(view.captions)), 2):
         angle = mean_interval(angles(view.vectors[:, a], view.vectors[:, b]))
         yield (
-            f"{view.model.name}: from '{view.captions[a]}' to '{view.captions[b]}' pictures turn by {angle} degrees "
+            f"{view.model.name}: from '{view.captions[a]}' to '{view.captions[b]}' images turn by {angle} degrees "
             f"({angle.n} noises), sentences by {_sentence_angle(space, view.captions[a], view.captions[b]):.3g}"
         )
     if len(view.vectors) > 1:
-        yield f"{view.model.name}: from noise to noise under one caption pictures turn by {_noise_angle(view)} degrees"
+        yield f"{view.model.name}: from noise to noise under one caption images turn by {_noise_angle(view)} degrees"
 
 
-def _way_steps(one: Way) -> Points:
-    """Degrees between each picture and the next (K-1,)."""
+def _way_steps(one: Interpolation) -> Points:
+    """Degrees between each image and the next (K-1,)."""
     return angles(one.vectors[:-1], one.vectors[1:])
 
 
-def _way_rows(one: Way) -> Iterator[dict[str, object]]:
+def _way_rows(one: Interpolation) -> Iterator[dict[str, object]]:
     turned = [0.0, *_way_steps(one).tolist()]
     for step, share in enumerate(np.linspace(0, 1, len(one.images)).tolist()):
         yield {
@@ -254,7 +258,7 @@ def _way_rows(one: Way) -> Iterator[dict[str, object]]:
         }
 
 
-def _way_record(one: Way) -> dict[str, Any]:
+def _way_record(one: Interpolation) -> dict[str, Any]:
     steps = _way_steps(one)
     return {
         **_model_record(one),
@@ -267,7 +271,7 @@ def _way_record(one: Way) -> dict[str, Any]:
     }
 
 
-def _way_says(one: Way) -> str:
+def _way_says(one: Interpolation) -> str:
     steps = _way_steps(one)
     return (
         f"{one.model.name}: similarity to the first caption goes from {one.to_start[0]:.3f} to {one.to_start[-1]:.3f}, "

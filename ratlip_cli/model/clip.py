@@ -1,7 +1,7 @@
 """The frozen CLIP (Radford et al. 2021), over open_clip: the only room that imports it.
 
-Section III uses one CLIP four ways, and this module has one method for each: sentences to T (`encode_text`), pictures
-to image vectors (`encode_image`), pictures to the discriminator's features (`features`), and the bridge feature through
+Section III uses one CLIP in four places, with one method for each: prompts to T (`encode_text`), images
+to image vectors (`encode_image`), images to the discriminator's features (`features`), and the bridge feature through
 the vision transformer without its patch convolution (`clip_blk`). Its weights never change and never get a gradient;
 gradients pass through it to pixels, bridge features and prompts.
 """
@@ -32,7 +32,7 @@ from ratlip_cli.tensor_files import fingerprint, load_into, load_tensors, load_w
 
 DEFAULT_CLIP = "ViT-B-32-quickgelu:openai"
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
-BUNDLED = {"ratlip-demo": Path(__file__).parents[1] / "weights" / "demo" / "clip"}
+BUNDLED = {"ratlip-demo": Path(__file__).parents[1] / "demo" / "model" / "clip"}
 """CLIPs that ship inside the package, as folders of `save_clip`."""
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 UNKNOWN = -1
@@ -44,14 +44,14 @@ logger = logging.getLogger(__name__)
 
 
 class ImageFeatures(NamedTuple):
-    """What CLIP sees in pictures."""
+    """What CLIP sees in images."""
 
     patches: Tensor
     """Patch tokens after the three feature blocks (B,3,W,g,g)."""
     embedding: Tensor
     """Image vectors (B,d), not normalised."""
     pixels: Tensor
-    """The pictures at CLIP's size (B,3,image_size,image_size), float32 in [-1,1]."""
+    """The images at CLIP's size (B,3,image_size,image_size), float32 in [-1,1]."""
 
 
 class FrozenCLIP(nn.Module):
@@ -156,11 +156,11 @@ class FrozenCLIP(nn.Module):
         return vectors
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Image vectors (B,d), not normalised, from pictures (B,3,H,W) in [-1,1]."""
+        """Image vectors (B,d), not normalised, from images (B,3,H,W) in [-1,1]."""
         return self._image_vector(self._in_front(images)[-1])
 
     def features(self, images: Tensor) -> ImageFeatures:
-        """What the discriminator and the CLIP similarity look at, from pictures (B,3,H,W) in [-1,1]."""
+        """What the discriminator and the CLIP similarity look at, from images (B,3,H,W) in [-1,1]."""
         return self.features_and_tokens(images)[0]
 
     def features_and_tokens(self, images: Tensor) -> tuple[ImageFeatures, list[Tensor]]:
@@ -178,7 +178,7 @@ class FrozenCLIP(nn.Module):
         return self._patches(list(islice(blocks, self.geometry.feature_blocks[-1] + 1)))
 
     def resized(self, images: Tensor) -> Tensor:
-        """Pictures (B,3,H,W) in [-1,1] at CLIP's size, in float32."""
+        """Images (B,3,H,W) in [-1,1] at CLIP's size, in float32."""
         size = self.geometry.image_size
         if images.shape[2:] == (size, size):
             return images.float()
@@ -294,7 +294,7 @@ def load_clip(spec: str, device: str | torch.device = "cpu") -> FrozenCLIP:
     pretrained = pretrained or DEFAULT_CLIP.partition(":")[2]
     model_cfg = _model_cfg(spec, name)
     if pretrained == "random":
-        logger.warning("CLIP %s has random weights: fit for dry runs and benchmarks, not for pictures.", name)
+        logger.warning("CLIP %s has random weights: fit for dry runs and benchmarks, not for images.", name)
         return _named(spec, name, pretrained=None).to(device)
     if Path(pretrained).suffix in WEIGHTS_SUFFIXES or Path(pretrained).is_file():
         return _from_file(spec, name, Path(pretrained), model_cfg).to(device)

@@ -19,13 +19,13 @@ class ClipGeometry:
     width: int
     """Channels W of the vision transformer's tokens (768 for ViT-B/32)."""
     grid: int
-    """Patches g along each side of the picture (7 for ViT-B/32)."""
+    """Patches g along each side of the image (7 for ViT-B/32)."""
     layers: int
     """Blocks L of the vision transformer (12 for ViT-B/32)."""
     embed_dim: int
     """Dimension d of the image and text vectors (512 for ViT-B/32)."""
     image_size: int
-    """Side of the picture that CLIP takes, in pixels (224 for ViT-B/32)."""
+    """Side of the image that CLIP takes, in pixels (224 for ViT-B/32)."""
 
     @property
     def prompts(self) -> int:
@@ -46,7 +46,7 @@ class GeneratorConfig:
     variant: str = "ratlip"
     """One of VARIANTS: which affine the bridge uses, and whether convolutions carry shuffle attention."""
     image_size: int = 256
-    """Side of the generated picture in pixels, 32 to 512; the published weights draw 224."""
+    """Side of the generated image in pixels, 32 to 512; the published weights draw 224."""
     noise_dim: int = 100
     """Length of the noise vector z."""
     hidden_size: int = 64
@@ -87,7 +87,7 @@ class GeneratorConfig:
         return self.variant in ("ratlip", "ratlip-released")
 
     def block_sizes(self, grid: int) -> list[int]:
-        """Picture sides after each block of image-G: doubling from the first power of two >= grid, up to image_size."""
+        """Image sides after each block of image-G: doubling from the first power of two >= grid, up to image_size."""
         size = 1 << (grid - 1).bit_length()
         sizes = []
         while size < self.image_size:

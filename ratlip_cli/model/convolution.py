@@ -1,4 +1,4 @@
-"""Image-G's work on a picture enlarged by nearest upsampling (Fig. 1), and its last convolution, to three colours."""
+"""Image-G's work on an image enlarged by nearest upsampling (Fig. 1), and its last convolution, to three colours."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SPREAD = torch.tensor(
         [0.0, 0.0, 1.0],
     ]
 )
-"""A pixel of the small picture is two of the large one side by side: their taps, added up."""
+"""A pixel of the small image is two of the large one side by side: their taps, added up."""
 _SPREAD_BOTH_WAYS = torch.kron(_SPREAD, _SPREAD)  # (16, 9)
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution with padding 1, of a picture as it is or of its nearest upsampling."""
+    """A 3x3 convolution with padding 1, of an image as it is or of its nearest upsampling."""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
@@ -31,7 +31,7 @@ class Conv3x3(nn.Conv2d):
         """(B,in,h,h) -> (B,out,size,size): the convolution of x, enlarged to `size` pixels a side if that is given.
 
         Enlarged to exactly twice its side, x is convolved in one transposed convolution of stride 2, whose 4x4 weights
-        are sums of the 3x3 ones: the same values from 4/9 of the arithmetic, and the large picture is never made.
+        are sums of the 3x3 ones: the same values from 4/9 of the arithmetic, and the large image is never made.
         """
         side = x.shape[-1]
         if size is None or size == side:
@@ -51,7 +51,7 @@ class ColourConv(nn.Conv2d):
     """The 3x3 convolution with padding 1 to the three colours.
 
     A CPU convolves to sixteen channels at a time, however few are wanted. So each row of the kernel is convolved to
-    channels of its own, in one convolution to nine, and added to the row of the picture where it belongs.
+    channels of its own, in one convolution to nine, and added to the row of the image where it belongs.
     """
 
     def __init__(self, in_channels: int) -> None:
@@ -80,7 +80,7 @@ def plus_enlarged(x: Tensor, small: Tensor) -> Tensor:
 
 
 class _PlusDoubled(torch.autograd.Function):
-    """Adds a picture to one of twice its side, each pixel to the four that it becomes, and makes no large tensor."""
+    """Adds an image to one of twice its side, each pixel to the four that it becomes, and makes no large tensor."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, small: Tensor) -> Tensor:

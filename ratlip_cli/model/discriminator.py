@@ -1,4 +1,4 @@
-"""Section III-A: Mate-D, the paired discriminator. It judges CLIP features, not pixels, and holds no frozen weights."""
+"""Section III-A: Mate-D, the paired discriminator. It looks at CLIP features and holds no frozen weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STEM_CHANNELS = 32
 
 
 class Discriminator(nn.Module):
-    """FE extractor and referee: does this picture belong to this sentence, and is it real?
+    """FE extractor and referee: does this image belong to this sentence, and is it real?
 
     Args:
         config: the sizes.
@@ -74,7 +74,7 @@ class FEExtractor(nn.Module):
 class PixelStem(nn.Module):
     """Lets the discriminator see the pixels beside CLIP's features of them. An option, not in the paper.
 
-    Where patches have more values than the CLIP is wide, it cannot tell all pictures apart, and a generator's noise
+    Where patches have more values than the CLIP is wide, it cannot tell all images apart, and a generator's noise
     stays where nobody looks. Convolutions of stride 2, down to the grid; a new stem adds zero.
     """
 
@@ -111,7 +111,7 @@ class Referee(nn.Module):
         return self.logits(self.look(x), text)
 
     def look(self, x: Tensor) -> Tensor:
-        """What the first convolution makes of the picture alone: (B,channels,g,g) -> (B,2nf,g-3,g-3)"""
+        """What the first convolution makes of the image alone: (B,channels,g,g) -> (B,2nf,g-3,g-3)"""
         return F.conv2d(x, self.conv1.weight[:, : x.shape[1]])
 
     def logits(self, seen: Tensor, text: Tensor) -> Tensor:

@@ -66,8 +66,8 @@ def channel_orders(channels: int, groups: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def for_drawing(generator: Generator) -> Generator:
-    """A generator that draws the same pictures with less work and cannot be trained; `generator` stays as it is.
+def for_sampling(generator: Generator) -> Generator:
+    """A generator that draws the same images with less work and cannot be trained; `generator` stays as it is.
 
     BatchNorm becomes part of the convolution in front of it, the weights of upsampled convolutions are summed once, and
     the channel shuffle becomes the order of the weights around it; with neither shuffle nor groups to pay for it, the
@@ -95,8 +95,8 @@ def for_drawing(generator: Generator) -> Generator:
     return drawing
 
 
-def pictures_at_once(generator: Generator) -> int:
-    """How many pictures image-G draws at once on a CPU: as many as keep its largest tensor within CACHE_BYTES."""
+def images_at_once(generator: Generator) -> int:
+    """How many images image-G draws at once on a CPU: as many as keep its largest tensor within CACHE_BYTES."""
     config, grid = generator.config, generator.geometry.grid
     sizes = config.block_sizes(grid)
     channels = config.block_channels(grid)[1:]
@@ -129,7 +129,7 @@ def _unshuffle(drawing: Generator) -> None:
 
 
 def _pack(drawing: Generator) -> None:
-    """Pack the weights of every convolution, for pictures of the size that it meets."""
+    """Pack the weights of every convolution, for images of the size that it meets."""
     grid = drawing.geometry.grid
     sizes = drawing.config.block_sizes(grid)
     blocks: Iterable[Any] = drawing.blocks

@@ -33,7 +33,7 @@ CLIP_RESIDUAL = 0.1
 
 
 class Generator(nn.Module):
-    """Noise and sentence vectors to pictures. It holds no CLIP weights: the frozen CLIP comes as an argument.
+    """Noise and sentence vectors to images. It holds no CLIP weights: the frozen CLIP comes as an argument.
 
     Args:
         config: the sizes; `config.variant` decides which affine and which convolution are used.
@@ -64,7 +64,7 @@ class Generator(nn.Module):
         self.to_rgb = ColourConv(channels[-1])
 
     def forward(self, noise: Tensor, text: Tensor, clip: FrozenCLIP) -> Tensor:
-        """Draw one picture per row.
+        """Draw one image per row.
 
         Args:
             noise: z (B,noise_dim).
@@ -72,7 +72,7 @@ class Generator(nn.Module):
             clip: the frozen CLIP of the geometry given at construction.
 
         Returns:
-            Pictures (B,3,image_size,image_size), float, nominally in [-1,1]; clamp them when they become pixels.
+            Images (B,3,image_size,image_size), float, nominally in [-1,1]; clamp them when they become pixels.
         """
         feature, prompts = self.clip_input(noise, text)
         return self.image_g(feature, clip.clip_blk(feature, prompts), noise, text)
@@ -86,7 +86,7 @@ class Generator(nn.Module):
         return feature, prompts.unflatten(1, (-1, self.geometry.width))  # (B, 8, W)
 
     def image_g(self, feature: Tensor, clip_feature: Tensor, noise: Tensor, text: Tensor) -> Tensor:
-        """The picture (B,3,S,S) from the bridge feature, CLIP-BLK's output (B,W,g,g), z and T."""
+        """The image (B,3,S,S) from the bridge feature, CLIP-BLK's output (B,W,g,g), z and T."""
         y = torch.cat((noise, text), dim=1)
         x = self.fuse(feature + CLIP_RESIDUAL * clip_feature)  # (B, 8nf, g, g)
         for block in self.blocks:

@@ -1,6 +1,6 @@
 """Section III-D, Eq. 8: hinge losses, the matching-aware gradient penalty, and the CLIP similarity.
 
-The penalty is GALIP's and DF-GAN's MA-GP, taken with respect to the CLIP features of the real picture and its sentence.
+The penalty is GALIP's and DF-GAN's MA-GP, taken with respect to the CLIP features of the real image and its sentence.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _SMALLEST_DISTANCE = 1e-3
-"""Added to that of two pictures' vectors, which may be equal."""
+"""Added to that of two images' vectors, which may be equal."""
 
 
 def mismatched(text: Tensor) -> Tensor:
-    """T_mis (B,d): the batch's sentences moved on by one, so that each picture meets its neighbour's."""
+    """T_mis (B,d): the batch's sentences moved on by one, so that each image meets its neighbour's."""
     return text.roll(-1, dims=0)
 
 
 def hinge_real(logits: Tensor) -> Tensor:
-    """E max(0, 1 - D), for real pictures with their own sentence. Scalar."""
+    """E max(0, 1 - D), for real images with their own sentence. Scalar."""
     return F.relu(1 - logits.float()).mean()
 
 
 def hinge_fake(logits: Tensor) -> Tensor:
-    """E max(0, 1 + D), for generated pictures, and for real ones with another picture's sentence. Scalar."""
+    """E max(0, 1 + D), for generated images, and for real ones with another image's sentence. Scalar."""
     return F.relu(1 + logits.float()).mean()
 
 
@@ -48,7 +48,7 @@ def mode_seeking(image_vectors: Tensor, text: Tensor, noise: Tensor) -> Tensor:
     distance of the pixels. Those follow position and background; CLIP's image vectors follow what captions speak of.
 
     Args:
-        image_vectors: E of generated pictures (B,d); k and k + B/2 are of one sentence.
+        image_vectors: E of generated images (B,d); k and k + B/2 are of one sentence.
         text: their sentences' T (B,d).
         noise: z (B,noise_dim); its distance is the mean of absolute differences.
     """
@@ -68,14 +68,14 @@ def clip_similarity(image_vectors: Tensor, text: Tensor) -> Tensor:
 def matching_aware_gradient_penalty(
     logits: Tensor, inputs: Sequence[Tensor], k: float = 2.0, p: float = 6.0
 ) -> tuple[Tensor, Tensor]:
-    """k E[ ||grad D(x,T)||^p ] over real pictures with their own sentences (Eq. 8).
+    """k E[ ||grad D(x,T)||^p ] over real images with their own sentences (Eq. 8).
 
     The gradient with respect to all inputs is flattened and concatenated per sample. Compute all of it in float32,
     outside autocast: the sixth power of a norm overflows in half precision.
 
     Args:
         logits: D(x,T) (B,), computed from `inputs`, which require gradients.
-        inputs: CLIP features of real pictures (B,3,W,g,g), their sentence vectors (B,d), and whatever else D is given.
+        inputs: CLIP features of real images (B,3,W,g,g), their sentence vectors (B,d), and whatever else D is given.
         k, p: the paper's two hyper-parameters of the penalty.
 
     Returns:

@@ -42,7 +42,7 @@ class PackedConv(nn.Module):
     """A convolution of stride 1 whose weights lie in memory as the kernel reads them, without a gradient.
 
     PyTorch's own brings them into that order in every call, which takes longer than the convolution itself where
-    pictures are small and channels many.
+    images are small and channels many.
 
     Args:
         weight: (out,in,k,k); the padding keeps the size. Or (in,out,4,4) of a transposed convolution that doubles it.

@@ -75,7 +75,7 @@ class SharedLSTM(Recurrence):
 class LSTMPerAffine(Recurrence):
     """The published code's recurrence: every affine has an LSTM of its own, one step from a zero state with input y.
 
-    The published code hands its LSTM the batch as if it were a sequence, so that a picture depends on its neighbours;
+    The published code hands its LSTM the batch as if it were a sequence, so that an image depends on its neighbours;
     here each sample is a sequence of one. At batch size 1 both are the same.
     """
 
@@ -160,7 +160,7 @@ class CATBLK(nn.Module):
 
 def fused(c: Tensor, vectors: Sequence[Tensor]) -> Tensor:
     """LReLU(gamma * c + beta), once for each pair of gamma and beta (B,C,1,1) in `vectors`: (B,C,H,W) -> (B,C,H,W)"""
-    if torch.compiler.is_compiling():  # it has ways of its own
+    if torch.compiler.is_compiling():  # it has interpolations of its own
         for gamma, beta in _pairs(vectors):
             c = F.leaky_relu(gamma * c + beta, _SLOPE)  # Eq. 1
         return c

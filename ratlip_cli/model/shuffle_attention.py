@@ -65,7 +65,7 @@ class SAConv(nn.Module):
     def forward(self, x: Tensor, size: int | None = None) -> Tensor:
         """(B,in,H,W) -> (B,out,H,W), or (B,out,size,size) of x enlarged to that size."""
         c = self.conv(x, size)
-        # A compiler has ways of its own, and other devices may lack an operator.
+        # A compiler has interpolations of its own, and other devices may lack an operator.
         is_native = c.device.type in ("cpu", "cuda") and not torch.compiler.is_compiling()
         if is_native and isinstance(self.norm, nn.BatchNorm2d) and isinstance(self.attention, ShuffleAttention):
             return _reviewed(c, self.norm, self.attention)

@@ -24,17 +24,17 @@ class Part:
 
     name: str
     shape: tuple[int, ...]
-    """Of its output for one picture, without the batch."""
+    """Of its output for one image, without the batch."""
     trained: int
     """Parameters that training changes."""
     frozen: int
     """Parameters of CLIP."""
     flops: int
-    """Floating-point operations for one picture; a multiplication and an addition are two."""
+    """Floating-point operations for one image; a multiplication and an addition are two."""
 
 
 def summarise(generator: GeneratorConfig, discriminator: DiscriminatorConfig, clip: FrozenCLIP) -> list[Part]:
-    """The parts of a model in the order in which a picture passes them.
+    """The parts of a model in the order in which an image passes them.
 
     Args:
         clip: on the meta device, from `clip_architecture`.

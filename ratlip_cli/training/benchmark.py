@@ -18,7 +18,7 @@ from ratlip_cli.device import peak_memory_mib
 from ratlip_cli.model.clip import FrozenCLIP, clip_architecture
 from ratlip_cli.model.onednn import fixed_linear
 from ratlip_cli.model.summary import summarise
-from ratlip_cli.sampling import draw, noise_vectors
+from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.model_folder import Model, clip_spec
@@ -30,14 +30,14 @@ SHORTEST_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class DrawingSpeed:
-    """How fast pictures are drawn."""
+    """How fast images are drawn."""
 
     latency_seconds: float
-    """From one sentence vector to its picture."""
-    pictures_per_second: float
+    """From one sentence vector to its image."""
+    images_per_second: float
     """In batches of `batch_size`."""
     batch_size: int
-    gflop_per_picture: float
+    gflop_per_image: float
     share_of_matrix_rate: float
     """What the batch reaches of the rate of large matrix products."""
 
@@ -51,7 +51,7 @@ class TrainingSpeed:
     gflop_per_step: float
     share_of_matrix_rate: float
     epoch_minutes: dict[str, float]
-    """How long one pass over each dataset takes, without reading its pictures."""
+    """How long one pass over each dataset takes, without reading its images."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ def matrix_gflops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def measure_drawing(model: Model, batch_size: int, matrix_rate: float, dtype: torch.dtype) -> DrawingSpeed:
-    """Draw one picture at a time, then `batch_size` at a time. `matrix_rate` is from `matrix_gflops`."""
+    """Draw one image at a time, then `batch_size` at a time. `matrix_rate` is from `matrix_gflops`."""
     config, geometry = model.config.generator, model.config.geometry
     noise = noise_vectors(0, range(batch_size), config.noise_dim)
     text = torch.randn(batch_size, geometry.embed_dim, generator=torch.Generator().manual_seed(0))
     with torch.autocast(model.device.type, dtype, enabled=dtype is not torch.float32):
-        latency = seconds(lambda: draw(model, noise[:1], text[:1]), model.device)
-        together = seconds(lambda: draw(model, noise, text, batch_size), model.device)
+        latency = seconds(lambda: sample(model, noise[:1], text[:1]), model.device)
+        together = seconds(lambda: sample(model, noise, text, batch_size), model.device)
     parts = summarise(config, model.config.discriminator, clip_architecture(clip_spec(model.folder, model.config)))
     names = [part.name for part in parts]
     drawing = parts[names.index("noise to code") : names.index("CLIP image encoder")]
@@ -154,7 +154,7 @@ def measure(
     """Everything that `ratlip bench` shows.
 
     Args:
-        batch_size: pictures at a time.
+        batch_size: images at a time.
         precision, dtype: of drawing; training has its own setting.
         settings: a training run to measure too.
     """

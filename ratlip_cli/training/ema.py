@@ -12,13 +12,13 @@ from torch import Tensor, nn
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def start_average(generator: Network) -> Network:
+def start_ema(generator: Network) -> Network:
     """A copy of `generator` in eval mode that needs no gradients: the average before the first step."""
     return copy.deepcopy(generator).eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def update_average(average: Sequence[Tensor], current: Sequence[Tensor], decay: float, step: int) -> None:
+def update_ema(average: Sequence[Tensor], current: Sequence[Tensor], decay: float, step: int) -> None:
     """Move the average towards the generator, the running statistics of BatchNorm included; counters are copied.
 
     Args:

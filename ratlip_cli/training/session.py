@@ -58,11 +58,11 @@ from ratlip_cli.weights.model_folder import (
 PATIENCE = 10
 """Number of steps in a row that may be not finite before training stops."""
 
-REHEARSED_STEPS = 3
+MEASURED_STEPS = 3
 """Steps that a dry run measures, after a first one to warm up."""
 
 SAMPLE_ROWS, SAMPLE_COLUMNS = 4, 4
-"""Prompts and pictures of each in a grid of samples."""
+"""Prompts and images of each in a grid of samples."""
 
 RECORDED = (
     *("epochs", "steps", "batch_size", "lr_g", "lr_d", "beta1", "beta2"),
@@ -118,7 +118,7 @@ class TrainingSession:
 
         Raises:
             TrainingError: ten steps in a row were not finite, or the GPU's memory is full.
-            DataError: a picture cannot be read.
+            DataError: an image cannot be read.
             RatlipError: the run folder cannot be written; the last checkpoint is still there.
         """
         limit = parse_duration(self.settings.max_time) if self.settings.max_time else math.inf
@@ -168,7 +168,7 @@ class TrainingSession:
     def _write_model(self, folder: Path) -> None:
         save_weights(
             folder,
-            self.trainer.average.state_dict(),
+            self.trainer.ema.state_dict(),
             self.trainer.discriminator.state_dict(),
             metadata={"step": str(self.trainer.steps_done)},
         )
@@ -202,10 +202,10 @@ class TrainingSession:
         rows = []
         for prompt, vector in zip(self._prompts, self._prompt_vectors, strict=True):
             text = vector.expand(SAMPLE_COLUMNS, -1)
-            images = self.trainer.average(noise.to(self.trainer.device), text, self.trainer.clip)
+            images = self.trainer.ema(noise.to(self.trainer.device), text, self.trainer.clip)
             rows.append((prompt, to_images(images)))
         config = read_model_config(self.folder.model)
-        fingerprint = model_fingerprint(self.trainer.average.state_dict(), config)
+        fingerprint = model_fingerprint(self.trainer.ema.state_dict(), config)
         samples = self.folder.save_samples(rows, self.trainer.steps_done, fingerprint)
         if may_be_shown(self.dataset.info.licence):
             with whole_file(self.folder.model / SAMPLES_FILE) as partial:
@@ -221,13 +221,13 @@ class TrainingSession:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """What a run would be and cost, measured on a few steps that are thrown away."""
 
     dataset: str
     """Folder of the dataset."""
-    pictures: int
-    """Training pictures."""
+    images: int
+    """Training images."""
     captions: int
     """Their captions."""
     device: str
@@ -243,7 +243,7 @@ class Rehearsal:
     steps: int
     """Steps in all."""
     epochs: float
-    """The same in passes over the training pictures."""
+    """The same in passes over the training images."""
     seconds_per_step: float
     """Median of the steps measured."""
     seconds_for_text: float
@@ -256,7 +256,7 @@ class Rehearsal:
     """Size of one checkpoint in MiB."""
 
 
-def rehearse(settings: TrainSettings, progress: Progress | None = None) -> Rehearsal:
+def dry_run(settings: TrainSettings, progress: Progress | None = None) -> DryRun:
     """Measure a few steps of the run that `settings` describe, and write nothing but what preparing the data takes.
 
     Args:
@@ -275,7 +275,7 @@ def rehearse(settings: TrainSettings, progress: Progress | None = None) -> Rehea
     batches = training_batches(dataset, settings.batch_size, 0, settings.workers)
     step_seconds, text_seconds = [], []
     with contextlib.closing(batches):
-        for batch in itertools.islice(batches, 1 + REHEARSED_STEPS):
+        for batch in itertools.islice(batches, 1 + MEASURED_STEPS):
             started = time.perf_counter()
             captions = batch.captions.tolist()
             trainer.text[batch.captions] = clip.encode_text([dataset.captions[index] for index in captions])
@@ -287,9 +287,9 @@ def rehearse(settings: TrainSettings, progress: Progress | None = None) -> Rehea
     seconds_for_text = statistics.median(text_seconds[1:]) * len(dataset.captions)
     steps = settings.total_steps(len(dataset))
     generator, discriminator = _size(trainer.generator), _size(trainer.discriminator)
-    return Rehearsal(
+    return DryRun(
         dataset=str(dataset.path),
-        pictures=len(dataset),
+        images=len(dataset),
         captions=len(dataset.captions),
         device=str(device),
         precision=trainer.precision,
@@ -329,7 +329,7 @@ def open_session(
     run, checkpoint = _where_to_start(settings, settings.total_steps(len(dataset)), tell)
     if run is None and settings.out and Path(settings.out).exists():
         raise already_there(Path(settings.out))
-    tell(f"{len(dataset):,} pictures; their {len(dataset.captions):,} captions are encoded once and kept")
+    tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
     trainer = Trainer(settings, clip, text_vectors(dataset, clip), len(dataset), device)
     identity = Identity.of(settings, clip.fingerprint, dataset.fingerprint)
     if checkpoint is not None:
@@ -347,7 +347,7 @@ def open_session(
     )
     validation = None
     if settings.eval_every:
-        model = Model("the run", Path(), config, trainer.average, clip, fingerprint="")
+        model = Model("the run", Path(), config, trainer.ema, clip, fingerprint="")
         validation = Validation(settings, dataset, model)
     folder = RunFolder(run) if run is not None else RunFolder.create(settings)
     folder.open(settings, trainer.steps_done)
@@ -367,7 +367,7 @@ def _start_from(spec: str, trainer: Trainer) -> None:
     if theirs != ours:
         raise WeightsError(f"{spec} was trained with another CLIP ({theirs}) than --clip names ({ours}).")
     weights = load_tensors(folder / GENERATOR_FILE)
-    for network in (trainer.generator, trainer.average):
+    for network in (trainer.generator, trainer.ema):
         load_into(network, weights, folder / GENERATOR_FILE)
     if (folder / DISCRIMINATOR_FILE).is_file():
         path = folder / DISCRIMINATOR_FILE
@@ -384,7 +384,7 @@ def _record(settings: TrainSettings, dataset: CaptionedImages) -> dict[str, Any]
             "name": info.name,
             "source": info.source,
             "licence": info.licence,
-            "pictures": len(dataset),
+            "images": len(dataset),
             "captions": len(dataset.captions),
         },
         "prompts": _sample_prompts(dataset),
@@ -393,7 +393,7 @@ def _record(settings: TrainSettings, dataset: CaptionedImages) -> dict[str, Any]
 
 
 def _features(settings: TrainSettings) -> str:
-    """What scores the model's pictures: `inception` or `clip`."""
+    """What scores the model's images: `inception` or `clip`."""
     if settings.eval_features != "auto":
         return settings.eval_features
     return "clip" if settings.clip in BUNDLED else "inception"
@@ -462,7 +462,7 @@ def _newest_unfinished(settings: TrainSettings, total_steps: int) -> Path | None
 
 
 def _sample_prompts(dataset: CaptionedImages) -> list[str]:
-    """The first captions of pictures spread over the test split, or over the training split where there is no other."""
+    """The first captions of images spread over the test split, or over the training split where there is no other."""
     path = dataset.path
     entries = read_split(path, "test" if (path / "test").is_dir() else "train")
     spread = np.linspace(0, len(entries) - 1, min(SAMPLE_ROWS, len(entries))).round().astype(int)

@@ -28,7 +28,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 EVAL_FEATURES = ("auto", "inception", "clip")
 
 PRESETS = Path(__file__).parent / "presets"
-"""One TOML file a dataset: the paper's settings for the real ones, `small` for a few own pictures on a CPU."""
+"""One TOML file a dataset: the paper's settings for the real ones, `small` for a few own images on a CPU."""
 
 Value = str | int | float | bool
 """What a setting can be in a TOML file and on the command line."""
@@ -50,7 +50,7 @@ class TrainSettings:
         "ViT-B-32-quickgelu:openai",
         "Frozen CLIP: MODEL[:PRETRAINED] of open_clip, MODEL:random for a rehearsal, or a folder with one.",
     )
-    image_size: int = _setting(256, "Side of the generated pictures in pixels, 32 to 512.")
+    image_size: int = _setting(256, "Side of the generated images in pixels, 32 to 512.")
     hidden_size: int = _setting(64, "Hidden units D of the bridge's LSTM.")
     noise_dim: int = _setting(100, "Length of the noise vector z.")
     generator_channels: int = _setting(64, "Channels nf behind the generator's last block.")
@@ -65,11 +65,11 @@ class TrainSettings:
         False, "Let the discriminator see pixels beside CLIP's features; not in the paper, for CLIPs of small patches."
     )
 
-    epochs: int | None = _setting(None, "Passes over the training pictures; give this or the number of steps.")
+    epochs: int | None = _setting(None, "Passes over the training images; give this or the number of steps.")
     steps: int | None = _setting(20_000, "Training steps in all; give this or the number of epochs.")
     max_time: str = _setting("", "Stop and save after this long, as 90s, 30m, 2h or 1h30m; resume goes on.")
 
-    batch_size: int = _setting(32, "Pictures in one step, over all its parts.")
+    batch_size: int = _setting(32, "Images in one step, over all its parts.")
     grad_accum: int = _setting(1, "Parts that a step's batch is cut into, to save memory.")
     lr_g: float = _setting(1e-4, "Learning rate of the generator.")
     lr_d: float = _setting(4e-4, "Learning rate of the discriminator.")
@@ -77,12 +77,12 @@ class TrainSettings:
     beta2: float = _setting(0.9, "Second beta of both Adam optimisers.")
     clip_weight: float = _setting(4.0, "Weight lambda of the CLIP similarity in the generator's loss.")
     diversity_weight: float = _setting(
-        0.0, "Weight of the mode-seeking term, which keeps pictures of one sentence apart; not in the paper."
+        0.0, "Weight of the mode-seeking term, which keeps images of one sentence apart; not in the paper."
     )
     penalty_weight: float = _setting(2.0, "Weight k of the matching-aware gradient penalty.")
     penalty_power: float = _setting(6.0, "Power p of the matching-aware gradient penalty.")
     ema: float = _setting(0.999, "Decay of the generator's moving average; 0 keeps no average.")
-    seed: int = _setting(0, "Seed of the first weights, the order of pictures, the crops and the noise.")
+    seed: int = _setting(0, "Seed of the first weights, the order of images, the crops and the noise.")
 
     device: str = _setting("auto", "Where to train: auto, cpu, cuda, cuda:N or mps.")
     precision: str = _setting("auto", "Arithmetic: auto, fp32, bf16 or fp16; auto is bf16 on a GPU that has it.")
@@ -90,17 +90,17 @@ class TrainSettings:
     recompute: bool = _setting(
         False, "Compute image-G twice in a step instead of keeping all of it: less memory, a little slower."
     )
-    workers: int = _setting(2, "Processes that read pictures; 0 reads them in the training process.")
+    workers: int = _setting(2, "Processes that read images; 0 reads them in the training process.")
 
-    sample_every: int = _setting(500, "Steps between two grids of sample pictures; 0 draws none.")
+    sample_every: int = _setting(500, "Steps between two grids of sample images; 0 draws none.")
     save_every: int = _setting(1000, "Steps between two checkpoints; the last step is always saved.")
     keep: int = _setting(3, "Number of newest checkpoints to keep.")
     eval_every: int = _setting(
         0, "Steps between two evaluations on the test split, the best of which is kept; 0 evaluates none."
     )
-    eval_captions: int = _setting(10, "Captions of each test picture that an evaluation draws.")
+    eval_captions: int = _setting(10, "Captions of each test image that an evaluation draws.")
     eval_features: str = _setting(
-        "auto", "What scores the pictures: inception, clip (the model's own), or auto: clip with the bundled CLIP."
+        "auto", "What scores the images: inception, clip (the model's own), or auto: clip with the bundled CLIP."
     )
     inception_weights: str = _setting("", "Weights file of the Inception network, where evaluation needs it offline.")
     out: str = _setting("", "Folder of the run; left out, runs/DATASET-VARIANT-N with the next free N.")
@@ -132,7 +132,7 @@ class TrainSettings:
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1.")
         if self.batch_size < 2:
-            raise UsageError("batch_size is 1; it must be at least 2, for each picture to meet another one's sentence.")
+            raise UsageError("batch_size is 1; it must be at least 2, for each image to meet another one's sentence.")
         if self.seed >= 2**63:
             raise UsageError(f"seed is {self.seed}; it must be below 2^63.")
         if self.batch_size % self.grad_accum:
@@ -162,9 +162,9 @@ class TrainSettings:
         """The sizes of the discriminator."""
         return DiscriminatorConfig(base_channels=self.discriminator_channels, pixel_stem=self.pixel_stem)
 
-    def total_steps(self, pictures: int) -> int:
-        """Steps of the whole run on a training split of `pictures` pictures."""
-        return self.steps if self.steps is not None else math.ceil((self.epochs or 0) * pictures / self.batch_size)
+    def total_steps(self, images: int) -> int:
+        """Steps of the whole run on a training split of `images` images."""
+        return self.steps if self.steps is not None else math.ceil((self.epochs or 0) * images / self.batch_size)
 
     def to_toml(self) -> str:
         """The settings as a TOML file that repeats the run, each with its sentence, without `out` and `resume`."""

@@ -31,7 +31,7 @@ from ratlip_cli.model.losses import (
     mismatched,
     mode_seeking,
 )
-from ratlip_cli.training.ema import start_average, tensors_of, update_average
+from ratlip_cli.training.ema import start_ema, tensors_of, update_ema
 from ratlip_cli.training.settings import TrainSettings
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,7 +44,7 @@ class StepRecord:
     step: int
     """Steps done, this one counted."""
     epoch: float
-    """Passes over the training pictures, this step counted."""
+    """Passes over the training images, this step counted."""
     loss_d: float | None
     """L_D of Eq. 8, before this step."""
     loss_g: float | None
@@ -52,19 +52,19 @@ class StepRecord:
     penalty_norm: float | None
     """Norm of the gradient of D(x,T) that the penalty raises to its power."""
     logit_real: float | None
-    """D(x,T): a real picture with its own sentence."""
+    """D(x,T): a real image with its own sentence."""
     logit_fake: float | None
-    """D(G(z,T),T): a generated picture with its sentence."""
+    """D(G(z,T),T): a generated image with its sentence."""
     logit_mismatched: float | None
-    """D(x,T_mis): a real picture with another picture's sentence."""
+    """D(x,T_mis): a real image with another image's sentence."""
     clip_similarity: float | None
-    """Cosine of a generated picture's CLIP vector and its sentence's."""
+    """Cosine of a generated image's CLIP vector and its sentence's."""
     lr_g: float
     """Learning rate of the generator."""
     lr_d: float
     """Learning rate of the discriminator."""
     images_per_second: float
-    """Real pictures a second in this step, without what reading, sampling and saving take."""
+    """Real images a second in this step, without what reading, sampling and saving take."""
     memory_mib: float
     """Peak memory so far in MiB."""
     skipped: bool
@@ -79,7 +79,7 @@ class _Part(NamedTuple):
     mismatched: Tensor
     noise: Tensor
     asked: Tensor
-    """The sentences of the pictures to generate."""
+    """The sentences of the images to generate."""
 
 
 class Trainer:
@@ -89,27 +89,27 @@ class Trainer:
         settings: what decides the run.
         clip: the frozen CLIP, on `device`.
         text: sentence vectors (captions,d) of the training split; a batch's captions index them.
-        pictures: number of training pictures, to count epochs.
+        images: number of training images, to count epochs.
         device: where to compute.
     """
 
     def __init__(
-        self, settings: TrainSettings, clip: FrozenCLIP, text: Tensor, pictures: int, device: torch.device
+        self, settings: TrainSettings, clip: FrozenCLIP, text: Tensor, images: int, device: torch.device
     ) -> None:
         self.settings = settings
         self.clip = clip
         self.text = text.to(device)
-        self.pictures = pictures
+        self.images = images
         self.device = device
         self.steps_done = 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.generator = Generator(settings.generator_config(), clip.geometry).to(device)
             self.discriminator = Discriminator(settings.discriminator_config(), clip.geometry).to(device)
-        self.average = start_average(self.generator)
+        self.ema = start_ema(self.generator)
         # Going through a network's parts takes as long as moving the average.
         self._weights_g, self._weights_d = list(self.generator.parameters()), list(self.discriminator.parameters())
-        self._averaged, self._current = tensors_of(self.average), tensors_of(self.generator)
+        self._averaged, self._current = tensors_of(self.ema), tensors_of(self.generator)
         self.generator.recompute = settings.recompute
 
         betas = (settings.beta1, settings.beta2)
@@ -141,7 +141,7 @@ class Trainer:
         finite = all(map(math.isfinite, values.values()))
         if finite:
             self.optimizer_g.step()
-            update_average(self._averaged, self._current, self.settings.ema, self.steps_done)
+            update_ema(self._averaged, self._current, self.settings.ema, self.steps_done)
             self._undo.forget()
         else:
             self._undo.restore()
@@ -159,8 +159,8 @@ class Trainer:
     def _discriminator_half(self, parts: list[_Part]) -> tuple[dict[str, Tensor], ImageFeatures | None]:
         """L_D and the discriminator's update; its step is undone later if the step turns out not finite.
 
-        Returns what was measured and, where the batch is in one part, the features of the generated pictures with
-        their graph: the generator's half goes on from them instead of drawing the pictures once more.
+        Returns what was measured and, where the batch is in one part, the features of the generated images with
+        their graph: the generator's half goes on from them instead of drawing the images once more.
         """
         totals: dict[str, Tensor] = {}
         keep_graph = len(parts) == 1
@@ -169,7 +169,7 @@ class Trainer:
                 fake = self._fake_features(part)
             with torch.no_grad(), self._autocast():
                 patches = self.clip.patch_features(part.images)
-            # In float32, for the penalty. What is seen knows no sentence: both logits of a real picture read it.
+            # In float32, for the penalty. What is seen knows no sentence: both logits of a real image read it.
             patches, text = patches.float().requires_grad_(), part.text.detach().requires_grad_()
             pixels = self.clip.resized(part.images).detach().requires_grad_()
             referee = self.discriminator.referee
@@ -202,7 +202,7 @@ class Trainer:
         return totals, fake if keep_graph else None
 
     def _generator_half(self, parts: list[_Part], fake: ImageFeatures | None) -> dict[str, Tensor]:
-        """L_G and the generator's gradient. The discriminator judges, but no gradient of its weights is computed."""
+        """L_G and the generator's gradient. The discriminator networks, but no gradient of its weights is computed."""
         totals: dict[str, Tensor] = {}
         self.discriminator.requires_grad_(False)
         for part in parts:
@@ -221,7 +221,7 @@ class Trainer:
         return totals
 
     def _fake_features(self, part: _Part) -> ImageFeatures:
-        """CLIP(G(z,T)): what the discriminator and the similarity see of the generated pictures."""
+        """CLIP(G(z,T)): what the discriminator and the similarity see of the generated images."""
         with self._autocast():
             return self.clip.features(self._draw(part.noise, part.asked, self.clip))
 
@@ -267,7 +267,7 @@ class Trainer:
         batch_size = self.settings.batch_size
         return StepRecord(
             step=self.steps_done,
-            epoch=self.steps_done * batch_size / self.pictures,
+            epoch=self.steps_done * batch_size / self.images,
             loss_d=shown["loss_d"],
             loss_g=shown["loss_g"],
             penalty_norm=shown["penalty_norm"],

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.errors import RatlipError
-from ratlip_cli.evaluation.judges import load_judges
+from ratlip_cli.evaluation.networks import load_networks
 from ratlip_cli.evaluation.protocol import Evaluation, evaluate_model
 from ratlip_cli.evaluation.request import Request
 from ratlip_cli.files import write_text
@@ -24,7 +24,7 @@ RESULT_FILE = "evaluation.json"
 
 
 class _Stopped(Exception):
-    """Somebody asked to stop while pictures were scored."""
+    """Somebody asked to stop while images were scored."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,11 @@ class Validation:
     def __init__(self, settings: TrainSettings, dataset: CaptionedImages, model: Model) -> None:
         self._model = model
         self._request = Request(captions_per_image=settings.eval_captions)
-        self._pictures = CaptionedImages(dataset.path, "test", settings.image_size)
+        self._images = CaptionedImages(dataset.path, "test", settings.image_size)
         weights = Path(settings.inception_weights) if settings.inception_weights else None
-        self._judges = load_judges(self._request, model.device, model.config.features, model, inception_weights=weights)
+        self._networks = load_networks(
+            self._request, model.device, model.config.features, model, inception_weights=weights
+        )
 
     def evaluate(self, folder: Path, should_stop: Callable[[], bool]) -> Evaluation | None:
         """Score the model, which is saved in the model folder `folder`; None where `should_stop` became true."""
@@ -65,7 +67,7 @@ class Validation:
 
         model = replace(self._model, folder=folder, fingerprint=fingerprint_of(folder))
         try:
-            return evaluate_model(model, self._pictures, self._request, self._judges, ask)
+            return evaluate_model(model, self._images, self._request, self._networks, ask)
         except _Stopped:
             return None
 

@@ -31,8 +31,8 @@ from ratlip_cli.weights.model_folder import (
 )
 
 NOT_TO_BE_SHOWN = "no redistribution"
-"""Words in the licence of a dataset, such as CelebAMask-HQ's, of which a card shows no picture: a model that was
-trained on few pictures may draw them again."""
+"""Words in the licence of a dataset, such as CelebAMask-HQ's, of which a card shows no image: a model that was
+trained on few images may draw them again."""
 
 _LICENCES = {"MIT": "mit", "CC0": "cc0-1.0", "CC BY 4.0": "cc-by-4.0"}
 """How the Hub calls licences that datasets name so."""
@@ -94,12 +94,12 @@ def read_scores(path: Path) -> Scores:
 
 
 def may_be_shown(licence: str) -> bool:
-    """Whether the licence of the training pictures, in words, lets a card show what the model draws."""
+    """Whether the licence of the training images, in words, lets a card show what the model draws."""
     return NOT_TO_BE_SHOWN not in licence.lower()
 
 
 def data_licence(config: ModelConfig) -> str:
-    """The licence of the training pictures, in words; empty where it is not recorded."""
+    """The licence of the training images, in words; empty where it is not recorded."""
     return str(config.training.get("data", {}).get("licence", ""))
 
 
@@ -148,7 +148,7 @@ def _without_paths(training: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a training with names instead of folders."""
     data = dict(training.get("data", {}))
     if Path(str(data.get("source", ""))).is_absolute():
-        data["source"] = "own pictures"
+        data["source"] = "own images"
     portable = dict(training)
     if "dataset" in portable:
         portable["dataset"] = Path(str(portable["dataset"])).name
@@ -178,7 +178,7 @@ def model_card(
     sections = (
         f"# {title}",
         _introduction(config),
-        f"![Pictures that this model drew]({SAMPLES_FILE})" if shown else "",
+        f"![Images that this model drew]({SAMPLES_FILE})" if shown else "",
         _use(config, name or "FOLDER", fingerprint),
         _data(config),
         _training(config, step),
@@ -212,7 +212,7 @@ def _metadata(
 def _introduction(config: ModelConfig) -> str:
     size = config.generator.image_size
     return (
-        f"Draws {size} x {size} pictures of a sentence in one pass. {_VARIANTS[config.generator.variant]}. For "
+        f"Draws {size} x {size} images of a sentence in one pass. {_VARIANTS[config.generator.variant]}. For "
         f"ratlip {ratlip_cli.__version__} or newer."
     )
 
@@ -231,20 +231,20 @@ ratlip generate "{prompt}" -n 8 --model {model}
 from ratlip_cli.sampling import generate
 from ratlip_cli.weights.load import load_model
 
-for picture in generate(load_model("{model}"), ["{prompt}"], count=8):
-    picture.image.save(f"{{picture.index}}.png")
+for image in generate(load_model("{model}"), ["{prompt}"], count=8):
+    image.image.save(f"{{image.index}}.png")
 ```"""
 
 
 def _data(config: ModelConfig) -> str:
     data = config.training.get("data", {})
-    rows = [(key, data[key]) for key in ("name", "source", "licence", "pictures", "captions") if key in data]
+    rows = [(key, data[key]) for key in ("name", "source", "licence", "images", "captions") if key in data]
     if "converted_from" in config.training:
         rows.append(("converted from", config.training["converted_from"]))
     if not rows:
         return "## Data\n\nNot recorded."
     shown = may_be_shown(data_licence(config))
-    note = "" if shown else "\n\nIts licence allows no redistribution, so this card shows no picture."
+    note = "" if shown else "\n\nIts licence allows no redistribution, so this card shows no image."
     return f"## Data\n\n{_table(rows)}{note}"
 
 
@@ -272,10 +272,10 @@ def _scores(scores: Scores | None, model: str) -> str:
 
 _LIMITS = """## Limits
 
-- It draws what its training pictures show; sentences about anything else give pictures of the same kind.
-- Combinations that the training pictures do not show, numbers, and left and right are often missed.
-- It inherits what its data and CLIP leave out and lean to; trained on few pictures it may draw them again.
-- Its pictures are not photographs of anything and prove nothing."""
+- It draws what its training images show; sentences about anything else give images of the same kind.
+- Combinations that the training images do not show, numbers, and left and right are often missed.
+- It inherits what its data and CLIP leave out and lean to; trained on few images it may draw them again.
+- Its images are not photographs of anything and prove nothing."""
 
 
 def _identity(config: ModelConfig, fingerprint: str) -> str:

@@ -13,7 +13,7 @@ from ratlip_cli.weights.model_folder import CONFIG_FILE, GENERATOR_FILE, Model, 
 DEMO = "ratlip-demo"
 RUNS = Path("runs")
 MODEL_IN_RUN = "model"
-_DEMO_FOLDER = Path(__file__).parent / "demo"
+_DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
 
 
 def find_model(spec: str) -> Path:

@@ -26,7 +26,7 @@ from ratlip_cli.model import clip as clip_files
 from ratlip_cli.model.clip import FrozenCLIP, load_clip, save_clip
 from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
-from ratlip_cli.model.drawing import for_drawing
+from ratlip_cli.model.drawing import for_sampling
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.tensor_files import fingerprint, load_into, load_tensors, load_tensors_and_metadata, save_tensors
 
@@ -65,7 +65,7 @@ class ModelConfig:
     training: Mapping[str, Any] = field(default_factory=dict)
     """Data and settings the model was trained with, for people and records."""
     features: str = "inception"
-    """What its pictures are scored by: `inception`, or `clip`, its own CLIP, where they are far from photographs."""
+    """What its images are scored by: `inception`, or `clip`, its own CLIP, where they are far from photographs."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Model:
     @cached_property
     def drawing(self) -> Generator:
         """The generator in the form that draws with the least work."""
-        return for_drawing(self.generator)
+        return for_sampling(self.generator)
 
     @property
     def device(self) -> torch.device:
@@ -227,7 +227,7 @@ def load_model_clip(folder: Path, config: ModelConfig, device: str | torch.devic
     if clip.fingerprint != config.clip_fingerprint:
         raise WeightsError(
             f"{folder} was trained with CLIP {config.clip} of fingerprint {config.clip_fingerprint}, but the one found "
-            f"here is {clip.fingerprint}: other weights, so other pictures. Get the original weights of this CLIP."
+            f"here is {clip.fingerprint}: other weights, so other images. Get the original weights of this CLIP."
         )
     return clip
 

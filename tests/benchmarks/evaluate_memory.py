@@ -1,8 +1,8 @@
-"""Peak memory of `ratlip evaluate` on many pictures, as a multiple of that on few.
+"""Peak memory of `ratlip evaluate` on many images, as a multiple of that on few.
 
     python tests/benchmarks/evaluate_memory.py [--few 200] [--many 5000] [--features clip|inception]
 
-Scores folders of captioned 32-pixel pictures by every metric, with the bundled CLIP or with Inception on weights from a
+Scores folders of captioned 32-pixel images by every metric, with the bundled CLIP or with Inception on weights from a
 formula. Prints one JSON object; exits with 1 where the ratio is above the limit.
 """
 
@@ -26,12 +26,12 @@ LIMIT = 1.1
 METRICS = ("--fid", "--kid", "--precision-recall", "--clip-score", "--r-precision")
 
 
-def write_pictures(folder: Path, count: int, seed: int) -> Path:
+def write_images(folder: Path, count: int, seed: int) -> Path:
     folder.mkdir()
     random = np.random.default_rng(seed)
     for number in range(count):
         Image.fromarray(random.integers(0, 256, size=(32, 32, 3), dtype=np.uint8)).save(folder / f"{number:05d}.png")
-        (folder / f"{number:05d}.txt").write_text(f"a picture of {number} birds\n", encoding="utf-8")
+        (folder / f"{number:05d}.txt").write_text(f"an image of {number} birds\n", encoding="utf-8")
     return folder
 
 
@@ -56,11 +56,11 @@ def main() -> int:
             options += ["--inception-weights", str(write_inception(Path(scratch) / "inception.pth"))]
         peaks = {}
         for count in (asked.few, asked.many):
-            fake = write_pictures(Path(scratch) / f"fake{count}", count, 0)
-            real = write_pictures(Path(scratch) / f"real{count}", count, 1)
+            fake = write_images(Path(scratch) / f"fake{count}", count, 0)
+            real = write_images(Path(scratch) / f"real{count}", count, 1)
             peaks[count] = round(peak_mib(fake, real, *options), 1)
     ratio = round(peaks[asked.many] / peaks[asked.few], 3)
-    print(json.dumps({"features": asked.features, "peak MiB by pictures": peaks, "ratio": ratio, "limit": LIMIT}))
+    print(json.dumps({"features": asked.features, "peak MiB by images": peaks, "ratio": ratio, "limit": LIMIT}))
     return int(ratio > LIMIT)
 
 

@@ -1,6 +1,6 @@
-"""Pictures a second of ratlip's FID, as a multiple of torch-fidelity's on the same two folders in the same run.
+"""Images a second of ratlip's FID, as a multiple of torch-fidelity's on the same two folders in the same run.
 
-    python tests/benchmarks/evaluate_speed.py [--pictures 64] [--side 128] [--rounds 3] [--device cpu|cuda]
+    python tests/benchmarks/evaluate_speed.py [--images 64] [--side 128] [--rounds 3] [--device cpu|cuda]
 
 Both use Inception on the same weights from a formula, and both compute everything: nothing is cached. Prints one JSON
 object; exits with 1 where ratlip is slower.
@@ -27,13 +27,13 @@ from torch_fidelity import calculate_metrics
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from formula_weights import write_inception
 
-from ratlip_cli.evaluation.judges import load_judges
-from ratlip_cli.evaluation.pictures import open_folder
+from ratlip_cli.evaluation.images import open_folder
+from ratlip_cli.evaluation.networks import load_networks
 from ratlip_cli.evaluation.protocol import evaluate_images
 from ratlip_cli.evaluation.request import Request
 
 
-def write_pictures(folder: Path, count: int, side: int) -> Path:
+def write_images(folder: Path, count: int, side: int) -> Path:
     folder.mkdir()
     random = np.random.default_rng(count)
     for number in range(count):
@@ -44,7 +44,7 @@ def write_pictures(folder: Path, count: int, side: int) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
@@ -52,15 +52,15 @@ def main() -> int:
     device = torch.device(asked.device)
     with tempfile.TemporaryDirectory() as scratch:
         weights = write_inception(Path(scratch) / "inception.pth")
-        fake = write_pictures(Path(scratch) / "fake", asked.pictures, asked.side)
-        real = write_pictures(Path(scratch) / "real", asked.pictures + 1, asked.side)
+        fake = write_images(Path(scratch) / "fake", asked.images, asked.side)
+        real = write_images(Path(scratch) / "real", asked.images + 1, asked.side)
 
         def ratlip() -> float:
             shutil.rmtree(real / ".features", ignore_errors=True)
             request = Request(("fid",))
-            (pictures, size, _), (reference, _, _) = (open_folder(folder, "test", False, 1) for folder in (fake, real))
-            judges = load_judges(request, device, inception_weights=weights)
-            return evaluate_images(pictures, size, reference, None, request, judges).metrics["fid"].value
+            (images, size, _), (reference, _, _) = (open_folder(folder, "test", False, 1) for folder in (fake, real))
+            networks = load_networks(request, device, inception_weights=weights)
+            return evaluate_images(images, size, reference, None, request, networks).metrics["fid"].value
 
         def torch_fidelity() -> float:
             return calculate_metrics(
@@ -82,10 +82,10 @@ def main() -> int:
                 values[name] = program()
                 seconds[name] = time.perf_counter() - started
             rounds.append(seconds)
-    total = 2 * asked.pictures + 1
+    total = 2 * asked.images + 1
     rates = {name: round(total / statistics.median(one[name] for one in rounds), 2) for name in programs}
     ratio = round(statistics.median(one["torch-fidelity"] / one["ratlip"] for one in rounds), 3)
-    print(json.dumps({"device": asked.device, "pictures/s": rates, "ratio": ratio, "limit": 1, "fid": values}))
+    print(json.dumps({"device": asked.device, "images/s": rates, "ratio": ratio, "limit": 1, "fid": values}))
     return int(ratio < 1)
 
 

@@ -1,4 +1,4 @@
-"""How long `ratlip gradcam` of one picture takes, as a multiple of `ratlip generate` of it, each a process of its own.
+"""How long `ratlip gradcam` of one image takes, as a multiple of `ratlip generate` of it, each a process of its own.
 
     python tests/benchmarks/gradcam.py [MODEL]
 

@@ -1,4 +1,4 @@
-"""What drawing costs as the work grows: seconds and memory against batch, image size and number of pictures.
+"""What drawing costs as the work grows: seconds and memory against batch, image size and number of images.
 
     python tests/benchmarks/growth.py                       # prints JSON, writes examples/growth.png
     python tests/benchmarks/growth.py --channels 64 --plot full-size.png
@@ -23,12 +23,12 @@ from ratlip_cli.device import keep_freed_memory
 from ratlip_cli.model.clip import FrozenCLIP, load_clip
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
-from ratlip_cli.sampling import draw, noise_vectors
+from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.weights.model_folder import Model, model_config
 
 SIZES, BATCHES, COUNTS = (32, 64, 128, 256, 512), (1, 2, 4, 8, 16, 32), (1, 4, 16, 64)
 SIZE = 128
-"""Image size where the batch or the number of pictures grows."""
+"""Image size where the batch or the number of images grows."""
 ROUNDS = 3
 
 
@@ -38,7 +38,7 @@ def status_mib(name: str) -> float:
 
 
 def measured(clip: FrozenCLIP, channels: int, size: int, count: int, batch: int | None) -> dict[str, float]:
-    """Best of ROUNDS for `count` pictures, and the peak memory of all rounds beside what is there at the start.
+    """Best of ROUNDS for `count` images, and the peak memory of all rounds beside what is there at the start.
 
     In a process of its own, which has kept no memory from another measurement.
     """
@@ -54,7 +54,7 @@ def measured(clip: FrozenCLIP, channels: int, size: int, count: int, batch: int 
     seconds = []
     for _ in range(ROUNDS):
         started = time.process_time()
-        draw(model, noise, text, batch)
+        sample(model, noise, text, batch)
         seconds.append(time.process_time() - started)
     return {"seconds": round(min(seconds), 4), "mib": round(max(0.0, status_mib("VmHWM") - held), 1)}
 
@@ -102,9 +102,9 @@ def main() -> None:
             return pool.apply(measured, (clip, channels, size, count, batch))
 
         series = {
-            "image size, one picture": {size: run(size, 1, None) for size in SIZES},
+            "image size, one image": {size: run(size, 1, None) for size in SIZES},
             f"batch, {SIZE} pixels": {batch: run(SIZE, batch, batch) for batch in BATCHES},
-            f"pictures, {SIZE} pixels": {count: run(SIZE, count, None) for count in COUNTS},
+            f"images, {SIZE} pixels": {count: run(SIZE, count, None) for count in COUNTS},
         }
     plot(series, options.plot)
     print(json.dumps({"channels": channels, **series}))

@@ -56,10 +56,10 @@ def plain_loop(folder: Path, out: Path, compression: int | None = None) -> float
     started = time.perf_counter()
     for file in sorted(folder.glob("*.jpg")):
         with Image.open(file) as opened:
-            picture = opened.convert("RGB")
-        scale = side / min(picture.size)
-        width, height = (round(length * scale) for length in picture.size)
-        resized = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
+            image = opened.convert("RGB")
+        scale = side / min(image.size)
+        width, height = (round(length * scale) for length in image.size)
+        resized = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
         resized.save(out / f"{file.stem}.png", **options)
     return time.perf_counter() - started
 
@@ -107,7 +107,7 @@ def main() -> int:
     ratio = statistics.median(loop / mine for loop, mine in zip(plain, ours, strict=True))
     same_ratio = statistics.median(loop / mine for loop, mine in zip(same, ours, strict=True))
     found = {
-        "pictures": count,
+        "images": count,
         "prepare_per_second": round(count / statistics.median(ours), 1),
         "times_the_plain_loop": round(ratio, 2),
         "limit": LIMIT,

@@ -45,7 +45,7 @@ FULL_CLIP = "ViT-B-32-quickgelu:random"
 
 
 def drawing(count: int, contender: str) -> Callable[[], object]:
-    """Draw `count` pictures with the full-size model."""
+    """Draw `count` images with the full-size model."""
     import torch
     from plain import draw as plain_draw
     from plain import weights_of
@@ -53,7 +53,7 @@ def drawing(count: int, contender: str) -> Callable[[], object]:
     from ratlip_cli.model.clip import load_clip
     from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
     from ratlip_cli.model.generator import Generator
-    from ratlip_cli.sampling import draw, noise_vectors
+    from ratlip_cli.sampling import noise_vectors, sample
     from ratlip_cli.weights.model_folder import Model, model_config
 
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def drawing(count: int, contender: str) -> Callable[[], object]:
     if contender == "ours":
         described = model_config(config, DiscriminatorConfig(), clip)
         model = Model("full size", Path(), described, generator, clip, "none")
-        return lambda: draw(model, noise, text)
+        return lambda: sample(model, noise, text)
 
     def plain() -> object:
         with torch.no_grad():
@@ -73,7 +73,7 @@ def drawing(count: int, contender: str) -> Callable[[], object]:
 
 
 def training(preset: str, contender: str) -> Callable[[], object]:
-    """One training step: of the full-size model on four pictures (`-recompute`: with that), or of the demo's preset."""
+    """One training step: of the full-size model on four images (`-recompute`: with that), or of the demo's preset."""
     import torch
     from plain import PlainTrainer
 
@@ -94,7 +94,7 @@ def training(preset: str, contender: str) -> Callable[[], object]:
     if contender == "ours":
         return lambda: trainer.train_step(Batch(images, torch.arange(count)))
     plain = PlainTrainer(trainer.generator, trainer.discriminator, clip, settings)
-    del trainer.average, trainer._averaged
+    del trainer.ema, trainer._averaged
     return lambda: plain.step(images, sentences, step_noise(0, 0, count, settings.noise_dim))
 
 

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/start.py
 
-`ratlip --help` as a share of `python -c "import torch"`, and the first picture of a cold `ratlip generate` with the
+`ratlip --help` as a share of `python -c "import torch"`, and the first image of a cold `ratlip generate` with the
 bundled model as a multiple of `python -c "import torch, open_clip"`. Prints one JSON object; exits with 1 where a limit
 is passed.
 """
@@ -29,7 +29,7 @@ def seconds(*arguments: str) -> float:
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
-        prompt_and_options = ("a red bird", "--model", "ratlip-demo", "--out", str(Path(folder, "pictures")))
+        prompt_and_options = ("a red bird", "--model", "ratlip-demo", "--out", str(Path(folder, "images")))
         drawing = ("-m", "ratlip_cli", "generate", *prompt_and_options)
         commands = {
             "help": (("-m", "ratlip_cli", "--help"), ("-c", "import torch")),

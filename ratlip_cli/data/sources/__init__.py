@@ -1,1 +1,1 @@
-"""Where pictures come from: each source yields records of the one layout."""
+"""Where images come from: each source yields records of the one layout."""

@@ -28,7 +28,7 @@ LIST = "celeba_tiny.txt"
 LIST_SHA256 = "8ea57003b3f7dd07440176372041618d8dcad508b887b62aa4d0ceb79493db4a"
 """Of the list: the 10,000 numbers n with the smallest SHA-256 of "celeba-tiny/n"; the first 8,000 of them are train."""
 
-_PICTURE = re.compile(r"(?:^|/)CelebA-HQ-img/((\d+)\.jpg)$")
+_IMAGE = re.compile(r"(?:^|/)CelebA-HQ-img/((\d+)\.jpg)$")
 _ATTRIBUTES = "CelebAMask-HQ-attribute-anno.txt"
 _CAPTION = re.compile(r"(?:^|/)celeba-caption/(\d+)\.txt$")
 
@@ -62,8 +62,8 @@ def records(places: Places) -> Iterator[Record | Problem]:
             elif text[0] in splits:
                 captions[text[0]] = text[1]
     found = set()
-    for member in members(places[FACES.name], _PICTURE):
-        match = _PICTURE.search(member.name)
+    for member in members(places[FACES.name], _IMAGE):
+        match = _IMAGE.search(member.name)
         path, number = (match[1], int(match[2])) if match else ("", -1)
         if number not in splits:
             continue
@@ -89,7 +89,7 @@ def _attributes(places: Places) -> Iterator[tuple[int, Mapping[str, bool]] | Pro
     for number, line in enumerate(table[2:], start=3):
         file, *values = line.split() or [""]
         if not re.fullmatch(r"\d{1,9}\.jpg", file) or len(values) != len(names) or not {*values} <= {"1", "-1"}:
-            yield Problem(f"{_ATTRIBUTES}, line {number}", "not a picture and 40 times 1 or -1")
+            yield Problem(f"{_ATTRIBUTES}, line {number}", "not an image and 40 times 1 or -1")
         else:
             yield (
                 int(file.removesuffix(".jpg")),
@@ -111,11 +111,11 @@ def _captions(places: Places) -> Iterator[tuple[int, tuple[str, ...]] | Problem]
 
 DATASET = Official(
     name="celeba-tiny",
-    source=f"10,000 pictures of CelebAMask-HQ, {PAGE}",
-    licence="non-commercial research, no redistribution of the pictures or of what is derived from them",
+    source=f"10,000 images of CelebAMask-HQ, {PAGE}",
+    licence="non-commercial research, no redistribution of the images or of what is derived from them",
     split_rule=f"8,000 train and 2,000 test, drawn once: {LIST} in ratlip, SHA-256 {LIST_SHA256}",
     pieces=(
-        Piece(FACES, re.compile(rf"{_PICTURE.pattern}|(?:^|/){re.escape(_ATTRIBUTES)}$")),
+        Piece(FACES, re.compile(rf"{_IMAGE.pattern}|(?:^|/){re.escape(_ATTRIBUTES)}$")),
         Piece(CAPTIONS, _CAPTION, required=False),
     ),
     counts={"train": 8_000, "test": 2_000},

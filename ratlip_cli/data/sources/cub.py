@@ -27,12 +27,12 @@ CAPTIONS = RemoteFile(
     page=reed.PAGE,
 )
 
-_PICTURE = re.compile(r"(?:^|/)images/(\d{3}\.[^/]+/[^/]+\.jpg)$")
+_IMAGE = re.compile(r"(?:^|/)images/(\d{3}\.[^/]+/[^/]+\.jpg)$")
 _PATHS, _BOXES = "images.txt", "bounding_boxes.txt"
 
 
 def crop(x: float, y: float, width: float, height: float) -> tuple[int, int, int, int]:
-    """Return the square (left, upper, right, lower) round a bird's box, in pixels; it may reach over the picture.
+    """Return the square (left, upper, right, lower) round a bird's box, in pixels; it may reach over the image.
 
     Its half side is three quarters of the box's longer side, rounded down, as in StackGAN and its successors.
     """
@@ -56,7 +56,7 @@ def records(places: Places) -> Iterator[Record | Problem]:
     captions = reed.read_reed(places[CAPTIONS.name])
     yield from captions.problems
     found = set()
-    for member in members(archive, _PICTURE):
+    for member in members(archive, _IMAGE):
         if isinstance(member, Problem):
             yield member
             continue
@@ -84,7 +84,7 @@ def records(places: Places) -> Iterator[Record | Problem]:
 
 
 def _boxes(places: Places) -> Iterator[tuple[str, tuple[int, int, int, int]] | Problem]:
-    """Yield path and crop of each picture."""
+    """Yield path and crop of each image."""
     path_lines, box_lines = texts(places[IMAGES.name], _PATHS, _BOXES)
     paths = dict(line.split() for line in path_lines if len(line.split()) == 2)
     for number, line in enumerate(box_lines, start=1):
@@ -95,7 +95,7 @@ def _boxes(places: Places) -> Iterator[tuple[str, tuple[int, int, int, int]] | P
                 raise ValueError
             yield paths[image_id], crop(x, y, width, height)
         except (ValueError, OverflowError):
-            yield Problem(f"{_BOXES}, line {number}", "not the number of a picture and its box")
+            yield Problem(f"{_BOXES}, line {number}", "not the number of an image and its box")
 
 
 DATASET = Official(
@@ -105,7 +105,7 @@ DATASET = Official(
     licence="non-commercial research and educational use",
     split_rule="by class, after trainvalclasses.txt and testclasses.txt of Reed et al.: 150 species train, 50 test",
     pieces=(
-        Piece(IMAGES, re.compile(rf"{_PICTURE.pattern}|(?:^|/)(?:images|bounding_boxes)\.txt$")),
+        Piece(IMAGES, re.compile(rf"{_IMAGE.pattern}|(?:^|/)(?:images|bounding_boxes)\.txt$")),
         Piece(CAPTIONS, reed.INSIDE),
     ),
     counts={"train": 8_855, "test": 2_933},

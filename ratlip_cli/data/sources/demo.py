@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ratlip_cli.data.drawn.attributes import FAMILIES, PAIRED, sample_attributes
-from ratlip_cli.data.drawn.captions import captions
-from ratlip_cli.data.drawn.drawing import PARTS, draw
-from ratlip_cli.data.drawn.parts import encode_parts
 from ratlip_cli.data.layout import Json, Record, stored_side
 from ratlip_cli.data.parallel import in_order
+from ratlip_cli.demo.attributes import FAMILIES, PAIRED, sample_attributes
+from ratlip_cli.demo.captions import captions
+from ratlip_cli.demo.render import PARTS, draw
+from ratlip_cli.demo.segments import encode_segments
 from ratlip_cli.errors import UsageError
 
 DATASETS: Mapping[str, tuple[str, ...]] = {
@@ -30,18 +30,18 @@ DATASETS: Mapping[str, tuple[str, ...]] = {
 SOURCE = "drawn by ratlip (ratlip_cli/data/drawn)"
 LICENCE = "MIT, like ratlip itself"
 SPLIT_RULE = (
-    "10 % of the pictures test; 5 % unseen: birds and flowers with pairs of colours (body and wings, petals and "
+    "10 % of the images test; 5 % unseen: birds and flowers with pairs of colours (body and wings, petals and "
     "centre) that no other split shows; the rest train"
 )
 SMALLEST, LARGEST = 32, 256
 """Image sizes that can be drawn."""
 
 _CHUNK = 50
-"""Pictures that a worker draws before it hands them over."""
+"""Images that a worker draws before it hands them over."""
 
 
-class Picture(NamedTuple):
-    """One drawn picture with all that is known of it."""
+class RenderedImage(NamedTuple):
+    """One drawn image with all that is known of it."""
 
     attributes: dict[str, str]
     captions: tuple[str, ...]
@@ -49,8 +49,8 @@ class Picture(NamedTuple):
     labels: NDArray[np.uint8]
 
 
-def picture(family: str, split: str, seed: int, index: int, size: int) -> Picture:
-    """Picture `index` of a family and split: the same for the same arguments, on every machine.
+def render(family: str, split: str, seed: int, index: int, size: int) -> RenderedImage:
+    """Image `index` of a family and split: the same for the same arguments, on every machine.
 
     Size changes neither attributes nor captions nor what is drawn.
     """
@@ -58,7 +58,7 @@ def picture(family: str, split: str, seed: int, index: int, size: int) -> Pictur
     attributes = sample_attributes(family, rng, unseen=split == "unseen")
     written = captions(family, attributes, rng)
     drawing = draw(family, attributes, rng, size)
-    return Picture(attributes, written, drawing.image, drawing.labels)
+    return RenderedImage(attributes, written, drawing.image, drawing.labels)
 
 
 def records(name: str, count: int, seed: int, image_size: int, workers: int = 1) -> Iterator[Record]:
@@ -76,11 +76,11 @@ def records(name: str, count: int, seed: int, image_size: int, workers: int = 1)
 
 
 def _numbers(families: Sequence[str], count: int) -> list[tuple[str, str, int]]:
-    """(family, split, index) of every picture of a dataset of `count`."""
+    """(family, split, index) of every image of a dataset of `count`."""
     paired = [family for family in families if family in PAIRED]
     test, unseen = count // 10, count // 20 if paired else 0
     if test < len(families) or (paired and unseen < len(paired)):
-        raise UsageError(f"{count} pictures are too few for the splits; draw at least {20 * len(families)}.")
+        raise UsageError(f"{count} images are too few for the splits; draw at least {20 * len(families)}.")
     sizes = (("train", count - test - unseen, families), ("test", test, families), ("unseen", unseen, paired))
     return [
         (among[number % len(among)], split, number // len(among))
@@ -94,10 +94,10 @@ def _records(chunk: Sequence[tuple[str, str, int]], seed: int, size: int) -> lis
 
 
 def _record(family: str, split: str, seed: int, index: int, size: int) -> Record:
-    drawn = picture(family, split, seed, index, size)
+    drawn = render(family, split, seed, index, size)
     extra: dict[str, Json] = {
         "class": family,
         "attributes": drawn.attributes,
-        "parts": encode_parts(drawn.labels, PARTS[family]),
+        "parts": encode_segments(drawn.labels, PARTS[family]),
     }
     return Record(f"{family}_{index:05d}", split, drawn.captions, drawn.image, extra=extra)

@@ -84,7 +84,7 @@ class _Kind(Enum):
 
 
 class _Fact(NamedTuple):
-    """Something that is true of a face, and the ways to say it."""
+    """Something that is true of a face, and the interpolations to say it."""
 
     kind: _Kind
     phrases: tuple[str, ...]
@@ -138,7 +138,7 @@ def _facts(attributes: Mapping[str, bool]) -> list[_Fact]:
 
 
 def _hair(colours: Sequence[str], forms: Sequence[str]) -> list[str]:
-    """Return the ways to speak of hair of these colours and forms: of both, or of one of them."""
+    """Return the interpolations to speak of hair of these colours and forms: of both, or of one of them."""
     colour = [" and ".join(colours[:2])] if colours else []
     described = [f"{form} {word}" for form in forms for word in colour]
     return [f"{words} hair" for words in [*described, *colour, *forms]]
@@ -171,7 +171,7 @@ def _caption(noun: str, said: Mapping[_Kind, Sequence[str]], rng: random.Random)
 
 
 def _statement(noun: str, said: Mapping[_Kind, Sequence[str]], rng: random.Random) -> str:
-    """Subject and predicates: "This young man has big lips and wears a hat."."""
+    """InputImage and predicates: "This young man has big lips and wears a hat."."""
     qualities = list(said[_Kind.QUALITY])
     has_others = bool(said[_Kind.FEATURE] or said[_Kind.WORN])
     before_noun = qualities if has_others and rng.random() < 0.5 else []

@@ -38,7 +38,7 @@ class Official:
     licence: str
     split_rule: str
     pieces: tuple[Piece, ...]
-    counts: Mapping[str, int]  # Pictures per split, if all is there.
+    counts: Mapping[str, int]  # Images per split, if all is there.
     records: Callable[[Places], Iterator[Record | Problem]]
     must_be_accepted: bool = False  # Whether the licence asks more of its user than the usual.
 
@@ -120,7 +120,7 @@ class Official:
             yield record
         for split, expected in self.counts.items():
             if counts[split] != expected:
-                yield Problem(split, f"{counts[split]} pictures with captions were found, not {expected}")
+                yield Problem(split, f"{counts[split]} images with captions were found, not {expected}")
 
     def _names(self) -> str:
         return ", ".join(piece.file.name for piece in self.pieces if piece.required)
@@ -146,7 +146,7 @@ def texts(place: Path, *names: str) -> list[list[str]]:
 
 
 def missing(expected: Iterable[str], found: set[str]) -> Iterator[Problem]:
-    """Yield a Problem for each picture that is expected but was not found."""
+    """Yield a Problem for each image that is expected but was not found."""
     for name in expected:
         if name not in found:
             yield Problem(name, "its archive does not hold it")

@@ -1,7 +1,7 @@
-"""Your own images: a folder of pictures with captions, a table that names pictures, or shards of WebDataset.
+"""Your own images: a folder of images with captions, a table that names images, or shards of WebDataset.
 
 In a folder, captions stand in `x.txt` beside `x.jpg`, one a line, or in a `metadata.jsonl` or `metadata.csv` that names
-the pictures of its folder in the column `file_name`. Folders may be nested; pictures below `train/` and `test/` go to
+the images of its folder in the column `file_name`. Folders may be nested; images below `train/` and `test/` go to
 these splits, others by their names.
 """
 
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from ratlip_cli.data import archives
-from ratlip_cli.data.layout import INFO, Json, Picture, Problem, Record
-from ratlip_cli.data.pictures import SUFFIXES
+from ratlip_cli.data.images import SUFFIXES
+from ratlip_cli.data.layout import INFO, ImageSource, Json, Problem, Record
 from ratlip_cli.data.sources import tables, webdataset
 from ratlip_cli.errors import DataError, UsageError
 
-LICENCE = "that of the pictures' owner"
+LICENCE = "that of the images' owner"
 
 _TABLES = ("metadata.jsonl", "metadata.csv")
 _SPLITS = ("train", "test")
@@ -30,7 +30,7 @@ class Options:
     """How a folder is read."""
 
     caption_column: str | None = None  # Column with a caption or a list of them; None: one of tables.CAPTION_COLUMNS.
-    test_fraction: float = 0.1  # Share, in [0,1), of the pictures outside train/ and test/ that go to test.
+    test_fraction: float = 0.1  # Share, in [0,1), of the images outside train/ and test/ that go to test.
     seed: int = 0  # Decides which.
 
     def __post_init__(self) -> None:
@@ -41,11 +41,11 @@ class Options:
         """Return the rule in words, for dataset.json."""
         return (
             "the folders train and test; elsewhere "
-            f"{self.test_fraction:g} of the pictures are test, by name (seed {self.seed})"
+            f"{self.test_fraction:g} of the images are test, by name (seed {self.seed})"
         )
 
     def split(self, name: str) -> str:
-        """Return "train" or "test", for this name alone: adding a picture moves no other."""
+        """Return "train" or "test", for this name alone: adding an image moves no other."""
         draw = int.from_bytes(
             hashlib.sha256(f"{self.seed}/{name}".encode("utf-8", "surrogateescape")).digest()[:8], "big"
         )
@@ -53,9 +53,9 @@ class Options:
 
 
 def records(path: Path, options: Options) -> Iterator[Record | Problem]:
-    """Yield the captioned pictures of `path`, a folder in the order of its paths, and what cannot be used.
+    """Yield the captioned images of `path`, a folder in the order of its paths, and what cannot be used.
 
-    Raises DataError where it, or a folder in it, cannot be read, or it is nothing that pictures can be read from.
+    Raises DataError where it, or a folder in it, cannot be read, or it is nothing that images can be read from.
     """
     if not path.is_file():
         return _in_folder(path, path, options)
@@ -64,7 +64,7 @@ def records(path: Path, options: Options) -> Iterator[Record | Problem]:
     if _is_table(path):
         return _in_table(path, path.parent, options)
     raise DataError(
-        f"{path} is a file. Give the folder of pictures with captions that it is in, a table "
+        f"{path} is a file. Give the folder of images with captions that it is in, a table "
         f"({', '.join(tables.SUFFIXES)}) or a shard ({', '.join(webdataset.SUFFIXES)})."
     )
 
@@ -78,7 +78,7 @@ def name(path: Path) -> str:
 
 
 def count(path: Path) -> int | None:
-    """Return the number of pictures, with or without captions, in `path`; None where shards would have to be read."""
+    """Return the number of images, with or without captions, in `path`; None where shards would have to be read."""
     if path.is_file():
         return len(set(_named(path))) if _is_table(path) else None
     files = list(_files_below(path))
@@ -121,7 +121,7 @@ def _with_text_files(files: list[Path], folder: Path, options: Options) -> Itera
         origin, text = str(file.relative_to(folder)), file.with_suffix(".txt")
         if file.suffix.lower() not in SUFFIXES:
             if file.stem not in stems and file not in texts and text in texts:
-                yield Problem(origin, "not a kind of picture that can be read; convert it to PNG or JPEG")
+                yield Problem(origin, "not a kind of image that can be read; convert it to PNG or JPEG")
         elif text not in texts:
             yield Problem(origin, f"it has no caption: {text.name} is missing")
         else:
@@ -136,7 +136,7 @@ def _with_text_files(files: list[Path], folder: Path, options: Options) -> Itera
 
 
 def _in_table(table: Path, folder: Path, options: Options) -> Iterator[Record | Problem]:
-    """Rows that follow one another and name one picture give it all their captions."""
+    """Rows that follow one another and name one image give it all their captions."""
     pending: tables.Row | None = None
     for row in tables.rows(table, options.caption_column):
         if isinstance(row, Problem):
@@ -153,14 +153,14 @@ def _in_table(table: Path, folder: Path, options: Options) -> Iterator[Record | 
 
 def _from_row(row: tables.Row, table: Path, folder: Path, options: Options) -> Record | Problem:
     try:
-        file = _picture_of(row.file_name, table)
+        file = _image_of(row.file_name, table)
     except ValueError as error:
         return Problem(row.file_name, str(error))
     return _record(file, folder, options, file, row.captions, row.further)
 
 
-def _picture_of(file_name: str, table: Path) -> Path:
-    """Return the picture that a table calls `file_name`; raises ValueError where it lies outside its folder."""
+def _image_of(file_name: str, table: Path) -> Path:
+    """Return the image that a table calls `file_name`; raises ValueError where it lies outside its folder."""
     path = Path(file_name)
     if path.is_absolute() and path.is_relative_to(table.parent.resolve()):
         path = path.relative_to(table.parent.resolve())
@@ -170,10 +170,10 @@ def _picture_of(file_name: str, table: Path) -> Path:
 
 
 def _named(table: Path) -> Iterator[Path]:
-    """Yield the pictures that are there and that a table names."""
+    """Yield the images that are there and that a table names."""
     for file_name in tables.file_names(table):
         with contextlib.suppress(ValueError):
-            file = _picture_of(file_name, table)
+            file = _image_of(file_name, table)
             if file.is_file():
                 yield file
 
@@ -192,24 +192,24 @@ def _in_shard(shard: Path, folder: Path, options: Options) -> Iterator[Record | 
             yield Problem(f"{origin}/{sample.name}", sample.reason)
         else:
             place = shard.with_name(archives.stem(shard.name)) / sample.file_name
-            yield _record(place, folder, options, sample.picture, sample.captions, sample.further)
+            yield _record(place, folder, options, sample.image, sample.captions, sample.further)
 
 
 def _record(
     place: Path,
     folder: Path,
     options: Options,
-    picture: Picture,
+    image: ImageSource,
     captions: tuple[str, ...],
     further: Mapping[str, Json],
 ) -> Record:
-    """The record of a picture, whose name and split are those of its `place` in `folder`."""
+    """The record of an image, whose name and split are those of its `place` in `folder`."""
     parts = PurePath(place.relative_to(folder)).with_suffix("").parts
     if len(parts) > 1 and parts[0] in _SPLITS:
         split, parts = parts[0], parts[1:]
     else:
         split = options.split("/".join(parts))
-    return Record("_".join(parts), split, captions, picture, extra=further, origin=str(place.relative_to(folder)))
+    return Record("_".join(parts), split, captions, image, extra=further, origin=str(place.relative_to(folder)))
 
 
 def _is_table(file: Path) -> bool:
@@ -230,9 +230,9 @@ def _listing(directory: Path) -> tuple[list[Path], list[Path]]:
         files = [path for path in paths if path.is_file()]
         folders = [path for path in paths if path.is_dir() and not path.is_symlink() and not (path / INFO).exists()]
     except FileNotFoundError:
-        raise DataError(f"{directory} does not exist. Give a folder of pictures with captions.") from None
+        raise DataError(f"{directory} does not exist. Give a folder of images with captions.") from None
     except NotADirectoryError:
-        raise DataError(f"{directory} is a file. Give the folder of pictures with captions that it is in.") from None
+        raise DataError(f"{directory} is a file. Give the folder of images with captions that it is in.") from None
     except OSError as error:
         raise DataError(f"cannot read {directory}: {error.strerror}") from error
     return files, folders

@@ -1,4 +1,4 @@
-"""Oxford 102 Flowers: 8,189 pictures of 102 kinds, with the captions of Reed et al."""
+"""Oxford 102 Flowers: 8,189 images of 102 kinds, with the captions of Reed et al."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CAPTIONS = RemoteFile(
 LARGEST_LABELS = 2**16
 """Bytes of imagelabels.mat, which has a few hundred: what it may unpack to stays harmless."""
 
-_PICTURE = re.compile(r"(?:^|/)jpg/(image_(\d{5})\.jpg)$")
+_IMAGE = re.compile(r"(?:^|/)jpg/(image_(\d{5})\.jpg)$")
 _LABELS = re.compile(r"(?:^|/)imagelabels\.mat$")
 
 
@@ -60,11 +60,11 @@ def records(places: Places) -> Iterator[Record | Problem]:
     yield from captions.problems
     names = class_names()
     found = set()
-    for member in members(places[IMAGES.name], _PICTURE):
+    for member in members(places[IMAGES.name], _IMAGE):
         if isinstance(member, Problem):
             yield member
             continue
-        match = _PICTURE.search(member.name)
+        match = _IMAGE.search(member.name)
         path, number = match.groups() if match else ("", "0")
         found.add(path)
         if not 1 <= int(number) <= len(labels):
@@ -84,7 +84,7 @@ def records(places: Places) -> Iterator[Record | Problem]:
 
 
 def read_labels(place: Path) -> list[int]:
-    """Return the class, 1 to 102, of each picture in the order of their numbers; raises DataError where it cannot."""
+    """Return the class, 1 to 102, of each image in the order of their numbers; raises DataError where it cannot."""
     for member in members(place, _LABELS):
         if isinstance(member, Problem):
             raise DataError(f"{place}: {member.name}: {member.reason}")
@@ -107,7 +107,7 @@ DATASET = Official(
     source=f"Oxford 102 Flowers, {PAGE}; captions of Reed et al., {reed.PAGE}",
     licence="research",
     split_rule="by class, after trainvalclasses.txt and testclasses.txt of Reed et al.: 82 kinds train, 20 test",
-    pieces=(Piece(IMAGES, _PICTURE), Piece(LABELS, _LABELS), Piece(CAPTIONS, reed.INSIDE)),
+    pieces=(Piece(IMAGES, _IMAGE), Piece(LABELS, _LABELS), Piece(CAPTIONS, reed.INSIDE)),
     counts={"train": 7_034, "test": 1_155},
     records=records,
 )

@@ -1,6 +1,6 @@
 """The captions of Reed et al., "Learning Deep Representations of Fine-grained Visual Descriptions" (CVPR 2016).
 
-Their archives hold ten sentences for each picture of CUB and of Oxford flowers, and the lists of classes that divide
+Their archives hold ten sentences for each image of CUB and of Oxford flowers, and the lists of classes that divide
 both into training and test, so that no class of the test is seen in training.
 """
 
@@ -25,7 +25,7 @@ _LISTS = {"trainvalclasses": "train", "testclasses": "test"}
 class Reed:
     """What the archive of one dataset says."""
 
-    captions: Mapping[tuple[str, str], tuple[str, ...]]  # By class and by the stem of the picture's file.
+    captions: Mapping[tuple[str, str], tuple[str, ...]]  # By class and by the stem of the image's file.
     splits: Mapping[str, str]  # "train" or "test" of each class.
     problems: tuple[Problem, ...]
 

@@ -1,4 +1,4 @@
-"""Tables of captions: rows of a .csv or .jsonl file, each of which names a picture and says what is on it."""
+"""Tables of captions: rows of a .csv or .jsonl file, each of which names an image and says what is on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ratlip_cli.errors import DataError
 SUFFIXES = (".csv", ".jsonl")
 
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path")
-"""Columns that name the picture: the first that is there."""
+"""Columns that name the image: the first that is there."""
 
 CAPTION_COLUMNS = ("captions", "caption", "text")
 """Columns that hold captions: the first that is there, where none is asked for."""
@@ -50,7 +50,7 @@ def rows(table: Path, caption_column: str | None = None) -> Iterator[Row | Probl
 
 
 def file_names(table: Path) -> Iterator[str]:
-    """Yield the names of pictures in `table`, whatever it says of them; raises DataError where it cannot be read."""
+    """Yield the names of images in `table`, whatever it says of them; raises DataError where it cannot be read."""
     for row in _cells(table):
         if not isinstance(row, Problem) and (column := _file_column(row)) is not None:
             yield row[column]

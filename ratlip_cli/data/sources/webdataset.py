@@ -12,21 +12,21 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from ratlip_cli.data import pictures
+from ratlip_cli.data import images
 from ratlip_cli.data.archives import ArchiveError, Member, members
 from ratlip_cli.data.layout import Json, Problem
 from ratlip_cli.data.sources.tables import caption_cells, json_object
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
-_PARTS = re.compile(rf"\.(?:{'|'.join(suffix[1:] for suffix in sorted(pictures.SUFFIXES))}|txt|json)$", re.IGNORECASE)
+_PARTS = re.compile(rf"\.(?:{'|'.join(suffix[1:] for suffix in sorted(images.SUFFIXES))}|txt|json)$", re.IGNORECASE)
 
 
 class Sample(NamedTuple):
-    """A picture of a shard and what is said of it."""
+    """An image of a shard and what is said of it."""
 
-    file_name: str  # The picture's path in the shard.
-    picture: bytes | Path
+    file_name: str  # The image's path in the shard.
+    image: bytes | Path
     captions: tuple[str, ...]
     further: Mapping[str, Json]
 
@@ -68,8 +68,8 @@ def _sample(key: str, parts: Iterable[Member | Problem], caption_column: str | N
     by_ending = {part.name.lower().rsplit(".", 1)[-1]: part for part in parts if isinstance(part, Member)}
     text, columns = by_ending.pop("txt", None), by_ending.pop("json", None)
     if not by_ending:
-        return Problem(key, "it has no picture")
-    picture = next(iter(by_ending.values()))
+        return Problem(key, "it has no image")
+    image = next(iter(by_ending.values()))
     captions: tuple[str, ...] = ()
     further: Mapping[str, Json] = {}
     try:
@@ -78,7 +78,7 @@ def _sample(key: str, parts: Iterable[Member | Problem], caption_column: str | N
         elif columns is not None:
             captions, further = caption_cells(json_object(columns.read().decode("utf-8-sig")), caption_column)
     except UnicodeDecodeError:
-        return Problem(picture.name, "its caption is not UTF-8")
+        return Problem(image.name, "its caption is not UTF-8")
     except ValueError as error:
-        return Problem(picture.name, str(error))
-    return Sample(picture.name, picture.content, captions, further)
+        return Problem(image.name, str(error))
+    return Sample(image.name, image.content, captions, further)

@@ -1,4 +1,4 @@
-"""Draw pictures with onnxruntime, numpy and Pillow alone: python example.py "a red bird with black wings" 4"""
+"""Draw images with onnxruntime, numpy and Pillow alone: python example.py "a red bird with black wings" 4"""
 
 import json
 import sys

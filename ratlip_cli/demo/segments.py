@@ -1,4 +1,4 @@
-"""Label maps as text, small enough to stand in a picture's row of metadata.jsonl."""
+"""Label maps as text, small enough to stand in an image's row of metadata.jsonl."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST_SIDE = 4096
 """No label map is wider or higher than this; a row that says so is damaged."""
 
 
-def encode_parts(labels: NDArray[np.uint8], names: Sequence[str]) -> dict[str, Json]:
+def encode_segments(labels: NDArray[np.uint8], names: Sequence[str]) -> dict[str, Json]:
     """A label map (H,W) and the names of its labels 1, 2, ... as JSON: sizes, names, and the runs of equal labels.
 
     `runs` is base64 of deflated bytes, a pair (label, length 1...255) a run, row after row.
@@ -33,8 +33,8 @@ def encode_parts(labels: NDArray[np.uint8], names: Sequence[str]) -> dict[str, J
     return {"size": list(labels.shape), "names": list(names), "runs": base64.b64encode(packed).decode("ascii")}
 
 
-def decode_parts(encoded: Mapping[str, object]) -> dict[str, NDArray[np.bool_]]:
-    """Part name -> mask (H,W), from what `encode_parts` made. Raises DataError where it is damaged."""
+def decode_segments(encoded: Mapping[str, object]) -> dict[str, NDArray[np.bool_]]:
+    """Part name -> mask (H,W), from what `encode_segments` made. Raises DataError where it is damaged."""
     size, names, runs = encoded.get("size"), encoded.get("names"), encoded.get("runs")
     if not (isinstance(size, Sequence) and isinstance(names, Sequence) and isinstance(runs, str)):
         raise _damaged("it needs size, names and runs")
@@ -53,4 +53,4 @@ def decode_parts(encoded: Mapping[str, object]) -> dict[str, NDArray[np.bool_]]:
 
 
 def _damaged(reason: str) -> DataError:
-    return DataError(f"a picture's parts cannot be read: {reason}. Prepare the dataset again.")
+    return DataError(f"an image's parts cannot be read: {reason}. Prepare the dataset again.")

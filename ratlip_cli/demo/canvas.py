@@ -1,4 +1,4 @@
-"""Antialiased shapes in unit coordinates, and beside the picture a map that says which part each pixel shows."""
+"""Antialiased shapes in unit coordinates, and beside the image a map that says which part each pixel shows."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from PIL import Image, ImageDraw
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
 Place = Callable[[float, float], Point]
-"""Takes a point of a subject's own coordinates to the picture's."""
+"""Takes a point of a subject's own coordinates to the image's."""
 
 SUPERSAMPLING = 4
-"""Shapes are drawn this many times larger than the picture and averaged down."""
+"""Shapes are drawn this many times larger than the image and averaged down."""
 
 WHITE: Colour = (255, 255, 255)
 INK: Colour = (26, 22, 32)
 
 
 class Canvas:
-    """A square picture of `size` pixels; coordinates run from 0 to 1, x to the right and y down.
+    """A square image of `size` pixels; coordinates run from 0 to 1, x to the right and y down.
 
     `parts` names the labels 1, 2, ... of the label map; 0 is whatever belongs to no part. `light` is where the light
-    comes from, as a direction in the picture.
+    comes from, as a direction in the image.
     """
 
     def __init__(self, size: int, background: Sequence[Colour], parts: Sequence[str], light: Point) -> None:
@@ -48,7 +48,7 @@ class Canvas:
             self._draw_label.polygon(pixels, fill=self._label[part])
 
     def line(self, points: Sequence[Point], colour: Colour, width: float, part: str | None = None) -> None:
-        """Draw a line with round joints, `width` in units of the picture's side."""
+        """Draw a line with round joints, `width` in units of the image's side."""
         pixels = self._pixels(points)
         thick = max(1, round(width * self.side))
         self._draw.line(pixels, fill=colour, width=thick, joint="curve")
@@ -77,7 +77,7 @@ class Canvas:
         self.shaded(points, colour, part, depth)
 
     def finish(self, rng: random.Random) -> tuple[Image.Image, np.ndarray]:
-        """The picture under a slightly coloured, slightly uneven light, and its label map (size, size) uint8."""
+        """The image under a slightly coloured, slightly uneven light, and its label map (size, size) uint8."""
         pixels = np.asarray(self.image.reduce(SUPERSAMPLING), dtype=np.float32)
         brightness, warmth = rng.uniform(0.92, 1.06), rng.uniform(-0.03, 0.03)
         across = np.linspace(-0.5, 0.5, self.size, dtype=np.float32)
@@ -139,7 +139,7 @@ def smooth(corners: Sequence[Point], steps: int = 6) -> list[Point]:
 
 
 def placed(points: Iterable[Point], place: Place) -> list[Point]:
-    """The points taken to the picture by `place`."""
+    """The points taken to the image by `place`."""
     return [place(x, y) for x, y in points]
 
 

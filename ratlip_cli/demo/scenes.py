@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from ratlip_cli.data.drawn.canvas import Canvas, Colour, ellipse, mix, smooth, vary
+from ratlip_cli.demo.canvas import Canvas, Colour, ellipse, mix, smooth, vary
 
 GRADIENTS: dict[str, tuple[Colour, ...]] = {
     "sky": ((112, 176, 232), (160, 206, 244), (208, 232, 250)),

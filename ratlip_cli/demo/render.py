@@ -1,4 +1,4 @@
-"""One picture from its attributes."""
+"""One image from its attributes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ratlip_cli.data.drawn import birds, faces, flowers, scenes
-from ratlip_cli.data.drawn.attributes import Attributes
-from ratlip_cli.data.drawn.canvas import Canvas
+from ratlip_cli.demo import birds, faces, flowers, scenes
+from ratlip_cli.demo.attributes import Attributes
+from ratlip_cli.demo.canvas import Canvas
 
 PARTS = {"bird": birds.PARTS, "flower": flowers.PARTS, "face": faces.PARTS}
 """Family -> the parts of its label maps; part k has label k + 1."""
@@ -21,7 +21,7 @@ _DRAW = {"bird": birds.draw, "flower": flowers.draw, "face": faces.draw}
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture and where its parts are."""
+    """An image and where its parts are."""
 
     image: Image.Image
     """RGB, square."""
@@ -30,7 +30,7 @@ class Drawing:
 
 
 def draw(family: str, attributes: Attributes, rng: random.Random, size: int) -> Drawing:
-    """Draw one picture of `size` pixels a side; what `attributes` leaves open is drawn from `rng`."""
+    """Draw one image of `size` pixels a side; what `attributes` leaves open is drawn from `rng`."""
     light = (rng.choice((-1, 1)) * rng.uniform(0.3, 0.8), -rng.uniform(0.6, 0.9))
     gradient = faces.backdrop(attributes) if family == "face" else scenes.GRADIENTS[attributes["background"]]
     canvas = Canvas(size, gradient, PARTS[family], light)

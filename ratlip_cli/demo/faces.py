@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 
-from ratlip_cli.data.drawn.attributes import Attributes
-from ratlip_cli.data.drawn.canvas import (
+from ratlip_cli.demo.attributes import Attributes
+from ratlip_cli.demo.canvas import (
     INK,
     WHITE,
     Canvas,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from ratlip_cli.data.drawn import scenes
-from ratlip_cli.data.drawn.attributes import Attributes
-from ratlip_cli.data.drawn.canvas import (
+from ratlip_cli.demo import scenes
+from ratlip_cli.demo.attributes import Attributes
+from ratlip_cli.demo.canvas import (
     INK,
     WHITE,
     Canvas,

@@ -1,4 +1,4 @@
-"""What the latent views look at: pairs of real and generated pictures, and captions under the same noises."""
+"""What the latent views look at: pairs of real and generated images, and captions under the same noises."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ratlip_cli.data.dataset import CaptionedImages
-from ratlip_cli.explain.latent import Progress, Space, Vectors, angles, fake_images, real_images, unit
-from ratlip_cli.explain.subjects import spread
+from ratlip_cli.explain.input_images import spread
+from ratlip_cli.explain.latent import Progress, Space, Vectors, angles, crops, fake_images, unit
 from ratlip_cli.weights.model_folder import Model
 
 
 @dataclass(frozen=True)
-class RealPictures:
-    """Pictures of a split, their first captions and their vectors."""
+class RealImages:
+    """Images of a split, their first captions and their vectors."""
 
     files: list[str]
     captions: list[str]
@@ -27,14 +27,14 @@ class RealPictures:
 
 @dataclass(frozen=True)
 class PairView:
-    """What one model draws for the captions of real pictures, pair k with noise k."""
+    """What one model draws for the captions of real images, pair k with noise k."""
 
     model: Model
     vectors: Vectors
     angles: NDArray[np.float64]
-    """(n,) degrees between each real picture and the one generated for its caption."""
+    """(n,) degrees between each real image and the one generated for its caption."""
     mismatched: NDArray[np.float64]
-    """(n,) degrees between each real picture and the one generated for the next caption: what chance gives."""
+    """(n,) degrees between each real image and the one generated for the next caption: what chance gives."""
     mean_angle: float
     """Degrees between the mean of the real and the mean of the generated vectors."""
 
@@ -51,16 +51,16 @@ class CaptionView:
     """(noises, captions, d), each of length 1."""
 
 
-def real_pictures(space: Space, dataset: CaptionedImages, count: int, progress: Progress) -> RealPictures:
-    """`count` pictures of a split, or all where it has fewer, evenly spread over it."""
+def real_images(space: Space, dataset: CaptionedImages, count: int, progress: Progress) -> RealImages:
+    """`count` images of a split, or all where it has fewer, evenly spread over it."""
     indices = spread(len(dataset), count)
     entries = [dataset.entries[index] for index in indices]
-    vectors = space.vectors(real_images(dataset, indices), progress)
-    return RealPictures([str(entry.file) for entry in entries], [entry.captions[0] for entry in entries], vectors)
+    vectors = space.vectors(crops(dataset, indices), progress)
+    return RealImages([str(entry.file) for entry in entries], [entry.captions[0] for entry in entries], vectors)
 
 
-def pair_view(space: Space, model: Model, real: RealPictures, seed: int, progress: Progress) -> PairView:
-    """Draw a picture for each caption of `real`, and measure."""
+def pair_view(space: Space, model: Model, real: RealImages, seed: int, progress: Progress) -> PairView:
+    """Draw an image for each caption of `real`, and measure."""
     images = fake_images(model, real.captions, range(len(real.captions)), seed)
     vectors = space.vectors(images, progress)
     means = [vectors.mean(axis=0) for vectors in (real.vectors, vectors)]

@@ -1,4 +1,4 @@
-"""Pictures of every kind become upright RGB, or are refused with a reason."""
+"""Images of every kind become upright RGB, or are refused with a reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ratlip_cli.data.pictures import PictureError, read_picture, resize_shorter_side
+from ratlip_cli.data.images import ImageError, read_image, resize_shorter_side
 
 WIDTH, HEIGHT = 6, 4
 LEVELS = np.arange(WIDTH * HEIGHT, dtype=np.uint8).reshape(HEIGHT, WIDTH) * 10
@@ -21,10 +21,10 @@ COLOURS = np.stack([LEVELS, 255 - LEVELS, np.full_like(LEVELS, 77)], axis=-1)
 
 def read_back(image: Image.Image, file: Path, **options: object) -> np.ndarray:
     image.save(file, **options)
-    picture = read_picture(file)
-    assert picture.mode == "RGB"
-    assert picture.info == {}
-    return np.asarray(picture)
+    sample = read_image(file)
+    assert sample.mode == "RGB"
+    assert sample.info == {}
+    return np.asarray(sample)
 
 
 def test_colours_are_read_as_they_are(tmp_path: Path) -> None:
@@ -116,53 +116,53 @@ def noise_file(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.1, 0.5, 0.9])
-def test_a_truncated_picture_is_refused(tmp_path: Path, kind: str, kept: float) -> None:
+def test_a_truncated_image_is_refused(tmp_path: Path, kind: str, kept: float) -> None:
     data = noise_file(kind)
     (tmp_path / "x").write_bytes(data)
-    assert read_picture(tmp_path / "x").size == (64, 64)
+    assert read_image(tmp_path / "x").size == (64, 64)
     (tmp_path / "x").write_bytes(data[: int(len(data) * kept)])
-    with pytest.raises(PictureError) as caught:
-        read_picture(tmp_path / "x")
+    with pytest.raises(ImageError) as caught:
+        read_image(tmp_path / "x")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("mutation", range(40))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF"])
-def test_a_damaged_picture_is_read_or_refused(tmp_path: Path, kind: str, mutation: int) -> None:
+def test_a_damaged_image_is_read_or_refused(tmp_path: Path, kind: str, mutation: int) -> None:
     random = np.random.default_rng(mutation)
     data = bytearray(noise_file(kind))
     for position in random.integers(0, min(len(data), 400), 3):
         data[position] = random.integers(0, 256)
     (tmp_path / "x").write_bytes(data)
-    with contextlib.suppress(PictureError):
-        assert read_picture(tmp_path / "x").mode == "RGB"
+    with contextlib.suppress(ImageError):
+        assert read_image(tmp_path / "x").mode == "RGB"
 
 
-def test_an_enormous_picture_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+def test_an_enormous_image_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     (tmp_path / "bomb.png").write_bytes(bomb)
-    with pytest.raises(PictureError, match="pixels; make it smaller"):
-        read_picture(tmp_path / "bomb.png")
+    with pytest.raises(ImageError, match="pixels; make it smaller"):
+        read_image(tmp_path / "bomb.png")
 
 
-def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    with pytest.raises(PictureError, match="not a picture"):
-        read_picture(tmp_path / "x.jpg")
-    with pytest.raises(PictureError, match="does not exist"):
-        read_picture(tmp_path / "y.jpg")
-    with pytest.raises(PictureError):
-        read_picture(tmp_path)
+    with pytest.raises(ImageError, match="not an image"):
+        read_image(tmp_path / "x.jpg")
+    with pytest.raises(ImageError, match="does not exist"):
+        read_image(tmp_path / "y.jpg")
+    with pytest.raises(ImageError):
+        read_image(tmp_path)
     Image.fromarray(LEVELS.astype(np.float32)).save(tmp_path / "float.tiff")
-    with pytest.raises(PictureError, match="no known range"):
-        read_picture(tmp_path / "float.tiff")
+    with pytest.raises(ImageError, match="no known range"):
+        read_image(tmp_path / "float.tiff")
     Image.fromarray(LEVELS.astype(np.int32) * 1_000_000).save(tmp_path / "int.tiff")
-    with pytest.raises(PictureError, match="no known range"):
-        read_picture(tmp_path / "int.tiff")
+    with pytest.raises(ImageError, match="no known range"):
+        read_image(tmp_path / "int.tiff")
 
 
 def test_resizing_keeps_colours_and_brightness() -> None:

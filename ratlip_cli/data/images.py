@@ -1,4 +1,4 @@
-"""Any picture file to upright RGB: what cannot be read right is refused with a reason."""
+"""Any image file to upright RGB: what cannot be read right is refused with a reason."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Pillow's decoders that are used. Others run foreign programs (EPS) or are not for photographs."""
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
-"""File name endings, in lower case, by which a folder's pictures are told from its other files."""
+"""File name endings, in lower case, by which a folder's images are told from its other files."""
 
 MAX_ASPECT = 16
-"""A picture this many times longer than wide, or more, is refused: its resized copy could be of any length."""
+"""An image this many times longer than wide, or more, is refused: its resized copy could be of any length."""
 
 
-class PictureError(Exception):
-    """Why a picture cannot be used, without its name: the caller knows which one it is."""
+class ImageError(Exception):
+    """Why an image cannot be used, without its name: the caller knows which one it is."""
 
 
-def read_picture(file: Path | bytes) -> Image.Image:
+def read_image(file: Path | bytes) -> Image.Image:
     """Read `file`, or the bytes of one, as :func:`upright_rgb`; of an animation, the first frame.
 
-    Raises PictureError where the file is missing, cut short, damaged, not of :data:`FORMATS`, or larger than
+    Raises ImageError where the file is missing, cut short, damaged, not of :data:`FORMATS`, or larger than
     Pillow's ``Image.MAX_IMAGE_PIXELS`` (89 million).
     """
     try:
@@ -36,29 +36,29 @@ def read_picture(file: Path | bytes) -> Image.Image:
             with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
                 image.load()
                 return upright_rgb(image)
-    except PictureError:
+    except ImageError:
         raise
     except FileNotFoundError:
-        raise PictureError("the picture does not exist") from None
+        raise ImageError("the image does not exist") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise PictureError(f"more than {Image.MAX_IMAGE_PIXELS} pixels; make it smaller") from None
+        raise ImageError(f"more than {Image.MAX_IMAGE_PIXELS} pixels; make it smaller") from None
     except UnidentifiedImageError:
-        raise PictureError(f"not a picture that can be read ({', '.join(FORMATS)})") from None
+        raise ImageError(f"not an image that can be read ({', '.join(FORMATS)})") from None
     except Exception as error:  # Decoders meet damaged files with exceptions of every kind.
-        raise PictureError(f"the picture is damaged or cut short: {_one_line(error)}") from error
+        raise ImageError(f"the image is damaged or cut short: {_one_line(error)}") from error
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Return `image` as 8-bit RGB without metadata.
 
     It is turned as its EXIF orientation says; 16-bit grey levels are scaled to 8 bits; transparent parts are laid on
-    white; grey, palette and CMYK pixels become RGB. Raises PictureError for pixels without a known range.
+    white; grey, palette and CMYK pixels become RGB. Raises ImageError for pixels without a known range.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = _eight_bits(image)
     elif image.mode == "F":
-        raise PictureError("floating-point pixels have no known range; save it with 8 or 16 bits")
+        raise ImageError("floating-point pixels have no known range; save it with 8 or 16 bits")
     if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA", "RGBa", "La"}:
         image = _straight_alpha(image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -76,31 +76,31 @@ def resize_shorter_side(image: Image.Image, side: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
 
 
-def stored_picture(image: Image.Image, crop: tuple[int, int, int, int] | None, side: int) -> Image.Image:
-    """Return the RGB picture to store: `crop` (left, upper, right, lower; clipped to the image), shorter side `side`.
+def stored_image(image: Image.Image, crop: tuple[int, int, int, int] | None, side: int) -> Image.Image:
+    """Return the RGB image to store: `crop` (left, upper, right, lower; clipped to the image), shorter side `side`.
 
-    Raises PictureError where the crop lies outside the image or the picture is too narrow.
+    Raises ImageError where the crop lies outside the image or the image is too narrow.
     """
     if crop is not None:
         left, upper, right, lower = crop
         box = (max(left, 0), max(upper, 0), min(right, image.width), min(lower, image.height))
         if box[0] >= box[2] or box[1] >= box[3]:
-            raise PictureError(f"the crop {crop} lies outside the picture of {image.width} x {image.height}")
+            raise ImageError(f"the crop {crop} lies outside the image of {image.width} x {image.height}")
         image = image.crop(box)
     if max(image.size) >= MAX_ASPECT * min(image.size):
-        raise PictureError(f"too narrow: {image.width} x {image.height}")
+        raise ImageError(f"too narrow: {image.width} x {image.height}")
     return resize_shorter_side(image, side)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     levels = np.asarray(image)
     if levels.min() < 0 or levels.max() > 65535:
-        raise PictureError("32-bit pixels have no known range; save it with 8 or 16 bits")
+        raise ImageError("32-bit pixels have no known range; save it with 8 or 16 bits")
     return Image.fromarray(np.round(levels / 257).astype(np.uint8))
 
 
 def _straight_alpha(image: Image.Image) -> Image.Image:
-    """Undo premultiplied alpha, which Pillow does not convert to RGBA in one step for grey pictures."""
+    """Undo premultiplied alpha, which Pillow does not convert to RGBA in one step for grey images."""
     return image.convert("LA") if image.mode == "La" else image
 
 

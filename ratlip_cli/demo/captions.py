@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from ratlip_cli.data.drawn.attributes import Attributes
+from ratlip_cli.demo.attributes import Attributes
 
 CAPTIONS = 10
 """Captions of a picture."""

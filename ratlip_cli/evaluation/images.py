@@ -1,4 +1,4 @@
-"""Pictures to score: of a dataset's split, of any folder, or drawn by a model. Read or drawn a batch at a time."""
+"""Images to score: of a dataset's split, of any folder, or drawn by a model. Read or drawn a batch at a time."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ratlip_cli.data.dataset import CaptionedImages, text_vectors
+from ratlip_cli.data.images import SUFFIXES, ImageError, read_image
 from ratlip_cli.data.layout import INFO, Problem, read_dataset
-from ratlip_cli.data.pictures import SUFFIXES, PictureError, read_picture
 from ratlip_cli.data.sources import own_images
 from ratlip_cli.errors import DataError
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.pixels import from_image, to_levels
-from ratlip_cli.sampling import RECORDS_FILE, draw, noise_vectors
+from ratlip_cli.sampling import RECORDS_FILE, noise_vectors, sample
 from ratlip_cli.weights.model_folder import Model
 
 _READERS = 4
-"""Threads that read pictures while a network works on those before."""
+"""Threads that read images while a network works on those before."""
 
 _AHEAD = 2
 """Batches that are read before they are asked for."""
@@ -35,60 +35,60 @@ _AHEAD = 2
 _TEXT_BATCH = 256
 
 
-class Pictures(Protocol):
-    """Pictures of one size, in an order of their own."""
+class Images(Protocol):
+    """Images of one size, in an order of their own."""
 
     @property
     def fingerprint(self) -> str:
-        """Hex digits that change with the pictures."""
+        """Hex digits that change with the images."""
         ...
 
     @property
     def cache(self) -> Path | None:
-        """Folder in which features of these pictures may be kept."""
+        """Folder in which features of these images may be kept."""
         ...
 
     def __len__(self) -> int: ...
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """Yield all pictures in order, (B,3,H,W) uint8 on the CPU."""
+        """Yield all images in order, (B,3,H,W) uint8 on the CPU."""
         ...
 
 
 class Captions:
-    """What the pictures that are scored should show.
+    """What the images that are scored should show.
 
     Args:
         sentences: all of them.
-        of_picture: for each picture, the numbers of its sentences.
-        scenes: for each sentence, the number of the picture it was written for.
+        of_image: for each image, the numbers of its sentences.
+        scenes: for each sentence, the number of the image it was written for.
         dataset: where they are all the captions of a split, in its order; their text vectors are kept beside the data.
     """
 
     def __init__(
         self,
         sentences: Sequence[str],
-        of_picture: Sequence[Sequence[int]],
+        of_image: Sequence[Sequence[int]],
         scenes: NDArray[np.int64],
         dataset: CaptionedImages | None = None,
     ) -> None:
         self.sentences = sentences
-        self.of_picture = of_picture
+        self.of_image = of_image
         self.scenes = scenes
         self._dataset = dataset
         self._vectors: dict[str, Tensor] = {}
 
     @classmethod
     def of_folder(cls, captions: Sequence[Sequence[str]]) -> Captions:
-        """The captions of a folder's pictures, one or more for each."""
+        """The captions of a folder's images, one or more for each."""
         scenes = np.repeat(np.arange(len(captions)), [len(own) for own in captions])
         first = np.cumsum([0] + [len(own) for own in captions])
-        of_picture = [range(first[picture], first[picture + 1]) for picture in range(len(captions))]
-        return cls([sentence for own in captions for sentence in own], of_picture, scenes)
+        of_image = [range(first[image], first[image + 1]) for image in range(len(captions))]
+        return cls([sentence for own in captions for sentence in own], of_image, scenes)
 
     @classmethod
     def of_split(cls, dataset: CaptionedImages, per_image: int) -> Captions:
-        """The captions of a split, of which a model draws the first `per_image` of each picture: one picture each."""
+        """The captions of a split, of which a model draws the first `per_image` of each image: one image each."""
         scenes = np.repeat(np.arange(len(dataset)), [len(entry.captions) for entry in dataset.entries])
         place = np.arange(len(scenes)) - np.searchsorted(scenes, scenes)
         drawn = np.flatnonzero(place < per_image)
@@ -98,13 +98,13 @@ class Captions:
     def fingerprint(self) -> str:
         """Hex digits that change with the sentences and with whose they are."""
         return hashlib.sha256(
-            json.dumps([list(self.sentences), [list(numbers) for numbers in self.of_picture]]).encode()
+            json.dumps([list(self.sentences), [list(numbers) for numbers in self.of_image]]).encode()
         ).hexdigest()
 
     @property
     def first(self) -> list[int]:
-        """The number of each picture's sentence, of the first where it has several."""
-        return [numbers[0] for numbers in self.of_picture]
+        """The number of each image's sentence, of the first where it has several."""
+        return [numbers[0] for numbers in self.of_image]
 
     def vectors(self, clip: FrozenCLIP) -> Tensor:
         """Sentence vectors (number of sentences, d) of a CLIP, on the CPU."""
@@ -115,7 +115,7 @@ class Captions:
         return self._vectors[clip.fingerprint]
 
 
-class SplitPictures:
+class SplitImages:
     """The centre crops of a dataset's split."""
 
     def __init__(self, dataset: CaptionedImages) -> None:
@@ -132,16 +132,16 @@ class SplitPictures:
         return len(self._dataset)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """Yield the crops (B,3,S,S). Raises DataError, naming the file, for a picture that cannot be read."""
+        """Yield the crops (B,3,S,S). Raises DataError, naming the file, for an image that cannot be read."""
         return _read_batches(lambda index: to_levels(self._dataset.centre_crop(index)), len(self), batch_size)
 
 
-class FolderPictures:
-    """Picture files of one size, as they are.
+class FolderImages:
+    """Image files of one size, as they are.
 
     Args:
         folder: where they are from.
-        files: the pictures; at least one.
+        files: the images; at least one.
 
     Raises DataError where the first cannot be read.
     """
@@ -169,34 +169,34 @@ class FolderPictures:
         return len(self._files)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """Yield the pictures (B,3,H,W). Raises DataError for one that cannot be read or is of another size."""
+        """Yield the images (B,3,H,W). Raises DataError for one that cannot be read or is of another size."""
         return _read_batches(self._read_of_size, len(self), batch_size)
 
     def _read(self, index: int) -> Tensor:
         try:
-            return to_levels(from_image(read_picture(self._files[index])))
-        except PictureError as error:
+            return to_levels(from_image(read_image(self._files[index])))
+        except ImageError as error:
             raise DataError(f"{self._files[index]}: {error}. Mend or remove it.") from error
 
     def _read_of_size(self, index: int) -> Tensor:
-        picture = self._read(index)
-        _, height, width = picture.shape
+        image = self._read(index)
+        _, height, width = image.shape
         if (height, width) != self.size:
             raise DataError(
                 f"{self._files[index]} has {width} x {height} pixels, but {self._files[0].name} {self.size[1]} x "
-                f"{self.size[0]}: give pictures of one size."
+                f"{self.size[0]}: give images of one size."
             )
-        return picture
+        return image
 
 
-class DrawnPictures:
-    """One picture for every sentence, drawn by a model with the noise of the sentence's number.
+class GeneratedImages:
+    """One image for every sentence, drawn by a model with the noise of the sentence's number.
 
     Args:
         model: what draws.
         captions: what is drawn; see `Captions.of_split`.
         seed: of the noises.
-        batch_size: pictures drawn at a time; see `sampling.draw`.
+        batch_size: images drawn at a time; see `sampling.draw`.
     """
 
     cache = None
@@ -214,49 +214,49 @@ class DrawnPictures:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self._captions.of_picture)
+        return len(self._captions.of_image)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """Yield the pictures (B,3,S,S). Raises RatlipError where the model draws NaN."""
+        """Yield the images (B,3,S,S). Raises RatlipError where the model draws NaN."""
         drawn, text = self._captions.first, self._captions.vectors(self._model.clip)
         for start in range(0, len(drawn), batch_size):
             numbers = drawn[start : start + batch_size]
             noise = noise_vectors(self._seed, numbers, self._model.config.generator.noise_dim)
-            yield to_levels(draw(self._model, noise, text[numbers], self._batch_size))
+            yield to_levels(sample(self._model, noise, text[numbers], self._batch_size))
 
 
 def open_folder(
     folder: Path, split: str, captioned: bool, captions_per_image: int
-) -> tuple[SplitPictures | FolderPictures, tuple[int, int], Captions | None]:
-    """The pictures of a folder, their height and width, and their captions where they are wanted.
+) -> tuple[SplitImages | FolderImages, tuple[int, int], Captions | None]:
+    """The images of a folder, their height and width, and their captions where they are wanted.
 
     A prepared dataset gives its split; a folder of `ratlip generate` what its images.jsonl lists; a folder of your own
-    images (see `data.sources.own_images`) its pictures with their captions; any other folder all its pictures.
+    images (see `data.sources.own_images`) its images with their captions; any other folder all its images.
 
-    Raises DataError for a folder without pictures, and for captions that do not fit the pictures.
+    Raises DataError for a folder without images, and for captions that do not fit the images.
     """
     if (folder / INFO).is_file():
         dataset = CaptionedImages(folder, split, read_dataset(folder).image_size)
         own = Captions.of_folder([entry.captions[:captions_per_image] for entry in dataset.entries])
-        return SplitPictures(dataset), (dataset.image_size, dataset.image_size), own
+        return SplitImages(dataset), (dataset.image_size, dataset.image_size), own
     if (folder / RECORDS_FILE).is_file():
         found = _listed(folder)
     elif captioned:
         found = _captioned(folder, captions_per_image)
     else:
-        found = [(file, []) for file in _pictures_below(folder)]
+        found = [(file, []) for file in _images_below(folder)]
     if not found:
-        raise DataError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}).")
-    pictures = FolderPictures(folder, [file for file, _ in found])
+        raise DataError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}).")
+    images = FolderImages(folder, [file for file, _ in found])
     captions = Captions.of_folder([sentences for _, sentences in found]) if found[0][1] else None
-    return pictures, pictures.size, captions
+    return images, images.size, captions
 
 
 def _captioned(folder: Path, captions_per_image: int) -> list[tuple[Path, Sequence[str]]]:
     found: list[tuple[Path, Sequence[str]]] = []
     for record in own_images.records(folder, own_images.Options()):
         if isinstance(record, Problem):
-            raise DataError(f"{folder / record.name}: {record.reason}. The metrics by CLIP need a caption a picture.")
+            raise DataError(f"{folder / record.name}: {record.reason}. The metrics by CLIP need a caption an image.")
         sentences = [sentence for sentence in record.captions if sentence.strip()]
         if not sentences:
             raise DataError(f"{folder / record.origin}: its caption is empty. The metrics by CLIP need one.")
@@ -267,12 +267,12 @@ def _captioned(folder: Path, captions_per_image: int) -> list[tuple[Path, Sequen
     for directory in sorted({text.parent for text in own_texts if text.is_file()}):
         for text in sorted(directory.glob("*.txt")):
             if text not in own_texts:
-                raise DataError(f"{text} is the caption of no picture. Bring the picture, or remove the file.")
+                raise DataError(f"{text} is the caption of no image. Bring the image, or remove the file.")
     return found
 
 
 def _listed(folder: Path) -> list[tuple[Path, Sequence[str]]]:
-    """The pictures and prompts that `ratlip generate` noted in images.jsonl."""
+    """The images and prompts that `ratlip generate` noted in images.jsonl."""
     try:
         with (folder / RECORDS_FILE).open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
@@ -281,9 +281,9 @@ def _listed(folder: Path) -> list[tuple[Path, Sequence[str]]]:
         raise DataError(f"{folder / RECORDS_FILE} is not what `ratlip generate` writes: {error}.") from error
 
 
-def _pictures_below(folder: Path) -> list[Path]:
+def _images_below(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder of pictures.")
+        raise DataError(f"{folder} is no folder of images.")
     return sorted(
         path
         for path in folder.rglob("*")
@@ -298,13 +298,13 @@ def _encode(clip: FrozenCLIP, sentences: Sequence[str]) -> Tensor:
 
 
 def _read_batches(read: Callable[[int], Tensor], count: int, batch_size: int) -> Iterator[Tensor]:
-    """Yield `count` pictures in batches, read by threads a little ahead."""
+    """Yield `count` images in batches, read by threads a little ahead."""
     coming: deque[list[Future[Tensor]]] = deque()
     with ThreadPoolExecutor(_READERS) as pool:
         for start in range(0, count, batch_size):
             indices = range(start, min(start + batch_size, count))
             coming.append([pool.submit(read, index) for index in indices])
             if len(coming) > _AHEAD:
-                yield torch.stack([picture.result() for picture in coming.popleft()])
+                yield torch.stack([image.result() for image in coming.popleft()])
         while coming:
-            yield torch.stack([picture.result() for picture in coming.popleft()])
+            yield torch.stack([image.result() for image in coming.popleft()])

@@ -1,11 +1,11 @@
-"""The independent judge: what a picture of the demo shows, by a small network trained on drawn training pictures alone.
+"""The attribute classifier: what an image of the demo shows, by a small network trained on rendered images alone.
 
-    python examples/demo/judge.py --out examples/demo/judge.safetensors
+    python examples/demo/classifier.py --out examples/demo/classifier.safetensors
 
 It shares no weights with CLIP, generator or discriminator and is never used in their training. It learns under blur,
-noise and changes of brightness, so that it reads a generator's softer pictures too. In half of the birds and flowers
+noise and changes of brightness, so that it reads a generator's softer images too. In half of the birds and flowers
 one of the two paired parts is painted over: where brown birds have orange wings and orange ones never brown, both
-colours together would tell which part has which, and pictures of held-out pairs would be read the wrong way round.
+colours together would tell which part has which, and images of held-out pairs would be read the wrong way round.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from drawn_set import DrawnSet, drawn_set, random_crops
+from rendered_set import RenderedSet, random_crops, rendered_set
 from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ratlip_cli.data.drawn.attributes import ATTRIBUTES, FAMILIES, PAIRED
-from ratlip_cli.data.drawn.drawing import PARTS
+from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, PAIRED
+from ratlip_cli.demo.render import PARTS
 from ratlip_cli.tensor_files import load_into, load_tensors, save_tensors
 
 PAINTED = 0.5
 """Share of the birds and flowers that have a part painted over."""
 COLOURED_BY = {"body": ("body",), "wings": ("wings", "tail"), "petals": ("petals",), "centre": ("centre",)}
 """Attribute -> the parts that show its colour."""
-WEIGHTS = Path(__file__).with_name("judge.safetensors")
+WEIGHTS = Path(__file__).with_name("classifier.safetensors")
 FEATURES = 128
 IGNORED = -100
 
 
-class Judge(nn.Module):
-    """Pictures (B,3,64,64) in [-1,1] to what they show."""
+class Classifier(nn.Module):
+    """Images (B,3,64,64) in [-1,1] to what they show."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def answers(self, images: Tensor, family: str) -> dict[str, list[str]]:
-        """Attribute -> the most likely value for each picture, which is of `family`."""
+        """Attribute -> the most likely value for each image, which is of `family`."""
         features = torch.cat([self.features(part) for part in images.split(500)])
         return {
             name: [ATTRIBUTES[family][name][index] for index in logits.argmax(dim=1).tolist()]
@@ -82,32 +82,34 @@ def _conv(inputs: int, outputs: int, stride: int) -> nn.Module:
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-def load_judge(path: Path = WEIGHTS) -> Judge:
-    """The trained judge, in eval mode."""
-    judge = Judge()
-    load_into(judge, load_tensors(path), path)
-    return judge.eval().requires_grad_(False)
+def load_classifier(path: Path = WEIGHTS) -> Classifier:
+    """The trained classifier, in eval mode."""
+    classifier = Classifier()
+    load_into(classifier, load_tensors(path), path)
+    return classifier.eval().requires_grad_(False)
 
 
-def accuracy(judge: Judge, pictures: DrawnSet) -> dict[str, float]:
+def accuracy(classifier: Classifier, samples: RenderedSet) -> dict[str, float]:
     """Share of right answers on centre crops, for every attribute and for the family."""
     scores = {}
     for number, family in enumerate(FAMILIES):
-        rows = pictures.rows(family)
+        rows = samples.rows(family)
         if not len(rows):
             continue
-        images = pictures.centre(rows)
+        images = samples.centre(rows)
         with torch.no_grad():
-            guesses = torch.cat([judge.family(judge.features(part)) for part in images.split(500)]).argmax(dim=1)
+            guesses = torch.cat([classifier.family(classifier.features(part)) for part in images.split(500)]).argmax(
+                dim=1
+            )
         scores[f"{family} family"] = round((guesses == number).float().mean().item(), 4)
-        for name, answers in judge.answers(images, family).items():
-            right = [answer == pictures.attributes[row][name] for answer, row in zip(answers, rows, strict=True)]
+        for name, answers in classifier.answers(images, family).items():
+            right = [answer == samples.attributes[row][name] for answer, row in zip(answers, rows, strict=True)]
             scores[f"{family} {name}"] = round(float(np.mean(right)), 4)
     return scores
 
 
 def disturbed(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Pictures with another brightness, and half of them blurred, noisy or both."""
+    """Images with another brightness, and half of them blurred, noisy or both."""
     count = len(images)
     levels = torch.from_numpy(rng.uniform(0.9, 1.1, (count, 3, 1, 1))).float()
     images = (images + 1) * levels - 1
@@ -118,29 +120,29 @@ def disturbed(images: Tensor, rng: np.random.Generator) -> Tensor:
     return (images + share * (blurred - images) + 0.15 * amount * noise).clamp(-1, 1)
 
 
-def painted(pictures: DrawnSet, family: str, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Tensor]:
-    """Copies of pictures of a family, some with one of the paired parts in a colour of no name.
+def painted(images: RenderedSet, family: str, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Tensor]:
+    """Copies of images of a family, some with one of the paired parts in a colour of no name.
 
     Returns the pixels (B, STORED, STORED, 3) and the painted attribute's number in PAIRED (B,), or -1.
     """
-    pixels, which = pictures.pixels[rows], np.full(len(rows), -1)
+    pixels, which = images.pixels[rows], np.full(len(rows), -1)
     for place, row in enumerate(rows):
         if family in PAIRED and rng.random() < PAINTED:
             which[place] = rng.integers(2)
             parts = COLOURED_BY[PAIRED[family][which[place]]]
-            covered = np.isin(pictures.labels[row], [PARTS[family].index(part) + 1 for part in parts])
+            covered = np.isin(images.labels[row], [PARTS[family].index(part) + 1 for part in parts])
             pixels[place][ndimage.binary_dilation(covered)] = rng.integers(0, 256, 3)
     return pixels, torch.from_numpy(which)
 
 
-def train(pictures: DrawnSet, test: DrawnSet, steps: int, batch: int, seed: int) -> Judge:
-    """A judge trained for `steps` batches, a batch of each family a step in turn."""
+def train(samples: RenderedSet, test: RenderedSet, steps: int, batch: int, seed: int) -> Classifier:
+    """A classifier trained for `steps` batches, a batch of each family a step in turn."""
     torch.manual_seed(seed)
-    judge = Judge().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(judge.parameters(), 2e-3, weight_decay=0.02)
-    rows = {family: pictures.rows(family) for family in FAMILIES}
+    classifier = Classifier().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(classifier.parameters(), 2e-3, weight_decay=0.02)
+    rows = {family: samples.rows(family) for family in FAMILIES}
     targets = {
-        family: {name: torch.from_numpy(pictures.values(family, name)) for name in ATTRIBUTES[family]}
+        family: {name: torch.from_numpy(samples.values(family, name)) for name in ATTRIBUTES[family]}
         for family in FAMILIES
     }
     for step in range(steps):
@@ -148,17 +150,17 @@ def train(pictures: DrawnSet, test: DrawnSet, steps: int, batch: int, seed: int)
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1, (step + 1) / 50) * (0.01 + 0.495 * (1 + math.cos(math.pi * step / steps)))
         chosen = {family: rng.choice(len(rows[family]), batch // len(FAMILIES), replace=False) for family in FAMILIES}
-        shown = {family: painted(pictures, family, rows[family][places], rng) for family, places in chosen.items()}
+        shown = {family: painted(samples, family, rows[family][places], rng) for family, places in chosen.items()}
         pixels = np.concatenate([pixels for pixels, _ in shown.values()])
         images = random_crops(pixels, np.arange(len(pixels)), rng)
         images = disturbed(images, rng).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):  # half the time of float32; weights and losses stay float32
-            features = judge.features(images)
+            features = classifier.features(images)
         features = features.float()
         families = torch.arange(len(FAMILIES)).repeat_interleave(batch // len(FAMILIES))
-        loss = F.cross_entropy(judge.family(features), families)
+        loss = F.cross_entropy(classifier.family(features), families)
         for part, (family, places) in zip(features.chunk(len(FAMILIES)), chosen.items(), strict=True):
-            for name, logits in judge.logits(part, family).items():
+            for name, logits in classifier.logits(part, family).items():
                 target = targets[family][name][places]
                 if name in PAIRED.get(family, ()):
                     target = target.masked_fill(shown[family][1] == PAIRED[family].index(name), IGNORED)
@@ -168,31 +170,34 @@ def train(pictures: DrawnSet, test: DrawnSet, steps: int, batch: int, seed: int)
         optimizer.step()
         if (step + 1) % 250 == 0:
             print(json.dumps({"step": step + 1, "loss": round(loss.item(), 4)}), flush=True)
-            print(json.dumps(accuracy(judge.eval(), test)), flush=True)
-            judge.train()
-    return judge.eval()
+            print(json.dumps(accuracy(classifier.eval(), test)), flush=True)
+            classifier.train()
+    return classifier.eval()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parser.add_argument("--pictures", type=int, default=30000, help="training pictures to draw")
+    parser.add_argument("--images", type=int, default=30000, help="training images to draw")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    pictures, test = drawn_set("train", args.pictures, args.seed), drawn_set("test", 1500, args.seed)
-    judge = train(pictures, test, args.steps, args.batch, args.seed)
+    images, test = rendered_set("train", args.images, args.seed), rendered_set("test", 1500, args.seed)
+    classifier = train(images, test, args.steps, args.batch, args.seed)
     save_tensors(
         args.out,
-        {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in judge.state_dict().items()},
+        {
+            name: tensor.half() if tensor.is_floating_point() else tensor
+            for name, tensor in classifier.state_dict().items()
+        },
     )
-    judge = load_judge(args.out)
+    classifier = load_classifier(args.out)
     read = {
-        "test": accuracy(judge, drawn_set("test", 6000, 2)),
-        "unseen": accuracy(judge, drawn_set("unseen", 2000, 0)),
+        "test": accuracy(classifier, rendered_set("test", 6000, 2)),
+        "unseen": accuracy(classifier, rendered_set("unseen", 2000, 0)),
     }
     print(json.dumps(read, indent=2))
 

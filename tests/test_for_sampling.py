@@ -1,4 +1,4 @@
-"""The generator that only draws: the same pictures as the one it was derived from, which stays as it was."""
+"""The generator that only draws: the same images as the one it was derived from, which stays as it was."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ratlip_cli.model.drawing import (
     DoublingConv,
     UnshuffledAttention,
     channel_orders,
-    for_drawing,
-    pictures_at_once,
+    for_sampling,
+    images_at_once,
 )
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.model.onednn import PackedConv
@@ -45,7 +45,7 @@ def test_drawing_is_the_plain_transcription(
     randomise(generator)
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
     noise, text = torch.randn(3, config.noise_dim), torch.randn(3, clip.geometry.embed_dim)
-    drawing = for_drawing(generator)
+    drawing = for_sampling(generator)
     with torch.no_grad():
         expected = plain_draw(weights_of(generator), config, clip, noise, text)
         scale = float(expected.abs().max())
@@ -84,24 +84,24 @@ def test_attention_keeps_its_digits_where_a_channel_is_nearly_even() -> None:
 
 def test_weights_are_not_packed_under_autocast(clip: FrozenCLIP) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        drawing = for_drawing(Generator(CONFIG, clip.geometry))
+        drawing = for_sampling(Generator(CONFIG, clip.geometry))
     assert not any(isinstance(module, PackedConv) for module in drawing.modules())
 
 
 def test_what_is_not_changed_is_shared(clip: FrozenCLIP) -> None:
     generator = Generator(CONFIG, clip.geometry)
-    drawing = for_drawing(generator)
+    drawing = for_sampling(generator)
     assert drawing.prompts.weight is generator.prompts.weight
     assert drawing.blocks[0].fuse1.affines[0].gamma[0].weight is generator.blocks[0].fuse1.affines[0].gamma[0].weight
 
 
 @pytest.mark.parametrize(
-    ("image_size", "base_channels", "pictures"), [(256, 64, 1), (224, 64, 1), (512, 64, 1), (64, 16, 64), (32, 8, 512)]
+    ("image_size", "base_channels", "images"), [(256, 64, 1), (224, 64, 1), (512, 64, 1), (64, 16, 64), (32, 8, 512)]
 )
-def test_parts_of_a_batch_stay_in_cache(image_size: int, base_channels: int, pictures: int) -> None:
+def test_parts_of_a_batch_stay_in_cache(image_size: int, base_channels: int, images: int) -> None:
     geometry = ClipGeometry(width=16, grid=8, layers=3, embed_dim=8, image_size=64)
     with torch.device("meta"):
         generator = Generator(GeneratorConfig(image_size=image_size, base_channels=base_channels), geometry)
     largest = base_channels * image_size**2 * 4
-    assert pictures_at_once(generator) == pictures
-    assert pictures == 1 or pictures * largest <= CACHE_BYTES
+    assert images_at_once(generator) == images
+    assert images == 1 or images * largest <= CACHE_BYTES

@@ -27,7 +27,7 @@ VIT_B_32 = ClipGeometry(width=768, grid=7, layers=12, embed_dim=512, image_size=
 
 
 @dataclass(frozen=True)
-class Judges:
+class Networks:
     """The networks that score."""
 
     features: FeatureNetwork | None
@@ -36,12 +36,12 @@ class Judges:
     """For CLIP score and R-precision, each for itself."""
     device: torch.device
 
-    def networks(self) -> dict[str, FeatureNetwork]:
+    def by_name(self) -> dict[str, FeatureNetwork]:
         """All of them, by name."""
         return {network.name: network for network in (self.features, *self.clips) if network is not None}
 
 
-def load_judges(
+def load_networks(
     request: Request,
     device: torch.device,
     features: str = "inception",
@@ -49,7 +49,7 @@ def load_judges(
     clip: str | None = None,
     second_clip: str | None = None,
     inception_weights: Path | None = None,
-) -> Judges:
+) -> Networks:
     """Load the networks that a request needs.
 
     The CLIP is `clip` where that is given; else the model's own where `features` is `clip` or it is a ViT-B/32; else
@@ -79,7 +79,7 @@ def load_judges(
         clips.append(ClipNetwork(load_clip(second_clip, device), second_clip, released))
     if request.wants(OF_FEATURES) and by_clip:
         network = clips[0]
-    return Judges(network, tuple(clips) if request.wants(OF_CLIP) else (), device)
+    return Networks(network, tuple(clips) if request.wants(OF_CLIP) else (), device)
 
 
 def _inception(released: bool, weights: Path | None, device: torch.device) -> FeatureNetwork:

@@ -1,7 +1,7 @@
 """Is a word seen where its part is? Pointing game (Zhang et al. 2016) and energy inside (Wang et al. 2020).
 
-They need pictures whose part masks are known, such as the drawn ones. Each stands beside two baselines that do not look
-at the picture: chance (a point anywhere, a map of one value: both give the part's share of the picture) and the middle
+They need images whose part masks are known, such as the drawn ones. Each stands beside two baselines that do not look
+at the image: chance (a point anywhere, a map of one value: both give the part's share of the image) and the middle
 (its centre point, a Gaussian around it).
 """
 
@@ -19,13 +19,13 @@ from ratlip_cli.explain.intervals import Mean, mean_interval
 from ratlip_cli.explain.words import Phrase, phrases
 
 SUBJECT = "all parts"
-"""Stands for the union of a picture's parts, against which the map of the whole sentence is held."""
+"""Stands for the union of an image's parts, against which the map of the whole sentence is held."""
 
 _CENTRE_WIDTH = 0.25
-"""Standard deviation of the centre baseline's Gaussian, as a share of the picture's side."""
+"""Standard deviation of the centre baseline's Gaussian, as a share of the image's side."""
 
 FEWEST = 10
-"""Fewer pictures than this give no verdict: the interval of so few is not to be trusted."""
+"""Fewer images than this give no verdict: the interval of so few is not to be trusted."""
 
 _OTHER_NAMES = {
     "bill": "beak",
@@ -47,7 +47,7 @@ _OTHER_NAMES = {
 
 
 @dataclass(frozen=True)
-class PartScore:
+class SegmentScore:
     """One map held against the mask of the part that its words name. All values are shares, from 0 to 1."""
 
     part: str
@@ -58,24 +58,24 @@ class PartScore:
     energy: float
     """Share of the map's sum that lies inside the part."""
     chance: float
-    """Share of the picture that the part covers: what a random point, or a map of one value, reaches."""
+    """Share of the image that the part covers: what a random point, or a map of one value, reaches."""
     centre_pointing: float
-    """The same as `pointing` for the picture's centre."""
+    """The same as `pointing` for the image's centre."""
     centre_energy: float
     """The same as `energy` for a Gaussian around the centre."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One of the two measures over many pictures."""
+    """One of the two measures over many images."""
 
     map: Mean
     chance: float
     centre: float
     over_chance: Mean
-    """The map's value minus chance, picture by picture."""
+    """The map's value minus chance, image by image."""
     over_centre: Mean
-    """The map's value minus the centre baseline's, picture by picture."""
+    """The map's value minus the centre baseline's, image by image."""
 
     @property
     def better_than_chance(self) -> bool:
@@ -89,8 +89,8 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class PartSummary:
-    """One part over many pictures."""
+class SegmentSummary:
+    """One part over many images."""
 
     part: str
     n: int
@@ -101,7 +101,7 @@ class PartSummary:
     def verdict(self) -> str:
         """In words, which baselines the map is better than, and by which measure."""
         if self.n < FEWEST:
-            return f"{self.n} pictures are too few to say"
+            return f"{self.n} images are too few to say"
         by = {"pointing": self.pointing, "energy": self.energy}
         over_centre = [name for name, measured in by.items() if measured.better_than_centre]
         over_chance = [name for name, measured in by.items() if measured.better_than_chance]
@@ -112,7 +112,7 @@ def _better(than: str, by: list[str]) -> str:
     return f"better than {than} by {' and '.join(by)}" if by else f"no better than {than}"
 
 
-def part_named(text: str, parts: Iterable[str]) -> str | None:
+def segment_named(text: str, parts: Iterable[str]) -> str | None:
     """The part among `parts` that words name, the last of them first: `wings` for "black wings"; None for none."""
     known = set(parts)
     for word in reversed(re.findall(r"[^\W_]+", text.lower())):
@@ -122,22 +122,22 @@ def part_named(text: str, parts: Iterable[str]) -> str | None:
     return None
 
 
-def phrases_naming_parts(prompt: str, parts: Iterable[str]) -> list[Phrase]:
+def phrases_naming_segments(prompt: str, parts: Iterable[str]) -> list[Phrase]:
     """Phrases of the prompt, such as "black wings", that name one of `parts`: the first for each part."""
     known = set(parts)
     named: dict[str, Phrase] = {}
     for phrase in phrases(prompt):
-        part = part_named(phrase.text, known)
+        part = segment_named(phrase.text, known)
         if part:
             named.setdefault(part, phrase)
     return list(named.values())
 
 
-def score_part(part: str, text: str, pixels: NDArray[np.floating], mask: NDArray[np.bool_]) -> PartScore:
+def score_segment(part: str, text: str, pixels: NDArray[np.floating], mask: NDArray[np.bool_]) -> SegmentScore:
     """Hold a map (S,S), not negative, against a mask (S,S) that is not empty."""
     total = float(pixels.sum())
     centre = centre_map(len(mask))
-    return PartScore(
+    return SegmentScore(
         part=part,
         text=text,
         pointing=float(mask.ravel()[pixels.argmax()]) if total > 0 else 0.0,
@@ -156,13 +156,13 @@ def centre_map(size: int) -> NDArray[np.float64]:
     return gaussian
 
 
-def summarise(scores: Iterable[PartScore], seed: int = 0) -> list[PartSummary]:
+def summarise(scores: Iterable[SegmentScore], seed: int = 0) -> list[SegmentSummary]:
     """Means with intervals for each part, parts in the order of their names, all parts together last."""
-    by_part: Mapping[str, list[PartScore]] = defaultdict(list)
+    by_part: Mapping[str, list[SegmentScore]] = defaultdict(list)
     for score in scores:
         by_part[score.part].append(score)
     return [
-        PartSummary(
+        SegmentSummary(
             part,
             len(found),
             _measured([s.pointing for s in found], found, [s.centre_pointing for s in found], seed),
@@ -172,7 +172,7 @@ def summarise(scores: Iterable[PartScore], seed: int = 0) -> list[PartSummary]:
     ]
 
 
-def _measured(own: list[float], found: list[PartScore], centre: list[float], seed: int) -> Measured:
+def _measured(own: list[float], found: list[SegmentScore], centre: list[float], seed: int) -> Measured:
     values, chances, centres = np.array(own), np.array([score.chance for score in found]), np.array(centre)
     return Measured(
         map=mean_interval(values, seed),

@@ -1,6 +1,6 @@
-"""Drawn pictures with captions and attributes in memory, drawn once and kept in a file.
+"""Drawn images with captions and attributes in memory, drawn once and kept in a file.
 
-A `DrawnSet` holds pictures as the demo's dataset has them. A `TwinSet` holds pairs whose pictures differ in one
+A `RenderedSet` holds images as the demo's dataset has them. A `TwinSet` holds pairs whose images differ in one
 attribute, or have the colours of two parts exchanged, with captions that differ in just those words.
 """
 
@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ratlip_cli.data.drawn.attributes import ATTRIBUTES, FAMILIES, PAIRED, SEEN, sample_attributes
-from ratlip_cli.data.drawn.captions import LONGEST, caption
-from ratlip_cli.data.drawn.drawing import draw
 from ratlip_cli.data.layout import stored_side
 from ratlip_cli.data.parallel import in_order
-from ratlip_cli.data.sources.demo import Picture, picture
+from ratlip_cli.data.sources.demo import RenderedImage, render
+from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, PAIRED, SEEN, sample_attributes
+from ratlip_cli.demo.captions import LONGEST, caption
+from ratlip_cli.demo.render import draw
 from ratlip_cli.files import whole_file
 
 IMAGE_SIZE = 64
 STORED = stored_side(IMAGE_SIZE)
-CACHE = Path("runs/demo-pictures")
+CACHE = Path("runs/demo-images")
 TWIN_CAPTIONS = 8
 EXCHANGED = 0.3
 """Share of the twins whose two paired colours (body and wings, petals and centre) are exchanged."""
@@ -35,21 +35,21 @@ _CHUNK = 100
 
 
 @dataclass(frozen=True)
-class DrawnSet:
-    """N pictures; family f's are those with `family == f`."""
+class RenderedSet:
+    """N images; family f's are those with `family == f`."""
 
     pixels: np.ndarray  # (N, STORED, STORED, 3) uint8.
     family: np.ndarray  # (N,) index into FAMILIES.
-    captions: list[list[str]]  # Ten of each picture.
-    attributes: list[dict[str, str]]  # Every attribute of the picture's family.
+    captions: list[list[str]]  # Ten of each image.
+    attributes: list[dict[str, str]]  # Every attribute of the image's family.
     labels: np.ndarray  # (N, STORED, STORED) uint8: k + 1 where part k of the family's PARTS is.
 
     def rows(self, family: str) -> np.ndarray:
-        """Indices of a family's pictures."""
+        """Indices of a family's images."""
         return np.flatnonzero(self.family == FAMILIES.index(family))
 
     def values(self, family: str, attribute: str) -> np.ndarray:
-        """An attribute of a family's pictures, as indices into its values."""
+        """An attribute of a family's images, as indices into its values."""
         known = ATTRIBUTES[family][attribute]
         return np.array([known.index(self.attributes[row][attribute]) for row in self.rows(family)])
 
@@ -61,16 +61,16 @@ class DrawnSet:
 
 @dataclass(frozen=True)
 class TwinSet:
-    """N pairs: pictures 2n and 2n + 1 are twins."""
+    """N pairs: images 2n and 2n + 1 are twins."""
 
     pixels: np.ndarray  # (2N, STORED, STORED, 3) uint8.
     family: np.ndarray  # (N,) index into FAMILIES.
     captions: list[list[list[str]]]  # (N, TWIN_CAPTIONS, 2): of one template, one caption of each twin.
-    attributes: list[dict[str, str]]  # 2N; every attribute of the picture's family.
+    attributes: list[dict[str, str]]  # 2N; every attribute of the image's family.
 
 
 def random_crops(pixels: np.ndarray, rows: Sequence[int] | np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Random crops (B, 3, 64, 64) in [-1,1] of some of the pictures (N, STORED, STORED, 3)."""
+    """Random crops (B, 3, 64, 64) in [-1,1] of some of the images (N, STORED, STORED, 3)."""
     corners = rng.integers(0, STORED - IMAGE_SIZE + 1, size=(len(rows), 2))
     crops = [pixels[row, y : y + IMAGE_SIZE, x : x + IMAGE_SIZE] for row, (y, x) in zip(rows, corners, strict=True)]
     return to_tensor(np.stack(crops))
@@ -81,15 +81,15 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float() / 127.5 - 1
 
 
-def drawn_set(split: str, count: int, seed: int, workers: int = 2) -> DrawnSet:
-    """`count` pictures of a split, families in turn; from the cache where they have been drawn before."""
+def rendered_set(split: str, count: int, seed: int, workers: int = 2) -> RenderedSet:
+    """`count` images of a split, families in turn; from the cache where they have been drawn before."""
     stem = CACHE / f"{split}-{count}-{seed}"
     texts = stem.with_suffix(".json")
     if not (texts.exists() and stem.with_suffix(".labels.npy").exists()):
         _draw(stem, split, count, seed, workers)
     stored = json.loads(texts.read_text(encoding="utf-8"))
     pixels, labels = (np.load(stem.with_suffix(suffix)) for suffix in (".npy", ".labels.npy"))
-    return DrawnSet(pixels, np.array(stored["family"]), stored["captions"], stored["attributes"], labels)
+    return RenderedSet(pixels, np.array(stored["family"]), stored["captions"], stored["attributes"], labels)
 
 
 def _draw(stem: Path, split: str, count: int, seed: int, workers: int) -> None:
@@ -112,8 +112,8 @@ def _draw(stem: Path, split: str, count: int, seed: int, workers: int) -> None:
         partial_file.write_text(json.dumps({"family": family, "captions": captions, "attributes": attributes}))
 
 
-def _draw_chunk(chunk: Sequence[tuple[str, int]], split: str, seed: int) -> list[Picture]:
-    return [picture(family, split, seed, index, STORED) for family, index in chunk]
+def _draw_chunk(chunk: Sequence[tuple[str, int]], split: str, seed: int) -> list[RenderedImage]:
+    return [render(family, split, seed, index, STORED) for family, index in chunk]
 
 
 def twin_set(count: int, seed: int, workers: int = 2) -> TwinSet:
