@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ratlip_cli"
 FLOORS = [
-    {"errors", "files"},
+    {"errors", "files", "progress"},
     {"tensor_files", "pixels", "device"},
     {"demo"},
     {"model"},

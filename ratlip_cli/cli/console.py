@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,25 @@ def progress(description: str, total: int | None, done: int = 0, unit: str = "im
             yield advance
     else:
         yield _plain_progress(description, total, done, unit)
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str, int, int | None, str], None]]:
+    """Yield a `ratlip_cli.progress.Progress`: a bar for each thing that is done, one after the other."""
+    with ExitStack() as stack:
+        shown, counted = "", 0
+        advance: Advance
+
+        def show(what: str, done: int, total: int | None, unit: str) -> None:
+            nonlocal shown, counted, advance
+            if what != shown:
+                stack.close()
+                advance = stack.enter_context(progress(what, total, unit=unit))
+                shown, counted = what, 0
+            advance(done - counted)
+            counted = done
+
+        yield show
 
 
 def _bar(unit: str) -> Progress:

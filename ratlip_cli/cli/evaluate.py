@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -256,7 +254,7 @@ def _of_model(
         folder = resolve_dataset(source, data_dir, image_size, progress=progress)
     images = CaptionedImages(folder, split, image_size)
     networks = options.load(request, device, model)
-    with _bars() as progress:
+    with console.bars() as progress:
         evaluation = evaluate_model(model, images, request, networks, progress)
     what = {"model": model.name, "model_fingerprint": model.fingerprint, "dataset": str(folder), "split": split}
     return what, evaluation
@@ -299,28 +297,9 @@ def _of_images(
         real = SplitImages(CaptionedImages(folder, split, size[0]))
         compared = {"dataset": str(folder), "split": split}
     networks = options.load(request, device)
-    with _bars() as progress:
+    with console.bars() as progress:
         evaluation = evaluate_images(samples, size, real, captions, request, networks, progress)
     return {"images": str(images), **compared}, evaluation
-
-
-@contextmanager
-def _bars() -> Iterator[Callable[[str, int, int, str], None]]:
-    """Yield what evaluation calls while it works: a bar for each thing that it does."""
-    with ExitStack() as stack:
-        shown, counted = "", 0
-        advance: console.Advance
-
-        def progress(what: str, done: int, total: int, unit: str) -> None:
-            nonlocal shown, counted, advance
-            if what != shown:
-                stack.close()
-                advance = stack.enter_context(console.progress(what, total, unit=unit))
-                shown, counted = what, 0
-            advance(done - counted)
-            counted = done
-
-        yield progress
 
 
 def _show(what: dict[str, Any], evaluation: Evaluation) -> None:
