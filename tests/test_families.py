@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import toy_family
 import torch
+import toy_family
 from command_line import ratlip
 
 from ratlip_cli.errors import UsageError, WeightsError
