@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from ratlip_cli.data.dataset import Batch, CaptionedImages, text_vectors, training_batches
-from ratlip_cli.data.layout import Record, write_dataset
+from ratlip_cli.data.layout import DatasetInfo, Record
+from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.model.clip import FrozenCLIP, load_clip
 
@@ -34,17 +35,10 @@ def gradients(folder: Path, flip: bool = True, width: int = SIDE) -> Path:
         )
         for number in range(IMAGES)
     ]
-    write_dataset(
-        folder,
-        records,
-        name="gradients",
-        source="the tests",
-        licence="CC0",
-        image_size=SIZE,
-        split_rule="all train",
-        checksums={},
-        flip=flip,
+    info = DatasetInfo(
+        name="gradients", source="the tests", licence="CC0", image_size=SIZE, split_rule="all train", flip=flip
     )
+    write_dataset(folder, records, info)
     return folder
 
 

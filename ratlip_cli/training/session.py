@@ -19,13 +19,14 @@ from torch import nn
 
 from ratlip_cli.data.dataset import CaptionedImages, text_vectors, training_batches
 from ratlip_cli.data.layout import read_split
-from ratlip_cli.data.prepare import Progress, resolve_dataset
+from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.device import peak_memory_mib, resolve_device
 from ratlip_cli.errors import DataError, TrainingError, UsageError, WeightsError
 from ratlip_cli.evaluation.protocol import Evaluation
 from ratlip_cli.files import whole_file
 from ratlip_cli.model.clip import BUNDLED, load_clip
 from ratlip_cli.pixels import to_images
+from ratlip_cli.progress import Progress, silent
 from ratlip_cli.sampling import noise_vectors
 from ratlip_cli.tensor_files import load_into, load_tensors
 from ratlip_cli.training.checkpoint import (
@@ -256,7 +257,7 @@ class DryRun:
     """Size of one checkpoint in MiB."""
 
 
-def dry_run(settings: TrainSettings, progress: Progress | None = None) -> DryRun:
+def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
     """Measure a few steps of the run that `settings` describe, and write nothing but what preparing the data takes.
 
     Args:
@@ -307,7 +308,7 @@ def dry_run(settings: TrainSettings, progress: Progress | None = None) -> DryRun
 
 
 def open_session(
-    settings: TrainSettings, tell: Callable[[str], None] = lambda line: None, progress: Progress | None = None
+    settings: TrainSettings, tell: Callable[[str], None] = lambda line: None, progress: Progress = silent
 ) -> TrainingSession:
     """Read the data, load the CLIP, build the networks or resume them, and open the run folder.
 
@@ -405,7 +406,7 @@ def _check_out(settings: TrainSettings) -> None:
         raise already_there(Path(settings.out))
 
 
-def _open_dataset(settings: TrainSettings, progress: Progress | None) -> CaptionedImages:
+def _open_dataset(settings: TrainSettings, progress: Progress) -> CaptionedImages:
     """The training split; a dataset that is not prepared yet is prepared first."""
     if not settings.dataset:
         raise UsageError("give the --dataset to train on: a name or a folder.")

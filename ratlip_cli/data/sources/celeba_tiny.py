@@ -1,8 +1,8 @@
-"""CelebA-tiny: 10,000 of the 30,000 faces of CelebAMask-HQ, each with ten sentences.
+"""CelebA-tiny: 10,000 of the 30,000 faces of CelebAMask-HQ, each with ten captions.
 
-The paper's authors drew theirs at random and published neither the draw nor the sentences. Here the draw is the list
-celeba_tiny.txt in this package, and the sentences are those of Multi-Modal-CelebA-HQ where the user has them, else
-written from the attributes (:mod:`ratlip_cli.data.sources.face_sentences`).
+The paper's authors chose theirs at random and published neither the choice nor the captions. Here the choice is the
+list celeba_tiny.txt in this package, and the captions are those of Multi-Modal-CelebA-HQ where the user has them, else
+written from the attributes (:mod:`ratlip_cli.data.sources.face_captions`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib.resources import files
 from ratlip_cli.data.archives import members
 from ratlip_cli.data.download import RemoteFile, google_drive
 from ratlip_cli.data.layout import Problem, Record
-from ratlip_cli.data.sources.face_sentences import ATTRIBUTES, face_sentences
+from ratlip_cli.data.sources.face_captions import ATTRIBUTES, face_captions
 from ratlip_cli.data.sources.official import Official, Piece, Places, missing, texts
 from ratlip_cli.errors import DataError
 
@@ -61,23 +61,23 @@ def records(places: Places) -> Iterator[Record | Problem]:
                 yield text
             elif text[0] in splits:
                 captions[text[0]] = text[1]
-    found = set()
+    present = set()
     for member in members(places[FACES.name], _IMAGE):
         match = _IMAGE.search(member.name)
         path, number = (match[1], int(match[2])) if match else ("", -1)
         if number not in splits:
             continue
-        found.add(path)
+        present.add(path)
         if isinstance(member, Problem):
             yield member
         elif number not in attributes:
             yield Problem(path, f"it has no line in {_ATTRIBUTES}")
         else:
             has = attributes[number]
-            sentences = face_sentences(has, number) if captions is None else captions.get(number, ())
+            written = face_captions(has, number) if captions is None else captions.get(number, ())
             extra = {"attributes": [name for name in ATTRIBUTES if has[name]]}
-            yield Record(str(number), splits[number], sentences, member.content, extra=extra, origin=path)
-    yield from missing((f"{number}.jpg" for number in splits), found)
+            yield Record(str(number), splits[number], written, member.content, extra=extra, origin=path)
+    yield from missing((f"{number}.jpg" for number in splits), present)
 
 
 def _attributes(places: Places) -> Iterator[tuple[int, Mapping[str, bool]] | Problem]:

@@ -55,32 +55,19 @@ def records(places: Places) -> Iterator[Record | Problem]:
             boxes[item[0]] = item[1]
     captions = reed.read_reed(places[CAPTIONS.name])
     yield from captions.problems
-    found = set()
+    present = set()
     for member in members(archive, _IMAGE):
         if isinstance(member, Problem):
             yield member
             continue
         path = member.name.split("images/")[-1]
-        found.add(path)
-        species, name = path.removesuffix(".jpg").split("/")
-        if path not in boxes:
+        present.add(path)
+        species = path.split("/")[0]
+        if path in boxes:
+            yield captions.record(member, path, species, species.split(".", 1)[1].replace("_", " "), boxes[path])
+        else:
             yield Problem(path, f"it has no box in {_BOXES}")
-            continue
-        try:
-            split = captions.split(species)
-        except ValueError as error:
-            yield Problem(path, str(error))
-            continue
-        yield Record(
-            name=name,
-            split=split,
-            captions=captions.captions.get((species, name), ()),
-            image=member.content,
-            crop=boxes[path],
-            extra={"class": species.split(".", 1)[1].replace("_", " ")},
-            origin=path,
-        )
-    yield from missing(boxes, found)
+    yield from missing(boxes, present)
 
 
 def _boxes(places: Places) -> Iterator[tuple[str, tuple[int, int, int, int]] | Problem]:
