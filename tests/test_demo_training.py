@@ -10,7 +10,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "examples" / "demo"))
 from classifier import load_classifier
-from score import fits, painter
+from score import fits, sampler
 
 from ratlip_cli.data.layout import read_split
 from ratlip_cli.data.prepare import PrepareRequest, prepare
@@ -47,5 +47,5 @@ def test_after_400_steps_birds_have_the_body_colour_that_was_asked_for(tmp_path:
     rng = np.random.default_rng(0)
     entries = read_split(tmp_path / "demo-birds", "test")[:CAPTIONS]
     captions = [("bird", entry.captions[rng.integers(len(entry.captions))]) for entry in entries]
-    images = painter(str(tmp_path / "run"))([caption for _, caption in captions], 0)
+    images = sampler(str(tmp_path / "run"))([caption for _, caption in captions], 0)
     assert fits(load_classifier(), images, captions)["bird body"] > 0.45

@@ -401,6 +401,20 @@ def test_a_licence_is_accepted_before_anything_is_fetched(tmp_path: Path) -> Non
     assert resolve_dataset("celeba-tiny", tmp_path, SIZE) == tmp_path / "celeba-tiny"
 
 
+def test_faces_that_earlier_versions_prepared_are_the_same_dataset(tmp_path: Path) -> None:
+    written.write_faces(tmp_path / "raw")
+    info = prepared("celeba-tiny", tmp_path / "raw", tmp_path / "faces")
+    file = tmp_path / "faces" / "dataset.json"
+    words = {
+        "source": "10,000 pictures of CelebAMask-HQ, https://github.com/switchablenorms/CelebAMask-HQ",
+        "licence": "non-commercial research, no redistribution of the pictures or of what is derived from them",
+    }
+    file.write_text(json.dumps(json.loads(file.read_text()) | words))
+    described = file.read_bytes()
+    assert prepared("celeba-tiny", tmp_path / "raw", tmp_path / "faces") == info
+    assert file.read_bytes() == described
+
+
 def test_another_file_than_the_official_one_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

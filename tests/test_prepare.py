@@ -220,6 +220,40 @@ def test_rendered_images_are_rendered_where_they_are_wanted(tmp_path: Path, monk
     assert prepare(PrepareRequest("demo-birds", tmp_path, count=60)).before == info
 
 
+def in_earlier_words(folder: Path, **words: str) -> bytes:
+    """Give dataset.json the words that earlier versions wrote; return it."""
+    file = folder / "dataset.json"
+    description = json.loads(file.read_text())
+    assert description.keys() >= words.keys()
+    file.write_text(json.dumps(description | words))
+    return file.read_bytes()
+
+
+def test_sets_that_earlier_versions_prepared_are_the_same_datasets(tmp_path: Path) -> None:
+    rendered = PrepareRequest("demo-birds", tmp_path, image_size=32, count=60)
+    own = PrepareRequest(str(photos(tmp_path / "of the pictures")), tmp_path / "data", image_size=32)
+    earlier = {
+        rendered: {
+            "source": "drawn by ratlip (ratlip_cli/data/drawn)",
+            "split_rule": "10 % of the pictures test; 5 % unseen: birds and flowers with pairs of colours (body and "
+            "wings, petals and centre) that no other split shows; the rest train",
+        },
+        own: {
+            "licence": "that of the pictures' owner",
+            "split_rule": "the folders train and test; elsewhere 0.1 of the pictures are test, by name (seed 0)",
+        },
+    }
+    for request, words in earlier.items():
+        first = prepare(request)
+        assert first.before is None
+        described = in_earlier_words(first.path, **words)
+        again = prepare(request)
+        assert again.before == again.info == first.info
+        assert (first.path / "dataset.json").read_bytes() == described
+        assert resolve_dataset(request.dataset, request.data_dir, 32) == first.path
+        assert (first.path / "dataset.json").read_bytes() == described
+
+
 @pytest.mark.parametrize("name", ["nothing", "celeba-tiny", "no/where"])
 def test_what_is_not_there_is_one_clear_line(tmp_path: Path, name: str) -> None:
     with pytest.raises((DataError, UsageError)) as caught:
