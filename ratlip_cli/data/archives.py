@@ -131,13 +131,13 @@ def md5(file: Path) -> str:
 
 def _in_folder(folder: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
     """Links are followed: the folder is the user's own, and datasets often lie elsewhere."""
-    seen = set()
+    visited = set()
     for directory, folders, files in os.walk(folder, followlinks=True):
         here = Path(directory)
-        if here.resolve() in seen:
+        if here.resolve() in visited:
             folders.clear()
             continue
-        seen.add(here.resolve())
+        visited.add(here.resolve())
         folders.sort()
         for name in sorted(files):
             path = (here / name).relative_to(folder).as_posix()

@@ -153,31 +153,24 @@ def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
 def _source(request: PrepareRequest) -> _Source:
     """Return where the images of `request` come from; raises the error for a name that is not known."""
     name, path = request.dataset, Path(request.dataset)
-    official = {"--raw": request.raw, "--accept-license": request.accept_license or None}
-    own = {"--caption-column": request.caption_column, "--test-fraction": request.test_fraction}
-    rendered = {"--count": request.count}
-    if name in demo.DATASETS:
-        _refuse(official, ", ".join(OFFICIAL), name)
-        _refuse(own, "own images", name)
-        return _rendered(request)
-    _refuse(rendered, "rendered images", name)
-    if name in OFFICIAL:
-        _refuse(own, "own images", name)
-        return _official(request)
-    _refuse(official, ", ".join(OFFICIAL), name)
+    rendered, official, own = "rendered images", ", ".join(OFFICIAL), "own images"
+    kind = rendered if name in demo.DATASETS else official if name in OFFICIAL else own
+    for whose, options in (
+        (official, {"--raw": request.raw, "--accept-license": request.accept_license or None}),
+        (own, {"--caption-column": request.caption_column, "--test-fraction": request.test_fraction}),
+        (rendered, {"--count": request.count}),
+    ):
+        if whose != kind and any(value is not None for value in options.values()):
+            verb = "are" if len(options) > 1 else "is"
+            raise UsageError(f"{' and '.join(options)} {verb} for {whose}, not for {name}.")
+    if kind != own:
+        return _rendered(request) if kind == rendered else _official(request)
     if path.exists():
         return _own(request)
     if len(path.parts) != 1:
         raise DataError(f"{name} does not exist. Give a folder of images with captions, or one of: {', '.join(KNOWN)}.")
     prepared = {info.parent.name for info in request.data_dir.glob(f"*/{INFO}")}
     raise unknown_name("dataset or folder", name, {*KNOWN, *prepared})
-
-
-def _refuse(options: Mapping[str, object], whose: str, dataset: str) -> None:
-    """Raise UsageError where one of the `options` of other datasets was given."""
-    if any(value is not None for value in options.values()):
-        verb = "are" if len(options) > 1 else "is"
-        raise UsageError(f"{' and '.join(options)} {verb} for {whose}, not for {dataset}.")
 
 
 def _own(request: PrepareRequest) -> _Source:

@@ -47,20 +47,10 @@ def records(places: Places) -> Iterator[Record | Problem]:
     Raises DataError where an archive is damaged or lacks what all of them need.
     """
     splits = tiny_list()
-    attributes: dict[int, Mapping[str, bool]] = {}
-    for row in _attributes(places):
-        if isinstance(row, Problem):
-            yield row
-        else:
-            attributes[row[0]] = row[1]
-    captions: dict[int, tuple[str, ...]] | None = None
-    if CAPTIONS.name in places:
-        captions = {}
-        for text in _captions(places):
-            if isinstance(text, Problem):
-                yield text
-            elif text[0] in splits:
-                captions[text[0]] = text[1]
+    attributes, problems = _attributes(places)
+    yield from problems
+    captions, problems = _captions(places, splits) if CAPTIONS.name in places else (None, [])
+    yield from problems
     present = set()
     for member in members(places[FACES.name], _IMAGE):
         match = _IMAGE.search(member.name)
@@ -80,33 +70,44 @@ def records(places: Places) -> Iterator[Record | Problem]:
     yield from missing((f"{number}.jpg" for number in splits), present)
 
 
-def _attributes(places: Places) -> Iterator[tuple[int, Mapping[str, bool]] | Problem]:
-    """Yield number and attributes of each face; raises DataError where their table is another one."""
+def _attributes(places: Places) -> tuple[dict[int, Mapping[str, bool]], list[Problem]]:
+    """Return the attributes of each face, and the lines that cannot be used.
+
+    Raises DataError where their table is another one.
+    """
     (table,) = texts(places[FACES.name], _ATTRIBUTES)
     names = table[1].split() if len(table) > 1 else []
     if sorted(names) != sorted(ATTRIBUTES):
         raise DataError(f"{places[FACES.name]}: the second line of {_ATTRIBUTES} does not name the 40 attributes.")
+    attributes: dict[int, Mapping[str, bool]] = {}
+    problems = []
     for number, line in enumerate(table[2:], start=3):
         file, *values = line.split() or [""]
         if not re.fullmatch(r"\d{1,9}\.jpg", file) or len(values) != len(names) or not {*values} <= {"1", "-1"}:
-            yield Problem(f"{_ATTRIBUTES}, line {number}", "not an image and 40 times 1 or -1")
+            problems.append(Problem(f"{_ATTRIBUTES}, line {number}", "not an image and 40 times 1 or -1"))
         else:
-            yield (
-                int(file.removesuffix(".jpg")),
-                {name: value == "1" for name, value in zip(names, values, strict=True)},
-            )
+            face = int(file.removesuffix(".jpg"))
+            attributes[face] = {name: value == "1" for name, value in zip(names, values, strict=True)}
+    return attributes, problems
 
 
-def _captions(places: Places) -> Iterator[tuple[int, tuple[str, ...]] | Problem]:
+def _captions(places: Places, splits: Mapping[int, str]) -> tuple[dict[int, tuple[str, ...]], list[Problem]]:
+    """Return the user's captions of the faces in `splits`, and the files that cannot be used."""
+    captions: dict[int, tuple[str, ...]] = {}
+    problems = []
     for member in members(places[CAPTIONS.name], _CAPTION):
         match = _CAPTION.search(member.name)
         if isinstance(member, Problem) or match is None:
-            yield Problem(member.name, member.reason if isinstance(member, Problem) else "not a number")
+            problems.append(member if isinstance(member, Problem) else Problem(member.name, "not a number"))
             continue
         try:
-            yield int(match[1]), tuple(member.read().decode("utf-8-sig").splitlines())
+            text = member.read().decode("utf-8-sig")
         except UnicodeDecodeError:
-            yield Problem(member.name, "not UTF-8")
+            problems.append(Problem(member.name, "not UTF-8"))
+        else:
+            if int(match[1]) in splits:
+                captions[int(match[1])] = tuple(text.splitlines())
+    return captions, problems
 
 
 DATASET = Official(
