@@ -113,8 +113,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     state = torch.load(args.run / "state.pt", weights_only=True)
     model = open_clip.CLIP(**model_cfg(len(words)))
-    seen = {name: t for name, t in state["model"].items() if name.startswith("visual.") or name == "logit_scale"}
-    model.load_state_dict(model.state_dict() | seen)
+    image_tower = {name: t for name, t in state["model"].items() if name.startswith("visual.") or name == "logit_scale"}
+    model.load_state_dict(model.state_dict() | image_tower)
     heads = AttributeLoss(model.visual.output_dim)
     heads.load_state_dict(state["heads"])
     for parameter in (*model.visual.parameters(), model.logit_scale, *heads.parameters()):
