@@ -18,7 +18,8 @@ from ratlip_cli.data.dataset import Batch, CaptionedImages, text_vectors, traini
 from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, UsageError
-from ratlip_cli.model.clip import FrozenCLIP, load_clip
+from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.weights.clip_files import load_clip
 
 IMAGES, SIZE, SIDE = 7, 32, 38
 

@@ -38,11 +38,12 @@ from ratlip_cli.evaluation.manifold import inside_manifold
 from ratlip_cli.evaluation.networks import Networks, load_networks
 from ratlip_cli.evaluation.protocol import Evaluation, evaluate_images, evaluate_model
 from ratlip_cli.evaluation.request import METRICS, Request
-from ratlip_cli.model.clip import FrozenCLIP, load_clip
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.pixels import to_uint8
 from ratlip_cli.sampling import noise_vectors, sample
+from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.model_folder import Model, create_model_folder, load_folder, model_config, save_weights
 
 CPU = torch.device("cpu")

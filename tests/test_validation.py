@@ -18,8 +18,8 @@ from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, RatlipError
 from ratlip_cli.evaluation.protocol import Evaluation, Score
 from ratlip_cli.tensor_files import load_tensors
-from ratlip_cli.training.session import open_session
 from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.start import open_session
 from ratlip_cli.training.validation import read_best
 
 
