@@ -105,6 +105,18 @@ def test_lines_are_readable() -> None:
     assert long == []
 
 
+def test_tables_are_whole() -> None:
+    """Every row of a table has the cells of its heading."""
+    tables = [
+        (page, table.splitlines())
+        for page, text in PAGES.items()
+        for table in re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE)
+    ]
+    assert len(tables) > 20
+    ragged = [f"{page}: {row}" for page, rows in tables for row in rows if row.count("|") != rows[0].count("|")]
+    assert ragged == []
+
+
 def test_the_test_command_is_printed() -> None:
     assert '    pip install ".[test]" && pytest' in README
 
