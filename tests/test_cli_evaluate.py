@@ -16,7 +16,7 @@ from formula_weights import write_inception
 from PIL import Image
 
 from ratlip_cli.data.layout import Record, write_dataset
-from ratlip_cli.evaluation.features import INCEPTION
+from ratlip_cli.evaluation.networks import INCEPTION
 from ratlip_cli.model.clip import load_clip
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ratlip_cli.data.layout import Record, write_dataset
 from ratlip_cli.errors import DataError, RatlipError
-from ratlip_cli.evaluation.protocol import Evaluation, Score
+from ratlip_cli.evaluation.run import Evaluation, Score
 from ratlip_cli.tensor_files import load_tensors
 from ratlip_cli.training.session import open_session
 from ratlip_cli.training.settings import TrainSettings
@@ -32,14 +32,14 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 
 def say(monkeypatch: pytest.MonkeyPatch, *distances: float) -> None:
-    """Let evaluations find these Fréchet distances, one after the other."""
+    """Let evaluations result in these Fréchet distances, one after the other."""
     coming: Iterator[float] = iter(distances)
 
     def evaluation(*arguments: object) -> Evaluation:
-        score = Score(next(coming), None, "CLIP", 2, 2, 0.1, None)
-        return Evaluation("standard", 0, (32, 32), 1, {}, "0123456789abcdef", 0.1, {"fid_clip": score})
+        score = Score("fid", "fid_clip", next(coming), None, "CLIP", 2, 2, 0.1, None)
+        return Evaluation({}, "cpu", "standard", 0, (32, 32), 1, {}, "0123456789abcdef", 0.1, {score.name: score})
 
-    monkeypatch.setattr("ratlip_cli.training.validation.evaluate_model", evaluation)
+    monkeypatch.setattr("ratlip_cli.training.validation.score_inputs", evaluation)
 
 
 def test_scores_are_those_of_ratlip_evaluate(settings: TrainSettings) -> None:
@@ -49,12 +49,12 @@ def test_scores_are_those_of_ratlip_evaluate(settings: TrainSettings) -> None:
     assert "fid_clip" not in first
     for folder in ("best", "model"):
         answer = ratlip("evaluate", "--model", run / folder, "--captions-per-image", "1", "--json", "--device", "cpu")
-        found = json.loads(answer.out)
-        assert {name: score["value"] for name, score in found["metrics"].items()} == {
+        result = json.loads(answer.out)
+        assert {name: score["value"] for name, score in result["metrics"].items()} == {
             "fid_clip": second["fid_clip"],
             "clip_score": second["clip_score"],
         }
-        assert found["fingerprint"] == second["evaluation"]
+        assert result["fingerprint"] == second["evaluation"]
 
 
 def test_the_best_is_kept(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from ratlip_cli.data.layout import read_split
 from ratlip_cli.data.prepare import Progress, resolve_dataset
 from ratlip_cli.device import peak_memory_mib, resolve_device
 from ratlip_cli.errors import DataError, TrainingError, UsageError, WeightsError
-from ratlip_cli.evaluation.protocol import Evaluation
+from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import whole_file
 from ratlip_cli.model.clip import BUNDLED, load_clip
 from ratlip_cli.pixels import to_images
