@@ -13,8 +13,8 @@ from hub_connection import Connect, connection
 from PIL import Image
 
 from ratlip_cli.data.layout import Record, write_dataset
-from ratlip_cli.model.clip import save_clip
 from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.weights.clip_files import save_clip
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # where a script runs the tests in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs that they start would inherit it
@@ -72,7 +72,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_settings(tiny_clip: Path, tiny_dataset: Path) -> TrainSettings:
     """A training run of milliseconds a step."""
-    return TrainSettings(
+    return TrainSettings.of(
         dataset=str(tiny_dataset),
         clip=str(tiny_clip),
         image_size=32,

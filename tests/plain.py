@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ratlip_cli.model.clip import FrozenCLIP, QuickGELU, SelfAttention
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ratlip_cli.fast.chunks import in_parts
 from ratlip_cli.model import cache
-from ratlip_cli.model.cache import in_parts
 from ratlip_cli.model.rat import fused
 
 

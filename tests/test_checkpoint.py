@@ -22,8 +22,8 @@ from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
 from ratlip_cli.files import PARTIAL
 from ratlip_cli.training.checkpoint import list_checkpoints, newest_checkpoint, read_checkpoint
 from ratlip_cli.training.run_folder import truncate_metrics
-from ratlip_cli.training.session import open_session
 from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.start import open_session
 from ratlip_cli.weights.model_folder import load_folder
 
 FILES = ("generator.safetensors", "average.safetensors", "discriminator.safetensors", "state.pt", "checkpoint.json")

@@ -17,9 +17,9 @@ from PIL import Image
 
 from ratlip_cli.data.layout import Record, write_dataset
 from ratlip_cli.evaluation.networks import INCEPTION
-from ratlip_cli.model.clip import load_clip
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
+from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.model_folder import create_model_folder, model_config, save_weights
 
 GATE = Path(__file__).parents[1] / "examples" / "ci_gate.sh"

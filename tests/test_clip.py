@@ -13,15 +13,8 @@ from conftest import PREPROCESS, TINY_CLIP
 from safetensors.torch import load_file, save_file
 
 from ratlip_cli.errors import UsageError, WeightsError
-from ratlip_cli.model.clip import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    FrozenCLIP,
-    QuickGELU,
-    clip_architecture,
-    load_clip,
-    save_clip,
-)
+from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.weights.clip_files import CONFIG_FILE, WEIGHTS_FILE, clip_architecture, load_clip, save_clip
 
 SENTENCES = ["a red bird with black wings", "a yellow flower"]
 
@@ -212,10 +205,10 @@ def test_bad_folders_are_answered_in_one_line(tiny_clip: Path, tmp_path: Path) -
 
 def test_quick_gelu_is_open_clips() -> None:
     blocks = clip_architecture("ViT-B-32-quickgelu").visual.transformer.resblocks
-    assert all(isinstance(block.mlp.gelu, QuickGELU) for block in blocks)
+    assert all(isinstance(block.mlp.gelu, FastQuickGELU) for block in blocks)
     exact = clip_architecture("ViT-B-32").visual.transformer.resblocks
-    assert not any(isinstance(block.mlp.gelu, QuickGELU) for block in exact)
+    assert not any(isinstance(block.mlp.gelu, FastQuickGELU) for block in exact)
     x = torch.linspace(-12, 12, 1001, dtype=torch.float64, requires_grad=True)
-    ours, theirs = QuickGELU()(x), open_clip.transformer.QuickGELU()(x)
+    ours, theirs = FastQuickGELU()(x), open_clip.transformer.QuickGELU()(x)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(*(torch.autograd.grad(y.sum(), x)[0] for y in (ours, theirs)))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ratlip_cli.model.convolution import ColourConv, Conv3x3, plus_enlarged
+from ratlip_cli.fast.upsampling import ColourConv, Conv3x3, plus_enlarged
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -17,7 +17,8 @@ from PIL import Image
 from ratlip_cli.data.dataset import Batch, CaptionedImages, text_vectors, training_batches
 from ratlip_cli.data.layout import Record, write_dataset
 from ratlip_cli.errors import DataError, UsageError
-from ratlip_cli.model.clip import FrozenCLIP, load_clip
+from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.weights.clip_files import load_clip
 
 IMAGES, SIZE, SIDE = 7, 32, 38
 

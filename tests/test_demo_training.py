@@ -14,8 +14,8 @@ from score import fits, painter
 
 from ratlip_cli.data.layout import read_split
 from ratlip_cli.data.prepare import demo_source
-from ratlip_cli.training.session import open_session
 from ratlip_cli.training.settings import resolve_settings
+from ratlip_cli.training.start import open_session
 
 CAPTIONS = 240
 STEPS = 400

@@ -43,12 +43,13 @@ from ratlip_cli.evaluation.networks import (
 from ratlip_cli.evaluation.request import METRICS, EvaluationRequest
 from ratlip_cli.evaluation.run import Evaluation, evaluate, score_inputs
 from ratlip_cli.evaluation.statistics import Moments, frechet_distance, inside_manifold, kernel_distance, moments
-from ratlip_cli.model.clip import FrozenCLIP, load_clip
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.pixels import to_levels
 from ratlip_cli.progress import silent
 from ratlip_cli.sampling import noise_vectors, sample
+from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.model_folder import Model, create_model_folder, load_folder, model_config, save_weights
 
 CPU = torch.device("cpu")
@@ -536,7 +537,7 @@ def test_one_call_scores_a_model_by_name_or_loaded(model: Model, model_folder: P
 def test_a_broken_generator_is_named(model: Model, dataset: CaptionedImages, clip: FrozenCLIP) -> None:
     broken = Generator(model.config.generator, clip.geometry).eval().requires_grad_(False)
     broken.to_rgb.weight.data.fill_(float("nan"))
-    with pytest.raises(RatlipError, match="model random draws pixels that are not numbers"):
+    with pytest.raises(RatlipError, match="model random generates pixels that are not numbers"):
         evaluated(replace(model, generator=broken), dataset, EvaluationRequest(captions_per_image=1))
 
 

@@ -12,19 +12,20 @@ from plain import weights_of
 from test_plain import CONFIG, randomise
 from torch import nn
 
-from ratlip_cli.model.cache import CACHE_BYTES
-from ratlip_cli.model.clip import FrozenCLIP, load_clip
-from ratlip_cli.model.config import VARIANTS, ClipGeometry, GeneratorConfig
-from ratlip_cli.model.drawing import (
+from ratlip_cli.fast.chunks import CACHE_BYTES
+from ratlip_cli.fast.onednn import PackedConv
+from ratlip_cli.fast.sampling import (
     DoublingConv,
     UnshuffledAttention,
     channel_orders,
     for_sampling,
     images_at_once,
 )
+from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.model.config import VARIANTS, ClipGeometry, GeneratorConfig
 from ratlip_cli.model.generator import Generator
-from ratlip_cli.model.onednn import PackedConv
 from ratlip_cli.model.shuffle_attention import ShuffleAttention
+from ratlip_cli.weights.clip_files import load_clip
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def clip(tiny_clip: Path) -> FrozenCLIP:
 def test_drawing_is_the_plain_transcription(
     clip: FrozenCLIP, variant: str, image_size: int, packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ratlip_cli.model.drawing.is_usable", lambda: packed)
+    monkeypatch.setattr("ratlip_cli.fast.sampling.is_usable", lambda: packed)
     torch.manual_seed(0)
     config = replace(CONFIG, variant=variant, image_size=image_size)
     generator = Generator(config, clip.geometry)

@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw
 
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.data.layout import Record, write_dataset
-from ratlip_cli.model.clip import save_clip
 from ratlip_cli.sampling import noise_vectors
-from ratlip_cli.training.session import open_session
 from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.start import open_session
+from ratlip_cli.weights.clip_files import save_clip
 
 SHAPES = (
     ("circle", "red", "white"),

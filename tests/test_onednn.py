@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ratlip_cli.model.onednn import FixedLinear, PackedConv, fixed_linear, is_usable
+from ratlip_cli.fast.onednn import FixedLinear, PackedConv, fixed_linear, is_usable
 from ratlip_cli.training.benchmark import _FlopCounter
 
 SHAPES = [(3, 5, 7), (2, 1, 4), (6, 8)]

@@ -12,12 +12,13 @@ from plain import PlainTrainer, draw, features, judge, weights_of
 from torch import nn
 
 from ratlip_cli.data.dataset import Batch
-from ratlip_cli.model.clip import FrozenCLIP, load_clip
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import VARIANTS, DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import Trainer, step_noise
+from ratlip_cli.weights.clip_files import load_clip
 
 CONFIG = GeneratorConfig(
     image_size=64, noise_dim=12, hidden_size=8, base_channels=8, bridge_channels=16, bridge_blocks=2

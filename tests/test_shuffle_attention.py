@@ -56,7 +56,7 @@ def test_values_and_gradients_are_the_plain_ones(
 ) -> None:
     """Also where the shuffle cuts a group in two, which it does with an odd number of them."""
     if parts > 1:
-        monkeypatch.setattr("ratlip_cli.model.cache.CACHE_BYTES", 1)
+        monkeypatch.setattr("ratlip_cli.fast.chunks.CACHE_BYTES", 1)
     review = _review(channels, groups).double().train(training)
     x = torch.randn(3, channels, 5, 6, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
     inputs = (x, *review.parameters())

@@ -15,12 +15,14 @@ from torch.nn import functional as F
 
 from ratlip_cli.data.dataset import Batch, CaptionedImages, text_vectors, training_batches
 from ratlip_cli.errors import TrainingError
-from ratlip_cli.model.clip import load_clip
 from ratlip_cli.model.losses import mode_seeking
+from ratlip_cli.training.dry_run import dry_run
 from ratlip_cli.training.ema import start_ema, tensors_of, update_ema
-from ratlip_cli.training.session import PATIENCE, TrainingSession, dry_run, open_session
+from ratlip_cli.training.session import PATIENCE, TrainingSession
 from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.start import open_session
 from ratlip_cli.training.trainer import StepRecord, Trainer, step_noise
+from ratlip_cli.weights.clip_files import load_clip
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,8 @@ from ratlip_cli.data.layout import Record, write_dataset
 from ratlip_cli.errors import DataError, RatlipError
 from ratlip_cli.evaluation.run import Evaluation, Score
 from ratlip_cli.tensor_files import load_tensors
-from ratlip_cli.training.session import open_session
 from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.start import open_session
 from ratlip_cli.training.validation import read_best
 
 
@@ -67,9 +67,9 @@ def test_the_best_is_kept(settings: TrainSettings, monkeypatch: pytest.MonkeyPat
     assert (best.step, best.metric, best.value) == (4, "fid_clip", 3.0)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000004", "step_00000006"]
     kept = load_tensors(run / "best" / "generator.safetensors")
-    average = load_tensors(run / "checkpoints" / "step_00000004" / "average.safetensors")
+    ema = load_tensors(run / "checkpoints" / "step_00000004" / "ema.safetensors")
     newest = load_tensors(run / "model" / "generator.safetensors")
-    assert all(torch.equal(tensor, average[name]) for name, tensor in kept.items())
+    assert all(torch.equal(tensor, ema[name]) for name, tensor in kept.items())
     assert any(not torch.equal(tensor, newest[name]) for name, tensor in kept.items())
 
     say(monkeypatch, 3.5, 2.0)  # the run goes on; the first of these is worse than the best before it

@@ -19,7 +19,8 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from ratlip_cli.demo.attributes import ATTRIBUTES
-from ratlip_cli.model.clip import FrozenCLIP, load_clip
+from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.weights.clip_files import load_clip
 
 _COUNTED = {"none": "no leaves", "one": "one leaf", "two": "two leaves"}
 _PERCHED = {"branch": "on a branch", "rock": "on a rock", "fence": "on a fence", "grass": "on the grass"}

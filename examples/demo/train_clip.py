@@ -27,7 +27,8 @@ from torch.nn import functional as F
 
 from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES
 from ratlip_cli.files import whole_file
-from ratlip_cli.model.clip import UNKNOWN, load_clip, save_clip
+from ratlip_cli.model.clip import UNKNOWN
+from ratlip_cli.weights.clip_files import load_clip, save_clip
 
 CONTEXT = 32
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}

@@ -36,7 +36,7 @@ from train_clip import (
 
 from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, HELD_OUT, PAIRED
 from ratlip_cli.files import whole_file
-from ratlip_cli.model.clip import load_clip, save_clip
+from ratlip_cli.weights.clip_files import load_clip, save_clip
 
 MIXED = 0.4
 """Share of the batches that hold all families; without them nothing asks the text for its family."""

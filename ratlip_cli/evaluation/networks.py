@@ -19,10 +19,11 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 
 from ratlip_cli.errors import WeightsError, unknown_name
 from ratlip_cli.evaluation.request import FEATURES, EvaluationRequest
-from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP, load_clip
+from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.pixels import from_levels
 from ratlip_cli.tensor_files import fingerprint, load_weights
+from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.model_folder import CLIP_FOLDER, Model
 
 VIT_B_32 = ClipGeometry(width=768, grid=7, layers=12, embed_dim=512, image_size=224)

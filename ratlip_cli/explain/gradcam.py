@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ratlip_cli.errors import UsageError, WeightsError, unknown_name
 from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures
-from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.weights.model_folder import DISCRIMINATOR_FILE, Model, load_discriminator
 
@@ -66,19 +65,19 @@ def make_target(name: str, model: Model) -> Target:
         )
     if name == "discriminator":
         discriminator = discriminator_of(model)
-        if discriminator.config.pixel_stem:
-            logger.warning("this discriminator sees the pixels too; maps show what reaches it through CLIP alone.")
+        if warning := model.family.warning(model.config.discriminator):
+            logger.warning(warning)
         return Target(
             name,
             "logit of Mate-D",
-            lambda features, text: discriminator(features.patches, text, features.pixels),
+            lambda features, text: model.family.logits(discriminator, features, text),
             model.clip,
             geometry.feature_blocks[-1],
         )
     raise unknown_name("target", name, TARGETS)
 
 
-def discriminator_of(model: Model) -> Discriminator:
+def discriminator_of(model: Model) -> nn.Module:
     """The model's discriminator, frozen. Raises WeightsError where it comes without one."""
     if not (model.folder / DISCRIMINATOR_FILE).is_file():
         raise WeightsError(f"model {model.name} comes without its discriminator; use clip instead.")

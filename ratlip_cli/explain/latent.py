@@ -96,12 +96,10 @@ def make_space(name: str, model: Model) -> Space:
     if name == "clip":
         return Space(name, model, model.clip.encode_image)
     if name == "discriminator":
-        extractor = discriminator_of(model).extractor
+        discriminator = discriminator_of(model)
 
         def vectors(images: Tensor) -> Tensor:
-            features = model.clip.features(images)
-            extracted: Tensor = extractor(features.patches, features.pixels)
-            return extracted.mean(dim=(2, 3))
+            return model.family.features(discriminator, model.clip, images)
 
         return Space(name, model, vectors)
     raise unknown_name("space", name, SPACES)
