@@ -28,7 +28,7 @@ from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
 from ratlip_cli.evaluation import feature_file, statistics
 from ratlip_cli.evaluation.bootstrap import interval, resamples
 from ratlip_cli.evaluation.clip_score import candidates, clip_scores, ranks_first
-from ratlip_cli.evaluation.feature_file import FeatureFile, FeatureWriter
+from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer
 from ratlip_cli.evaluation.images import Captions, GeneratedImages, SplitImages
 from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_folder
 from ratlip_cli.evaluation.networks import (
@@ -65,9 +65,9 @@ def feature_files(folder: Path, *sets: NDArray[np.float64]) -> list[FeatureFile]
     files = []
     for number, features in enumerate(sets):
         rows = torch.from_numpy(features.astype(np.float32))
-        with FeatureWriter(folder / f"{number}.npy", *features.shape) as writer:
+        with feature_writer(folder / f"{number}.npy", *features.shape) as append:
             for batch in torch.split(rows, 7):
-                writer.append(batch)
+                append(batch)
         files.append(FeatureFile(folder / f"{number}.npy"))
     return files
 
@@ -491,7 +491,7 @@ def test_the_clip_that_scores(model: Model, tiny_clip: Path, monkeypatch: pytest
     assert load_networks(by_clip, CPU, model).clips[0].clip is model.clip
     assert loaded == []
     load_networks(by_inception, CPU, model)  # no ViT-B/32, and none of its own named: OpenAI's is taken
-    load_networks(replace(by_clip, clip="this", second_clip="that"), CPU, model)
+    load_networks(replace(by_clip, clip="this", clip_score_clip="that"), CPU, model)
     assert loaded == ["ViT-B-32-quickgelu:openai", "this", "that"]
     monkeypatch.setattr("ratlip_cli.evaluation.networks.VIT_B_32", model.clip.geometry)
     assert load_networks(by_inception, CPU, model).clips[0].clip is model.clip
@@ -500,7 +500,7 @@ def test_the_clip_that_scores(model: Model, tiny_clip: Path, monkeypatch: pytest
 
 def test_a_second_clip_has_scores_of_its_own(model: Model, dataset: CaptionedImages, tiny_clip: Path) -> None:
     request = EvaluationRequest(
-        metrics=("clip-score", "r-precision"), captions_per_image=1, features="clip", second_clip=str(tiny_clip)
+        metrics=("clip-score", "r-precision"), captions_per_image=1, features="clip", clip_score_clip=str(tiny_clip)
     )
     evaluation = evaluated(model, dataset, request)
     first, second = evaluation.score("clip_score"), evaluation.score("second_clip_score")

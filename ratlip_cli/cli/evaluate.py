@@ -5,21 +5,25 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ratlip_cli.cli import console
+from ratlip_cli.cli.options import Json, Quiet, with_options
 from ratlip_cli.errors import ThresholdError, UsageError
 from ratlip_cli.evaluation.request import DEFAULT_METRICS, EvaluationRequest
+from ratlip_cli.setting import settings_of
 
 if TYPE_CHECKING:
     from ratlip_cli.evaluation.run import Evaluation
 
-METRICS, SCORED, HOW, THRESHOLDS = "Metrics (none named: fid and clip-score)", "What is scored", "How", "Thresholds"
+METRICS, THRESHOLDS = "Metrics (none named: fid and clip-score)", "Thresholds"
 
 
+@with_options(settings_of(EvaluationRequest).values())
 def evaluate(
+    typed: dict[str, Any],
     fid: Annotated[bool, typer.Option("--fid", help="Fréchet distance.", rich_help_panel=METRICS)] = False,
     kid: Annotated[bool, typer.Option("--kid", help="Kernel distance.", rich_help_panel=METRICS)] = False,
     precision_recall: Annotated[
@@ -32,70 +36,6 @@ def evaluate(
         bool,
         typer.Option("--r-precision", help="How often a caption ranks first among 100.", rich_help_panel=METRICS),
     ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Model folder, run folder, owner/name on the Hugging Face Hub, or ratlip-demo.",
-            rich_help_panel=SCORED,
-        ),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FOLDER", help="Real images; the model's own dataset if left out.", rich_help_panel=SCORED
-        ),
-    ] = None,
-    split: Annotated[str, typer.Option(help="Split of the dataset.", rich_help_panel=SCORED)] = "test",
-    images: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Score these images instead of a model's.", rich_help_panel=SCORED),
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="With --images: real images, instead of --dataset.", rich_help_panel=SCORED),
-    ] = None,
-    data_dir: Annotated[
-        Path, typer.Option(envvar="RATLIP_DATA", help="Folder of prepared datasets.", rich_help_panel=SCORED)
-    ] = Path("data"),
-    protocol: Annotated[
-        str,
-        typer.Option(help="standard, or released: as the published code, for its tables only.", rich_help_panel=HOW),
-    ] = "standard",
-    features: Annotated[
-        str | None,
-        typer.Option(
-            help="inception, or clip: the model's own; if left out, what the model names.", rich_help_panel=HOW
-        ),
-    ] = None,
-    inception_weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Inception's weights, for a machine without internet.", rich_help_panel=HOW),
-    ] = None,
-    clip: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL[:PRETRAINED]",
-            help="CLIP to score by; a model's own ViT-B/32, or OpenAI's, if left out.",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
-    clip_score_clip: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL:PRETRAINED",
-            help="A second CLIP for the CLIP metrics, which training never saw.",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
-    captions_per_image: Annotated[int, typer.Option(help="Captions of each image.", rich_help_panel=HOW)] = 10,
-    bootstrap: Annotated[
-        int, typer.Option(metavar="N", help="Resamples for 95 % intervals; 0 for none.", rich_help_panel=HOW)
-    ] = 0,
-    seed: Annotated[int, typer.Option(help="Decides the noise vectors.", rich_help_panel=HOW)] = 0,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images at a time; changes no score.", rich_help_panel=HOW)
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=HOW)] = "auto",
     max_fid: Annotated[
         float | None,
         typer.Option(metavar="X", help="Exit with 3 where the Fréchet distance is above.", rich_help_panel=THRESHOLDS),
@@ -105,8 +45,8 @@ def evaluate(
         typer.Option(metavar="Y", help="Exit with 3 where the CLIP score is below.", rich_help_panel=THRESHOLDS),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the result as JSON.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score a model, or images from anywhere, and say how each number was made.
 
@@ -129,25 +69,8 @@ def evaluate(
         "clip-score": clip_score or min_clip_score is not None,
         "r-precision": r_precision,
     }
-    request = EvaluationRequest(
-        model=model,
-        images=images,
-        reference=reference,
-        dataset=dataset,
-        split=split,
-        data_dir=data_dir,
-        metrics=tuple(metric for metric, wanted in named.items() if wanted) or DEFAULT_METRICS,
-        protocol=protocol,
-        features=features,
-        clip=clip,
-        second_clip=clip_score_clip,
-        inception_weights=inception_weights,
-        captions_per_image=captions_per_image,
-        bootstrap=bootstrap,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-    )
+    metrics = tuple(metric for metric, wanted in named.items() if wanted)
+    request = EvaluationRequest(metrics=metrics or DEFAULT_METRICS, **typed)
     if out is not None and out.exists():
         raise UsageError(f"{out} exists; choose another --out.")
 

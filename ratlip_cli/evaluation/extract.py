@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ratlip_cli.evaluation.feature_file import FeatureFile, FeatureWriter
+from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer
 from ratlip_cli.evaluation.images import Images
 from ratlip_cli.evaluation.inputs import Inputs
 from ratlip_cli.evaluation.networks import FeatureNetwork, Networks
@@ -73,16 +73,16 @@ class _Run:
     def write(self, paths: Sequence[Path], images: Images, networks: Sequence[FeatureNetwork], what: str) -> None:
         """Write the features of all images, a file for each network."""
         with contextlib.ExitStack() as stack:
-            writers = [
-                stack.enter_context(FeatureWriter(path, len(images), network.dimensions))
+            appends = [
+                stack.enter_context(feature_writer(path, len(images), network.dimensions))
                 for path, network in zip(paths, networks, strict=True)
             ]
             done = 0
             self.progress(what, done, len(images), "images")
             for batch in images.batches(self.batch_size):
-                for network, writer in zip(networks, writers, strict=True):
+                for network, append in zip(networks, appends, strict=True):
                     started = time.perf_counter()
-                    writer.append(network(batch))
+                    append(network(batch))
                     self.seconds[network.name] += time.perf_counter() - started
                 done += len(batch)
                 self.progress(what, done, len(images), "images")

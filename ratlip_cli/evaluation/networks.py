@@ -215,6 +215,9 @@ class Networks:
 def load_networks(request: EvaluationRequest, device: torch.device, model: Model | None = None) -> Networks:
     """Load the networks that a request needs.
 
+    The CLIP is `request.clip` where that is given; else the model's own where its features are `clip` or it is a
+    ViT-B/32; else OpenAI's ViT-B/32. The protocol `released` has an Inception of its own instead of `features`.
+
     Args:
         model: what is scored, if it is a model.
 
@@ -234,8 +237,9 @@ def load_networks(request: EvaluationRequest, device: torch.device, model: Model
         clips.append(_scoring_clip(request, device, model, own=features == "clip"))
     if request.feature_keys and by_clip:
         network = clips[0]
-    if request.clip_keys and request.second_clip is not None:
-        clips.append(ClipNetwork(load_clip(request.second_clip, device), request.second_clip, request.released))
+    second = request.clip_score_clip
+    if request.clip_keys and second is not None:
+        clips.append(ClipNetwork(load_clip(second, device), second, request.released))
     return Networks(network, tuple(clips) if request.clip_keys else (), device)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratlip_cli.errors import UsageError, unknown_name
+from ratlip_cli.setting import setting
 
 if TYPE_CHECKING:
     from ratlip_cli.weights.model_folder import Model
@@ -27,51 +28,65 @@ FEWEST_RESAMPLES = 40
 """Bootstrap resamples below which there is no 2.5 % quantile."""
 
 
+SCORED, HOW = "What is scored", "How"
+
+
 @dataclass(frozen=True)
 class EvaluationRequest:
     """What to score, against what, by which metrics, and how.
 
-    Either a model is scored, on a split of a dataset; or a folder of images, against a folder or a split.
+    Either a model is scored, on a split of a dataset; or a folder of images, against a folder or a split. The sentences
+    are those of the command line; `model` may also be a loaded model, which stays on its device.
 
     Raises UsageError for unknown names, numbers out of range, and settings that exclude each other.
     """
 
-    model: str | Path | Model | None = None
-    """What `load_model` takes, or a loaded model; left out, the newest run in runs/, else ratlip-demo."""
-    images: Path | None = None
-    """Folder of images to score instead of a model's."""
-    reference: Path | None = None
-    """With `images`: folder of real images, instead of `dataset`."""
-    dataset: str | Path | None = None
-    """Real images: a dataset's name or folder. Left out, what the model was trained on."""
-    split: str = "test"
-    """Split of the dataset."""
-    data_dir: Path = Path("data")
-    """Folder of prepared datasets."""
+    model: str | Path | Model | None = setting(
+        None, "Model folder, run folder, owner/name on the Hugging Face Hub, or ratlip-demo.", group=SCORED
+    )
+    dataset: str | Path | None = setting(
+        None, "Real images; the model's own dataset if left out.", group=SCORED, metavar="NAME|FOLDER"
+    )
+    split: str = setting("test", "Split of the dataset.", group=SCORED)
+    images: Path | None = setting(None, "Score these images instead of a model's.", group=SCORED, metavar="DIR")
+    reference: Path | None = setting(
+        None, "With --images: real images, instead of --dataset.", group=SCORED, metavar="DIR"
+    )
+    data_dir: Path = setting(Path("data"), "Folder of prepared datasets.", group=SCORED, envvar="RATLIP_DATA")
     metrics: tuple[str, ...] = DEFAULT_METRICS
     """Of METRICS."""
-    protocol: str = "standard"
-    """One of PROTOCOLS."""
-    features: str | None = None
-    """One of FEATURES, for FID, KID, precision and recall; left out, what the model names, else Inception. The protocol
-    `released` has an Inception of its own instead."""
-    clip: str | None = None
-    """CLIP to score by, as `load_clip` takes it. Left out, the model's own where `features` is `clip` or it is a
-    ViT-B/32, else OpenAI's ViT-B/32."""
-    second_clip: str | None = None
-    """A further CLIP, for CLIP score and R-precision."""
-    inception_weights: Path | None = None
-    """File of Inception's weights; left out, they are looked for and downloaded."""
-    captions_per_image: int = 10
-    """The first so many captions of each image are used, or all where there are fewer."""
-    bootstrap: int = 0
-    """Resamples for 95 % intervals; 0 for none."""
-    seed: int = 0
-    """Of the model's noise vectors."""
-    batch_size: int | None = None
-    """Images at a time; left out, feature networks take 16 on a CPU and 64 elsewhere."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps; a loaded model stays where it is."""
+    protocol: str = setting(
+        "standard",
+        "released: as the published code, for comparison with its tables only.",
+        group=HOW,
+        choices=PROTOCOLS,
+    )
+    features: str | None = setting(
+        None,
+        "Network for FID, KID, precision and recall; clip: the model's own. If left out, what the model names.",
+        group=HOW,
+        choices=FEATURES,
+    )
+    inception_weights: Path | None = setting(
+        None, "Inception's weights, for a machine without internet.", group=HOW, metavar="FILE"
+    )
+    clip: str | None = setting(
+        None,
+        "CLIP to score by; a model's own ViT-B/32, or OpenAI's, if left out.",
+        group=HOW,
+        metavar="MODEL[:PRETRAINED]",
+    )
+    clip_score_clip: str | None = setting(
+        None,
+        "A second CLIP for the CLIP metrics, which training never saw.",
+        group=HOW,
+        metavar="MODEL:PRETRAINED",
+    )
+    captions_per_image: int = setting(10, "Captions of each image, or all where there are fewer.", group=HOW)
+    bootstrap: int = setting(0, "Resamples for 95 % intervals; 0 for none.", group=HOW, metavar="N")
+    seed: int = setting(0, "Decides the noise vectors.", group=HOW)
+    batch_size: int | None = setting(None, "Images at a time; changes no score.", group=HOW)
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.", group=HOW)
 
     def __post_init__(self) -> None:
         for metric in self.metrics:
