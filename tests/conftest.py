@@ -12,7 +12,8 @@ import torch
 from hub_connection import Connect, connection
 from PIL import Image
 
-from ratlip_cli.data.layout import Record, write_dataset
+from ratlip_cli.data.layout import DatasetInfo, Record
+from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.weights.clip_files import save_clip
 
@@ -56,16 +57,8 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split, colours in (("train", COLOURS), ("test", COLOURS[:2]))
         for colour in colours
     ]
-    write_dataset(
-        folder,
-        records,
-        name="colours",
-        source="made by the tests",
-        licence="CC0",
-        image_size=32,
-        split_rule="by name",
-        checksums={},
-    )
+    info = DatasetInfo(name="colours", source="made by the tests", licence="CC0", image_size=32, split_rule="by name")
+    write_dataset(folder, records, info)
     return folder
 
 

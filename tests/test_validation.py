@@ -13,7 +13,8 @@ import torch
 from command_line import ratlip
 from PIL import Image
 
-from ratlip_cli.data.layout import Record, write_dataset
+from ratlip_cli.data.layout import DatasetInfo, Record
+from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, RatlipError
 from ratlip_cli.evaluation.run import Evaluation, Score
 from ratlip_cli.tensor_files import load_tensors
@@ -110,7 +111,7 @@ def test_what_evaluation_lacks_is_said_before_the_run_begins(settings: TrainSett
         for number in range(4)
     ]
     description = {"name": "x", "source": "tests", "licence": "CC0", "split_rule": "none"}
-    write_dataset(no_test, records, **description, image_size=32, checksums={})
+    write_dataset(no_test, records, DatasetInfo(**description, image_size=32))
     with pytest.raises(DataError, match="no split 'test'"):
         open_session(replace(settings, dataset=str(no_test)))
     with pytest.raises(RatlipError, match=r"none\.pth does not exist"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.data.images import SUFFIXES
 from ratlip_cli.data.layout import INFO, Problem, read_dataset
-from ratlip_cli.data.prepare import IMAGES, resolve_dataset
+from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.data.sources import own_images
 from ratlip_cli.errors import DataError
 from ratlip_cli.evaluation.images import Captions, FolderImages, GeneratedImages, Images, SplitImages
@@ -95,7 +95,7 @@ def folder_inputs(images: Path, request: EvaluationRequest, progress: Progress) 
 
 def open_split(name: str | Path, request: EvaluationRequest, image_size: int, progress: Progress) -> CaptionedImages:
     """The wanted split of a dataset at `image_size` pixels; the dataset is prepared first where that is needed."""
-    folder = resolve_dataset(str(name), request.data_dir, image_size, progress=_of_preparation(progress))
+    folder = resolve_dataset(str(name), request.data_dir, image_size, progress)
     return CaptionedImages(folder, request.split, image_size)
 
 
@@ -167,15 +167,3 @@ def _images_below(folder: Path) -> list[Path]:
 def _pixels(images: Images) -> str:
     height, width = images.size
     return f"{width} x {height}"
-
-
-def _of_preparation(progress: Progress) -> Callable[[str, int, int | None], None]:
-    """`progress` for the preparation of a dataset, which counts images or the bytes of a named file."""
-
-    def report(counted: str, done: int, total: int | None) -> None:
-        if counted == IMAGES:
-            progress("prepare", done, total, "images")
-        else:
-            progress(f"download {counted}", done // 1_000_000, None if total is None else total // 1_000_000, "MB")
-
-    return report

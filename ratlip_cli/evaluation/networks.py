@@ -21,7 +21,7 @@ from ratlip_cli.errors import WeightsError, unknown_name
 from ratlip_cli.evaluation.request import FEATURES, EvaluationRequest
 from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP
 from ratlip_cli.model.config import ClipGeometry
-from ratlip_cli.pixels import from_levels
+from ratlip_cli.pixels import from_uint8
 from ratlip_cli.tensor_files import fingerprint, load_weights
 from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.model_folder import CLIP_FOLDER, Model
@@ -159,7 +159,7 @@ class ClipNetwork:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        pixels = from_levels(images.to(self.clip.mean.device))
+        pixels = from_uint8(images.to(self.clip.mean.device))
         if self.released:
             size = self.clip.geometry.image_size
             pixels = F.interpolate((pixels + 1) / 2, size=(size, size), mode="nearest")

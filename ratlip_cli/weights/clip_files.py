@@ -30,17 +30,18 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 logger = logging.getLogger(__name__)
 
 
-def load_clip(spec: str, device: str | torch.device = "cpu") -> FrozenCLIP:
+def load_clip(spec: str, device: str | torch.device = "cpu", swaps: frozenset[fast.Swap] | None = None) -> FrozenCLIP:
     """Load a CLIP by what a user types, with the accelerated modules that pay on the device.
 
     Args:
         spec: `NAME[:PRETRAINED]` of open_clip (PRETRAINED is a tag, downloaded from the Hugging Face Hub; or a weights
             file; or `random`; left out, `openai`), a folder written by `save_clip`, or the bundled `ratlip-demo`.
+        swaps: accelerated modules, see `fast`; left out, those that pay on the device.
 
     Raises:
         UsageError: an unknown name or tag. WeightsError: weights that cannot be downloaded or read, or do not fit.
     """
-    return fast.clip_for(_load(spec).to(device))
+    return fast.clip_for(_load(spec).to(device), swaps)
 
 
 def _load(spec: str) -> FrozenCLIP:

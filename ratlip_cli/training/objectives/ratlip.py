@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,20 @@ from ratlip_cli.model.losses import (
 )
 from ratlip_cli.training.objectives.objective import Logs, MicroBatch, Objective
 
-if TYPE_CHECKING:
-    from ratlip_cli.training.settings import TrainSettings
+
+class Weights(Protocol):
+    """What Eq. 8 takes from the settings."""
+
+    @property
+    def penalty_weight(self) -> float: ...
+    @property
+    def penalty_power(self) -> float: ...
+    @property
+    def clip_weight(self) -> float: ...
+    @property
+    def diversity_weight(self) -> float: ...
+    @property
+    def compile(self) -> bool: ...
 
 
 class RatlipObjective(Objective):
@@ -39,7 +51,7 @@ class RatlipObjective(Objective):
 
     def __init__(
         self,
-        settings: TrainSettings,
+        settings: Weights,
         generator: nn.Module,
         discriminator: nn.Module,
         clip: FrozenCLIP,
