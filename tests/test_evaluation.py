@@ -1,4 +1,4 @@
-"""Scores: formulas against closed forms and torch-fidelity, what is looked at, and the laws of both protocols."""
+"""Scores: formulas against closed forms and torch-fidelity, images of every kind, and the laws of both protocols."""
 
 from __future__ import annotations
 

@@ -91,11 +91,11 @@ def test_evaluation_changes_nothing_in_training(settings: TrainSettings) -> None
 
 
 def test_stopping_during_an_evaluation_saves_without_scores(settings: TrainSettings) -> None:
-    asked = []
+    calls = []
 
     def stop_in_the_evaluation() -> bool:
-        asked.append(1)
-        return len(asked) > 2  # asked before each of two steps, then by the evaluation
+        calls.append(1)
+        return len(calls) > 2  # called before each of two steps, then by the evaluation
 
     list(open_session(settings).run(stop_in_the_evaluation))
     run = Path(settings.out)
@@ -120,10 +120,10 @@ def test_what_evaluation_lacks_is_said_before_the_run_begins(settings: TrainSett
 
 
 def test_features_follow_the_clip(settings: TrainSettings, tmp_path: Path) -> None:
-    for given, found in (("auto", "inception"), ("clip", "clip")):
+    for given, features in (("auto", "inception"), ("clip", "clip")):
         run = tmp_path / given
         open_session(replace(settings, out=str(run), eval_every=0, eval_features=given)).folder.close()
-        assert json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))["features"] == found
+        assert json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))["features"] == features
 
 
 def test_a_damaged_note_of_the_best_is_named(tmp_path: Path) -> None:

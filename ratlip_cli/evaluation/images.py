@@ -31,7 +31,7 @@ _READERS = 4
 """Threads that read images while a network works on those before."""
 
 _AHEAD = 2
-"""Batches that are read before they are asked for."""
+"""Batches that are read in advance."""
 
 _TEXT_BATCH = 256
 

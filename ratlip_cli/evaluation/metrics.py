@@ -104,7 +104,7 @@ CLIP_METRICS = {"clip_score": clip_score, "r_precision": r_precision}
 def wanted_metrics(
     request: EvaluationRequest, networks: Networks, features: Features, captions: Captions | None
 ) -> Iterator[Metric]:
-    """The metrics that were asked for, by the networks that were loaded for them."""
+    """The metrics of a request, by the networks that were loaded for it."""
     network, real = networks.features, features.real
     if network is not None and real is not None:
         for key in request.feature_keys:

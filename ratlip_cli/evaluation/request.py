@@ -35,8 +35,8 @@ SCORED, HOW = "What is scored", "How"
 class EvaluationRequest:
     """What to score, against what, by which metrics, and how.
 
-    Either a model is scored, on a split of a dataset; or a folder of images, against a folder or a split. The sentences
-    are those of the command line; `model` may also be a loaded model, which stays on its device.
+    Either a model is scored, on a split of a dataset; or a folder of images, against a folder or a split. Every field
+    but `metrics` is an option of `ratlip evaluate` too. `model` may also be a loaded model, which stays on its device.
 
     Raises UsageError for unknown names, numbers out of range, and settings that exclude each other.
     """

@@ -87,7 +87,7 @@ class Evaluation:
         return f"Evaluation({scores}, fingerprint={self.fingerprint!r})"
 
     def score(self, key: str) -> Score:
-        """The score of that key, whichever network it is by. Raises KeyError where it was not asked for."""
+        """The score of that key, whichever network it is by. Raises KeyError where there is none."""
         return {score.key: score for score in self.metrics.values()}[key]
 
     def record(self) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def score_inputs(
 
 
 def _check(inputs: Inputs, request: EvaluationRequest, networks: Networks) -> None:
-    """Raise DataError where what is there is not enough for what is asked, before anything is computed."""
+    """Raise DataError where there is not enough to score, before anything is computed."""
     if networks.clips and inputs.captions is None:
         raise DataError("CLIP score and R-precision need captions, and these images have none: ask for others.")
     if inputs.captions is not None and "r_precision" in request.clip_keys:
