@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -85,7 +84,7 @@ def tiny_settings(tiny_clip: Path, tiny_dataset: Path) -> TrainSettings:
 @pytest.fixture
 def settings(tiny_settings: TrainSettings, tmp_path: Path) -> TrainSettings:
     """The same run in `tmp_path`/run."""
-    return replace(tiny_settings, out=str(tmp_path / "run"))
+    return tiny_settings.replaced(out=str(tmp_path / "run"))
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_the_right_image_for_the_right_caption(tmp_path: Path) -> None:
         ),
     )
     session = open_session(
-        TrainSettings(
+        TrainSettings.of(
             dataset=str(tmp_path / "shapes"),
             clip=str(tmp_path / "clip"),
             image_size=32,
