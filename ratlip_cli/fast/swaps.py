@@ -52,7 +52,7 @@ class Swap(Enum):
     """For sampling, on top of FOLDED: convolutions whose weights lie in memory as oneDNN's kernels read them."""
 
 
-SWAPS: Mapping[str, frozenset[Swap]] = {"cpu": frozenset(Swap)}
+SWAPS: dict[str, frozenset[Swap]] = {"cpu": frozenset(Swap)}
 """What is measured to win, by kind of device; a kind that is not in it takes the plain model. docs/gpu.md tells how to
 measure a GPU."""
 
