@@ -1,4 +1,4 @@
-"""Grad-CAM (Selvaraju et al. 2017) on the patch tokens of the frozen ViT: where a sentence is seen (IV-C, Fig. 3)."""
+"""Grad-CAM (Selvaraju et al. 2017) on the patch tokens of the frozen ViT: where an image shows a text (IV-C)."""
 
 from __future__ import annotations
 
@@ -10,32 +10,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ratlip_cli.errors import UsageError, WeightsError, unknown_name
+from ratlip_cli.errors import UsageError, unknown_name
+from ratlip_cli.explain.inputs import discriminator_of
+from ratlip_cli.explain.request import TARGETS
 from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures
-from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.losses import clip_similarity
-from ratlip_cli.weights.model_folder import DISCRIMINATOR_FILE, Model, load_discriminator
-
-TARGETS = ("clip", "discriminator")
+from ratlip_cli.weights.model_folder import Model
 
 logger = logging.getLogger(__name__)
-
-Score = Callable[[ImageFeatures, Tensor], Tensor]
-"""How well images go with sentences: features of B images and T (B,d) to values (B,)."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The number whose gradient is looked at."""
+    """The number whose gradient makes the map."""
 
     name: str
     """One of TARGETS."""
     unit: str
     """What the number is, for people."""
-    score: Score
+    short_unit: str
+    score: Callable[[ImageFeatures, Tensor], Tensor]
+    """How well images go with texts: features of B images and T (B,d) to values (B,)."""
     clip: FrozenCLIP
-    last_layer: int
-    """The last block whose incoming patch tokens the number depends on."""
+    reads_after: tuple[int, ...]
+    """The blocks of the ViT whose output the number depends on directly."""
+
+    @property
+    def last_layer(self) -> int:
+        """The last block whose incoming patch tokens the number depends on."""
+        return self.reads_after[-1]
 
 
 @dataclass(frozen=True)
@@ -49,56 +52,46 @@ class Maps:
 
 
 def make_target(name: str, model: Model) -> Target:
-    """The target of that name: `clip`, the cosine of image and sentence vector; `discriminator`, Mate-D's logit.
+    """The target of that name: `clip`, the cosine of image and text vectors; `discriminator`, Mate-D's logit.
 
-    A discriminator with a pixel stem is warned about: what it sees there no layer of the ViT shows.
+    A discriminator with a pixel stem is warned about: no layer of the ViT shows what it takes from the pixels.
 
     Raises UsageError for another name, WeightsError where the model has no discriminator.
     """
     geometry = model.clip.geometry
     if name == "clip":
-        return Target(
-            name,
-            "CLIP similarity",
-            lambda features, text: clip_similarity(features.embedding, text),
-            model.clip,
-            geometry.layers - 1,
-        )
+
+        def similarity(features: ImageFeatures, text: Tensor) -> Tensor:
+            return clip_similarity(features.embedding, text)
+
+        return Target(name, "CLIP similarity", "similarity", similarity, model.clip, (geometry.layers - 1,))
     if name == "discriminator":
         discriminator = discriminator_of(model)
         if discriminator.config.pixel_stem:
             logger.warning("this discriminator sees the pixels too; maps show what reaches it through CLIP alone.")
-        return Target(
-            name,
-            "logit of Mate-D",
-            lambda features, text: discriminator(features.patches, text, features.pixels),
-            model.clip,
-            geometry.feature_blocks[-1],
-        )
+
+        def logit(features: ImageFeatures, text: Tensor) -> Tensor:
+            logits: Tensor = discriminator(features.patches, text, features.pixels)
+            return logits
+
+        return Target(name, "logit of Mate-D", "logit", logit, model.clip, tuple(geometry.feature_blocks))
     raise unknown_name("target", name, TARGETS)
 
 
-def discriminator_of(model: Model) -> Discriminator:
-    """The model's discriminator, frozen. Raises WeightsError where it comes without one."""
-    if not (model.folder / DISCRIMINATOR_FILE).is_file():
-        raise WeightsError(f"model {model.name} comes without its discriminator; use clip instead.")
-    return load_discriminator(model).eval().requires_grad_(False)
-
-
 def resolve_layer(target: Target, layer: int | None) -> int:
-    """The block whose incoming tokens are looked at; left out, the last that the target depends on.
+    """The block whose incoming tokens are read; left out, the last that the target depends on.
 
-    Raises UsageError for a block that does not exist, and for one behind which the target reads nothing.
+    Raises UsageError for a block that does not exist, and for one after which the target reads nothing.
     """
     if layer is None:
         return target.last_layer
-    geometry = target.clip.geometry
-    if not 0 <= layer < geometry.layers:
-        raise UsageError(f"layer {layer} does not exist: this CLIP has the blocks 0 to {geometry.layers - 1}.")
+    layers = target.clip.geometry.layers
+    if not 0 <= layer < layers:
+        raise UsageError(f"layer {layer} does not exist: this CLIP has the blocks 0 to {layers - 1}.")
     if layer > target.last_layer:
         raise UsageError(
-            f"nothing that enters block {layer} reaches the discriminator, which reads behind the blocks "
-            f"{', '.join(map(str, geometry.feature_blocks))}: choose a layer from 0 to {target.last_layer}."
+            f"nothing that enters block {layer} reaches the {target.name}, which reads after the blocks "
+            f"{', '.join(map(str, target.reads_after))}: choose a layer from 0 to {target.last_layer}."
         )
     return layer
 
@@ -108,10 +101,10 @@ def gradcam(target: Target, images: Tensor, text: Tensor, layer: int, without: T
 
     Args:
         images: images (B,3,H,W) in [-1,1].
-        text: sentence vectors T (B,d).
+        text: text vectors T (B,d).
         layer: see `resolve_layer`.
-        without: sentence vectors (B,d) of the same sentences without some words. Given, what is explained is the
-            target's change when they are left out: target(text) - target(without).
+        without: text vectors (B,d) of the same texts without some words. Given, what is explained is the target's
+            change when they are left out: target(text) - target(without).
     """
     features, tokens = target.clip.features_and_tokens(images.detach().requires_grad_())
     scores = target.score(features, text)
@@ -121,7 +114,7 @@ def gradcam(target: Target, images: Tensor, text: Tensor, layer: int, without: T
     channels, gradients = target.clip.as_map(tokens[layer]), target.clip.as_map(gradient)  # (B,W,g,g)
     weights = gradients.mean(dim=(2, 3), keepdim=True)
     cells = F.relu((weights * channels).sum(dim=1)).detach()
-    if without is not None:  # where CLIP reads the same sentence twice, what is left is rounding
+    if without is not None:  # where CLIP reads the same text twice, what is left is rounding
         cells = cells * (text != without).any(dim=1)[:, None, None]
     return Maps(cells, scores.detach())
 
@@ -134,7 +127,6 @@ def upsample(cells: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def scores_of(target: Target, images: Tensor, text: Tensor, batch_size: int = 32) -> Tensor:
-    """The target (n,) of images (n,3,H,W) and one sentence (1,d)."""
-    starts = range(0, len(images), batch_size)
-    batches = [images[start : start + batch_size] for start in starts]
+    """The target (n,) of images (n,3,H,W) and one text (1,d)."""
+    batches = torch.split(images, batch_size)
     return torch.cat([target.score(target.clip.features(some), text.expand(len(some), -1)) for some in batches])
