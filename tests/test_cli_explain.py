@@ -39,7 +39,7 @@ def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def told(answer: Answer) -> dict:
+def content_of(answer: Answer) -> dict:
     """The JSON that a command printed, all of whose files exist, the JSON file with the same content."""
     assert answer.code == 0, answer.err
     content = json.loads(answer.out)
@@ -77,7 +77,7 @@ def test_gradcam_leaves_a_figure_and_its_numbers(models: dict[str, Path], tmp_pa
     assert [path.name for path in written] == [f"{stem}{end}" for end in (".png", "_maps.csv", "_curves.csv", ".json")]
     assert sorted(written) == sorted((tmp_path / "out").iterdir())
 
-    again = told(ratlip(*command, "--json"))
+    again = content_of(ratlip(*command, "--json"))
     assert Path(again["files"][0]).name == f"0001{stem[4:]}.png"
     assert Path(again["files"][0]).read_bytes() == written[0].read_bytes()
     assert [Path(file).read_text() for file in again["files"][1:3]] == [path.read_text() for path in written[1:3]]
@@ -109,7 +109,7 @@ def test_any_prompt_can_stand_in_figures(models: dict[str, Path], tmp_path: Path
 
 
 def test_gradcam_of_several_models_and_layers(models: dict[str, Path], tmp_path: Path) -> None:
-    content = told(
+    content = content_of(
         ratlip(
             *("gradcam", PROMPT, "-n", 2, "--target", "discriminator", "--layer", 2, "--json", "--svg"),
             *("--model", models["first"], "--model", models["other"], "--out", tmp_path),
@@ -128,7 +128,7 @@ def test_gradcam_of_several_models_and_layers(models: dict[str, Path], tmp_path:
 def test_gradcam_of_a_dataset_holds_words_against_segments(
     models: dict[str, Path], birds: Path, tmp_path: Path
 ) -> None:
-    content = told(
+    content = content_of(
         ratlip(
             *("gradcam", "--dataset", birds, "--split", "train", "--count", 24, "--json"),
             *("--model", models["first"], "--out", tmp_path),
@@ -156,17 +156,17 @@ def test_gradcam_of_a_dataset_holds_words_against_segments(
 def test_gradcam_of_given_images(models: dict[str, Path], birds: Path, tmp_path: Path) -> None:
     files = sorted((birds / "train").glob("*.png"))[:2]
     command = ("gradcam", "a bird with black wings", "--model", models["no-discriminator"], "--json", "--out", tmp_path)
-    content = told(ratlip(*command, "--image", files[0], "--image", files[1]))
+    content = content_of(ratlip(*command, "--image", files[0], "--image", files[1]))
     assert [image["image"] for image in content["images"]] == [str(path) for path in files]
     assert all(image["words"][0]["segment"]["segment"] == "wings" for image in content["images"])
-    own = told(
+    own = content_of(
         ratlip("gradcam", "--image", files[0], "--model", models["no-discriminator"], "--json", "--out", tmp_path)
     )
     assert own["images"][0]["prompt"] != "a bird with black wings"
 
 
 def test_latent_viz_of_pairs_and_two_models(models: dict[str, Path], birds: Path, tmp_path: Path) -> None:
-    content = told(
+    content = content_of(
         ratlip(
             *("latent-viz", "--model", models["first"], "--against", models["second"], "--json"),
             *("--dataset", birds, "--split", "train", "--count", 12, "--out", tmp_path),
@@ -190,14 +190,14 @@ def test_models_of_different_clips_are_measured_by_the_firsts(
     models: dict[str, Path], tiny_dataset: Path, tmp_path: Path
 ) -> None:
     options = ("--dataset", tiny_dataset, "--split", "train", "--json", "--out", tmp_path)
-    content = told(ratlip("latent-viz", "--model", models["first"], "--against", models["other"], *options))
+    content = content_of(ratlip("latent-viz", "--model", models["first"], "--against", models["other"], *options))
     assert content["says"][-1] == (
         f"the models have different CLIPs: both are measured in the space of {models['first']}'s"
     )
     clips = [model["clip_fingerprint"] for model in content["models"]]
     assert clips[0] != clips[1]
     assert content["space"]["clip_fingerprint"] == clips[0]
-    alone = told(ratlip("latent-viz", "--model", models["first"], *options))
+    alone = content_of(ratlip("latent-viz", "--model", models["first"], *options))
     assert alone["models"][0]["angle"] == content["models"][0]["angle"]
 
 
@@ -206,7 +206,7 @@ def test_latent_viz_of_captions(models: dict[str, Path], birds: Path, tmp_path: 
     captions = ("he is young, receding hairline", "he is old, receding hairline", "a hat")
     command = ["latent-viz", "--model", models["first"], "--count", 4, "--json", "--out", tmp_path, "--method", method]
     command += [word for caption in captions for word in ("--caption", caption)]
-    content = told(ratlip(*command))
+    content = content_of(ratlip(*command))
     (model,) = content["models"]
     assert [(swap["from"], swap["to"]) for swap in model["swaps"]] == [
         (captions[0], captions[1]),
@@ -217,13 +217,13 @@ def test_latent_viz_of_captions(models: dict[str, Path], birds: Path, tmp_path: 
     points = rows(content, "points")
     assert len(points) == 12
     assert {row["caption"] for row in points} == set(captions)
-    with_dataset = told(ratlip(*command, "--dataset", birds, "--split", "train"))
+    with_dataset = content_of(ratlip(*command, "--dataset", birds, "--split", "train"))
     assert {row["group"] for row in rows(with_dataset, "points")} == {"real", "generated", "caption"}
     assert with_dataset["models"][0]["swaps"] == model["swaps"]
 
 
 def test_latent_viz_of_an_interpolation(models: dict[str, Path], tmp_path: Path) -> None:
-    content = told(
+    content = content_of(
         ratlip(
             *("latent-viz", "--model", models["first"], "--against", models["second"], "--json", "--out", tmp_path),
             *("--from", "a red bird", "--to", "a blue bird", "--steps", 5),

@@ -1,4 +1,4 @@
-"""Grad-CAM: equal to the grad-cam package, laws of maps, words, insertion and deletion, segments and their baselines."""
+"""Grad-CAM: equal to the grad-cam package, maps, words, insertion and deletion, segments and their baselines."""
 
 from __future__ import annotations
 
@@ -362,13 +362,16 @@ def test_an_explanation_holds_maps_numbers_and_segments(model: Model, birds: Pat
 
 
 def test_a_request_gives_a_result_that_shows_says_and_saves(model: Model, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int | None, str]] = []
+    reports: list[tuple[str, int, int | None, str]] = []
     request = GradCamRequest(PROMPT, models=(model,), words=("wings",), seed=2)
-    result = explain(request, lambda *state: told.append(state))
-    assert told == [("gradcam", 0, 1, "images"), ("gradcam", 1, 1, "images")]
+    result = explain(request, lambda *state: reports.append(state))
+    assert reports == [("gradcam", 0, 1, "images"), ("gradcam", 1, 1, "images")]
     (one,) = result.explanations
     assert [each.text for each in one.maps] == [PROMPT, "wings"]
-    assert repr(result) == f"GradCamResult('{PROMPT}', model model ({model.fingerprint}) on cpu, target clip, layer 5)"
+    assert (
+        repr(result)
+        == f"GradCamResult('{PROMPT}', model {model.name} ({model.fingerprint}) on cpu, target clip, layer 5)"
+    )
     files = result.save(tmp_path)
     content = json.loads(files[-1].read_text(encoding="utf-8"))
     assert content == {**json.loads(json.dumps(result.record())), "files": [str(file) for file in files]}

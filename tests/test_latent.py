@@ -197,10 +197,13 @@ def test_the_discriminators_space_is_its_extractor(model: Model) -> None:
 
 
 def test_a_request_gives_a_result_that_shows_says_and_saves(model: Model, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int | None, str]] = []
-    result = view(LatentRequest(model=model, captions=CAPTIONS, count=2), lambda *state: told.append(state))
-    assert told == [("captions by model", done, 4, "images") for done in (1, 2, 3, 4)]
-    assert repr(result) == f"CaptionsResult('{' against '.join(CAPTIONS)}', model model ({model.fingerprint}) on cpu)"
+    reports: list[tuple[str, int, int | None, str]] = []
+    result = view(LatentRequest(model=model, captions=CAPTIONS, count=2), lambda *state: reports.append(state))
+    assert reports == [(f"captions by {model.name}", done, 4, "images") for done in (1, 2, 3, 4)]
+    assert (
+        repr(result)
+        == f"CaptionsResult('{' against '.join(CAPTIONS)}', model {model.name} ({model.fingerprint}) on cpu)"
+    )
     files = result.save(tmp_path)
     content = json.loads(files[-1].read_text(encoding="utf-8"))
     assert content == {**json.loads(json.dumps(result.record())), "files": [str(file) for file in files]}

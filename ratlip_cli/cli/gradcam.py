@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def gradcam(
-    prompt: Annotated[str | None, typer.Argument(help="The text to look for.", show_default=False)] = None,
+    prompt: Annotated[str | None, typer.Argument(help="The text to explain.", show_default=False)] = None,
     count: Annotated[
         int | None, typer.Option("-n", "--count", help="Images to generate (1), or to take from --dataset (100).")
     ] = None,

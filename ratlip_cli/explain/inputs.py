@@ -45,10 +45,10 @@ def model_record(model: Model) -> dict[str, object]:
 def prepared(dataset: str, data_dir: Path, image_size: int, progress: Progress) -> Path:
     """The folder of a prepared dataset; it is prepared first where that is needed."""
 
-    def told(what: str, done: int, total: int | None, unit: str = "") -> None:
+    def with_unit(what: str, done: int, total: int | None, unit: str = "") -> None:
         progress(what, done, total, unit or ("images" if what == IMAGES else "bytes"))
 
-    return resolve_dataset(dataset, data_dir, image_size, progress=told)
+    return resolve_dataset(dataset, data_dir, image_size, progress=with_unit)
 
 
 def spread(total: int, count: int) -> list[int]:

@@ -21,7 +21,7 @@ FRAME_SECONDS = 0.15
 
 
 class Result(ABC):
-    """What an analysis found."""
+    """The outcome of an analysis: numbers, lines that say what they bear, and figures."""
 
     @property
     @abstractmethod
@@ -78,7 +78,7 @@ class Record:
         self.files: list[Path] = []
 
     def figure(self, figure: Figure, suffix: str = "") -> None:
-        """Write a figure as PNG, and as SVG where asked for."""
+        """Write a figure as PNG, and as SVG where `svg` says so."""
         for kind in ("png", "svg") if self.svg else ("png",):
             with whole_file(self._next(suffix, kind)) as partial:
                 save_figure(figure, partial, kind)

@@ -1,4 +1,4 @@
-"""What can be asked of the two analyses. Standard library only: the command line reads it before torch is imported."""
+"""The requests of the two analyses. Standard library only: the command line reads it before torch is imported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FEWEST_POINTS = 3
 
 IMAGES, DATASET_IMAGES = 1, 100
 """Images of Grad-CAM where `count` is left out: generated, and of a dataset."""
-PAIRS, NOISES, STEPS = 200, 16, 8
+PAIRS, NOISE_VECTORS, STEPS = 200, 16, 8
 """Of latent views, where `count` and `steps` are left out: pairs, noise vectors under each caption, steps."""
 
 
@@ -32,7 +32,7 @@ class GradCamRequest:
     """
 
     prompt: str | None = None
-    """The text to look for; with images of a prepared dataset it may be left out."""
+    """The text to explain; with images of a prepared dataset it may be left out."""
     models: tuple[str | Model, ...] = ()
     """Models or their names, as `load_model` takes them; the default model if left out."""
     images: tuple[Path, ...] = ()
@@ -126,7 +126,7 @@ class LatentRequest:
             raise unknown_name("space", self.space, SPACES)
         check_method(self.method)
         if self.captions:
-            check_points((self.count or NOISES) * len(self.captions))
+            check_points((self.count or NOISE_VECTORS) * len(self.captions))
 
     @property
     def ends(self) -> tuple[str, str] | None:

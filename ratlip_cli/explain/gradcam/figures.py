@@ -128,7 +128,7 @@ def _map_cell(one: Explanation, shown: Map) -> _Cell:
     elif shown.segment:
         notes.append(f"{100 * shown.segment.energy:.0f} % in {shown.segment.segment}")
         outline = one.input.masks[shown.segment.segment]
-    title = "whole sentence" if is_whole else f"“{shown.text}”"
+    title = "whole prompt" if is_whole else f"“{shown.text}”"
     return _Cell(title, _heated(image, shown.pixels), "\n".join(notes), outline)
 
 
@@ -168,8 +168,10 @@ def segments_figure(summaries: Sequence[tuple[str, Sequence[SegmentSummary]]]) -
     figure = Figure(figsize=(WIDTH, len(summaries) * (0.5 + 0.19 * tallest) + 0.35), layout="constrained")
     grid = figure.subplots(len(summaries), 2, sharey="row", squeeze=False)
     for axes, (model, segments) in zip(grid, summaries, strict=True):
-        _draw_measure(axes[0], segments, [one.pointing for one in segments], "pointing game: maximum inside the part")
-        _draw_measure(axes[1], segments, [one.energy for one in segments], "share of the map inside the part")
+        _draw_measure(
+            axes[0], segments, [one.pointing for one in segments], "pointing game: maximum inside the segment"
+        )
+        _draw_measure(axes[1], segments, [one.energy for one in segments], "share of the map inside the segment")
         if len(summaries) > 1:
             axes[0].set_ylabel(as_text(model), fontsize=FONT)
     handles, labels = grid[0, 0].get_legend_handles_labels()

@@ -68,7 +68,7 @@ def make_target(name: str, model: Model) -> Target:
     if name == "discriminator":
         discriminator = discriminator_of(model)
         if discriminator.config.pixel_stem:
-            logger.warning("this discriminator sees the pixels too; maps show what reaches it through CLIP alone.")
+            logger.warning("this discriminator reads the pixels too; maps show what reaches it through CLIP alone.")
 
         def logit(features: ImageFeatures, text: Tensor) -> Tensor:
             logits: Tensor = discriminator(features.patches, text, features.pixels)

@@ -25,7 +25,7 @@ from ratlip_cli.weights.model_folder import Model
 
 @dataclass(frozen=True)
 class InputImage:
-    """An image, and the text that is looked for in it."""
+    """An image, and the text to explain in it."""
 
     name: str
     """Its file, or the number of its noise vector."""

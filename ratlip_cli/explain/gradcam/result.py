@@ -1,4 +1,4 @@
-"""What a Grad-CAM analysis found: its figures, its numbers, and the sentences that follow from them."""
+"""The result of Grad-CAM: figures, numbers, and lines that say what the numbers bear."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def _input_images(request: GradCamRequest, model: Model, dataset: Path | None) -
 
 
 def _phrases(request: GradCamRequest, image: InputImage) -> Sequence[Phrase]:
-    """The words to make a map of: those asked for, else those that name segments."""
+    """The words to make a map of: those requested, else those that name segments."""
     if request.every_word or request.words:
         return phrases_of(image.prompt, request.every_word, request.words)
     return phrases_naming_segments(image.prompt, image.masks)

@@ -33,7 +33,7 @@ from ratlip_cli.explain.latent.views import CaptionView, Interpolation, PairView
 from ratlip_cli.pixels import to_images
 
 _AXES = {"tsne": "t-SNE", "umap": "UMAP"}
-_SHOWN_NOISES = 2
+_SHOWN_NOISE = 2
 _SHOWN_STEPS = 10
 _FRAME_SIDE = 128
 _BINS = 24
@@ -68,24 +68,23 @@ def pairs_figure(views: Sequence[PairView], planes: Sequence[NDArray[np.float64]
 def captions_figure(
     views: Sequence[CaptionView],
     planes: Sequence[NDArray[np.float64]],
-    behind: Sequence[NDArray[np.float64]],
+    background: Sequence[NDArray[np.float64]],
     projection: Projection,
 ) -> Figure:
     """The same noise vectors under each caption, side by side, and their vectors in a plane: a column a model.
 
     Args:
-        planes: for each view, the points (noises, captions, 2) of its images.
-        behind: for each view, the points (2,n,2) of real and generated images of a dataset; empty without one.
+        planes: for each view, the points (noise vectors, captions, 2) of its images.
+        background: for each view, the points (2,n,2) of real and generated images of a dataset; empty without one.
     """
-    noises, count = planes[0].shape[:2]
-    shown = min(noises, _SHOWN_NOISES)
+    shown, count = min(planes[0].shape[0], _SHOWN_NOISE), planes[0].shape[1]
     wide = COLUMN if len(views) == 1 and count <= 3 else WIDTH
     side = min(1.5, wide / len(views) / count - 0.1)
     lines = max(len(_under(caption, side)) for caption in views[0].captions)
     images_height = shown * (side + 0.05) + 0.13 * lines + 0.25
     figure = Figure(figsize=(wide, images_height + 3.6), layout="constrained")
     columns = figure.subfigures(1, len(views), squeeze=False)[0]
-    all_points = np.concatenate([points.reshape(-1, 2) for points in (*planes, *behind)])
+    all_points = np.concatenate([points.reshape(-1, 2) for points in (*planes, *background)])
     centre, half = _square(all_points)
     for place, (view, plane) in enumerate(zip(views, planes, strict=True)):
         upper, lower = columns[place].subfigures(2, 1, squeeze=False, height_ratios=(images_height, 3.0))[:, 0]
@@ -100,8 +99,8 @@ def captions_figure(
         if len(views) > 1:
             upper.suptitle(as_text(view.model.name), fontsize=FONT)
         axes = lower.subplots()
-        if behind:
-            _draw_pairs(axes, behind[place], faint=True)
+        if background:
+            _draw_pairs(axes, background[place], faint=True)
         _draw_captions(axes, view, plane)
         _limits(axes, centre, half)
         _name_axes(axes, projection)
@@ -141,7 +140,7 @@ def interpolation_figure(interpolations: Sequence[Interpolation], start: str, en
     for axes, one in zip(charts, interpolations, strict=True):
         axes.plot(shares, one.to_start, color=BLUE, marker="s", markersize=3, linewidth=1, label=start)
         axes.plot(shares, one.to_end, color=ORANGE, marker="^", markersize=3, linewidth=1, label=end)
-        axes.set_xlabel("share of the way", fontsize=FONT)
+        axes.set_xlabel("share of the second caption", fontsize=FONT)
         axes.set_title(as_text(one.model.name), fontsize=FONT)
         plain_axes(axes)
     charts[0].set_ylabel("CLIP similarity", fontsize=FONT)

@@ -1,4 +1,4 @@
-"""What the latent views found: their figures, their numbers, and the sentences that follow from them."""
+"""The results of latent views: figures, numbers, and lines that say what the numbers bear."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class CaptionsResult(LatentResult):
 
     views: Sequence[CaptionView]
     pairs: Pairs | None
-    """Real and generated images of a dataset, shown behind them; the plane is fitted on them too."""
+    """Real and generated images of a dataset, shown in the background; the plane is fitted on them too."""
     projection: Projection
 
     @property
@@ -122,12 +122,12 @@ class CaptionsResult(LatentResult):
 
     def write(self, files: Record) -> None:
         """Write the figure and the points."""
-        behind = _pair_planes(self.pairs, self.projection.points) if self.pairs else []
+        background = _pair_planes(self.pairs, self.projection.points) if self.pairs else []
         points = self.projection.points[len(self.pairs.vectors) if self.pairs else 0 :]
         planes = list(points.reshape(len(self.views), *self.views[0].vectors.shape[:2], 2))
-        files.figure(captions_figure(self.views, planes, behind, self.projection))
+        files.figure(captions_figure(self.views, planes, background, self.projection))
         rows = list(_caption_rows(self.views, planes))
-        files.points(rows + list(_pair_rows(self.pairs, behind) if self.pairs else ()), "points")
+        files.points(rows + list(_pair_rows(self.pairs, background) if self.pairs else ()), "points")
 
 
 @dataclass(frozen=True, repr=False)
@@ -232,11 +232,10 @@ def _row(
 
 
 def _caption_record(view: CaptionView) -> dict[str, Any]:
-    noises = len(view.vectors)
     return {
         **model_record(view.model),
         "captions": view.captions,
-        "noises": noises,
+        "noises": len(view.vectors),
         "swaps": [
             {
                 "from": swap.start,
@@ -246,7 +245,7 @@ def _caption_record(view: CaptionView) -> dict[str, Any]:
             }
             for swap in view.swaps
         ],
-        "angle_between_noises": asdict(mean_interval(view.noise_angles)) if noises > 1 else None,
+        "angle_between_noises": asdict(mean_interval(view.noise_angles)) if len(view.vectors) > 1 else None,
     }
 
 

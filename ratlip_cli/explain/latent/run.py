@@ -11,7 +11,7 @@ from ratlip_cli.explain.latent.projection import project
 from ratlip_cli.explain.latent.result import CaptionsResult, InterpolationResult, LatentResult, PairsResult
 from ratlip_cli.explain.latent.space import Space, make_space
 from ratlip_cli.explain.latent.views import Pairs, caption_view, interpolate, pair_view, real_images
-from ratlip_cli.explain.request import NOISES, PAIRS, STEPS, LatentRequest, check_points
+from ratlip_cli.explain.request import NOISE_VECTORS, PAIRS, STEPS, LatentRequest, check_points
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.weights.model_folder import Model
 
@@ -25,19 +25,19 @@ def view(request: LatentRequest, progress: Progress = silent) -> LatentResult:
     models = load_models([request.model, request.against][: 1 if request.against is None else 2], request.device)
     space, seed = make_space(request.space, models[0]), request.seed
     if request.ends is not None:
-        steps, noises = request.steps or STEPS, request.noise_ends
-        interpolations = [interpolate(one, space, request.ends, steps, noises, seed, progress) for one in models]
+        steps, noise = request.steps or STEPS, request.noise_ends
+        interpolations = [interpolate(one, space, request.ends, steps, noise, seed, progress) for one in models]
         return InterpolationResult(request, space, interpolations)
     if not request.captions:
         pairs = _pairs(request, space, models, request.count or PAIRS, progress)
         return PairsResult(request, space, pairs.views, pairs, project(pairs.vectors, request.method, seed))
-    behind = None if request.dataset is None else _pairs(request, space, models, PAIRS, progress)
-    noises_each = request.count or NOISES
-    views = [caption_view(space, one, request.captions, noises_each, seed, progress) for one in models]
+    background = None if request.dataset is None else _pairs(request, space, models, PAIRS, progress)
+    count = request.count or NOISE_VECTORS
+    views = [caption_view(space, one, request.captions, count, seed, progress) for one in models]
     vectors = np.concatenate([one.vectors.reshape(-1, one.vectors.shape[-1]) for one in views])
-    if behind is not None:
-        vectors = np.concatenate((behind.vectors, vectors))
-    return CaptionsResult(request, space, views, behind, project(vectors, request.method, seed))
+    if background is not None:
+        vectors = np.concatenate((background.vectors, vectors))
+    return CaptionsResult(request, space, views, background, project(vectors, request.method, seed))
 
 
 def _pairs(request: LatentRequest, space: Space, models: list[Model], count: int, progress: Progress) -> Pairs:

@@ -41,7 +41,7 @@ class Space:
     def vectors(
         self, images: Iterable[Tensor], progress: Progress = silent, what: str = "images", total: int | None = None
     ) -> Vectors:
-        """Vectors of images (3,H,W), one at a time; `what` and `total` are told to `progress`."""
+        """Vectors of images (3,H,W), one at a time; `what` and `total` go to `progress`."""
         rows = []
         for image in images:
             rows.append(self.embed(image[None].to(self.model.device))[0].cpu().double().numpy())

@@ -64,7 +64,7 @@ class Swap:
     start: str
     end: str
     angles: NDArray[np.float64]
-    """Degrees (noises,) between the images of the two."""
+    """Degrees (n,) between the images of the two."""
     text_angle: float
     """Degrees between their text vectors."""
 
@@ -76,9 +76,9 @@ class CaptionView:
     model: Model
     captions: list[str]
     images: Tensor
-    """(noises, captions, 3, S, S)"""
+    """(noise vectors, captions, 3, S, S)"""
     vectors: NDArray[np.float64]
-    """(noises, captions, d), each of length 1."""
+    """(noise vectors, captions, d), each of length 1."""
     swaps: list[Swap]
     """Of every two captions."""
 
@@ -116,9 +116,9 @@ def real_images(space: Space, dataset: CaptionedImages, count: int, progress: Pr
     return RealImages(dataset.path, files, [entry.captions[0] for entry in entries], vectors)
 
 
-def generated_images(model: Model, captions: Sequence[str], noises: Sequence[int], seed: int) -> Iterable[Tensor]:
+def generated_images(model: Model, captions: Sequence[str], indices: Sequence[int], seed: int) -> Iterable[Tensor]:
     """One image (3,S,S) for each caption and the index of its noise vector, by the model's own CLIP."""
-    for caption, index in zip(captions, noises, strict=True):
+    for caption, index in zip(captions, indices, strict=True):
         noise = noise_vectors(seed, [index], model.config.generator.noise_dim)
         yield sample(model, noise, model.clip.encode_text([caption]).cpu())[0]
 
@@ -134,20 +134,20 @@ def pair_view(space: Space, model: Model, real: RealImages, seed: int, progress:
 
 
 def caption_view(
-    space: Space, model: Model, captions: Sequence[str], noises: int, seed: int, progress: Progress = silent
+    space: Space, model: Model, captions: Sequence[str], count: int, seed: int, progress: Progress = silent
 ) -> CaptionView:
-    """Generate images of every caption from `noises` noise vectors, the same for each caption."""
-    indices = [noise for noise in range(noises) for _ in captions]
-    images = list(generated_images(model, [*captions] * noises, indices, seed))
+    """Generate images of every caption from `count` noise vectors, the same for each caption."""
+    indices = [noise for noise in range(count) for _ in captions]
+    images = list(generated_images(model, [*captions] * count, indices, seed))
     vectors = space.vectors(images, progress, f"captions by {model.name}", len(images))
-    vectors = vectors.reshape(noises, len(captions), -1)
+    vectors = vectors.reshape(count, len(captions), -1)
     swaps = []
     for (a, start), (b, end) in combinations(enumerate(captions), 2):
         one, other = unit(space.clip.encode_text([start, end]).cpu().double().numpy())
         text_angle = float(angles(one[None], other[None])[0])
         swaps.append(Swap(start, end, angles(vectors[:, a], vectors[:, b]), text_angle))
     stacked = torch.stack(images)
-    stacked = stacked.view(noises, len(captions), *stacked.shape[1:])
+    stacked = stacked.view(count, len(captions), *stacked.shape[1:])
     return CaptionView(model, list(captions), stacked, vectors, swaps)
 
 
@@ -171,16 +171,16 @@ def interpolate(
     space: Space,
     captions: tuple[str, str],
     steps: int,
-    noises: tuple[int, int],
+    noise: tuple[int, int],
     seed: int,
     progress: Progress = silent,
 ) -> Interpolation:
     """Generate `steps` images from one caption to the other: linear for text vectors, spherical for noise vectors.
 
     Args:
-        noises: index of the noise vector at the start and at the end; equal where it stays the same.
+        noise: index of the noise vector at the start and at the end; equal where it stays the same.
     """
-    start, end = noise_vectors(seed, noises, model.config.generator.noise_dim)
+    start, end = noise_vectors(seed, noise, model.config.generator.noise_dim)
     # One by one, as `generate` encodes them: the ends are its images to the bit.
     text = torch.cat([model.clip.encode_text([caption]) for caption in captions]).cpu()
     generated: list[Tensor] = []
