@@ -201,8 +201,7 @@ def test_a_request_gives_a_result_that_shows_says_and_saves(model: Model, tmp_pa
     result = view(LatentRequest(model=model, captions=CAPTIONS, count=2), lambda *state: reports.append(state))
     assert reports == [(f"captions by {model.name}", done, 4, "images") for done in (1, 2, 3, 4)]
     assert (
-        repr(result)
-        == f"CaptionsResult('{' against '.join(CAPTIONS)}', model {model.name} ({model.fingerprint}) on cpu)"
+        repr(result) == f"LatentResult('{' against '.join(CAPTIONS)}', model {model.name} ({model.fingerprint}) on cpu)"
     )
     files = result.save(tmp_path)
     content = json.loads(files[-1].read_text(encoding="utf-8"))

@@ -86,7 +86,7 @@ def gradcam(
 def show(result: Result, out: Path, svg: bool, json: bool) -> None:
     """Write an analysis into `out`, and show what it says and its files, or its numbers where `json` says so."""
     files = result.save(out, svg)
-    for line in (*result.about, *result.says):
+    for line in (*result.models, *result.says):
         console.note(line)
     if json:
         console.result_json({**result.record(), "files": files})

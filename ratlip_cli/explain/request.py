@@ -128,16 +128,6 @@ class LatentRequest:
         if self.captions:
             check_points((self.count or NOISE_VECTORS) * len(self.captions))
 
-    @property
-    def ends(self) -> tuple[str, str] | None:
-        """The two captions of the interpolation; None where there is none."""
-        return None if self.start is None or self.end is None else (self.start, self.end)
-
-    @property
-    def noise_ends(self) -> tuple[int, int]:
-        """Index of the noise vector at either end of the interpolation."""
-        return (0, 0) if self.same_noise else (0, 1)
-
 
 def check_method(method: str) -> None:
     """Raise UsageError for a method that is none of METHODS, RatlipError where it is not installed."""

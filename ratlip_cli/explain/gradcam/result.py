@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -14,77 +13,97 @@ from ratlip_cli.explain.gradcam.figures import gradcam_figure, segments_figure
 from ratlip_cli.explain.gradcam.segments import FEWEST, SegmentSummary, summarise
 from ratlip_cli.explain.inputs import about, model_record
 from ratlip_cli.explain.intervals import Mean, mean_interval
-from ratlip_cli.explain.record import Record, Result
+from ratlip_cli.explain.record import Result, Row
 from ratlip_cli.explain.request import GradCamRequest
-from ratlip_cli.weights.model_folder import Model
 
 PREFERRED = {"insertion": "higher", "deletion": "lower"}
 ORDERS = {"random": "random orders", "centre": "the order from the middle outwards"}
 
 
-@dataclass(frozen=True)
-class Group:
-    """At least one explained image of one model."""
+@dataclass(frozen=True, kw_only=True, repr=False)
+class GradCamResult(Result):
+    """Explained images, model by model."""
 
     explanations: list[Explanation]
 
-    @property
-    def model(self) -> Model:
-        """The model."""
-        return self.explanations[0].model
 
-    @cached_property
-    def segments(self) -> list[SegmentSummary]:
-        """Means over the images, for each segment that words name."""
-        return summarise(score for one in self.explanations for score in one.segment_scores)
+def gradcam_result(request: GradCamRequest, groups: Sequence[list[Explanation]]) -> GradCamResult:
+    """The result of at least one explanation of each model."""
+    explanations = [one for group in groups for one in group]
+    first = explanations[0]
+    segments = [summarise(score for one in group for score in one.segment_scores) for group in groups]
+    names = [group[0].model.name for group in groups]
+    figures = {"": gradcam_figure(groups)}
+    if len(explanations) > len(groups) and all(segments):
+        figures["segments"] = segments_figure(list(zip(names, segments, strict=True)))
+    return GradCamResult(
+        title=f"{request.dataset} {request.split}" if request.dataset else request.prompt or first.input.prompt,
+        models=[f"{about(one.model)}, target {one.target.name}, layer {one.layer}" for one, *_ in groups],
+        says=[line for group, summaries in zip(groups, segments, strict=True) for line in _says(group, summaries)],
+        numbers={
+            "command": "gradcam",
+            "seed": request.seed,
+            "dataset": request.dataset,
+            "target": first.target.name,
+            "unit": first.target.unit,
+            "models": [_model_record(group, summaries) for group, summaries in zip(groups, segments, strict=True)],
+            "images": [one.record() for one in explanations],
+        },
+        figures=figures,
+        tables={"maps": list(_map_rows(explanations)), "curves": list(_curve_rows(explanations))},
+        animations={},
+        explanations=explanations,
+    )
 
-    def difference(self, kind: str, order: str) -> Mean:
-        """The area under the map's curve minus that of another order; `kind` is of KINDS, `order` of ORDERS."""
-        areas = [area for one in self.explanations for area in one.faithfulness if area.kind == kind]
-        return mean_interval([area.auc - float(getattr(area, order)) for area in areas])
 
-    def record(self) -> dict[str, object]:
-        """The numbers over all images."""
-        return {
-            **model_record(self.model),
-            "grid": self.model.clip.geometry.grid,
-            "layer": self.explanations[0].layer,
-            "images": len(self.explanations),
-            **{f"{kind}_minus_{order}": asdict(self.difference(kind, order)) for order in ORDERS for kind in KINDS},
-            "segments": {
-                one.segment: {
-                    "n": one.n,
-                    "pointing": asdict(one.pointing),
-                    "energy": asdict(one.energy),
-                    "verdict": one.verdict,
-                }
-                for one in self.segments
-            },
-        }
+def _model_record(group: Sequence[Explanation], segments: Sequence[SegmentSummary]) -> dict[str, object]:
+    model = group[0].model
+    return {
+        **model_record(model),
+        "grid": model.clip.geometry.grid,
+        "layer": group[0].layer,
+        "images": len(group),
+        **{f"{kind}_minus_{order}": asdict(_difference(group, kind, order)) for order in ORDERS for kind in KINDS},
+        "segments": {
+            one.segment: {
+                "n": one.n,
+                "pointing": asdict(one.pointing),
+                "energy": asdict(one.energy),
+                "verdict": one.verdict,
+            }
+            for one in segments
+        },
+    }
 
-    def says(self) -> Iterator[str]:
-        """One line for each claim, with the numbers that it rests on."""
-        count, name = len(self.explanations), self.model.name
-        if count == 1:
-            yield from _image_says(self.explanations[0])
-            return
-        if count < FEWEST:
-            yield f"{name}: {count} images are too few to say; each has its numbers in the JSON"
-            return
-        for kind in KINDS:
-            for order, what in ORDERS.items():
-                difference = self.difference(kind, order)
-                better = difference.low > 0 if kind == "insertion" else difference.high < 0
-                yield (
-                    f"{name}: {kind} area minus that of {what}: {difference}, {count} images: "
-                    f"{'better' if better else 'no better'}"
-                )
-        for one in self.segments:
+
+def _difference(group: Sequence[Explanation], kind: str, order: str) -> Mean:
+    """The area under the map's curve minus that of another order, over the images."""
+    areas = [area for one in group for area in one.faithfulness if area.kind == kind]
+    return mean_interval([area.auc - float(getattr(area, order)) for area in areas])
+
+
+def _says(group: Sequence[Explanation], segments: Sequence[SegmentSummary]) -> Iterator[str]:
+    name, count = group[0].model.name, len(group)
+    if count == 1:
+        yield from _image_says(group[0])
+        return
+    if count < FEWEST:
+        yield f"{name}: {count} images are too few to say; each has its numbers in the JSON"
+        return
+    for kind in KINDS:
+        for order, what in ORDERS.items():
+            difference = _difference(group, kind, order)
+            better = difference.low > 0 if kind == "insertion" else difference.high < 0
             yield (
-                f"{name}: {one.segment} ({one.n} images): pointing {one.pointing.map}, centre baseline "
-                f"{one.pointing.centre:.3g}; energy {one.energy.map}, centre baseline {one.energy.centre:.3g}; chance "
-                f"{one.energy.chance:.3g}: {one.verdict}"
+                f"{name}: {kind} area minus that of {what}: {difference}, {count} images: "
+                f"{'better' if better else 'no better'}"
             )
+    for one in segments:
+        yield (
+            f"{name}: {one.segment} ({one.n} images): pointing {one.pointing.map}, centre baseline "
+            f"{one.pointing.centre:.3g}; energy {one.energy.map}, centre baseline {one.energy.centre:.3g}; chance "
+            f"{one.energy.chance:.3g}: {one.verdict}"
+        )
 
 
 def _image_says(one: Explanation) -> Iterator[str]:
@@ -105,84 +124,19 @@ def _image_says(one: Explanation) -> Iterator[str]:
         )
 
 
-@dataclass(frozen=True, repr=False)
-class GradCamResult(Result):
-    """Images explained, model by model."""
-
-    request: GradCamRequest
-    groups: list[Group]
-
-    @property
-    def explanations(self) -> list[Explanation]:
-        """Of all images of all models."""
-        return [one for group in self.groups for one in group.explanations]
-
-    @property
-    def title(self) -> str:
-        """The prompt, or the dataset and its split."""
-        if self.request.dataset is not None:
-            return f"{self.request.dataset} {self.request.split}"
-        return self.request.prompt or self.explanations[0].input.prompt
-
-    @property
-    def about(self) -> list[str]:
-        """One line for each model."""
-        return [
-            f"{about(group.model)}, target {self.request.target}, layer {group.explanations[0].layer}"
-            for group in self.groups
-        ]
-
-    @property
-    def says(self) -> list[str]:
-        """One line for each claim, with the numbers that it rests on."""
-        return [line for group in self.groups for line in group.says()]
-
-    def record(self) -> dict[str, object]:
-        """All numbers and lines, as the JSON file has them."""
-        target = self.explanations[0].target
-        return {
-            "command": "gradcam",
-            "seed": self.request.seed,
-            "dataset": self.request.dataset,
-            "target": target.name,
-            "unit": target.unit,
-            "models": [group.record() for group in self.groups],
-            "says": self.says,
-            "images": [one.record() for one in self.explanations],
-        }
-
-    def write(self, files: Record) -> None:
-        """Write the figures, the maps and the curves."""
-        files.figure(gradcam_figure([group.explanations for group in self.groups]))
-        if any(len(group.explanations) > 1 for group in self.groups) and all(group.segments for group in self.groups):
-            files.figure(segments_figure([(group.model.name, group.segments) for group in self.groups]), "segments")
-        files.points(list(_map_rows(self.explanations)), "maps")
-        files.points(list(_curve_rows(self.explanations)), "curves")
-
-
-def _map_rows(explanations: list[Explanation]) -> Iterator[dict[str, object]]:
+def _map_rows(explanations: Sequence[Explanation]) -> Iterator[Row]:
     for one in explanations:
+        image = {"model": one.model.name, "image": one.input.name}
         for place, each in enumerate(one.maps):
+            text = each.text if place else "whole prompt"
             for (row, column), value in np.ndenumerate(each.cells):
-                yield {
-                    "model": one.model.name,
-                    "image": one.input.name,
-                    "map": each.text if place else "whole prompt",
-                    "row": row,
-                    "column": column,
-                    "value": round(float(value), 6),
-                }
+                yield {**image, "map": text, "row": row, "column": column, "value": round(float(value), 6)}
 
 
-def _curve_rows(explanations: list[Explanation]) -> Iterator[dict[str, object]]:
+def _curve_rows(explanations: Sequence[Explanation]) -> Iterator[Row]:
     for one in explanations:
+        image = {"model": one.model.name, "image": one.input.name}
         for curve in one.curves:
             for share, score in zip(curve.shares.tolist(), curve.scores.tolist(), strict=True):
-                yield {
-                    "model": one.model.name,
-                    "image": one.input.name,
-                    "kind": curve.kind,
-                    "order": curve.order,
-                    "share": round(share, 6),
-                    "score": round(score, 6),
-                }
+                order = {"kind": curve.kind, "order": curve.order}
+                yield {**image, **order, "share": round(share, 6), "score": round(score, 6)}

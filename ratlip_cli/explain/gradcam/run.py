@@ -9,7 +9,7 @@ from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.explain.gradcam.explanation import explain_image
 from ratlip_cli.explain.gradcam.gradcam import make_target, resolve_layer
 from ratlip_cli.explain.gradcam.input_images import InputImage, from_dataset, from_file, generated
-from ratlip_cli.explain.gradcam.result import GradCamResult, Group
+from ratlip_cli.explain.gradcam.result import GradCamResult, gradcam_result
 from ratlip_cli.explain.gradcam.segments import phrases_naming_segments
 from ratlip_cli.explain.gradcam.words import Phrase, phrases_of
 from ratlip_cli.explain.inputs import load_models, prepared
@@ -41,9 +41,9 @@ def explain(request: GradCamRequest, progress: Progress = silent) -> GradCamResu
             progress("gradcam", done, total, "images")
             explanations.append(explain_image(model, target, layer, image, _phrases(request, image), request.seed))
             done += 1
-        groups.append(Group(explanations))
+        groups.append(explanations)
     progress("gradcam", done, total, "images")
-    return GradCamResult(request, groups)
+    return gradcam_result(request, groups)
 
 
 def _input_images(request: GradCamRequest, model: Model, dataset: Path | None) -> list[InputImage]:

@@ -10,160 +10,115 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ratlip_cli.explain.inputs import about, model_record
-from ratlip_cli.explain.intervals import Mean, mean_interval
+from ratlip_cli.explain.intervals import mean_interval
 from ratlip_cli.explain.latent.figures import captions_figure, interpolation_figure, interpolation_frames, pairs_figure
 from ratlip_cli.explain.latent.projection import Projection
 from ratlip_cli.explain.latent.space import Space, angles
 from ratlip_cli.explain.latent.views import CaptionView, Interpolation, Pairs, PairView
-from ratlip_cli.explain.record import Record, Result
+from ratlip_cli.explain.record import Result, Row
 from ratlip_cli.explain.request import LatentRequest
 
 Points = NDArray[np.float64]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LatentResult(Result):
     """One view of each model."""
 
-    request: LatentRequest
-    space: Space
     views: Sequence[PairView | CaptionView | Interpolation]
 
-    @property
-    def about(self) -> list[str]:
-        """One line for each model."""
-        return [about(view.model) for view in self.views]
 
-    def _record(self, view: str, **numbers: object) -> dict[str, object]:
-        head = {"command": "latent-viz", "seed": self.request.seed, "view": view}
-        return {**head, **numbers, "space": self.space.record(), "says": self.says}
-
-
-@dataclass(frozen=True, repr=False)
-class PairsResult(LatentResult):
-    """Real and generated images of a dataset's captions."""
-
-    views: Sequence[PairView]
-    pairs: Pairs
-    projection: Projection
-
-    @property
-    def title(self) -> str:
-        """The dataset and its split."""
-        return f"{self.pairs.real.dataset.name} {self.request.split}"
-
-    @property
-    def difference(self) -> Mean | None:
-        """The second model's angle minus the first's, pair by pair; None for one model."""
-        return mean_interval(self.views[1].angles - self.views[0].angles) if len(self.views) > 1 else None
-
-    @property
-    def says(self) -> list[str]:
-        """One line for each claim, with the numbers that it rests on."""
-        lines = [_pair_says(view) for view in self.views]
-        if self.difference is not None:
-            verdict = "smaller" if self.difference.high < 0 else "larger" if self.difference.low > 0 else "no different"
-            first, second = (view.model.name for view in self.views)
-            lines.append(f"angle of {second} minus that of {first}: {self.difference} degrees: {verdict}")
-        if self.space.name == "discriminator" and len(self.views) > 1:
-            lines.append(f"both are measured in the space of {self.space.model.name}'s discriminator")
-        elif len({view.model.clip.fingerprint for view in self.views}) > 1:
-            lines.append(
-                f"the models have different CLIPs: both are measured in the space of {self.space.model.name}'s"
-            )
-        return lines
-
-    def record(self) -> dict[str, object]:
-        """All numbers and lines, as the JSON file has them."""
-        return self._record(
-            "pairs",
-            **_dataset_record(self.pairs, self.request),
-            **_projection_record(self.projection),
-            models=[_pair_record(view) for view in self.views],
-            difference=self.difference and asdict(self.difference),
-        )
-
-    def write(self, files: Record) -> None:
-        """Write the figure and the points."""
-        planes = _pair_planes(self.pairs, self.projection.points)
-        files.figure(pairs_figure(self.views, planes, self.projection))
-        files.points(list(_pair_rows(self.pairs, planes)), "points")
+def pairs_result(request: LatentRequest, space: Space, pairs: Pairs, projection: Projection) -> LatentResult:
+    """The result of real and generated images; `projection` is of the pairs' vectors."""
+    views = pairs.views
+    says = [_pair_says(view) for view in views]
+    difference = None
+    if len(views) > 1:
+        difference = mean_interval(views[1].angles - views[0].angles)
+        verdict = "smaller" if difference.high < 0 else "larger" if difference.low > 0 else "no different"
+        first, second = (view.model.name for view in views)
+        says.append(f"angle of {second} minus that of {first}: {difference} degrees: {verdict}")
+        if space.name == "discriminator":
+            says.append(f"both are measured in the space of {space.model.name}'s discriminator")
+        elif len({view.model.clip.fingerprint for view in views}) > 1:
+            says.append(f"the models have different CLIPs: both are measured in the space of {space.model.name}'s")
+    planes = _pair_planes(pairs, projection.points)
+    return LatentResult(
+        title=f"{pairs.real.dataset.name} {request.split}",
+        models=[about(view.model) for view in views],
+        says=says,
+        numbers={
+            **_head(request, space, "pairs"),
+            **_pairs_record(request, pairs),
+            **_projection_record(projection),
+            "models": [_pair_record(view) for view in views],
+            "difference": asdict(difference) if difference else None,
+        },
+        figures={"": pairs_figure(views, planes, projection)},
+        tables={"points": list(_pair_rows(pairs, planes))},
+        animations={},
+        views=views,
+    )
 
 
-@dataclass(frozen=True, repr=False)
-class CaptionsResult(LatentResult):
-    """Captions under the same noise vectors."""
+def captions_result(
+    request: LatentRequest, space: Space, views: Sequence[CaptionView], pairs: Pairs | None, projection: Projection
+) -> LatentResult:
+    """The result of captions under the same noise vectors.
 
-    views: Sequence[CaptionView]
-    pairs: Pairs | None
-    """Real and generated images of a dataset, shown in the background; the plane is fitted on them too."""
-    projection: Projection
-
-    @property
-    def title(self) -> str:
-        """The captions."""
-        return " against ".join(self.request.captions)
-
-    @property
-    def says(self) -> list[str]:
-        """One line for each claim, with the numbers that it rests on."""
-        return [line for view in self.views for line in _captions_say(view)]
-
-    def record(self) -> dict[str, object]:
-        """All numbers and lines, as the JSON file has them."""
-        return self._record(
-            "captions",
-            **(_dataset_record(self.pairs, self.request) if self.pairs else {}),
-            captions=self.request.captions,
-            noises=len(self.views[0].vectors),
-            **_projection_record(self.projection),
-            models=[_caption_record(view) for view in self.views],
-        )
-
-    def write(self, files: Record) -> None:
-        """Write the figure and the points."""
-        background = _pair_planes(self.pairs, self.projection.points) if self.pairs else []
-        points = self.projection.points[len(self.pairs.vectors) if self.pairs else 0 :]
-        planes = list(points.reshape(len(self.views), *self.views[0].vectors.shape[:2], 2))
-        files.figure(captions_figure(self.views, planes, background, self.projection))
-        rows = list(_caption_rows(self.views, planes))
-        files.points(rows + list(_pair_rows(self.pairs, background) if self.pairs else ()), "points")
+    Args:
+        pairs: real and generated images of a dataset, shown in the background.
+        projection: of the vectors of the pairs, then those of the views.
+    """
+    background = _pair_planes(pairs, projection.points) if pairs else []
+    points = projection.points[len(pairs.vectors) if pairs else 0 :]
+    planes = list(points.reshape(len(views), *views[0].vectors.shape[:2], 2))
+    rows = list(_caption_rows(views, planes))
+    return LatentResult(
+        title=" against ".join(request.captions),
+        models=[about(view.model) for view in views],
+        says=[line for view in views for line in _captions_say(view)],
+        numbers={
+            **_head(request, space, "captions"),
+            **(_pairs_record(request, pairs) if pairs else {}),
+            "captions": request.captions,
+            "noises": len(views[0].vectors),
+            **_projection_record(projection),
+            "models": [_caption_record(view) for view in views],
+        },
+        figures={"": captions_figure(views, planes, background, projection)},
+        tables={"points": [*rows, *_pair_rows(pairs, background)] if pairs else rows},
+        animations={},
+        views=views,
+    )
 
 
-@dataclass(frozen=True, repr=False)
-class InterpolationResult(LatentResult):
-    """Images from one caption to another."""
-
-    views: Sequence[Interpolation]
-
-    @property
-    def title(self) -> str:
-        """The two captions."""
-        return f"{self.request.start} to {self.request.end}"
-
-    @property
-    def says(self) -> list[str]:
-        """One line for each claim, with the numbers that it rests on."""
-        return [_interpolation_says(view) for view in self.views]
-
-    def record(self) -> dict[str, object]:
-        """All numbers and lines, as the JSON file has them."""
-        return self._record(
-            "interpolation",
-            **{"from": self.request.start, "to": self.request.end},
-            steps=len(self.views[0].images),
-            noises=self.request.noise_ends,
-            models=[_interpolation_record(view) for view in self.views],
-        )
-
-    def write(self, files: Record) -> None:
-        """Write the strips, the animation and the points."""
-        files.figure(interpolation_figure(self.views, self.request.start or "", self.request.end or ""))
-        files.animation(interpolation_frames(self.views), "interpolation")
-        files.points([row for view in self.views for row in _interpolation_rows(view)], "points")
+def interpolation_result(
+    request: LatentRequest, space: Space, views: Sequence[Interpolation], captions: tuple[str, str]
+) -> LatentResult:
+    """The result of interpolations between two captions."""
+    start, end = captions
+    return LatentResult(
+        title=f"{start} to {end}",
+        models=[about(view.model) for view in views],
+        says=[_interpolation_says(view) for view in views],
+        numbers={
+            **_head(request, space, "interpolation"),
+            **{"from": start, "to": end, "steps": len(views[0].images), "noises": views[0].noise},
+            "models": [_interpolation_record(view) for view in views],
+        },
+        figures={"": interpolation_figure(views, start, end)},
+        tables={"points": [row for view in views for row in _interpolation_rows(view)]},
+        animations={"interpolation": interpolation_frames(views)},
+        views=views,
+    )
 
 
-def _dataset_record(pairs: Pairs, request: LatentRequest) -> dict[str, Any]:
+def _head(request: LatentRequest, space: Space, view: str) -> dict[str, object]:
+    return {"command": "latent-viz", "seed": request.seed, "view": view, "space": space.record()}
+
+
+def _pairs_record(request: LatentRequest, pairs: Pairs) -> dict[str, Any]:
     return {"dataset": str(pairs.real.dataset), "split": request.split, "pairs": len(pairs.real.files)}
 
 
@@ -199,7 +154,7 @@ def _pair_says(view: PairView) -> str:
     )
 
 
-def _pair_rows(pairs: Pairs, planes: Sequence[Points]) -> Iterator[dict[str, object]]:
+def _pair_rows(pairs: Pairs, planes: Sequence[Points]) -> Iterator[Row]:
     for k, (file, caption) in enumerate(zip(pairs.real.files, pairs.real.captions, strict=True)):
         yield _row("real", "", k, caption, planes[0][0, k], file=file)
     for view, plane in zip(pairs.views, planes, strict=True):
@@ -208,7 +163,7 @@ def _pair_rows(pairs: Pairs, planes: Sequence[Points]) -> Iterator[dict[str, obj
             yield _row("generated", view.model.name, k, caption, plane[1, k], angle=angle)
 
 
-def _caption_rows(views: Sequence[CaptionView], planes: Sequence[Points]) -> Iterator[dict[str, object]]:
+def _caption_rows(views: Sequence[CaptionView], planes: Sequence[Points]) -> Iterator[Row]:
     for view, plane in zip(views, planes, strict=True):
         for noise, number in np.ndindex(*plane.shape[:2]):
             yield _row("caption", view.model.name, noise, view.captions[number], plane[noise, number])
@@ -216,19 +171,11 @@ def _caption_rows(views: Sequence[CaptionView], planes: Sequence[Points]) -> Ite
 
 def _row(
     group: str, model: str, number: int, caption: str, point: Points, file: str = "", angle: float | str = ""
-) -> dict[str, object]:
+) -> Row:
     """A point as a line of CSV; `number` is that of the pair and of the noise vector."""
     x, y = (round(float(value), 6) for value in point)
-    return {
-        "group": group,
-        "model": model,
-        "number": number,
-        "caption": caption,
-        "file": file,
-        "x": x,
-        "y": y,
-        "angle": angle,
-    }
+    image = {"group": group, "model": model, "number": number, "caption": caption, "file": file}
+    return {**image, "x": x, "y": y, "angle": angle}
 
 
 def _caption_record(view: CaptionView) -> dict[str, Any]:
@@ -262,7 +209,7 @@ def _captions_say(view: CaptionView) -> Iterator[str]:
         yield f"{name}: from noise vector to noise vector under one caption images turn by {angle} degrees"
 
 
-def _interpolation_rows(view: Interpolation) -> Iterator[dict[str, object]]:
+def _interpolation_rows(view: Interpolation) -> Iterator[Row]:
     turned = [0.0, *view.step_angles.tolist()]
     for step, share in enumerate(np.linspace(0, 1, len(view.images)).tolist()):
         yield {

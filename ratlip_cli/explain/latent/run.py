@@ -8,7 +8,7 @@ from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.errors import UsageError
 from ratlip_cli.explain.inputs import load_models, prepared
 from ratlip_cli.explain.latent.projection import project
-from ratlip_cli.explain.latent.result import CaptionsResult, InterpolationResult, LatentResult, PairsResult
+from ratlip_cli.explain.latent.result import LatentResult, captions_result, interpolation_result, pairs_result
 from ratlip_cli.explain.latent.space import Space, make_space
 from ratlip_cli.explain.latent.views import Pairs, caption_view, interpolate, pair_view, real_images
 from ratlip_cli.explain.request import NOISE_VECTORS, PAIRS, STEPS, LatentRequest, check_points
@@ -24,20 +24,20 @@ def view(request: LatentRequest, progress: Progress = silent) -> LatentResult:
     """
     models = load_models([request.model, request.against][: 1 if request.against is None else 2], request.device)
     space, seed = make_space(request.space, models[0]), request.seed
-    if request.ends is not None:
-        steps, noise = request.steps or STEPS, request.noise_ends
-        interpolations = [interpolate(one, space, request.ends, steps, noise, seed, progress) for one in models]
-        return InterpolationResult(request, space, interpolations)
+    if request.start is not None and request.end is not None:
+        ends, noise, steps = (request.start, request.end), (0, 0 if request.same_noise else 1), request.steps or STEPS
+        interpolations = [interpolate(one, space, ends, steps, noise, seed, progress) for one in models]
+        return interpolation_result(request, space, interpolations, ends)
     if not request.captions:
         pairs = _pairs(request, space, models, request.count or PAIRS, progress)
-        return PairsResult(request, space, pairs.views, pairs, project(pairs.vectors, request.method, seed))
+        return pairs_result(request, space, pairs, project(pairs.vectors, request.method, seed))
     background = None if request.dataset is None else _pairs(request, space, models, PAIRS, progress)
     count = request.count or NOISE_VECTORS
     views = [caption_view(space, one, request.captions, count, seed, progress) for one in models]
     vectors = np.concatenate([one.vectors.reshape(-1, one.vectors.shape[-1]) for one in views])
     if background is not None:
         vectors = np.concatenate((background.vectors, vectors))
-    return CaptionsResult(request, space, views, background, project(vectors, request.method, seed))
+    return captions_result(request, space, views, background, project(vectors, request.method, seed))
 
 
 def _pairs(request: LatentRequest, space: Space, models: list[Model], count: int, progress: Progress) -> Pairs:

@@ -93,6 +93,8 @@ class Interpolation:
     """Images from one caption to another."""
 
     model: Model
+    noise: tuple[int, int]
+    """Index of the noise vector at the start and at the end; equal where it stays the same."""
     images: Tensor
     """(K,3,S,S)"""
     vectors: Vectors
@@ -178,7 +180,7 @@ def interpolate(
     """Generate `steps` images from one caption to the other: linear for text vectors, spherical for noise vectors.
 
     Args:
-        noise: index of the noise vector at the start and at the end; equal where it stays the same.
+        noise: see `Interpolation`.
     """
     start, end = noise_vectors(seed, noise, model.config.generator.noise_dim)
     # One by one, as `generate` encodes them: the ends are its images to the bit.
@@ -192,4 +194,4 @@ def interpolate(
     of_images = torch.cat([space.clip.encode_image(image[None].to(space.model.device)) for image in images])
     similarity = torch.nn.functional.cosine_similarity(of_images[:, None], of_captions[None], dim=2)
     to_start, to_end = similarity.cpu().double().numpy().T
-    return Interpolation(model, images, space.vectors(images), to_start, to_end)
+    return Interpolation(model, noise, images, space.vectors(images), to_start, to_end)
