@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ class Result:
     numbers: Mapping[str, object]
     figures: Mapping[str, Figure]
     tables: Mapping[str, Sequence[Row]]
-    animations: Mapping[str, Sequence[Image.Image]]
+    animations: Mapping[str, Sequence[Image.Image]] = field(default_factory=dict)
     """Frames, which run forth and back without end."""
 
     def record(self) -> dict[str, object]:

@@ -51,7 +51,6 @@ def gradcam_result(request: GradCamRequest, groups: Sequence[list[Explanation]])
         },
         figures=figures,
         tables={"maps": list(_map_rows(explanations)), "curves": list(_curve_rows(explanations))},
-        animations={},
         explanations=explanations,
     )
 

@@ -56,7 +56,6 @@ def pairs_result(request: LatentRequest, space: Space, pairs: Pairs, projection:
         },
         figures={"": pairs_figure(views, planes, projection)},
         tables={"points": list(_pair_rows(pairs, planes))},
-        animations={},
         views=views,
     )
 
@@ -88,7 +87,6 @@ def captions_result(
         },
         figures={"": captions_figure(views, planes, background, projection)},
         tables={"points": [*rows, *_pair_rows(pairs, background)] if pairs else rows},
-        animations={},
         views=views,
     )
 
