@@ -5,6 +5,7 @@ Noise k depends on the seed and k alone, so image k of a prompt depends on the m
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -20,23 +21,22 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ratlip_cli.errors import RatlipError, UsageError
+from ratlip_cli.fast.sampling import BATCH_SIZE
 from ratlip_cli.files import cannot_write, whole_file
-from ratlip_cli.model.drawing import images_at_once
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.pixels import captioned_grid, to_images
 from ratlip_cli.weights.model_folder import Model
 
 FORMATS = ("png", "jpg", "webp")
 RECORDS_FILE = "images.jsonl"
-BATCH_SIZE = 16
 _SLUG_BYTES = 60
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sample:
-    """One drawn image and how it was made."""
+    """One generated image and how it was made."""
 
     image: Image.Image
     prompt: str
@@ -51,6 +51,14 @@ class Sample:
     """Of the model."""
     clip_similarity: float
     """Cosine of the image and its prompt under the model's CLIP, in [-1,1]."""
+
+    def __repr__(self) -> str:
+        return f"<Sample {self.index} of '{self.prompt[:40]}', seed {self.seed}, by {self.model}>"
+
+    def _repr_png_(self) -> bytes:
+        shown = io.BytesIO()
+        self.image.save(shown, "PNG")
+        return shown.getvalue()
 
     def record(self) -> dict[str, object]:
         """Everything but the pixels."""
@@ -67,34 +75,20 @@ def noise_vectors(seed: int, indices: Iterable[int], noise_dim: int) -> Tensor:
     return torch.stack(rows)
 
 
-@torch.no_grad()
 def sample(model: Model, noise: Tensor, text: Tensor, batch_size: int | None = None) -> Tensor:
-    """Draw one image per row of noise (n,noise_dim) and text (n,d).
+    """Generate one image per row of noise (n,noise_dim) and conditions (n,...).
 
     Args:
-        batch_size: images at a time; 16 if left out. A CPU draws a batch in parts that stay in its cache, together
-            in CLIP-BLK alone. If left out, the parts are single images there, which makes them the same to the bit
-            whatever else is drawn.
+        batch_size: images at a time, see `fast.Sampler`; left out, an image is the same to the bit on a CPU whatever
+            else is generated.
 
     Returns:
-        Images (n,3,S,S) on the CPU, float32, clamped to [-1,1]. Raises RatlipError where the generator drew NaN.
+        Images (n,3,S,S) on the CPU, float32, clamped to [-1,1]. Raises RatlipError where the generator made NaN.
     """
-    device, generator = model.device, model.drawing
-    batch = batch_size or BATCH_SIZE
-    part = batch
-    if device.type == "cpu":
-        part = 1 if batch_size is None else images_at_once(generator)
-    drawn: list[Tensor] = []
-    for z, t in zip(torch.split(noise.to(device), batch), torch.split(text.to(device), batch), strict=True):
-        parts = list(zip(torch.split(z, part), torch.split(t, part), strict=True))
-        features, prompts = zip(*(generator.clip_input(*vectors) for vectors in parts), strict=True)
-        seen = model.clip.clip_blk(torch.cat(features), torch.cat(prompts))
-        for vectors, feature, clip_feature in zip(parts, features, torch.split(seen, part), strict=True):
-            drawn.append(generator.image_g(feature, clip_feature, *vectors).float().cpu())
-    images = torch.cat(drawn)
+    images = model.sampler(noise, text, batch_size)
     if not images.isfinite().all():
         raise RatlipError(
-            f"model {model.name} draws pixels that are not numbers: its weights are broken; take another."
+            f"model {model.name} generates pixels that are not numbers: its weights are broken; take another."
         )
     return images.clamp(-1, 1)
 
@@ -109,13 +103,13 @@ def generate(
     best_of: int = 1,
     batch_size: int | None = None,
 ) -> Iterator[Sample]:
-    """Draw `count` images for each prompt, prompt by prompt.
+    """Generate `count` images for each prompt, prompt by prompt.
 
     Args:
         seed: decides every noise, together with its index.
         truncation: psi, by which noise is scaled; below 1 images are more alike.
-        best_of: draw this many times `count` images, and keep those of highest CLIP similarity, best first.
-        batch_size: see `draw`.
+        best_of: generate this many times `count` images, and keep those of highest CLIP similarity, best first.
+        batch_size: see `sample`.
 
     Raises:
         UsageError: an empty prompt, or numbers out of range.
@@ -128,24 +122,24 @@ def generate(
                 "prompt %d is as long as the %d tokens that CLIP reads; its end may be cut.", prompt_index + 1, tokens
             )
         best: list[Sample] = []
-        for image in _draw_all(model, prompt, prompt_index, count * best_of, seed, truncation, batch_size):
+        for made in _samples_of(model, prompt, prompt_index, count * best_of, seed, truncation, batch_size):
             if best_of == 1:
-                yield image
+                yield made
             else:
-                best = sorted([*best, image], key=lambda drawn: -drawn.clip_similarity)[:count]
+                best = sorted([*best, made], key=lambda one: -one.clip_similarity)[:count]
         yield from best
 
 
-def _draw_all(
+def _samples_of(
     model: Model, prompt: str, prompt_index: int, count: int, seed: int, truncation: float, batch_size: int | None
 ) -> Iterator[Sample]:
-    """Draw the images of one prompt, a batch at a time."""
-    text = model.clip.encode_text([prompt]).cpu()
+    """The images of one prompt, a batch at a time."""
+    condition, text = model.encode([prompt]), model.clip.encode_text([prompt]).cpu()
     together = batch_size or BATCH_SIZE
     for start in range(0, count, together):
         indices = range(start, min(start + together, count))
         noise = truncation * noise_vectors(seed, indices, model.config.generator.noise_dim)
-        images = sample(model, noise, text.expand(len(indices), -1), batch_size)
+        images = sample(model, noise, condition.expand(len(indices), *condition.shape[1:]), batch_size)
         similarities = clip_similarity(
             torch.cat([model.clip.encode_image(image[None].to(model.device)).cpu() for image in images]), text
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -12,9 +11,10 @@ import torch
 from hub_connection import Connect, connection
 from PIL import Image
 
-from ratlip_cli.data.layout import Record, write_dataset
-from ratlip_cli.model.clip import save_clip
+from ratlip_cli.data.layout import DatasetInfo, Record
+from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.weights.clip_files import save_clip
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # where a script runs the tests in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs that they start would inherit it
@@ -56,23 +56,15 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split, colours in (("train", COLOURS), ("test", COLOURS[:2]))
         for colour in colours
     ]
-    write_dataset(
-        folder,
-        records,
-        name="colours",
-        source="made by the tests",
-        licence="CC0",
-        image_size=32,
-        split_rule="by name",
-        checksums={},
-    )
+    info = DatasetInfo(name="colours", source="made by the tests", licence="CC0", image_size=32, split_rule="by name")
+    write_dataset(folder, records, info)
     return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_settings(tiny_clip: Path, tiny_dataset: Path) -> TrainSettings:
     """A training run of milliseconds a step."""
-    return TrainSettings(
+    return TrainSettings.of(
         dataset=str(tiny_dataset),
         clip=str(tiny_clip),
         image_size=32,
@@ -92,7 +84,7 @@ def tiny_settings(tiny_clip: Path, tiny_dataset: Path) -> TrainSettings:
 @pytest.fixture
 def settings(tiny_settings: TrainSettings, tmp_path: Path) -> TrainSettings:
     """The same run in `tmp_path`/run."""
-    return replace(tiny_settings, out=str(tmp_path / "run"))
+    return tiny_settings.replaced(out=str(tmp_path / "run"))
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ from pathlib import Path
 import open_clip
 import torch
 
-from ratlip_cli.model.clip import FrozenCLIP, load_clip, save_clip
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
+from ratlip_cli.weights.clip_files import load_clip, save_clip
 from ratlip_cli.weights.model_folder import create_model_folder, model_config, save_weights
 
 

@@ -1,4 +1,4 @@
-"""Affines and LeakyReLUs in one (Fig. 2): values, a gradient that keeps two tensors, and the parts a CPU works in."""
+"""Affines and LeakyReLUs in one (Fig. 2): values, a gradient that keeps two tensors, and the chunks a CPU works in."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ratlip_cli.model import cache
-from ratlip_cli.model.cache import in_parts
-from ratlip_cli.model.rat import fused
+from ratlip_cli.fast import chunks
+from ratlip_cli.fast.affines import fused
 
 
 def _inputs(affines: int = 2, dtype: torch.dtype = torch.float64) -> tuple[Tensor, list[Tensor]]:
@@ -24,13 +23,13 @@ def _plain(c: Tensor, vectors: list[Tensor]) -> Tensor:
     return c
 
 
-@pytest.mark.parametrize("cache_bytes", [1, cache.CACHE_BYTES])
+@pytest.mark.parametrize("cache_bytes", [1, chunks.CACHE_BYTES])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("affines", [1, 2, 3])
 def test_values_and_gradients_are_the_plain_ones(
     affines: int, layout: torch.memory_format, cache_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "CACHE_BYTES", cache_bytes)
+    monkeypatch.setattr(chunks, "CACHE_BYTES", cache_bytes)
     c, vectors = _inputs(affines)
     actual, expected = fused(c.contiguous(memory_format=layout), vectors), _plain(c, vectors)
     torch.testing.assert_close(actual, expected)
@@ -55,7 +54,7 @@ def test_no_large_tensor_is_kept_but_input_and_output() -> None:
 
 
 def test_half_precision_vectors_of_a_single_precision_feature() -> None:
-    """As autocast has it behind shuffle attention."""
+    """As autocast has it after shuffle attention."""
     c, vectors = _inputs(dtype=torch.float32)
     halves = [vector.detach().bfloat16().requires_grad_() for vector in vectors]
     out = fused(c, halves)
@@ -84,13 +83,13 @@ def test_a_second_derivative_is_refused() -> None:
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_parts_are_the_batch_and_fit_the_cache(shape: tuple[int, ...], samples: list[int], dtype: torch.dtype) -> None:
-    """Four tensors of a part, in float32 at least."""
+def test_chunks_are_the_batch_and_fit_the_cache(shape: tuple[int, ...], samples: list[int], dtype: torch.dtype) -> None:
+    """Four tensors of a chunk, in float32 at least."""
     numbers, x = torch.arange(shape[0]), torch.empty(shape, dtype=dtype)
-    parts = [numbers[part] for part in in_parts(x)]
-    assert [len(part) for part in parts] == samples
-    assert [number for part in parts for number in part.tolist()] == numbers.tolist()
+    taken = [numbers[chunk] for chunk in chunks.chunks(x)]
+    assert [len(chunk) for chunk in taken] == samples
+    assert [number for chunk in taken for number in chunk.tolist()] == numbers.tolist()
 
 
 def test_another_device_takes_a_batch_whole() -> None:
-    assert in_parts(torch.empty(64, 16, 64, 64, device="meta")) == [slice(None)]
+    assert chunks.chunks(torch.empty(64, 16, 64, 64, device="meta")) == [slice(None)]

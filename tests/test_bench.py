@@ -12,11 +12,11 @@ import torch
 from command_line import ratlip
 
 from ratlip_cli.data.prepare import OFFICIAL
-from ratlip_cli.model.clip import load_clip
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.training import benchmark
+from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.model_folder import create_model_folder, model_config, save_weights
 
 

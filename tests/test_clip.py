@@ -13,16 +13,12 @@ from conftest import PREPROCESS, TINY_CLIP
 from safetensors.torch import load_file, save_file
 
 from ratlip_cli.errors import UsageError, WeightsError
-from ratlip_cli.model.clip import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    FrozenCLIP,
-    QuickGELU,
-    clip_architecture,
-    load_clip,
-    save_clip,
-)
+from ratlip_cli.fast import Swap, clip_for
+from ratlip_cli.fast.clip import FastQuickGELU
+from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.weights.clip_files import CONFIG_FILE, WEIGHTS_FILE, clip_architecture, load_clip, save_clip
 
+ALL = frozenset(Swap)
 SENTENCES = ["a red bird with black wings", "a yellow flower"]
 
 
@@ -34,7 +30,8 @@ def clip_of(**vision: object) -> tuple[FrozenCLIP, open_clip.CLIP]:
     model = open_clip.CLIP(**config)
     tokenizer = open_clip.SimpleTokenizer(context_length=16)
     as_it_was = copy.deepcopy(model).eval()
-    return FrozenCLIP(model, tokenizer, "test", PREPROCESS["mean"], PREPROCESS["std"]), as_it_was
+    clip = FrozenCLIP(model, tokenizer, "test", PREPROCESS["mean"], PREPROCESS["std"])
+    return clip_for(clip, ALL), as_it_was
 
 
 @pytest.mark.parametrize(
@@ -211,11 +208,11 @@ def test_bad_folders_are_answered_in_one_line(tiny_clip: Path, tmp_path: Path) -
 
 
 def test_quick_gelu_is_open_clips() -> None:
-    blocks = clip_architecture("ViT-B-32-quickgelu").visual.transformer.resblocks
-    assert all(isinstance(block.mlp.gelu, QuickGELU) for block in blocks)
-    exact = clip_architecture("ViT-B-32").visual.transformer.resblocks
-    assert not any(isinstance(block.mlp.gelu, QuickGELU) for block in exact)
+    blocks = clip_for(clip_architecture("ViT-B-32-quickgelu"), ALL).visual.transformer.resblocks
+    assert all(isinstance(block.mlp.gelu, FastQuickGELU) for block in blocks)
+    exact = clip_for(clip_architecture("ViT-B-32"), ALL).visual.transformer.resblocks
+    assert not any(isinstance(block.mlp.gelu, FastQuickGELU) for block in exact)
     x = torch.linspace(-12, 12, 1001, dtype=torch.float64, requires_grad=True)
-    ours, theirs = QuickGELU()(x), open_clip.transformer.QuickGELU()(x)
+    ours, theirs = FastQuickGELU()(x), open_clip.transformer.QuickGELU()(x)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(*(torch.autograd.grad(y.sum(), x)[0] for y in (ours, theirs)))

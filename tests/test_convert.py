@@ -13,11 +13,12 @@ from command_line import ratlip
 from PIL import Image
 from torch import Tensor, nn
 
-from ratlip_cli.model.clip import FrozenCLIP, load_clip
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.tensor_files import load_tensors
+from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.load import load_model
 from ratlip_cli.weights.model_folder import DISCRIMINATOR_FILE, GENERATOR_FILE
 from ratlip_cli.weights.released import RELEASED_IMAGE_SIZE, export_released, import_released

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ratlip_cli.errors import RatlipError
-from ratlip_cli.model.clip import load_clip
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.weights import export
+from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.export import export_model
 from ratlip_cli.weights.load import load_model
 from ratlip_cli.weights.model_folder import Model, create_model_folder, load_folder, model_config, save_weights

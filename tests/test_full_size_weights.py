@@ -14,8 +14,8 @@ from hub_server import Fault, serve
 from test_reference import FOLDER, RELATIVE, formula, names_and_shapes
 from torch import Tensor
 
-from ratlip_cli.model.clip import load_clip
 from ratlip_cli.tensor_files import load_pickled, save_tensors
+from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.load import load_model
 
 pytestmark = pytest.mark.slow

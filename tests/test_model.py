@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ratlip_cli.errors import UsageError
-from ratlip_cli.model.clip import FrozenCLIP, load_clip
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import VARIANTS, ClipGeometry, DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
@@ -23,6 +23,7 @@ from ratlip_cli.model.losses import (
     mode_seeking,
 )
 from ratlip_cli.model.rat import Affine, SharedLSTM
+from ratlip_cli.weights.clip_files import load_clip
 
 CONFIG = GeneratorConfig(
     image_size=32, noise_dim=12, hidden_size=8, base_channels=8, bridge_channels=16, bridge_blocks=2

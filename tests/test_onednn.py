@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ratlip_cli.model.onednn import FixedLinear, PackedConv, fixed_linear, is_usable
+from ratlip_cli.fast.onednn import FixedLinear, PackedConv, fixed_linear, is_usable
 from ratlip_cli.training.benchmark import _FlopCounter
 
 SHAPES = [(3, 5, 7), (2, 1, 4), (6, 8)]
@@ -26,6 +27,13 @@ class _Called(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.add(func.name())
         return func(*args, **(kwargs or {}))
+
+
+def _fixed(linear: nn.Linear) -> FixedLinear:
+    """The same layer with the swap."""
+    fixed = copy.copy(linear)
+    fixed.__class__ = FixedLinear
+    return fixed
 
 
 def _linear(in_features: int, out_features: int = 9, bias: bool = True) -> nn.Linear:
@@ -54,7 +62,7 @@ def test_operators_that_changed_are_not_used(
 def test_a_product_is_pytorchs_with_derivatives_of_both_orders(shape: tuple[int, ...], bias: bool) -> None:
     linear = _linear(shape[-1], bias=bias)
     found = []
-    for product in (FixedLinear(linear), linear):
+    for product in (_fixed(linear), linear):
         x = torch.linspace(-1, 1, torch.Size(shape).numel()).view(shape).requires_grad_()
         out = product(x)
         first = torch.autograd.grad(out.pow(3).sum(), x, create_graph=True)[0]
@@ -75,7 +83,7 @@ def test_a_product_takes_any_layout() -> None:
 
 
 def test_a_product_does_not_depend_on_the_rows_beside_it() -> None:
-    linear = FixedLinear(_linear(128, 384))
+    linear = _fixed(_linear(128, 384))
     x = torch.randn(6, 51, 128)
     together = linear(x)
     for count in (1, 2, 5):
@@ -84,14 +92,14 @@ def test_a_product_does_not_depend_on_the_rows_beside_it() -> None:
 
 def test_weights_are_those_of_the_layer_it_replaces() -> None:
     linear = _linear(4)
-    fixed = FixedLinear(linear)
+    fixed = _fixed(linear)
     assert fixed.weight is linear.weight
     assert fixed.bias is linear.bias
     assert fixed.state_dict().keys() == linear.state_dict().keys()
 
 
 def test_pytorch_chooses_under_autocast_and_for_other_types() -> None:
-    fixed = FixedLinear(_linear(4))
+    fixed = _fixed(_linear(4))
     with torch.autocast("cpu", torch.bfloat16):
         assert fixed(torch.randn(2, 4)).dtype is torch.bfloat16
     with _Called() as called:
@@ -105,12 +113,12 @@ def test_arithmetic_is_counted() -> None:
     """The operator that PyTorch has no formula for, too."""
     linear, x = _linear(7), torch.randn(3, 5, 7, requires_grad=True)
     counts = []
-    for product in (FixedLinear(linear), linear):
+    for product in (_fixed(linear), linear):
         with _FlopCounter() as counter:
             product(x).sum().backward()
         counts.append(counter.flops)
     with _Called() as called:
-        FixedLinear(linear)(x)
+        _fixed(linear)(x)
     assert "mkldnn::_linear_pointwise" in called.names
     assert counts[0] == counts[1] == 2 * 2 * 3 * 5 * 7 * 9
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures, load_clip
+from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.model.losses import matching_aware_gradient_penalty, mismatched
 from ratlip_cli.model.shuffle_attention import ShuffleAttention
 from ratlip_cli.tensor_files import load_into
+from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.released import ReleasedCheckpoint, import_released, read_released
 
 FOLDER = Path(__file__).parent / "reference"

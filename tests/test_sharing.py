@@ -16,7 +16,7 @@ from hub_server import WRITE_TOKEN, serve
 from PIL import Image
 
 from ratlip_cli.errors import UsageError, WeightsError
-from ratlip_cli.sampling import draw, noise_vectors
+from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.tensor_files import load_tensors, save_tensors
 from ratlip_cli.weights.card import read_scores
 from ratlip_cli.weights.load import load_model
@@ -118,7 +118,7 @@ def test_half_precision_takes_half_the_space_and_draws_the_same(folder: Path, tm
     whole, halved = load_folder(folder), load_folder(half)
     assert halved.fingerprint == fingerprint_of(half) != whole.fingerprint
     noise, text = noise_vectors(0, range(2), 8), whole.clip.encode_text(["a red image"]).expand(2, -1)
-    assert torch.allclose(draw(whole, noise, text), draw(halved, noise, text), atol=5e-3)
+    assert torch.allclose(sample(whole, noise, text), sample(halved, noise, text), atol=5e-3)
     assert load_discriminator(halved).state_dict().keys() == load_discriminator(whole).state_dict().keys()
 
 

@@ -1,50 +1,62 @@
-"""Shuffle attention, and the lean gradient that it has behind BatchNorm and LeakyReLU: the plain transcription's."""
+"""Shuffle attention, and the lean gradient that it has after BatchNorm and LeakyReLU: the plain module's."""
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from plain import shuffle_attention, weights_of
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ratlip_cli.fast.swaps import Swap, swap_generator
 from ratlip_cli.model.shuffle_attention import SAConv
 
 GROUPS = [(16, 8), (32, 8), (16, 2), (12, 3), (4, 2), (2, 1)]
 
 
-class Unconvolved(nn.Module):
-    """Stands for the convolution, so that what is behind it can be looked at alone."""
-
-    def forward(self, x: Tensor, size: int | None) -> Tensor:
-        return x
-
-
-def _review(channels: int, groups: int) -> SAConv:
+def _plain(channels: int, groups: int) -> SAConv:
     torch.manual_seed(0)
-    review = SAConv(channels, channels, groups)
-    review.conv = Unconvolved()
+    sa_conv = SAConv(channels, channels, groups)
+    sa_conv.conv = nn.Identity()  # what comes after the convolution is looked at alone
     with torch.no_grad():
-        for parameter in review.parameters():
+        for parameter in sa_conv.parameters():
             parameter.normal_()
-        for statistic in (review.norm.running_mean, review.norm.running_var):
+        for statistic in (sa_conv.norm.running_mean, sa_conv.norm.running_var):
             statistic.uniform_(0.5, 2)
-    return review
+    return sa_conv
 
 
-def _plain(review: SAConv, x: Tensor) -> Tensor:
-    """What the plain transcription makes of it, on statistics of its own."""
-    norm = review.norm
-    statistics = norm.running_mean.clone(), norm.running_var.clone()
-    x = F.batch_norm(x, *statistics, norm.weight, norm.bias, training=norm.training, momentum=0.1)
-    return shuffle_attention(weights_of(review.attention), F.leaky_relu(x, 0.01), review.attention.groups)
+def _fast(plain: SAConv) -> SAConv:
+    """The same with the swap, on weights and statistics of its own."""
+    return swap_generator(copy.deepcopy(plain), frozenset({Swap.ATTENTION}))
 
 
 @pytest.mark.parametrize(("channels", "groups"), GROUPS)
 def test_attention_is_the_plain_one(channels: int, groups: int) -> None:
-    attention = _review(channels, groups).double().attention
+    plain = _plain(channels, groups).double()
     x = torch.randn(3, channels, 5, 6, dtype=torch.float64)
-    torch.testing.assert_close(attention(x), shuffle_attention(weights_of(attention), x, attention.groups))
+    torch.testing.assert_close(_fast(plain).attention(x), plain.attention(x))
+
+
+@pytest.mark.parametrize(("channels", "groups"), GROUPS)
+def test_the_plain_one_is_written_out(channels: int, groups: int) -> None:
+    """Section III-C, group by group and channel by channel."""
+    attention = _plain(channels, groups).double().attention
+    x = torch.randn(2, channels, 5, 6, dtype=torch.float64)
+    half = channels // (2 * attention.groups)
+    gated = torch.empty_like(x)
+    for channel in range(channels):
+        place, k = divmod(channel, half)
+        c = x[:, channel]
+        if place % 2 == 0:
+            inner = attention.channel_weight[0, k] * c.mean((1, 2), keepdim=True) + attention.channel_bias[0, k]
+        else:
+            mean, var = c.mean((1, 2), keepdim=True), c.var((1, 2), keepdim=True, unbiased=False)
+            normed = (c - mean) / (var + 1e-5).sqrt() * attention.norm.weight[k] + attention.norm.bias[k]
+            inner = attention.spatial_weight[0, k] * normed + attention.spatial_bias[0, k]
+        gated[:, channel] = c * inner.sigmoid()
+    first, second = gated.chunk(2, dim=1)  # the shuffle takes one of each in turn
+    torch.testing.assert_close(attention(x), torch.stack((first, second), dim=2).flatten(1, 2))
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -56,41 +68,44 @@ def test_values_and_gradients_are_the_plain_ones(
 ) -> None:
     """Also where the shuffle cuts a group in two, which it does with an odd number of them."""
     if parts > 1:
-        monkeypatch.setattr("ratlip_cli.model.cache.CACHE_BYTES", 1)
-    review = _review(channels, groups).double().train(training)
+        monkeypatch.setattr("ratlip_cli.fast.chunks.CACHE_BYTES", 1)
+    plain = _plain(channels, groups).double().train(training)
+    swapped = _fast(plain)
     x = torch.randn(3, channels, 5, 6, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
-    inputs = (x, *review.parameters())
-    expected, actual = _plain(review, x), review(x)
+    expected, actual = plain(x), swapped(x)
     torch.testing.assert_close(actual, expected)
     direction = torch.randn_like(expected)
-    gradients = torch.autograd.grad(actual, inputs, direction), torch.autograd.grad(expected, inputs, direction)
-    for own, plain in zip(*gradients, strict=True):
-        torch.testing.assert_close(own, plain)
+    gradients = (
+        torch.autograd.grad(out, (x, *network.parameters()), direction)
+        for out, network in ((actual, swapped), (expected, plain))
+    )
+    for own, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, wanted)
 
 
 def test_running_statistics_are_those_of_batch_norm() -> None:
-    review, norm = _review(8, 2), nn.BatchNorm2d(8)
-    norm.load_state_dict(review.norm.state_dict())
+    swapped, norm = _fast(_plain(8, 2)), nn.BatchNorm2d(8)
+    norm.load_state_dict(swapped.norm.state_dict())
     for _ in range(2):
         x = 3 + 2 * torch.randn(4, 8, 5, 5)
-        review(x)
+        swapped(x)
         norm(x)
-    for own, expected in zip(review.norm.buffers(), norm.buffers(), strict=True):
+    for own, expected in zip(swapped.norm.buffers(), norm.buffers(), strict=True):
         torch.testing.assert_close(own, expected)
-    before = [buffer.clone() for buffer in review.norm.buffers()]
-    review.eval()(x)
-    assert all(torch.equal(*pair) for pair in zip(review.norm.buffers(), before, strict=True))
+    before = [buffer.clone() for buffer in swapped.norm.buffers()]
+    swapped.eval()(x)
+    assert all(torch.equal(*pair) for pair in zip(swapped.norm.buffers(), before, strict=True))
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_gradient_holds_up_against_finite_differences(training: bool) -> None:
-    review = _review(8, 2).double().train(training)
+    swapped = _fast(_plain(8, 2)).double().train(training)
     x = torch.randn(2, 8, 3, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(review, x)
+    assert torch.autograd.gradcheck(swapped, x)
 
 
 def test_no_large_tensor_is_kept_but_the_input() -> None:
-    review, x = _review(16, 2), torch.randn(2, 16, 32, 32, requires_grad=True)
+    swapped, x = _fast(_plain(16, 2)), torch.randn(2, 16, 32, 32, requires_grad=True)
     kept: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -98,7 +113,7 @@ def test_no_large_tensor_is_kept_but_the_input() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        review(x)
+        swapped(x)
     large = [tensor for tensor in kept if tensor.numel() >= x.numel() // 2]
     assert [tensor.data_ptr() for tensor in large] == [x.data_ptr()]
 
@@ -106,20 +121,20 @@ def test_no_large_tensor_is_kept_but_the_input() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_goes_in_and_single_comes_out(dtype: torch.dtype) -> None:
     """As autocast has it: the parameters, and what they multiply, are float32."""
-    review = _review(16, 2)
+    swapped = _fast(_plain(16, 2))
     x = torch.randn(2, 16, 8, 8).to(dtype).requires_grad_()
-    out = review(x)
+    out = swapped(x)
     assert out.dtype == torch.float32
-    torch.testing.assert_close(out, review(x.detach().float()))
+    torch.testing.assert_close(out, swapped(x.detach().float()))
     (gradient,) = torch.autograd.grad(out.square().sum(), x)
     assert gradient.dtype == dtype
     exact = x.detach().float().requires_grad_()
-    (expected,) = torch.autograd.grad(review(exact).square().sum(), exact)
+    (expected,) = torch.autograd.grad(swapped(exact).square().sum(), exact)
     torch.testing.assert_close(gradient.float(), expected, rtol=0.01, atol=0.01)
 
 
 def test_a_second_derivative_is_refused() -> None:
-    review, x = _review(4, 2), torch.randn(2, 4, 2, 2, requires_grad=True)
-    (gradient,) = torch.autograd.grad(review(x).square().sum(), x, create_graph=True)
+    swapped, x = _fast(_plain(4, 2)), torch.randn(2, 4, 2, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(swapped(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ratlip_cli.model.clip import FrozenCLIP, clip_architecture, load_clip
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
-from ratlip_cli.model.summary import discriminator_parameters, parameter_counts, summarise
+from ratlip_cli.summary import discriminator_parameters, parameter_counts, summarise
+from ratlip_cli.weights.clip_files import clip_architecture, load_clip
 
 
 @pytest.fixture(scope="module")

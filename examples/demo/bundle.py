@@ -11,7 +11,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from ratlip_cli.model.clip import BUNDLED
+from ratlip_cli.weights.clip_files import BUNDLED
 from ratlip_cli.weights.load import find_model
 from ratlip_cli.weights.model_folder import (
     CLIP_FOLDER,

@@ -1,4 +1,4 @@
-"""`ratlip info`: the architecture of a model, part by part."""
+"""`ratlip info`: the architecture of a model, part by one."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def info(
 
     ratlip info --table
     """
-    from ratlip_cli.model.clip import clip_architecture
     from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
-    from ratlip_cli.model.summary import summarise
+    from ratlip_cli.summary import summarise
+    from ratlip_cli.weights.clip_files import clip_architecture
     from ratlip_cli.weights.load import locate_model
     from ratlip_cli.weights.model_folder import clip_spec, fingerprint_of, read_model_config
 
@@ -60,10 +60,9 @@ def info(
     if table:
         _show_table(architecture, generator, json)
         return
-    parts = summarise(generator, discriminator, architecture)
-    trained = sum(part.trained for part in parts)
-    drawing = parts[: [part.name for part in parts].index("CLIP image encoder")]
-    gflops = sum(part.flops for part in drawing) / 1e9
+    modules = summarise(generator, discriminator, architecture)
+    trained = sum(one.trained for one in modules)
+    gflops = sum(one.flops for one in modules if one.generates and one.name != "CLIP text encoder") / 1e9
     if json:
         console.result_json(
             described
@@ -71,7 +70,7 @@ def info(
                 "generator": asdict(generator),
                 "discriminator": asdict(discriminator),
                 "geometry": asdict(architecture.geometry),
-                "parts": [asdict(part) for part in parts],
+                "modules": [asdict(one) for one in modules],
                 "parameters_trained": trained,
                 "gflop_per_image": gflops,
             }
@@ -82,24 +81,24 @@ def info(
             console.result(f"{key}: {value}")
     rows = [
         (
-            part.name,
-            "x".join(map(str, part.shape)),
-            f"{part.trained:,}",
-            f"{part.frozen:,}",
-            f"{(part.trained + part.frozen) * 4 / 2**20:.1f}",
-            f"{part.flops / 1e9:.2f}",
+            one.name,
+            "x".join(map(str, one.shape)),
+            f"{one.trained:,}",
+            f"{one.frozen:,}",
+            f"{(one.trained + one.frozen) * 4 / 2**20:.1f}",
+            f"{one.flops / 1e9:.2f}",
         )
-        for part in parts
+        for one in modules
     ]
     title = f"{generator.variant}, {generator.image_size} pixels, on CLIP {clip}"
-    console.result_table(title, ("part", "output", "trained", "frozen", "MiB (float32)", "GFLOP/image"), rows)
-    console.result(f"trained parameters: {trained:,}; drawing one image of a sentence: {gflops:.1f} GFLOP")
+    console.result_table(title, ("module", "output", "trained", "frozen", "MiB (float32)", "GFLOP/image"), rows)
+    console.result(f"trained parameters: {trained:,}; one image of a prompt: {gflops:.1f} GFLOP")
     console.result("CLIP-BLK and the CLIP image encoder share their weights.")
 
 
 def _show_table(architecture: Any, generator: Any, json: bool) -> None:
     from ratlip_cli.model.config import DiscriminatorConfig
-    from ratlip_cli.model.summary import PAPER_HIDDEN_SIZES, discriminator_parameters, parameter_counts
+    from ratlip_cli.summary import PAPER_HIDDEN_SIZES, discriminator_parameters, parameter_counts
 
     used, unused = discriminator_parameters(DiscriminatorConfig(), architecture.geometry)
     rows: list[dict[str, Any]] = []

@@ -11,79 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ratlip_cli.cli import console
+from ratlip_cli.cli.options import Json, Quiet, Typed, with_settings
 from ratlip_cli.cli.prepare import preparation_progress
 from ratlip_cli.errors import Interrupted
-from ratlip_cli.training.settings import TrainSettings, about, preset_names, resolve_settings
+from ratlip_cli.training.settings import preset_names, resolve_settings
 
 if TYPE_CHECKING:
-    from ratlip_cli.training.session import DryRun, TrainingSession
+    from ratlip_cli.training.dry_run import DryRun
+    from ratlip_cli.training.session import TrainingSession
     from ratlip_cli.training.trainer import StepRecord
 
-DATA, MODEL, LENGTH, LEARNING, MACHINE, RUN, EVALUATION = (
-    "Data",
-    "Model",
-    "How long",
-    "How it learns",
-    "Machine",
-    "Run folder",
-    "Evaluation",
-)
+SHOWN = {"D": "loss_d", "G": "loss_g", "CLIP": "clip_similarity"}
+"""Of what a step measured, what stands beside the bar."""
 
 
-def _setting(name: str, panel: str, metavar: str | None = None, envvar: str | None = None) -> Any:
-    """The option of a setting: not given it is None, so that a settings file is not overwritten by a default."""
-    default = getattr(TrainSettings(), name)
-    return typer.Option(
-        help=about(name) if default in (None, "", False) else f"{about(name)} Default: {default}.",
-        show_default=False,
-        rich_help_panel=panel,
-        metavar=metavar,
-        envvar=envvar,
-    )
-
-
+@with_settings
 def train(
-    context: typer.Context,
-    dataset: Annotated[str | None, _setting("dataset", DATA, "NAME|FOLDER")] = None,
-    data_dir: Annotated[str | None, _setting("data_dir", DATA, "FOLDER", envvar="RATLIP_DATA")] = None,
-    variant: Annotated[str | None, _setting("variant", MODEL)] = None,
-    clip: Annotated[str | None, _setting("clip", MODEL, "MODEL[:PRETRAINED]")] = None,
-    image_size: Annotated[int | None, _setting("image_size", MODEL)] = None,
-    hidden_size: Annotated[int | None, _setting("hidden_size", MODEL)] = None,
-    noise_dim: Annotated[int | None, _setting("noise_dim", MODEL)] = None,
-    generator_channels: Annotated[int | None, _setting("generator_channels", MODEL)] = None,
-    discriminator_channels: Annotated[int | None, _setting("discriminator_channels", MODEL)] = None,
-    pixel_stem: Annotated[bool | None, _setting("pixel_stem", MODEL)] = None,
-    init_from: Annotated[str | None, _setting("init_from", MODEL, "MODEL")] = None,
-    epochs: Annotated[int | None, _setting("epochs", LENGTH)] = None,
-    steps: Annotated[int | None, _setting("steps", LENGTH)] = None,
-    max_time: Annotated[str | None, _setting("max_time", LENGTH, "DURATION")] = None,
-    batch_size: Annotated[int | None, _setting("batch_size", LEARNING)] = None,
-    grad_accum: Annotated[int | None, _setting("grad_accum", LEARNING)] = None,
-    lr_g: Annotated[float | None, _setting("lr_g", LEARNING)] = None,
-    lr_d: Annotated[float | None, _setting("lr_d", LEARNING)] = None,
-    beta1: Annotated[float | None, _setting("beta1", LEARNING)] = None,
-    beta2: Annotated[float | None, _setting("beta2", LEARNING)] = None,
-    clip_weight: Annotated[float | None, _setting("clip_weight", LEARNING)] = None,
-    diversity_weight: Annotated[float | None, _setting("diversity_weight", LEARNING)] = None,
-    penalty_weight: Annotated[float | None, _setting("penalty_weight", LEARNING)] = None,
-    penalty_power: Annotated[float | None, _setting("penalty_power", LEARNING)] = None,
-    ema: Annotated[float | None, _setting("ema", LEARNING)] = None,
-    seed: Annotated[int | None, _setting("seed", LEARNING)] = None,
-    device: Annotated[str | None, _setting("device", MACHINE)] = None,
-    precision: Annotated[str | None, _setting("precision", MACHINE)] = None,
-    compile: Annotated[bool | None, _setting("compile", MACHINE)] = None,
-    recompute: Annotated[bool | None, _setting("recompute", MACHINE)] = None,
-    workers: Annotated[int | None, _setting("workers", MACHINE)] = None,
-    out: Annotated[str | None, _setting("out", RUN, "FOLDER")] = None,
-    resume: Annotated[str | None, _setting("resume", RUN, "PATH|auto")] = None,
-    sample_every: Annotated[int | None, _setting("sample_every", RUN, "STEPS")] = None,
-    save_every: Annotated[int | None, _setting("save_every", RUN, "STEPS")] = None,
-    keep: Annotated[int | None, _setting("keep", RUN)] = None,
-    eval_every: Annotated[int | None, _setting("eval_every", EVALUATION, "STEPS")] = None,
-    eval_captions: Annotated[int | None, _setting("eval_captions", EVALUATION)] = None,
-    eval_features: Annotated[str | None, _setting("eval_features", EVALUATION)] = None,
-    inception_weights: Annotated[str | None, _setting("inception_weights", EVALUATION, "FILE")] = None,
+    typed: Typed,
     config: Annotated[
         str | None,
         typer.Option(
@@ -95,8 +39,8 @@ def train(
         bool,
         typer.Option("--dry-run", help="Measure a few steps, print what the run would be and cost, begin no run."),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a model on captioned images. The run folder goes to stdout.
 
@@ -111,16 +55,14 @@ def train(
     ratlip train --resume auto --dataset cub --variant galip --max-time 8h
     """
     console.set_up(quiet)
-    known = asdict(TrainSettings())
-    typed = {name: value for name, value in context.params.items() if name in known and value is not None}
     settings = resolve_settings(typed, config)
     if print_config:
         console.result(settings.to_toml().rstrip())
         return
 
     from ratlip_cli.device import keep_freed_memory
-    from ratlip_cli.training.session import dry_run as measure
-    from ratlip_cli.training.session import open_session
+    from ratlip_cli.training.dry_run import dry_run as measure
+    from ratlip_cli.training.start import open_session
     from ratlip_cli.weights.model_folder import fingerprint_of
 
     keep_freed_memory()
@@ -145,7 +87,7 @@ def train(
                 "step": session.trainer.steps_done,
                 "total_steps": session.total_steps,
                 "finished": session.finished,
-                "last": asdict(last) if last else None,
+                "last": last.line() if last else None,
             }
         )
     else:
@@ -175,9 +117,7 @@ def _run(session: TrainingSession) -> StepRecord | None:
 
 def _figures(record: StepRecord, skipped: int) -> dict[str, object]:
     figures: dict[str, object] = {
-        "D": record.loss_d,
-        "G": record.loss_g,
-        "CLIP": record.clip_similarity,
+        **{shown: record.logs[name] for shown, name in SHOWN.items() if name in record.logs},
         "images/s": record.images_per_second,
     }
     return figures | ({"skipped": skipped} if skipped else {})

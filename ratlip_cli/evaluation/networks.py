@@ -18,8 +18,9 @@ from ratlip_cli.evaluation.features import (
     find_weights,
 )
 from ratlip_cli.evaluation.request import FEATURES, OF_CLIP, OF_FEATURES, Request
-from ratlip_cli.model.clip import DEFAULT_CLIP, load_clip
+from ratlip_cli.model.clip import DEFAULT_CLIP
 from ratlip_cli.model.config import ClipGeometry
+from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.model_folder import CLIP_FOLDER, Model
 
 VIT_B_32 = ClipGeometry(width=768, grid=7, layers=12, embed_dim=512, image_size=224)

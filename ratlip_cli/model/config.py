@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ratlip_cli.errors import UsageError, unknown_name
+from ratlip_cli.setting import setting
 
 VARIANTS = ("ratlip", "rat", "galip", "ratlip-released")
 """The paper's model, its ablation without shuffle attention, the baseline, and the layout of the published weights."""
@@ -45,14 +46,12 @@ class GeneratorConfig:
 
     variant: str = "ratlip"
     """One of VARIANTS: which affine the bridge uses, and whether convolutions carry shuffle attention."""
-    image_size: int = 256
-    """Side of the generated image in pixels, 32 to 512; the published weights draw 224."""
-    noise_dim: int = 100
-    """Length of the noise vector z."""
-    hidden_size: int = 64
-    """Hidden units D of the bridge's LSTM; the paper's ablation runs from 4 to 128. Unused by `galip`."""
-    base_channels: int = 64
-    """Channels nf behind the last block of image-G; the first has 8 nf."""
+    image_size: int = setting(256, "Side of the generated images in pixels, 32 to 512; published weights have 224.")
+    noise_dim: int = setting(100, "Length of the noise vector z.")
+    hidden_size: int = setting(64, "Hidden units D of the bridge's LSTM, in the paper 4 to 128; unused by galip.")
+    base_channels: int = setting(
+        64, "Channels nf after the last block of image-G; the first has 8 nf.", name="generator_channels"
+    )
     bridge_channels: int = 64
     """Channels of the bridge; inside its blocks they are halved."""
     bridge_blocks: int = 4
@@ -96,7 +95,7 @@ class GeneratorConfig:
         return [*sizes, self.image_size]
 
     def block_channels(self, grid: int) -> list[int]:
-        """Channels in front of image-G and after each of its blocks: nf at the end, doubling backwards up to 8 nf."""
+        """Channels before image-G and after each of its blocks: nf at the end, doubling backwards up to 8 nf."""
         blocks = len(self.block_sizes(grid))
         after = [self.base_channels * min(8, 2 ** (blocks - 1 - block)) for block in range(blocks)]
         return [8 * self.base_channels, *after]
@@ -106,10 +105,14 @@ class GeneratorConfig:
 class DiscriminatorConfig:
     """Sizes of Mate-D (Section III-A)."""
 
-    base_channels: int = 64
-    """The FE extractor ends in 8 times, the referee's hidden layer has 2 times this many channels."""
-    pixel_stem: bool = False
-    """Whether it sees the pixels too; not in the paper."""
+    base_channels: int = setting(
+        64,
+        "Base channels of the discriminator: the FE extractor ends in 8 times, the referee has 2 times as many.",
+        name="discriminator_channels",
+    )
+    pixel_stem: bool = setting(
+        False, "Let the discriminator see pixels beside CLIP's features; not in the paper, for CLIPs of small patches."
+    )
 
     def __post_init__(self) -> None:
         if self.base_channels < 1:

@@ -15,7 +15,7 @@ _STEM_CHANNELS = 32
 
 
 class Discriminator(nn.Module):
-    """FE extractor and referee: does this image belong to this sentence, and is it real?
+    """FE extractor and referee: does this image belong to this text, and is it real?
 
     Args:
         config: the sizes.
@@ -99,7 +99,7 @@ class PixelStem(nn.Module):
 
 
 class Referee(nn.Module):
-    """One logit from the extracted feature and the sentence, tiled to every patch."""
+    """One logit from the extracted feature and the text vector, tiled to every patch."""
 
     def __init__(self, in_channels: int, channels: int, grid: int) -> None:
         super().__init__()
@@ -108,17 +108,8 @@ class Referee(nn.Module):
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """(B,channels,g,g) and T (B,d) -> (B,)"""
-        return self.logits(self.look(x), text)
-
-    def look(self, x: Tensor) -> Tensor:
-        """What the first convolution makes of the image alone: (B,channels,g,g) -> (B,2nf,g-3,g-3)"""
-        return F.conv2d(x, self.conv1.weight[:, : x.shape[1]])
-
-    def logits(self, seen: Tensor, text: Tensor) -> Tensor:
-        """(B,2nf,g-3,g-3) of `look` and T (B,d) -> (B,)"""
-        # Tiled to every patch, T gives the same under every window: T times the sum of its taps.
-        of_text = self.conv1.weight[:, -text.shape[1] :].sum(dim=(2, 3))
-        x = F.leaky_relu(seen + F.linear(text, of_text)[:, :, None, None], 0.2)
+        tiled = text[:, :, None, None].expand(-1, -1, *x.shape[2:])
+        x = F.leaky_relu(self.conv1(torch.cat((x, tiled), dim=1)), 0.2)  # (B, 2nf, g-3, g-3)
         logit: Tensor = self.conv2(x)  # (B, 1, 1, 1)
         return logit.flatten()
 

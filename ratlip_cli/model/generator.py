@@ -1,22 +1,17 @@
 """Section III-A, Fig. 1: the generator. RAT bridge, CLIP-BLK, image-G.
 
-z (B,noise_dim) ~ N(0,I); T (B,d) is CLIP's sentence vector, not normalised; y = [z;T]; W, g are CLIP's width and grid.
+z (B,noise_dim) ~ N(0,I); T (B,d) is CLIP's text vector, not normalised; y = [z;T]; W, g are CLIP's width and grid.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from ratlip_cli.errors import UsageError
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import ClipGeometry, GeneratorConfig
-from ratlip_cli.model.convolution import ColourConv, Conv3x3, plus_enlarged
 from ratlip_cli.model.rat import (
     CATBLK,
     RATBLK,
@@ -33,7 +28,7 @@ CLIP_RESIDUAL = 0.1
 
 
 class Generator(nn.Module):
-    """Noise and sentence vectors to images. It holds no CLIP weights: the frozen CLIP comes as an argument.
+    """Noise and text vectors to images. It holds no CLIP weights: the frozen CLIP comes as an argument.
 
     Args:
         config: the sizes; `config.variant` decides which affine and which convolution are used.
@@ -48,8 +43,6 @@ class Generator(nn.Module):
             )
         self.config = config
         self.geometry = geometry
-        self.recompute = False
-        """Whether a gradient computes image-G's blocks once more, one at a time, instead of keeping their insides."""
         condition_dim = config.noise_dim + geometry.embed_dim
         channels = config.block_channels(geometry.grid)
         sizes = config.block_sizes(geometry.grid)
@@ -61,10 +54,11 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(
             GBlock(config, condition_dim, channels[i], channels[i + 1], size) for i, size in enumerate(sizes)
         )
-        self.to_rgb = ColourConv(channels[-1])
+        self.activation = nn.LeakyReLU(0.2)
+        self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
 
     def forward(self, noise: Tensor, text: Tensor, clip: FrozenCLIP) -> Tensor:
-        """Draw one image per row.
+        """Generate one image per row.
 
         Args:
             noise: z (B,noise_dim).
@@ -90,8 +84,8 @@ class Generator(nn.Module):
         y = torch.cat((noise, text), dim=1)
         x = self.fuse(feature + CLIP_RESIDUAL * clip_feature)  # (B, 8nf, g, g)
         for block in self.blocks:
-            x = _recomputed(block, x, y) if self.recompute else block(x, y)
-        image: Tensor = self.to_rgb(F.leaky_relu(x, 0.2, inplace=True))  # (B, 3, S, S)
+            x = block(x, y)  # (B, C, size, size)
+        image: Tensor = self.to_rgb(self.activation(x))  # (B, 3, S, S)
         return image
 
 
@@ -116,7 +110,7 @@ class RATBridge(nn.Module):
 
 
 class BridgeBlock(nn.Module):
-    """x + RATBLK(SAConv(RATBLK(Conv3x3(x)))): one review between two lessons (III-C)."""
+    """x + RATBLK(SAConv(RATBLK(Conv3x3(x)))): an SAConv between two RATBLKs (III-C)."""
 
     def __init__(self, config: GeneratorConfig, condition_dim: int) -> None:
         super().__init__()
@@ -136,11 +130,7 @@ class BridgeBlock(nn.Module):
 
 
 class GBlock(nn.Module):
-    """One block of image-G: upsampling, then shortcut + SAConv(CATBLK(SAConv(CATBLK(x)))).
-
-    Affines, LeakyReLU and 1x1 convolutions act on each pixel alone, so they give the same values in front of
-    the nearest upsampling as behind it, on a quarter of the pixels.
-    """
+    """One block of image-G: upsampling, then shortcut + SAConv(CATBLK(SAConv(CATBLK(x))))."""
 
     def __init__(
         self, config: GeneratorConfig, condition_dim: int, in_channels: int, out_channels: int, size: int
@@ -155,31 +145,11 @@ class GBlock(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x (B,in,h,w) and y (B,noise_dim+d) -> (B,out,size,size)"""
-        c = self.conv1(self.fuse1(x, y), self.size)
+        x = F.interpolate(x, size=(self.size, self.size), mode="nearest")  # (B, in, size, size)
+        c = self.conv1(self.fuse1(x, y))
         c = self.conv2(self.fuse2(c, y))
-        return plus_enlarged(c, self.shortcut(x))
-
-
-@contextlib.contextmanager
-def statistics_untouched(network: nn.Module) -> Iterator[None]:
-    """Let every BatchNorm normalise by its batch, and leave the running statistics as they are."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, batches) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, batches
-
-
-def _recomputed(block: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-        return contextlib.nullcontext(), statistics_untouched(block)
-
-    out: Tensor = checkpoint(block, x, y, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-    return out
+        out: Tensor = self.shortcut(x) + c
+        return out
 
 
 def _recurrence(config: GeneratorConfig, geometry: ClipGeometry) -> Recurrence:
@@ -195,4 +165,4 @@ def _convolution(config: GeneratorConfig, in_channels: int, out_channels: int) -
     """SAConv where the variant has shuffle attention, else a plain 3x3 convolution with bias."""
     if config.has_attention:
         return SAConv(in_channels, out_channels, config.attention_groups)
-    return Conv3x3(in_channels, out_channels)
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)

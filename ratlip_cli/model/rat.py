@@ -12,18 +12,14 @@ The state is handed on, not hidden: `condition, state = recurrence(text, state)`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ratlip_cli.model.cache import in_parts
-
-_SLOPE = 0.2
-"""Of the LeakyReLU behind every affine."""
+SLOPE = 0.2
+"""Of the LeakyReLU after every affine."""
 
 
 class AffineState(NamedTuple):
@@ -43,7 +39,7 @@ class Recurrence(nn.Module):
     condition_dim: int
 
     def initial_state(self, noise: Tensor, text: Tensor) -> AffineState:
-        """The state in front of the first affine, from z (B,noise_dim) and T (B,d)."""
+        """The state before the first affine, from z (B,noise_dim) and T (B,d)."""
         raise NotImplementedError
 
     def forward(self, text: Tensor, state: AffineState) -> tuple[Tensor, AffineState]:
@@ -110,7 +106,7 @@ class NoRecurrence(Recurrence):
 
 
 class Affine(nn.Module):
-    """What an affine reads from its condition (Eq. 2): gamma and beta. Those of a new one make it the identity.
+    """gamma * c + beta (Eq. 1), both read from a condition (Eq. 2). A new one is the identity.
 
     Args:
         condition_dim: length of the condition: D for RAT, noise_dim + d for CAT.
@@ -122,7 +118,12 @@ class Affine(nn.Module):
         self.gamma = _mlp(condition_dim, channels, start=1.0)
         self.beta = _mlp(condition_dim, channels, start=0.0)
 
-    def forward(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, c: Tensor, condition: Tensor) -> Tensor:
+        """c (B,C,H,W) and the condition (B,condition_dim) -> (B,C,H,W)"""
+        gamma, beta = self.vectors(condition)
+        return gamma * c + beta  # Eq. 1
+
+    def vectors(self, condition: Tensor) -> tuple[Tensor, Tensor]:
         """The condition (B,condition_dim) -> gamma and beta (B,C,1,1)"""
         gamma, beta = self.gamma(condition), self.beta(condition)  # Eq. 2
         return gamma[:, :, None, None], beta[:, :, None, None]
@@ -138,12 +139,11 @@ class RATBLK(nn.Module):
     def forward(
         self, c: Tensor, text: Tensor, state: AffineState, recurrence: Recurrence
     ) -> tuple[Tensor, AffineState]:
-        """c (B,C,H,W), T (B,d) and the state of the affine before -> c and the state for the affine behind."""
-        vectors: list[Tensor] = []
+        """c (B,C,H,W), T (B,d) and the state of the affine before -> c and the state for the affine after."""
         for affine in self.affines:
             condition, state = recurrence(text, state)
-            vectors += affine(condition)
-        return fused(c, vectors), state
+            c = F.leaky_relu(affine(c, condition), SLOPE)
+        return c, state
 
 
 class CATBLK(nn.Module):
@@ -155,62 +155,9 @@ class CATBLK(nn.Module):
 
     def forward(self, c: Tensor, y: Tensor) -> Tensor:
         """c (B,C,H,W) and y = [z;T] (B,noise_dim+d) -> (B,C,H,W)"""
-        return fused(c, [vector for affine in self.affines for vector in affine(y)])
-
-
-def fused(c: Tensor, vectors: Sequence[Tensor]) -> Tensor:
-    """LReLU(gamma * c + beta), once for each pair of gamma and beta (B,C,1,1) in `vectors`: (B,C,H,W) -> (B,C,H,W)"""
-    if torch.compiler.is_compiling():  # it has interpolations of its own
-        for gamma, beta in _pairs(vectors):
-            c = F.leaky_relu(gamma * c + beta, _SLOPE)  # Eq. 1
+        for affine in self.affines:
+            c = F.leaky_relu(affine(c, y), SLOPE)
         return c
-    out: Tensor = _Fused.apply(c, *vectors)
-    return out
-
-
-class _Fused(torch.autograd.Function):
-    """For the gradient it keeps what goes in and what comes out; what is between it computes anew."""
-
-    @staticmethod
-    def forward(ctx: Any, c: Tensor, *vectors: Tensor) -> Tensor:
-        out = torch.empty_like(c, dtype=torch.result_type(c, vectors[0]))
-        for part in in_parts(c):
-            x = c[part]
-            for gamma, beta in _pairs(vectors):
-                x = _affine(x, gamma[part], beta[part], out[part])
-        ctx.save_for_backward(c, out, *vectors)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        c, out, *vectors = ctx.saved_tensors
-        d_c, d_vectors = torch.empty_like(gradient), [torch.empty_like(vector) for vector in vectors]
-        for part in in_parts(c):
-            xs = [c[part]]
-            for gamma, beta in _pairs(vectors[:-2]):
-                xs.append(_affine(xs[-1], gamma[part], beta[part], torch.empty_like(out[part])))
-            d, behind = gradient[part], out[part]
-            for x, (gamma, _), (d_gamma, d_beta) in reversed(
-                list(zip(xs, _pairs(vectors), _pairs(d_vectors), strict=True))
-            ):
-                d = torch.ops.aten.leaky_relu_backward.grad_input(d, behind, _SLOPE, True, grad_input=d_c[part])
-                torch.sum(d * x, (2, 3), keepdim=True, out=d_gamma[part])
-                torch.sum(d, (2, 3), keepdim=True, out=d_beta[part])
-                d.mul_(gamma[part])
-                behind = x
-        return d_c, *d_vectors
-
-
-def _affine(c: Tensor, gamma: Tensor, beta: Tensor, out: Tensor) -> Tensor:
-    """LReLU(gamma * c + beta), written into `out`. One `addcmul` would take several times as long on a CPU."""
-    torch.mul(gamma, c, out=out).add_(beta)  # Eq. 1
-    return F.leaky_relu(out, _SLOPE, inplace=True)
-
-
-def _pairs(vectors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """gamma and beta of each affine."""
-    return list(zip(vectors[::2], vectors[1::2], strict=True))
 
 
 def _mlp(condition_dim: int, channels: int, start: float) -> nn.Sequential:

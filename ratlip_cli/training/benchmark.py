@@ -15,12 +15,13 @@ from torch.utils.flop_counter import flop_registry
 from ratlip_cli.data.dataset import Batch
 from ratlip_cli.data.prepare import OFFICIAL
 from ratlip_cli.device import peak_memory_mib
-from ratlip_cli.model.clip import FrozenCLIP, clip_architecture
-from ratlip_cli.model.onednn import fixed_linear
-from ratlip_cli.model.summary import summarise
+from ratlip_cli.fast.onednn import fixed_linear
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.sampling import noise_vectors, sample
+from ratlip_cli.summary import summarise
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import Trainer
+from ratlip_cli.weights.clip_files import clip_architecture
 from ratlip_cli.weights.model_folder import Model, clip_spec
 
 MATRIX_SIDE = 2048
@@ -91,10 +92,8 @@ def measure_drawing(model: Model, batch_size: int, matrix_rate: float, dtype: to
     with torch.autocast(model.device.type, dtype, enabled=dtype is not torch.float32):
         latency = seconds(lambda: sample(model, noise[:1], text[:1]), model.device)
         together = seconds(lambda: sample(model, noise, text, batch_size), model.device)
-    parts = summarise(config, model.config.discriminator, clip_architecture(clip_spec(model.folder, model.config)))
-    names = [part.name for part in parts]
-    drawing = parts[names.index("noise to code") : names.index("CLIP image encoder")]
-    gflop = sum(part.flops for part in drawing) / 1e9
+    modules = summarise(config, model.config.discriminator, clip_architecture(clip_spec(model.folder, model.config)))
+    gflop = sum(one.flops for one in modules if one.generates and one.name != "CLIP text encoder") / 1e9
     rate = batch_size / together
     return DrawingSpeed(latency, rate, batch_size, gflop, gflop * rate / matrix_rate)
 

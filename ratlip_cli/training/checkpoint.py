@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped.
 
     checkpoints/step_00001000/
-      generator.safetensors, average.safetensors, discriminator.safetensors
+      generator.safetensors, ema.safetensors, discriminator.safetensors
       state.pt            optimisers and loss scale; read with weights_only
       checkpoint.json     the step, and what the checkpoint belongs to: architecture, CLIP, dataset
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ratlip_cli.errors import DataError, RatlipError, WeightsError
 from ratlip_cli.files import PARTIAL, whole_folder, write_text
+from ratlip_cli.setting import Value
 from ratlip_cli.tensor_files import load_into, load_pickled, load_tensors, save_tensors
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import Trainer
@@ -29,26 +30,17 @@ from ratlip_cli.training.trainer import Trainer
 FORMAT = 1
 """Version of the files above; a checkpoint of another one is refused."""
 
-ARCHITECTURE = (
-    "variant",
-    "image_size",
-    "hidden_size",
-    "noise_dim",
-    "generator_channels",
-    "discriminator_channels",
-    "pixel_stem",
-)
-"""The settings that fix the networks' shapes, together with the CLIP."""
-
-NETWORKS = ("generator", "average", "discriminator")
+NETWORKS = ("generator", "ema", "discriminator")
+_OLD_NAMES = {"ema": "average.safetensors"}
+"""How an earlier version of ratlip called a network's file."""
 
 
 @dataclass(frozen=True)
 class Identity:
     """What a checkpoint belongs to: it can be resumed only where all of it is the same."""
 
-    architecture: dict[str, str | int | bool]
-    """The settings named in ARCHITECTURE."""
+    architecture: dict[str, Value]
+    """See `TrainSettings.architecture`."""
     clip: str
     """Fingerprint of the frozen CLIP."""
     dataset: str
@@ -57,7 +49,7 @@ class Identity:
     @classmethod
     def of(cls, settings: TrainSettings, clip: str, dataset: str) -> Identity:
         """The identity of a run from its settings and the two fingerprints."""
-        return cls({name: getattr(settings, name) for name in ARCHITECTURE}, clip, dataset)
+        return cls(settings.architecture, clip, dataset)
 
 
 class Checkpoint(NamedTuple):
@@ -122,8 +114,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise WeightsError(f"{path} is no whole checkpoint: its checkpoint.json cannot be read ({error}).") from error
     if version != FORMAT:
         raise WeightsError(f"{path} has checkpoint format {version}; this version of ratlip reads {FORMAT}.")
-    networks = {name: load_tensors(path / f"{name}.safetensors") for name in NETWORKS}
+    networks = {name: load_tensors(_file_of(path, name)) for name in NETWORKS}
     return Checkpoint(path, step, identity, networks, load_pickled(path / "state.pt"))
+
+
+def _file_of(path: Path, network: str) -> Path:
+    old = path / _OLD_NAMES.get(network, "")
+    return old if old.is_file() else path / f"{network}.safetensors"
 
 
 def newest_checkpoint(paths: Iterable[Path]) -> tuple[Checkpoint | None, list[str]]:

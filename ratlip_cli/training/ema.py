@@ -8,29 +8,31 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def start_ema(generator: Network) -> Network:
-    """A copy of `generator` in eval mode that needs no gradients: the average before the first step."""
+    """A copy of `generator` in eval mode that needs no gradients: the EMA before the first step."""
     return copy.deepcopy(generator).eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def update_ema(average: Sequence[Tensor], current: Sequence[Tensor], decay: float, step: int) -> None:
-    """Move the average towards the generator, the running statistics of BatchNorm included; counters are copied.
+def update_ema(ema: Sequence[Tensor], current: Sequence[Tensor], decay: float, step: int) -> None:
+    """Move the EMA towards the generator, the running statistics of BatchNorm included; counters are copied.
 
     Args:
-        average, current: `tensors_of` the average and of the generator.
-        decay: the share of the average that stays; early on min(decay, (1 + step) / (10 + step)), so that the
+        ema, current: `tensors_of` the EMA and of the generator.
+        decay: the share of the EMA that stays; early on min(decay, (1 + step) / (10 + step)), so that the
             first weights are soon forgotten.
         step: number of steps done, this one not counted.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    pairs = list(zip(average, current, strict=True))
+    pairs = list(zip(ema, current, strict=True))
     numbers = [pair for pair in pairs if pair[0].is_floating_point()]
-    torch._foreach_lerp_([averaged for averaged, _ in numbers], [value for _, value in numbers], 1 - decay)
+    move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    move([averaged for averaged, _ in numbers], [value for _, value in numbers], step)
     for counter, value in pairs:
         if not counter.is_floating_point():
             counter.copy_(value)

@@ -6,7 +6,7 @@ runs/oxford-ratlip-1/
   tensorboard/        the same for TensorBoard
   samples/            step_*.png: the same prompts and the same noise every time
   checkpoints/        step_*/: see checkpoint.py
-  model/              a model folder with the newest average of the generator, always complete
+  model/              a model folder with the newest EMA of the generator, always complete
   best/               where --eval-every is set: see validation.py
 """
 
@@ -17,7 +17,6 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
@@ -101,10 +100,10 @@ class RunFolder:
         if self._log is None or self._tensorboard is None:
             raise RatlipError(f"{self.path} is not open.")
         scores = {name: score.value for name, score in evaluation.metrics.items()} if evaluation else {}
-        values = asdict(record) | scores | ({"evaluation": evaluation.fingerprint} if evaluation else {})
+        values = record.line() | scores | ({"evaluation": evaluation.fingerprint} if evaluation else {})
         try:
             self._log.write(json.dumps(values) + "\n")
-            shown = asdict(record) if record.step % TENSORBOARD_EVERY == 0 else {}
+            shown = record.line() if record.step % TENSORBOARD_EVERY == 0 else {}
             for name, value in (shown | scores).items():
                 if name != "step" and value is not None:
                     self._tensorboard.add_scalar(name, value, record.step)

@@ -1,6 +1,7 @@
-"""Everything that decides a training run, as one flat record that a TOML file, a preset or the command line can fill.
+"""Everything that decides a training run, as one record that a TOML file, a preset or the command line can fill.
 
-Standard library and TOML only: the command line reads it before torch is imported.
+Standard library and TOML only: the command line reads it before torch is imported. The sizes of the model are nested
+(`model`, a table in TOML) and belong to the family that `variant` names; on the command line they are flat.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from ratlip_cli.errors import UsageError, unknown_name
-from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
+from ratlip_cli.families import FAMILIES, family_of
+from ratlip_cli.family import Family
+from ratlip_cli.setting import Setting, Value, setting, settings_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,85 +33,165 @@ EVAL_FEATURES = ("auto", "inception", "clip")
 PRESETS = Path(__file__).parent / "presets"
 """One TOML file a dataset: the paper's settings for the real ones, `small` for a few own images on a CPU."""
 
-Value = str | int | float | bool
-"""What a setting can be in a TOML file and on the command line."""
+MODEL = "model"
+"""The table of the model's sizes in a TOML file."""
 
-
-def _setting(default: Value | None, about: str) -> Any:
-    """A field whose one sentence serves as comment, as `--help` text, and as comment in the run's config.toml."""
-    return field(default=default, metadata={"about": about})
+DATA, ARCHITECTURE, LENGTH, LEARNING, MACHINE, RUN, EVALUATION = (
+    "Data",
+    "Model",
+    "How long",
+    "How it learns",
+    "Machine",
+    "Run folder",
+    "Evaluation",
+)
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """The settings of one training run; the defaults are the paper's where the paper gives a value."""
 
-    dataset: str = _setting("", "Prepared dataset to learn from, by name or by folder.")
-    data_dir: str = _setting("data", "Folder that holds prepared datasets by name.")
-    variant: str = _setting("ratlip", "Model to train: ratlip, rat, galip or ratlip-released.")
-    clip: str = _setting(
+    dataset: str = setting(
+        "", "Prepared dataset to learn from, by name or by folder.", group=DATA, metavar="NAME|FOLDER"
+    )
+    data_dir: str = setting(
+        "data",
+        "Folder that holds prepared datasets by name.",
+        group=DATA,
+        metavar="FOLDER",
+        envvar="RATLIP_DATA",
+        free=True,
+    )
+    variant: str = setting("ratlip", "Model to train.", group=ARCHITECTURE, choices=tuple(FAMILIES), architecture=True)
+    clip: str = setting(
         "ViT-B-32-quickgelu:openai",
-        "Frozen CLIP: MODEL[:PRETRAINED] of open_clip, MODEL:random for a rehearsal, or a folder with one.",
+        "Frozen CLIP: MODEL[:PRETRAINED] of open_clip, MODEL:random for a dry run, or a folder with one.",
+        group=ARCHITECTURE,
+        metavar="MODEL[:PRETRAINED]",
     )
-    image_size: int = _setting(256, "Side of the generated images in pixels, 32 to 512.")
-    hidden_size: int = _setting(64, "Hidden units D of the bridge's LSTM.")
-    noise_dim: int = _setting(100, "Length of the noise vector z.")
-    generator_channels: int = _setting(64, "Channels nf behind the generator's last block.")
-    discriminator_channels: int = _setting(
-        64, "Base channels of the discriminator; its extractor ends in 8 times as many."
-    )
-    init_from: str = _setting(
-        "", "Model to start from: a folder, a run or owner/name; its sizes and its CLIP are taken over."
-    )
-
-    pixel_stem: bool = _setting(
-        False, "Let the discriminator see pixels beside CLIP's features; not in the paper, for CLIPs of small patches."
+    model: Mapping[str, Value] = field(default_factory=dict)
+    """Sizes of the model by name, see `Family.sizes`; what is left out has its default."""
+    init_from: str = setting(
+        "",
+        "Model to start from: a folder, a run or owner/name; its sizes and its CLIP are taken over.",
+        group=ARCHITECTURE,
+        metavar="MODEL",
     )
 
-    epochs: int | None = _setting(None, "Passes over the training images; give this or the number of steps.")
-    steps: int | None = _setting(20_000, "Training steps in all; give this or the number of epochs.")
-    max_time: str = _setting("", "Stop and save after this long, as 90s, 30m, 2h or 1h30m; resume goes on.")
+    epochs: int | None = setting(
+        None, "Passes over the training images; give this or the number of steps.", group=LENGTH, recorded=True
+    )
+    steps: int | None = setting(
+        20_000, "Training steps in all; give this or the number of epochs.", group=LENGTH, recorded=True
+    )
+    max_time: str = setting(
+        "",
+        "Stop and save after this long, as 90s, 30m, 2h or 1h30m; resume goes on.",
+        group=LENGTH,
+        metavar="DURATION",
+        free=True,
+    )
 
-    batch_size: int = _setting(32, "Images in one step, over all its parts.")
-    grad_accum: int = _setting(1, "Parts that a step's batch is cut into, to save memory.")
-    lr_g: float = _setting(1e-4, "Learning rate of the generator.")
-    lr_d: float = _setting(4e-4, "Learning rate of the discriminator.")
-    beta1: float = _setting(0.0, "First beta of both Adam optimisers.")
-    beta2: float = _setting(0.9, "Second beta of both Adam optimisers.")
-    clip_weight: float = _setting(4.0, "Weight lambda of the CLIP similarity in the generator's loss.")
-    diversity_weight: float = _setting(
-        0.0, "Weight of the mode-seeking term, which keeps images of one sentence apart; not in the paper."
+    batch_size: int = setting(32, "Images in one step, over all its micro-batches.", group=LEARNING, recorded=True)
+    grad_accum: int = setting(1, "Micro-batches that a step's batch is cut into, to save memory.", group=LEARNING)
+    lr_g: float = setting(1e-4, "Learning rate of the generator.", group=LEARNING, recorded=True)
+    lr_d: float = setting(4e-4, "Learning rate of the discriminator.", group=LEARNING, recorded=True)
+    beta1: float = setting(0.0, "First beta of both Adam optimisers.", group=LEARNING, recorded=True, advanced=True)
+    beta2: float = setting(0.9, "Second beta of both Adam optimisers.", group=LEARNING, recorded=True, advanced=True)
+    clip_weight: float = setting(
+        4.0, "Weight lambda of the CLIP similarity in the generator's loss.", group=LEARNING, recorded=True
     )
-    penalty_weight: float = _setting(2.0, "Weight k of the matching-aware gradient penalty.")
-    penalty_power: float = _setting(6.0, "Power p of the matching-aware gradient penalty.")
-    ema: float = _setting(0.999, "Decay of the generator's moving average; 0 keeps no average.")
-    seed: int = _setting(0, "Seed of the first weights, the order of images, the crops and the noise.")
+    diversity_weight: float = setting(
+        0.0,
+        "Weight of the mode-seeking term, which keeps images of one caption apart; not in the paper.",
+        group=LEARNING,
+        recorded=True,
+        advanced=True,
+    )
+    penalty_weight: float = setting(
+        2.0, "Weight k of the matching-aware gradient penalty.", group=LEARNING, recorded=True, advanced=True
+    )
+    penalty_power: float = setting(
+        6.0, "Power p of the matching-aware gradient penalty.", group=LEARNING, recorded=True, advanced=True
+    )
+    ema: float = setting(
+        0.999, "Decay of the generator's exponential moving average; 0 keeps none.", group=LEARNING, recorded=True
+    )
+    seed: int = setting(
+        0, "Seed of the first weights, the order of images, the crops and the noise.", group=LEARNING, recorded=True
+    )
 
-    device: str = _setting("auto", "Where to train: auto, cpu, cuda, cuda:N or mps.")
-    precision: str = _setting("auto", "Arithmetic: auto, fp32, bf16 or fp16; auto is bf16 on a GPU that has it.")
-    compile: bool = _setting(False, "Compile both networks: faster on a GPU after minutes of compiling.")
-    recompute: bool = _setting(
-        False, "Compute image-G twice in a step instead of keeping all of it: less memory, a little slower."
+    device: str = setting("auto", "Where to train: auto, cpu, cuda, cuda:N or mps.", group=MACHINE, free=True)
+    precision: str = setting(
+        "auto",
+        "Arithmetic; auto is bf16 on a GPU that has it, else fp32.",
+        group=MACHINE,
+        choices=PRECISIONS,
+        recorded=True,
     )
-    workers: int = _setting(2, "Processes that read images; 0 reads them in the training process.")
+    compile: bool = setting(False, "Compile both networks: faster on a GPU after minutes of compiling.", group=MACHINE)
+    recompute: bool = setting(
+        False,
+        "Compute image-G twice in a step instead of keeping all of it: less memory, a little slower.",
+        group=MACHINE,
+    )
+    workers: int = setting(
+        2, "Processes that read images; 0 reads them in the training process.", group=MACHINE, free=True
+    )
 
-    sample_every: int = _setting(500, "Steps between two grids of sample images; 0 draws none.")
-    save_every: int = _setting(1000, "Steps between two checkpoints; the last step is always saved.")
-    keep: int = _setting(3, "Number of newest checkpoints to keep.")
-    eval_every: int = _setting(
-        0, "Steps between two evaluations on the test split, the best of which is kept; 0 evaluates none."
+    sample_every: int = setting(
+        500, "Steps between two grids of sample images; 0 makes none.", group=RUN, metavar="STEPS", free=True
     )
-    eval_captions: int = _setting(10, "Captions of each test image that an evaluation draws.")
-    eval_features: str = _setting(
-        "auto", "What scores the images: inception, clip (the model's own), or auto: clip with the bundled CLIP."
+    save_every: int = setting(
+        1000, "Steps between two checkpoints; the last step is always saved.", group=RUN, metavar="STEPS", free=True
     )
-    inception_weights: str = _setting("", "Weights file of the Inception network, where evaluation needs it offline.")
-    out: str = _setting("", "Folder of the run; left out, runs/DATASET-VARIANT-N with the next free N.")
-    resume: str = _setting("", "Run folder or checkpoint to go on from, or auto: the newest unfinished such run.")
+    keep: int = setting(3, "Number of newest checkpoints to keep.", group=RUN, free=True)
+    eval_every: int = setting(
+        0,
+        "Steps between two evaluations on the test split, the best of which is kept; 0 evaluates none.",
+        group=EVALUATION,
+        metavar="STEPS",
+        free=True,
+    )
+    eval_captions: int = setting(
+        10, "Captions of each test image that an evaluation generates.", group=EVALUATION, free=True, advanced=True
+    )
+    eval_features: str = setting(
+        "auto",
+        "What scores the images: inception, clip (the model's own), or auto: clip with the bundled CLIP.",
+        group=EVALUATION,
+        choices=EVAL_FEATURES,
+        free=True,
+        advanced=True,
+    )
+    inception_weights: str = setting(
+        "",
+        "Weights file of the Inception network, where evaluation needs it offline.",
+        group=EVALUATION,
+        metavar="FILE",
+        free=True,
+        advanced=True,
+    )
+    out: str = setting(
+        "",
+        "Folder of the run; left out, runs/DATASET-VARIANT-N with the next free N.",
+        group=RUN,
+        metavar="FOLDER",
+        free=True,
+        repeated=False,
+    )
+    resume: str = setting(
+        "",
+        "Run folder or checkpoint to go on from, or auto: the newest unfinished such run.",
+        group=RUN,
+        metavar="PATH|auto",
+        free=True,
+        repeated=False,
+    )
 
     def __post_init__(self) -> None:
-        self.generator_config()
-        self.discriminator_config()
+        configs = self.family.configs(self.model)
+        object.__setattr__(self, "model", self.family.model_of(*configs))
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
         if self.eval_features not in EVAL_FEATURES:
@@ -132,35 +215,61 @@ class TrainSettings:
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1.")
         if self.batch_size < 2:
-            raise UsageError("batch_size is 1; it must be at least 2, for each image to meet another one's sentence.")
+            raise UsageError("batch_size is 1; it must be at least 2, for each image to meet another one's caption.")
         if self.seed >= 2**63:
             raise UsageError(f"seed is {self.seed}; it must be below 2^63.")
         if self.batch_size % self.grad_accum:
             raise UsageError(
-                f"batch_size {self.batch_size} cannot be cut into grad_accum {self.grad_accum} equal parts."
+                f"batch_size {self.batch_size} cannot be cut into grad_accum {self.grad_accum} equal micro-batches."
             )
         if self.diversity_weight and self.batch_size // self.grad_accum % 2:
             raise UsageError(
-                f"batch_size {self.batch_size} in {self.grad_accum} parts is odd; diversity_weight needs pairs in each."
+                f"batch_size {self.batch_size} in {self.grad_accum} micro-batches is odd; diversity_weight needs pairs "
+                "in each."
             )
         if self.recompute and self.compile:
             raise UsageError("recompute and compile do not go together; leave out one of them.")
         if self.max_time:
             parse_duration(self.max_time)
 
-    def generator_config(self) -> GeneratorConfig:
-        """The sizes of the generator."""
-        return GeneratorConfig(
-            variant=self.variant,
-            image_size=self.image_size,
-            noise_dim=self.noise_dim,
-            hidden_size=self.hidden_size,
-            base_channels=self.generator_channels,
-        )
+    @classmethod
+    def of(cls, **typed: Value | None) -> TrainSettings:
+        """Settings by flat names, sizes of the model among them; what is left out has its default."""
+        return _built({**asdict(cls()), **_nested(typed)}, typed)
 
-    def discriminator_config(self) -> DiscriminatorConfig:
-        """The sizes of the discriminator."""
-        return DiscriminatorConfig(base_channels=self.discriminator_channels, pixel_stem=self.pixel_stem)
+    def replaced(self, **typed: Value | None) -> TrainSettings:
+        """These settings with others in their place, by flat names."""
+        return _built({**asdict(self), **_nested(typed, self.model)}, typed)
+
+    @property
+    def family(self) -> Family:
+        """The family that `variant` names."""
+        return family_of(self.variant)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the generated images in pixels."""
+        return int(self.model["image_size"])
+
+    @property
+    def noise_dim(self) -> int:
+        """Length of the noise vector z."""
+        return int(self.model["noise_dim"])
+
+    def configs(self) -> tuple[Any, Any]:
+        """The sizes of generator and discriminator, as the family's dataclasses."""
+        return self.family.configs(self.model)
+
+    @property
+    def architecture(self) -> dict[str, Value]:
+        """All that decides the shapes of the networks, but for the CLIP, by flat names."""
+        own = {name: getattr(self, name) for name, one in SETTINGS.items() if one.about.architecture}
+        return own | dict(self.model)
+
+    @property
+    def recorded(self) -> dict[str, Value | None]:
+        """What a model's config.json says of its training."""
+        return {name: getattr(self, name) for name, one in SETTINGS.items() if one.about.recorded}
 
     def total_steps(self, images: int) -> int:
         """Steps of the whole run on a training split of `images` images."""
@@ -168,40 +277,54 @@ class TrainSettings:
 
     def to_toml(self) -> str:
         """The settings as a TOML file that repeats the run, each with its sentence, without `out` and `resume`."""
-        lines = []
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            if setting.name not in _NOT_REPEATED and value is not None:
-                lines.append(f"# {about(setting.name)}\n{tomli_w.dumps({setting.name: value})}")
-        return "\n".join(lines)
+        own = [(one, getattr(self, name)) for name, one in SETTINGS.items() if one.about.repeated]
+        sizes = [(one, self.model[name]) for name, one in self.family.sizes.items()]
+        return "\n".join([*map(_toml, own), f"[{MODEL}]\n", *map(_toml, sizes)])
 
     def same_run(self, other: TrainSettings) -> bool:
         """Whether both describe the same training, wherever and however fast it runs."""
-        return _without(self, _FREE_TO_CHANGE) == _without(other, _FREE_TO_CHANGE)
+        decisive = [name for name, one in SETTINGS.items() if not one.about.free]
+        return all(getattr(self, name) == getattr(other, name) for name in (*decisive, MODEL))
 
 
-_NOT_REPEATED = frozenset({"out", "resume"})
-_FREE_TO_CHANGE = _NOT_REPEATED | {
-    "data_dir",
-    "device",
-    "workers",
-    "max_time",
-    "sample_every",
-    "save_every",
-    "keep",
-    "eval_every",
-    "eval_captions",
-    "eval_features",
-    "inception_weights",
-}
+SETTINGS = settings_of(TrainSettings)
+"""The settings by name, without the sizes of models."""
 
-_FIELDS: dict[str, Field[Any]] = {setting.name: setting for setting in fields(TrainSettings)}
+
+def all_settings() -> dict[str, Setting]:
+    """Every setting by the flat name that it has on the command line, sizes of all families among them."""
+    sizes = {name: one for family in FAMILIES.values() for name, one in family.sizes.items()}
+    found: dict[str, Setting] = {}
+    for name, one in SETTINGS.items():
+        found[name] = one
+        if name == "clip":
+            found |= sizes
+    return found
 
 
 def about(name: str) -> str:
     """The sentence that explains the setting `name`."""
-    sentence: str = _FIELDS[name].metadata["about"]
-    return sentence
+    return all_settings()[name].about.text
+
+
+def _toml(given: tuple[Setting, Value | None]) -> str:
+    one, value = given
+    return "" if value is None else f"# {one.about.text}\n{tomli_w.dumps({one.name: value})}"
+
+
+def _nested(typed: Mapping[str, Value | None], model: Mapping[str, Value] | None = None) -> dict[str, Any]:
+    """Flat settings with the sizes of the model in their table, over the sizes `model`."""
+    sizes = {name: value for name, value in typed.items() if name not in SETTINGS}
+    return {**{name: value for name, value in typed.items() if name in SETTINGS}, MODEL: {**(model or {}), **sizes}}
+
+
+def _built(merged: dict[str, Any], asked: Mapping[str, Value | None]) -> TrainSettings:
+    """The settings; sizes of another family are left out where nobody asked for them."""
+    sizes = family_of(merged["variant"]).sizes
+    merged[MODEL] = {name: value for name, value in merged[MODEL].items() if name in sizes or name in asked}
+    if "steps" in asked or "epochs" in asked:
+        merged |= {name: asked.get(name) for name in ("steps", "epochs")}
+    return TrainSettings(**merged)
 
 
 def resolve_settings(command_line: Mapping[str, Value], config: str | None = None) -> TrainSettings:
@@ -236,28 +359,24 @@ def _settings_of_model(spec: str) -> dict[str, Value]:
 
     folder = find_model(spec)
     config = read_model_config(folder)
-    return {
-        "variant": config.generator.variant,
-        "clip": clip_spec(folder, config),
-        "image_size": config.generator.image_size,
-        "hidden_size": config.generator.hidden_size,
-        "noise_dim": config.generator.noise_dim,
-        "generator_channels": config.generator.base_channels,
-        "discriminator_channels": config.discriminator.base_channels,
-        "pixel_stem": config.discriminator.pixel_stem,
-    }
+    family = family_of(config.generator.variant)
+    sizes = family.model_of(config.generator, config.discriminator)
+    return {"variant": family.name, "clip": clip_spec(folder, config), **sizes}
 
 
 def _overlaid(*layers: Mapping[str, Value]) -> TrainSettings:
-    """Defaults with `layers` over them, the last on top."""
-    merged: dict[str, Any] = asdict(TrainSettings())
+    """Defaults with flat `layers` over them, the last on top."""
+    merged: dict[str, Value | None] = {}
     for layer in layers:
         if "steps" in layer and "epochs" in layer:
             raise UsageError("give either epochs or steps, not both.")
         if "steps" in layer or "epochs" in layer:
-            merged.update(steps=None, epochs=None)
+            merged = {name: value for name, value in merged.items() if name not in ("steps", "epochs")}
         merged.update(layer)
-    return TrainSettings(**merged)
+    sizes = family_of(str(merged.get("variant", TrainSettings.variant))).sizes
+    foreign = [name for name in layers[-1] if name not in SETTINGS and name not in sizes]  # of what was typed
+    kept = {name: value for name, value in merged.items() if name in SETTINGS or name in sizes or name in foreign}
+    return TrainSettings.of(**kept)
 
 
 def preset_names() -> list[str]:
@@ -280,12 +399,10 @@ def read_settings(config: str | Path) -> dict[str, Value]:
             raise unknown_name("preset", str(config), known)
         path = PRESETS / f"{config}.toml"
     try:
-        table: dict[str, Value] = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"cannot read the settings in {path}: {error}.") from error
-    for key, value in table.items():
-        _check(path, key, value)
-    return table
+    return _checked(path, table)
 
 
 def parse_duration(text: str) -> float:
@@ -309,20 +426,27 @@ def _preset_of(dataset: str) -> dict[str, Value]:
     return read_settings(preset) if dataset and preset.is_file() else {}
 
 
-def _check(path: Path, key: str, value: object) -> None:
-    if key not in _FIELDS:
-        near = difflib.get_close_matches(key, _FIELDS, n=1, cutoff=0.5)
-        hint = f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(_FIELDS)}."
-        raise UsageError(f"{path}: unknown setting '{key}'.{hint}")
-    kind = str(_FIELDS[key].type).removesuffix(" | None")
-    wanted = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}[kind]
-    if not isinstance(value, wanted) or (isinstance(value, bool) and kind != "bool"):
-        name = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}[kind]
-        raise UsageError(f"{path}: '{key}' must be {name}, not {value!r}.")
+def _checked(path: Path, table: Mapping[str, Any]) -> dict[str, Value]:
+    """The settings of a file by flat names: sizes may stand in their table, or beside the others as they once did."""
+    sizes = table.get(MODEL, {})
+    if not isinstance(sizes, dict):
+        raise UsageError(f"{path}: '{MODEL}' must be a table of sizes, not {sizes!r}.")
+    known = all_settings()
+    for key in sizes:
+        if key not in known or key in SETTINGS:
+            raise _unknown_setting(path, f"{MODEL}.{key}", [name for name in known if name not in SETTINGS])
+    flat = {**{key: value for key, value in table.items() if key != MODEL}, **sizes}
+    for key, value in flat.items():
+        if key not in known:
+            raise _unknown_setting(path, key, list(known))
+        known[key].check(str(path), value)
+    return flat
 
 
-def _without(settings: TrainSettings, names: frozenset[str]) -> dict[str, Any]:
-    return {name: value for name, value in asdict(settings).items() if name not in names}
+def _unknown_setting(path: Path, key: str, known: list[str]) -> UsageError:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known)}."
+    return UsageError(f"{path}: unknown setting '{key}'. {hint}")
 
 
 def run_of(path: Path) -> Path:

@@ -1,7 +1,8 @@
-"""One training step (Section III-D, Eq. 8): the discriminator's half, then the generator's.
+"""One training step (Section III-D): the discriminator's half, then the generator's.
 
+What the networks are trained for is the objective's; here are order, micro-batches, precision, rollback, EMA, records.
 Nothing here prints, writes or reads files. The noise of a step is a pure function of the seed and the step's number,
-so what a checkpoint must hold is the networks, the optimisers, the average, and the number of steps done.
+so what a checkpoint must hold is the networks, the optimisers, the EMA, and the number of steps done.
 """
 
 from __future__ import annotations
@@ -9,56 +10,40 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ratlip_cli import fast
 from ratlip_cli.data.dataset import Batch
 from ratlip_cli.device import peak_memory_mib
-from ratlip_cli.errors import TrainingError
-from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures
-from ratlip_cli.model.discriminator import Discriminator
-from ratlip_cli.model.generator import Generator, statistics_untouched
-from ratlip_cli.model.losses import (
-    clip_similarity,
-    discriminator_loss,
-    generator_loss,
-    matching_aware_gradient_penalty,
-    mismatched,
-    mode_seeking,
-)
+from ratlip_cli.errors import TrainingError, UsageError
+from ratlip_cli.fast.recompute import recompute, statistics_untouched
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.training.ema import start_ema, tensors_of, update_ema
+from ratlip_cli.training.objectives.objective import Logs, MicroBatch
 from ratlip_cli.training.settings import TrainSettings
+
+_GRADIENT_D, _GRADIENT_G = "gradient norm of D", "gradient norm of G"
+"""Measured to see whether a step is finite, and not recorded."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step did: a line of metrics.jsonl. Means over the batch; None where a value was not finite."""
+    """What one step did."""
 
     step: int
     """Steps done, this one counted."""
     epoch: float
     """Passes over the training images, this step counted."""
-    loss_d: float | None
-    """L_D of Eq. 8, before this step."""
-    loss_g: float | None
-    """L_G of Eq. 8, against the discriminator after its half of this step."""
-    penalty_norm: float | None
-    """Norm of the gradient of D(x,T) that the penalty raises to its power."""
-    logit_real: float | None
-    """D(x,T): a real image with its own sentence."""
-    logit_fake: float | None
-    """D(G(z,T),T): a generated image with its sentence."""
-    logit_mismatched: float | None
-    """D(x,T_mis): a real image with another image's sentence."""
-    clip_similarity: float | None
-    """Cosine of a generated image's CLIP vector and its sentence's."""
+    logs: Mapping[str, float | None]
+    """What the objective measured, means over the batch by name; None where a value was not finite."""
     lr_g: float
     """Learning rate of the generator."""
     lr_d: float
@@ -70,25 +55,20 @@ class StepRecord:
     skipped: bool
     """Whether the step was not finite, and so left everything as it was."""
 
-
-class _Part(NamedTuple):
-    """One of the equal parts of a step's batch; there is more than one under gradient accumulation."""
-
-    images: Tensor
-    text: Tensor
-    mismatched: Tensor
-    noise: Tensor
-    asked: Tensor
-    """The sentences of the images to generate."""
+    def line(self) -> dict[str, Any]:
+        """Its line in metrics.jsonl."""
+        values = dict(vars(self))
+        logs = values.pop("logs")
+        return {"step": values.pop("step"), "epoch": values.pop("epoch"), **logs, **values}
 
 
 class Trainer:
-    """Generator, discriminator, their optimisers and the generator's average, and the step that moves them.
+    """Generator, discriminator, their optimisers, the generator's EMA, and the step that moves them.
 
     Args:
         settings: what decides the run.
         clip: the frozen CLIP, on `device`.
-        text: sentence vectors (captions,d) of the training split; a batch's captions index them.
+        text: conditions (captions,...) of the training split, from `Family.encode`; a batch's captions index them.
         images: number of training images, to count epochs.
         device: where to compute.
     """
@@ -104,27 +84,28 @@ class Trainer:
         self.steps_done = 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.generator = Generator(settings.generator_config(), clip.geometry).to(device)
-            self.discriminator = Discriminator(settings.discriminator_config(), clip.geometry).to(device)
+            generator, discriminator = settings.configs()
+            self.generator = settings.family.generator(generator, clip.geometry).to(device)
+            self.discriminator = settings.family.discriminator(discriminator, clip.geometry).to(device)
+        fast.for_training(self.generator, self.discriminator)
         self.ema = start_ema(self.generator)
-        # Going through a network's parts takes as long as moving the average.
+        # Going through a network's modules takes as long as moving the EMA.
         self._weights_g, self._weights_d = list(self.generator.parameters()), list(self.discriminator.parameters())
         self._averaged, self._current = tensors_of(self.ema), tensors_of(self.generator)
-        self.generator.recompute = settings.recompute
+        if settings.recompute:
+            recompute(_blocks(self.generator))
 
         betas = (settings.beta1, settings.beta2)
         self.optimizer_g = torch.optim.Adam(self._weights_g, lr=settings.lr_g, betas=betas, fused=True)
         self.optimizer_d = torch.optim.Adam(self._weights_d, lr=settings.lr_d, betas=betas, fused=True)
         self.precision = resolve_precision(settings.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
-        self._draw = torch.compile(self.generator) if settings.compile else self.generator
-        # The penalty differentiates twice, which compiled networks cannot: it keeps the plain discriminator.
-        self._judge = torch.compile(self.discriminator) if settings.compile else self.discriminator
+        self.objective = settings.family.objective(settings, self.generator, self.discriminator, clip, self._autocast)
         self.not_finite_in_a_row = 0
         self._undo = _Undo(self.generator, self.discriminator, self.optimizer_d)
 
     def train_step(self, batch: Batch) -> StepRecord:
-        """One step of Eq. 8 on a batch; it is applied whole or, where anything in it is not finite, not at all.
+        """One step on a batch; it is applied whole or, where anything in it is not finite, not at all.
 
         Raises:
             TrainingError: the GPU's memory is full; the step is not applied.
@@ -132,11 +113,11 @@ class Trainer:
         started = time.perf_counter()
         self._undo.remember_statistics()
         try:
-            values = self._both_halves(self._parts(batch))
+            values = self._both_halves(self._micro_batches(batch))
         except torch.OutOfMemoryError as error:
             self._undo.restore()
             raise TrainingError(
-                "the GPU's memory is full; use a smaller --batch-size, or cut it into parts with --grad-accum."
+                "the GPU's memory is full; use a smaller --batch-size, or cut it into micro-batches with --grad-accum."
             ) from error
         finite = all(map(math.isfinite, values.values()))
         if finite:
@@ -149,98 +130,62 @@ class Trainer:
         self._count(finite)
         return self._record(values, skipped=not finite, seconds=time.perf_counter() - started)
 
-    def _both_halves(self, parts: list[_Part]) -> dict[str, float]:
+    def _both_halves(self, batches: list[MicroBatch]) -> dict[str, float]:
         """The discriminator's update and the generator's gradient; what was measured on the way."""
-        measured, fake = self._discriminator_half(parts)
-        measured |= self._generator_half(parts, fake)
+        measured, fake = self._discriminator_half(batches)
+        measured |= self._generator_half(batches, fake)
         # The one place in a step where the CPU waits for the GPU.
         return dict(zip(measured, torch.stack(list(measured.values())).tolist(), strict=True))
 
-    def _discriminator_half(self, parts: list[_Part]) -> tuple[dict[str, Tensor], ImageFeatures | None]:
-        """L_D and the discriminator's update; its step is undone later if the step turns out not finite.
+    def _discriminator_half(self, batches: list[MicroBatch]) -> tuple[Logs, Any]:
+        """The discriminator's update; it is undone later if the step turns out not finite.
 
-        Returns what was measured and, where the batch is in one part, the features of the generated images with
-        their graph: the generator's half goes on from them instead of drawing the images once more.
+        Returns what was measured and, where there is one micro-batch, the generated images with their graph: the
+        generator's half goes on from them instead of generating once more.
         """
-        totals: dict[str, Tensor] = {}
-        keep_graph = len(parts) == 1
-        for part in parts:
+        totals: Logs = {}
+        keep_graph = len(batches) == 1
+        for batch in batches:
             with contextlib.nullcontext() if keep_graph else self._without_trace():
-                fake = self._fake_features(part)
-            with torch.no_grad(), self._autocast():
-                patches = self.clip.patch_features(part.images)
-            # In float32, for the penalty. What is seen knows no sentence: both logits of a real image read it.
-            patches, text = patches.float().requires_grad_(), part.text.detach().requires_grad_()
-            pixels = self.clip.resized(part.images).detach().requires_grad_()
-            referee = self.discriminator.referee
-            seen = referee.look(self.discriminator.extractor(patches, pixels))
-            logit_real, logit_mismatched = referee.logits(seen, text), referee.logits(seen, part.mismatched)
-            penalty, norm = matching_aware_gradient_penalty(
-                logit_real,
-                (patches, text, pixels) if self.settings.pixel_stem else (patches, text),
-                self.settings.penalty_weight,
-                self.settings.penalty_power,
-            )
-            with self._autocast():
-                logit_fake = self._judge(fake.patches.detach(), part.asked, fake.pixels.detach())
-            loss = discriminator_loss(logit_real, logit_fake, logit_mismatched, penalty)
-            torch.autograd.backward(self.scaler.scale(loss / len(parts)), inputs=self._weights_d)
-            _add(
-                totals,
-                len(parts),
-                loss_d=loss,
-                penalty_norm=norm,
-                logit_real=logit_real,
-                logit_fake=logit_fake,
-                logit_mismatched=logit_mismatched,
-            )
+                fake = self.objective.fake(batch)
+            loss, logs = self.objective.discriminator_loss(batch, fake)
+            torch.autograd.backward(self.scaler.scale(loss / len(batches)), inputs=self._weights_d)
+            _add(totals, logs, len(batches))
         self.scaler.unscale_(self.optimizer_d)
-        totals["gradient_d"] = _gradient_norm(self._weights_d)
+        totals[_GRADIENT_D] = _gradient_norm(self._weights_d)
         self._undo.remember_discriminator()
         self.optimizer_d.step()
         self.optimizer_d.zero_grad()
         return totals, fake if keep_graph else None
 
-    def _generator_half(self, parts: list[_Part], fake: ImageFeatures | None) -> dict[str, Tensor]:
-        """L_G and the generator's gradient. The discriminator networks, but no gradient of its weights is computed."""
-        totals: dict[str, Tensor] = {}
+    def _generator_half(self, batches: list[MicroBatch], fake: Any) -> Logs:
+        """The generator's gradient. No gradient of the discriminator's weights is computed."""
+        totals: Logs = {}
         self.discriminator.requires_grad_(False)
-        for part in parts:
-            seen = fake or self._fake_features(part)
-            with self._autocast():
-                logit_fake = self._judge(seen.patches, part.asked, seen.pixels)
-            similarity = clip_similarity(seen.embedding, part.asked)
-            loss = generator_loss(logit_fake, similarity, self.settings.clip_weight)
-            if self.settings.diversity_weight:
-                loss = loss + self.settings.diversity_weight * mode_seeking(seen.embedding, part.asked, part.noise)
-            torch.autograd.backward(self.scaler.scale(loss / len(parts)))
-            _add(totals, len(parts), loss_g=loss, clip_similarity=similarity)
+        for batch in batches:
+            loss, logs = self.objective.generator_loss(batch, self.objective.fake(batch) if fake is None else fake)
+            torch.autograd.backward(self.scaler.scale(loss / len(batches)))
+            _add(totals, logs, len(batches))
         self.discriminator.requires_grad_(True)
         self.scaler.unscale_(self.optimizer_g)
-        totals["gradient_g"] = _gradient_norm(self._weights_g)
+        totals[_GRADIENT_G] = _gradient_norm(self._weights_g)
         return totals
 
-    def _fake_features(self, part: _Part) -> ImageFeatures:
-        """CLIP(G(z,T)): what the discriminator and the similarity see of the generated images."""
-        with self._autocast():
-            return self.clip.features(self._draw(part.noise, part.asked, self.clip))
-
-    def _parts(self, batch: Batch) -> list[_Part]:
-        """The batch in equal parts; each sentence meets its neighbour in the whole batch as T_mis."""
+    def _micro_batches(self, batch: Batch) -> list[MicroBatch]:
+        """The batch in equal micro-batches; each image meets another caption of the whole batch."""
         text = self.text[batch.captions.to(self.device)]
         tensors = (
             batch.images.to(self.device, non_blocking=True),
             text,
-            mismatched(text),
+            self.objective.mismatched(text),
             step_noise(self.settings.seed, self.steps_done, len(text), self.settings.noise_dim).to(self.device),
         )
         size = len(text) // self.settings.grad_accum
-        parts = zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
-        return [_Part(images, text, wrong, noise, self._asked(text)) for images, text, wrong, noise in parts]
-
-    def _asked(self, text: Tensor) -> Tensor:
-        """The sentences of a part (B,d) or, for mode seeking, half of them twice."""
-        return text[: len(text) // 2].repeat(2, 1) if self.settings.diversity_weight else text
+        split = zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
+        return [
+            MicroBatch(images, text, wrong, noise, self.objective.fake_text(text))
+            for images, text, wrong, noise in split
+        ]
 
     def _autocast(self) -> torch.autocast:
         dtype = DTYPES[self.precision]
@@ -263,18 +208,16 @@ class Trainer:
             self.not_finite_in_a_row += 1
 
     def _record(self, values: dict[str, float], skipped: bool, seconds: float) -> StepRecord:
-        shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        logs = {
+            name: value if math.isfinite(value) else None
+            for name, value in values.items()
+            if name not in (_GRADIENT_D, _GRADIENT_G)
+        }
         batch_size = self.settings.batch_size
         return StepRecord(
             step=self.steps_done,
             epoch=self.steps_done * batch_size / self.images,
-            loss_d=shown["loss_d"],
-            loss_g=shown["loss_g"],
-            penalty_norm=shown["penalty_norm"],
-            logit_real=shown["logit_real"],
-            logit_fake=shown["logit_fake"],
-            logit_mismatched=shown["logit_mismatched"],
-            clip_similarity=shown["clip_similarity"],
+            logs=logs,
             lr_g=self.settings.lr_g,
             lr_d=self.settings.lr_d,
             images_per_second=batch_size / seconds,
@@ -361,12 +304,17 @@ def step_noise(seed: int, step: int, batch_size: int, noise_dim: int) -> Tensor:
 
 def _gradient_norm(weights: list[nn.Parameter]) -> Tensor:
     """Norm over all their gradients: finite only if every one of them is."""
-    gradients = [weight.grad for weight in weights if weight.grad is not None]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    return norm
+    return torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
 
 
-def _add(totals: dict[str, Tensor], parts: int, **measured: Tensor) -> None:
-    """Add the mean of each measured tensor, as this part's share of the batch."""
-    for name, tensor in measured.items():
-        totals[name] = totals.get(name, torch.zeros((), device=tensor.device)) + tensor.detach().float().mean() / parts
+def _add(totals: Logs, logs: Logs, count: int) -> None:
+    """Add the mean of each log, as the share of one of `count` micro-batches."""
+    for name, tensor in logs.items():
+        totals[name] = totals.get(name, torch.zeros((), device=tensor.device)) + tensor.detach().float().mean() / count
+
+
+def _blocks(generator: nn.Module) -> nn.ModuleList:
+    blocks = getattr(generator, "blocks", None)
+    if not isinstance(blocks, nn.ModuleList):
+        raise UsageError(f"{type(generator).__name__} has no blocks to compute again; leave out --recompute.")
+    return blocks

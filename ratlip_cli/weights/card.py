@@ -37,13 +37,6 @@ trained on few images may draw them again."""
 _LICENCES = {"MIT": "mit", "CC0": "cc0-1.0", "CC BY 4.0": "cc-by-4.0"}
 """How the Hub calls licences that datasets name so."""
 
-_VARIANTS = {
-    "ratlip": "RATLIP: recurrent affine transformations with one shared LSTM, and shuffle attention",
-    "rat": "RATLIP without shuffle attention",
-    "galip": "GALIP: conditional affine transformations, the baseline of RATLIP",
-    "ratlip-released": "RATLIP as its authors' code builds it: an LSTM for each affine, and shuffle attention",
-}
-
 
 @dataclass(frozen=True)
 class Scores:
@@ -212,7 +205,7 @@ def _metadata(
 def _introduction(config: ModelConfig) -> str:
     size = config.generator.image_size
     return (
-        f"Draws {size} x {size} images of a sentence in one pass. {_VARIANTS[config.generator.variant]}. For "
+        f"Draws {size} x {size} images of a sentence in one pass. {config.family.about}. For "
         f"ratlip {ratlip_cli.__version__} or newer."
     )
 

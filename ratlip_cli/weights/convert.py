@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ratlip_cli.errors import UsageError, WeightsError, unknown_name
 from ratlip_cli.files import whole_file, whole_folder
-from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP, load_clip
+from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.tensor_files import check_fit
 from ratlip_cli.weights.card import write_card
+from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.model_folder import (
     DISCRIMINATOR_FILE,
     Model,

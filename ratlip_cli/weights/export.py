@@ -27,7 +27,6 @@ import ratlip_cli
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError, unknown_name
 from ratlip_cli.files import whole_folder, write_text
 from ratlip_cli.model.clip import FrozenCLIP
-from ratlip_cli.model.generator import Generator
 from ratlip_cli.weights.model_folder import Model
 
 FORMATS = {"onnx": "onnx", "torch-export": "pt2"}
@@ -52,10 +51,10 @@ class Exported:
     """Largest difference of a text vector's component, relative to the largest component."""
 
 
-class _Drawing(nn.Module):
+class _Generating(nn.Module):
     """Noise and text vectors to images in [-1,1]."""
 
-    def __init__(self, generator: Generator, clip: FrozenCLIP) -> None:
+    def __init__(self, generator: nn.Module, clip: FrozenCLIP) -> None:
         super().__init__()
         self.generator = generator
         self.clip = _with_towers(clip, visual=True)
@@ -100,15 +99,15 @@ def export_model(model: Model, folder: Path, file_format: str) -> Exported:
     tokens = model.clip.tokenizer(list(_SENTENCES))
     text = model.clip.encode_tokens(tokens)
     noise = torch.randn(len(_SENTENCES), model.config.generator.noise_dim, generator=torch.Generator().manual_seed(0))
-    drawing, encoding = _Drawing(model.generator, model.clip).eval(), _Encoding(model.clip).eval()
+    generating, encoding = _Generating(model.generator, model.clip).eval(), _Encoding(model.clip).eval()
     with torch.no_grad():
-        images = drawing(noise, text)
+        images = generating(noise, text)
     ending = FORMATS[file_format]
     with whole_folder(folder) as partial:
         generator, encoder = partial / f"generator.{ending}", partial / f"text_encoder.{ending}"
         save, run = (_save_onnx, _run_onnx) if file_format == "onnx" else (_save_archive, _run_archive)
         with _quiet():
-            save(_traced(drawing, noise[:2], text[:2]), generator, ("noise", "text"), "images", model.fingerprint)
+            save(_traced(generating, noise[:2], text[:2]), generator, ("noise", "text"), "images", model.fingerprint)
             save(_traced(encoding, tokens[:2]), encoder, ("tokens",), "text", model.fingerprint)
             image_difference = float((run(generator, {"noise": noise, "text": text}) - images).abs().max())
             text_difference = float((run(encoder, {"tokens": tokens}) - text).abs().max() / text.abs().max())

@@ -31,7 +31,7 @@ def default_model() -> str:
 
 
 def load_model(spec: str, device: str | torch.device = "cpu") -> Model:
-    """Load a model for drawing. See `find_model` for `spec`."""
+    """Load a model for sampling. See `find_model` for `spec`."""
     name, folder = locate_model(spec)
     return load_folder(folder, device, name)
 

@@ -1,7 +1,7 @@
 """A model as a folder that anyone can load, check and share.
 
 config.json                 ModelConfig: variant, sizes, the CLIP, what it was trained on, versions
-generator.safetensors       the averaged generator, without CLIP's weights
+generator.safetensors       the generator's EMA, without CLIP's weights
 discriminator.safetensors   optional, to train on from
 clip/                       the CLIP, where it is not one that open_clip knows by name
 README.md, samples.png      the model card, see card.py
@@ -10,25 +10,26 @@ README.md, samples.png      the model card, see card.py
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import ratlip_cli
 from ratlip_cli.errors import RatlipError, WeightsError
+from ratlip_cli.families import family_of
+from ratlip_cli.family import Family
+from ratlip_cli.fast import Sampler, for_sampling
 from ratlip_cli.files import whole_folder, write_text
-from ratlip_cli.model import clip as clip_files
-from ratlip_cli.model.clip import FrozenCLIP, load_clip, save_clip
-from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
-from ratlip_cli.model.discriminator import Discriminator
-from ratlip_cli.model.drawing import for_sampling
-from ratlip_cli.model.generator import Generator
+from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.tensor_files import fingerprint, load_into, load_tensors, load_tensors_and_metadata, save_tensors
+from ratlip_cli.weights import clip_files
+from ratlip_cli.weights.clip_files import load_clip, save_clip
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -48,43 +49,57 @@ SAMPLES_FILE = "samples.png"
 CARD_FILES = (CARD_FILE, SAMPLES_FILE)
 """What it holds for people."""
 
-Config = TypeVar("Config", GeneratorConfig, DiscriminatorConfig, ClipGeometry)
-
 
 @dataclass(frozen=True)
 class ModelConfig:
     """What config.json says."""
 
-    generator: GeneratorConfig
-    discriminator: DiscriminatorConfig
+    generator: Any
+    """The generator's sizes, a dataclass of the family's; its `variant` names the family."""
+    discriminator: Any
+    """The discriminator's sizes, a dataclass of the family's."""
     clip: str
     """NAME:PRETRAINED of open_clip, or `clip`, the folder inside the model folder."""
     clip_fingerprint: str
-    """Of the CLIP that the model was trained with; another one draws nonsense."""
+    """Of the CLIP that the model was trained with; with another one the images are nonsense."""
     geometry: ClipGeometry
     training: Mapping[str, Any] = field(default_factory=dict)
     """Data and settings the model was trained with, for people and records."""
     features: str = "inception"
     """What its images are scored by: `inception`, or `clip`, its own CLIP, where they are far from photographs."""
 
+    @property
+    def family(self) -> Family:
+        """The family of the model."""
+        return family_of(self.generator.variant)
+
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model, ready to draw."""
+    """A loaded model, ready to generate."""
 
     name: str
     """What the user called it by, or the folder it was found in."""
     folder: Path
     config: ModelConfig
-    generator: Generator
+    generator: nn.Module
     clip: FrozenCLIP
     fingerprint: str
     """Of the generator's weights, its sizes and its CLIP; it stands in every output."""
 
     @cached_property
-    def drawing(self) -> Generator:
-        """The generator in the form that draws with the least work."""
-        return for_sampling(self.generator)
+    def sampler(self) -> Sampler:
+        """Noise and text vectors to images, with the least work that this device offers."""
+        return for_sampling(self.generator, self.clip)
+
+    @property
+    def family(self) -> Family:
+        """What differs between papers."""
+        return self.config.family
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """The generator's condition (n,...) of prompts, on the CPU."""
+        return self.family.encode(self.clip, prompts).cpu()
 
     @property
     def device(self) -> torch.device:
@@ -93,8 +108,8 @@ class Model:
 
 
 def model_config(
-    generator: GeneratorConfig,
-    discriminator: DiscriminatorConfig,
+    generator: Any,
+    discriminator: Any,
     clip: FrozenCLIP,
     training: Mapping[str, Any] | None = None,
     features: str = "inception",
@@ -159,26 +174,27 @@ def read_model_config(folder: Path) -> ModelConfig:
     known = {"format_version", "library", "library_version", *(item.name for item in fields(ModelConfig))}
     try:
         _check_keys(content, known, optional={"training", "features"})
+        family = family_of(content["generator"]["variant"])
         return ModelConfig(
-            generator=_config(GeneratorConfig, content["generator"]),
-            discriminator=_config(DiscriminatorConfig, content["discriminator"]),
+            generator=_config(family.generator_config, content["generator"]),
+            discriminator=_config(family.discriminator_config, content["discriminator"]),
             clip=str(content["clip"]),
             clip_fingerprint=content["clip_fingerprint"],
             geometry=_config(ClipGeometry, content["geometry"]),
             training=content.get("training", {}),
             features=content.get("features", "inception"),
         )
-    except (AttributeError, TypeError, RatlipError) as error:
+    except (AttributeError, KeyError, TypeError, RatlipError) as error:
         raise WeightsError(f"{path} does not describe a ratlip model: {error}") from error
 
 
 def load_folder(folder: Path, device: str | torch.device = "cpu", name: str | None = None) -> Model:
-    """Load a model folder for drawing. Raises WeightsError naming what is missing, damaged or does not fit."""
+    """Load a model folder for sampling. Raises WeightsError naming what is missing, damaged or does not fit."""
     config = read_model_config(folder)
     tensors = load_tensors(folder / GENERATOR_FILE)
     clip = load_model_clip(folder, config, device)
     with torch.device("meta"):
-        generator = Generator(config.generator, config.geometry)
+        generator = config.family.generator(config.generator, config.geometry)
     generator.to_empty(device="cpu")
     load_into(generator, tensors, folder / GENERATOR_FILE)
     generator.to(device).eval().requires_grad_(False)
@@ -204,11 +220,11 @@ def save_half(folder: Path, target: Path) -> None:
     )
 
 
-def load_discriminator(model: Model) -> Discriminator:
+def load_discriminator(model: Model) -> nn.Module:
     """The discriminator of a model folder. Raises WeightsError where the folder has none."""
     path = model.folder / DISCRIMINATOR_FILE
     tensors = load_tensors(path)
-    discriminator = Discriminator(model.config.discriminator, model.config.geometry)
+    discriminator = model.family.discriminator(model.config.discriminator, model.config.geometry)
     load_into(discriminator, tensors, path)
     return discriminator.to(model.device)
 
@@ -237,7 +253,7 @@ def model_fingerprint(generator: Mapping[str, Tensor], config: ModelConfig) -> s
     return fingerprint(generator, {"generator": asdict(config.generator), "clip": config.clip_fingerprint})
 
 
-def _config(kind: type[Config], values: Mapping[str, Any]) -> Config:
+def _config(kind: type[Any], values: Mapping[str, Any]) -> Any:
     _check_keys(values, {item.name for item in fields(kind)})
     return kind(**values)
 

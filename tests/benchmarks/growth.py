@@ -20,10 +20,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ratlip_cli.device import keep_freed_memory
-from ratlip_cli.model.clip import FrozenCLIP, load_clip
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.sampling import noise_vectors, sample
+from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.model_folder import Model, model_config
 
 SIZES, BATCHES, COUNTS = (32, 64, 128, 256, 512), (1, 2, 4, 8, 16, 32), (1, 4, 16, 64)

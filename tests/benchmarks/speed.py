@@ -50,10 +50,10 @@ def drawing(count: int, contender: str) -> Callable[[], object]:
     from plain import draw as plain_draw
     from plain import weights_of
 
-    from ratlip_cli.model.clip import load_clip
     from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
     from ratlip_cli.model.generator import Generator
     from ratlip_cli.sampling import noise_vectors, sample
+    from ratlip_cli.weights.clip_files import load_clip
     from ratlip_cli.weights.model_folder import Model, model_config
 
     torch.manual_seed(0)
@@ -78,9 +78,9 @@ def training(preset: str, contender: str) -> Callable[[], object]:
     from plain import PlainTrainer
 
     from ratlip_cli.data.dataset import Batch
-    from ratlip_cli.model.clip import load_clip
     from ratlip_cli.training.settings import TrainSettings, read_settings
     from ratlip_cli.training.trainer import Trainer, step_noise
+    from ratlip_cli.weights.clip_files import load_clip
 
     full = {"clip": FULL_CLIP, "batch_size": 4, "recompute": preset == "full-recompute"}
     demo = {**read_settings("demo"), "diversity_weight": 0.0}  # the plain transcription is of the paper's losses

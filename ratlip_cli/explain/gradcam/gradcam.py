@@ -67,12 +67,11 @@ def make_target(name: str, model: Model) -> Target:
         return Target(name, "CLIP similarity", "similarity", similarity, model.clip, (geometry.layers - 1,))
     if name == "discriminator":
         discriminator = discriminator_of(model)
-        if discriminator.config.pixel_stem:
-            logger.warning("this discriminator reads the pixels too; maps show what reaches it through CLIP alone.")
+        if warning := model.family.warning(model.config.discriminator):
+            logger.warning(warning)
 
         def logit(features: ImageFeatures, text: Tensor) -> Tensor:
-            logits: Tensor = discriminator(features.patches, text, features.pixels)
-            return logits
+            return model.family.logits(discriminator, features, text)
 
         return Target(name, "logit of Mate-D", "logit", logit, model.clip, tuple(geometry.feature_blocks))
     raise unknown_name("target", name, TARGETS)

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ratlip_cli.data.dataset import CaptionedImages
+from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.explain.gradcam.explanation import explain_image
 from ratlip_cli.explain.gradcam.gradcam import make_target, resolve_layer
 from ratlip_cli.explain.gradcam.input_images import InputImage, from_dataset, from_file, generated
 from ratlip_cli.explain.gradcam.result import GradCamResult, gradcam_result
 from ratlip_cli.explain.gradcam.segments import phrases_naming_segments
 from ratlip_cli.explain.gradcam.words import Phrase, phrases_of
-from ratlip_cli.explain.inputs import load_models, prepared
+from ratlip_cli.explain.inputs import load_models
 from ratlip_cli.explain.request import DATASET_IMAGES, IMAGES, GradCamRequest
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.weights.model_folder import Model
@@ -32,7 +33,7 @@ def explain(request: GradCamRequest, progress: Progress = silent) -> GradCamResu
     dataset = None
     if request.dataset is not None:
         size = max(model.config.generator.image_size for model in models)
-        dataset = prepared(request.dataset, request.data_dir, size, progress)
+        dataset = resolve_dataset(request.dataset, request.data_dir, size, progress)
     inputs = [_input_images(request, model, dataset) for model in models]
     total, done, groups = sum(map(len, inputs)), 0, []
     for model, target, layer, images in zip(models, targets, layers, inputs, strict=True):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ratlip_cli.data.dataset import CaptionedImages
+from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.errors import UsageError
-from ratlip_cli.explain.inputs import load_models, prepared
+from ratlip_cli.explain.inputs import load_models
 from ratlip_cli.explain.latent.projection import project
 from ratlip_cli.explain.latent.result import LatentResult, captions_result, interpolation_result, pairs_result
 from ratlip_cli.explain.latent.space import Space, make_space
@@ -46,7 +47,7 @@ def _pairs(request: LatentRequest, space: Space, models: list[Model], count: int
     if not source:
         raise UsageError(f"{models[0].name} does not say what it was trained on; name a --dataset.")
     size = models[0].config.generator.image_size
-    dataset = CaptionedImages(prepared(source, request.data_dir, size, progress), request.split, size)
+    dataset = CaptionedImages(resolve_dataset(source, request.data_dir, size, progress), request.split, size)
     check_points(min(count, len(dataset)))
     real = real_images(space, dataset, count, progress)
     return Pairs(real, [pair_view(space, one, real, request.seed, progress) for one in models])

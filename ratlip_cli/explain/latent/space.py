@@ -66,14 +66,8 @@ def make_space(name: str, model: Model) -> Space:
     if name == "clip":
         return Space(name, model, model.clip.encode_image)
     if name == "discriminator":
-        extractor = discriminator_of(model).extractor
-
-        def embed(images: Tensor) -> Tensor:
-            features = model.clip.features(images)
-            extracted: Tensor = extractor(features.patches, features.pixels)
-            return extracted.mean(dim=(2, 3))
-
-        return Space(name, model, embed)
+        discriminator = discriminator_of(model)
+        return Space(name, model, lambda images: model.family.features(discriminator, model.clip, images))
     raise unknown_name("space", name, SPACES)
 
 

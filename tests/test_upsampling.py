@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ratlip_cli.model.convolution import ColourConv, Conv3x3, plus_enlarged
+from ratlip_cli.fast.upsampling import ColourConv, UpsamplingConv, plus_enlarged
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("side", "size"), [(1, 2), (4, 8), (8, 16), (7, 8), (4, 7), (7, 14), (5, 5), (4, 12), (3, 7)])
 def test_convolution_of_an_enlarged_image(side: int, size: int, bias: bool) -> None:
-    conv = Conv3x3(6, 5, bias).double()
+    conv = UpsamplingConv(6, 5, 3, padding=1, bias=bias).double()
     x = torch.randn(2, 6, side, side, requires_grad=True, dtype=torch.float64)
     inputs = (x, *conv.parameters())
     enlarged = F.interpolate(x, size=(size, size), mode="nearest")
@@ -26,13 +26,13 @@ def test_convolution_of_an_enlarged_image(side: int, size: int, bias: bool) -> N
 
 
 def test_only_weights_are_stored() -> None:
-    assert Conv3x3(4, 4).state_dict().keys() == {"weight", "bias"}
-    assert Conv3x3(4, 4, bias=False).state_dict().keys() == {"weight"}
+    assert UpsamplingConv(4, 4, 3, padding=1).state_dict().keys() == {"weight", "bias"}
+    assert UpsamplingConv(4, 4, 3, padding=1, bias=False).state_dict().keys() == {"weight"}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 3), (7, 5)])
 def test_convolution_to_colours(size: tuple[int, int]) -> None:
-    conv = ColourConv(4).double()
+    conv = ColourConv(4, 3, 3, padding=1).double()
     assert conv.state_dict().keys() == {"weight", "bias"}
     x = torch.randn(2, 4, *size, requires_grad=True, dtype=torch.float64)
     inputs = (x, *conv.parameters())

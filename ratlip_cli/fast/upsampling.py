@@ -1,4 +1,8 @@
-"""Image-G's work on an image enlarged by nearest upsampling (Fig. 1), and its last convolution, to three colours."""
+"""Blocks of image-G (Fig. 1) without ever making the enlarged input, and the last convolution, to three colours.
+
+Affines, LeakyReLU and 1x1 convolutions act on each pixel alone, so they give the same values before the nearest
+upsampling as after it, on a quarter of the pixels.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from ratlip_cli.fast.attention import FastSAConv
+from ratlip_cli.model.generator import GBlock
 
 _SPREAD = torch.tensor(
     [
@@ -21,11 +28,23 @@ _SPREAD = torch.tensor(
 _SPREAD_BOTH_WAYS = torch.kron(_SPREAD, _SPREAD)  # (16, 9)
 
 
-class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution with padding 1, of an image as it is or of its nearest upsampling."""
+class FastGBlock(GBlock):
+    """A block of image-G whose affines and shortcut run before the upsampling."""
 
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return super().forward(x, y)
+        c = self.fuse1(x, y)
+        if isinstance(self.conv1, FastSAConv):
+            c = self.conv1.attend(self.conv1.conv(c, self.size))
+        else:
+            c = self.conv1(c, self.size)
+        c = self.conv2(self.fuse2(c, y))
+        return plus_enlarged(c, self.shortcut(x))
+
+
+class UpsamplingConv(nn.Conv2d):
+    """A 3x3 convolution with padding 1, of an image as it is or of its nearest upsampling."""
 
     def forward(self, x: Tensor, size: int | None = None) -> Tensor:
         """(B,in,h,h) -> (B,out,size,size): the convolution of x, enlarged to `size` pixels a side if that is given.
@@ -54,9 +73,6 @@ class ColourConv(nn.Conv2d):
     channels of its own, in one convolution to nine, and added to the row of the image where it belongs.
     """
 
-    def __init__(self, in_channels: int) -> None:
-        super().__init__(in_channels, 3, 3, padding=1)
-
     def forward(self, x: Tensor) -> Tensor:
         """(B,in,h,w) -> (B,3,h,w)"""
         if x.device.type != "cpu" or self.bias is None or torch.compiler.is_compiling():
@@ -73,7 +89,7 @@ class ColourConv(nn.Conv2d):
 def plus_enlarged(x: Tensor, small: Tensor) -> Tensor:
     """x (B,C,size,size), which may be overwritten, plus the nearest upsampling of `small` (B,C,h,h) to its size."""
     size = x.shape[-1]
-    if size != 2 * small.shape[-1] or torch.compiler.is_compiling():
+    if size != 2 * small.shape[-1]:
         return x + F.interpolate(small, size=(size, size), mode="nearest")
     added: Tensor = _PlusDoubled.apply(x, small)
     return added

@@ -1,4 +1,4 @@
-"""How much of a batch is worked on at once, so that on a CPU it stays in the cache from one operation to the next."""
+"""How many samples of a batch are worked on at once, so that on a CPU they stay in its cache between operations."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 CACHE_BYTES = 16 * 2**20
 """What is assumed to stay in a CPU's cache between one layer and the next."""
 _TENSORS = 4
-"""How many tensors of the size of a part are held at once while it is worked on."""
+"""How many tensors of a chunk's size are held at once while it is worked on."""
 
 
-def in_parts(x: Tensor) -> list[slice]:
+def chunks(x: Tensor) -> list[slice]:
     """Slices of the batch x (B,...), to be worked on one after the other; the whole of it anywhere but on a CPU.
 
-    A part is one sample at least, however large, and what is computed of it float32 at least.
+    A chunk is one sample at least, however large, and what is computed of it is float32 at least.
     """
     if x.device.type != "cpu":
         return [slice(None)]

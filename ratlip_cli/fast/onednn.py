@@ -19,11 +19,7 @@ _NOTHING_BEHIND: tuple[Any, ...] = ("none", [], "")
 
 
 class FixedLinear(nn.Linear):
-    """A linear layer whose weights get no gradient, with the weights of another one."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
-        self.weight, self.bias = linear.weight, linear.bias
+    """A linear layer whose weights get no gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(...,in) -> (...,out)"""

@@ -1,0 +1,67 @@
+"""Options that several commands share, and those that are made from the settings of a training run."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from ratlip_cli.setting import Setting, Value, ordered
+from ratlip_cli.training.settings import all_settings
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Model folder, run folder, owner/name[@revision] on the Hugging Face Hub, or ratlip-demo."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")]
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every setting of a training run. What was typed comes as its argument `typed`.
+
+    An option that is not given is None, so that a settings file is not overwritten by a default.
+    """
+    own = inspect.signature(command, eval_str=True).parameters
+    settings = {one.name: one for one in ordered(list(all_settings().values()))}
+    parameters = [_parameter(one) for one in settings.values()]
+    parameters += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, one in own.items() if name != "typed"]
+
+    @functools.wraps(command)
+    def with_typed(**given: Any) -> None:
+        typed = {name: given.pop(name) for name in settings}
+        command(typed={name: value for name, value in typed.items() if value is not None}, **given)
+
+    with_typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_typed.__annotations__ = {one.name: one.annotation for one in parameters}
+    return with_typed
+
+
+def _parameter(setting: Setting) -> inspect.Parameter:
+    about, default = setting.about, setting.default
+    help_text = about.text if default in (None, "", False) else f"{about.text} Default: {default}."
+    option = typer.Option(
+        help=help_text,
+        show_default=False,
+        rich_help_panel=f"{about.group}, advanced" if about.advanced else about.group,
+        metavar="|".join(about.choices) or about.metavar,
+        envvar=about.envvar,
+        autocompletion=_completion(about.choices) if about.choices else None,
+    )
+    annotation = Annotated[setting.kind | None, option]  # type: ignore[name-defined]
+    return inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _completion(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
+
+
+Typed = dict[str, Value]
+"""Settings that were typed, by flat name."""

@@ -1,0 +1,123 @@
+"""What a family of models is: all that differs between the papers whose models this package trains.
+
+Importing it imports no torch: the command line reads names and sizes first. `families.py` has the table. To add a
+family is one file with a subclass of `Family`, one line in the table, and tests; `tests/toy_family.py` is a small one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ratlip_cli.errors import UsageError
+from ratlip_cli.setting import Setting, Value, settings_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ratlip_cli.model.clip import FrozenCLIP
+    from ratlip_cli.model.config import ClipGeometry
+    from ratlip_cli.training.objectives.objective import Objective
+
+
+class Family(ABC):
+    """One architecture with its objective. Its name is the `variant` in settings and config.json.
+
+    Attributes:
+        name: what `--variant` takes.
+        about: one sentence for people, in help texts and on model cards.
+        generator_config: frozen dataclass of the generator's sizes, with at least `variant`, `image_size`, `noise_dim`.
+        discriminator_config: frozen dataclass of the discriminator's sizes.
+    """
+
+    name: str
+    about: str
+    generator_config: ClassVar[type[Any]]
+    discriminator_config: ClassVar[type[Any]]
+
+    @property
+    def sizes(self) -> dict[str, Setting]:
+        """The settings that make its networks: those fields of both configs that were made by `setting.setting`."""
+        return settings_of(self.generator_config) | settings_of(self.discriminator_config)
+
+    def configs(self, model: Mapping[str, Value]) -> tuple[Any, Any]:
+        """Generator's and discriminator's config of these sizes; what is not given has its default.
+
+        Raises UsageError for a size that the family does not have, or a value that cannot be.
+        """
+        for name in model:
+            if name not in self.sizes:
+                raise UsageError(f"variant {self.name} has no setting '{name}'. It has: {', '.join(self.sizes)}.")
+        return (
+            self.generator_config(**_fields(self.generator_config, model), variant=self.name),
+            self.discriminator_config(**_fields(self.discriminator_config, model)),
+        )
+
+    def model_of(self, generator_config: Any, discriminator_config: Any) -> dict[str, Value]:
+        """The way back: the sizes of two configs by their settings' names."""
+        both = (generator_config, discriminator_config)
+        return {
+            name: getattr(config, one.field.name) for config in both for name, one in settings_of(type(config)).items()
+        }
+
+    @abstractmethod
+    def generator(self, config: Any, geometry: ClipGeometry) -> nn.Module:
+        """A new generator: `(noise, text, clip) -> images` (B,3,image_size,image_size), nominally in [-1,1]."""
+
+    @abstractmethod
+    def discriminator(self, config: Any, geometry: ClipGeometry) -> nn.Module:
+        """A new discriminator."""
+
+    @abstractmethod
+    def objective(
+        self,
+        settings: Any,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        clip: FrozenCLIP,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> Objective:
+        """What both networks are trained for.
+
+        Args:
+            settings: the run's TrainSettings.
+            autocast: the context in which networks compute in the run's precision.
+        """
+
+    def encode(self, clip: FrozenCLIP, captions: Sequence[str]) -> Tensor:
+        """How captions become the generator's condition: one row each. Left as it is, CLIP's text vectors T (B,d)."""
+        return clip.encode_text(captions)
+
+    @abstractmethod
+    def look(self, clip: FrozenCLIP, images: Tensor) -> Any:
+        """What the discriminator looks at of images (B,3,H,W) in [-1,1]: CLIP features, or pixels."""
+
+    @abstractmethod
+    def logits(self, discriminator: nn.Module, view: Any, text: Tensor) -> Tensor:
+        """Logits (B,), high for real and matching, of what `look` returned and the condition (B,...)."""
+
+    def feature_map(self, discriminator: nn.Module) -> nn.Module | None:
+        """The module whose output (B,C,h,w) Grad-CAM takes for the discriminator's last feature map.
+
+        None where the discriminator looks at CLIP's patch tokens: then those are taken.
+        """
+        return None
+
+    @abstractmethod
+    def features(self, discriminator: nn.Module, clip: FrozenCLIP, images: Tensor) -> Tensor:
+        """Images (B,3,H,W) as vectors (B,n) of the discriminator, for latent views."""
+
+    def modules(self, generator: nn.Module, discriminator: nn.Module) -> dict[str, nn.Module]:
+        """The modules that `ratlip info` lists, by the names it gives them, in the order in which images pass."""
+        named = {f"generator {name}": module for name, module in generator.named_children()}
+        return named | {f"discriminator {name}": module for name, module in discriminator.named_children()}
+
+    def warning(self, discriminator_config: Any) -> str | None:
+        """What to know before a Grad-CAM map of the discriminator is read, if anything."""
+        return None
+
+
+def _fields(config: type[Any], model: Mapping[str, Value]) -> dict[str, Value]:
+    return {one.field.name: model[name] for name, one in settings_of(config).items() if name in model}

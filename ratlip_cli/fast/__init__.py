@@ -1,0 +1,52 @@
+"""The same functions as `model/`, with less work: accelerated modules, and the one place that says who uses which.
+
+A swap replaces modules of a model by subclasses with the same parameters under the same names, equal in values and
+gradients to the plain ones (`tests/test_fast.py`). SWAPS says which a device takes: only those that were measured to
+win there. torch.compile and export take the plain forwards, by the subclasses themselves.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ratlip_cli.fast.sampling import Sampler
+from ratlip_cli.fast.swaps import SWAPS, Swap, swap_clip, swap_discriminator, swap_generator, swaps_for
+from ratlip_cli.model.clip import FrozenCLIP
+
+__all__ = ["SWAPS", "Sampler", "Swap", "clip_for", "for_sampling", "for_training", "swaps_for"]
+
+
+def for_training(
+    generator: torch.nn.Module, discriminator: torch.nn.Module, swaps: frozenset[Swap] | None = None
+) -> None:
+    """Swap the modules of two networks that are trained, in place. The CLIP is `clip_for`'s, of whoever loaded it.
+
+    Args:
+        swaps: which; left out, those that pay on the networks' device.
+    """
+    chosen = swaps_for(_device(generator)) if swaps is None else swaps
+    swap_generator(generator, chosen)
+    swap_discriminator(discriminator, chosen)
+
+
+def for_sampling(generator: torch.nn.Module, clip: FrozenCLIP, swaps: frozenset[Swap] | None = None) -> Sampler:
+    """What turns noise and text vectors into images with the least work; `generator` stays as it is.
+
+    Args:
+        swaps: which; left out, those that pay on the generator's device.
+    """
+    return Sampler(generator, clip, swaps_for(_device(generator)) if swaps is None else swaps)
+
+
+def clip_for(clip: FrozenCLIP, swaps: frozenset[Swap] | None = None) -> FrozenCLIP:
+    """Swap the modules of a frozen CLIP, in place, and return it.
+
+    Args:
+        swaps: which; left out, those that pay on its device.
+    """
+    swap_clip(clip, swaps_for(clip.mean.device) if swaps is None else swaps)
+    return clip
+
+
+def _device(network: torch.nn.Module) -> torch.device:
+    return next(network.parameters()).device

@@ -1,0 +1,95 @@
+"""One setting, one place: a dataclass field that says all that the command line, TOML files, cards and checkpoints ask.
+
+Standard library only: the command line reads settings before torch is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, TypeAlias
+
+from ratlip_cli.errors import UsageError
+
+Value: TypeAlias = str | int | float | bool
+"""What a setting can be in a TOML file and on the command line."""
+
+_KINDS: dict[str, tuple[type, tuple[type, ...], str]] = {
+    "int": (int, (int,), "a whole number"),
+    "float": (float, (int, float), "a number"),
+    "bool": (bool, (bool,), "true or false"),
+    "str": (str, (str,), "a text"),
+}
+
+
+@dataclass(frozen=True)
+class About:
+    """What a field says of itself."""
+
+    text: str
+    """One sentence: comment in TOML files, and help on the command line."""
+    group: str = "Model"
+    """Under which heading help shows it."""
+    name: str = ""
+    """The setting's name, where it is another one than the field's."""
+    choices: tuple[str, ...] = ()
+    """The values it takes, where they are few."""
+    metavar: str | None = None
+    """What help calls its value."""
+    envvar: str | None = None
+    """Environment variable that gives it on the command line."""
+    architecture: bool = False
+    """Whether it decides the shapes of networks, so that a checkpoint of another value does not fit."""
+    free: bool = False
+    """Whether it may change when a run is resumed: it changes where and how fast the run goes, and nothing else."""
+    recorded: bool = False
+    """Whether a model's config.json and card give it."""
+    repeated: bool = True
+    """Whether a run's config.toml gives it."""
+    advanced: bool = False
+    """Whether help shows it last."""
+
+
+def setting(default: Any, about: str, **more: Any) -> Any:
+    """A dataclass field with an `About`; `more` are About's other fields."""
+    return field(default=default, metadata={"about": About(about, **more)})
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A field that says all of itself, with its type."""
+
+    name: str
+    field: Field[Any]
+    about: About
+
+    @property
+    def default(self) -> Any:
+        """Its default value, None where it has none."""
+        return None if self.field.default is MISSING else self.field.default
+
+    @property
+    def kind(self) -> type:
+        """int, float, bool or str."""
+        return _KINDS[self._kind][0]
+
+    @property
+    def _kind(self) -> str:
+        return str(self.field.type).removesuffix(" | None")
+
+    def check(self, where: str, value: object) -> None:
+        """Raise UsageError where a value of a file is of another type."""
+        _, wanted, name = _KINDS[self._kind]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and self._kind != "bool"):
+            raise UsageError(f"{where}: '{self.name}' must be {name}, not {value!r}.")
+
+
+def settings_of(kind: type[Any]) -> dict[str, Setting]:
+    """The settings among a dataclass's fields, by name and in order."""
+    found = [(item, item.metadata["about"]) for item in fields(kind) if "about" in item.metadata]
+    return {about.name or item.name: Setting(about.name or item.name, item, about) for item, about in found}
+
+
+def ordered(settings: Sequence[Setting]) -> list[Setting]:
+    """By group as they come, the advanced ones of all groups last."""
+    return sorted(settings, key=lambda one: one.about.advanced)

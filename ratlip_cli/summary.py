@@ -1,0 +1,124 @@
+"""What a model consists of: shapes, parameters and arithmetic of each module, counted without any weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ratlip_cli.families import family_of
+from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
+from ratlip_cli.model.discriminator import Discriminator
+from ratlip_cli.model.generator import Generator
+
+PAPER_HIDDEN_SIZES = (4, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class ModuleSummary:
+    """One module of the model."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of its output for one image, without the batch."""
+    trained: int
+    """Parameters that training changes."""
+    frozen: int
+    """Parameters of CLIP."""
+    flops: int
+    """Floating-point operations for one image; a multiplication and an addition are two."""
+    generates: bool
+    """Whether it works when an image is generated; else it works in training alone."""
+
+
+def summarise(generator: Any, discriminator: Any, clip: FrozenCLIP) -> list[ModuleSummary]:
+    """The modules of a model in the order in which an image passes them.
+
+    Args:
+        generator, discriminator: configs of a family.
+        clip: on the meta device, from `clip_architecture`.
+    """
+    family = family_of(generator.variant)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        g = family.generator(generator, clip.geometry).eval()
+        d = family.discriminator(discriminator, clip.geometry).eval()
+        summaries: list[ModuleSummary] = []
+        text = _clip_text(clip, counter, summaries)
+        with _recorded(family.modules(g, d), clip, counter, summaries):
+            images = g(torch.empty(1, generator.noise_dim), text, clip)
+            generating = len(summaries)
+            family.logits(d, family.look(clip, images), text)
+    return [ModuleSummary(**{**vars(one), "generates": number < generating}) for number, one in enumerate(summaries)]
+
+
+def parameter_counts(config: GeneratorConfig, clip: FrozenCLIP) -> tuple[int, int]:
+    """Trained parameters of the generator, and the frozen ones of its CLIP-BLK, patch convolution included.
+
+    Their sum is what the paper's table calls GPs, in units of 2^20.
+    """
+    with torch.device("meta"):
+        generator = Generator(config, clip.geometry)
+    return _count(generator), clip_blk_parameters(clip)
+
+
+def clip_blk_parameters(clip: FrozenCLIP) -> int:
+    """Parameters of the frozen vision transformer up to its last block: what the published generator carries along."""
+    visual = clip.visual
+    outside: int = _count(visual.ln_post) + visual.proj.numel()
+    return _count(visual) - outside
+
+
+def discriminator_parameters(config: DiscriminatorConfig, geometry: ClipGeometry) -> tuple[int, int]:
+    """Parameters of FE extractor and referee, and of two shortcuts that the published code counts and never uses."""
+    with torch.device("meta"):
+        used = _count(Discriminator(config, geometry))
+    return used, 2 * (geometry.width**2 + geometry.width)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(int(parameter.numel()) for parameter in module.parameters())
+
+
+@contextmanager
+def _recorded(
+    modules: Mapping[str, nn.Module], clip: FrozenCLIP, counter: FlopCounterMode, summaries: list[ModuleSummary]
+) -> Iterator[None]:
+    """Append a summary of each module, and of each use of the CLIP, when it is called."""
+
+    def recorded(name: str, call: Callable[..., Any], trained: int, frozen: int) -> Callable[..., Any]:
+        def record(*given: Any) -> Any:
+            before = counter.get_total_flops()
+            output = call(*given)
+            shown = output if isinstance(output, Tensor) else output[0]
+            flops = counter.get_total_flops() - before
+            summaries.append(ModuleSummary(name, tuple(shown.shape[1:]), trained, frozen, flops, True))
+            return output
+
+        return record
+
+    for name, module in modules.items():
+        module.forward = recorded(name, module.forward, _count(module), 0)
+    for method, name, frozen in (
+        ("clip_blk", "CLIP-BLK", clip_blk_parameters(clip)),
+        ("features", "CLIP image encoder", _count(clip.visual)),
+    ):
+        setattr(clip, method, recorded(name, getattr(clip, method), 0, frozen))
+    try:
+        yield
+    finally:
+        for method in ("clip_blk", "features"):
+            delattr(clip, method)
+
+
+def _clip_text(clip: FrozenCLIP, counter: FlopCounterMode, summaries: list[ModuleSummary]) -> Tensor:
+    before = counter.get_total_flops()
+    text = clip.encode_tokens(torch.zeros(1, clip.context_length, dtype=torch.long))
+    frozen, flops = _count(clip) - _count(clip.visual), counter.get_total_flops() - before
+    summaries.append(ModuleSummary("CLIP text encoder", tuple(text.shape[1:]), 0, frozen, flops, True))
+    return text

@@ -1,0 +1,114 @@
+"""Section III-D, Eq. 8: matching-aware hinge losses on CLIP features, a gradient penalty, and the CLIP similarity.
+
+L_D = E max(0, 1 - D(x,T)) + 1/2 E max(0, 1 + D(G(z,T),T)) + 1/2 E max(0, 1 + D(x,T_mis)) + k E ||grad D(x,T)||^p
+L_G = - E D(G(z,T),T) - lambda E cos(CLIP(G(z,T)), T)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures
+from ratlip_cli.model.discriminator import Discriminator
+from ratlip_cli.model.losses import (
+    clip_similarity,
+    discriminator_loss,
+    generator_loss,
+    matching_aware_gradient_penalty,
+    mode_seeking,
+)
+from ratlip_cli.training.objectives.objective import Logs, MicroBatch, Objective
+
+
+class Weights(Protocol):
+    """What Eq. 8 takes from the settings."""
+
+    @property
+    def penalty_weight(self) -> float: ...
+    @property
+    def penalty_power(self) -> float: ...
+    @property
+    def clip_weight(self) -> float: ...
+    @property
+    def diversity_weight(self) -> float: ...
+    @property
+    def compile(self) -> bool: ...
+
+
+class RatlipObjective(Objective):
+    """Eq. 8. The penalty is computed in float32, outside autocast; the sixth power of a norm overflows in half.
+
+    Args:
+        settings: `penalty_weight` k, `penalty_power` p, `clip_weight` lambda, `diversity_weight` and `compile`.
+        generator, discriminator, clip: see `model/`.
+        autocast: the context in which networks compute in the run's precision.
+    """
+
+    def __init__(
+        self,
+        settings: Weights,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        clip: FrozenCLIP,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        if not isinstance(discriminator, Discriminator):
+            raise TypeError(f"Eq. 8 needs Mate-D, not {type(discriminator).__name__}.")
+        self.settings = settings
+        self.clip = clip
+        self.autocast = autocast
+        self.plain_discriminator = discriminator
+        self.generator = torch.compile(generator) if settings.compile else generator
+        # The penalty differentiates twice, which compiled networks cannot: it keeps the plain discriminator.
+        self.discriminator = torch.compile(discriminator) if settings.compile else discriminator
+
+    def fake(self, batch: MicroBatch) -> ImageFeatures:
+        """CLIP(G(z,T)): what the discriminator and the similarity look at of the generated images."""
+        with self.autocast():
+            return self.clip.features(self.generator(batch.noise, batch.fake_text, self.clip))
+
+    def discriminator_loss(self, batch: MicroBatch, fake: ImageFeatures) -> tuple[Tensor, Logs]:
+        """L_D of Eq. 8."""
+        with torch.no_grad(), self.autocast():
+            patches = self.clip.patch_features(batch.images)
+        patches, text = patches.float().requires_grad_(), batch.text.detach().requires_grad_()
+        pixels = self.clip.resized(batch.images).detach().requires_grad_()
+
+        extracted = self.plain_discriminator.extractor(patches, pixels)  # knows no text: both logits read it
+        logit_real = self.plain_discriminator.referee(extracted, text)
+        logit_mismatched = self.plain_discriminator.referee(extracted, batch.mismatched)
+        penalty, norm = matching_aware_gradient_penalty(
+            logit_real,
+            (patches, text, pixels) if self.plain_discriminator.config.pixel_stem else (patches, text),
+            self.settings.penalty_weight,
+            self.settings.penalty_power,
+        )
+        with self.autocast():
+            logit_fake = self.discriminator(fake.patches.detach(), batch.fake_text, fake.pixels.detach())
+        loss = discriminator_loss(logit_real, logit_fake, logit_mismatched, penalty)
+        return loss, {
+            "loss_d": loss,
+            "penalty_norm": norm,
+            "logit_real": logit_real,
+            "logit_fake": logit_fake,
+            "logit_mismatched": logit_mismatched,
+        }
+
+    def generator_loss(self, batch: MicroBatch, fake: ImageFeatures) -> tuple[Tensor, Logs]:
+        """L_G of Eq. 8, and the mode-seeking term where it has a weight."""
+        with self.autocast():
+            logit_fake = self.discriminator(fake.patches, batch.fake_text, fake.pixels)
+        similarity = clip_similarity(fake.embedding, batch.fake_text)
+        loss = generator_loss(logit_fake, similarity, self.settings.clip_weight)
+        if self.settings.diversity_weight:
+            loss = loss + self.settings.diversity_weight * mode_seeking(fake.embedding, batch.fake_text, batch.noise)
+        return loss, {"loss_g": loss, "clip_similarity": similarity}
+
+    def fake_text(self, text: Tensor) -> Tensor:
+        """The text vectors of a micro-batch (B,d) or, for mode seeking, half of them twice."""
+        return text[: len(text) // 2].repeat(2, 1) if self.settings.diversity_weight else text
