@@ -35,13 +35,14 @@ def model_of(folder: Path, clip: FrozenCLIP, seed: int = 0, discriminator: bool 
     sizes = GeneratorConfig(
         image_size=32, noise_dim=6, hidden_size=4, base_channels=4, bridge_channels=8, bridge_blocks=1
     )
-    judge_sizes = DiscriminatorConfig(base_channels=2)
+    discriminator_sizes = DiscriminatorConfig(base_channels=2)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        generator, judge = Generator(sizes, clip.geometry), Discriminator(judge_sizes, clip.geometry)
-        for module in (generator, judge):
+        generator = Generator(sizes, clip.geometry)
+        critic = Discriminator(discriminator_sizes, clip.geometry)
+        for module in (generator, critic):
             for parameter in module.parameters():
                 torch.nn.init.normal_(parameter, std=0.3)
-    create_model_folder(folder, model_config(sizes, judge_sizes, clip), clip)
-    save_weights(folder, generator.state_dict(), judge.state_dict() if discriminator else None)
+    create_model_folder(folder, model_config(sizes, discriminator_sizes, clip), clip)
+    save_weights(folder, generator.state_dict(), critic.state_dict() if discriminator else None)
     return folder

@@ -28,7 +28,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "first": model_of(folder / "first", clip),
         "second": model_of(folder / "second", clip, seed=1),
         "other": model_of(folder / "other", other, seed=2),
-        "drawing": model_of(folder / "drawing", clip, discriminator=False),
+        "no-discriminator": model_of(folder / "no-discriminator", clip, discriminator=False),
     }
 
 
@@ -38,7 +38,7 @@ def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare(PrepareRequest("demo-birds", data_dir, "birds", image_size=32, count=120, workers=1)).path
 
 
-def told(answer: Answer) -> dict:
+def content_of(answer: Answer) -> dict:
     """The JSON that a command printed, all of whose files exist, the JSON file with the same content."""
     assert answer.code == 0, answer.err
     content = json.loads(answer.out)
@@ -47,8 +47,8 @@ def told(answer: Answer) -> dict:
     return content
 
 
-def rows(content: dict, part: str) -> list[dict[str, str]]:
-    (file,) = [file for file in content["files"] if file.endswith(f"_{part}.csv")]
+def rows(content: dict, suffix: str) -> list[dict[str, str]]:
+    (file,) = [file for file in content["files"] if file.endswith(f"_{suffix}.csv")]
     with Path(file).open(encoding="utf-8", newline="") as lines:
         return list(csv.DictReader(lines))
 
@@ -76,7 +76,7 @@ def test_gradcam_leaves_a_figure_and_its_numbers(models: dict[str, Path], tmp_pa
     assert [path.name for path in written] == [f"{stem}{end}" for end in (".png", "_maps.csv", "_curves.csv", ".json")]
     assert sorted(written) == sorted((tmp_path / "out").iterdir())
 
-    again = told(ratlip(*command, "--json"))
+    again = content_of(ratlip(*command, "--json"))
     assert Path(again["files"][0]).name == f"0001{stem[4:]}.png"
     assert Path(again["files"][0]).read_bytes() == written[0].read_bytes()
     assert [Path(file).read_text() for file in again["files"][1:3]] == [path.read_text() for path in written[1:3]]
@@ -86,7 +86,7 @@ def test_gradcam_leaves_a_figure_and_its_numbers(models: dict[str, Path], tmp_pa
     assert all(math.isfinite(number) for number in numbers(again))
     cells = rows(again, "maps")
     assert len(cells) == 16 * 5
-    for text in ("sentence", "wings"):
+    for text in ("whole prompt", "wings"):
         values = np.array([float(row["value"]) for row in cells if row["map"] == text])
         assert values.max() in (0.0, 1.0)
     curve = [row for row in rows(again, "curves") if row["kind"] == "insertion" and row["order"] == "map"]
@@ -96,7 +96,7 @@ def test_gradcam_leaves_a_figure_and_its_numbers(models: dict[str, Path], tmp_pa
 
 
 @pytest.mark.parametrize("prompt", ["costs $5_ or ${6}$", "红色的鸟 🐦 " * 9])
-def test_any_sentence_can_stand_in_figures(models: dict[str, Path], tmp_path: Path, prompt: str) -> None:
+def test_any_prompt_can_stand_in_figures(models: dict[str, Path], tmp_path: Path, prompt: str) -> None:
     options = ("--model", models["first"], "--out", tmp_path, "--quiet")
     for command in (
         ("gradcam", prompt, "--words"),
@@ -108,7 +108,7 @@ def test_any_sentence_can_stand_in_figures(models: dict[str, Path], tmp_path: Pa
 
 
 def test_gradcam_of_several_models_and_layers(models: dict[str, Path], tmp_path: Path) -> None:
-    content = told(
+    content = content_of(
         ratlip(
             *("gradcam", PROMPT, "-n", 2, "--target", "discriminator", "--layer", 2, "--json", "--svg"),
             *("--model", models["first"], "--model", models["other"], "--out", tmp_path),
@@ -124,8 +124,10 @@ def test_gradcam_of_several_models_and_layers(models: dict[str, Path], tmp_path:
         assert image.height > 400
 
 
-def test_gradcam_of_a_dataset_holds_words_against_parts(models: dict[str, Path], birds: Path, tmp_path: Path) -> None:
-    content = told(
+def test_gradcam_of_a_dataset_holds_words_against_segments(
+    models: dict[str, Path], birds: Path, tmp_path: Path
+) -> None:
+    content = content_of(
         ratlip(
             *("gradcam", "--dataset", birds, "--split", "train", "--count", 24, "--json"),
             *("--model", models["first"], "--out", tmp_path),
@@ -133,35 +135,37 @@ def test_gradcam_of_a_dataset_holds_words_against_parts(models: dict[str, Path],
     )
     (model,) = content["models"]
     assert model["images"] == len(content["images"]) == 24
-    assert model["parts"]["all parts"]["n"] == 24
-    assert "wings" in model["parts"]
-    for part, found in model["parts"].items():
+    assert model["segments"]["all segments"]["n"] == 24
+    assert "wings" in model["segments"]
+    for segment, values in model["segments"].items():
         scored = [
-            held
+            one["segment"]
             for image in content["images"]
-            for held in (image["sentence"]["part"], *(word["part"] for word in image["words"]))
-            if held and held["part"] == part
+            for one in (image["whole_prompt"], *image["words"])
+            if one["segment"] and one["segment"]["segment"] == segment
         ]
-        assert found["n"] == len(scored)
-        assert found["energy"]["map"]["mean"] == pytest.approx(np.mean([held["energy"] for held in scored]))
-        centre = np.mean([held["pointing"] - held["centre_pointing"] for held in scored])
-        assert found["pointing"]["over_centre"]["mean"] == pytest.approx(centre)
-        assert any(found["verdict"] in line and f": {part} (" in line for line in content["says"])
-    assert any(file.endswith("_parts.png") for file in content["files"])
+        assert values["n"] == len(scored)
+        assert values["energy"]["map"]["mean"] == pytest.approx(np.mean([one["energy"] for one in scored]))
+        centre = np.mean([one["pointing"] - one["centre_pointing"] for one in scored])
+        assert values["pointing"]["over_centre"]["mean"] == pytest.approx(centre)
+        assert any(values["verdict"] in line and f": {segment} (" in line for line in content["says"])
+    assert any(file.endswith("_segments.png") for file in content["files"])
 
 
 def test_gradcam_of_given_images(models: dict[str, Path], birds: Path, tmp_path: Path) -> None:
-    drawn = sorted((birds / "train").glob("*.png"))[:2]
-    command = ("gradcam", "a bird with black wings", "--model", models["drawing"], "--json", "--out", tmp_path)
-    content = told(ratlip(*command, "--image", drawn[0], "--image", drawn[1]))
-    assert [image["image"] for image in content["images"]] == [str(path) for path in drawn]
-    assert all(image["words"][0]["part"]["part"] == "wings" for image in content["images"])
-    own = told(ratlip("gradcam", "--image", drawn[0], "--model", models["drawing"], "--json", "--out", tmp_path))
+    files = sorted((birds / "train").glob("*.png"))[:2]
+    command = ("gradcam", "a bird with black wings", "--model", models["no-discriminator"], "--json", "--out", tmp_path)
+    content = content_of(ratlip(*command, "--image", files[0], "--image", files[1]))
+    assert [image["image"] for image in content["images"]] == [str(path) for path in files]
+    assert all(image["words"][0]["segment"]["segment"] == "wings" for image in content["images"])
+    own = content_of(
+        ratlip("gradcam", "--image", files[0], "--model", models["no-discriminator"], "--json", "--out", tmp_path)
+    )
     assert own["images"][0]["prompt"] != "a bird with black wings"
 
 
 def test_latent_viz_of_pairs_and_two_models(models: dict[str, Path], birds: Path, tmp_path: Path) -> None:
-    content = told(
+    content = content_of(
         ratlip(
             *("latent-viz", "--model", models["first"], "--against", models["second"], "--json"),
             *("--dataset", birds, "--split", "train", "--count", 12, "--out", tmp_path),
@@ -172,10 +176,10 @@ def test_latent_viz_of_pairs_and_two_models(models: dict[str, Path], birds: Path
     assert {GREEN, ORANGE} <= colours(content["files"][0])
     means = []
     for model in content["models"]:
-        found = [float(row["angle"]) for row in points if row["model"] == model["model"]]
-        assert model["angle"]["mean"] == pytest.approx(np.mean(found), abs=1e-3)
+        of_model = [float(row["angle"]) for row in points if row["model"] == model["model"]]
+        assert model["angle"]["mean"] == pytest.approx(np.mean(of_model), abs=1e-3)
         assert model["angle"]["low"] <= model["angle"]["mean"] <= model["angle"]["high"]
-        means.append(np.mean(found))
+        means.append(np.mean(of_model))
     assert content["difference"]["mean"] == pytest.approx(means[1] - means[0], abs=1e-3)
     assert not any("different CLIPs" in line for line in content["says"])
     assert 0 < sum(content["explained_variance"]) <= 1
@@ -185,14 +189,14 @@ def test_models_of_different_clips_are_measured_by_the_firsts(
     models: dict[str, Path], tiny_dataset: Path, tmp_path: Path
 ) -> None:
     options = ("--dataset", tiny_dataset, "--split", "train", "--json", "--out", tmp_path)
-    content = told(ratlip("latent-viz", "--model", models["first"], "--against", models["other"], *options))
+    content = content_of(ratlip("latent-viz", "--model", models["first"], "--against", models["other"], *options))
     assert content["says"][-1] == (
         f"the models have different CLIPs: both are measured in the space of {models['first']}'s"
     )
     clips = [model["clip_fingerprint"] for model in content["models"]]
     assert clips[0] != clips[1]
     assert content["space"]["clip_fingerprint"] == clips[0]
-    alone = told(ratlip("latent-viz", "--model", models["first"], *options))
+    alone = content_of(ratlip("latent-viz", "--model", models["first"], *options))
     assert alone["models"][0]["angle"] == content["models"][0]["angle"]
 
 
@@ -201,24 +205,24 @@ def test_latent_viz_of_captions(models: dict[str, Path], birds: Path, tmp_path: 
     captions = ("he is young, receding hairline", "he is old, receding hairline", "a hat")
     command = ["latent-viz", "--model", models["first"], "--count", 4, "--json", "--out", tmp_path, "--method", method]
     command += [word for caption in captions for word in ("--caption", caption)]
-    content = told(ratlip(*command))
+    content = content_of(ratlip(*command))
     (model,) = content["models"]
     assert [(swap["from"], swap["to"]) for swap in model["swaps"]] == [
         (captions[0], captions[1]),
         (captions[0], captions[2]),
         (captions[1], captions[2]),
     ]
-    assert all(0 < swap["angle_of_sentences"] < 180 for swap in model["swaps"])
+    assert all(0 < swap["angle_of_texts"] < 180 for swap in model["swaps"])
     points = rows(content, "points")
     assert len(points) == 12
     assert {row["caption"] for row in points} == set(captions)
-    behind = told(ratlip(*command, "--dataset", birds, "--split", "train"))
-    assert {row["group"] for row in rows(behind, "points")} == {"real", "generated", "caption"}
-    assert behind["models"][0]["swaps"] == model["swaps"]
+    with_dataset = content_of(ratlip(*command, "--dataset", birds, "--split", "train"))
+    assert {row["group"] for row in rows(with_dataset, "points")} == {"real", "generated", "caption"}
+    assert with_dataset["models"][0]["swaps"] == model["swaps"]
 
 
-def test_latent_viz_of_a_way(models: dict[str, Path], tmp_path: Path) -> None:
-    content = told(
+def test_latent_viz_of_an_interpolation(models: dict[str, Path], tmp_path: Path) -> None:
+    content = content_of(
         ratlip(
             *("latent-viz", "--model", models["first"], "--against", models["second"], "--json", "--out", tmp_path),
             *("--from", "a red bird", "--to", "a blue bird", "--steps", 5),
@@ -258,7 +262,7 @@ def test_latent_viz_of_a_way(models: dict[str, Path], tmp_path: Path) -> None:
         (["latent-viz", "--from", "a"], 2, "both --from and --to"),
         (["latent-viz", "--from", "a", "--to", "b", "--steps", "1"], 2, "at least 2"),
         (["latent-viz", "--from", "a", "--to", "b", "--caption", "c"], 2, "leave out --caption"),
-        (["latent-viz", "--steps", "4"], 2, "belong to a way"),
+        (["latent-viz", "--steps", "4"], 2, "belong to an interpolation"),
         (["latent-viz", "--method", "pcaa"], 2, "Did you mean 'pca'?"),
         (["latent-viz", "--space", "clp"], 2, "Did you mean 'clip'?"),
         (["latent-viz"], 2, "name a --dataset"),
@@ -290,6 +294,6 @@ def test_a_dataset_of_two_images_is_too_small(models: dict[str, Path], tiny_data
 
 def test_a_model_without_discriminator(models: dict[str, Path], tmp_path: Path) -> None:
     for command in (["gradcam", PROMPT, "--target"], ["latent-viz", "--caption", "a", "--caption", "b", "--space"]):
-        answer = ratlip(*command, "discriminator", "--model", models["drawing"], "--out", tmp_path)
+        answer = ratlip(*command, "discriminator", "--model", models["no-discriminator"], "--out", tmp_path)
         assert answer.code == 1
         assert "comes without its discriminator" in answer.err

@@ -1,7 +1,8 @@
-"""Grad-CAM: equal to the grad-cam package, laws of maps, words, insertion and deletion, parts and their baselines."""
+"""Grad-CAM: equal to the grad-cam package, maps, words, insertion and deletion, segments and their baselines."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,15 @@ from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.data.prepare import PrepareRequest, prepare
 from ratlip_cli.demo.segments import decode_segments
 from ratlip_cli.errors import DataError, UsageError, WeightsError
-from ratlip_cli.explain import words
-from ratlip_cli.explain.explanation import explain, phrases_of
-from ratlip_cli.explain.faithfulness import KINDS, RANDOM_ORDERS, STEPS, compare, curves
-from ratlip_cli.explain.gradcam import Target, gradcam, make_target, resolve_layer, upsample
-from ratlip_cli.explain.input_images import InputImage, drawn, from_dataset, from_file
-from ratlip_cli.explain.intervals import mean_interval
-from ratlip_cli.explain.segments import (
+from ratlip_cli.explain.gradcam import words
+from ratlip_cli.explain.gradcam.explanation import explain_image
+from ratlip_cli.explain.gradcam.faithfulness import KINDS, RANDOM_ORDERS, STEPS, compare, curves
+from ratlip_cli.explain.gradcam.gradcam import Target, gradcam, make_target, resolve_layer, upsample
+from ratlip_cli.explain.gradcam.input_images import InputImage, from_dataset, from_file, generated
+from ratlip_cli.explain.gradcam.run import explain
+from ratlip_cli.explain.gradcam.segments import (
     FEWEST,
-    SUBJECT,
+    WHOLE,
     SegmentScore,
     centre_map,
     phrases_naming_segments,
@@ -32,6 +33,9 @@ from ratlip_cli.explain.segments import (
     segment_named,
     summarise,
 )
+from ratlip_cli.explain.gradcam.words import phrases_of
+from ratlip_cli.explain.intervals import mean_interval
+from ratlip_cli.explain.request import GradCamRequest
 from ratlip_cli.pixels import from_image, to_images
 from ratlip_cli.sampling import generate
 from ratlip_cli.weights.model_folder import Model, load_folder
@@ -47,7 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(scope="module")
 def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of drawn birds of 32 pixels with their part masks."""
+    """A dataset of rendered birds of 32 pixels with their segments."""
     data_dir = tmp_path_factory.mktemp("data")
     return prepare(PrepareRequest("demo-birds", data_dir, "birds", image_size=32, count=40, workers=1)).path
 
@@ -89,10 +93,10 @@ def test_maps_equal_the_grad_cam_package(tmp_path: Path, grid: int, size: int, n
         scored = _Scored(target, text, without)
         with GradCAM(scored, [before], reshape_transform=patches) as reference:
             expected = reference(images.clone().requires_grad_(), targets=[lambda score: score] * 3)
-        found = upsample(gradcam(target, images, text, layer, without).cells, size).numpy()
-        assert found.max() > 0 or (leave_out and name == "discriminator")  # a sentence only moves its kinks
-        lowest, highest = found.min(axis=(1, 2), keepdims=True), found.max(axis=(1, 2), keepdims=True)
-        np.testing.assert_allclose((found - lowest) / (highest - lowest).clip(1e-12), expected, atol=1e-4)
+        maps = upsample(gradcam(target, images, text, layer, without).cells, size).numpy()
+        assert maps.max() > 0 or (leave_out and name == "discriminator")  # a text only moves its kinks
+        lowest, highest = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
+        np.testing.assert_allclose((maps - lowest) / (highest - lowest).clip(1e-12), expected, atol=1e-4)
 
 
 def test_a_map_depends_on_its_own_image_alone_and_clip_stays_as_it_is(model: Model) -> None:
@@ -124,7 +128,7 @@ def test_maps_are_scaled_to_their_own_maximum() -> None:
     torch.testing.assert_close(upsample(cells * 7, 32), upsample(cells, 32))
 
 
-def test_layers_that_cannot_be_looked_at_are_refused(model: Model) -> None:
+def test_layers_that_the_target_does_not_depend_on_are_refused(model: Model) -> None:
     clip, discriminator = make_target("clip", model), make_target("discriminator", model)
     assert resolve_layer(clip, None) == 5
     assert resolve_layer(discriminator, None) == model.clip.geometry.feature_blocks[-1] == 4
@@ -163,7 +167,7 @@ def test_a_word_that_is_not_in_the_prompt_is_named() -> None:
         UsageError, match=r"unknown word of the prompt 'wigns'\. Did you mean 'wings'\? Known: bird, bl"
     ):
         phrases_of(PROMPT, False, ["wigns"])
-    with pytest.raises(UsageError, match="'win'"):  # a part of a word is none
+    with pytest.raises(UsageError, match="'win'"):  # a piece of a word is none
         words.find(PROMPT, "win")
     with pytest.raises(UsageError, match="--word is empty"):
         words.find(PROMPT, "  ")
@@ -172,7 +176,7 @@ def test_a_word_that_is_not_in_the_prompt_is_named() -> None:
 
 
 def lit_cell(images: Tensor) -> Tensor:
-    """A target that looks at one cell of a grid of 4, the upper right one."""
+    """A target that depends on one cell of a grid of 4, the upper right one."""
     return images[:, :, :8, 24:].mean(dim=(1, 2, 3))
 
 
@@ -182,37 +186,37 @@ def test_the_right_map_beats_every_order_and_the_wrong_one_none() -> None:
     right = np.zeros((4, 4), dtype=np.float32)
     right[0, 3] = 1
     for cells, best in ((right, True), (1 - right, False)):
-        for found in compare(curves(lit_cell, image, cells, np.random.default_rng(0))):
-            assert found.better_than_random >= RANDOM_ORDERS - 2 if best else found.better_than_random <= 2
-            assert found.better_than_centre is best
-            higher = found.auc > found.random
-            assert higher is (best if found.kind == "insertion" else not best)
+        for area in compare(curves(lit_cell, image, cells, np.random.default_rng(0))):
+            assert area.better_than_random >= RANDOM_ORDERS - 2 if best else area.better_than_random <= 2
+            assert area.better_than_centre is best
+            higher = area.auc > area.random
+            assert higher is (best if area.kind == "insertion" else not best)
 
 
 def test_curves_begin_and_end_at_the_same_images() -> None:
     image = random_images(1, 32)[0]
-    found = curves(
-        lambda shown: shown.mean(dim=(1, 2, 3)), image, np.eye(4, dtype=np.float32), np.random.default_rng(0)
+    measured = curves(
+        lambda images: images.mean(dim=(1, 2, 3)), image, np.eye(4, dtype=np.float32), np.random.default_rng(0)
     )
-    assert len(found) == len(KINDS) * (2 + RANDOM_ORDERS)
+    assert len(measured) == len(KINDS) * (2 + RANDOM_ORDERS)
     for kind in KINDS:
-        same = [curve for curve in found if curve.kind == kind]
+        same = [curve for curve in measured if curve.kind == kind]
         assert len({(curve.scores[0], curve.scores[-1]) for curve in same}) == 1
         assert all((np.diff(curve.shares) > 0).all() and len(curve.shares) == STEPS + 1 for curve in same)
     whole = float(image.mean())
-    assert {round(curve.scores[-1], 5) for curve in found if curve.kind == "insertion"} == {round(whole, 5)}
-    assert {round(curve.scores[0], 5) for curve in found if curve.kind == "deletion"} == {round(whole, 5)}
+    assert {round(curve.scores[-1], 5) for curve in measured if curve.kind == "insertion"} == {round(whole, 5)}
+    assert {round(curve.scores[0], 5) for curve in measured if curve.kind == "deletion"} == {round(whole, 5)}
 
 
 def test_the_area_under_a_constant_is_the_constant() -> None:
-    found = curves(
-        lambda shown: torch.full((len(shown),), 0.25), random_images(1, 32)[0], np.eye(4), np.random.default_rng(0)
+    measured = curves(
+        lambda images: torch.full((len(images),), 0.25), random_images(1, 32)[0], np.eye(4), np.random.default_rng(0)
     )
-    np.testing.assert_allclose([curve.auc for curve in found], 0.25)
-    assert not any(result.better_than_random or result.better_than_centre for result in compare(found))
+    np.testing.assert_allclose([curve.auc for curve in measured], 0.25)
+    assert not any(result.better_than_random or result.better_than_centre for result in compare(measured))
 
 
-def test_part_scores_of_maps_that_one_knows() -> None:
+def test_segment_scores_of_known_maps() -> None:
     mask = np.zeros((32, 32), dtype=bool)
     mask[4:12, 20:28] = True
     inside = score_segment("wings", "wings", mask.astype(float), mask)
@@ -230,7 +234,7 @@ def test_part_scores_of_maps_that_one_knows() -> None:
     assert score_segment("eye", "eye", mask.astype(float), middle).centre_pointing == 0.5
 
 
-def scored(count: int, pointing: float, energy: float) -> list[SegmentScore]:
+def segment_scores(count: int, pointing: float, energy: float) -> list[SegmentScore]:
     return [SegmentScore("wings", "black wings", pointing, energy, 0.1, 0.6, 0.3)] * count
 
 
@@ -240,17 +244,18 @@ def test_a_map_that_is_no_better_than_the_centre_is_said_to_be_so() -> None:
         assert summary.n == len(scores)
         return summary.verdict
 
-    assert verdict(scored(30, 1.0, 0.5)) == (
+    assert verdict(segment_scores(30, 1.0, 0.5)) == (
         "better than the centre baseline by pointing and energy; better than chance by pointing and energy"
     )
-    assert verdict(scored(30, 0.5, 0.5)) == (
+    assert verdict(segment_scores(30, 0.5, 0.5)) == (
         "better than the centre baseline by energy; better than chance by pointing and energy"
     )
     assert (
-        verdict(scored(30, 0.5, 0.3)) == "no better than the centre baseline; better than chance by pointing and energy"
+        verdict(segment_scores(30, 0.5, 0.3))
+        == "no better than the centre baseline; better than chance by pointing and energy"
     )
-    assert verdict(scored(30, 0.0, 0.1)) == "no better than the centre baseline; no better than chance"
-    assert verdict(scored(FEWEST - 1, 1.0, 1.0)) == "9 images are too few to say"
+    assert verdict(segment_scores(30, 0.0, 0.1)) == "no better than the centre baseline; no better than chance"
+    assert verdict(segment_scores(FEWEST - 1, 1.0, 1.0)) == "9 images are too few to say"
 
 
 def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
@@ -263,35 +268,35 @@ def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
     assert (constant.mean, constant.low, constant.high, constant.n) == (2.0, 2.0, 2.0, 2)
 
 
-def test_words_name_parts() -> None:
-    parts = ("wings", "beak", "belly", "perch", "leaves", "centre")
-    assert segment_named("black wings", parts) == "wings"
-    assert segment_named("orange-winged bird", parts) == "wings"
-    assert segment_named("Wing", parts) == "wings"
-    assert segment_named("long yellow bill", parts) == "beak"
-    assert segment_named("one leaf", parts) == "leaves"
-    assert segment_named("hat", parts) is None
+def test_words_name_segments() -> None:
+    segments = ("wings", "beak", "belly", "perch", "leaves", "centre")
+    assert segment_named("black wings", segments) == "wings"
+    assert segment_named("orange-winged bird", segments) == "wings"
+    assert segment_named("Wing", segments) == "wings"
+    assert segment_named("long yellow bill", segments) == "beak"
+    assert segment_named("one leaf", segments) == "leaves"
+    assert segment_named("hat", segments) is None
     assert segment_named("wings", ()) is None
 
 
 def test_generated_images_are_those_of_generate(model: Model) -> None:
-    subjects = drawn(model, PROMPT, 2, seed=3)
+    images = generated(model, PROMPT, 2, seed=3)
     expected = [one.image.tobytes() for one in generate(model, [PROMPT], 2, seed=3)]
-    assert [image.tobytes() for subject in subjects for image in to_images(subject.image[None])] == expected
+    assert [image.tobytes() for one in images for image in to_images(one.image[None])] == expected
 
 
-def test_masks_lie_where_the_parts_are(birds: Path) -> None:
+def test_masks_lie_where_the_segments_are(birds: Path) -> None:
     dataset = CaptionedImages(birds, "train", 32)
-    subjects = from_dataset(dataset, 5)
-    assert [subject.name for subject in subjects] == [str(dataset.entries[k].file) for k in (0, 6, 13, 20, 27)]
-    for subject, index in zip(subjects, (0, 6, 13, 20, 27), strict=True):
-        assert torch.equal(subject.image, dataset.centre_crop(index))
+    images = from_dataset(dataset, 5)
+    assert [one.name for one in images] == [str(dataset.entries[k].file) for k in (0, 6, 13, 20, 27)]
+    for one, index in zip(images, (0, 6, 13, 20, 27), strict=True):
+        assert torch.equal(one.image, dataset.centre_crop(index))
         captions = dataset.entries[index].captions
-        named = [len(phrases_naming_segments(caption, subject.masks)) for caption in captions]
-        assert subject.prompt == captions[named.index(max(named))]
+        named = [len(phrases_naming_segments(caption, one.masks)) for caption in captions]
+        assert one.prompt == captions[named.index(max(named))]
         whole = decode_segments(dataset.entries[index].extra["parts"])
-        assert {name for name, mask in whole.items() if mask[3:35, 3:35].any()} == set(subject.masks)
-        for name, mask in subject.masks.items():
+        assert {name for name, mask in whole.items() if mask[3:35, 3:35].any()} == set(one.masks)
+        for name, mask in one.masks.items():
             np.testing.assert_array_equal(mask, whole[name][3:35, 3:35])
 
 
@@ -303,12 +308,12 @@ def test_masks_follow_images_to_another_size(birds: Path) -> None:
         assert (larger == mask).mean() > 0.97
 
 
-def test_a_file_of_a_dataset_brings_its_caption_and_parts(birds: Path, tmp_path: Path) -> None:
+def test_a_file_of_a_dataset_brings_its_caption_and_segments(birds: Path, tmp_path: Path) -> None:
     dataset = CaptionedImages(birds, "test", 32)
     (expected,) = from_dataset(dataset, 1)
-    found = from_file(dataset.entries[0].file, None, 32)
-    assert torch.equal(found.image, expected.image)
-    assert (found.prompt, set(found.masks)) == (expected.prompt, set(expected.masks))
+    result = from_file(dataset.entries[0].file, None, 32)
+    assert torch.equal(result.image, expected.image)
+    assert (result.prompt, set(result.masks)) == (expected.prompt, set(expected.masks))
     assert from_file(dataset.entries[0].file, PROMPT, 32).prompt == PROMPT
     elsewhere = tmp_path / "bird.png"
     elsewhere.write_bytes(dataset.entries[0].file.read_bytes())
@@ -321,9 +326,9 @@ def test_any_image_file_becomes_a_square(tmp_path: Path) -> None:
     wide = Image.new("RGB", (200, 100), "red")
     wide.paste("blue", (50, 0, 150, 100))
     wide.save(tmp_path / "wide.png")
-    subject = from_file(tmp_path / "wide.png", PROMPT, 32)
+    read = from_file(tmp_path / "wide.png", PROMPT, 32)
     blue = from_image(Image.new("RGB", (32, 32), "blue"))
-    torch.testing.assert_close(subject.image[:, :, 2:-2], blue[:, :, 2:-2], rtol=0, atol=0.02)
+    torch.testing.assert_close(read.image[:, :, 2:-2], blue[:, :, 2:-2], rtol=0, atol=0.02)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(DataError, match=r"broken\.png"):
         from_file(tmp_path / "broken.png", PROMPT, 32)
@@ -331,25 +336,42 @@ def test_any_image_file_becomes_a_square(tmp_path: Path) -> None:
         from_file(tmp_path / "none.png", PROMPT, 32)
 
 
-def test_an_explanation_holds_maps_numbers_and_parts(model: Model, birds: Path) -> None:
+def test_an_explanation_holds_maps_numbers_and_segments(model: Model, birds: Path) -> None:
     target = make_target("clip", model)
-    (subject,) = from_dataset(CaptionedImages(birds, "train", 32), 1)
-    subject = InputImage(subject.name, "a bird with black wings and a red beak", subject.image, subject.masks)
-    phrases = phrases_naming_segments(subject.prompt, subject.masks)
+    (image,) = from_dataset(CaptionedImages(birds, "train", 32), 1)
+    image = InputImage(image.name, "a bird with black wings and a red beak", image.image, image.masks)
+    phrases = phrases_naming_segments(image.prompt, image.masks)
     assert [phrase.text for phrase in phrases] == ["black wings", "red beak"]
-    found = explain(model, target, 5, subject, phrases, seed=0)
-    assert [score.part for score in found.part_scores()] == [SUBJECT, "wings", "beak"]
-    assert [part.text for part in found.words] == ["black wings", "red beak"]
-    for part in (found.sentence, *found.words):
-        assert part.cells.shape == (4, 4)
-        assert part.pixels.shape == (32, 32)
-        assert part.cells.max() == pytest.approx(1)
-    wings = found.words[0]
-    expected = score_segment("wings", "black wings", wings.pixels, subject.masks["wings"])
-    assert wings.part == expected
+    result = explain_image(model, target, 5, image, phrases, seed=0)
+    assert [score.segment for score in result.segment_scores] == [WHOLE, "wings", "beak"]
+    assert [one.text for one in result.words] == ["black wings", "red beak"]
+    for one in result.maps:
+        assert one.cells.shape == (4, 4)
+        assert one.pixels.shape == (32, 32)
+        assert one.cells.max() == pytest.approx(1)
+    wings = result.words[0]
+    expected = score_segment("wings", "black wings", wings.pixels, image.masks["wings"])
+    assert wings.segment == expected
     vectors = model.clip.encode_text(["a bird with black wings and a red beak", "a bird with and a red beak"])
-    alone = gradcam(target, subject.image[None], vectors[:1], 5, vectors[1:])
+    alone = gradcam(target, image.image[None], vectors[:1], 5, vectors[1:])
     assert wings.score == pytest.approx(float(alone.scores), abs=1e-6)
     np.testing.assert_allclose(wings.cells, (alone.cells / alone.cells.max())[0].numpy(), atol=1e-4)
-    again = explain(model, target, 5, subject, phrases, seed=0)
-    assert again.record() == found.record()
+    again = explain_image(model, target, 5, image, phrases, seed=0)
+    assert again.record() == result.record()
+
+
+def test_a_request_gives_a_result_that_shows_says_and_saves(model: Model, tmp_path: Path) -> None:
+    reports: list[tuple[str, int, int | None, str]] = []
+    request = GradCamRequest(PROMPT, models=(model,), words=("wings",), seed=2)
+    result = explain(request, lambda *state: reports.append(state))
+    assert reports == [("gradcam", 0, 1, "images"), ("gradcam", 1, 1, "images")]
+    (one,) = result.explanations
+    assert [each.text for each in one.maps] == [PROMPT, "wings"]
+    assert (
+        repr(result)
+        == f"GradCamResult('{PROMPT}', model {model.name} ({model.fingerprint}) on cpu, target clip, layer 5)"
+    )
+    files = result.save(tmp_path)
+    content = json.loads(files[-1].read_text(encoding="utf-8"))
+    assert content == {**json.loads(json.dumps(result.record())), "files": [str(file) for file in files]}
+    assert content["says"] == result.says

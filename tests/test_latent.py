@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,18 @@ from sklearn.decomposition import PCA
 
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.errors import RatlipError, UsageError
-from ratlip_cli.explain.latent import (
-    METHODS,
-    angles,
-    check_method,
-    fake_images,
+from ratlip_cli.explain.latent.projection import project
+from ratlip_cli.explain.latent.run import view
+from ratlip_cli.explain.latent.space import angles, make_space, unit
+from ratlip_cli.explain.latent.views import (
+    caption_view,
+    generated_images,
     interpolate,
-    make_space,
-    project,
+    pair_view,
+    real_images,
     slerp,
-    unit,
 )
-from ratlip_cli.explain.latent_views import caption_view, pair_view, real_images
+from ratlip_cli.explain.request import METHODS, LatentRequest, check_method
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.pixels import to_images
 from ratlip_cli.sampling import generate, noise_vectors
@@ -39,10 +40,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load_folder(model_of(folder / "model", clip_of_grid(folder / "clip", grid=4)))
 
 
-def nobody(done: int) -> None:
-    """Progress that nobody watches."""
-
-
 def points(count: int, dim: int, seed: int = 0) -> np.ndarray:
     random = np.random.default_rng(seed)
     return random.standard_normal((count, dim)) * np.geomspace(3, 0.1, dim)
@@ -50,21 +47,21 @@ def points(count: int, dim: int, seed: int = 0) -> np.ndarray:
 
 def test_pca_shows_the_largest_variance_first() -> None:
     vectors = points(50, 8)
-    found, expected = project(vectors, "pca"), PCA(2).fit(vectors)
-    assert found.explained == pytest.approx(expected.explained_variance_ratio_)
-    assert found.explained[0] > found.explained[1]
-    np.testing.assert_allclose(np.abs(found.points), np.abs(expected.transform(vectors)), atol=1e-8)
+    result, expected = project(vectors, "pca"), PCA(2).fit(vectors)
+    assert result.explained == pytest.approx(expected.explained_variance_ratio_)
+    assert result.explained[0] > result.explained[1]
+    np.testing.assert_allclose(np.abs(result.points), np.abs(expected.transform(vectors)), atol=1e-8)
 
 
 def test_pca_keeps_sign_and_order() -> None:
     vectors = points(40, 6)
     shuffled = np.random.default_rng(1).permutation(40)
-    found = project(vectors, "pca").points
-    np.testing.assert_allclose(project(vectors[shuffled], "pca").points, found[shuffled], atol=1e-8)
-    np.testing.assert_allclose(project(vectors + 5, "pca").points, found, atol=1e-8)
-    np.testing.assert_allclose(project(2 * vectors, "pca").points, 2 * found, atol=1e-8)
+    result = project(vectors, "pca").points
+    np.testing.assert_allclose(project(vectors[shuffled], "pca").points, result[shuffled], atol=1e-8)
+    np.testing.assert_allclose(project(vectors + 5, "pca").points, result, atol=1e-8)
+    np.testing.assert_allclose(project(2 * vectors, "pca").points, 2 * result, atol=1e-8)
     for axis in range(2):  # the largest loading of each axis is positive
-        loadings = (vectors - vectors.mean(axis=0)).T @ found[:, axis]
+        loadings = (vectors - vectors.mean(axis=0)).T @ result[:, axis]
         assert loadings[np.abs(loadings).argmax()] > 0
 
 
@@ -85,10 +82,10 @@ EVERY_METHOD = [pytest.param(m, marks=[pytest.mark.slow] if m == "umap" else [])
 def test_methods_repeat_themselves_and_keep_neighbours_together(method: str) -> None:
     random = np.random.default_rng(0)
     vectors = unit(np.concatenate([random.normal(side, 0.1, (20, 10)) for side in (np.eye(10)[0], np.eye(10)[1])]))
-    found = project(vectors, method, seed=3)
-    np.testing.assert_array_equal(found.points, project(vectors, method, seed=3).points)
-    assert (found.explained is None) is (method != "pca")
-    distances = np.linalg.norm(found.points[:, None] - found.points[None], axis=2) + 1e9 * np.eye(40)
+    result = project(vectors, method, seed=3)
+    np.testing.assert_array_equal(result.points, project(vectors, method, seed=3).points)
+    assert (result.explained is None) is (method != "pca")
+    distances = np.linalg.norm(result.points[:, None] - result.points[None], axis=2) + 1e9 * np.eye(40)
     assert np.mean((distances.argmin(axis=1) < 20) == (np.arange(40) < 20)) > 0.95
 
 
@@ -99,7 +96,7 @@ def test_three_points_are_enough_and_two_are_not(method: str) -> None:
         project(points(2, 5), method)
 
 
-def test_methods_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"unknown method 'tsnee'\. Did you mean 'tsne'"):
         check_method("tsnee")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -132,68 +129,81 @@ def test_slerp_stays_on_the_sphere() -> None:
     torch.testing.assert_close(slerp(start, 2 * start, 0.5), 1.5 * start)
 
 
-def test_a_way_begins_and_ends_at_images_of_generate(model: Model) -> None:
+def test_an_interpolation_begins_and_ends_at_images_of_generate(model: Model) -> None:
     space = make_space("clip", model)
-    found = interpolate(model, space, CAPTIONS, 4, (0, 1), seed=5)
-    drawn = [one.image.tobytes() for one in generate(model, CAPTIONS, 2, seed=5)]
-    pixels = [image.tobytes() for image in to_images(found.images)]
-    assert (pixels[0], pixels[-1]) == (drawn[0], drawn[3])
+    result = interpolate(model, space, CAPTIONS, 4, (0, 1), seed=5)
+    expected = [one.image.tobytes() for one in generate(model, CAPTIONS, 2, seed=5)]
+    pixels = [image.tobytes() for image in to_images(result.images)]
+    assert (pixels[0], pixels[-1]) == (expected[0], expected[3])
     assert len(set(pixels)) == 4
     text = model.clip.encode_text([CAPTIONS[1]])
-    expected = clip_similarity(model.clip.encode_image(found.images), text.expand(4, -1))
-    np.testing.assert_allclose(found.to_end, expected.numpy(), atol=1e-6)
+    similarity = clip_similarity(model.clip.encode_image(result.images), text.expand(4, -1))
+    np.testing.assert_allclose(result.to_end, similarity.numpy(), atol=1e-6)
     same = interpolate(model, space, CAPTIONS, 2, (0, 0), seed=5)
-    assert to_images(same.images)[-1].tobytes() == drawn[2]
+    assert to_images(same.images)[-1].tobytes() == expected[2]
 
 
 def test_text_goes_straight_from_one_caption_to_the_other(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    inputs: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def sample(model: Model, noise: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        seen.append((noise[0], text[0]))
+        inputs.append((noise[0], text[0]))
         return torch.zeros(1, 3, 32, 32)
 
-    monkeypatch.setattr("ratlip_cli.explain.latent.sample", sample)
+    monkeypatch.setattr("ratlip_cli.explain.latent.views.sample", sample)
     interpolate(model, make_space("clip", model), CAPTIONS, 3, (0, 1), seed=0)
     first, last = model.clip.encode_text(CAPTIONS)
-    torch.testing.assert_close(seen[1][1], (first + last) / 2)
+    torch.testing.assert_close(inputs[1][1], (first + last) / 2)
     start, end = noise_vectors(0, [0, 1], 6)
-    torch.testing.assert_close(seen[1][0], slerp(start, end, 0.5))
+    torch.testing.assert_close(inputs[1][0], slerp(start, end, 0.5))
 
 
 def test_pairs_compare_each_image_with_its_own(model: Model, tiny_dataset: Path) -> None:
     dataset, space = CaptionedImages(tiny_dataset, "train", 32), make_space("clip", model)
-    real = real_images(space, dataset, 4, nobody)
+    real = real_images(space, dataset, 4)
     assert real.files == [str(dataset.entries[k].file) for k in (0, 2, 5, 7)]
     assert real.captions == [dataset.entries[k].captions[0] for k in (0, 2, 5, 7)]
-    view = pair_view(space, model, real, seed=2, progress=nobody)
-    assert len(real_images(space, dataset, 99, nobody).files) == len(dataset)
+    pairs = pair_view(space, model, real, seed=2)
+    assert len(real_images(space, dataset, 99).files) == len(dataset)
     for k, caption in enumerate(real.captions):
-        drawn = list(generate(model, [caption], k + 1, seed=2))[k]
-        fake = next(iter(fake_images(model, [caption], [k], seed=2)))
-        assert to_images(fake[None])[0].tobytes() == drawn.image.tobytes()
+        expected = list(generate(model, [caption], k + 1, seed=2))[k]
+        fake = next(iter(generated_images(model, [caption], [k], seed=2)))
+        assert to_images(fake[None])[0].tobytes() == expected.image.tobytes()
         cosine = clip_similarity(
             model.clip.encode_image(dataset.centre_crop((0, 2, 5, 7)[k])[None]), model.clip.encode_image(fake[None])
         )
-        assert view.angles[k] == pytest.approx(np.degrees(np.arccos(float(cosine))), abs=0.05)
-    np.testing.assert_allclose(view.mismatched, angles(real.vectors, view.vectors[[1, 2, 3, 0]]))
-    means = unit(np.stack([real.vectors.mean(axis=0), view.vectors.mean(axis=0)]))
-    assert view.mean_angle == pytest.approx(angles(means[:1], means[1:])[0])
+        assert pairs.angles[k] == pytest.approx(np.degrees(np.arccos(float(cosine))), abs=0.05)
+    np.testing.assert_allclose(pairs.mismatched, angles(real.vectors, pairs.vectors[[1, 2, 3, 0]]))
+    means = unit(np.stack([real.vectors.mean(axis=0), pairs.vectors.mean(axis=0)]))
+    assert pairs.mean_angle == pytest.approx(angles(means[:1], means[1:])[0])
 
 
-def test_captions_share_their_noises(model: Model) -> None:
-    view = caption_view(make_space("clip", model), model, CAPTIONS, 3, seed=1, progress=nobody)
-    drawn = [one.image.tobytes() for one in generate(model, CAPTIONS, 3, seed=1)]
+def test_captions_share_their_noise_vectors(model: Model) -> None:
+    captions = caption_view(make_space("clip", model), model, CAPTIONS, 3, seed=1)
+    expected = [one.image.tobytes() for one in generate(model, CAPTIONS, 3, seed=1)]
     for noise in range(3):
-        for number, image in enumerate(to_images(view.images[noise])):
-            assert image.tobytes() == drawn[3 * number + noise]
-    np.testing.assert_allclose(np.linalg.norm(view.vectors, axis=-1), 1)
+        for number, image in enumerate(to_images(captions.images[noise])):
+            assert image.tobytes() == expected[3 * number + noise]
+    np.testing.assert_allclose(np.linalg.norm(captions.vectors, axis=-1), 1)
 
 
 def test_the_discriminators_space_is_its_extractor(model: Model) -> None:
     images = torch.rand(2, 3, 32, 32) * 2 - 1
-    found = make_space("discriminator", model).vectors(images)
+    result = make_space("discriminator", model).vectors(images)
     extracted = load_discriminator(model).extractor(model.clip.features(images).patches).mean(dim=(2, 3))
-    np.testing.assert_allclose(found, unit(extracted.detach().numpy()), atol=1e-6)
+    np.testing.assert_allclose(result, unit(extracted.detach().numpy()), atol=1e-6)
     with pytest.raises(UsageError, match="unknown space 'pixels'"):
         make_space("pixels", model)
+
+
+def test_a_request_gives_a_result_that_shows_says_and_saves(model: Model, tmp_path: Path) -> None:
+    reports: list[tuple[str, int, int | None, str]] = []
+    result = view(LatentRequest(model=model, captions=CAPTIONS, count=2), lambda *state: reports.append(state))
+    assert reports == [(f"captions by {model.name}", done, 4, "images") for done in (1, 2, 3, 4)]
+    assert (
+        repr(result) == f"LatentResult('{' against '.join(CAPTIONS)}', model {model.name} ({model.fingerprint}) on cpu)"
+    )
+    files = result.save(tmp_path)
+    content = json.loads(files[-1].read_text(encoding="utf-8"))
+    assert content == {**json.loads(json.dumps(result.record())), "files": [str(file) for file in files]}
+    assert content["says"] == result.says

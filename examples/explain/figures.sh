@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the figures of this folder again: about ten minutes on two CPU cores.
+# Makes the figures of this folder: about ten minutes on two CPU cores.
 #     examples/explain/figures.sh [MODEL [COUNT]]
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -13,17 +13,17 @@ ratlip prepare demo --count $((10 * count))  # a tenth of them is the test split
 
 ratlip gradcam "a red bird with black wings" --words --model "$model" --out words
 ratlip gradcam "a red bird with black wings" -n 3 --target discriminator --model "$model" --out discriminator
-ratlip gradcam --dataset demo --count "$count" --model "$model" --out parts
+ratlip gradcam --dataset demo --count "$count" --model "$model" --out segments
 ratlip latent-viz --dataset demo --count "$count" --model "$model" --out pairs
 ratlip latent-viz --caption "a young person with brown hair" --caption "an old person with brown hair" --model "$model" --out captions
-ratlip latent-viz --from "a red bird in the snow" --to "a blue bird at sunset" --model "$model" --out way
+ratlip latent-viz --from "a red bird in the snow" --to "a blue bird at sunset" --model "$model" --out interpolation
 
 cp words/0000_*wings.png "$here/gradcam_words.png"
 cp words/0000_*wings.json "$here/gradcam_words.json"
 cp discriminator/0000_*wings.png "$here/gradcam_discriminator.png"
-cp parts/0000_*test.png "$here/gradcam_dataset.png"
-cp parts/0000_*parts.png "$here/gradcam_parts.png"
-python - parts/0000_*.json "$here/gradcam_parts.json" <<'END'
+cp segments/0000_*test.png "$here/gradcam_dataset.png"
+cp segments/0000_*segments.png "$here/gradcam_parts.png"
+python - segments/0000_*.json "$here/gradcam_parts.json" <<'END'
 import json, sys  # without the numbers of each image
 from pathlib import Path
 content = json.loads(Path(sys.argv[1]).read_text())
@@ -34,6 +34,6 @@ cp pairs/0000_*test.png "$here/latent_pairs.png"
 cp pairs/0000_*test.json "$here/latent_pairs.json"
 cp captions/0000_*.png "$here/latent_captions.png"
 cp captions/0000_*.json "$here/latent_captions.json"
-cp way/0000_*.png "$here/latent_way.png"
-cp way/0000_*.gif "$here/latent_way.gif"
-cp way/0000_*.json "$here/latent_way.json"
+cp interpolation/0000_*.png "$here/latent_way.png"
+cp interpolation/0000_*.gif "$here/latent_way.gif"
+cp interpolation/0000_*.json "$here/latent_way.json"

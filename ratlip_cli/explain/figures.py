@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 GREEN, ORANGE, BLUE, GREY = "#009E73", "#E69F00", "#0072B2", "#6E6E6E"
 OTHERS = (BLUE, "#CC79A7", "#000000", "#56B4E9", "#D55E00")
-"""For captions; with MARKERS they can be told apart without colours."""
+"""For captions; with MARKERS they are distinct without colours."""
 MARKERS = ("s", "D", "v", "P", "X")
 
 COLUMN, WIDTH = 3.5, 7.16
@@ -28,7 +28,7 @@ DPI = 200
 def save_figure(figure: Figure, path: Path, kind: str) -> None:
     """Write `figure` as `kind`, png or svg: the same bytes for the same figure."""
     with matplotlib.rc_context({"svg.hashsalt": "ratlip"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # letters that the font lacks are drawn as boxes
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # letters that the font lacks become boxes
         figure.savefig(path, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
 
 
@@ -38,7 +38,7 @@ def as_text(words: str) -> str:
 
 
 def plain_axes(axes: Axes) -> None:
-    """Small ticks, two spines, what is drawn in front of them."""
+    """Small ticks, two spines, the grid under the data."""
     axes.tick_params(labelsize=SMALL, length=2)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)

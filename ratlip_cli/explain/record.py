@@ -6,8 +6,8 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -19,59 +19,66 @@ from ratlip_cli.sampling import next_number, slug
 
 FRAME_SECONDS = 0.15
 
+Row = dict[str, object]
+"""A line of a CSV file, by the names of its columns."""
 
-class Record:
-    """The files of one analysis: NNNN_TITLE.png, .json, _points.csv and so on. Nothing is replaced.
 
-    Args:
-        folder: made where it does not exist; numbers go on from what it holds.
-        title: becomes a part of the names.
-        svg: whether figures are written as SVG besides.
-    """
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Result:
+    """The outcome of an analysis. Figures, tables and animations go by the ends of their files' names."""
 
-    def __init__(self, folder: Path, title: str, svg: bool = False) -> None:
-        self.stem = f"{next_number(folder):04d}_{slug(title)}"
-        self.folder = folder
-        self.svg = svg
-        self.files: list[Path] = []
+    title: str
+    """What it is about, for people and the names of files."""
+    models: list[str]
+    """One line for each model: its name, its fingerprint, where it ran."""
+    says: list[str]
+    """One line for each claim, with the numbers that it rests on."""
+    numbers: Mapping[str, object]
+    figures: Mapping[str, Figure]
+    tables: Mapping[str, Sequence[Row]]
+    animations: Mapping[str, Sequence[Image.Image]] = field(default_factory=dict)
+    """Frames, which run forth and back without end."""
 
-    def figure(self, figure: Figure, part: str = "") -> None:
-        """Write a figure as PNG, and as SVG where asked for."""
-        for kind in ("png", "svg") if self.svg else ("png",):
-            with whole_file(self._next(part, kind)) as partial:
-                save_figure(figure, partial, kind)
+    def record(self) -> dict[str, object]:
+        """The numbers and what they say, as the JSON file has them."""
+        return {**self.numbers, "says": self.says}
 
-    def animation(self, frames: Sequence[Image.Image], part: str) -> None:
-        """Write frames as a GIF that runs forth and back without end."""
-        there_and_back = [*frames, *frames[-2:0:-1]]
-        with whole_file(self._next(part, "gif")) as partial:
-            there_and_back[0].save(
-                partial,
-                "GIF",
-                save_all=True,
-                append_images=there_and_back[1:],
-                duration=round(1000 * FRAME_SECONDS),
-                loop=0,
-            )
+    def save(self, folder: Path, svg: bool = False) -> list[Path]:
+        """Write NNNN_TITLE.png, .json, _points.csv and so on; the result is the files, the JSON file last.
 
-    def points(self, rows: Sequence[Mapping[str, object]], part: str) -> None:
-        """Write rows of the same columns as CSV."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self._next(part, "csv"), text.getvalue())
+        Args:
+            folder: made where it does not exist; numbers go on from what it holds, and nothing is replaced.
+            svg: whether figures are written as SVG besides PNG.
+        """
+        stem = f"{next_number(folder):04d}_{slug(self.title)}"
+        files: list[Path] = []
 
-    def numbers(self, summary: Mapping[str, object]) -> dict[str, Any]:
-        """Write the numbers, together with the names of all files, as JSON; the result is what was written."""
-        path = self._next("", "json")
-        content = {**summary, "files": [str(file) for file in self.files]}
+        def new(end: str, kind: str) -> Path:
+            path = folder / f"{stem}{end and '_'}{end}.{kind}"
+            if path.exists():
+                raise RatlipError(f"{path} exists: another ratlip writes into this folder. Choose another --out.")
+            files.append(path)
+            return path
+
+        for end, figure in self.figures.items():
+            for kind in ("png", "svg") if svg else ("png",):
+                with whole_file(new(end, kind)) as partial:
+                    save_figure(figure, partial, kind)
+        for end, frames in self.animations.items():
+            first, *others = (*frames, *frames[-2:0:-1])
+            milliseconds = round(1000 * FRAME_SECONDS)
+            with whole_file(new(end, "gif")) as partial:
+                first.save(partial, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
+        for end, rows in self.tables.items():
+            text = io.StringIO()
+            writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            write_text(new(end, "csv"), text.getvalue())
+        path = new("", "json")
+        content = {**self.record(), "files": [str(file) for file in files]}
         write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        return content
+        return files
 
-    def _next(self, part: str, kind: str) -> Path:
-        path = self.folder / f"{self.stem}{part and '_'}{part}.{kind}"
-        if path.exists():
-            raise RatlipError(f"{path} exists: another ratlip writes into this folder. Choose another --out.")
-        self.files.append(path)
-        return path
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.title!r}, {'; '.join(self.models)})"

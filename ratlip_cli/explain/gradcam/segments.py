@@ -1,25 +1,25 @@
-"""Is a word seen where its part is? Pointing game (Zhang et al. 2016) and energy inside (Wang et al. 2020).
+"""Does the map of a word lie in its segment? Pointing game (Zhang et al. 2016) and energy inside (Wang et al. 2020).
 
-They need images whose part masks are known, such as the drawn ones. Each stands beside two baselines that do not look
-at the image: chance (a point anywhere, a map of one value: both give the part's share of the image) and the middle
-(its centre point, a Gaussian around it).
+They need images whose segments are known, such as the rendered ones. Each stands beside two baselines that do not
+depend on the image: chance (a point anywhere, a map of one value: both give the segment's share of the image) and the
+centre (its middle point, a Gaussian around it).
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ratlip_cli.explain.gradcam.words import Phrase, phrases
 from ratlip_cli.explain.intervals import Mean, mean_interval
-from ratlip_cli.explain.words import Phrase, phrases
 
-SUBJECT = "all parts"
-"""Stands for the union of an image's parts, against which the map of the whole sentence is held."""
+WHOLE = "all segments"
+"""Stands for the union of an image's segments, against which the map of the whole prompt is held."""
 
 _CENTRE_WIDTH = 0.25
 """Standard deviation of the centre baseline's Gaussian, as a share of the image's side."""
@@ -43,22 +43,22 @@ _OTHER_NAMES = {
     "smile": "mouth",
     "smiling": "mouth",
 }
-"""What captions call a part besides its name."""
+"""What captions call a segment besides its name."""
 
 
 @dataclass(frozen=True)
 class SegmentScore:
-    """One map held against the mask of the part that its words name. All values are shares, from 0 to 1."""
+    """One map held against the mask of the segment that its words name. All values are shares, from 0 to 1."""
 
-    part: str
+    segment: str
     text: str
     """The words."""
     pointing: float
-    """1 where the map's maximum lies inside the part, else 0; 0 for a map that is zero."""
+    """1 where the map's maximum lies inside the segment, else 0; 0 for a map that is zero."""
     energy: float
-    """Share of the map's sum that lies inside the part."""
+    """Share of the map's sum that lies inside the segment."""
     chance: float
-    """Share of the image that the part covers: what a random point, or a map of one value, reaches."""
+    """Share of the image that the segment covers: what a random point, or a map of one value, reaches."""
     centre_pointing: float
     """The same as `pointing` for the image's centre."""
     centre_energy: float
@@ -90,9 +90,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class SegmentSummary:
-    """One part over many images."""
+    """One segment over many images."""
 
-    part: str
+    segment: str
     n: int
     pointing: Measured
     energy: Measured
@@ -112,9 +112,9 @@ def _better(than: str, by: list[str]) -> str:
     return f"better than {than} by {' and '.join(by)}" if by else f"no better than {than}"
 
 
-def segment_named(text: str, parts: Iterable[str]) -> str | None:
-    """The part among `parts` that words name, the last of them first: `wings` for "black wings"; None for none."""
-    known = set(parts)
+def segment_named(text: str, segments: Iterable[str]) -> str | None:
+    """The one of `segments` that words name, the last of them first: `wings` for "black wings"; None for none."""
+    known = set(segments)
     for word in reversed(re.findall(r"[^\W_]+", text.lower())):
         for name in (word, f"{word}s", word.removesuffix("s"), _OTHER_NAMES.get(word, word)):
             if name in known:
@@ -122,23 +122,23 @@ def segment_named(text: str, parts: Iterable[str]) -> str | None:
     return None
 
 
-def phrases_naming_segments(prompt: str, parts: Iterable[str]) -> list[Phrase]:
-    """Phrases of the prompt, such as "black wings", that name one of `parts`: the first for each part."""
-    known = set(parts)
+def phrases_naming_segments(prompt: str, segments: Iterable[str]) -> list[Phrase]:
+    """Phrases of the prompt, such as "black wings", that name one of `segments`: the first for each."""
+    known = set(segments)
     named: dict[str, Phrase] = {}
     for phrase in phrases(prompt):
-        part = segment_named(phrase.text, known)
-        if part:
-            named.setdefault(part, phrase)
+        segment = segment_named(phrase.text, known)
+        if segment:
+            named.setdefault(segment, phrase)
     return list(named.values())
 
 
-def score_segment(part: str, text: str, pixels: NDArray[np.floating], mask: NDArray[np.bool_]) -> SegmentScore:
+def score_segment(segment: str, text: str, pixels: NDArray[np.floating], mask: NDArray[np.bool_]) -> SegmentScore:
     """Hold a map (S,S), not negative, against a mask (S,S) that is not empty."""
     total = float(pixels.sum())
     centre = centre_map(len(mask))
     return SegmentScore(
-        part=part,
+        segment=segment,
         text=text,
         pointing=float(mask.ravel()[pixels.argmax()]) if total > 0 else 0.0,
         energy=float(pixels[mask].sum()) / total if total > 0 else 0.0,
@@ -157,23 +157,23 @@ def centre_map(size: int) -> NDArray[np.float64]:
 
 
 def summarise(scores: Iterable[SegmentScore], seed: int = 0) -> list[SegmentSummary]:
-    """Means with intervals for each part, parts in the order of their names, all parts together last."""
-    by_part: Mapping[str, list[SegmentScore]] = defaultdict(list)
+    """Means with intervals for each segment, in the order of their names, all segments together last."""
+    by_segment: dict[str, list[SegmentScore]] = defaultdict(list)
     for score in scores:
-        by_part[score.part].append(score)
+        by_segment[score.segment].append(score)
     return [
         SegmentSummary(
-            part,
-            len(found),
-            _measured([s.pointing for s in found], found, [s.centre_pointing for s in found], seed),
-            _measured([s.energy for s in found], found, [s.centre_energy for s in found], seed),
+            segment,
+            len(some),
+            _measured([s.pointing for s in some], some, [s.centre_pointing for s in some], seed),
+            _measured([s.energy for s in some], some, [s.centre_energy for s in some], seed),
         )
-        for part, found in sorted(by_part.items(), key=lambda item: (item[0] == SUBJECT, item[0]))
+        for segment, some in sorted(by_segment.items(), key=lambda item: (item[0] == WHOLE, item[0]))
     ]
 
 
-def _measured(own: list[float], found: list[SegmentScore], centre: list[float], seed: int) -> Measured:
-    values, chances, centres = np.array(own), np.array([score.chance for score in found]), np.array(centre)
+def _measured(own: list[float], scores: list[SegmentScore], centre: list[float], seed: int) -> Measured:
+    values, chances, centres = np.array(own), np.array([score.chance for score in scores]), np.array(centre)
     return Measured(
         map=mean_interval(values, seed),
         chance=float(chances.mean()),

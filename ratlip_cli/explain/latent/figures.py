@@ -28,21 +28,19 @@ from ratlip_cli.explain.figures import (
     plain_axes,
 )
 from ratlip_cli.explain.intervals import mean_interval
-from ratlip_cli.explain.latent import Interpolation, Projection
-from ratlip_cli.explain.latent_views import CaptionView, PairView
+from ratlip_cli.explain.latent.projection import Projection
+from ratlip_cli.explain.latent.views import CaptionView, Interpolation, PairView
 from ratlip_cli.pixels import to_images
 
 _AXES = {"tsne": "t-SNE", "umap": "UMAP"}
-_SHOWN_NOISES = 2
+_SHOWN_NOISE = 2
 _SHOWN_STEPS = 10
 _FRAME_SIDE = 128
 _BINS = 24
 _DOT: dict[str, Any] = {"linestyle": "none", "markersize": 3.2, "markeredgewidth": 0, "alpha": 0.75}
 
 
-def pairs_figure(
-    views: Sequence[PairView], planes: Sequence[NDArray[np.float64]], projection: Projection, method: str
-) -> Figure:
+def pairs_figure(views: Sequence[PairView], planes: Sequence[NDArray[np.float64]], projection: Projection) -> Figure:
     """Real and generated images in one plane, and under it the angles between each pair: a column a model.
 
     Args:
@@ -57,11 +55,11 @@ def pairs_figure(
         axes = grid[0, column]
         _draw_pairs(axes, plane)
         _limits(axes, centre, half)
-        _name_axes(axes, projection, method)
+        _name_axes(axes, projection)
         axes.set_title(as_text(view.model.name), fontsize=FONT)
         _draw_angles(grid[1, column], view, edges, 1.08 * float(highest))
     legend = [entry for axes in grid[:, 0] for entry in zip(*axes.get_legend_handles_labels(), strict=True)]
-    handles, labels = (list(part) for part in zip(*legend, strict=True))
+    handles, labels = map(list, zip(*legend, strict=True))
     columns = 2 if len(views) == 1 else 6
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=SMALL, frameon=False)
     return figure
@@ -70,25 +68,23 @@ def pairs_figure(
 def captions_figure(
     views: Sequence[CaptionView],
     planes: Sequence[NDArray[np.float64]],
-    behind: Sequence[NDArray[np.float64]],
+    background: Sequence[NDArray[np.float64]],
     projection: Projection,
-    method: str,
 ) -> Figure:
-    """The same noises under each caption, side by side, and their vectors in a plane: a column a model.
+    """The same noise vectors under each caption, side by side, and their vectors in a plane: a column a model.
 
     Args:
-        planes: for each view, the points (noises, captions, 2) of its images.
-        behind: for each view, the points (2,n,2) of real and generated images of a dataset; empty without one.
+        planes: for each view, the points (noise vectors, captions, 2) of its images.
+        background: for each view, the points (2,n,2) of real and generated images of a dataset; empty without one.
     """
-    noises, count = planes[0].shape[:2]
-    shown = min(noises, _SHOWN_NOISES)
+    shown, count = min(planes[0].shape[0], _SHOWN_NOISE), planes[0].shape[1]
     wide = COLUMN if len(views) == 1 and count <= 3 else WIDTH
     side = min(1.5, wide / len(views) / count - 0.1)
     lines = max(len(_under(caption, side)) for caption in views[0].captions)
     images_height = shown * (side + 0.05) + 0.13 * lines + 0.25
     figure = Figure(figsize=(wide, images_height + 3.6), layout="constrained")
     columns = figure.subfigures(1, len(views), squeeze=False)[0]
-    all_points = np.concatenate([points.reshape(-1, 2) for points in (*planes, *behind)])
+    all_points = np.concatenate([points.reshape(-1, 2) for points in (*planes, *background)])
     centre, half = _square(all_points)
     for place, (view, plane) in enumerate(zip(views, planes, strict=True)):
         upper, lower = columns[place].subfigures(2, 1, squeeze=False, height_ratios=(images_height, 3.0))[:, 0]
@@ -103,11 +99,11 @@ def captions_figure(
         if len(views) > 1:
             upper.suptitle(as_text(view.model.name), fontsize=FONT)
         axes = lower.subplots()
-        if behind:
-            _draw_pairs(axes, behind[place], faint=True)
+        if background:
+            _draw_pairs(axes, background[place], faint=True)
         _draw_captions(axes, view, plane)
         _limits(axes, centre, half)
-        _name_axes(axes, projection, method)
+        _name_axes(axes, projection)
     entries = axes.get_legend_handles_labels()
     note = "large: mean of a caption; line: one noise"
     figure.legend(
@@ -122,9 +118,9 @@ def captions_figure(
     return figure
 
 
-def interpolation_figure(interpolations: Sequence[Interpolation], captions: tuple[str, str]) -> Figure:
+def interpolation_figure(interpolations: Sequence[Interpolation], start: str, end: str) -> Figure:
     """Strips of images from one caption to the other, a row a model, and how like each caption they are."""
-    steps, (start, end) = len(interpolations[0].images), map(_quoted, captions)
+    steps, start, end = len(interpolations[0].images), _quoted(start), _quoted(end)
     shown = np.unique(np.linspace(0, steps - 1, min(steps, _SHOWN_STEPS)).round().astype(int))
     side = (WIDTH - 0.5) / len(shown)
     strip = side + 0.32
@@ -144,7 +140,7 @@ def interpolation_figure(interpolations: Sequence[Interpolation], captions: tupl
     for axes, one in zip(charts, interpolations, strict=True):
         axes.plot(shares, one.to_start, color=BLUE, marker="s", markersize=3, linewidth=1, label=start)
         axes.plot(shares, one.to_end, color=ORANGE, marker="^", markersize=3, linewidth=1, label=end)
-        axes.set_xlabel("share of the way", fontsize=FONT)
+        axes.set_xlabel("share of the second caption", fontsize=FONT)
         axes.set_title(as_text(one.model.name), fontsize=FONT)
         plain_axes(axes)
     charts[0].set_ylabel("CLIP similarity", fontsize=FONT)
@@ -227,9 +223,9 @@ def _draw_angles(axes: Axes, view: PairView, edges: NDArray[np.float64], highest
     plain_axes(axes)
 
 
-def _name_axes(axes: Axes, projection: Projection, method: str) -> None:
+def _name_axes(axes: Axes, projection: Projection) -> None:
     for number, name in enumerate(("x", "y")):
-        label = f"{_AXES.get(method, 'component')} {number + 1}"
+        label = f"{_AXES.get(projection.method, 'component')} {number + 1}"
         if projection.explained is not None:
             label += f" ({100 * projection.explained[number]:.0f} % of the variance)"
         axes.set(**{f"{name}label": label})

@@ -27,8 +27,8 @@ class Phrase:
 
 def words(prompt: str) -> list[Phrase]:
     """Every word of `prompt` that is not a function word, in its order."""
-    found = (Phrase(match[0], *match.span()) for match in _WORD.finditer(prompt))
-    return [word for word in found if not _FUNCTION_WORD.fullmatch(word.text)]
+    every_word = (Phrase(match[0], *match.span()) for match in _WORD.finditer(prompt))
+    return [word for word in every_word if not _FUNCTION_WORD.fullmatch(word.text)]
 
 
 def phrases(prompt: str) -> list[Phrase]:
@@ -52,10 +52,19 @@ def find(prompt: str, wanted: str) -> list[Phrase]:
     if not pieces:
         raise UsageError("--word is empty; give a word or a phrase of the prompt.")
     pattern = r"(?<!\w)" + r"\s+".join(map(re.escape, pieces)) + r"(?!\w)"
-    found = [Phrase(match[0], *match.span()) for match in re.finditer(pattern, prompt, re.IGNORECASE)]
-    if not found:
+    places = [Phrase(match[0], *match.span()) for match in re.finditer(pattern, prompt, re.IGNORECASE)]
+    if not places:
         raise unknown_name("word of the prompt", wanted, {word.text for word in words(prompt)})
-    return found
+    return places
+
+
+def phrases_of(prompt: str, every_word: bool, chosen: Sequence[str]) -> list[Phrase]:
+    """The words to explain: those `chosen`, and every one where `every_word` says so; in the order of the prompt.
+
+    Raises UsageError for a chosen word that is not in the prompt.
+    """
+    wanted = {phrase for text in chosen for phrase in find(prompt, text)} | set(words(prompt) if every_word else ())
+    return sorted(wanted, key=lambda phrase: (phrase.start, phrase.end))
 
 
 def without(prompt: str, phrase: Phrase) -> str:
@@ -64,9 +73,9 @@ def without(prompt: str, phrase: Phrase) -> str:
     return re.sub(r"\s+(?=[,.;:!?])", "", rest)
 
 
-def labels(found: Sequence[Phrase]) -> list[str]:
-    """The texts of `found`, numbered where one comes more than once: "red (1)", "red (2)"."""
-    texts = [phrase.text for phrase in found]
+def labels(some: Sequence[Phrase]) -> list[str]:
+    """The texts of phrases, numbered where one comes more than once: "red (1)", "red (2)"."""
+    texts = [phrase.text for phrase in some]
     return [
         f"{text} ({texts[: place + 1].count(text)})" if texts.count(text) > 1 else text
         for place, text in enumerate(texts)

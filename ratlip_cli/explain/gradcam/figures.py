@@ -1,4 +1,4 @@
-"""The figures of Grad-CAM (Fig. 3): maps over images, and parts beside their baselines."""
+"""The figures of Grad-CAM (Fig. 3): maps over images, and segments beside their baselines."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ratlip_cli.explain.explanation import Explanation, Map
 from ratlip_cli.explain.figures import BLUE, FONT, GREY, ORANGE, SMALL, WIDTH, as_text, hide_ticks, plain_axes
-from ratlip_cli.explain.segments import FEWEST, Measured, SegmentSummary
+from ratlip_cli.explain.gradcam.explanation import Explanation, Map
+from ratlip_cli.explain.gradcam.segments import FEWEST, Measured, SegmentSummary
 from ratlip_cli.pixels import to_images
 
 MOST_ROWS = 6
@@ -36,7 +36,7 @@ class _Cell:
     """(S,S,3)"""
     note: str
     outline: NDArray[np.bool_] | None = None
-    """A mask (S,S) whose border is drawn."""
+    """A mask (S,S) whose border is shown."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class _Row:
     caption: str
 
 
-def gradcam_figure(explanations: Sequence[Explanation]) -> Figure:
+def gradcam_figure(models: Sequence[Sequence[Explanation]]) -> Figure:
     """Images and their maps, the prompt under them: a row a model, or with words a row a model and image."""
-    every_row = _rows(explanations)
+    every_row = _rows(models)
     rows = every_row[:MOST_ROWS]
     columns = max(len(row.cells) for row in rows)
     left = 0.22 if any(row.label for row in rows) else _GAP
@@ -85,22 +85,20 @@ def gradcam_figure(explanations: Sequence[Explanation]) -> Figure:
     return figure
 
 
-def _rows(explanations: Sequence[Explanation]) -> list[_Row]:
+def _rows(models: Sequence[Sequence[Explanation]]) -> list[_Row]:
     """What stands beside one another; long rows go on in the next."""
-    several = len({id(found.model) for found in explanations}) > 1
     rows: list[_Row] = []
-    if any(found.words for found in explanations):
-        for found in explanations:
-            cells = [_image_cell(found), *(_map_cell(found, part) for part in (found.sentence, *found.words))]
-            rows += _wrapped(found.model.name if several else "", cells, found.subject.prompt)
-    else:
-        by_model: dict[int, list[Explanation]] = {}
-        for found in explanations:
-            by_model.setdefault(id(found.model), []).append(found)
-        for group in by_model.values():
-            cells = [cell for found in group for cell in (_image_cell(found), _map_cell(found, found.sentence))]
-            prompts = list(dict.fromkeys(found.subject.prompt for found in group))
-            rows += _wrapped(group[0].model.name if several else "", cells, " / ".join(prompts))
+    for explanations in models:
+        label = explanations[0].model.name if len(models) > 1 else ""
+        if any(one.words for group in models for one in group):
+            for one in explanations:
+                rows += _wrapped(
+                    label, [_image_cell(one), *(_map_cell(one, each) for each in one.maps)], one.input.prompt
+                )
+        else:
+            cells = [cell for one in explanations for cell in (_image_cell(one), _map_cell(one, one.whole))]
+            prompts = list(dict.fromkeys(one.input.prompt for one in explanations))
+            rows += _wrapped(label, cells, " / ".join(prompts))
     return [
         row if place + 1 == len(rows) or rows[place + 1].caption != row.caption else _Row(row.label, row.cells, "")
         for place, row in enumerate(rows)
@@ -113,29 +111,25 @@ def _wrapped(label: str, cells: list[_Cell], caption: str) -> list[_Row]:
     return [_Row(label, chunk, caption) for chunk in chunks]
 
 
-def _image_cell(found: Explanation) -> _Cell:
-    (image,) = to_images(found.subject.image[None])
-    return _Cell(Path(found.subject.name).stem, np.asarray(image), f"{_unit(found)} {found.sentence.score:.2f}")
+def _image_cell(one: Explanation) -> _Cell:
+    (image,) = to_images(one.input.image[None])
+    return _Cell(Path(one.input.name).stem, np.asarray(image), f"{one.target.short_unit} {one.whole.score:.2f}")
 
 
-def _unit(found: Explanation) -> str:
-    return {"clip": "similarity", "discriminator": "logit"}[found.target.name]
-
-
-def _map_cell(found: Explanation, part: Map) -> _Cell:
-    (image,) = to_images(found.subject.image[None])
-    whole = part is found.sentence
-    notes = [] if whole else [f"change {part.score:+.3f}"]
+def _map_cell(one: Explanation, shown: Map) -> _Cell:
+    (image,) = to_images(one.input.image[None])
+    is_whole = shown is one.whole
+    notes = [] if is_whole else [f"change {shown.score:+.3f}"]
     outline = None
-    if not part.cells.any():
+    if not shown.cells.any():
         notes.append("zero everywhere")
-    elif part.part and not whole:
-        notes.append(f"{100 * part.part.energy:.0f} % in {part.part.part}")
-        outline = found.subject.masks[part.part.part]
-    elif whole:
-        notes.append(f"above half: {100 * float((part.pixels >= 0.5).mean()):.0f} %")
-    title = "whole sentence" if whole else f"“{part.text}”"
-    return _Cell(title, _heated(image, part.pixels), "\n".join(notes), outline)
+    elif is_whole:
+        notes.append(f"above half: {100 * shown.share_above_half:.0f} %")
+    elif shown.segment:
+        notes.append(f"{100 * shown.segment.energy:.0f} % in {shown.segment.segment}")
+        outline = one.input.masks[shown.segment.segment]
+    title = "whole prompt" if is_whole else f"“{shown.text}”"
+    return _Cell(title, _heated(image, shown.pixels), "\n".join(notes), outline)
 
 
 def _heated(image: Image.Image, pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -169,13 +163,15 @@ def _share(place: tuple[float, float, float, float], width: float, height: float
 
 
 def segments_figure(summaries: Sequence[tuple[str, Sequence[SegmentSummary]]]) -> Figure:
-    """Pointing game and energy inside of each part, beside chance and the centre baseline: a row of axes a model."""
-    tallest = max(len(parts) for _, parts in summaries)
+    """Pointing game and energy inside of each segment, beside chance and the centre baseline: a row of axes a model."""
+    tallest = max(len(segments) for _, segments in summaries)
     figure = Figure(figsize=(WIDTH, len(summaries) * (0.5 + 0.19 * tallest) + 0.35), layout="constrained")
     grid = figure.subplots(len(summaries), 2, sharey="row", squeeze=False)
-    for axes, (model, parts) in zip(grid, summaries, strict=True):
-        _draw_measure(axes[0], parts, [part.pointing for part in parts], "pointing game: maximum inside the part")
-        _draw_measure(axes[1], parts, [part.energy for part in parts], "share of the map inside the part")
+    for axes, (model, segments) in zip(grid, summaries, strict=True):
+        _draw_measure(
+            axes[0], segments, [one.pointing for one in segments], "pointing game: maximum inside the segment"
+        )
+        _draw_measure(axes[1], segments, [one.energy for one in segments], "share of the map inside the segment")
         if len(summaries) > 1:
             axes[0].set_ylabel(as_text(model), fontsize=FONT)
     handles, labels = grid[0, 0].get_legend_handles_labels()
@@ -183,17 +179,17 @@ def segments_figure(summaries: Sequence[tuple[str, Sequence[SegmentSummary]]]) -
     return figure
 
 
-def _draw_measure(axes: Axes, parts: Sequence[SegmentSummary], measured: Sequence[Measured], title: str) -> None:
-    places = np.arange(len(parts))[::-1]
+def _draw_measure(axes: Axes, segments: Sequence[SegmentSummary], measured: Sequence[Measured], title: str) -> None:
+    places = np.arange(len(segments))[::-1]
     style: dict[str, Any] = {"linestyle": "none", "zorder": 3}
     axes.plot([m.chance for m in measured], places, marker="|", markersize=9, color=GREY, label="chance", **style)
     axes.plot(
         [m.centre for m in measured], places, marker="D", markersize=4, color=BLUE, label="centre baseline", **style
     )
-    told = [part.n >= FEWEST and one.better_than_centre for part, one in zip(parts, measured, strict=True)]
+    is_better = [one.n >= FEWEST and values.better_than_centre for one, values in zip(segments, measured, strict=True)]
     no_better = f"map, no better, or fewer than {FEWEST} images"
     for better, label in ((True, "map, better than centre"), (False, no_better)):
-        chosen = [k for k, is_better in enumerate(told) if is_better is better]
+        chosen = [k for k, value in enumerate(is_better) if value is better]
         axes.errorbar(
             [measured[k].map.mean for k in chosen],
             places[chosen],
@@ -207,9 +203,9 @@ def _draw_measure(axes: Axes, parts: Sequence[SegmentSummary], measured: Sequenc
             zorder=4,
             label=label,
         )
-    axes.set_yticks(places, [f"{part.part} ({part.n})" for part in parts], fontsize=SMALL)
+    axes.set_yticks(places, [f"{one.segment} ({one.n})" for one in segments], fontsize=SMALL)
     axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.6, len(parts) - 0.4)
+    axes.set_ylim(-0.6, len(segments) - 0.4)
     axes.set_xlabel(title, fontsize=FONT)
     plain_axes(axes)
     axes.grid(axis="x", linewidth=0.3)

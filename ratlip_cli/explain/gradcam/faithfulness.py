@@ -1,7 +1,7 @@
-"""Does a map show what the target looks at? Insertion and deletion (Petsiuk et al. 2018, RISE) against other orders.
+"""Does a map show what the target depends on? Insertion and deletion (Petsiuk et al. 2018, RISE) against other orders.
 
 Cells of the CLIP grid are taken out of the image, the most important first (deletion), or put into a blurred copy of
-it (insertion), and the target is read again and again. A map that is right makes the target fall and rise early.
+it (insertion), and the target is measured at each step. A map that is right makes the target fall and rise early.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def curves(
         scores: the target (n,) of images (n,3,S,S).
         image: the image (3,S,S) in [-1,1].
         cells: the map (g,g); where cells are equal, chance decides their order.
-        random: draws the random orders.
+        random: makes the random orders.
     """
     orders = {
         "map": _descending(cells, random),
@@ -79,24 +79,24 @@ def curves(
     }
     counts = np.round(np.linspace(0, cells.size, STEPS + 1)).astype(int)
     size = image.shape[-1]
-    shown = torch.stack([_first(order, count, size) for order in orders.values() for count in counts[1:-1]])
-    shown = shown.to(image.device)[:, None]  # (n,1,S,S), 1 where a cell is among the first
+    masks = torch.stack([_first(order, count, size) for order in orders.values() for count in counts[1:-1]])
+    masks = masks.to(image.device)[:, None]  # (n,1,S,S), true where a cell is among the first
     grey, blurred = image.mean(dim=(1, 2), keepdim=True).expand_as(image), _blurred(image)
     whole, empty, unsharp = scores(torch.stack((image, grey, blurred))).tolist()
-    found = {
-        "insertion": (scores(torch.where(shown, image, blurred)), unsharp, whole),
-        "deletion": (scores(torch.where(shown, grey, image)), whole, empty),
+    measured = {
+        "insertion": (scores(torch.where(masks, image, blurred)), unsharp, whole),
+        "deletion": (scores(torch.where(masks, grey, image)), whole, empty),
     }
     return [
         Curve(kind, order, counts / cells.size, np.array([first, *values.tolist(), last]))
-        for kind, (inner, first, last) in found.items()
+        for kind, (inner, first, last) in measured.items()
         for order, values in zip(orders, inner.view(len(orders), -1), strict=True)
     ]
 
 
-def compare(found: list[Curve]) -> list[Faithfulness]:
+def compare(measured: list[Curve]) -> list[Faithfulness]:
     """The map's areas beside the others', for insertion and deletion."""
-    return [_compare(kind, {curve.order: curve.auc for curve in found if curve.kind == kind}) for kind in KINDS]
+    return [_compare(kind, {curve.order: curve.auc for curve in measured if curve.kind == kind}) for kind in KINDS]
 
 
 def _compare(kind: str, auc: dict[str, float]) -> Faithfulness:

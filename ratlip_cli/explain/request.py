@@ -1,0 +1,150 @@
+"""The requests of the two analyses. Standard library only: the command line reads it before torch is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ratlip_cli.errors import RatlipError, UsageError, unknown_name
+from ratlip_cli.explain.gradcam.words import phrases_of
+
+if TYPE_CHECKING:
+    from ratlip_cli.weights.model_folder import Model
+
+TARGETS = ("clip", "discriminator")
+SPACES = ("clip", "discriminator")
+METHODS = ("pca", "tsne", "umap")
+FEWEST_POINTS = 3
+
+IMAGES, DATASET_IMAGES = 1, 100
+"""Images of Grad-CAM where `count` is left out: generated, and of a dataset."""
+PAIRS, NOISE_VECTORS, STEPS = 200, 16, 8
+"""Of latent views, where `count` and `steps` are left out: pairs, noise vectors under each caption, steps."""
+
+
+@dataclass(frozen=True)
+class GradCamRequest:
+    """Which images to explain, and how: generated for a prompt, from files, or from a dataset.
+
+    Raises UsageError for values that cannot be used or do not go together.
+    """
+
+    prompt: str | None = None
+    """The text to explain; with images of a prepared dataset it may be left out."""
+    models: tuple[str | Model, ...] = ()
+    """Models or their names, as `load_model` takes them; the default model if left out."""
+    images: tuple[Path, ...] = ()
+    """Image files to explain instead of generated ones."""
+    dataset: str | None = None
+    """A dataset whose images and captions are explained instead."""
+    split: str = "test"
+    count: int | None = None
+    """Images to generate (1), or to take from the dataset (100)."""
+    target: str = "clip"
+    """Of TARGETS: the cosine of image and text vectors, or the discriminator's logit."""
+    layer: int | None = None
+    """The ViT block whose incoming patch tokens are read; the last that reaches the target if left out."""
+    every_word: bool = False
+    """Whether to make a map of every word of the prompt."""
+    words: tuple[str, ...] = ()
+    """Words or phrases of the prompt to make a map of."""
+    seed: int = 0
+    """Decides the noise vectors and the random baselines."""
+    device: str = "auto"
+    data_dir: Path = Path("data")
+
+    def __post_init__(self) -> None:
+        if self.dataset is not None and (self.prompt is not None or self.images or self.words):
+            raise UsageError("--dataset brings its own images and captions; leave out the prompt, --image and --word.")
+        if self.images and self.count is not None:
+            raise UsageError("-n is for generated images and for --dataset; leave it out with --image.")
+        if self.prompt is None and self.dataset is None and not self.images:
+            raise UsageError('there is no prompt; give one, such as "a red bird", or --image or --dataset.')
+        if self.prompt is not None and not self.prompt.strip():
+            raise UsageError("the prompt is empty; give one, such as 'a red bird'.")
+        _check_numbers("-n", self.count, self.seed)
+        if self.target not in TARGETS:
+            raise unknown_name("target", self.target, TARGETS)
+        if self.prompt is not None:
+            phrases_of(self.prompt, self.every_word, self.words)
+
+
+@dataclass(frozen=True)
+class LatentRequest:
+    """Which images to show as vectors: pairs of a dataset, captions under the same noise, or an interpolation.
+
+    Raises UsageError for values that cannot be used or do not go together, RatlipError for a method that is not
+    installed.
+    """
+
+    model: str | Model | None = None
+    """A model or its name, as `load_model` takes it; the default model if left out."""
+    against: str | Model | None = None
+    """A second model, beside the first on the same axes."""
+    dataset: str | None = None
+    """Real images; without captions, those that the model was trained on if left out."""
+    split: str = "test"
+    count: int | None = None
+    """Pairs of real and generated images (200); with captions, noise vectors under each (16)."""
+    method: str = "pca"
+    """Of METHODS."""
+    space: str = "clip"
+    """Of SPACES: CLIP's image vectors, or what the first model's discriminator extracts."""
+    captions: tuple[str, ...] = ()
+    """Two or more, to generate from the same noise vectors."""
+    start: str | None = None
+    """The caption at which an interpolation starts."""
+    end: str | None = None
+    """The caption at which it ends."""
+    steps: int | None = None
+    """Images of the interpolation (8)."""
+    same_noise: bool = False
+    """Whether the interpolation keeps its noise vector; else it goes from the first to the second."""
+    seed: int = 0
+    """Decides the noise vectors."""
+    device: str = "auto"
+    data_dir: Path = Path("data")
+
+    def __post_init__(self) -> None:
+        ends = [caption for caption in (self.start, self.end) if caption is not None]
+        if len(ends) == 1:
+            raise UsageError("an interpolation needs both --from and --to.")
+        if ends and (self.captions or self.dataset is not None or self.count is not None):
+            raise UsageError("--from and --to show an interpolation; leave out --caption, --dataset and --count.")
+        if not ends and (self.steps is not None or self.same_noise):
+            raise UsageError("--steps and --same-noise belong to an interpolation: give --from and --to.")
+        if len(self.captions) == 1:
+            raise UsageError("one --caption has nothing to be compared with; give two or more.")
+        if not all(caption.strip() for caption in (*self.captions, *ends)):
+            raise UsageError("a caption is empty; give one, such as 'a red bird'.")
+        if self.steps is not None and self.steps < 2:
+            raise UsageError(f"--steps is {self.steps}; an interpolation has at least 2.")
+        _check_numbers("--count", self.count, self.seed)
+        if self.space not in SPACES:
+            raise unknown_name("space", self.space, SPACES)
+        check_method(self.method)
+        if self.captions:
+            check_points((self.count or NOISE_VECTORS) * len(self.captions))
+
+
+def check_method(method: str) -> None:
+    """Raise UsageError for a method that is none of METHODS, RatlipError where it is not installed."""
+    if method not in METHODS:
+        raise unknown_name("method", method, METHODS)
+    if method == "umap" and importlib.util.find_spec("umap") is None:
+        raise RatlipError("UMAP is not installed: `pip install umap-learn`, or choose --method pca or tsne.")
+
+
+def check_points(count: int) -> None:
+    """Raise UsageError where so many points make no plane."""
+    if count < FEWEST_POINTS:
+        raise UsageError(f"points: {count}, but a plane needs {FEWEST_POINTS}. Raise --count or take a larger dataset.")
+
+
+def _check_numbers(option: str, count: int | None, seed: int) -> None:
+    if count is not None and count < 1:
+        raise UsageError(f"{option} is {count}; it must be at least 1.")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed is {seed}; it must not be negative, and below 2^63.")
