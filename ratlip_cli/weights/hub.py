@@ -33,22 +33,21 @@ class Pushed:
     """A model folder that was uploaded."""
 
     name: str
-    """owner/name@commit: what `fetch` takes to get exactly this model."""
+    """owner/name@commit: what `download` takes to get exactly this model."""
     url: str
     """The commit's page."""
 
 
-def fetch(name: str) -> Path:
+def download(name: str) -> Path:
     """The local copy of a model folder `owner/name[@revision]`, downloaded where it is not in the cache yet.
 
-    Only MODEL_FILES are fetched: no pickle, no code. Every file is compared with its hash on the Hub; one that differs
-    is removed.
+    Only MODEL_FILES: no pickle, no code. Every file is compared with its hash on the Hub; one that differs is removed.
 
     Raises:
         WeightsError: one line that says whether to log in, ask for access, go online or pick another name.
     """
     repository, _, revision = name.partition("@")
-    with _explained(name, f"{repository} could not be fetched"):
+    with _explained(name, f"{repository} could not be downloaded"):
         snapshot = Path(
             snapshot_download(
                 repository,
@@ -63,7 +62,7 @@ def fetch(name: str) -> Path:
 
 
 def pinned_name(name: str, snapshot: Path) -> str:
-    """owner/name@commit of what `fetch(name)` returned: the cache calls a snapshot by its commit."""
+    """owner/name@commit of what `download(name)` returned: the cache calls a snapshot by its commit."""
     return f"{name.partition('@')[0]}@{snapshot.name}"
 
 
@@ -131,7 +130,7 @@ def _verify(name: str, snapshot: Path) -> None:
             content.unlink()
             raise WeightsError(
                 f"{pointer.name} of {name} does not match its hash on the Hugging Face Hub, so it was damaged on the "
-                "way or on this disk, and was removed: fetch it again."
+                "way or on this disk, and was removed: download it again."
             )
 
 
