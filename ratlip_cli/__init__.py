@@ -1,6 +1,28 @@
 """ratlip: text-to-image GANs on frozen CLIP (RATLIP, GALIP).
 
-The command line lives in :mod:`ratlip_cli.cli`; everything it does can be called from Python.
+>>> import ratlip_cli as ratlip
+>>> model = ratlip.load_model("ratlip-demo")
+>>> images = model.generate("a red bird with black wings", n=8, seed=0)
+
+`ratlip_cli.api` has the functions; importing this package alone imports no torch. The command line is `ratlip_cli.cli`.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ratlip_cli.api import Images, Model, Run, load_model, train
+
 __version__ = "0.1.0"
+__all__ = ["Images", "Model", "Run", "__version__", "load_model", "train"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ratlip_cli import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

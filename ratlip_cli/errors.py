@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class RatlipError(Exception):
-    """Something the user can mend. The command line prints the message as one line and exits with `exit_code`."""
+    """Something the user can fix. The command line prints the message as one line and exits with `exit_code`."""
 
     exit_code = 1
 
@@ -54,3 +54,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return UsageError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(choices)}.")
+
+
+def one_line(error: Exception) -> str:
+    """What an exception of another library says, in one line; its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Images as tensors in [-1,1] and as pixels: the only place where the two meet, and grids for people to look at."""
+"""Images as tensors in [-1,1] and as 8-bit pixels, converted here alone; and captioned grids of images."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _MOST_LINES = 3
 
 def to_images(images: Tensor) -> list[Image.Image]:
     """Images (B,3,H,W), nominally in [-1,1] and clamped to it, as B RGB images."""
-    return [Image.fromarray(image) for image in to_levels(images).permute(0, 2, 3, 1).cpu().numpy()]
+    return [Image.fromarray(image) for image in to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def from_image(image: Image.Image) -> Tensor:
-    """An RGB image as an image (3,H,W), float32 in [-1,1]."""
-    return from_levels(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+    """An RGB image as a tensor (3,H,W), float32 in [-1,1]."""
+    return from_uint8(torch.from_numpy(np.array(image)).permute(2, 0, 1))
 
 
-def to_levels(images: Tensor) -> Tensor:
-    """Images (...,3,H,W), nominally in [-1,1] and clamped to it, as 8-bit levels (...,3,H,W) uint8."""
+def to_uint8(images: Tensor) -> Tensor:
+    """Images (...,3,H,W), nominally in [-1,1] and clamped to it, as uint8 images (...,3,H,W)."""
     return ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def from_levels(levels: Tensor) -> Tensor:
-    """8-bit levels (...,3,H,W) as images, float32 in [-1,1]."""
-    return levels.float() / 127.5 - 1
+def from_uint8(images: Tensor) -> Tensor:
+    """uint8 images (...,3,H,W) as float32 in [-1,1]."""
+    return images.float() / 127.5 - 1
 
 
 def captioned_grid(rows: Sequence[tuple[str, Sequence[Image.Image]]], scale: int | None = None) -> Image.Image:

@@ -5,6 +5,7 @@ Noise k depends on the seed and k alone, so image k of a prompt depends on the m
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -33,7 +34,7 @@ _SLUG_BYTES = 60
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sample:
     """One generated image and how it was made."""
 
@@ -50,6 +51,14 @@ class Sample:
     """Of the model."""
     clip_similarity: float
     """Cosine of the image and its prompt under the model's CLIP, in [-1,1]."""
+
+    def __repr__(self) -> str:
+        return f"<Sample {self.index} of '{self.prompt[:40]}', seed {self.seed}, by {self.model}>"
+
+    def _repr_png_(self) -> bytes:
+        shown = io.BytesIO()
+        self.image.save(shown, "PNG")
+        return shown.getvalue()
 
     def record(self) -> dict[str, object]:
         """Everything but the pixels."""

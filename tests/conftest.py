@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -12,7 +11,8 @@ import torch
 from hub_connection import Connect, connection
 from PIL import Image
 
-from ratlip_cli.data.layout import Record, write_dataset
+from ratlip_cli.data.layout import DatasetInfo, Record
+from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.weights.clip_files import save_clip
 
@@ -56,16 +56,8 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split, colours in (("train", COLOURS), ("test", COLOURS[:2]))
         for colour in colours
     ]
-    write_dataset(
-        folder,
-        records,
-        name="colours",
-        source="made by the tests",
-        licence="CC0",
-        image_size=32,
-        split_rule="by name",
-        checksums={},
-    )
+    info = DatasetInfo(name="colours", source="made by the tests", licence="CC0", image_size=32, split_rule="by name")
+    write_dataset(folder, records, info)
     return folder
 
 
@@ -92,7 +84,7 @@ def tiny_settings(tiny_clip: Path, tiny_dataset: Path) -> TrainSettings:
 @pytest.fixture
 def settings(tiny_settings: TrainSettings, tmp_path: Path) -> TrainSettings:
     """The same run in `tmp_path`/run."""
-    return replace(tiny_settings, out=str(tmp_path / "run"))
+    return tiny_settings.replaced(out=str(tmp_path / "run"))
 
 
 @pytest.fixture

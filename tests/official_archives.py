@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from ratlip_cli.data.sources.celeba_tiny import tiny_list
-from ratlip_cli.data.sources.face_sentences import ATTRIBUTES
+from ratlip_cli.data.sources.face_captions import ATTRIBUTES
 
 
 class Bird(NamedTuple):
@@ -79,7 +79,7 @@ def tar_gz(file: Path, files: Mapping[str, bytes | str], top: str = "") -> Path:
 
 
 def captions_of(name: str) -> list[str]:
-    return [f"sentence {number} on {name}" for number in range(10)]
+    return [f"caption {number} of {name}" for number in range(10)]
 
 
 def reed_files(images: Iterable[tuple[str, str]], classes: Mapping[str, Sequence[str]]) -> dict[str, bytes | str]:

@@ -48,7 +48,7 @@ def partials(run: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def finished_run(tiny_settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six steps with checkpoints at 2, 4 and 6, to copy from."""
-    return train(replace(tiny_settings, save_every=2, out=str(tmp_path_factory.mktemp("finished") / "run")))
+    return train(tiny_settings.replaced(save_every=2, out=str(tmp_path_factory.mktemp("finished") / "run")))
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_checkpoint_holds_what_is_promised(run: Path) -> None:
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_the_newest_are_kept(settings: TrainSettings, keep: int) -> None:
-    assert steps_saved(train(replace(settings, save_every=1, keep=keep))) == [6, 5, 4][:keep][::-1]
+    assert steps_saved(train(settings.replaced(save_every=1, keep=keep))) == [6, 5, 4][:keep][::-1]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -104,14 +104,14 @@ def test_damaged_newest_checkpoint_is_passed_over(run: Path, settings: TrainSett
     assert len(lines) == 1
     assert "step_00000006" in lines[0]
     with pytest.raises(WeightsError, match=file):
-        open_session(replace(settings, resume=str(newest)))
+        open_session(settings.replaced(resume=str(newest)))
 
 
 def test_run_goes_on_from_the_checkpoint_before_a_damaged_one(run: Path, settings: TrainSettings) -> None:
     undamaged = read_checkpoint(run / "checkpoints" / "step_00000006")
     cut(run / "checkpoints" / "step_00000006" / "state.pt")
     told: list[str] = []
-    session = open_session(replace(settings, save_every=2, resume=str(run)), told.append)
+    session = open_session(settings.replaced(save_every=2, resume=str(run)), told.append)
     assert "step_00000006 is damaged" in told[0]
     assert session.trainer.steps_done == 4
     assert len(list(session.run())) == 2
@@ -123,7 +123,7 @@ def test_run_goes_on_from_the_checkpoint_before_a_damaged_one(run: Path, setting
 
 def test_damaged_newer_checkpoint_does_not_push_out_a_good_one(run: Path, settings: TrainSettings) -> None:
     cut(run / "checkpoints" / "step_00000006" / "state.pt")
-    session = open_session(replace(settings, steps=5, keep=1, resume=str(run)))
+    session = open_session(settings.replaced(steps=5, keep=1, resume=str(run)))
     list(session.run())
     assert steps_saved(run) == [5, 6]
     checkpoint, _ = newest_checkpoint(list_checkpoints(run / "checkpoints"))
@@ -135,7 +135,7 @@ def test_nothing_readable_is_an_error(run: Path, settings: TrainSettings) -> Non
     for checkpoint in list_checkpoints(run / "checkpoints"):
         cut(checkpoint / "average.safetensors")
     with pytest.raises(WeightsError, match=r"no checkpoint in .* can be read"):
-        open_session(replace(settings, resume=str(run)))
+        open_session(settings.replaced(resume=str(run)))
 
 
 class Malicious:
@@ -171,7 +171,7 @@ def test_pickle_is_never_executed(run: Path, tmp_path: Path, monkeypatch: pytest
     ],
 )
 def test_another_architecture_is_named(run: Path, settings: TrainSettings, name: str, value: str | int) -> None:
-    other = replace(settings, resume=str(run), **{name: value})
+    other = settings.replaced(resume=str(run), **{name: value})
     if name == "image_size":
         shutil.copytree(settings.dataset, run.parent / "larger")
         info = run.parent / "larger" / "dataset.json"
@@ -187,7 +187,7 @@ def test_another_dataset_is_refused(run: Path, settings: TrainSettings) -> None:
     metadata = changed / "train" / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace("a red", "a crimson"))
     with pytest.raises(DataError, match="the dataset has changed"):
-        open_session(replace(settings, dataset=str(changed), resume=str(run)))
+        open_session(settings.replaced(dataset=str(changed), resume=str(run)))
 
 
 def test_another_clip_is_refused(run: Path, settings: TrainSettings, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_another_clip_is_refused(run: Path, settings: TrainSettings, tmp_path: P
     config["preprocess_cfg"]["mean"] = [0.4, 0.5, 0.5]
     (other / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match="another CLIP"):
-        open_session(replace(settings, clip=str(other), resume=str(run)))
+        open_session(settings.replaced(clip=str(other), resume=str(run)))
 
 
 # Which run is resumed
@@ -206,8 +206,8 @@ def test_another_clip_is_refused(run: Path, settings: TrainSettings, tmp_path: P
 def test_older_checkpoint_goes_on_in_a_new_run_only(run: Path, settings: TrainSettings, tmp_path: Path) -> None:
     older = str(run / "checkpoints" / "step_00000004")
     with pytest.raises(UsageError, match="step_00000006 is; give an --out"):
-        open_session(replace(settings, resume=older, out=""))
-    branch = train(replace(settings, resume=older, out=str(tmp_path / "branch"), save_every=2))
+        open_session(settings.replaced(resume=older, out=""))
+    branch = train(settings.replaced(resume=older, out=str(tmp_path / "branch"), save_every=2))
     assert steps_saved(run) == [2, 4, 6]
     assert steps_saved(branch) == [4, 6]
 
@@ -221,13 +221,13 @@ def test_auto_takes_the_newest_unfinished_run_of_the_same_settings(
         shutil.copytree(run, copied)
         for step in range(last + 2, 8, 2):
             shutil.rmtree(copied / "checkpoints" / f"step_{step:08d}")
-        (copied / "config.toml").write_text(replace(settings, lr_g=rate).to_toml())
+        (copied / "config.toml").write_text(settings.replaced(lr_g=rate).to_toml())
         os.utime(copied / "config.toml", (1000 + number,) * 2)
-    auto = open_session(replace(settings, out="", resume="auto", max_time="1h", keep=2))
+    auto = open_session(settings.replaced(out="", resume="auto", max_time="1h", keep=2))
     assert auto.folder.path.name == "colours-ratlip-2"
     assert auto.trainer.steps_done == 4
     told: list[str] = []
-    fresh = open_session(replace(settings, out="", resume="auto", seed=5), told.append)
+    fresh = open_session(settings.replaced(out="", resume="auto", seed=5), told.append)
     assert fresh.folder.path.name == "colours-ratlip-5"
     assert fresh.trainer.steps_done == 0
     assert any("new one begins" in line for line in told)
@@ -243,7 +243,7 @@ def test_existing_folder_is_not_overwritten(run: Path, settings: TrainSettings) 
 def test_run_without_a_checkpoint_begins_again(settings: TrainSettings) -> None:
     session = open_session(settings)
     session.folder.close()
-    assert len(list(open_session(replace(settings, resume=settings.out)).run())) == 6
+    assert len(list(open_session(settings.replaced(resume=settings.out)).run())) == 6
 
 
 @pytest.mark.parametrize("content", ["", '{"step": 1}\n{"step": 2}\n', '{"step": 1}\n{"step": 2}\n{"st', "nonsense\n"])
@@ -274,7 +274,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("left_kib", [20, 6000, 11000])
 def test_full_disk_keeps_the_checkpoint_before(settings: TrainSettings, small_disk: Path, left_kib: int) -> None:
     run = small_disk / "run"
-    settings = replace(settings, out=str(run), save_every=2, keep=9)
+    settings = settings.replaced(out=str(run), save_every=2, keep=9)
     session = open_session(settings)
     stream = session.run()
     for _ in range(3):
@@ -290,7 +290,7 @@ def test_full_disk_keeps_the_checkpoint_before(settings: TrainSettings, small_di
     assert partials(run) == []
     load_folder(run / "model")
     (small_disk / "filler").unlink()
-    assert len(list(open_session(replace(settings, keep=1, resume=str(run))).run())) == 6 - checkpoint.step
+    assert len(list(open_session(settings.replaced(keep=1, resume=str(run))).run())) == 6 - checkpoint.step
 
 
 @pytest.fixture
@@ -305,13 +305,13 @@ def one_thread() -> Iterator[None]:
 def train_until_killed(settings: TrainSettings) -> None:
     """What the killed process does."""
     torch.set_num_threads(1)
-    train(replace(settings, resume=settings.out) if Path(settings.out).exists() else settings)
+    train(settings.replaced(resume=settings.out) if Path(settings.out).exists() else settings)
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("one_thread")
 def test_kill_at_any_moment_leaves_the_checkpoint_before(settings: TrainSettings, tmp_path: Path, kills: int) -> None:
-    settings = replace(settings, steps=1_000_000, save_every=1, keep=2, sample_every=3, out=str(tmp_path / "killed"))
+    settings = settings.replaced(steps=1_000_000, save_every=1, keep=2, sample_every=3, out=str(tmp_path / "killed"))
     run = Path(settings.out)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ratlip_cli.training.session"])
@@ -334,12 +334,12 @@ def test_kill_at_any_moment_leaves_the_checkpoint_before(settings: TrainSettings
         load_folder(run / "model")
         before = checkpoint.step
 
-    settings = replace(settings, steps=before + 1, save_every=1000, sample_every=0)
-    train(replace(settings, resume=settings.out))
+    settings = settings.replaced(steps=before + 1, save_every=1000, sample_every=0)
+    train(settings.replaced(resume=settings.out))
     assert partials(run) == []
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()] == list(range(1, before + 2))
     through = read_checkpoint(
-        list_checkpoints(train(replace(settings, out=str(tmp_path / "through"))) / "checkpoints")[0]
+        list_checkpoints(train(settings.replaced(out=str(tmp_path / "through"))) / "checkpoints")[0]
     )
     killed = read_checkpoint(list_checkpoints(run / "checkpoints")[0])
     assert (killed.step, killed.identity) == (through.step, through.identity)

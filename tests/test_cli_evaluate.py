@@ -15,7 +15,8 @@ from command_line import ratlip
 from formula_weights import write_inception
 from PIL import Image
 
-from ratlip_cli.data.layout import Record, write_dataset
+from ratlip_cli.data.layout import DatasetInfo, Record
+from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.evaluation.features import INCEPTION
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
@@ -217,7 +218,7 @@ def test_a_full_size_model_is_scored_by_the_standard_protocol(tmp_path: Path) ->
         for colour in colours
     ]
     description = {"name": "x", "source": "tests", "licence": "CC0", "split_rule": "none"}
-    write_dataset(tmp_path / "data", records, **description, image_size=256, checksums={})
+    write_dataset(tmp_path / "data", records, DatasetInfo(**description, image_size=256))
     clip = load_clip("ViT-B-32-quickgelu:random")
     sizes = GeneratorConfig()
     create_model_folder(tmp_path / "model", model_config(sizes, DiscriminatorConfig(), clip), clip)

@@ -13,7 +13,7 @@ from command_line import Answer, ratlip
 from explain_model import clip_of_grid, model_of
 from PIL import Image
 
-from ratlip_cli.data.prepare import demo_source
+from ratlip_cli.data.prepare import PrepareRequest, prepare
 
 PROMPT = "a red bird with black wings"
 GREEN, ORANGE = (0, 158, 115), (230, 159, 0)
@@ -34,9 +34,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "birds"
-    demo_source("demo-birds", count=120, image_size=32).prepare(folder, workers=1)
-    return folder
+    data_dir = tmp_path_factory.mktemp("data")
+    return prepare(PrepareRequest("demo-birds", data_dir, "birds", image_size=32, count=120, workers=1)).path
 
 
 def told(answer: Answer) -> dict:

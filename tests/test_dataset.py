@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from ratlip_cli.data.dataset import Batch, CaptionedImages, text_vectors, training_batches
-from ratlip_cli.data.layout import Record, write_dataset
+from ratlip_cli.data.layout import DatasetInfo, Record
+from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.weights.clip_files import load_clip
@@ -35,17 +36,10 @@ def gradients(folder: Path, flip: bool = True, width: int = SIDE) -> Path:
         )
         for number in range(IMAGES)
     ]
-    write_dataset(
-        folder,
-        records,
-        name="gradients",
-        source="the tests",
-        licence="CC0",
-        image_size=SIZE,
-        split_rule="all train",
-        checksums={},
-        flip=flip,
+    info = DatasetInfo(
+        name="gradients", source="the tests", licence="CC0", image_size=SIZE, split_rule="all train", flip=flip
     )
+    write_dataset(folder, records, info)
     return folder
 
 
@@ -220,15 +214,15 @@ def test_the_fingerprint_follows_captions_and_images(tmp_path: Path) -> None:
 
 
 class CountingCLIP:
-    """Turns sentences into their lengths, and counts them."""
+    """Turns captions into their lengths, and counts them."""
 
     def __init__(self, fingerprint: str = "abc") -> None:
         self.fingerprint = fingerprint
-        self.sentences = 0
+        self.encoded = 0
 
-    def encode_text(self, sentences: list[str]) -> torch.Tensor:
-        self.sentences += len(sentences)
-        return torch.tensor([[float(len(sentence)), 1.0] for sentence in sentences])
+    def encode_text(self, texts: list[str]) -> torch.Tensor:
+        self.encoded += len(texts)
+        return torch.tensor([[float(len(text)), 1.0] for text in texts])
 
 
 def vectors(dataset: CaptionedImages, clip: CountingCLIP, batch_size: int = 256) -> torch.Tensor:
@@ -240,13 +234,13 @@ def test_text_vectors_are_computed_once_per_clip_and_captions(tmp_path: Path) ->
     clip = CountingCLIP()
     first = vectors(dataset, clip, batch_size=5)
     assert first[:, 0].tolist() == [len(caption) for caption in dataset.captions]
-    assert clip.sentences == len(dataset.captions)
+    assert clip.encoded == len(dataset.captions)
     assert torch.equal(vectors(dataset, clip), first)
-    assert clip.sentences == len(dataset.captions)
+    assert clip.encoded == len(dataset.captions)
     assert [file.name for file in (tmp_path / "x" / ".text_vectors").iterdir()] == ["abc-train.safetensors"]
     other = CountingCLIP("def")
     vectors(dataset, other)
-    assert other.sentences == len(dataset.captions)
+    assert other.encoded == len(dataset.captions)
 
     metadata = tmp_path / "x" / "train" / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace("caption 0 of image 3", "another"))
@@ -261,7 +255,7 @@ def test_damaged_text_vectors_are_computed_again(tmp_path: Path) -> None:
     assert torch.equal(vectors(dataset, CountingCLIP()), first)
     kept = CountingCLIP()
     assert torch.equal(vectors(dataset, kept), first)
-    assert kept.sentences == 0
+    assert kept.encoded == 0
 
 
 def test_text_vectors_need_no_writable_folder(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The drawn dataset: the same every time, told truly, with masks that lie where the parts are."""
+"""The rendered dataset: the same every time, captioned truly, with masks that lie where the segments are."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratlip_cli.data.layout import read_dataset, read_split, write_dataset
-from ratlip_cli.data.sources.demo import DATASETS, records, render
+from ratlip_cli.data.layout import DatasetInfo, read_dataset, read_split
+from ratlip_cli.data.sources.demo import DATASETS, records, rendered_image
+from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.demo import birds, faces, flowers
 from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, HELD_OUT, PAIRED, SEEN, sample_attributes
 from ratlip_cli.demo.captions import CAPTIONS, LONGEST, captions
-from ratlip_cli.demo.render import PARTS, draw
+from ratlip_cli.demo.render import SEGMENTS, render
 from ratlip_cli.demo.segments import decode_segments, encode_segments
 from ratlip_cli.errors import DataError, UsageError
 
@@ -32,15 +33,15 @@ def _pair(family: str, attributes: dict[str, str]) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_image_is_a_function_of_its_arguments(family: str) -> None:
-    first, again = (render(family, "train", 3, 7, 76) for _ in range(2))
+def test_an_image_is_a_function_of_its_arguments(family: str) -> None:
+    first, again = (rendered_image(family, "train", 3, 7, 76) for _ in range(2))
     assert first.image.tobytes() == again.image.tobytes()
     assert (first.labels == again.labels).all()
     assert first[:2] == again[:2]
     for other in (
-        render(family, "test", 3, 7, 76),
-        render(family, "train", 4, 7, 76),
-        render(family, "train", 3, 8, 76),
+        rendered_image(family, "test", 3, 7, 76),
+        rendered_image(family, "train", 4, 7, 76),
+        rendered_image(family, "train", 3, 8, 76),
     ):
         assert other.image.tobytes() != first.image.tobytes()
 
@@ -48,12 +49,12 @@ def test_a_image_is_a_function_of_its_arguments(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("size", [38, 76, 152, 304])
 def test_every_size_shows_the_same_image(family: str, size: int) -> None:
-    drawn, usual = render(family, "train", 0, 5, size), render(family, "train", 0, 5, 76)
-    assert drawn.image.size == (size, size)
-    assert drawn.image.mode == "RGB"
-    assert drawn.labels.shape == (size, size)
-    assert drawn[:2] == usual[:2]
-    small, reference = (np.asarray(image.resize((19, 19)), dtype=float) for image in (drawn.image, usual.image))
+    rendered, usual = rendered_image(family, "train", 0, 5, size), rendered_image(family, "train", 0, 5, 76)
+    assert rendered.image.size == (size, size)
+    assert rendered.image.mode == "RGB"
+    assert rendered.labels.shape == (size, size)
+    assert rendered[:2] == usual[:2]
+    small, reference = (np.asarray(image.resize((19, 19)), dtype=float) for image in (rendered.image, usual.image))
     assert np.abs(small - reference).mean() < 12
 
 
@@ -61,9 +62,9 @@ def test_every_size_shows_the_same_image(family: str, size: int) -> None:
 def test_captions_are_true_different_and_say_nothing_else(family: str) -> None:
     silent = total = 0
     for index in range(MANY):
-        drawn = random.Random(index)
-        attributes = sample_attributes(family, drawn)
-        written = captions(family, attributes, drawn)
+        rng = random.Random(index)
+        attributes = sample_attributes(family, rng)
+        written = captions(family, attributes, rng)
         assert len(set(written)) == CAPTIONS
         for caption in written:
             assert len(caption.split()) <= LONGEST
@@ -79,8 +80,8 @@ def test_captions_are_true_different_and_say_nothing_else(family: str) -> None:
 def test_captions_name_every_attribute_and_value(family: str) -> None:
     stated = {name: set() for name in ATTRIBUTES[family]}
     for index in range(MANY):
-        drawn = random.Random(index)
-        for caption in captions(family, sample_attributes(family, drawn), drawn):
+        rng = random.Random(index)
+        for caption in captions(family, sample_attributes(family, rng), rng):
             for name, value in said(family, caption).items():
                 stated[name].add(value)
     for name, values in ATTRIBUTES[family].items():
@@ -88,7 +89,7 @@ def test_captions_name_every_attribute_and_value(family: str) -> None:
 
 
 def test_some_captions_leave_the_body_out() -> None:
-    written = [text for index in range(50) for text in render("bird", "train", 0, index, 38).captions]
+    written = [text for index in range(50) for text in rendered_image("bird", "train", 0, index, 38).captions]
     share = np.mean(["body" in said("bird", text) for text in written])
     assert 0.5 < share < 0.9
 
@@ -115,7 +116,7 @@ def test_the_readme_s_examples_are_trained(family: str, pair: tuple[str, str]) -
 
 
 @pytest.mark.parametrize(
-    ("family", "attribute", "part", "colours"),
+    ("family", "attribute", "segment", "colours"),
     [
         ("bird", "body", "body", birds.COLOURS),
         ("bird", "wings", "wings", birds.COLOURS),
@@ -126,54 +127,54 @@ def test_the_readme_s_examples_are_trained(family: str, pair: tuple[str, str]) -
         ("face", "skin", "skin", faces.SKIN),
     ],
 )
-def test_a_part_has_the_colour_that_the_attributes_name(
-    family: str, attribute: str, part: str, colours: dict[str, tuple[int, int, int]]
+def test_a_segment_has_the_colour_that_the_attributes_name(
+    family: str, attribute: str, segment: str, colours: dict[str, tuple[int, int, int]]
 ) -> None:
-    """The named colour is the nearest one to the colour of the part where the light falls on it."""
+    """The named colour is the nearest one to the colour of the segment where the light falls on it."""
     names = ATTRIBUTES[family][attribute]
     table = np.array([colours[name] for name in names], dtype=float)
     right = []
     for index in range(60):
-        drawn = render(family, "train", 0, index, 76)
-        mask = decode_segments(encode_segments(drawn.labels, PARTS[family]))[part]
+        rendered = rendered_image(family, "train", 0, index, 76)
+        mask = decode_segments(encode_segments(rendered.labels, SEGMENTS[family]))[segment]
         assert mask.sum() >= 12, "too small to be seen"
-        colour = np.percentile(np.asarray(drawn.image)[mask], 65, axis=0)
+        colour = np.percentile(np.asarray(rendered.image)[mask], 65, axis=0)
         nearest = names[int(np.linalg.norm(table - colour, axis=1).argmin())]
-        right.append(nearest == drawn.attributes[attribute])
+        right.append(nearest == rendered.attributes[attribute])
     assert np.mean(right) > 0.9
 
 
-def test_parts_are_there_when_the_attributes_say_so() -> None:
+def test_segments_are_there_when_the_attributes_say_so() -> None:
     for index in range(60):
-        drawn = render("face", "train", 0, index, 76)
-        masks = decode_segments(encode_segments(drawn.labels, PARTS["face"]))
-        assert masks["glasses"].any() == (drawn.attributes["glasses"] == "yes")
-        assert masks["hat"].any() == (drawn.attributes["hat"] != "none")
-        assert masks["beard"].any() == (drawn.attributes["beard"] == "yes")
-        flower = render("flower", "train", 0, index, 76)
-        leaves = decode_segments(encode_segments(flower.labels, PARTS["flower"]))["leaves"]
+        rendered = rendered_image("face", "train", 0, index, 76)
+        masks = decode_segments(encode_segments(rendered.labels, SEGMENTS["face"]))
+        assert masks["glasses"].any() == (rendered.attributes["glasses"] == "yes")
+        assert masks["hat"].any() == (rendered.attributes["hat"] != "none")
+        assert masks["beard"].any() == (rendered.attributes["beard"] == "yes")
+        flower = rendered_image("flower", "train", 0, index, 76)
+        leaves = decode_segments(encode_segments(flower.labels, SEGMENTS["flower"]))["leaves"]
         assert leaves.any() == (flower.attributes["leaves"] != "none")
 
 
 def test_birds_face_where_the_attributes_say() -> None:
     for index in range(60):
-        drawn = render("bird", "train", 0, index, 76)
-        masks = decode_segments(encode_segments(drawn.labels, PARTS["bird"]))
-        eye, tail = (np.nonzero(masks[part])[1].mean() for part in ("eye", "tail"))
-        assert ("right" if eye > tail else "left") == drawn.attributes["facing"]
+        rendered = rendered_image("bird", "train", 0, index, 76)
+        masks = decode_segments(encode_segments(rendered.labels, SEGMENTS["bird"]))
+        eye, tail = (np.nonzero(masks[segment])[1].mean() for segment in ("eye", "tail"))
+        assert ("right" if eye > tail else "left") == rendered.attributes["facing"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_subjects_stand_out_from_every_background(family: str) -> None:
-    """Along the subject's edge there is a clear step of colour, whatever is behind it."""
+def test_objects_stand_out_from_every_background(family: str) -> None:
+    """Along the object's edge there is a clear step of colour, whatever is behind it."""
     main = {"bird": "body", "flower": "petals", "face": "hair"}[family]
     for number, scene in enumerate(ATTRIBUTES[family]["background"] * 4):
         rng = random.Random(number)
         attributes = {**sample_attributes(family, rng), "background": scene}
-        drawn = draw(family, attributes, rng, 76)
-        pixels = np.asarray(drawn.image, dtype=float)
-        inside = drawn.labels == PARTS[family].index(main) + 1
-        around = drawn.labels == 0
+        rendered = render(family, attributes, rng, 76)
+        pixels = np.asarray(rendered.image, dtype=float)
+        inside = rendered.labels == SEGMENTS[family].index(main) + 1
+        around = rendered.labels == 0
         steps = []
         for axis in (0, 1):
             for shift in (2, -2):
@@ -190,16 +191,16 @@ def test_subjects_stand_out_from_every_background(family: str) -> None:
     st.integers(1, 6),
     st.randoms(use_true_random=False),
 )
-def test_parts_come_back_as_they_were(height: int, width: int, count: int, rng: random.Random) -> None:
+def test_segments_come_back_as_they_were(height: int, width: int, count: int, rng: random.Random) -> None:
     labels = np.array([[rng.randint(0, count) for _ in range(width)] for _ in range(height)], dtype=np.uint8)
-    names = [f"part {number}" for number in range(count)]
+    names = [f"segment {number}" for number in range(count)]
     masks = decode_segments(encode_segments(labels, names))
     assert list(masks) == names
     for number, name in enumerate(names, start=1):
         assert (masks[name] == (labels == number)).all()
 
 
-def test_long_runs_of_parts_come_back() -> None:
+def test_long_runs_of_segments_come_back() -> None:
     labels = np.zeros((100, 100), dtype=np.uint8)
     labels[40:60] = 2
     masks = decode_segments(encode_segments(labels, ["a", "b"]))
@@ -219,20 +220,20 @@ def test_long_runs_of_parts_come_back() -> None:
         {"runs": ""},
     ],
 )
-def test_damaged_parts_are_refused(damage: dict[str, object]) -> None:
-    with pytest.raises(DataError, match="parts cannot be read"):
+def test_damaged_segments_are_refused(damage: dict[str, object]) -> None:
+    with pytest.raises(DataError, match="segments cannot be read"):
         decode_segments(encode_segments(np.zeros((10, 10), dtype=np.uint8), ["a"]) | damage)
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_records_fill_the_splits(name: str) -> None:
-    drawn = list(records(name, 120, 0, 32))
-    assert len(drawn) == 120
-    assert len({(record.split, record.name) for record in drawn}) == 120
-    assert {record.extra["class"] for record in drawn} == set(DATASETS[name])
-    splits = {record.split for record in drawn}
+    made = list(records(name, 120, 0, 32))
+    assert len(made) == 120
+    assert len({(record.split, record.name) for record in made}) == 120
+    assert {record.extra["class"] for record in made} == set(DATASETS[name])
+    splits = {record.split for record in made}
     assert splits == ({"train", "test"} if name == "demo-faces" else {"train", "test", "unseen"})
-    for record in drawn:
+    for record in made:
         family = record.extra["class"]
         if family in PAIRED:
             assert (_pair(family, record.extra["attributes"]) in HELD_OUT[family]) == (record.split == "unseen")
@@ -247,17 +248,8 @@ def test_workers_change_nothing() -> None:
 
 
 def test_a_written_dataset_reads_back(tmp_path: Path) -> None:
-    write_dataset(
-        tmp_path / "demo",
-        records("demo", 60, 0, 64),
-        name="demo",
-        source="drawn",
-        licence="MIT",
-        image_size=64,
-        split_rule="as told",
-        checksums={},
-        flip=False,
-    )
+    info = DatasetInfo(name="demo", source="rendered", licence="MIT", image_size=64, split_rule="as told", flip=False)
+    write_dataset(tmp_path / "demo", records("demo", 60, 0, 64), info)
     assert read_dataset(tmp_path / "demo").counts == {"train": 51, "test": 6, "unseen": 3}
     records_by_name = {record.name: record for record in records("demo", 60, 0, 64) if record.split == "test"}
     entries = read_split(tmp_path / "demo", "test")
@@ -266,10 +258,10 @@ def test_a_written_dataset_reads_back(tmp_path: Path) -> None:
         record = records_by_name[entry.file.stem]
         assert entry.captions == record.captions
         assert entry.extra["attributes"] == record.extra["attributes"]
-        assert decode_segments(entry.extra["parts"]).keys() == set(PARTS[entry.extra["class"]])
+        assert decode_segments(entry.extra["parts"]).keys() == set(SEGMENTS[entry.extra["class"]])
 
 
 @pytest.mark.parametrize(("count", "size"), [(10, 64), (1000, 16), (1000, 512)])
-def test_what_cannot_be_drawn_is_said(count: int, size: int) -> None:
-    with pytest.raises(UsageError, match=r"drawn|too few"):
+def test_what_cannot_be_rendered_is_said(count: int, size: int) -> None:
+    with pytest.raises(UsageError, match=r"rendered|too few"):
         list(records("demo", count, 0, size))

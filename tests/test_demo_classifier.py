@@ -1,4 +1,4 @@
-"""The demo's classifier reads drawn images rightly, and its scores are what their names say."""
+"""The demo's attribute classifier reads rendered images rightly, and its scores are what their names say."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def classifier() -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> RenderedSet:
+def samples(tmp_path_factory: pytest.TempPathFactory) -> RenderedSet:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rendered_set, "CACHE", tmp_path_factory.mktemp("images"))
         return rendered_set.rendered_set("test", 360, seed=11, workers=1)
 
 
-def _as_painter(images: torch.Tensor) -> score.Painter:
+def _as_sampler(images: torch.Tensor) -> score.Sampler:
     return lambda captions, seed: images
 
 
-def test_the_classifier_is_right_on_test_images(classifier: Classifier, images: RenderedSet) -> None:
-    scores = accuracy(classifier, images)
+def test_the_classifier_is_right_on_test_images(classifier: Classifier, samples: RenderedSet) -> None:
+    scores = accuracy(classifier, samples)
     assert {name: scores[name] for name in ASKED if scores[name] < 0.97} == {}
     assert min(scores.values()) > 0.9
 
@@ -64,16 +64,16 @@ def test_the_classifier_reads_blurred_and_noisy_images(classifier: Classifier, s
         assert (classifier.family(classifier.features(images)).argmax(dim=1) == number).float().mean() > 0.97
 
 
-def test_real_images_fit_their_captions_and_others_do_not(classifier: Classifier, images: RenderedSet) -> None:
-    real = images.centre(np.arange(len(images.captions)))
-    report, _ = score.score_split(classifier, _as_painter(real), images, seed=0)
+def test_real_images_fit_their_captions_and_others_do_not(classifier: Classifier, samples: RenderedSet) -> None:
+    real = samples.centre(np.arange(len(samples.captions)))
+    report, _ = score.score_split(classifier, _as_sampler(real), samples, seed=0)
     assert report.keys() >= ASKED
     for name in ASKED:
         row = report[name]
         assert row["model"] == row["real"] > 0.95
         assert row["chance"] < 0.8
     noise = torch.rand(real.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    report, _ = score.score_split(classifier, _as_painter(noise), images, seed=0)
+    report, _ = score.score_split(classifier, _as_sampler(noise), samples, seed=0)
     assert report["bird body"]["model"] < 0.4
 
 
@@ -83,11 +83,11 @@ def test_real_images_keep_their_entropy_and_equal_ones_have_none(
     caption = "a red bird with black wings"
     monkeypatch.setattr(score, "DIVERSITY_CAPTIONS", {"bird": (caption,)})
     real = score.real_images("bird", caption, score.NOISES, seed=5)
-    (row,) = score.score_diversity(classifier, _as_painter(real), seed=0)
+    (row,) = score.score_diversity(classifier, _as_sampler(real), seed=0)
     assert row["entropy_ratio"].keys() == {"belly", "beak", "beak_length", "facing", "perch", "background"}
     assert all(0.8 < ratio < 1.2 for ratio in row["entropy_ratio"].values())
     assert row["nearest_pair"] > 0.1
-    (row,) = score.score_diversity(classifier, _as_painter(real[:1].expand(score.NOISES, -1, -1, -1)), seed=0)
+    (row,) = score.score_diversity(classifier, _as_sampler(real[:1].expand(score.NOISES, -1, -1, -1)), seed=0)
     assert set(row["entropy_ratio"].values()) == {0.0}
     assert row["nearest_pair"] == 0.0
 

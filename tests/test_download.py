@@ -168,13 +168,14 @@ def test_without_a_checksum_an_archive_must_be_readable_to_its_end(tmp_path: Pat
             assert fetch(RemoteFile(name, (served.address,), "the page"), tmp_path).read_bytes() == good
 
 
-def test_progress_counts_bytes_from_where_it_goes_on(tmp_path: Path) -> None:
-    seen: list[tuple[str, int, int | None]] = []
+def test_progress_counts_from_where_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "MEGABYTE", 1)
+    steps: list[tuple[str, int, int | None, str]] = []
     with serve_file(CONTENT, "break") as served:
         file = RemoteFile("x.bin", (served.address,), "the page", served.md5)
-        fetch(file, tmp_path, lambda *step: seen.append(step))
-    assert {(name, total) for name, _, total in seen} == {("x.bin", len(CONTENT))}
-    done = [done for _, done, _ in seen]
+        fetch(file, tmp_path, lambda *step: steps.append(step))
+    assert {(what, total, unit) for what, _, total, unit in steps} == {("download x.bin", len(CONTENT), "MB")}
+    done = [done for _, done, _, _ in steps]
     assert done == sorted(done)
     assert done[-1] == len(CONTENT)
 

@@ -1,4 +1,4 @@
-"""From a folder of photographs with captions to drawn images, as a user goes: interrupted, killed and resumed."""
+"""From a folder of photographs with captions to generated images, as a user goes: interrupted, killed and resumed."""
 
 from __future__ import annotations
 
@@ -88,17 +88,17 @@ def test_photographs_to_images(photographs: Path, tiny_clip: Path, tmp_path: Pat
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, last + 4))
 
-    out = tmp_path / "drawn"
+    out = tmp_path / "generated"
     prompt = PHOTOGRAPHS["chelsea"]
-    drawn = ratlip("generate", prompt, "-n", 8, "--model", run, "--out", out, "--device", "cpu", "--quiet")
-    assert drawn.code == 0, drawn.err
-    paths = [Path(line) for line in drawn.out.splitlines()]
+    generated = ratlip("generate", prompt, "-n", 8, "--model", run, "--out", out, "--device", "cpu", "--quiet")
+    assert generated.code == 0, generated.err
+    paths = [Path(line) for line in generated.out.splitlines()]
     assert [path.name for path in paths[:-1]] == [f"0000_a-tabby-cat-looking-at-the-camera_{k}.png" for k in range(8)]
     assert paths[-1].name == "0000_grid.png"
     images = [np.asarray(Image.open(path)) for path in paths[:-1]]
     assert all(image.shape == (32, 32, 3) for image in images)
     assert len({image.tobytes() for image in images}) == 8
-    assert drawn.err == ""
+    assert generated.err == ""
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +191,9 @@ def test_full_size_trains_and_draws(photographs: Path, tmp_path: Path) -> None:
     assert answer.code == 0, answer.err
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["skipped"] for record in records] == [False] * 3
-    drawn = ratlip("generate", "a cat", "-n", 2, "--model", run, "--out", tmp_path / "drawn", "--device", "cpu")
-    assert drawn.code == 0, drawn.err
-    with Image.open(drawn.out.splitlines()[0]) as image:
+    generated = ratlip("generate", "a cat", "-n", 2, "--model", run, "--out", tmp_path / "generated", "--device", "cpu")
+    assert generated.code == 0, generated.err
+    with Image.open(generated.out.splitlines()[0]) as image:
         assert image.size == (256, 256)
 
 

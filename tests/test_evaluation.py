@@ -23,7 +23,8 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from torchvision.models import inception_v3
 
 from ratlip_cli.data.dataset import CaptionedImages
-from ratlip_cli.data.layout import Record, write_dataset
+from ratlip_cli.data.layout import DatasetInfo, Record
+from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
 from ratlip_cli.evaluation import feature_file, kernel, manifold
 from ratlip_cli.evaluation.bootstrap import interval, resamples
@@ -40,7 +41,7 @@ from ratlip_cli.evaluation.request import METRICS, Request
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
-from ratlip_cli.pixels import to_levels
+from ratlip_cli.pixels import to_uint8
 from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.model_folder import Model, create_model_folder, load_folder, model_config, save_weights
@@ -349,7 +350,7 @@ def dataset_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(count)
     ]
     description = {"name": "noise", "source": "made by the tests", "licence": "CC0", "split_rule": "by name"}
-    write_dataset(folder, records, **description, image_size=32, checksums={})
+    write_dataset(folder, records, DatasetInfo(**description, image_size=32))
     return folder
 
 
@@ -395,7 +396,7 @@ def test_a_image_for_every_caption_with_the_noise_of_its_number(model: Model, da
     assert levels.shape == (14, 3, 32, 32)
     assert levels.dtype == torch.uint8
     drawn = sample(model, noise, text)
-    assert torch.equal(levels[7], to_levels(drawn)[0])
+    assert torch.equal(levels[7], to_uint8(drawn)[0])
     with torch.no_grad():
         trained = model.generator(noise, text, model.clip)
     assert (drawn - trained.clamp(-1, 1)).abs().max() <= 1e-5 * trained.abs().max()

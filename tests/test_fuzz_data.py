@@ -23,9 +23,8 @@ from scipy.io import savemat
 from ratlip_cli.data.archives import ArchiveError, Member, check_archive, members
 from ratlip_cli.data.images import ImageError, read_image
 from ratlip_cli.data.layout import Problem, read_split
-from ratlip_cli.data.prepare import official_source, own_source
+from ratlip_cli.data.prepare import PrepareRequest, prepare
 from ratlip_cli.data.sources import tables
-from ratlip_cli.data.sources.own_images import Options
 from ratlip_cli.data.sources.oxford import read_labels
 from ratlip_cli.errors import DataError, RatlipError
 
@@ -222,9 +221,9 @@ def test_a_changed_byte_of_a_jsonl_costs_one_row_at_most(tmp_path: Path) -> None
 
 
 def photos(folder: Path) -> list[Path]:
-    """Three interpolations to say what is on nine images; the files that say it and the images."""
-    for way in ("texts", "table", "shard"):
-        (folder / way).mkdir(parents=True)
+    """Nine images, with captions in text files, a table and a shard; the files of captions and the images."""
+    for place in ("texts", "table", "shard"):
+        (folder / place).mkdir(parents=True)
     for number in range(3):
         (folder / "texts" / f"{number}.jpg").write_bytes(image("JPEG"))
         (folder / "texts" / f"{number}.txt").write_text(f"caption {number}")
@@ -248,10 +247,11 @@ def test_folders_of_images(tmp_path: Path) -> None:
         hit = files[random.integers(len(files))]
         hit.write_bytes(damaged(whole[hit], random))
         out = tmp_path / "data" / str(number)
-        info = own_source(folder, Options(test_fraction=0), 16).prepare(out, 1)
+        request = PrepareRequest(str(folder), out.parent, out.name, image_size=16, test_fraction=0, workers=1)
+        info = prepare(request).info
         hit.write_bytes(whole[hit])
         names = {entry.file.stem for entry in read_split(out, "train")}
-        others = {f"{way}_{n}" for way in ("texts", "table", "shard_0") for n in range(3)}
+        others = {f"{place}_{n}" for place in ("texts", "table", "shard_0") for n in range(3)}
         others -= {f"texts_{hit.stem}"} if hit.parent.name == "texts" else set()
         others -= {f"table_{n}" for n in range(3) if hit.parent.name == "table" and hit.stem in (str(n), "metadata")}
         others -= {f"shard_0_{n}" for n in range(3) if hit.parent.name == "shard"}
@@ -275,6 +275,10 @@ def test_official_archives(tmp_path: Path, name: str) -> None:
         hit = files[random.integers(len(files))]
         hit.write_bytes(damaged(whole[hit], random))
         with one_line(RatlipError):
-            official_source(name, raw, raw, accepted=True, image_size=16).prepare(tmp_path / "data" / str(number), 1)
+            prepare(
+                PrepareRequest(
+                    name, tmp_path / "data", str(number), image_size=16, raw=raw, accept_license=True, workers=1
+                )
+            )
         hit.write_bytes(whole[hit])
     assert {path.name for path in tmp_path.iterdir()} <= {"raw", "data"}

@@ -13,7 +13,7 @@ from pytorch_grad_cam import GradCAM
 from torch import Tensor, nn
 
 from ratlip_cli.data.dataset import CaptionedImages
-from ratlip_cli.data.prepare import demo_source
+from ratlip_cli.data.prepare import PrepareRequest, prepare
 from ratlip_cli.demo.segments import decode_segments
 from ratlip_cli.errors import DataError, UsageError, WeightsError
 from ratlip_cli.explain import words
@@ -48,9 +48,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture(scope="module")
 def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of drawn birds of 32 pixels with their part masks."""
-    folder = tmp_path_factory.mktemp("data") / "birds"
-    demo_source("demo-birds", count=40, image_size=32).prepare(folder, workers=1)
-    return folder
+    data_dir = tmp_path_factory.mktemp("data")
+    return prepare(PrepareRequest("demo-birds", data_dir, "birds", image_size=32, count=40, workers=1)).path
 
 
 def random_images(count: int, size: int, seed: int = 0) -> Tensor:

@@ -23,6 +23,7 @@ FLOORS = [
     {"sampling", "summary"},
     {"explain", "evaluation", "publish"},
     {"training"},
+    {"api"},
     {"cli"},
     {"__main__"},
 ]
@@ -67,6 +68,7 @@ def test_imports_never_go_upwards() -> None:
         f"{path.relative_to(PACKAGE)} imports {module}"
         for path, module, _ in imports()
         if module.startswith("ratlip_cli.") and (target := room(module)) in floor
+        if path != PACKAGE / "__init__.py"  # the public face
         if floor[target] > floor.get(room_of(path), 0)
         or (floor[target] == floor.get(room_of(path), 0) and target != room_of(path) and target not in FLOORS[0])
     ]

@@ -24,9 +24,9 @@ from ratlip_cli.data.layout import (
     read_dataset,
     read_split,
     stored_side,
-    write_dataset,
 )
 from ratlip_cli.data.parallel import IN_FLIGHT, in_order
+from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, RatlipError, UsageError
 
 
@@ -59,7 +59,8 @@ def write(out: Path, items: Iterable[Record | Problem], **changes: Any) -> Datas
         "split_rule": "every fourth",
         "checksums": {"noise": "abc"},
     }
-    return write_dataset(out, items, **(described | changes))
+    given = {name: changes.pop(name) for name in ("workers", "strict") if name in changes}
+    return write_dataset(out, items, DatasetInfo(**(described | changes)), **given)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -146,19 +147,19 @@ def test_interrupted_and_run_again_gives_the_same_bytes(tmp_path: Path, after: i
 def test_images_that_are_there_are_not_made_again_and_damaged_ones_are(tmp_path: Path) -> None:
     made = []
 
-    def drawn(number: int) -> Record:
-        def draw() -> Image.Image:
+    def record(number: int) -> Record:
+        def make() -> Image.Image:
             made.append(number)
             return noise(50, 50, number)
 
-        return Record(str(number), "train", ("noise",), draw)
+        return Record(str(number), "train", ("noise",), make)
 
     with pytest.raises(Stopped):
-        write(tmp_path / "noise", stopping([drawn(number) for number in range(5)], 4))
+        write(tmp_path / "noise", stopping([record(number) for number in range(5)], 4))
     assert made == [0, 1, 2, 3]
     (cut_short,) = tmp_path.glob(".noise.*/train/2.png")
     os.truncate(cut_short, cut_short.stat().st_size - 5)
-    write(tmp_path / "noise", [drawn(number) for number in range(5)])
+    write(tmp_path / "noise", [record(number) for number in range(5)])
     assert made == [0, 1, 2, 3, 2, 4]
     assert check_dataset(tmp_path / "noise") == []
 

@@ -11,7 +11,8 @@ from conftest import PREPROCESS, TINY_CLIP
 from PIL import Image, ImageDraw
 
 from ratlip_cli.data.dataset import CaptionedImages
-from ratlip_cli.data.layout import Record, write_dataset
+from ratlip_cli.data.layout import DatasetInfo, Record
+from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.sampling import noise_vectors
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.start import open_session
@@ -71,16 +72,17 @@ def test_the_right_image_for_the_right_caption(tmp_path: Path) -> None:
             Record(str(number), "train", (f"a {colour} {shape} on {ground}",), drawn(shape, colour, ground))
             for number, (shape, colour, ground) in enumerate(SHAPES)
         ],
-        name="shapes",
-        source="made by the tests",
-        licence="CC0",
-        image_size=32,
-        split_rule="all of it trains",
-        checksums={},
-        flip=False,
+        DatasetInfo(
+            name="shapes",
+            source="made by the tests",
+            licence="CC0",
+            image_size=32,
+            split_rule="all of it trains",
+            flip=False,
+        ),
     )
     session = open_session(
-        TrainSettings(
+        TrainSettings.of(
             dataset=str(tmp_path / "shapes"),
             clip=str(tmp_path / "clip"),
             image_size=32,

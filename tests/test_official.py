@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import official_archives as written
@@ -22,10 +23,11 @@ from PIL import Image
 
 from ratlip_cli.data import download, prepare
 from ratlip_cli.data.layout import DatasetInfo, check_dataset, read_dataset, read_split, stored_side
-from ratlip_cli.data.prepare import official_source, resolve_dataset
+from ratlip_cli.data.prepare import PrepareRequest, resolve_dataset
 from ratlip_cli.data.sources import celeba_tiny, cub, oxford
 from ratlip_cli.data.sources.official import Official
 from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.progress import Progress
 
 WRITERS: Mapping[str, Callable[[Path], None]] = {
     "cub": written.write_cub,
@@ -50,8 +52,11 @@ SMALL_LIST = {face: celeba_tiny.tiny_list()[face] for face in written.FACES}
 
 
 def prepared(name: str, raw: Path, out: Path, workers: int = 1) -> DatasetInfo:
-    source = official_source(name, raw, raw, accepted=True, image_size=SIZE)
-    return source.prepare(out, workers)
+    return prepare.prepare(request(name, raw, out, workers=workers)).info
+
+
+def request(name: str, raw: Path, out: Path, **options: Any) -> PrepareRequest:
+    return PrepareRequest(name, out.parent, out.name, image_size=SIZE, raw=raw, accept_license=True, **options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -81,8 +86,8 @@ def test_workers_and_interruptions_change_nothing(tmp_path: Path, name: str) -> 
     class Stopped(Exception):
         pass
 
-    def stop_after(images: int) -> prepare.Progress:
-        def stop(counted: str, done: int, total: int | None) -> None:
+    def stop_after(images: int) -> Progress:
+        def stop(what: str, done: int, total: int | None, unit: str) -> None:
             if done == images:
                 raise Stopped
 
@@ -90,13 +95,12 @@ def test_workers_and_interruptions_change_nothing(tmp_path: Path, name: str) -> 
 
     WRITERS[name](tmp_path / "raw")
     prepared(name, tmp_path / "raw", tmp_path / "whole", workers=2)
-    source = official_source(name, tmp_path, tmp_path / "raw", accepted=True, image_size=SIZE)
     for images in range(1, sum(COUNTS[name].values()) + 1):
         out = tmp_path / f"again-{images}"
         with pytest.raises(Stopped):
-            source.prepare(out, 1, progress=stop_after(images))
+            prepare.prepare(request(name, tmp_path / "raw", out, workers=1), stop_after(images))
         assert not out.exists()
-        source.prepare(out, 1)
+        prepared(name, tmp_path / "raw", out)
         assert contents(out) == contents(tmp_path / "whole")
 
 
@@ -207,7 +211,7 @@ def test_flowers_have_the_names_and_splits_of_their_labels(tmp_path: Path) -> No
     assert len(set(oxford.class_names())) == 102
 
 
-def test_faces_have_the_sentences_of_the_user_or_written_ones(tmp_path: Path) -> None:
+def test_faces_have_the_captions_of_the_user_or_written_ones(tmp_path: Path) -> None:
     written.write_faces(tmp_path / "without")
     written.write_faces(tmp_path / "with", with_captions=True)
     for name in ("without", "with"):
@@ -274,7 +278,7 @@ def test_what_is_wrong_in_an_archive_is_named_and_the_rest_is_kept(tmp_path: Pat
     (entry,) = read_split(tmp_path / "cub", "train")
     assert entry.captions == ("a bird that sings",)
     with pytest.raises(DataError, match=r"bounding_boxes\.txt, line 5"):
-        official_source("cub", tmp_path, tmp_path, image_size=SIZE).prepare(tmp_path / "strict", 1, strict=True)
+        prepare.prepare(request("cub", tmp_path, tmp_path / "strict", workers=1, strict=True))
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -393,8 +397,22 @@ def test_a_licence_is_accepted_before_anything_is_fetched(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match=r"no redistribution.*ratlip prepare celeba-tiny --accept-license"):
         resolve_dataset("celeba-tiny", tmp_path, SIZE)
     written.write_faces(tmp_path / "raw")
-    official_source("celeba-tiny", tmp_path, tmp_path / "raw", accepted=True).prepare(tmp_path / "celeba-tiny", 1)
+    prepared("celeba-tiny", tmp_path / "raw", tmp_path / "celeba-tiny")
     assert resolve_dataset("celeba-tiny", tmp_path, SIZE) == tmp_path / "celeba-tiny"
+
+
+def test_faces_that_earlier_versions_prepared_are_the_same_dataset(tmp_path: Path) -> None:
+    written.write_faces(tmp_path / "raw")
+    info = prepared("celeba-tiny", tmp_path / "raw", tmp_path / "faces")
+    file = tmp_path / "faces" / "dataset.json"
+    words = {
+        "source": "10,000 pictures of CelebAMask-HQ, https://github.com/switchablenorms/CelebAMask-HQ",
+        "licence": "non-commercial research, no redistribution of the pictures or of what is derived from them",
+    }
+    file.write_text(json.dumps(json.loads(file.read_text()) | words))
+    described = file.read_bytes()
+    assert prepared("celeba-tiny", tmp_path / "raw", tmp_path / "faces") == info
+    assert file.read_bytes() == described
 
 
 def test_another_file_than_the_official_one_is_said(

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ratlip_cli.data.layout import Problem, Record, read_split, write_dataset
+from ratlip_cli.data.layout import DatasetInfo, Problem, Record, read_split
 from ratlip_cli.data.sources.own_images import Options, count, fingerprint, records
+from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, UsageError
 
 
@@ -146,16 +147,8 @@ def test_bad_rows_are_named_and_the_rest_is_kept(tmp_path: Path) -> None:
 
 def write(folder: Path, out: Path) -> dict[str, str]:
     """Write the folder as a dataset and return what was left out."""
-    info = write_dataset(
-        out,
-        records(folder, Options(test_fraction=0)),
-        name="own",
-        source=str(folder),
-        licence="",
-        image_size=32,
-        split_rule="",
-        checksums={},
-    )
+    info = DatasetInfo(name="own", source=str(folder), licence="", image_size=32, split_rule="")
+    info = write_dataset(out, records(folder, Options(test_fraction=0)), info)
     return {problem.name: problem.reason for problem in info.left_out}
 
 

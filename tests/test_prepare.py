@@ -18,10 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ratlip_cli.cli import app
-from ratlip_cli.cli.prepare import preparation_progress
+from ratlip_cli.cli import app, console
 from ratlip_cli.data.layout import read_dataset, read_split
-from ratlip_cli.data.prepare import demo_source, resolve_dataset
+from ratlip_cli.data.prepare import PrepareRequest, prepare, resolve_dataset
 from ratlip_cli.errors import DataError, RatlipError, UsageError
 
 
@@ -119,12 +118,12 @@ def test_a_check_says_whether_all_is_well(tmp_path: Path, ratlip: Ratlip) -> Non
         (["photos", "--caption-column", "x", "--test-fraction", "2"], 2, "test fraction"),
         (["photos", "--image-size", "0"], 2, "image size"),
         (["photos", "--workers", "-1"], 2, "--workers"),
-        (["photos", "--count", "3"], 2, "--count is for drawn images"),
+        (["photos", "--count", "3"], 2, "--count is for rendered images"),
         (["photos", "--name", "../x"], 2, "--name"),
         (["photos", "--data-dir", "photos/train/1.png"], 1, "cannot write"),
         (["photos", "--check"], 1, "is not a prepared dataset"),
         (["demo", "--test-fraction", "0.5"], 2, "for own images"),
-        (["demo", "--image-size", "1000"], 2, "cannot be drawn"),
+        (["demo", "--image-size", "1000"], 2, "cannot be rendered"),
     ],
 )
 def test_bad_input_is_one_clear_line(
@@ -170,7 +169,7 @@ def test_own_images_are_prepared_again_when_they_changed(
     steps = []
     path = resolve_dataset(str(folder), tmp_path / "data", 32, progress=lambda *step: steps.append(step))
     assert path == tmp_path / "data" / "photos"
-    assert steps[-1] == ("images", 9, 9)
+    assert steps[-1] == ("prepare", 9, 9, "images")
     steps.clear()
     for image_size in (32, 16):
         resolve_dataset(str(folder), tmp_path / "data", image_size, progress=lambda *_: steps.append((0, 0)))
@@ -211,14 +210,48 @@ def test_images_in_the_data_folder_are_prepared_beside_themselves(tmp_path: Path
     assert sorted(folder.rglob("*")) == before
 
 
-def test_drawn_images_are_drawn_where_they_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rendered_images_are_rendered_where_they_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ratlip_cli.data.prepare.DEMO_COUNT", 60)
     path = resolve_dataset("demo-birds", tmp_path, 32)
     info = read_dataset(path)
     assert path == tmp_path / "demo-birds"
     assert sum(info.counts.values()) == 60
     assert (info.image_size, info.flip) == (64, False)
-    assert demo_source("demo-birds", 60).prepare(path) == info
+    assert prepare(PrepareRequest("demo-birds", tmp_path, count=60)).before == info
+
+
+def in_earlier_words(folder: Path, **words: str) -> bytes:
+    """Give dataset.json the words that earlier versions wrote; return it."""
+    file = folder / "dataset.json"
+    description = json.loads(file.read_text())
+    assert description.keys() >= words.keys()
+    file.write_text(json.dumps(description | words))
+    return file.read_bytes()
+
+
+def test_sets_that_earlier_versions_prepared_are_the_same_datasets(tmp_path: Path) -> None:
+    rendered = PrepareRequest("demo-birds", tmp_path, image_size=32, count=60)
+    own = PrepareRequest(str(photos(tmp_path / "of the pictures")), tmp_path / "data", image_size=32)
+    earlier = {
+        rendered: {
+            "source": "drawn by ratlip (ratlip_cli/data/drawn)",
+            "split_rule": "10 % of the pictures test; 5 % unseen: birds and flowers with pairs of colours (body and "
+            "wings, petals and centre) that no other split shows; the rest train",
+        },
+        own: {
+            "licence": "that of the pictures' owner",
+            "split_rule": "the folders train and test; elsewhere 0.1 of the pictures are test, by name (seed 0)",
+        },
+    }
+    for request, words in earlier.items():
+        first = prepare(request)
+        assert first.before is None
+        described = in_earlier_words(first.path, **words)
+        again = prepare(request)
+        assert again.before == again.info == first.info
+        assert (first.path / "dataset.json").read_bytes() == described
+        assert resolve_dataset(request.dataset, request.data_dir, 32) == first.path
+        assert (first.path / "dataset.json").read_bytes() == described
 
 
 @pytest.mark.parametrize("name", ["nothing", "celeba-tiny", "no/where"])
@@ -231,6 +264,7 @@ def test_what_is_not_there_is_one_clear_line(tmp_path: Path, name: str) -> None:
 
 def test_two_at_once_the_second_says_so(tmp_path: Path) -> None:
     photos(tmp_path / "photos")
+    request = PrepareRequest("demo-birds", tmp_path / "data", count=60, workers=1)
     command = [sys.executable, "-m", "ratlip_cli", "prepare", "demo-birds", "--count", "20000", "--workers", "1"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         end = time.monotonic() + 120
@@ -238,10 +272,10 @@ def test_two_at_once_the_second_says_so(tmp_path: Path) -> None:
             assert time.monotonic() < end, "waited in vain"
             time.sleep(0.05)
         with pytest.raises(DataError, match="another ratlip is preparing") as caught:
-            demo_source("demo-birds", 60).prepare(tmp_path / "data" / "demo-birds", 1)
+            prepare(request)
         os.killpg(process.pid, signal.SIGKILL)
     assert "\n" not in str(caught.value)
-    info = demo_source("demo-birds", 60).prepare(tmp_path / "data" / "demo-birds", 1)
+    info = prepare(request).info
     assert sum(info.counts.values()) == 60
 
 
@@ -305,14 +339,14 @@ def test_every_image_is_read_right_or_left_out_by_name_and_reason(tmp_path: Path
 
 
 def test_progress_counts_megabytes_and_images(capfd: pytest.CaptureFixture[str]) -> None:
-    with preparation_progress() as progress:
-        for file, arrived in (("a.tgz", (1, 4, 10)), ("b.tgz", (3, 10))):
+    with console.bars() as progress:
+        for file, arrived in (("a.tgz", (1, 4, 10, 10)), ("b.tgz", (3, 10))):
             for megabytes in arrived:
-                progress(file, megabytes * 1_000_000 + 1, 10_000_000)
+                progress(f"download {file}", megabytes, 10, "MB")
         for done in range(3):
-            progress("images", done + 1, 3)
+            progress("prepare", done + 1, 3, "images")
     lines = [line.split(",")[0] for line in capfd.readouterr().err.splitlines()]
     assert lines == ["download a.tgz 10/10", "download b.tgz 10/10", "prepare 3/3"]
-    with preparation_progress() as progress:
-        progress("images", 1, None)
+    with console.bars() as progress:
+        progress("prepare", 1, None, "images")
     assert capfd.readouterr().err == ""

@@ -13,8 +13,8 @@ import pytest
 from command_line import ratlip
 from PIL import Image
 
-from ratlip_cli.data.layout import Problem, Record, read_dataset, read_split
-from ratlip_cli.data.prepare import own_folder, own_source, resolve_dataset
+from ratlip_cli.data.layout import DatasetInfo, Problem, Record, read_dataset, read_split
+from ratlip_cli.data.prepare import PrepareRequest, own_folder, prepare, resolve_dataset
 from ratlip_cli.data.sources import own_images
 from ratlip_cli.data.sources.own_images import Options, count, fingerprint, records
 from ratlip_cli.errors import DataError
@@ -107,7 +107,7 @@ def test_what_cannot_be_used_of_a_shard_is_named(tmp_path: Path) -> None:
     )
     whole = place.read_bytes()
     place.write_bytes(whole[: len(whole.rstrip(b"\0"))] + bytes(100))
-    info = own_source(tmp_path, Options(test_fraction=0), 32).prepare(tmp_path / "out" / "x", 1)
+    info = prepared(tmp_path, tmp_path / "out" / "x")
     assert info.counts == {"train": 1}
     problems = {problem.name: problem.reason for problem in info.left_out}
     assert "cut short" in problems.pop("x.tar/its rest")
@@ -122,6 +122,11 @@ def test_what_cannot_be_used_of_a_shard_is_named(tmp_path: Path) -> None:
     }
     titled = [name for name, record in read(place, caption_column="title")[0].items() if record.captions]
     assert titled == ["x_column"]
+
+
+def prepared(source: Path, out: Path) -> DatasetInfo:
+    request = PrepareRequest(str(source), out.parent, name=out.name, image_size=32, test_fraction=0, workers=1)
+    return prepare(request).info
 
 
 ROWS = (
@@ -153,7 +158,7 @@ def table(file: Path, rows: Sequence[Mapping[str, str]] = ROWS) -> Path:
 @pytest.mark.parametrize("name", ["captions.csv", "captions.jsonl"])
 def test_a_table_names_images_of_its_folder(tmp_path: Path, name: str) -> None:
     place = table(tmp_path / name)
-    info = own_source(place, Options(test_fraction=0), 32).prepare(tmp_path / "out", 1)
+    info = prepared(place, tmp_path / "out")
     assert info.name == "captions"
     assert info.counts == {"train": 2}
     entries = read_split(tmp_path / "out", "train")

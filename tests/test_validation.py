@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import torch
 from command_line import ratlip
 from PIL import Image
 
-from ratlip_cli.data.layout import Record, write_dataset
+from ratlip_cli.data.layout import DatasetInfo, Record
+from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, RatlipError
 from ratlip_cli.evaluation.protocol import Evaluation, Score
 from ratlip_cli.tensor_files import load_tensors
@@ -24,7 +24,7 @@ from ratlip_cli.training.validation import read_best
 
 @pytest.fixture
 def settings(settings: TrainSettings) -> TrainSettings:
-    return replace(settings, eval_every=2, eval_features="clip", eval_captions=1, keep=1, save_every=1)
+    return settings.replaced(eval_every=2, eval_features="clip", eval_captions=1, keep=1, save_every=1)
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -44,7 +44,7 @@ def say(monkeypatch: pytest.MonkeyPatch, *distances: float) -> None:
 
 def test_scores_are_those_of_ratlip_evaluate(settings: TrainSettings) -> None:
     run = Path(settings.out)
-    list(open_session(replace(settings, steps=2)).run())
+    list(open_session(settings.replaced(steps=2)).run())
     first, second = lines(run)
     assert "fid_clip" not in first
     for folder in ("best", "model"):
@@ -73,7 +73,7 @@ def test_the_best_is_kept(settings: TrainSettings, monkeypatch: pytest.MonkeyPat
     assert any(not torch.equal(tensor, newest[name]) for name, tensor in kept.items())
 
     say(monkeypatch, 3.5, 2.0)  # the run goes on; the first of these is worse than the best before it
-    list(open_session(replace(settings, steps=10, resume=str(run))).run())
+    list(open_session(settings.replaced(steps=10, resume=str(run))).run())
     best = read_best(run / "best")
     assert best is not None
     assert (best.step, best.value) == (10, 2.0)
@@ -84,7 +84,7 @@ def test_evaluation_changes_nothing_in_training(settings: TrainSettings) -> None
     weights = []
     for name, every in (("with", 1), ("without", 0)):
         run = Path(settings.out).with_name(name)
-        list(open_session(replace(settings, out=str(run), eval_every=every, steps=3)).run())
+        list(open_session(settings.replaced(out=str(run), eval_every=every, steps=3)).run())
         weights.append(load_tensors(run / "model" / "generator.safetensors"))
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
@@ -110,18 +110,18 @@ def test_what_evaluation_lacks_is_said_before_the_run_begins(settings: TrainSett
         for number in range(4)
     ]
     description = {"name": "x", "source": "tests", "licence": "CC0", "split_rule": "none"}
-    write_dataset(no_test, records, **description, image_size=32, checksums={})
+    write_dataset(no_test, records, DatasetInfo(**description, image_size=32))
     with pytest.raises(DataError, match="no split 'test'"):
-        open_session(replace(settings, dataset=str(no_test)))
+        open_session(settings.replaced(dataset=str(no_test)))
     with pytest.raises(RatlipError, match=r"none\.pth does not exist"):
-        open_session(replace(settings, eval_features="inception", inception_weights=str(tmp_path / "none.pth")))
+        open_session(settings.replaced(eval_features="inception", inception_weights=str(tmp_path / "none.pth")))
     assert not Path(settings.out).exists()
 
 
 def test_features_follow_the_clip(settings: TrainSettings, tmp_path: Path) -> None:
     for given, found in (("auto", "inception"), ("clip", "clip")):
         run = tmp_path / given
-        open_session(replace(settings, out=str(run), eval_every=0, eval_features=given)).folder.close()
+        open_session(settings.replaced(out=str(run), eval_every=0, eval_features=given)).folder.close()
         assert json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))["features"] == found
 
 

@@ -77,7 +77,7 @@ def _a(noun: str) -> str:
 @torch.no_grad()
 def image_vectors(clip: FrozenCLIP, images: RenderedSet, rows: np.ndarray) -> torch.Tensor:
     """Normalised image vectors (B,d) of centre crops."""
-    batches = [clip.encode_image(images.centre(part)) for part in np.array_split(rows, max(1, len(rows) // 250))]
+    batches = [clip.encode_image(images.centre(chunk)) for chunk in np.array_split(rows, max(1, len(rows) // 250))]
     return F.normalize(torch.cat(batches), dim=1)
 
 
@@ -101,9 +101,9 @@ def linear_probes(clip: FrozenCLIP, train: RenderedSet, test: RenderedSet) -> di
     scores = {}
     for name in PROBE_GATE:
         family, attribute = name.split()
-        known, asked = (image_vectors(clip, images, images.rows(family)).numpy() for images in (train, test))
+        known, unknown = (image_vectors(clip, images, images.rows(family)).numpy() for images in (train, test))
         probe = LogisticRegression(C=100.0, max_iter=5000).fit(known, train.values(family, attribute))
-        scores[name] = round(float(probe.score(asked, test.values(family, attribute))), 4)
+        scores[name] = round(float(probe.score(unknown, test.values(family, attribute))), 4)
     return scores
 
 

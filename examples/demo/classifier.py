@@ -4,8 +4,8 @@
 
 It shares no weights with CLIP, generator or discriminator and is never used in their training. It learns under blur,
 noise and changes of brightness, so that it reads a generator's softer images too. In half of the birds and flowers
-one of the two paired parts is painted over: where brown birds have orange wings and orange ones never brown, both
-colours together would tell which part has which, and images of held-out pairs would be read the wrong way round.
+one of the two paired segments is painted over: where brown birds have orange wings and orange ones never brown, both
+colours together would tell which segment has which, and images of held-out pairs would be read the wrong way round.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, PAIRED
-from ratlip_cli.demo.render import PARTS
+from ratlip_cli.demo.render import SEGMENTS
 from ratlip_cli.tensor_files import load_into, load_tensors, save_tensors
 
 PAINTED = 0.5
-"""Share of the birds and flowers that have a part painted over."""
+"""Share of the birds and flowers that have a segment painted over."""
 COLOURED_BY = {"body": ("body",), "wings": ("wings", "tail"), "petals": ("petals",), "centre": ("centre",)}
-"""Attribute -> the parts that show its colour."""
+"""Attribute -> the segments that show its colour."""
 WEIGHTS = Path(__file__).with_name("classifier.safetensors")
 FEATURES = 128
 IGNORED = -100
@@ -70,7 +70,7 @@ class Classifier(nn.Module):
     @torch.no_grad()
     def answers(self, images: Tensor, family: str) -> dict[str, list[str]]:
         """Attribute -> the most likely value for each image, which is of `family`."""
-        features = torch.cat([self.features(part) for part in images.split(500)])
+        features = torch.cat([self.features(chunk) for chunk in images.split(500)])
         return {
             name: [ATTRIBUTES[family][name][index] for index in logits.argmax(dim=1).tolist()]
             for name, logits in self.logits(features, family).items()
@@ -98,10 +98,8 @@ def accuracy(classifier: Classifier, samples: RenderedSet) -> dict[str, float]:
             continue
         images = samples.centre(rows)
         with torch.no_grad():
-            guesses = torch.cat([classifier.family(classifier.features(part)) for part in images.split(500)]).argmax(
-                dim=1
-            )
-        scores[f"{family} family"] = round((guesses == number).float().mean().item(), 4)
+            logits = torch.cat([classifier.family(classifier.features(chunk)) for chunk in images.split(500)])
+        scores[f"{family} family"] = round((logits.argmax(dim=1) == number).float().mean().item(), 4)
         for name, answers in classifier.answers(images, family).items():
             right = [answer == samples.attributes[row][name] for answer, row in zip(answers, rows, strict=True)]
             scores[f"{family} {name}"] = round(float(np.mean(right)), 4)
@@ -111,8 +109,8 @@ def accuracy(classifier: Classifier, samples: RenderedSet) -> dict[str, float]:
 def disturbed(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Images with another brightness, and half of them blurred, noisy or both."""
     count = len(images)
-    levels = torch.from_numpy(rng.uniform(0.9, 1.1, (count, 3, 1, 1))).float()
-    images = (images + 1) * levels - 1
+    brightness = torch.from_numpy(rng.uniform(0.9, 1.1, (count, 3, 1, 1))).float()
+    images = (images + 1) * brightness - 1
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), 3, 1)
     share = torch.from_numpy(np.where(rng.random((count, 1, 1, 1)) < 0.4, rng.random((count, 1, 1, 1)), 0.0)).float()
     amount = torch.from_numpy(np.where(rng.random((count, 1, 1, 1)) < 0.4, rng.random((count, 1, 1, 1)), 0.0)).float()
@@ -121,7 +119,7 @@ def disturbed(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def painted(images: RenderedSet, family: str, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Tensor]:
-    """Copies of images of a family, some with one of the paired parts in a colour of no name.
+    """Copies of images of a family, some with one of the paired segments in a colour of no name.
 
     Returns the pixels (B, STORED, STORED, 3) and the painted attribute's number in PAIRED (B,), or -1.
     """
@@ -129,8 +127,8 @@ def painted(images: RenderedSet, family: str, rows: np.ndarray, rng: np.random.G
     for place, row in enumerate(rows):
         if family in PAIRED and rng.random() < PAINTED:
             which[place] = rng.integers(2)
-            parts = COLOURED_BY[PAIRED[family][which[place]]]
-            covered = np.isin(images.labels[row], [PARTS[family].index(part) + 1 for part in parts])
+            segments = COLOURED_BY[PAIRED[family][which[place]]]
+            covered = np.isin(images.labels[row], [SEGMENTS[family].index(segment) + 1 for segment in segments])
             pixels[place][ndimage.binary_dilation(covered)] = rng.integers(0, 256, 3)
     return pixels, torch.from_numpy(which)
 
@@ -159,8 +157,8 @@ def train(samples: RenderedSet, test: RenderedSet, steps: int, batch: int, seed:
         features = features.float()
         families = torch.arange(len(FAMILIES)).repeat_interleave(batch // len(FAMILIES))
         loss = F.cross_entropy(classifier.family(features), families)
-        for part, (family, places) in zip(features.chunk(len(FAMILIES)), chosen.items(), strict=True):
-            for name, logits in classifier.logits(part, family).items():
+        for own, (family, places) in zip(features.chunk(len(FAMILIES)), chosen.items(), strict=True):
+            for name, logits in classifier.logits(own, family).items():
                 target = targets[family][name][places]
                 if name in PAIRED.get(family, ()):
                     target = target.masked_fill(shown[family][1] == PAIRED[family].index(name), IGNORED)
@@ -178,7 +176,7 @@ def train(samples: RenderedSet, test: RenderedSet, steps: int, batch: int, seed:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parser.add_argument("--images", type=int, default=30000, help="training images to draw")
+    parser.add_argument("--images", type=int, default=30000, help="training images to render")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--threads", type=int, default=2)
@@ -195,11 +193,11 @@ def main() -> None:
         },
     )
     classifier = load_classifier(args.out)
-    read = {
+    report = {
         "test": accuracy(classifier, rendered_set("test", 6000, 2)),
         "unseen": accuracy(classifier, rendered_set("unseen", 2000, 0)),
     }
-    print(json.dumps(read, indent=2))
+    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

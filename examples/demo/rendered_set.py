@@ -1,7 +1,7 @@
-"""Drawn images with captions and attributes in memory, drawn once and kept in a file.
+"""Rendered images with captions and attributes in memory, rendered once and kept in a file.
 
 A `RenderedSet` holds images as the demo's dataset has them. A `TwinSet` holds pairs whose images differ in one
-attribute, or have the colours of two parts exchanged, with captions that differ in just those words.
+attribute, or have the colours of two segments exchanged, with captions that differ in just those words.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ratlip_cli.data.layout import stored_side
 from ratlip_cli.data.parallel import in_order
-from ratlip_cli.data.sources.demo import RenderedImage, render
+from ratlip_cli.data.sources.demo import RenderedImage, rendered_image
 from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, PAIRED, SEEN, sample_attributes
 from ratlip_cli.demo.captions import LONGEST, caption
-from ratlip_cli.demo.render import draw
+from ratlip_cli.demo.render import render
 from ratlip_cli.files import whole_file
 
 IMAGE_SIZE = 64
@@ -42,7 +42,7 @@ class RenderedSet:
     family: np.ndarray  # (N,) index into FAMILIES.
     captions: list[list[str]]  # Ten of each image.
     attributes: list[dict[str, str]]  # Every attribute of the image's family.
-    labels: np.ndarray  # (N, STORED, STORED) uint8: k + 1 where part k of the family's PARTS is.
+    labels: np.ndarray  # (N, STORED, STORED) uint8: k + 1 where segment k of the family's SEGMENTS is.
 
     def rows(self, family: str) -> np.ndarray:
         """Indices of a family's images."""
@@ -82,25 +82,25 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
 
 
 def rendered_set(split: str, count: int, seed: int, workers: int = 2) -> RenderedSet:
-    """`count` images of a split, families in turn; from the cache where they have been drawn before."""
+    """`count` images of a split, families in turn; from the cache where they have been rendered before."""
     stem = CACHE / f"{split}-{count}-{seed}"
     texts = stem.with_suffix(".json")
     if not (texts.exists() and stem.with_suffix(".labels.npy").exists()):
-        _draw(stem, split, count, seed, workers)
+        _render(stem, split, count, seed, workers)
     stored = json.loads(texts.read_text(encoding="utf-8"))
     pixels, labels = (np.load(stem.with_suffix(suffix)) for suffix in (".npy", ".labels.npy"))
     return RenderedSet(pixels, np.array(stored["family"]), stored["captions"], stored["attributes"], labels)
 
 
-def _draw(stem: Path, split: str, count: int, seed: int, workers: int) -> None:
+def _render(stem: Path, split: str, count: int, seed: int, workers: int) -> None:
     families = tuple(PAIRED) if split == "unseen" else FAMILIES
     numbers = [(families[number % len(families)], number // len(families)) for number in range(count)]
     chunks = [numbers[start : start + _CHUNK] for start in range(0, count, _CHUNK)]
     pixels = np.empty((count, STORED, STORED, 3), dtype=np.uint8)
     labels = np.empty((count, STORED, STORED), dtype=np.uint8)
     captions, attributes = [], []
-    for _, drawn in in_order(partial(_draw_chunk, split=split, seed=seed), chunks, workers):
-        for one in drawn:
+    for _, rendered in in_order(partial(_render_chunk, split=split, seed=seed), chunks, workers):
+        for one in rendered:
             pixels[len(captions)], labels[len(captions)] = one.image, one.labels
             captions.append(one.captions)
             attributes.append(one.attributes)
@@ -112,12 +112,12 @@ def _draw(stem: Path, split: str, count: int, seed: int, workers: int) -> None:
         partial_file.write_text(json.dumps({"family": family, "captions": captions, "attributes": attributes}))
 
 
-def _draw_chunk(chunk: Sequence[tuple[str, int]], split: str, seed: int) -> list[RenderedImage]:
-    return [render(family, split, seed, index, STORED) for family, index in chunk]
+def _render_chunk(chunk: Sequence[tuple[str, int]], split: str, seed: int) -> list[RenderedImage]:
+    return [rendered_image(family, split, seed, index, STORED) for family, index in chunk]
 
 
 def twin_set(count: int, seed: int, workers: int = 2) -> TwinSet:
-    """`count` pairs of the training split's combinations, families in turn; from the cache where they are drawn."""
+    """`count` pairs of the training split's combinations, families in turn; from the cache where they are rendered."""
     stem = CACHE / f"twins-{count}-{seed}"
     texts = stem.with_suffix(".json")
     if not texts.exists():
@@ -125,8 +125,8 @@ def twin_set(count: int, seed: int, workers: int = 2) -> TwinSet:
         chunks = [numbers[start : start + _CHUNK] for start in range(0, count, _CHUNK)]
         pixels = np.empty((2 * count, STORED, STORED, 3), dtype=np.uint8)
         captions: list[list[list[str]]] = []
-        for _, drawn in in_order(partial(_draw_twins, seed=seed), chunks, workers):
-            for images, written in drawn:
+        for _, rendered in in_order(partial(_render_twins, seed=seed), chunks, workers):
+            for images, written in rendered:
                 pixels[2 * len(captions) : 2 * len(captions) + 2] = images
                 captions.append(written)
         with whole_file(stem.with_suffix(".npy")) as partial_file, partial_file.open("wb") as file:
@@ -142,14 +142,14 @@ def twin_set(count: int, seed: int, workers: int = 2) -> TwinSet:
     return TwinSet(np.load(stem.with_suffix(".npy")), np.arange(count) % len(FAMILIES), captions, attributes)
 
 
-def _draw_twins(chunk: Sequence[tuple[str, int]], seed: int) -> list[tuple[np.ndarray, list[list[str]]]]:
-    found = []
+def _render_twins(chunk: Sequence[tuple[str, int]], seed: int) -> list[tuple[np.ndarray, list[list[str]]]]:
+    twins = []
     for family, number in chunk:
         one, other, rng = _twin_attributes(family, number, seed)
         written = [_same_template(family, one, other, rng) for _ in range(TWIN_CAPTIONS)]
-        images = [np.asarray(draw(family, attributes, rng, STORED).image) for attributes in (one, other)]
-        found.append((np.stack(images), written))
-    return found
+        images = [np.asarray(render(family, attributes, rng, STORED).image) for attributes in (one, other)]
+        twins.append((np.stack(images), written))
+    return twins
 
 
 def _twin_attributes(family: str, number: int, seed: int) -> tuple[dict[str, str], dict[str, str], random.Random]:

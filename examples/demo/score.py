@@ -1,4 +1,4 @@
-"""Classifier a model of the demo: does the image show what its caption says, how varied are the images, how far off?
+"""Score a model of the demo: do the images show what their captions say, how varied are they, how far from real ones?
 
     python examples/demo/score.py ratlip-demo --captions 2000
 
@@ -25,13 +25,13 @@ from scipy import linalg
 from torch import Tensor
 
 from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, sample_attributes
-from ratlip_cli.demo.render import draw as draw_image
+from ratlip_cli.demo.render import render
 from ratlip_cli.files import write_text
 from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.weights.load import load_model
 
-Painter = Callable[[Sequence[str], int], Tensor]
-"""Captions and a seed to one image each (B,3,64,64) in [-1,1]; caption k gets noise k of the seed."""
+Sampler = Callable[[Sequence[str], int], Tensor]
+"""Captions and a seed to one image each (B,3,64,64) in [-1,1]; caption k gets noise vector k of the seed."""
 
 GOALS = {
     "test": {
@@ -73,23 +73,23 @@ def fits(classifier: Classifier, images: Tensor, captions: Sequence[tuple[str, s
 
 
 def score_split(
-    classifier: Classifier, paint: Painter, real: RenderedSet, seed: int
+    classifier: Classifier, generate: Sampler, real: RenderedSet, seed: int
 ) -> tuple[dict[str, dict[str, float]], Tensor]:
-    """Scores of a split, one caption a sample, and what was painted for them (B,3,64,64)."""
+    """Scores of a split, one caption a sample, and what was generated for them (B,3,64,64)."""
     rng = np.random.default_rng(seed)
     captions = [
         (FAMILIES[family], texts[rng.integers(len(texts))])
         for family, texts in zip(real.family, real.captions, strict=True)
     ]
-    painted = paint([caption for _, caption in captions], seed)
+    generated = generate([caption for _, caption in captions], seed)
     samples = real.centre(np.arange(len(captions)))
     dealt = np.arange(len(captions))
     for family in FAMILIES:
         dealt[real.rows(family)] = rng.permutation(real.rows(family))
-    model, ceiling, chance = (fits(classifier, images, captions) for images in (painted, samples, samples[dealt]))
+    model, ceiling, chance = (fits(classifier, images, captions) for images in (generated, samples, samples[dealt]))
     return {
         name: {"model": model[name], "real": ceiling[name], "chance": chance[name]} for name in sorted(model)
-    }, painted
+    }, generated
 
 
 def entropy(values: Sequence[str]) -> float:
@@ -100,7 +100,7 @@ def entropy(values: Sequence[str]) -> float:
 
 
 def real_images(family: str, caption: str, count: int, seed: int) -> Tensor:
-    """Drawn images (count,3,64,64) with the attributes that `caption` states, the others as they come."""
+    """Rendered images (count,3,64,64) with the attributes that `caption` states, the others as they come."""
     stated = said(family, caption)
     images, number = [], 0
     while len(images) < count:
@@ -108,7 +108,7 @@ def real_images(family: str, caption: str, count: int, seed: int) -> Tensor:
         attributes = sample_attributes(family, rng)
         number += 1
         if all(holds(attributes[name], value) for name, value in stated.items()):
-            images.append(np.asarray(draw_image(family, attributes, rng, STORED).image))
+            images.append(np.asarray(render(family, attributes, rng, STORED).image))
     start = (STORED - 64) // 2
     return to_tensor(np.stack(images)[:, start : start + 64, start : start + 64])
 
@@ -119,18 +119,18 @@ def nearest_pair(images: Tensor) -> float:
     return float(torch.pdist(flat).min() / flat.shape[1] ** 0.5)
 
 
-def score_diversity(classifier: Classifier, paint: Painter, seed: int) -> list[dict[str, object]]:
+def score_diversity(classifier: Classifier, generate: Sampler, seed: int) -> list[dict[str, object]]:
     """For each caption: entropy of the open attributes over NOISES images, and of real ones; the most alike pairs."""
     rows: list[dict[str, object]] = []
     for family, captions in DIVERSITY_CAPTIONS.items():
         for caption in captions:
-            painted = paint([caption] * NOISES, seed)
+            generated = generate([caption] * NOISES, seed)
             real = real_images(family, caption, 4 * NOISES, seed)
             open_ones = [name for name in ATTRIBUTES[family] if name not in said(family, caption)]
-            shown, usual = classifier.answers(painted, family), classifier.answers(real, family)
+            shown, usual = classifier.answers(generated, family), classifier.answers(real, family)
             ratios = {name: round(entropy(shown[name]) / max(entropy(usual[name]), 1e-9), 3) for name in open_ones}
             pairs = {
-                "nearest_pair": round(nearest_pair(painted), 4),
+                "nearest_pair": round(nearest_pair(generated), 4),
                 "nearest_pair_real": round(nearest_pair(real[:NOISES]), 4),
             }
             rows.append({"caption": caption, "entropy_ratio": ratios, **pairs})
@@ -140,7 +140,7 @@ def score_diversity(classifier: Classifier, paint: Painter, seed: int) -> list[d
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Squared Fréchet distance of two sets of features (N,F), as Gaussians."""
     means, covariances = zip(
-        *((part.mean(axis=0), np.cov(part, rowvar=False)) for part in (first, second)), strict=True
+        *((rows.mean(axis=0), np.cov(rows, rowvar=False)) for rows in (first, second)), strict=True
     )
     values = linalg.eigvals(covariances[0] @ covariances[1])
     root = np.sqrt(np.clip(values.real, 0, None)).sum()
@@ -148,36 +148,36 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def score_distance(classifier: Classifier, painted: Tensor, seed: int) -> dict[str, float]:
-    """Fréchet distance of painted and real images in the classifier's features, beside that of two real sets."""
-    others = [rendered_set(split, len(painted), seed) for split in ("test", "train")]
-    sets = [painted, *(other.centre(np.arange(len(painted))) for other in others)]
+def score_distance(classifier: Classifier, generated: Tensor, seed: int) -> dict[str, float]:
+    """Fréchet distance of generated and real images in the classifier's features, beside that of two real sets."""
+    others = [rendered_set(split, len(generated), seed) for split in ("test", "train")]
+    sets = [generated, *(other.centre(np.arange(len(generated))) for other in others)]
     features = [
-        torch.cat([classifier.features(part) for part in images.split(500)]).double().numpy() for images in sets
+        torch.cat([classifier.features(chunk) for chunk in images.split(500)]).double().numpy() for images in sets
     ]
     model, halves = frechet_distance(features[0], features[1]), frechet_distance(features[2], features[1])
     return {"model": round(model, 5), "real_halves": round(halves, 5), "ratio": round(model / halves, 2)}
 
 
-def painter(spec: str) -> Painter:
+def sampler(spec: str) -> Sampler:
     """The images of a model."""
     model = load_model(spec)
 
-    def paint(captions: Sequence[str], seed: int) -> Tensor:
+    def generate(captions: Sequence[str], seed: int) -> Tensor:
         noise = noise_vectors(seed, range(len(captions)), model.config.generator.noise_dim)
         return sample(model, noise, model.clip.encode_text(captions), batch_size=8)
 
-    return paint
+    return generate
 
 
-def score(classifier: Classifier, paint: Painter, captions: int, seed: int) -> dict[str, object]:
-    """Everything that is asked of a model of the demo."""
+def score(classifier: Classifier, generate: Sampler, captions: int, seed: int) -> dict[str, object]:
+    """The whole report on a model of the demo."""
     report: dict[str, object] = {}
     for split in ("test", "unseen"):
-        report[split], painted = score_split(classifier, paint, rendered_set(split, captions, seed), seed)
+        report[split], generated = score_split(classifier, generate, rendered_set(split, captions, seed), seed)
         if split == "test":
-            report["frechet"] = score_distance(classifier, painted, seed)
-    report["diversity"] = score_diversity(classifier, paint, seed)
+            report["frechet"] = score_distance(classifier, generated, seed)
+    report["diversity"] = score_diversity(classifier, generate, seed)
     return report
 
 
@@ -190,7 +190,7 @@ def table(report: dict) -> str:
             goal = f"{goals[name]:7.0%}" if name in goals else " " * 7
             lines.append(f"  {name:26} {row['model']:7.1%} {goal} {row['real']:7.1%} {row['chance']:7.1%}")
     lines.append(f"Fréchet distance {report['frechet']} (goal: ratio below {FRECHET_GOAL})")
-    lines.append(f"diversity over {NOISES} noises (goal: entropy ratio above {ENTROPY_GOAL})")
+    lines.append(f"diversity over {NOISES} noise vectors (goal: entropy ratio above {ENTROPY_GOAL})")
     for row in report["diversity"]:
         lines.append(f"  {row['caption']}: {row['entropy_ratio']}")
         lines.append(f"    most alike pair {row['nearest_pair']} (real {row['nearest_pair_real']})")
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the report here")
     args = parser.parse_args()
-    report = score(load_classifier(), painter(args.model), args.captions, args.seed)
+    report = score(load_classifier(), sampler(args.model), args.captions, args.seed)
     if args.json:
         write_text(args.json, json.dumps(report, indent=2) + "\n")
     print(table(report))

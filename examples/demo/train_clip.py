@@ -1,4 +1,4 @@
-"""Train the small CLIP of the demo: open_clip's own model class and loss, on drawn images and their captions.
+"""Train the small CLIP of the demo: open_clip's own model class and loss, on rendered images and their captions.
 
     python examples/demo/train_clip.py --out runs/demo-clip
 
@@ -39,7 +39,7 @@ NONE = -100
 HEAD_SCALE = 12.0
 SHOWN_WEIGHT, SAID_WEIGHT = 8.0, 2.0
 TWINS = 0.5
-"""Share of the batches made of twins, which teach which part has which colour, and left from right."""
+"""Share of the batches made of twins, which teach which segment has which colour, and left from right."""
 DISTURBED = 0.25
 """Share of the captions with a word replaced by, or an added, unknown token, so that its row means "some word"."""
 
@@ -90,10 +90,10 @@ def labels_of(attributes: Sequence[Mapping[str, str]], families: np.ndarray) -> 
 
 
 class AttributeLoss(nn.Module):
-    """Cross-entropy of the attributes, read by the same linear heads from image and sentence vectors.
+    """Cross-entropy of the attributes, read by the same linear heads from image and text vectors.
 
-    Body and wings of a bird are about as large and as often told, so a contrastive loss alone is content for a long
-    time with which colours there are, and learns late which part has which. The heads ask for the parts from the start,
+    Body and wings of a bird are about as large and as often named, so a contrastive loss alone is content for a long
+    time with which colours there are, and learns late which segment has which. The heads ask for that from the start,
     and as both towers answer to the same ones, their vectors meet. The heads are not kept.
     """
 
@@ -106,8 +106,8 @@ class AttributeLoss(nn.Module):
         """Of normalised vectors (B,d), averaged over the attributes that `labels` (B, number of attributes) give."""
         logits = torch.split(self.linear(HEAD_SCALE * vectors), self.sizes, dim=1)
         losses = [
-            F.cross_entropy(part, labels[:, column], ignore_index=NONE, reduction="sum")
-            for column, part in enumerate(logits)
+            F.cross_entropy(values, labels[:, column], ignore_index=NONE, reduction="sum")
+            for column, values in enumerate(logits)
         ]
         return torch.stack(losses).sum() / (labels != NONE).sum().clamp(min=1)
 
@@ -243,8 +243,8 @@ def train(out: Path, batches: Batches, test: RenderedSet, args: argparse.Namespa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/demo-clip"))
-    parser.add_argument("--images", type=int, default=30000, help="training images to draw")
-    parser.add_argument("--twins", type=int, default=15000, help="pairs of twins to draw")
+    parser.add_argument("--images", type=int, default=30000, help="training images to render")
+    parser.add_argument("--twins", type=int, default=15000, help="pairs of twins to render")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)

@@ -5,7 +5,7 @@
 A tower that has read "a brown bird with orange wings" a thousand times and never the two colours exchanged learns the
 pair, not the grammar: it reads "an orange bird with brown wings" as the pair it knows (93 % of the mistakes on held-out
 pairs were such exchanges). So captions that tell both colours of a pair whose exchange is held out are left out here,
-and words are hidden in half of the others, so that each part is read for itself.
+and words are hidden in half of the others, so that each segment is read for itself.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ def with_hidden_word(caption: str, rng: np.random.Generator) -> str:
 
 def exchange_is_held_out(labels: Tensor) -> Tensor:
     """Which of the captions, by what they say (..., attributes), tell a pair whose exchange is held out: (...) bool."""
-    found = torch.zeros(labels.shape[:-1], dtype=torch.bool)
+    exchanged = torch.zeros(labels.shape[:-1], dtype=torch.bool)
     for family, (first, second) in PAIRED.items():
         columns = HEADS.index((family, first)), HEADS.index((family, second))
         values = ATTRIBUTES[family][first], ATTRIBUTES[family][second]
         for held_first, held_second in HELD_OUT[family]:
             if held_second in values[0] and held_first in values[1]:
                 told_first = labels[..., columns[0]] == values[0].index(held_second)
-                found |= told_first & (labels[..., columns[1]] == values[1].index(held_first))
-    return found
+                exchanged |= told_first & (labels[..., columns[1]] == values[1].index(held_first))
+    return exchanged
 
 
 def encoded(images: RenderedSet, seed: int) -> dict[str, Tensor]:
@@ -113,8 +113,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     state = torch.load(args.run / "state.pt", weights_only=True)
     model = open_clip.CLIP(**model_cfg(len(words)))
-    seen = {name: t for name, t in state["model"].items() if name.startswith("visual.") or name == "logit_scale"}
-    model.load_state_dict(model.state_dict() | seen)
+    image_tower = {name: t for name, t in state["model"].items() if name.startswith("visual.") or name == "logit_scale"}
+    model.load_state_dict(model.state_dict() | image_tower)
     heads = AttributeLoss(model.visual.output_dim)
     heads.load_state_dict(state["heads"])
     for parameter in (*model.visual.parameters(), model.logit_scale, *heads.parameters()):

@@ -131,8 +131,10 @@ def bars() -> Iterator[Callable[[str, int, int | None, str], None]]:
             nonlocal shown, counted, advance
             if what != shown:
                 stack.close()
-                advance = stack.enter_context(progress(what, total, unit=unit))
-                shown, counted = what, 0
+                advance = stack.enter_context(progress(what, total, done, unit))
+                shown, counted = what, done
+            elif done == counted:
+                return
             advance(done - counted)
             counted = done
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from ratlip_cli.data.layout import Problem
-from ratlip_cli.errors import DataError
+from ratlip_cli.errors import DataError, one_line
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
 """File name endings, in lower case, of the archives that can be read."""
@@ -105,7 +105,7 @@ def check_archive(file: Path) -> str | None:
     except ArchiveError as error:
         return str(error)
     except Exception as error:  # zipfile meets damaged members with exceptions of many kinds.
-        return _one_line(error)
+        return one_line(error)
     return None
 
 
@@ -131,13 +131,13 @@ def md5(file: Path) -> str:
 
 def _in_folder(folder: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
     """Links are followed: the folder is the user's own, and datasets often lie elsewhere."""
-    seen = set()
+    visited = set()
     for directory, folders, files in os.walk(folder, followlinks=True):
         here = Path(directory)
-        if here.resolve() in seen:
+        if here.resolve() in visited:
             folders.clear()
             continue
-        seen.add(here.resolve())
+        visited.add(here.resolve())
         folders.sort()
         for name in sorted(files):
             path = (here / name).relative_to(folder).as_posix()
@@ -161,7 +161,7 @@ def _in_archive(file: Path, wanted: re.Pattern[str]) -> Iterator[Member | Proble
     except ArchiveError:
         raise
     except Exception as error:  # Damaged archives are met with exceptions of every kind.
-        raise ArchiveError(f"the archive is damaged or cut short ({_one_line(error).rstrip('.')})") from error
+        raise ArchiveError(f"the archive is damaged or cut short ({one_line(error).rstrip('.')})") from error
 
 
 def _is_zip(file: Path) -> bool:
@@ -193,7 +193,7 @@ def _in_zip(archive: zipfile.ZipFile, wanted: re.Pattern[str], limit: int) -> It
         try:
             content = archive.read(info)
         except Exception as error:  # zipfile meets damaged members with exceptions of many kinds.
-            yield Problem(name, f"damaged in its archive: {_one_line(error)}")
+            yield Problem(name, f"damaged in its archive: {one_line(error)}")
         else:
             yield Member(name, content)
 
@@ -291,7 +291,3 @@ def _refusal(name: str, size: int, is_link: bool) -> str | None:
 def _is_clutter(path: str) -> bool:
     """Whether this is what macOS adds to archives, which looks like the image it belongs to."""
     return "__MACOSX/" in path or path.rsplit("/", 1)[-1].startswith("._")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

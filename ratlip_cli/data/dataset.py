@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import signal
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -175,7 +175,7 @@ def _training_batches(
 ) -> Generator[Batch, None, None]:
     loader = DataLoader(
         _TrainingStream(dataset),
-        batch_sampler=_positions(batch_size, start_step),
+        batch_sampler=(list(range(step * batch_size, (step + 1) * batch_size)) for step in itertools.count(start_step)),
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pin_memory,
@@ -186,11 +186,6 @@ def _training_batches(
         if isinstance(batch, DataError):
             raise batch
         yield batch
-
-
-def _positions(batch_size: int, start_step: int) -> Iterator[list[int]]:
-    for step in itertools.count(start_step):
-        yield list(range(step * batch_size, (step + 1) * batch_size))
 
 
 def _as_it_is(batch: Any) -> Any:

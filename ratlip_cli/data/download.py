@@ -9,17 +9,17 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from http.cookiejar import CookieJar
 from pathlib import Path
-from typing import TypeAlias
 
 import ratlip_cli
 from ratlip_cli.data.archives import check_archive, is_archive, md5
 from ratlip_cli.errors import DataError
 from ratlip_cli.files import cannot_write, locked
+from ratlip_cli.progress import Progress, silent
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
@@ -30,13 +30,13 @@ ATTEMPTS = 4
 BACK_OFF = 1.0
 """Seconds before the second attempt; doubled for each further one."""
 
+MEGABYTE = 1_000_000
+"""Bytes in a unit of progress."""
+
 _CHUNK = 2**18
 _LARGEST_PAGE = 2**20
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses that may be others in a moment."""
-
-Progress: TypeAlias = Callable[[str, int, int | None], None]
-"""Called with the name of a file, the bytes of it that are here, and the bytes that it has, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def google_drive(file: str, resource_key: str | None = None) -> tuple[str, str]:
     return f"https://drive.usercontent.google.com/download?{ending}", f"https://drive.google.com/uc?{ending}"
 
 
-def fetch(file: RemoteFile, folder: Path, progress: Progress | None = None) -> Path:
+def fetch(file: RemoteFile, folder: Path, progress: Progress = silent) -> Path:
     """Return the path of `file` in `folder`, downloading it where it is not there yet.
 
     What has arrived is kept when it breaks off or is interrupted, and the next call goes on from there. The file
@@ -79,7 +79,7 @@ def fetch(file: RemoteFile, folder: Path, progress: Progress | None = None) -> P
         raise cannot_write(target, error) from error
 
 
-def _fetch(file: RemoteFile, target: Path, progress: Progress | None) -> Path:
+def _fetch(file: RemoteFile, target: Path, progress: Progress) -> Path:
     partial = target.with_name(f".{file.name}.part")
     refusals = []
     for address in file.addresses:
@@ -101,7 +101,7 @@ class _Broken(Exception):
     """Why an attempt failed that may be repeated, in the same words."""
 
 
-def _fetch_from(address: str, file: RemoteFile, partial: Path, progress: Progress | None) -> None:
+def _fetch_from(address: str, file: RemoteFile, partial: Path, progress: Progress) -> None:
     """Fill `partial` with the whole file; raises _Refused where this address cannot."""
     failures = wrong = 0
     furthest = _size(partial)
@@ -122,7 +122,7 @@ def _fetch_from(address: str, file: RemoteFile, partial: Path, progress: Progres
             time.sleep(BACK_OFF * 2 ** max(failures - 1, 0))
 
 
-def _receive(address: str, name: str, partial: Path, progress: Progress | None) -> None:
+def _receive(address: str, name: str, partial: Path, progress: Progress) -> None:
     """Make one request, for what `partial` lacks, and add what comes; raises _Broken where it is not all."""
     have = _size(partial)
     try:
@@ -150,8 +150,7 @@ def _receive(address: str, name: str, partial: Path, progress: Progress | None) 
             for chunk in _chunks(response):
                 opened.write(chunk)
                 have += len(chunk)
-                if progress is not None:
-                    progress(name, have, total)
+                progress(f"download {name}", _megabytes(have), None if total is None else _megabytes(total), "MB")
     if total is not None and have != total:
         raise _Broken(f"broke off after {have} of {total} bytes")
 
@@ -233,10 +232,14 @@ class _Page(HTMLParser):
 def _damage(file: RemoteFile, partial: Path) -> str | None:
     """Return what is wrong with a file that has arrived, if anything is."""
     if file.md5 is not None:
-        found = md5(partial)
-        return None if found == file.md5 else f"sent other bytes: their MD5 is {found}, not {file.md5}"
+        actual = md5(partial)
+        return None if actual == file.md5 else f"sent other bytes: their MD5 is {actual}, not {file.md5}"
     damage = check_archive(partial) if is_archive(Path(file.name)) else None
     return None if damage is None else f"sent no whole archive: {damage}"
+
+
+def _megabytes(size: int) -> int:
+    return -(-size // MEGABYTE)
 
 
 def _size(partial: Path) -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ratlip_cli.errors import one_line
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Pillow's decoders that are used. Others run foreign programs (EPS) or are not for photographs."""
 
@@ -45,7 +47,7 @@ def read_image(file: Path | bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise ImageError(f"not an image that can be read ({', '.join(FORMATS)})") from None
     except Exception as error:  # Decoders meet damaged files with exceptions of every kind.
-        raise ImageError(f"the image is damaged or cut short: {_one_line(error)}") from error
+        raise ImageError(f"the image is damaged or cut short: {one_line(error)}") from error
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -102,7 +104,3 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _straight_alpha(image: Image.Image) -> Image.Image:
     """Undo premultiplied alpha, which Pillow does not convert to RGBA in one step for grey images."""
     return image.convert("LA") if image.mode == "La" else image
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

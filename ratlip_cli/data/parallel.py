@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
 from typing import TypeVar
 
-from ratlip_cli.errors import DataError
+from ratlip_cli.errors import DataError, UsageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,6 +25,13 @@ IN_FLIGHT = 4
 def usable_cores() -> int:
     """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processes(asked: int | None) -> int:
+    """The number of processes that was asked for; None is one per core. Raises UsageError for a negative one."""
+    if asked is not None and asked < 0:
+        raise UsageError(f"--workers is {asked}; it must not be negative.")
+    return usable_cores() if asked is None else asked
 
 
 def in_order(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from ratlip_cli.data.layout import INFO, DatasetInfo, Json, Problem, Record, existing, read_dataset, write_dataset
-from ratlip_cli.data.parallel import usable_cores
+from ratlip_cli.data.layout import INFO, DatasetInfo, Problem, Record, read_dataset
+from ratlip_cli.data.parallel import processes
 from ratlip_cli.data.sources import celeba_tiny, cub, demo, own_images, oxford
-from ratlip_cli.errors import DataError, unknown_name
+from ratlip_cli.data.writer import existing, write_dataset
+from ratlip_cli.errors import DataError, UsageError, unknown_name
 from ratlip_cli.files import cannot_write, locked
+from ratlip_cli.progress import Progress, silent
 
 OFFICIAL = {dataset.name: dataset for dataset in (cub.DATASET, oxford.DATASET, celeba_tiny.DATASET)}
 """The datasets of the paper, by name."""
@@ -26,150 +28,53 @@ DEMO_COUNT = 20_000
 DOWNLOADS = "downloads"
 """Folder, beside the prepared datasets, that keeps what was downloaded."""
 
-IMAGES = "images"
-"""What a call of Progress counts when it is not the bytes of a file."""
-
-Progress: TypeAlias = Callable[[str, int, int | None], None]
-"""Called with what is counted, IMAGES or the name of a file whose bytes arrive; how many are done, or left out; and
-how many there are, None where that is not known."""
-
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Material:
-    """What a source has, once it is at hand."""
+class PrepareRequest:
+    """What to prepare, and how. None is the default of the source; an option of another source is a UsageError."""
 
-    checksums: Mapping[str, str]  # They tell one state of the source from another.
-    total: int | None  # Number of images to expect, where it is known.
-    records: Callable[[int], Iterable[Record | Problem]]  # From a number of worker processes.
+    dataset: str  # One of KNOWN, or the path of your own images.
+    data_dir: Path = Path("data")  # Folder of the prepared datasets.
+    name: str | None = None  # Folder in `data_dir`; None: the dataset's own name.
+    image_size: int | None = None  # Side of the images to train on, in pixels; None: 256, of rendered images 64.
+    raw: Path | None = None  # Datasets of the paper: folder that holds the archives, packed or unpacked; no download.
+    accept_license: bool = False  # Whether the user accepts a licence that has to be accepted.
+    caption_column: str | None = None  # Own images: column of the captions; None: captions, caption or text.
+    test_fraction: float | None = None  # Own images: share of the test split, in [0,1); None: 0.1.
+    count: int | None = None  # Rendered images: how many; None: DEMO_COUNT.
+    seed: int = 0  # Decides the test split of own images, and what is rendered.
+    workers: int | None = None  # Processes; None: one per core.
+    strict: bool = False  # Whether an image that cannot be used is an error.
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where records come from, and what dataset.json says of them; see :class:`DatasetInfo` for the shared fields."""
+class Prepared:
+    """A prepared dataset."""
 
-    name: str
-    source: str
-    licence: str
-    options: Mapping[str, Json]
-    split_rule: str
-    image_size: int
-    flip: bool
-    material: Callable[[Progress | None], Material]  # Looks at the source, downloading it first where that is needed.
-    lasting: bool = False  # Whether it never changes, so that a finished dataset needs no look at it.
-
-    def prepare(
-        self, out: Path, workers: int | None = None, strict: bool = False, progress: Progress | None = None
-    ) -> DatasetInfo:
-        """Write the dataset `out` with :func:`write_dataset`, in `workers` processes or one per core.
-
-        Raises DataError besides where another process is preparing `out`.
-        """
-        workers = usable_cores() if workers is None else workers
-        with _claimed(out):
-            found = existing(out, self.source)
-            if found is not None and self.lasting and self._describes(found) and not (strict and found.left_out):
-                return found
-            material = self.material(progress)
-            return write_dataset(
-                out,
-                material.records(workers),
-                name=self.name,
-                source=self.source,
-                licence=self.licence,
-                checksums=material.checksums,
-                options=self.options,
-                split_rule=self.split_rule,
-                image_size=self.image_size,
-                flip=self.flip,
-                workers=workers,
-                strict=strict,
-                progress=None if progress is None else lambda done: progress(IMAGES, done, material.total),
-            )
-
-    def _describes(self, info: DatasetInfo) -> bool:
-        """Whether `info` says what this source says, as far as that is known without a look at the material."""
-        shared = ("name", "source", "licence", "options", "split_rule", "image_size", "flip")
-        return all(getattr(self, field) == getattr(info, field) for field in shared)
+    path: Path
+    info: DatasetInfo
+    before: DatasetInfo | None  # The dataset that was there before: equal to `info` where nothing had to be done.
 
 
-def own_source(path: Path, options: own_images.Options, image_size: int = IMAGE_SIZE) -> Source:
-    """Return the source that is your own images: a folder, a table that names them, or a shard of WebDataset."""
-    return Source(
-        name=own_images.name(path),
-        source=str(path.resolve()),
-        licence=own_images.LICENCE,
-        options=asdict(options),
-        split_rule=options.split_rule(),
-        image_size=image_size,
-        flip=True,
-        material=lambda _: Material(
-            checksums={"files": own_images.fingerprint(path)},
-            total=own_images.count(path),
-            records=lambda _: own_images.records(path, options),
-        ),
-    )
+def prepare(request: PrepareRequest, progress: Progress = silent) -> Prepared:
+    """Prepare a dataset, unless it is prepared already, downloading its archives first where that is needed.
 
-
-def demo_source(name: str, count: int | None = None, seed: int = 0, image_size: int = DEMO_IMAGE_SIZE) -> Source:
-    """Return the source that draws `count` (DEMO_COUNT if left out) images of the demo dataset `name`."""
-    count = DEMO_COUNT if count is None else count
-    return Source(
-        name=name,
-        source=demo.SOURCE,
-        licence=demo.LICENCE,
-        options={"count": count, "seed": seed},
-        split_rule=demo.SPLIT_RULE,
-        image_size=image_size,
-        flip=False,  # The captions say which way birds face.
-        material=lambda _: Material(
-            checksums={}, total=count, records=lambda workers: demo.records(name, count, seed, image_size, workers)
-        ),
-        lasting=True,
-    )
-
-
-def official_source(
-    name: str, downloads: Path, raw: Path | None = None, accepted: bool = False, image_size: int = IMAGE_SIZE
-) -> Source:
-    """Return the source that is a dataset of the paper.
-
-    Args:
-        name: one of OFFICIAL.
-        downloads: folder for its archives, where they have to be downloaded.
-        raw: folder that holds them already, packed or unpacked; nothing is downloaded then.
-        accepted: whether the user accepts its licence; asked for where the licence wants it, before anything is read.
-        image_size: side of the images to train on, in pixels.
+    Raises UsageError for an unknown name, an option that does not fit the dataset and a licence that must be accepted
+    first; DataError where another process is preparing the same dataset, the folder holds another one, the images
+    could not be downloaded or none can be used; RatlipError where the folder cannot be written.
     """
-    dataset = OFFICIAL[name]
-
-    def material(progress: Progress | None) -> Material:
-        dataset.check_accepted(accepted)
-        places = dataset.downloaded(downloads, progress) if raw is None else dataset.found(raw)
-        checksums = dataset.checksums(places)
-        return Material(checksums, sum(dataset.counts.values()), lambda _: dataset.counted(places))
-
-    return Source(
-        name=dataset.name,
-        source=dataset.source,
-        licence=dataset.licence,
-        options={},
-        split_rule=dataset.split_rule,
-        image_size=image_size,
-        flip=True,
-        material=material,
-        lasting=raw is None,
-    )
+    if request.name is not None and Path(request.name).name != request.name:
+        raise UsageError(f"--name is '{request.name}'; it must be the name of a folder in {request.data_dir}.")
+    path = Path(request.dataset)
+    if (path / INFO).is_file():
+        info = read_dataset(path)
+        return Prepared(path, info, before=info)
+    return _prepare(request, progress)
 
 
-def resolve_dataset(
-    name_or_path: str,
-    data_dir: Path,
-    image_size: int,
-    workers: int | None = None,
-    progress: Progress | None = None,
-) -> Path:
+def resolve_dataset(name_or_path: str, data_dir: Path, image_size: int, progress: Progress = silent) -> Path:
     """Return the folder of a prepared dataset, preparing it in `data_dir` first where that is needed.
 
     A name stands for the dataset of that name in `data_dir`; a prepared folder is taken as it is; your own images are
@@ -179,35 +84,18 @@ def resolve_dataset(
         name_or_path: what `--dataset` was given.
         data_dir: folder of prepared datasets.
         image_size: side of the images that are wanted, in pixels.
-        workers: processes that prepare; one per core if left out.
         progress: called while downloading and preparing.
 
-    Raises UsageError for an unknown name and a licence that must be accepted first; DataError for a folder that is
-    missing or without usable images, a dataset that cannot be downloaded, and one that was prepared for smaller
-    images.
+    Raises what `prepare` raises, and DataError for a dataset that was prepared for smaller images.
     """
     path = Path(name_or_path)
     if name_or_path not in KNOWN and path.exists():
-        return path if (path / INFO).is_file() else _resolve_own(path, data_dir, image_size, workers, progress)
+        return path if (path / INFO).is_file() else _resolve_own(path, data_dir, image_size, progress)
     out = data_dir / name_or_path
     if (out / INFO).is_file():
         return _large_enough(out, name_or_path, image_size)
-    find_named(name_or_path, data_dir, image_size).prepare(out, workers, progress=progress)
-    return out
-
-
-def find_named(name: str, data_dir: Path, image_size: int = 0) -> Source:
-    """Return the source of the dataset `name`, for `image_size` pixels or its usual size, whichever is larger.
-
-    Raises the error for a name that is not known.
-    """
-    if name in demo.DATASETS:
-        return demo_source(name, image_size=max(image_size, DEMO_IMAGE_SIZE))
-    if name in OFFICIAL:
-        return official_source(name, data_dir / DOWNLOADS, image_size=max(image_size, IMAGE_SIZE))
-    if len(Path(name).parts) != 1:
-        raise DataError(f"{name} does not exist. Give a folder of images with captions, or one of: {', '.join(KNOWN)}.")
-    raise unknown_name("dataset or folder", name, {*KNOWN, *(info.parent.name for info in data_dir.glob(f"*/{INFO}"))})
+    usual = DEMO_IMAGE_SIZE if name_or_path in demo.DATASETS else IMAGE_SIZE
+    return _prepare(PrepareRequest(name_or_path, data_dir, image_size=max(image_size, usual)), progress).path
 
 
 def own_folder(path: Path, data_dir: Path) -> Path:
@@ -216,26 +104,156 @@ def own_folder(path: Path, data_dir: Path) -> Path:
     return out.with_name(f"{out.name}-prepared") if out.resolve() == path.resolve() else out
 
 
-def _resolve_own(path: Path, data_dir: Path, image_size: int, workers: int | None, progress: Progress | None) -> Path:
+@dataclass(frozen=True)
+class _Material:
+    """What a source has, once it is at hand."""
+
+    checksums: Mapping[str, str]  # They tell one state of the source from another.
+    total: int | None  # Number of images to expect, where it is known.
+    records: Callable[[int], Iterable[Record | Problem]]  # From a number of worker processes.
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where records come from."""
+
+    out: Path  # Where they are written to by default.
+    info: DatasetInfo  # Without checksums.
+    material: Callable[[Progress], _Material]  # Looks at the source, downloading it first where that is needed.
+    lasting: bool = False  # Whether it never changes, so that a finished dataset needs no look at it.
+
+
+def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
+    """`prepare` for what is not itself a prepared dataset."""
+    workers = processes(request.workers)
+    source = _source(request)
+    out = source.out.with_name(request.name) if request.name else source.out
+    with _claimed(out):
+        before = existing(out, source.info.source)
+        if (
+            source.lasting
+            and before is not None
+            and replace(before, checksums={}, counts={}, left_out=()) == source.info
+            and not (request.strict and before.left_out)
+        ):
+            return Prepared(out, before, before)
+        material = source.material(progress)
+        info = write_dataset(
+            out,
+            material.records(workers),
+            replace(source.info, checksums=material.checksums),
+            total=material.total,
+            workers=workers,
+            strict=request.strict,
+            progress=progress,
+        )
+        return Prepared(out, info, before)
+
+
+def _source(request: PrepareRequest) -> _Source:
+    """Return where the images of `request` come from; raises the error for a name that is not known."""
+    name, path = request.dataset, Path(request.dataset)
+    rendered, official, own = "rendered images", ", ".join(OFFICIAL), "own images"
+    kind = rendered if name in demo.DATASETS else official if name in OFFICIAL else own
+    for whose, options in (
+        (official, {"--raw": request.raw, "--accept-license": request.accept_license or None}),
+        (own, {"--caption-column": request.caption_column, "--test-fraction": request.test_fraction}),
+        (rendered, {"--count": request.count}),
+    ):
+        if whose != kind and any(value is not None for value in options.values()):
+            verb = "are" if len(options) > 1 else "is"
+            raise UsageError(f"{' and '.join(options)} {verb} for {whose}, not for {name}.")
+    if kind != own:
+        return _rendered(request) if kind == rendered else _official(request)
+    if path.exists():
+        return _own(request)
+    if len(path.parts) != 1:
+        raise DataError(f"{name} does not exist. Give a folder of images with captions, or one of: {', '.join(KNOWN)}.")
+    prepared = {info.parent.name for info in request.data_dir.glob(f"*/{INFO}")}
+    raise unknown_name("dataset or folder", name, {*KNOWN, *prepared})
+
+
+def _own(request: PrepareRequest) -> _Source:
+    path = Path(request.dataset)
+    fraction = own_images.Options.test_fraction if request.test_fraction is None else request.test_fraction
+    options = own_images.Options(request.caption_column, fraction, request.seed)
+    info = DatasetInfo(
+        name=own_images.name(path),
+        source=str(path.resolve()),
+        licence=own_images.LICENCE,
+        options=asdict(options),
+        split_rule=options.split_rule(),
+        image_size=IMAGE_SIZE if request.image_size is None else request.image_size,
+    )
+
+    def material(progress: Progress) -> _Material:
+        checksums = {"files": own_images.fingerprint(path)}
+        return _Material(checksums, own_images.count(path), lambda workers: own_images.records(path, options))
+
+    return _Source(own_folder(path, request.data_dir), info, material)
+
+
+def _rendered(request: PrepareRequest) -> _Source:
+    name, seed = request.dataset, request.seed
+    count = DEMO_COUNT if request.count is None else request.count
+    size = DEMO_IMAGE_SIZE if request.image_size is None else request.image_size
+    info = DatasetInfo(
+        name=name,
+        source=demo.SOURCE,
+        licence=demo.LICENCE,
+        options={"count": count, "seed": seed},
+        split_rule=demo.SPLIT_RULE,
+        image_size=size,
+        flip=False,  # The captions say which way birds face.
+    )
+
+    def material(progress: Progress) -> _Material:
+        return _Material({}, count, lambda workers: demo.records(name, count, seed, size, workers))
+
+    return _Source(request.data_dir / name, info, material, lasting=True)
+
+
+def _official(request: PrepareRequest) -> _Source:
+    dataset = OFFICIAL[request.dataset]
+    info = DatasetInfo(
+        name=dataset.name,
+        source=dataset.source,
+        licence=dataset.licence,
+        split_rule=dataset.split_rule,
+        image_size=IMAGE_SIZE if request.image_size is None else request.image_size,
+    )
+
+    def material(progress: Progress) -> _Material:
+        dataset.check_accepted(request.accept_license)
+        if request.raw is None:
+            places = dataset.downloaded(request.data_dir / DOWNLOADS, progress)
+        else:
+            places = dataset.located(request.raw)
+        checksums = dataset.checksums(places)
+        return _Material(checksums, sum(dataset.counts.values()), lambda workers: dataset.counted(places))
+
+    return _Source(request.data_dir / dataset.name, info, material, lasting=request.raw is None)
+
+
+def _resolve_own(path: Path, data_dir: Path, image_size: int, progress: Progress) -> Path:
+    request = PrepareRequest(str(path), data_dir, image_size=image_size)
     out = own_folder(path, data_dir)
-    source = own_source(path, own_images.Options(), image_size)
     if (out / INFO).is_file():
-        found = read_dataset(out)
-        if found.source == source.source:
-            if found.checksums == source.material(None).checksums:
+        before = read_dataset(out)
+        if before.source == str(path.resolve()):
+            if before.checksums == {"files": own_images.fingerprint(path)}:
                 return _large_enough(out, str(path), image_size)
             _log.warning("%s has changed since it was prepared in %s; preparing it again", path, out)
-            options: Any = found.options
-            source = own_source(path, own_images.Options(**options), max(image_size, found.image_size))
-    source.prepare(out, workers, progress=progress)
-    return out
+            options: Any = before.options
+            request = replace(request, image_size=max(image_size, before.image_size), **options)
+    return _prepare(request, progress).path
 
 
 def _large_enough(out: Path, what: str, image_size: int) -> Path:
-    found = read_dataset(out).image_size
-    if found < image_size:
+    size = read_dataset(out).image_size
+    if size < image_size:
         again = f"ratlip prepare {what} --image-size {image_size}"
-        raise DataError(f"{out} was prepared for {found} pixels, fewer than {image_size}. Prepare it again: {again}")
+        raise DataError(f"{out} was prepared for {size} pixels, fewer than {image_size}. Prepare it again: {again}")
     return out
 
 

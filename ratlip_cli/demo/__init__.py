@@ -1,1 +1,1 @@
-"""Drawn birds, flowers and faces whose attributes are known exactly: a world small enough for two CPU cores."""
+"""Rendered birds, flowers and faces whose attributes are known exactly: a world small enough for two CPU cores."""

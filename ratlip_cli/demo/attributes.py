@@ -1,4 +1,4 @@
-"""What a drawn image can show, and which combinations are kept out of training."""
+"""What a rendered image can show, and which combinations are kept out of training."""
 
 from __future__ import annotations
 

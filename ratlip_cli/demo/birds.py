@@ -1,4 +1,4 @@
-"""Drawn birds."""
+"""Birds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ratlip_cli.demo.canvas import (
     vary,
 )
 
-PARTS = ("perch", "legs", "tail", "body", "belly", "beak", "wings", "eye")
+SEGMENTS = ("perch", "legs", "tail", "body", "belly", "beak", "wings", "eye")
 
 COLOURS: dict[str, Colour] = {
     "red": (214, 40, 44),
@@ -45,8 +45,8 @@ _BEAK: dict[str, Colour] = {
 }
 
 
-def draw(attributes: Attributes, canvas: Canvas, rng: random.Random) -> None:
-    """Draw a bird on its perch in front of its scene."""
+def render(attributes: Attributes, canvas: Canvas, rng: random.Random) -> None:
+    """Render a bird on its perch in front of its scene."""
     scenes.paint(attributes["background"], canvas, rng)
     scale, facing_left = rng.uniform(0.56, 0.65), attributes["facing"] == "left"
     x, y = 0.5 + rng.uniform(-0.03, 0.03), 0.49 + rng.uniform(-0.04, 0.04)

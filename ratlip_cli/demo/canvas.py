@@ -1,4 +1,4 @@
-"""Antialiased shapes in unit coordinates, and beside the image a map that says which part each pixel shows."""
+"""Antialiased shapes in unit coordinates, and beside the image a map that says which segment each pixel shows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
 Place = Callable[[float, float], Point]
-"""Takes a point of a subject's own coordinates to the image's."""
+"""Takes a point of an object's own coordinates to the image's."""
 
 SUPERSAMPLING = 4
-"""Shapes are drawn this many times larger than the image and averaged down."""
+"""Shapes are rendered this many times larger than the image and averaged down."""
 
 WHITE: Colour = (255, 255, 255)
 INK: Colour = (26, 22, 32)
@@ -24,15 +24,15 @@ INK: Colour = (26, 22, 32)
 class Canvas:
     """A square image of `size` pixels; coordinates run from 0 to 1, x to the right and y down.
 
-    `parts` names the labels 1, 2, ... of the label map; 0 is whatever belongs to no part. `light` is where the light
-    comes from, as a direction in the image.
+    `segments` names the labels 1, 2, ... of the label map; 0 is whatever belongs to no segment. `light` is where the
+    light comes from, as a direction in the image.
     """
 
-    def __init__(self, size: int, background: Sequence[Colour], parts: Sequence[str], light: Point) -> None:
+    def __init__(self, size: int, background: Sequence[Colour], segments: Sequence[str], light: Point) -> None:
         self.size = size
         self.side = size * SUPERSAMPLING
         self.light = light
-        self._label = {name: number for number, name in enumerate(parts, start=1)}
+        self._label = {name: number for number, name in enumerate(segments, start=1)}
         column = Image.new("RGB", (1, len(background)))
         column.putdata(list(background))
         self.image = column.resize((self.side, self.side), Image.Resampling.BILINEAR)
@@ -40,41 +40,41 @@ class Canvas:
         self._draw = ImageDraw.Draw(self.image)
         self._draw_label = ImageDraw.Draw(self.labels)
 
-    def polygon(self, points: Sequence[Point], colour: Colour, part: str | None = None) -> None:
-        """Fill a polygon; with `part`, its pixels take that label."""
+    def polygon(self, points: Sequence[Point], colour: Colour, segment: str | None = None) -> None:
+        """Fill a polygon; with `segment`, its pixels take that label."""
         pixels = self._pixels(points)
         self._draw.polygon(pixels, fill=colour)
-        if part is not None:
-            self._draw_label.polygon(pixels, fill=self._label[part])
+        if segment is not None:
+            self._draw_label.polygon(pixels, fill=self._label[segment])
 
-    def line(self, points: Sequence[Point], colour: Colour, width: float, part: str | None = None) -> None:
+    def line(self, points: Sequence[Point], colour: Colour, width: float, segment: str | None = None) -> None:
         """Draw a line with round joints, `width` in units of the image's side."""
         pixels = self._pixels(points)
         thick = max(1, round(width * self.side))
         self._draw.line(pixels, fill=colour, width=thick, joint="curve")
-        if part is not None:
-            self._draw_label.line(pixels, fill=self._label[part], width=thick, joint="curve")
+        if segment is not None:
+            self._draw_label.line(pixels, fill=self._label[segment], width=thick, joint="curve")
 
     def outline(self, points: Sequence[Point], colour: Colour, width: float = 0.022) -> None:
         """Draw the closed line around `points`; what is filled afterwards covers its inner half."""
         self.line([*points, *points[:2]], colour, width)
 
-    def shaded(self, points: Sequence[Point], colour: Colour, part: str | None = None, depth: float = 1.0) -> None:
+    def shaded(self, points: Sequence[Point], colour: Colour, segment: str | None = None, depth: float = 1.0) -> None:
         """Fill a star-shaped polygon as if it were round: dark at its edge, lightest on the side of the light."""
         x = sum(p[0] for p in points) / len(points)
         y = sum(p[1] for p in points) / len(points)
         reach = 0.3 * max(math.hypot(px - x, py - y) for px, py in points)
         x, y = x + reach * self.light[0], y + reach * self.light[1]
         dark, bright = mix(colour, INK, 0.22 * depth), mix(colour, WHITE, 0.24 * depth)
-        self.polygon(points, dark, part)
+        self.polygon(points, dark, segment)
         for share in (0.9, 0.78, 0.62, 0.44, 0.26):
             ring = [(x + share * (px - x), y + share * (py - y)) for px, py in points]
             self.polygon(ring, mix(bright, dark, share**1.5), None)
 
-    def outlined(self, points: Sequence[Point], colour: Colour, part: str | None = None, depth: float = 1.0) -> None:
+    def outlined(self, points: Sequence[Point], colour: Colour, segment: str | None = None, depth: float = 1.0) -> None:
         """`outline` in a dark tone of the colour, then `shaded`."""
         self.outline(points, outline_colour(colour))
-        self.shaded(points, colour, part, depth)
+        self.shaded(points, colour, segment, depth)
 
     def finish(self, rng: random.Random) -> tuple[Image.Image, np.ndarray]:
         """The image under a slightly coloured, slightly uneven light, and its label map (size, size) uint8."""

@@ -1,4 +1,4 @@
-"""English captions of a drawn picture: true, different from one another, and silent about what they leave out."""
+"""English captions of a rendered image: true, different from one another, and silent about what they leave out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ratlip_cli.demo.attributes import Attributes
 
 CAPTIONS = 10
-"""Captions of a picture."""
+"""Captions of an image."""
 
 LONGEST = 24
 """Words of a caption; with its start and end, no more than 32 tokens of CLIP's tokenizer."""
@@ -41,7 +41,7 @@ _OPENINGS = ("", "", "", "", "a picture of ", "a drawing of ", "an illustration 
 
 
 def captions(family: str, attributes: Attributes, rng: random.Random) -> tuple[str, ...]:
-    """Ten different captions of a picture with these attributes."""
+    """Ten different captions of an image with these attributes."""
     written: dict[str, None] = {}
     while len(written) < CAPTIONS:
         text = caption(family, attributes, rng)

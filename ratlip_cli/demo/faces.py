@@ -1,4 +1,4 @@
-"""Drawn faces."""
+"""Faces."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ratlip_cli.demo.canvas import (
     vary,
 )
 
-PARTS = ("shirt", "skin", "hair", "eyes", "mouth", "beard", "glasses", "hat")
+SEGMENTS = ("shirt", "skin", "hair", "eyes", "mouth", "beard", "glasses", "hat")
 
 BACKDROPS: dict[str, Colour] = {
     "blue": (158, 196, 236),
@@ -69,8 +69,8 @@ def backdrop(attributes: Attributes) -> tuple[Colour, ...]:
     return (mix(colour, WHITE, 0.3), colour, mix(colour, INK, 0.12))
 
 
-def draw(attributes: Attributes, canvas: Canvas, rng: random.Random) -> None:
-    """Draw a face with hair, neck and shoulders in front of a wall of one colour."""
+def render(attributes: Attributes, canvas: Canvas, rng: random.Random) -> None:
+    """Render a face with hair, neck and shoulders in front of a wall of one colour."""
     wall = BACKDROPS[attributes["background"]]
     x, y, scale = 0.5 + rng.uniform(-0.04, 0.04), 0.49 + rng.uniform(-0.03, 0.03), rng.uniform(0.76, 0.86)
     canvas.polygon(ellipse(x, y - 0.02, 0.38, 0.38), mix(wall, WHITE, 0.22))

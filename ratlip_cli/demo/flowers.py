@@ -1,4 +1,4 @@
-"""Drawn flowers."""
+"""Flowers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ratlip_cli.demo.canvas import (
     vary,
 )
 
-PARTS = ("stem", "leaves", "petals", "centre")
+SEGMENTS = ("stem", "leaves", "petals", "centre")
 
 PETALS: dict[str, Colour] = {
     "red": (216, 38, 44),
@@ -49,8 +49,8 @@ CENTRES: dict[str, Colour] = {
 _COUNT = {"five": 5, "six": 6, "eight": 8}
 
 
-def draw(attributes: Attributes, canvas: Canvas, rng: random.Random) -> None:
-    """Draw a flower with its stem and leaves in front of its scene."""
+def render(attributes: Attributes, canvas: Canvas, rng: random.Random) -> None:
+    """Render a flower with its stem and leaves in front of its scene."""
     scenes.paint(attributes["background"], canvas, rng)
     x, y = 0.5 + rng.uniform(-0.05, 0.05), 0.44 + rng.uniform(-0.03, 0.03)
     radius = rng.uniform(0.26, 0.31)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,26 +13,23 @@ from ratlip_cli.demo import birds, faces, flowers, scenes
 from ratlip_cli.demo.attributes import Attributes
 from ratlip_cli.demo.canvas import Canvas
 
-PARTS = {"bird": birds.PARTS, "flower": flowers.PARTS, "face": faces.PARTS}
-"""Family -> the parts of its label maps; part k has label k + 1."""
+SEGMENTS = {"bird": birds.SEGMENTS, "flower": flowers.SEGMENTS, "face": faces.SEGMENTS}
+"""Family -> the segments of its label maps; segment k has label k + 1."""
 
-_DRAW = {"bird": birds.draw, "flower": flowers.draw, "face": faces.draw}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """An image and where its parts are."""
-
-    image: Image.Image
-    """RGB, square."""
-    labels: NDArray[np.uint8]
-    """(size, size): 0 where there is no part, k + 1 where the family's part k is."""
+_RENDER = {"bird": birds.render, "flower": flowers.render, "face": faces.render}
 
 
-def draw(family: str, attributes: Attributes, rng: random.Random, size: int) -> Drawing:
-    """Draw one image of `size` pixels a side; what `attributes` leaves open is drawn from `rng`."""
+class Rendering(NamedTuple):
+    """An image and where its segments are."""
+
+    image: Image.Image  # RGB, square.
+    labels: NDArray[np.uint8]  # (size, size): 0 where there is no segment, k + 1 where the family's segment k is.
+
+
+def render(family: str, attributes: Attributes, rng: random.Random, size: int) -> Rendering:
+    """Render one image of `size` pixels a side; what `attributes` leaves open is drawn from `rng`."""
     light = (rng.choice((-1, 1)) * rng.uniform(0.3, 0.8), -rng.uniform(0.6, 0.9))
     gradient = faces.backdrop(attributes) if family == "face" else scenes.GRADIENTS[attributes["background"]]
-    canvas = Canvas(size, gradient, PARTS[family], light)
-    _DRAW[family](attributes, canvas, rng)
-    return Drawing(*canvas.finish(rng))
+    canvas = Canvas(size, gradient, SEGMENTS[family], light)
+    _RENDER[family](attributes, canvas, rng)
+    return Rendering(*canvas.finish(rng))

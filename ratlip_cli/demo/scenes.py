@@ -1,4 +1,4 @@
-"""Backgrounds: pale enough that an outlined subject stands out from every one of them."""
+"""Backgrounds: pale enough that an outlined object stands out from every one of them."""
 
 from __future__ import annotations
 

@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ratlip_cli.data.layout import Json
 from ratlip_cli.errors import DataError
 
 LARGEST_SIDE = 4096
 """No label map is wider or higher than this; a row that says so is damaged."""
 
 
-def encode_segments(labels: NDArray[np.uint8], names: Sequence[str]) -> dict[str, Json]:
+def encode_segments(labels: NDArray[np.uint8], names: Sequence[str]) -> dict[str, list[int] | list[str] | str]:
     """A label map (H,W) and the names of its labels 1, 2, ... as JSON: sizes, names, and the runs of equal labels.
 
     `runs` is base64 of deflated bytes, a pair (label, length 1...255) a run, row after row.
@@ -34,7 +33,7 @@ def encode_segments(labels: NDArray[np.uint8], names: Sequence[str]) -> dict[str
 
 
 def decode_segments(encoded: Mapping[str, object]) -> dict[str, NDArray[np.bool_]]:
-    """Part name -> mask (H,W), from what `encode_segments` made. Raises DataError where it is damaged."""
+    """Segment name -> mask (H,W), from what `encode_segments` made. Raises DataError where it is damaged."""
     size, names, runs = encoded.get("size"), encoded.get("names"), encoded.get("runs")
     if not (isinstance(size, Sequence) and isinstance(names, Sequence) and isinstance(runs, str)):
         raise _damaged("it needs size, names and runs")
@@ -53,4 +52,4 @@ def decode_segments(encoded: Mapping[str, object]) -> dict[str, NDArray[np.bool_
 
 
 def _damaged(reason: str) -> DataError:
-    return DataError(f"an image's parts cannot be read: {reason}. Prepare the dataset again.")
+    return DataError(f"an image's segments cannot be read: {reason}. Prepare the dataset again.")

@@ -18,7 +18,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 
 from ratlip_cli.errors import WeightsError
 from ratlip_cli.model.clip import FrozenCLIP
-from ratlip_cli.pixels import from_levels
+from ratlip_cli.pixels import from_uint8
 from ratlip_cli.tensor_files import fingerprint, load_weights
 
 
@@ -150,7 +150,7 @@ class ClipNetwork:
 
     @torch.inference_mode()
     def __call__(self, levels: Tensor) -> Tensor:
-        images = from_levels(levels.to(self.clip.mean.device))
+        images = from_uint8(levels.to(self.clip.mean.device))
         if self._released:
             size = self.clip.geometry.image_size
             images = F.interpolate((images + 1) / 2, size=(size, size), mode="nearest")

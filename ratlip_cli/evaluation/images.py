@@ -22,7 +22,7 @@ from ratlip_cli.data.layout import INFO, Problem, read_dataset
 from ratlip_cli.data.sources import own_images
 from ratlip_cli.errors import DataError
 from ratlip_cli.model.clip import FrozenCLIP
-from ratlip_cli.pixels import from_image, to_levels
+from ratlip_cli.pixels import from_image, to_uint8
 from ratlip_cli.sampling import RECORDS_FILE, noise_vectors, sample
 from ratlip_cli.weights.model_folder import Model
 
@@ -133,7 +133,7 @@ class SplitImages:
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """Yield the crops (B,3,S,S). Raises DataError, naming the file, for an image that cannot be read."""
-        return _read_batches(lambda index: to_levels(self._dataset.centre_crop(index)), len(self), batch_size)
+        return _read_batches(lambda index: to_uint8(self._dataset.centre_crop(index)), len(self), batch_size)
 
 
 class FolderImages:
@@ -174,7 +174,7 @@ class FolderImages:
 
     def _read(self, index: int) -> Tensor:
         try:
-            return to_levels(from_image(read_image(self._files[index])))
+            return to_uint8(from_image(read_image(self._files[index])))
         except ImageError as error:
             raise DataError(f"{self._files[index]}: {error}. Mend or remove it.") from error
 
@@ -222,7 +222,7 @@ class GeneratedImages:
         for start in range(0, len(drawn), batch_size):
             numbers = drawn[start : start + batch_size]
             noise = noise_vectors(self._seed, numbers, self._model.config.generator.noise_dim)
-            yield to_levels(sample(self._model, noise, text[numbers], self._batch_size))
+            yield to_uint8(sample(self._model, noise, text[numbers], self._batch_size))
 
 
 def open_folder(

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from ratlip_cli.data.dataset import training_batches
-from ratlip_cli.data.prepare import Progress
 from ratlip_cli.device import peak_memory_mib, resolve_device
+from ratlip_cli.progress import Progress, silent
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.start import check_out, open_dataset
 from ratlip_cli.training.trainer import Trainer
@@ -59,7 +59,7 @@ class DryRun:
     """Size of one checkpoint in MiB."""
 
 
-def dry_run(settings: TrainSettings, progress: Progress | None = None) -> DryRun:
+def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
     """Measure a few steps of the run that `settings` describe, and write nothing but what preparing the data takes.
 
     Args:

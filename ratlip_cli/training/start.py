@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ratlip_cli.data.dataset import CaptionedImages, text_vectors
-from ratlip_cli.data.prepare import Progress, resolve_dataset
+from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.device import resolve_device
 from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.family import Family
 from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.progress import Progress, silent
 from ratlip_cli.tensor_files import load_into, load_tensors
 from ratlip_cli.training.checkpoint import (
     Checkpoint,
@@ -45,7 +46,7 @@ ENCODED_AT_ONCE = 256
 
 
 def open_session(
-    settings: TrainSettings, tell: Callable[[str], None] = lambda line: None, progress: Progress | None = None
+    settings: TrainSettings, tell: Callable[[str], None] = lambda line: None, progress: Progress = silent
 ) -> TrainingSession:
     """Read the data, load the CLIP, build the networks or resume them, and open the run folder.
 
@@ -152,7 +153,7 @@ def check_out(settings: TrainSettings) -> None:
         raise already_there(Path(settings.out))
 
 
-def open_dataset(settings: TrainSettings, progress: Progress | None) -> CaptionedImages:
+def open_dataset(settings: TrainSettings, progress: Progress) -> CaptionedImages:
     """The training split; a dataset that is not prepared yet is prepared first."""
     if not settings.dataset:
         raise UsageError("give the --dataset to train on: a name or a folder.")

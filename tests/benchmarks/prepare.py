@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ratlip_cli.data.layout import COMPRESSION, stored_side
+from ratlip_cli.data.layout import stored_side
+from ratlip_cli.data.writer import COMPRESSION
 
 LIMIT = 1.7
 ROUNDS = 3
@@ -106,7 +107,7 @@ def main() -> int:
         _, quarter_peak = prepare(folder / "quarter", folder / "data-quarter")
     ratio = statistics.median(loop / mine for loop, mine in zip(plain, ours, strict=True))
     same_ratio = statistics.median(loop / mine for loop, mine in zip(same, ours, strict=True))
-    found = {
+    report = {
         "images": count,
         "prepare_per_second": round(count / statistics.median(ours), 1),
         "times_the_plain_loop": round(ratio, 2),
@@ -114,7 +115,7 @@ def main() -> int:
         "times_a_loop_with_the_same_compression": round(same_ratio, 2),
         "peak_mib": {str(count // 4): round(quarter_peak), str(count): round(max(peaks))},
     }
-    print(json.dumps(found))
+    print(json.dumps(report))
     return int(ratio < LIMIT)
 
 

@@ -1,8 +1,8 @@
-"""CelebA-tiny: 10,000 of the 30,000 faces of CelebAMask-HQ, each with ten sentences.
+"""CelebA-tiny: 10,000 of the 30,000 faces of CelebAMask-HQ, each with ten captions.
 
-The paper's authors drew theirs at random and published neither the draw nor the sentences. Here the draw is the list
-celeba_tiny.txt in this package, and the sentences are those of Multi-Modal-CelebA-HQ where the user has them, else
-written from the attributes (:mod:`ratlip_cli.data.sources.face_sentences`).
+The paper's authors chose theirs at random and published neither the choice nor the captions. Here the choice is the
+list celeba_tiny.txt in this package, and the captions are those of Multi-Modal-CelebA-HQ where the user has them, else
+written from the attributes (:mod:`ratlip_cli.data.sources.face_captions`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib.resources import files
 from ratlip_cli.data.archives import members
 from ratlip_cli.data.download import RemoteFile, google_drive
 from ratlip_cli.data.layout import Problem, Record
-from ratlip_cli.data.sources.face_sentences import ATTRIBUTES, face_sentences
+from ratlip_cli.data.sources.face_captions import ATTRIBUTES, face_captions
 from ratlip_cli.data.sources.official import Official, Piece, Places, missing, texts
 from ratlip_cli.errors import DataError
 
@@ -47,66 +47,67 @@ def records(places: Places) -> Iterator[Record | Problem]:
     Raises DataError where an archive is damaged or lacks what all of them need.
     """
     splits = tiny_list()
-    attributes: dict[int, Mapping[str, bool]] = {}
-    for row in _attributes(places):
-        if isinstance(row, Problem):
-            yield row
-        else:
-            attributes[row[0]] = row[1]
-    captions: dict[int, tuple[str, ...]] | None = None
-    if CAPTIONS.name in places:
-        captions = {}
-        for text in _captions(places):
-            if isinstance(text, Problem):
-                yield text
-            elif text[0] in splits:
-                captions[text[0]] = text[1]
-    found = set()
+    attributes, problems = _attributes(places)
+    yield from problems
+    captions, problems = _captions(places, splits) if CAPTIONS.name in places else (None, [])
+    yield from problems
+    present = set()
     for member in members(places[FACES.name], _IMAGE):
         match = _IMAGE.search(member.name)
         path, number = (match[1], int(match[2])) if match else ("", -1)
         if number not in splits:
             continue
-        found.add(path)
+        present.add(path)
         if isinstance(member, Problem):
             yield member
         elif number not in attributes:
             yield Problem(path, f"it has no line in {_ATTRIBUTES}")
         else:
             has = attributes[number]
-            sentences = face_sentences(has, number) if captions is None else captions.get(number, ())
+            written = face_captions(has, number) if captions is None else captions.get(number, ())
             extra = {"attributes": [name for name in ATTRIBUTES if has[name]]}
-            yield Record(str(number), splits[number], sentences, member.content, extra=extra, origin=path)
-    yield from missing((f"{number}.jpg" for number in splits), found)
+            yield Record(str(number), splits[number], written, member.content, extra=extra, origin=path)
+    yield from missing((f"{number}.jpg" for number in splits), present)
 
 
-def _attributes(places: Places) -> Iterator[tuple[int, Mapping[str, bool]] | Problem]:
-    """Yield number and attributes of each face; raises DataError where their table is another one."""
+def _attributes(places: Places) -> tuple[dict[int, Mapping[str, bool]], list[Problem]]:
+    """Return the attributes of each face, and the lines that cannot be used.
+
+    Raises DataError where their table is another one.
+    """
     (table,) = texts(places[FACES.name], _ATTRIBUTES)
     names = table[1].split() if len(table) > 1 else []
     if sorted(names) != sorted(ATTRIBUTES):
         raise DataError(f"{places[FACES.name]}: the second line of {_ATTRIBUTES} does not name the 40 attributes.")
+    attributes: dict[int, Mapping[str, bool]] = {}
+    problems = []
     for number, line in enumerate(table[2:], start=3):
         file, *values = line.split() or [""]
         if not re.fullmatch(r"\d{1,9}\.jpg", file) or len(values) != len(names) or not {*values} <= {"1", "-1"}:
-            yield Problem(f"{_ATTRIBUTES}, line {number}", "not an image and 40 times 1 or -1")
+            problems.append(Problem(f"{_ATTRIBUTES}, line {number}", "not an image and 40 times 1 or -1"))
         else:
-            yield (
-                int(file.removesuffix(".jpg")),
-                {name: value == "1" for name, value in zip(names, values, strict=True)},
-            )
+            face = int(file.removesuffix(".jpg"))
+            attributes[face] = {name: value == "1" for name, value in zip(names, values, strict=True)}
+    return attributes, problems
 
 
-def _captions(places: Places) -> Iterator[tuple[int, tuple[str, ...]] | Problem]:
+def _captions(places: Places, splits: Mapping[int, str]) -> tuple[dict[int, tuple[str, ...]], list[Problem]]:
+    """Return the user's captions of the faces in `splits`, and the files that cannot be used."""
+    captions: dict[int, tuple[str, ...]] = {}
+    problems = []
     for member in members(places[CAPTIONS.name], _CAPTION):
         match = _CAPTION.search(member.name)
         if isinstance(member, Problem) or match is None:
-            yield Problem(member.name, member.reason if isinstance(member, Problem) else "not a number")
+            problems.append(member if isinstance(member, Problem) else Problem(member.name, "not a number"))
             continue
         try:
-            yield int(match[1]), tuple(member.read().decode("utf-8-sig").splitlines())
+            text = member.read().decode("utf-8-sig")
         except UnicodeDecodeError:
-            yield Problem(member.name, "not UTF-8")
+            problems.append(Problem(member.name, "not UTF-8"))
+        else:
+            if int(match[1]) in splits:
+                captions[int(match[1])] = tuple(text.splitlines())
+    return captions, problems
 
 
 DATASET = Official(

@@ -47,45 +47,29 @@ def records(places: Places) -> Iterator[Record | Problem]:
     Raises DataError where an archive is damaged or lacks what all of them need.
     """
     archive = places[IMAGES.name]
-    boxes = {}
-    for item in _boxes(places):
-        if isinstance(item, Problem):
-            yield item
-        else:
-            boxes[item[0]] = item[1]
+    boxes, problems = _boxes(places)
+    yield from problems
     captions = reed.read_reed(places[CAPTIONS.name])
     yield from captions.problems
-    found = set()
+    present = set()
     for member in members(archive, _IMAGE):
         if isinstance(member, Problem):
             yield member
             continue
         path = member.name.split("images/")[-1]
-        found.add(path)
-        species, name = path.removesuffix(".jpg").split("/")
-        if path not in boxes:
+        present.add(path)
+        species = path.split("/")[0]
+        if path in boxes:
+            yield captions.record(member, path, species, species.split(".", 1)[1].replace("_", " "), boxes[path])
+        else:
             yield Problem(path, f"it has no box in {_BOXES}")
-            continue
-        try:
-            split = captions.split(species)
-        except ValueError as error:
-            yield Problem(path, str(error))
-            continue
-        yield Record(
-            name=name,
-            split=split,
-            captions=captions.captions.get((species, name), ()),
-            image=member.content,
-            crop=boxes[path],
-            extra={"class": species.split(".", 1)[1].replace("_", " ")},
-            origin=path,
-        )
-    yield from missing(boxes, found)
+    yield from missing(boxes, present)
 
 
-def _boxes(places: Places) -> Iterator[tuple[str, tuple[int, int, int, int]] | Problem]:
-    """Yield path and crop of each image."""
+def _boxes(places: Places) -> tuple[dict[str, tuple[int, int, int, int]], list[Problem]]:
+    """Return the crop of each image by its path, and the lines that cannot be used."""
     path_lines, box_lines = texts(places[IMAGES.name], _PATHS, _BOXES)
+    boxes, problems = {}, []
     paths = dict(line.split() for line in path_lines if len(line.split()) == 2)
     for number, line in enumerate(box_lines, start=1):
         image_id, *values = line.split() or [""]
@@ -93,9 +77,10 @@ def _boxes(places: Places) -> Iterator[tuple[str, tuple[int, int, int, int]] | P
             x, y, width, height = map(float, values)
             if image_id not in paths or not math.isfinite(x + y + width + height):
                 raise ValueError
-            yield paths[image_id], crop(x, y, width, height)
+            boxes[paths[image_id]] = crop(x, y, width, height)
         except (ValueError, OverflowError):
-            yield Problem(f"{_BOXES}, line {number}", "not the number of an image and its box")
+            problems.append(Problem(f"{_BOXES}, line {number}", "not the number of an image and its box"))
+    return boxes, problems
 
 
 DATASET = Official(

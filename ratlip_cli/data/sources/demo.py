@@ -1,4 +1,4 @@
-"""The drawn dataset: birds, flowers and faces with ten captions, exact attributes and part masks each."""
+"""The rendered dataset: birds, flowers and faces with ten captions, exact attributes and segment masks each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ratlip_cli.data.layout import Json, Record, stored_side
 from ratlip_cli.data.parallel import in_order
 from ratlip_cli.demo.attributes import FAMILIES, PAIRED, sample_attributes
 from ratlip_cli.demo.captions import captions
-from ratlip_cli.demo.render import PARTS, draw
+from ratlip_cli.demo.render import SEGMENTS, render
 from ratlip_cli.demo.segments import encode_segments
 from ratlip_cli.errors import UsageError
 
@@ -27,21 +27,21 @@ DATASETS: Mapping[str, tuple[str, ...]] = {
 }
 """Dataset name -> the families it shows."""
 
-SOURCE = "drawn by ratlip (ratlip_cli/data/drawn)"
+SOURCE = "rendered by ratlip (ratlip_cli/demo)"
 LICENCE = "MIT, like ratlip itself"
 SPLIT_RULE = (
     "10 % of the images test; 5 % unseen: birds and flowers with pairs of colours (body and wings, petals and "
     "centre) that no other split shows; the rest train"
 )
 SMALLEST, LARGEST = 32, 256
-"""Image sizes that can be drawn."""
+"""Image sizes that can be rendered."""
 
 _CHUNK = 50
-"""Images that a worker draws before it hands them over."""
+"""Images that a worker renders before it hands them over."""
 
 
 class RenderedImage(NamedTuple):
-    """One drawn image with all that is known of it."""
+    """One rendered image with all that is known of it."""
 
     attributes: dict[str, str]
     captions: tuple[str, ...]
@@ -49,30 +49,29 @@ class RenderedImage(NamedTuple):
     labels: NDArray[np.uint8]
 
 
-def render(family: str, split: str, seed: int, index: int, size: int) -> RenderedImage:
+def rendered_image(family: str, split: str, seed: int, index: int, size: int) -> RenderedImage:
     """Image `index` of a family and split: the same for the same arguments, on every machine.
 
-    Size changes neither attributes nor captions nor what is drawn.
+    Size changes neither attributes nor captions nor what the image shows.
     """
     rng = random.Random(f"{family}/{split}/{seed}/{index}")
     attributes = sample_attributes(family, rng, unseen=split == "unseen")
     written = captions(family, attributes, rng)
-    drawing = draw(family, attributes, rng, size)
-    return RenderedImage(attributes, written, drawing.image, drawing.labels)
+    return RenderedImage(attributes, written, *render(family, attributes, rng, size))
 
 
 def records(name: str, count: int, seed: int, image_size: int, workers: int = 1) -> Iterator[Record]:
-    """Yield the `count` records of the dataset `name`, families in turn, drawn at the layout's stored size.
+    """Yield the `count` records of the dataset `name`, families in turn, rendered at the layout's stored size.
 
-    Raises UsageError for an image size or a count that cannot be drawn.
+    Raises UsageError for an image size or a count that cannot be rendered.
     """
     if not SMALLEST <= image_size <= LARGEST:
-        raise UsageError(f"image size {image_size} cannot be drawn; choose {SMALLEST} to {LARGEST}.")
+        raise UsageError(f"image size {image_size} cannot be rendered; choose {SMALLEST} to {LARGEST}.")
     families = DATASETS[name]
     numbers = _numbers(families, count)
     chunks = [numbers[start : start + _CHUNK] for start in range(0, len(numbers), _CHUNK)]
-    for _, drawn in in_order(partial(_records, seed=seed, size=stored_side(image_size)), chunks, workers):
-        yield from drawn
+    for _, rendered in in_order(partial(_records, seed=seed, size=stored_side(image_size)), chunks, workers):
+        yield from rendered
 
 
 def _numbers(families: Sequence[str], count: int) -> list[tuple[str, str, int]]:
@@ -80,7 +79,7 @@ def _numbers(families: Sequence[str], count: int) -> list[tuple[str, str, int]]:
     paired = [family for family in families if family in PAIRED]
     test, unseen = count // 10, count // 20 if paired else 0
     if test < len(families) or (paired and unseen < len(paired)):
-        raise UsageError(f"{count} images are too few for the splits; draw at least {20 * len(families)}.")
+        raise UsageError(f"{count} images are too few for the splits; render at least {20 * len(families)}.")
     sizes = (("train", count - test - unseen, families), ("test", test, families), ("unseen", unseen, paired))
     return [
         (among[number % len(among)], split, number // len(among))
@@ -94,10 +93,10 @@ def _records(chunk: Sequence[tuple[str, str, int]], seed: int, size: int) -> lis
 
 
 def _record(family: str, split: str, seed: int, index: int, size: int) -> Record:
-    drawn = render(family, split, seed, index, size)
+    rendered = rendered_image(family, split, seed, index, size)
     extra: dict[str, Json] = {
         "class": family,
-        "attributes": drawn.attributes,
-        "parts": encode_segments(drawn.labels, PARTS[family]),
+        "attributes": rendered.attributes,
+        "parts": encode_segments(rendered.labels, SEGMENTS[family]),
     }
-    return Record(f"{family}_{index:05d}", split, drawn.captions, drawn.image, extra=extra)
+    return Record(f"{family}_{index:05d}", split, rendered.captions, rendered.image, extra=extra)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ratlip_cli.data.archives import checksum, is_archive, members, stem
-from ratlip_cli.data.download import Progress, RemoteFile, fetch
+from ratlip_cli.data.download import RemoteFile, fetch
 from ratlip_cli.data.layout import Problem, Record
 from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.progress import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -50,11 +51,11 @@ class Official:
                 f"ratlip prepare {self.name} --accept-license"
             )
 
-    def downloaded(self, folder: Path, progress: Progress | None) -> Places:
+    def downloaded(self, folder: Path, progress: Progress) -> Places:
         """Return where the required pieces lie in `folder`, downloading those that do not.
 
-        Raises DataError, which says what to get by hand and how to go on, where some cannot be had; the others are
-        there then.
+        Raises DataError, which says what to get by hand and how to go on, where some could not be downloaded; the
+        others are there then.
         """
         places = {}
         failures = []
@@ -71,7 +72,7 @@ class Official:
             )
         return places
 
-    def found(self, raw: Path) -> Places:
+    def located(self, raw: Path) -> Places:
         """Return where the pieces lie in `raw`, as archives in it or one folder deeper, or unpacked anywhere below.
 
         Raises DataError, naming what is missing and where to get it, where a required one does not.
@@ -102,14 +103,14 @@ class Official:
 
     def checksums(self, places: Places) -> dict[str, str]:
         """Return what tells one state of the pieces from another; warns of a file that is not the official one."""
-        found = {}
+        checksums = {}
         for piece in self.pieces:
             name = piece.file.name
             if name in places:
-                found[name] = checksum(places[name], piece.inside)
-                if places[name].is_file() and piece.file.md5 not in (None, found[name].removeprefix("md5 ")):
-                    _log.warning("%s is not the official file: %s, not %s", places[name], found[name], piece.file.md5)
-        return found
+                actual = checksums[name] = checksum(places[name], piece.inside)
+                if places[name].is_file() and piece.file.md5 not in (None, actual.removeprefix("md5 ")):
+                    _log.warning("%s is not the official file: %s, not %s", places[name], actual, piece.file.md5)
+        return checksums
 
     def counted(self, places: Places) -> Iterator[Record | Problem]:
         """Yield the dataset's records, and at the end a Problem for each split that has not the right number."""
@@ -132,21 +133,21 @@ def texts(place: Path, *names: str) -> list[list[str]]:
     Raises DataError where one is missing, or not UTF-8.
     """
     inside = re.compile(rf"(?:^|/)({'|'.join(map(re.escape, names))})$")
-    found: dict[str, list[str]] = {}
+    lines: dict[str, list[str]] = {}
     for member in members(place, inside):
         if isinstance(member, Problem):
             raise DataError(f"{place}: {member.name}: {member.reason}")
         try:
-            found.setdefault(member.name.rsplit("/", 1)[-1], member.read().decode("utf-8-sig").splitlines())
+            lines.setdefault(member.name.rsplit("/", 1)[-1], member.read().decode("utf-8-sig").splitlines())
         except UnicodeDecodeError:
             raise DataError(f"{place}: {member.name} is not UTF-8 text. Get the archive again.") from None
-        if len(found) == len(names):
-            return [found[name] for name in names]
-    raise DataError(f"{place} holds no {' and no '.join(sorted({*names} - {*found}))}. Get the archive again.")
+        if len(lines) == len(names):
+            return [lines[name] for name in names]
+    raise DataError(f"{place} holds no {' and no '.join(sorted({*names} - {*lines}))}. Get the archive again.")
 
 
-def missing(expected: Iterable[str], found: set[str]) -> Iterator[Problem]:
-    """Yield a Problem for each image that is expected but was not found."""
+def missing(expected: Iterable[str], present: set[str]) -> Iterator[Problem]:
+    """Yield a Problem for each image that is expected but not present."""
     for name in expected:
-        if name not in found:
+        if name not in present:
             yield Problem(name, "its archive does not hold it")

@@ -46,10 +46,8 @@ class Options:
 
     def split(self, name: str) -> str:
         """Return "train" or "test", for this name alone: adding an image moves no other."""
-        draw = int.from_bytes(
-            hashlib.sha256(f"{self.seed}/{name}".encode("utf-8", "surrogateescape")).digest()[:8], "big"
-        )
-        return "test" if draw < self.test_fraction * 2**64 else "train"
+        digest = hashlib.sha256(f"{self.seed}/{name}".encode("utf-8", "surrogateescape")).digest()
+        return "test" if int.from_bytes(digest[:8], "big") < self.test_fraction * 2**64 else "train"
 
 
 def records(path: Path, options: Options) -> Iterator[Record | Problem]:
@@ -102,10 +100,10 @@ def fingerprint(path: Path) -> str:
 
 def _in_folder(directory: Path, folder: Path, options: Options) -> Iterator[Record | Problem]:
     files, folders = _listing(directory)
-    found = [directory / table for table in _TABLES if directory / table in files]
-    if found:
-        yield from _in_table(found[0], folder, options)
-        yield from _unnamed(found[0], folder)
+    table = next((directory / name for name in _TABLES if directory / name in files), None)
+    if table is not None:
+        yield from _in_table(table, folder, options)
+        yield from _unnamed(table, folder)
         return
     yield from _with_text_files(files, folder, options)
     for shard in filter(webdataset.is_shard, files):

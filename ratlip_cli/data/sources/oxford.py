@@ -15,7 +15,7 @@ from ratlip_cli.data.download import RemoteFile, google_drive
 from ratlip_cli.data.layout import Problem, Record
 from ratlip_cli.data.sources import reed
 from ratlip_cli.data.sources.official import Official, Piece, Places, missing
-from ratlip_cli.errors import DataError
+from ratlip_cli.errors import DataError, one_line
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 
@@ -59,28 +59,20 @@ def records(places: Places) -> Iterator[Record | Problem]:
     captions = reed.read_reed(places[CAPTIONS.name])
     yield from captions.problems
     names = class_names()
-    found = set()
+    present = set()
     for member in members(places[IMAGES.name], _IMAGE):
         if isinstance(member, Problem):
             yield member
             continue
         match = _IMAGE.search(member.name)
         path, number = match.groups() if match else ("", "0")
-        found.add(path)
+        present.add(path)
         if not 1 <= int(number) <= len(labels):
             yield Problem(path, "it has no label in imagelabels.mat")
             continue
         label = labels[int(number) - 1]
-        folder, name = f"class_{label:05d}", path.removesuffix(".jpg")
-        try:
-            split = captions.split(folder)
-        except ValueError as error:
-            yield Problem(path, str(error))
-            continue
-        sentences = captions.captions.get((folder, name), ())
-        extra = {"class": names[label - 1]}
-        yield Record(name, split, sentences, member.content, extra=extra, origin=path)
-    yield from missing((f"image_{number:05d}.jpg" for number in range(1, len(labels) + 1)), found)
+        yield captions.record(member, path, f"class_{label:05d}", names[label - 1])
+    yield from missing((f"image_{number:05d}.jpg" for number in range(1, len(labels) + 1)), present)
 
 
 def read_labels(place: Path) -> list[int]:
@@ -96,8 +88,9 @@ def read_labels(place: Path) -> list[int]:
             if not all(1 <= label <= len(class_names()) for label in labels):
                 raise ValueError("labels beyond 102")
         except Exception as error:  # scipy meets damaged files with exceptions of every kind.
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"{place}: imagelabels.mat is damaged ({reason}). Get it again from {PAGE}") from error
+            raise DataError(
+                f"{place}: imagelabels.mat is damaged ({one_line(error)}). Get it again from {PAGE}"
+            ) from error
         return labels
     raise DataError(f"{place} holds no imagelabels.mat. Get it from {PAGE}")
 

@@ -1,6 +1,6 @@
 """The captions of Reed et al., "Learning Deep Representations of Fine-grained Visual Descriptions" (CVPR 2016).
 
-Their archives hold ten sentences for each image of CUB and of Oxford flowers, and the lists of classes that divide
+Their archives hold ten captions for each image of CUB and of Oxford flowers, and the lists of classes that divide
 both into training and test, so that no class of the test is seen in training.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from ratlip_cli.data.archives import members
-from ratlip_cli.data.layout import Problem
+from ratlip_cli.data.archives import Member, members
+from ratlip_cli.data.layout import Problem, Record
 from ratlip_cli.errors import DataError
 
 PAGE = "https://github.com/reedscot/cvpr2016"
@@ -29,11 +29,29 @@ class Reed:
     splits: Mapping[str, str]  # "train" or "test" of each class.
     problems: tuple[Problem, ...]
 
-    def split(self, class_name: str) -> str:
-        """Return the split of a class; raises ValueError for one that is in neither list."""
-        if class_name not in self.splits:
-            raise ValueError(f"its class {class_name} is in neither list of classes")
-        return self.splits[class_name]
+    def record(
+        self,
+        image: Member,
+        path: str,
+        directory: str,
+        class_name: str,
+        crop: tuple[int, int, int, int] | None = None,
+    ) -> Record | Problem:
+        """Return the record of an image, whose captions are in `directory`; a Problem where that is in neither list.
+
+        Args:
+            image: the image in its archive.
+            path: what reports call it; the record has the name of its file.
+            directory: the class's folder in the archive of captions.
+            class_name: the class's name, for the column of that name.
+            crop: see :class:`Record`.
+        """
+        if directory not in self.splits:
+            return Problem(path, f"its class {directory} is in neither list of classes")
+        name = PurePosixPath(path).stem
+        captions = self.captions.get((directory, name), ())
+        extra = {"class": class_name}
+        return Record(name, self.splits[directory], captions, image.content, crop=crop, extra=extra, origin=path)
 
 
 def read_reed(place: Path) -> Reed:
@@ -49,19 +67,19 @@ def read_reed(place: Path) -> Reed:
             problems.append(member)
             continue
         class_name, name = ("", *member.name.removesuffix(".txt").split("/"))[-2:]
-        sentences = []
+        lines = []
         for number, line in enumerate(member.read().splitlines(), start=1):
             try:
                 # A sign that the archive's makers could not read stands in it as U+FFFD.
-                sentences.append(line.decode("utf-8-sig").replace("\N{REPLACEMENT CHARACTER}", " ").strip())
+                lines.append(line.decode("utf-8-sig").replace("\N{REPLACEMENT CHARACTER}", " ").strip())
             except UnicodeDecodeError:
                 problems.append(Problem(f"{member.name}, line {number}", "not UTF-8"))
         if name in _LISTS:
-            for listed in filter(None, sentences):
+            for listed in filter(None, lines):
                 if splits.setdefault(listed, _LISTS[name]) != _LISTS[name]:
                     raise DataError(f"{place} has the class {listed} in both lists. Get the archive again from {PAGE}")
         else:
-            captions[class_name, name] = tuple(filter(None, sentences))
+            captions[class_name, name] = tuple(filter(None, lines))
     for name, split in _LISTS.items():
         if split not in splits.values():
             raise DataError(f"{place} holds no {name}.txt. Get the archive again from {PAGE}")

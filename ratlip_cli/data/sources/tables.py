@@ -68,7 +68,7 @@ def caption_cells(row: Mapping[str, Any], asked: str | None) -> tuple[tuple[str,
     value = row[column]
     captions = [value] if isinstance(value, str) else value
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise ValueError(f"its {column} is neither a sentence nor a list of sentences")
+        raise ValueError(f"its {column} is neither a text nor a list of texts")
     further = {
         key: cell
         for key, cell in row.items()

@@ -19,7 +19,7 @@ from ratlip_cli.data.sources.tables import caption_cells, json_object
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
-_PARTS = re.compile(rf"\.(?:{'|'.join(suffix[1:] for suffix in sorted(images.SUFFIXES))}|txt|json)$", re.IGNORECASE)
+_INSIDE = re.compile(rf"\.(?:{'|'.join(suffix[1:] for suffix in sorted(images.SUFFIXES))}|txt|json)$", re.IGNORECASE)
 
 
 class Sample(NamedTuple):
@@ -42,16 +42,16 @@ def samples(shard: Path, caption_column: str | None = None) -> Iterator[Sample |
     Captions are taken from the .json file where a `caption_column` is asked for or there is no .txt file. A shard that
     is damaged or cut short is a Problem after the samples before.
     """
-    for key, parts in groupby(_members(shard), key=_key):
+    for key, files in groupby(_members(shard), key=_key):
         if isinstance(key, Problem):
             yield key
         else:
-            yield _sample(key, parts, caption_column)
+            yield _sample(key, files, caption_column)
 
 
 def _members(shard: Path) -> Iterator[Member | Problem]:
     try:
-        yield from members(shard, _PARTS)
+        yield from members(shard, _INSIDE)
     except ArchiveError as error:
         yield Problem("its rest", str(error))
 
@@ -64,8 +64,8 @@ def _key(member: Member | Problem) -> str | Problem:
     return f"{folder}{slash}{name.split('.', 1)[0]}"
 
 
-def _sample(key: str, parts: Iterable[Member | Problem], caption_column: str | None) -> Sample | Problem:
-    by_ending = {part.name.lower().rsplit(".", 1)[-1]: part for part in parts if isinstance(part, Member)}
+def _sample(key: str, files: Iterable[Member | Problem], caption_column: str | None) -> Sample | Problem:
+    by_ending = {file.name.lower().rsplit(".", 1)[-1]: file for file in files if isinstance(file, Member)}
     text, columns = by_ending.pop("txt", None), by_ending.pop("json", None)
     if not by_ending:
         return Problem(key, "it has no image")

@@ -1,7 +1,7 @@
-"""Sentences on faces, written from CelebA's attributes by a small grammar.
+"""Captions of faces, written from CelebA's attributes by a small grammar.
 
 Only what an attribute says is said: an attribute that holds, and of those that do not, that a face is not male (a
-woman) and not without a beard (a beard). Ten sentences share out all that can be said of a face.
+woman) and not without a beard (a beard). Ten captions share out all that can be said of a face.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
-SENTENCES = 10
-"""Sentences for each face."""
+CAPTIONS = 10
+"""Captions of each face."""
 
 ATTRIBUTES = (
     *("5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose"),
@@ -75,7 +75,7 @@ _OPENINGS = (
 
 
 class _Kind(Enum):
-    """Where in a sentence a fact can stand."""
+    """Where in a caption a fact can stand."""
 
     QUALITY = auto()  # "a bald man", "is bald"
     FEATURE = auto()  # "with bangs", "has bangs"
@@ -84,32 +84,32 @@ class _Kind(Enum):
 
 
 class _Fact(NamedTuple):
-    """Something that is true of a face, and the interpolations to say it."""
+    """Something that is true of a face, and the phrases that say it."""
 
     kind: _Kind
     phrases: tuple[str, ...]
 
 
-def face_sentences(attributes: Mapping[str, bool], number: int) -> tuple[str, ...]:
-    """Write ten sentences on face `number`, of which each of the 40 `attributes` holds or does not.
+def face_captions(attributes: Mapping[str, bool], number: int) -> tuple[str, ...]:
+    """Write ten captions of face `number`, of which each of the 40 `attributes` holds or does not.
 
     They are the same for the same arguments, on every machine, and all different.
     """
     rng = random.Random(f"celeba-tiny/{number}")
     facts = _facts(attributes)
     rng.shuffle(facts)
-    share = max(1, math.ceil(len(facts) / SENTENCES))
-    sentences: list[str] = []
+    share = max(1, math.ceil(len(facts) / CAPTIONS))
+    captions: list[str] = []
     dealt = 0
-    while len(sentences) < SENTENCES:
-        fewest = 0 if len(facts) == 1 and sentences else share  # One fact is too little for ten sentences.
+    while len(captions) < CAPTIONS:
+        fewest = 0 if len(facts) == 1 and captions else share  # One fact is too little for ten captions.
         count = min(len(facts), rng.randint(fewest, share + 2))
         chosen = [facts[(dealt + place) % len(facts)] for place in range(count)]
-        sentence = _sentence("man" if attributes["Male"] else "woman", chosen, rng)
-        if sentence not in sentences:
-            sentences.append(sentence)
+        caption = _caption("man" if attributes["Male"] else "woman", chosen, rng)
+        if caption not in captions:
+            captions.append(caption)
             dealt += count
-    return tuple(sentences)
+    return tuple(captions)
 
 
 def _facts(attributes: Mapping[str, bool]) -> list[_Fact]:
@@ -138,23 +138,23 @@ def _facts(attributes: Mapping[str, bool]) -> list[_Fact]:
 
 
 def _hair(colours: Sequence[str], forms: Sequence[str]) -> list[str]:
-    """Return the interpolations to speak of hair of these colours and forms: of both, or of one of them."""
+    """Return the phrases for hair of these colours and forms: of both, or of one of them."""
     colour = [" and ".join(colours[:2])] if colours else []
     described = [f"{form} {word}" for form in forms for word in colour]
     return [f"{words} hair" for words in [*described, *colour, *forms]]
 
 
-def _sentence(noun: str, facts: Sequence[_Fact], rng: random.Random) -> str:
+def _caption(noun: str, facts: Sequence[_Fact], rng: random.Random) -> str:
     said: dict[_Kind, list[str]] = {kind: [] for kind in _Kind}
     for fact in facts:
         said[fact.kind].append(rng.choice(fact.phrases))
     said[_Kind.QUALITY].sort(key=list(_QUALITIES.values()).index)
     if said[_Kind.BLURRY] or len(facts) == 0 or rng.random() < 0.4:
-        return _caption(noun, said, rng)
+        return _noun_phrase(noun, said, rng)
     return _statement(noun, said, rng)
 
 
-def _caption(noun: str, said: Mapping[_Kind, Sequence[str]], rng: random.Random) -> str:
+def _noun_phrase(noun: str, said: Mapping[_Kind, Sequence[str]], rng: random.Random) -> str:
     """A noun phrase, or one that something shows: "A photo of a bald man with big lips, wearing a hat."."""
     phrase = _with_article(" ".join([*said[_Kind.QUALITY], noun]))
     if said[_Kind.FEATURE]:
@@ -171,7 +171,7 @@ def _caption(noun: str, said: Mapping[_Kind, Sequence[str]], rng: random.Random)
 
 
 def _statement(noun: str, said: Mapping[_Kind, Sequence[str]], rng: random.Random) -> str:
-    """InputImage and predicates: "This young man has big lips and wears a hat."."""
+    """Subject and predicates: "This young man has big lips and wears a hat."."""
     qualities = list(said[_Kind.QUALITY])
     has_others = bool(said[_Kind.FEATURE] or said[_Kind.WORN])
     before_noun = qualities if has_others and rng.random() < 0.5 else []
@@ -186,12 +186,12 @@ def _statement(noun: str, said: Mapping[_Kind, Sequence[str]], rng: random.Rando
     return _as_sentence(f"{subject} {_enumeration(predicates)}")
 
 
-def _enumeration(parts: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"; with a comma before the last "and" where a part has one of its own."""
-    if len(parts) == 1:
-        return parts[0]
-    last = ", and" if any(" and " in part for part in parts) else " and"
-    return f"{', '.join(parts[:-1])}{last} {parts[-1]}"
+def _enumeration(phrases: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"; with a comma before the last "and" where a phrase has one of its own."""
+    if len(phrases) == 1:
+        return phrases[0]
+    last = ", and" if any(" and " in phrase for phrase in phrases) else " and"
+    return f"{', '.join(phrases[:-1])}{last} {phrases[-1]}"
 
 
 def _with_article(words: str) -> str:

@@ -1,4 +1,4 @@
-"""Sentences on faces are true to the attributes, say nothing else, and are English."""
+"""Captions of faces are true to the attributes, say nothing else, and are English."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from ratlip_cli.data.sources.face_sentences import ATTRIBUTES, SENTENCES, face_sentences
+from ratlip_cli.data.sources.face_captions import ATTRIBUTES, CAPTIONS, face_captions
 
 COLOUR = "(?:black|blond|brown|gray)"
 SAYS = {
@@ -53,7 +53,7 @@ SAYS = {
     "Wearing_Necktie": r"necktie",
     "Young": r"young",
 }
-"""What in a sentence claims that an attribute holds. Written apart from the grammar that is tested."""
+"""What in a caption claims that an attribute holds. Written apart from the grammar that is tested."""
 
 DENIES = {"Male": r"woman|she", "No_Beard": r"(?<!no )beard"}
 """What claims that an attribute does not hold."""
@@ -71,8 +71,8 @@ def faces(count: int) -> list[dict[str, bool]]:
     return [{name: rng.random() < number / (count - 1) for name in ATTRIBUTES} for number in range(count)]
 
 
-def claims(sentence: str) -> dict[str, bool]:
-    text = sentence.lower()
+def claims(caption: str) -> dict[str, bool]:
+    text = caption.lower()
     found = {name: True for name, pattern in SAYS.items() if re.search(rf"\b(?:{pattern})\b", text)}
     return found | {name: False for name, pattern in DENIES.items() if re.search(rf"\b(?:{pattern})\b", text)}
 
@@ -80,12 +80,12 @@ def claims(sentence: str) -> dict[str, bool]:
 FACES = faces(400)
 
 
-def test_sentences_are_true_and_together_say_all_there_is() -> None:
+def test_captions_are_true_and_together_say_all_there_is() -> None:
     for number, attributes in enumerate(FACES):
         told: dict[str, bool] = {}
-        for sentence in face_sentences(attributes, number):
-            found = claims(sentence)
-            assert {name: attributes[name] for name in found} == found, sentence
+        for caption in face_captions(attributes, number):
+            found = claims(caption)
+            assert {name: attributes[name] for name in found} == found, caption
             told |= found
         silent = {name for name, holds in attributes.items() if holds} - told.keys()
         assert silent <= may_be_silent(attributes), (silent, number)
@@ -101,34 +101,34 @@ def may_be_silent(attributes: Mapping[str, bool]) -> set[str]:
 
 def test_no_word_says_anything_else() -> None:
     for number, attributes in enumerate(FACES):
-        for sentence in face_sentences(attributes, number):
-            rest = sentence.lower()
+        for caption in face_captions(attributes, number):
+            rest = caption.lower()
             first = [SAYS[name] for name in ("Straight_Hair", "Wavy_Hair", "Bushy_Eyebrows", "Pointy_Nose")]
             for pattern in (*first, *SAYS.values(), *DENIES.values()):
                 rest = re.sub(rf"\b(?:{pattern})\b", " ", rest)
-            assert set(re.findall(r"[\w']+", rest)) <= OTHER_WORDS, sentence
+            assert set(re.findall(r"[\w']+", rest)) <= OTHER_WORDS, caption
 
 
-def test_sentences_are_english() -> None:
+def test_captions_are_english() -> None:
     for number, attributes in enumerate(FACES):
-        for sentence in face_sentences(attributes, number):
-            assert re.fullmatch(r"[A-Z][a-z',]*(?: [a-z][a-z',]*)*\.", sentence), sentence
-            assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", sentence.lower()), sentence
-            assert not re.search(r"\b(\w+) \1\b|,,|, \.|and \.|with (?:and|,)|and and", sentence), sentence
-            subject = re.match(r"(?:The|This)(?: \w+)* (?:man|woman) (\w+)|(?:He|She) (\w+)", sentence)
+        for caption in face_captions(attributes, number):
+            assert re.fullmatch(r"[A-Z][a-z',]*(?: [a-z][a-z',]*)*\.", caption), caption
+            assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", caption.lower()), caption
+            assert not re.search(r"\b(\w+) \1\b|,,|, \.|and \.|with (?:and|,)|and and", caption), caption
+            subject = re.match(r"(?:The|This)(?: \w+)* (?:man|woman) (\w+)|(?:He|She) (\w+)", caption)
             opening = re.match(
-                r"(?:This is |Here is |(?:The|This)(?: blurry)? (?:picture|photo) shows )?[Aa]n? ", sentence
+                r"(?:This is |Here is |(?:The|This)(?: blurry)? (?:picture|photo) shows )?[Aa]n? ", caption
             )
-            assert opening or (subject and (subject[1] or subject[2]) in {"is", "has", "wears"}), sentence
-            assert not re.search(r"\bhe\b.*\bwoman\b|\bshe\b.*\bman\b", sentence.lower()), sentence
+            assert opening or (subject and (subject[1] or subject[2]) in {"is", "has", "wears"}), caption
+            assert not re.search(r"\bhe\b.*\bwoman\b|\bshe\b.*\bman\b", caption.lower()), caption
 
 
-def test_ten_different_sentences_of_varied_form() -> None:
+def test_ten_different_captions_of_varied_form() -> None:
     openings = set()
     for number, attributes in enumerate(FACES):
-        sentences = face_sentences(attributes, number)
-        assert len(sentences) == len(set(sentences)) == SENTENCES
-        openings |= {" ".join(sentence.split()[:2]) for sentence in sentences}
+        captions = face_captions(attributes, number)
+        assert len(captions) == len(set(captions)) == CAPTIONS
+        openings |= {" ".join(caption.split()[:2]) for caption in captions}
     assert len(openings) >= 20
 
 
@@ -136,17 +136,17 @@ def test_ten_different_sentences_of_varied_form() -> None:
 def test_a_single_attribute_is_enough(name: str) -> None:
     for number in range(50):
         attributes = {attribute: attribute == name for attribute in ATTRIBUTES}
-        sentences = face_sentences(attributes, number)
-        assert len(set(sentences)) == SENTENCES
-        assert claims(sentences[0]).get(name, name == "No_Beard")
+        captions = face_captions(attributes, number)
+        assert len(set(captions)) == CAPTIONS
+        assert claims(captions[0]).get(name, name == "No_Beard")
 
 
-def test_the_same_face_has_the_same_sentences() -> None:
+def test_the_same_face_has_the_same_captions() -> None:
     attributes = FACES[150]
-    assert face_sentences(attributes, 7) == face_sentences(dict(attributes), 7)
-    assert face_sentences(attributes, 7) != face_sentences(attributes, 8)
+    assert face_captions(attributes, 7) == face_captions(dict(attributes), 7)
+    assert face_captions(attributes, 7) != face_captions(attributes, 8)
     known = {name: name in ("Male", "Young", "Smiling", "Brown_Hair", "Wearing_Hat") for name in ATTRIBUTES}
-    assert face_sentences(known, 0)[:3] == PUBLISHED
+    assert face_captions(known, 0)[:3] == PUBLISHED
 
 
 PUBLISHED = (

@@ -1,0 +1,96 @@
+"""The face for Python: what README and docs/api.md promise."""
+
+from __future__ import annotations
+
+import doctest
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import ratlip_cli as ratlip
+from ratlip_cli import api
+from ratlip_cli.errors import UsageError
+from ratlip_cli.sampling import generate
+from ratlip_cli.training.settings import TrainSettings
+
+
+@pytest.fixture(scope="module")
+def model() -> ratlip.Model:
+    return ratlip.load_model("ratlip-demo")
+
+
+def test_a_string_is_one_prompt(model: ratlip.Model) -> None:
+    images = model.generate("a red bird", n=2, seed=3)
+    assert [sample.prompt for sample in images] == ["a red bird"] * 2
+    expected = [made.image.tobytes() for made in generate(model, ["a red bird"], 2, seed=3)]
+    assert [sample.image.tobytes() for sample in images] == expected
+
+
+def test_several_prompts_share_their_noise(model: ratlip.Model) -> None:
+    images = model.generate(["a red bird", "a yellow flower"], n=2)
+    assert [(sample.prompt, sample.index) for sample in images] == [
+        ("a red bird", 0),
+        ("a red bird", 1),
+        ("a yellow flower", 0),
+        ("a yellow flower", 1),
+    ]
+    assert images[2:][0].prompt == "a yellow flower"
+
+
+def test_a_notebook_shows_a_grid(model: ratlip.Model) -> None:
+    images = model.generate("a red bird", n=3)
+    shown = images._repr_png_()
+    assert shown is not None
+    assert Image.open(io.BytesIO(shown)).size[0] >= 3 * 64
+    assert images[:0]._repr_png_() is None
+    one = images[0]._repr_png_()
+    assert Image.open(io.BytesIO(one)).tobytes() == images[0].image.tobytes()
+
+
+def test_representations_are_short(model: ratlip.Model) -> None:
+    assert repr(model) == f"<Model ratlip-demo: ratlip, 64 pixels, {model.fingerprint}, on cpu>"
+    images = model.generate(["a red bird", "a yellow flower"])
+    assert repr(images) == "<2 images of 64 x 64 pixels by ratlip-demo: 'a red bird' and 1 more prompts>"
+    assert repr(images[:0]) == "<0 images>"
+    assert len(repr(images[0])) < 120
+
+
+def test_images_are_saved_as_generate_does(model: ratlip.Model, tmp_path: Path) -> None:
+    files = model.generate("a red bird", n=2).save(tmp_path)
+    assert [file.name for file in files] == ["0000_a-red-bird_0.png", "0000_a-red-bird_1.png"]
+    assert (tmp_path / "images.jsonl").is_file()
+
+
+def test_bad_requests_are_told(model: ratlip.Model) -> None:
+    for prompts in ("", [], ["a bird", " "]):
+        with pytest.raises(UsageError):
+            model.generate(prompts)
+
+
+def test_training(settings: TrainSettings) -> None:
+    steps: list[int] = []
+    run = ratlip.train(settings, on_step=lambda record: steps.append(record.step))
+    assert (run.steps, run.finished, steps) == (6, True, [1, 2, 3, 4, 5, 6])
+    assert run.model().generate("a red image")[0].image.size == (32, 32)
+    again = ratlip.train({"resume": str(run.folder), "steps": 8}, should_stop=lambda: False)
+    assert (again.steps, again.folder) == (8, run.folder)
+
+
+def test_importing_it_imports_no_torch() -> None:
+    code = "import sys, ratlip_cli; ratlip_cli.__version__; dir(ratlip_cli); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert set(ratlip.__all__) <= set(dir(ratlip))
+    with pytest.raises(AttributeError, match="no attribute 'generate'"):
+        _ = ratlip.generate
+    assert (Path(ratlip.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("module", [api, ratlip])
+def test_examples_in_docstrings_run(module: object) -> None:
+    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)  # type: ignore[arg-type]
+    assert result.attempted > 0
+    assert result.failed == 0
