@@ -225,6 +225,15 @@ def test_a_card_tells_how_many_images_whatever_the_version_called_them(folder: P
     assert "| name | colours |\n| images | 17000 |\n" in (folder / CARD_FILE).read_text()
 
 
+def test_the_code_on_a_card_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_card(folder)
+    code = re.search(r"```python\n(.*?)```", (folder / CARD_FILE).read_text(), flags=re.DOTALL)
+    assert code
+    monkeypatch.chdir(tmp_path)
+    exec(code[1].replace("FOLDER", str(folder)), {})
+    assert {path.name for path in tmp_path.glob("*.png")} == {f"{index}.png" for index in range(8)}
+
+
 def test_scores_of_another_model_are_not_told(run: Path, tmp_path: Path) -> None:
     scores = write_scores(tmp_path / "scores.json", "0" * 16)
     asked = ratlip("push", run, "me/colours", "--dry-run", "--scores", scores, "--quiet")

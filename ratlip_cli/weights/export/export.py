@@ -26,6 +26,7 @@ from torch.export import Dim, ExportedProgram
 import ratlip_cli
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError, unknown_name
 from ratlip_cli.family import Family
+from ratlip_cli.fast import for_export
 from ratlip_cli.files import whole_folder, write_text
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.weights.model_folder import Model
@@ -57,7 +58,7 @@ class _Generating(nn.Module):
 
     def __init__(self, generator: nn.Module, clip: FrozenCLIP) -> None:
         super().__init__()
-        self.generator = generator
+        self.generator = for_export(generator)
         self.clip = _with_towers(clip, visual=True)
 
     def forward(self, noise: Tensor, text: Tensor) -> Tensor:
