@@ -2,8 +2,8 @@
 
 A swap replaces modules of a model by subclasses with the same parameters under the same names, equal in values and
 gradients to the plain ones (`tests/test_fast.py`). SWAPS says which a device takes: only those that were measured to
-win there. torch.compile and export take the plain forwards, by the subclasses themselves; `for_export`
-makes what is exported convolve before it enlarges.
+win there. torch.compile and torch.export take the plain forwards, by the subclasses themselves; what `for_export` makes
+is fast when exported.
 """
 
 from __future__ import annotations
