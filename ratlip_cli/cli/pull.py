@@ -34,14 +34,7 @@ def pull(
     model = pull_model(name, fingerprint)
     console.note(f"model {model.name} ({model.fingerprint}) on CLIP {model.config.clip} ({model.clip.fingerprint})")
     if json:
-        console.result_json(
-            {
-                "model": model.name,
-                "folder": model.folder,
-                "fingerprint": model.fingerprint,
-                "clip": model.config.clip,
-                "clip_fingerprint": model.clip.fingerprint,
-            }
-        )
+        told = {"model": model.name, "folder": model.folder, "fingerprint": model.fingerprint}
+        console.result_json(told | {"clip": model.config.clip, "clip_fingerprint": model.clip.fingerprint})
     else:
         console.result(model.folder)

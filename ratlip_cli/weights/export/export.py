@@ -11,11 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +25,7 @@ from ratlip_cli.family import Family
 from ratlip_cli.fast import for_export
 from ratlip_cli.files import whole_folder, write_text
 from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.weights.clip_files import quiet
 from ratlip_cli.weights.model_folder import Model
 
 FORMATS = {"onnx": "onnx", "torch-export": "pt2"}
@@ -111,7 +108,7 @@ def export_model(model: Model, folder: Path, file_format: str) -> Exported:
     with whole_folder(folder) as partial:
         generator, encoder = partial / f"generator.{ending}", partial / f"text_encoder.{ending}"
         save, run = (_save_onnx, _run_onnx) if file_format == "onnx" else (_save_archive, _run_archive)
-        with _quiet():
+        with quiet():
             save(_traced(generating, noise[:2], text[:2]), generator, ("noise", "text"), "images", model.fingerprint)
             save(_traced(encoding, tokens[:2]), encoder, ("tokens",), "text", model.fingerprint)
             image_difference = float((run(generator, {"noise": noise, "text": text}) - images).abs().max())
@@ -198,16 +195,3 @@ def _check_packages() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise RatlipError(f"ONNX needs the package {error.name}: pip install 'ratlip[export]'.") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter warns of its own internals."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

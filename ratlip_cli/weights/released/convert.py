@@ -53,8 +53,7 @@ def convert_released(
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     training = {"converted_from": path.name, "sha256": digest, "average": checkpoint.is_ema}
     config = model_config(checkpoint.generator_config, checkpoint.discriminator_config, clip, training)
-    _check_clip(checkpoint, clip, path)
-    _check_networks(checkpoint, config, path)
+    _check(checkpoint, config, clip, path)
     with whole_folder(out) as partial:
         create_model_folder(partial, config, clip)
         save_weights(partial, checkpoint.generator, checkpoint.discriminator, half=half)
@@ -62,22 +61,15 @@ def convert_released(
     return config
 
 
-def _check_clip(checkpoint: ReleasedCheckpoint, clip: FrozenCLIP, path: Path) -> None:
-    """Raise WeightsError where the networks were trained with another CLIP."""
+def _check(checkpoint: ReleasedCheckpoint, config: ModelConfig, clip: FrozenCLIP, path: Path) -> None:
+    """Raise WeightsError where the tensors are not those of the networks, or were trained with another CLIP."""
     own: dict[str, Tensor] = clip.visual.state_dict()
     for name, tensor in checkpoint.clip.items():
-        if name not in own or own[name].shape != tensor.shape:
-            raise WeightsError(
-                f"{path} was trained with another CLIP than {clip.spec}: it has {name}; give its --clip."
-            )
-        if not torch.allclose(tensor.float(), own[name], rtol=HALF_PRECISION, atol=1e-4):
+        same_shape = name in own and own[name].shape == tensor.shape
+        if not same_shape or not torch.allclose(tensor.float(), own[name], rtol=HALF_PRECISION, atol=1e-4):
             raise WeightsError(
                 f"{path} was trained with another CLIP than {clip.spec}: {name} differs; give the right one by --clip."
             )
-
-
-def _check_networks(checkpoint: ReleasedCheckpoint, config: ModelConfig, path: Path) -> None:
-    """Raise WeightsError where the tensors are not those of the networks."""
     with torch.device("meta"):
         check_fit(config.family.generator(config.generator, config.geometry), checkpoint.generator, path)
         if checkpoint.discriminator is not None:
