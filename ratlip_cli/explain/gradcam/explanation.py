@@ -60,7 +60,7 @@ class Explanation:
 
     model: Model
     target: Target
-    layer: int
+    layer: int | None
     input: InputImage
     whole: Map
     """Of the whole prompt."""
@@ -93,7 +93,12 @@ class Explanation:
 
 
 def explain_image(
-    model: Model, target: Target, layer: int, input: InputImage, phrases: Sequence[words.Phrase] = (), seed: int = 0
+    model: Model,
+    target: Target,
+    layer: int | None,
+    input: InputImage,
+    phrases: Sequence[words.Phrase] = (),
+    seed: int = 0,
 ) -> Explanation:
     """Explain one image.
 

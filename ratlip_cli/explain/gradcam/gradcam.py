@@ -1,13 +1,17 @@
-"""Grad-CAM (Selvaraju et al. 2017) on the patch tokens of the frozen ViT: where an image shows a text (IV-C)."""
+"""Grad-CAM (Selvaraju et al. 2017): where an image shows a text (IV-C).
+
+On the patch tokens of the frozen ViT or, for a discriminator of pixels, on its last feature map.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ratlip_cli.errors import UsageError, unknown_name
@@ -29,16 +33,15 @@ class Target:
     unit: str
     """What the number is, for people."""
     short_unit: str
-    score: Callable[[ImageFeatures, Tensor], Tensor]
-    """How well images go with texts: features of B images and T (B,d) to values (B,)."""
+    look: Callable[[Tensor], Any]
+    """Images (B,3,H,W) in [-1,1] to what `score` reads of them."""
+    score: Callable[[Any, Tensor], Tensor]
+    """How well images go with texts: what `look` returned and T (B,d) to values (B,)."""
     clip: FrozenCLIP
-    reads_after: tuple[int, ...]
+    reads_after: tuple[int, ...] = ()
     """The blocks of the ViT whose output the number depends on directly."""
-
-    @property
-    def last_layer(self) -> int:
-        """The last block whose incoming patch tokens the number depends on."""
-        return self.reads_after[-1]
+    feature_map: nn.Module | None = None
+    """The module whose output (B,C,h,w) is read instead of the ViT's tokens."""
 
 
 @dataclass(frozen=True)
@@ -64,39 +67,52 @@ def make_target(name: str, model: Model) -> Target:
         def similarity(features: ImageFeatures, text: Tensor) -> Tensor:
             return clip_similarity(features.embedding, text)
 
-        return Target(name, "CLIP similarity", "similarity", similarity, model.clip, (geometry.layers - 1,))
+        return Target(
+            name, "CLIP similarity", "similarity", model.clip.features, similarity, model.clip, (geometry.layers - 1,)
+        )
     if name == "discriminator":
         discriminator = discriminator_of(model)
         if warning := model.family.warning(model.config.discriminator):
             logger.warning(warning)
 
-        def logit(features: ImageFeatures, text: Tensor) -> Tensor:
-            return model.family.logits(discriminator, features, text)
+        def look(images: Tensor) -> Any:
+            return model.family.look(model.clip, images)
 
-        return Target(name, "logit of Mate-D", "logit", logit, model.clip, tuple(geometry.feature_blocks))
+        def logit(view: Any, text: Tensor) -> Tensor:
+            return model.family.logits(discriminator, view, text)
+
+        feature_map = model.family.feature_map(discriminator)
+        if feature_map is not None:
+            return Target(name, "logit", "logit", look, logit, model.clip, feature_map=feature_map)
+        return Target(name, "logit of Mate-D", "logit", look, logit, model.clip, tuple(geometry.feature_blocks))
     raise unknown_name("target", name, TARGETS)
 
 
-def resolve_layer(target: Target, layer: int | None) -> int:
-    """The block whose incoming tokens are read; left out, the last that the target depends on.
+def resolve_layer(target: Target, layer: int | None) -> int | None:
+    """The block whose incoming tokens are read; left out, the last that the target depends on. None for a feature map.
 
     Raises UsageError for a block that does not exist, and for one after which the target reads nothing.
     """
+    if target.feature_map is not None:
+        if layer is not None:
+            raise UsageError("this discriminator reads pixels, not blocks of the ViT; leave out --layer.")
+        return None
+    last = target.reads_after[-1]
     if layer is None:
-        return target.last_layer
+        return last
     layers = target.clip.geometry.layers
     if not 0 <= layer < layers:
         raise UsageError(f"layer {layer} does not exist: this CLIP has the blocks 0 to {layers - 1}.")
-    if layer > target.last_layer:
+    if layer > last:
         raise UsageError(
             f"nothing that enters block {layer} reaches the {target.name}, which reads after the blocks "
-            f"{', '.join(map(str, target.reads_after))}: choose a layer from 0 to {target.last_layer}."
+            f"{', '.join(map(str, target.reads_after))}: choose a layer from 0 to {last}."
         )
     return layer
 
 
-def gradcam(target: Target, images: Tensor, text: Tensor, layer: int, without: Tensor | None = None) -> Maps:
-    """Grad-CAM of the target at the patch tokens that enter block `layer`.
+def gradcam(target: Target, images: Tensor, text: Tensor, layer: int | None, without: Tensor | None = None) -> Maps:
+    """Grad-CAM of the target at the patch tokens that enter block `layer`, or at its feature map.
 
     Args:
         images: images (B,3,H,W) in [-1,1].
@@ -105,17 +121,40 @@ def gradcam(target: Target, images: Tensor, text: Tensor, layer: int, without: T
         without: text vectors (B,d) of the same texts without some words. Given, what is explained is the target's
             change when they are left out: target(text) - target(without).
     """
-    features, tokens = target.clip.features_and_tokens(images.detach().requires_grad_())
-    scores = target.score(features, text)
-    if without is not None:
-        scores = scores - target.score(features, without)
-    (gradient,) = torch.autograd.grad(scores.sum(), tokens[layer])
-    channels, gradients = target.clip.as_map(tokens[layer]), target.clip.as_map(gradient)  # (B,W,g,g)
+    images = images.detach().requires_grad_()
+    if layer is None:
+        scores, channels, gradients = _at_feature_map(target, images, text, without)
+    else:
+        features, tokens = target.clip.features_and_tokens(images)
+        scores = _scores(target, features, text, without)
+        (gradient,) = torch.autograd.grad(scores.sum(), tokens[layer])
+        channels, gradients = target.clip.as_map(tokens[layer]), target.clip.as_map(gradient)  # (B,W,g,g)
     weights = gradients.mean(dim=(2, 3), keepdim=True)
     cells = F.relu((weights * channels).sum(dim=1)).detach()
     if without is not None:  # where CLIP reads the same text twice, what is left is rounding
         cells = cells * (text != without).any(dim=1)[:, None, None]
     return Maps(cells, scores.detach())
+
+
+def _scores(target: Target, view: Any, text: Tensor, without: Tensor | None) -> Tensor:
+    scores = target.score(view, text)
+    return scores if without is None else scores - target.score(view, without)
+
+
+def _at_feature_map(
+    target: Target, images: Tensor, text: Tensor, without: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The target (B,), its feature map (B,C,h,w), and the gradient with respect to it."""
+    if target.feature_map is None:
+        raise ValueError(f"target {target.name} has no feature map")
+    outputs: list[Tensor] = []  # one for each text
+    hook = target.feature_map.register_forward_hook(lambda module, given, output: outputs.append(output))
+    try:
+        scores = _scores(target, target.look(images), text, without)
+    finally:
+        hook.remove()
+    gradients = torch.autograd.grad(scores.sum(), outputs)
+    return scores, outputs[0], torch.stack(gradients).sum(dim=0)
 
 
 def upsample(cells: Tensor, size: int) -> Tensor:
@@ -128,4 +167,4 @@ def upsample(cells: Tensor, size: int) -> Tensor:
 def scores_of(target: Target, images: Tensor, text: Tensor, batch_size: int = 32) -> Tensor:
     """The target (n,) of images (n,3,H,W) and one text (1,d)."""
     batches = torch.split(images, batch_size)
-    return torch.cat([target.score(target.clip.features(some), text.expand(len(some), -1)) for some in batches])
+    return torch.cat([target.score(target.look(some), text.expand(len(some), -1)) for some in batches])
