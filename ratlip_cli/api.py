@@ -17,8 +17,9 @@ from typing import overload
 
 import torch
 
+from ratlip_cli.outputs import ImageFolder
 from ratlip_cli.pixels import captioned_grid
-from ratlip_cli.sampling import ImageFolder, Sample, generate
+from ratlip_cli.sampling import Sample, generate
 from ratlip_cli.setting import Value
 from ratlip_cli.training.settings import TrainSettings, resolve_settings
 from ratlip_cli.training.start import open_session

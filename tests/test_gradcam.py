@@ -88,7 +88,7 @@ def test_maps_equal_the_grad_cam_package(tmp_path: Path, grid: int, size: int, n
         return tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, grid, grid)
 
     visual = target.clip.visual
-    for layer in range(target.last_layer + 1):
+    for layer in range(target.reads_after[-1] + 1):
         before = visual.transformer.resblocks[layer - 1] if layer else visual.ln_pre
         scored = _Scored(target, text, without)
         with GradCAM(scored, [before], reshape_transform=patches) as reference:

@@ -21,6 +21,7 @@ FLOORS = [
     {"fast"},
     {"weights", "data"},
     {"sampling", "summary"},
+    {"outputs"},
     {"explain", "evaluation", "publish"},
     {"training"},
     {"api"},

@@ -47,13 +47,13 @@ def generate(
     echo "a yellow flower" | ratlip generate - --best-of 4 --format webp
     """
     console.set_up(quiet)
-    from ratlip_cli import sampling
+    from ratlip_cli import outputs, sampling
     from ratlip_cli.device import keep_freed_memory, resolve_device
     from ratlip_cli.errors import UsageError, unknown_name
     from ratlip_cli.weights.load import default_model, load_model
 
-    if image_format not in sampling.FORMATS:
-        raise unknown_name("format", image_format, sampling.FORMATS)
+    if image_format not in outputs.FORMATS:
+        raise unknown_name("format", image_format, outputs.FORMATS)
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"--batch-size is {batch_size}; it must be at least 1.")
     sentences = console.read_prompts(prompts or [], prompts_file)
@@ -64,7 +64,7 @@ def generate(
     loaded = load_model(spec, target)
     console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target}")
 
-    folder = sampling.ImageFolder(out, image_format)
+    folder = outputs.ImageFolder(out, image_format)
     images: list[sampling.Sample] = []
     records = []
     with console.progress("generate", len(sentences) * count) as advance:

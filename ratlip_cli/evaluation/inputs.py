@@ -18,8 +18,8 @@ from ratlip_cli.data.sources import own_images
 from ratlip_cli.errors import DataError
 from ratlip_cli.evaluation.images import Captions, FolderImages, GeneratedImages, Images, SplitImages
 from ratlip_cli.evaluation.request import EvaluationRequest
+from ratlip_cli.outputs import RECORDS_FILE
 from ratlip_cli.progress import Progress
-from ratlip_cli.sampling import RECORDS_FILE
 from ratlip_cli.weights.model_folder import Model
 
 

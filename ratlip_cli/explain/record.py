@@ -15,7 +15,7 @@ from PIL import Image
 from ratlip_cli.errors import RatlipError
 from ratlip_cli.explain.figures import save_figure
 from ratlip_cli.files import whole_file, write_text
-from ratlip_cli.sampling import next_number, slug
+from ratlip_cli.outputs import next_number, slug
 
 FRAME_SECONDS = 0.15
 

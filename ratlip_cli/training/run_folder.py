@@ -26,8 +26,8 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from ratlip_cli.errors import RatlipError, TrainingError, UsageError
 from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import cannot_write, locked, remove_partials, whole_file, write_text
+from ratlip_cli.outputs import png_text
 from ratlip_cli.pixels import captioned_grid
-from ratlip_cli.sampling import png_text
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import StepRecord
 

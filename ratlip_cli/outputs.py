@@ -1,0 +1,101 @@
+"""What is written of generated images: files with their records, grids, metadata."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
+
+from ratlip_cli.errors import RatlipError
+from ratlip_cli.files import cannot_write, whole_file
+from ratlip_cli.pixels import captioned_grid
+from ratlip_cli.sampling import Sample
+
+FORMATS = ("png", "jpg", "webp")
+RECORDS_FILE = "images.jsonl"
+_SLUG_BYTES = 60
+
+
+class ImageFolder:
+    """A folder of images: files named by number, prompt and noise, images.jsonl, and grids. Nothing is replaced.
+
+    Prompts are numbered on from what the folder holds already.
+
+    Args:
+        folder: made where it does not exist.
+        format: one of FORMATS.
+    """
+
+    def __init__(self, folder: Path, format: str = "png") -> None:
+        self.folder = folder
+        self.format = format
+        self.first = next_number(folder)
+
+    def save(self, image: Sample) -> Path:
+        """Write one image, its record in the file's metadata, and add its line to images.jsonl."""
+        name = f"{self.first + image.prompt_index:04d}_{slug(image.prompt)}_{image.index}.{self.format}"
+        path = self._free(name)
+        with whole_file(path) as partial:
+            if self.format == "png":
+                image.image.save(partial, "PNG", pnginfo=png_text(image.record()))
+            else:
+                exif = Image.Exif()
+                exif[ExifTags.Base.ImageDescription] = json.dumps(image.record())
+                image.image.save(partial, {"jpg": "JPEG", "webp": "WEBP"}[self.format], quality=95, exif=exif)
+        self._add_record({"file_name": name, **image.record()})
+        return path
+
+    def save_grid(self, images: Sequence[Sample]) -> Path:
+        """Write the grid of all `images`, see the function `save_grid`."""
+        path = self._free(f"{self.first:04d}_grid.png")
+        save_grid(path, images)
+        return path
+
+    def _add_record(self, record: dict[str, object]) -> None:
+        path = self.folder / RECORDS_FILE
+        try:
+            with path.open("ab", buffering=0) as records:
+                records.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")  # one write: whole or not at all
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+    def _free(self, name: str) -> Path:
+        path = self.folder / name
+        if path.exists():
+            raise RatlipError(f"{path} exists: another ratlip writes into this folder. Choose another --out.")
+        return path
+
+
+def save_grid(path: Path, images: Sequence[Sample]) -> None:
+    """Write one image of all `images`, a row a prompt, the prompt above its row; the model is in its metadata."""
+    rows: dict[int, tuple[str, list[Image.Image]]] = {}
+    for image in images:
+        rows.setdefault(image.prompt_index, (image.prompt, []))[1].append(image.image)
+    shared = {name: images[0].record()[name] for name in ("model", "fingerprint", "seed", "truncation")}
+    with whole_file(path) as partial:
+        captioned_grid(list(rows.values())).save(partial, "PNG", pnginfo=png_text(shared))
+
+
+def png_text(record: Mapping[str, object]) -> PngInfo:
+    """A record as the text chunks of a PNG file."""
+    info = PngInfo()
+    for key, value in record.items():
+        info.add_itxt(key, str(value))
+    return info
+
+
+def next_number(folder: Path) -> int:
+    """The first number behind those with which the names of files in `folder` begin, as in 0007_a-red-bird_0.png."""
+    numbered = (re.match(r"(\d{4,})_", path.name) for path in folder.glob("*_*"))
+    return max((int(match[1]) for match in numbered if match), default=-1) + 1
+
+
+def slug(prompt: str) -> str:
+    """A prompt as a part of a file name: lower-case letters and digits of any script, joined by hyphens."""
+    words = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFKC", prompt).lower()).strip("-")
+    return words.encode()[:_SLUG_BYTES].decode(errors="ignore").strip("-") or "prompt"
