@@ -1,19 +1,24 @@
-"""Grad-CAM (Selvaraju et al. 2017) on the patch tokens of the frozen ViT: where an image shows a text (IV-C)."""
+"""Grad-CAM (Selvaraju et al. 2017): where an image shows a text (IV-C), on the patch tokens of the frozen ViT.
+
+For a discriminator that does not read those, on the last feature map of its own.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ratlip_cli.errors import UsageError, unknown_name
 from ratlip_cli.explain.inputs import discriminator_of
 from ratlip_cli.explain.request import TARGETS
-from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.weights.model_folder import Model
 
@@ -29,11 +34,17 @@ class Target:
     unit: str
     """What the number is, for people."""
     short_unit: str
-    score: Callable[[ImageFeatures, Tensor], Tensor]
-    """How well images go with texts: features of B images and T (B,d) to values (B,)."""
     clip: FrozenCLIP
+    encode: Callable[[Sequence[str]], Tensor]
+    """n texts to vectors T (n,d), or to the condition (n,...) of the family."""
+    look: Callable[[Tensor], Any]
+    """Images (B,3,H,W) in [-1,1] to what `score` reads of them: CLIP features where `feature_map` is None."""
+    score: Callable[[Any, Tensor], Tensor]
+    """How well B images go with texts (B,...): values (B,)."""
     reads_after: tuple[int, ...]
     """The blocks of the ViT whose output the number depends on directly."""
+    feature_map: nn.Module | None = None
+    """The module whose output (B,C,g,g) is taken in place of the ViT's patch tokens."""
 
     @property
     def last_layer(self) -> int:
@@ -52,36 +63,53 @@ class Maps:
 
 
 def make_target(name: str, model: Model) -> Target:
-    """The target of that name: `clip`, the cosine of image and text vectors; `discriminator`, Mate-D's logit.
+    """The target of that name: `clip`, the cosine of image and text vectors; `discriminator`, its logit.
 
-    A discriminator with a pixel stem is warned about: no layer of the ViT shows what it takes from the pixels.
+    The family's warning, of what such a map does not show, is logged.
 
     Raises UsageError for another name, WeightsError where the model has no discriminator.
     """
-    geometry = model.clip.geometry
+    clip, family = model.clip, model.family
     if name == "clip":
-
-        def similarity(features: ImageFeatures, text: Tensor) -> Tensor:
-            return clip_similarity(features.embedding, text)
-
-        return Target(name, "CLIP similarity", "similarity", similarity, model.clip, (geometry.layers - 1,))
+        last = (clip.geometry.layers - 1,)
+        return Target(
+            name,
+            "CLIP similarity",
+            "similarity",
+            clip,
+            clip.encode_text,
+            clip.features,
+            lambda features, text: clip_similarity(features.embedding, text),
+            last,
+        )
     if name == "discriminator":
         discriminator = discriminator_of(model)
-        if warning := model.family.warning(model.config.discriminator):
+        if warning := family.warning(model.config.discriminator):
             logger.warning(warning)
-
-        def logit(features: ImageFeatures, text: Tensor) -> Tensor:
-            return model.family.logits(discriminator, features, text)
-
-        return Target(name, "logit of Mate-D", "logit", logit, model.clip, tuple(geometry.feature_blocks))
+        return Target(
+            name,
+            "logit of Mate-D",
+            "logit",
+            clip,
+            lambda texts: family.encode(clip, texts),
+            lambda images: family.look(clip, images),
+            lambda view, condition: family.logits(discriminator, view, condition),
+            tuple(clip.geometry.feature_blocks),
+            family.feature_map(discriminator),
+        )
     raise unknown_name("target", name, TARGETS)
 
 
-def resolve_layer(target: Target, layer: int | None) -> int:
+def resolve_layer(target: Target, layer: int | None) -> int | None:
     """The block whose incoming tokens are read; left out, the last that the target depends on.
 
-    Raises UsageError for a block that does not exist, and for one after which the target reads nothing.
+    None for a target with a feature map of its own. Raises UsageError for a block that does not exist, and for one
+    after which the target reads nothing.
     """
+    if target.feature_map is not None:
+        if layer is not None:
+            raise UsageError(f"this {target.name} has a feature map of its own and no layers; leave out --layer.")
+        return None
     if layer is None:
         return target.last_layer
     layers = target.clip.geometry.layers
@@ -95,26 +123,38 @@ def resolve_layer(target: Target, layer: int | None) -> int:
     return layer
 
 
-def gradcam(target: Target, images: Tensor, text: Tensor, layer: int, without: Tensor | None = None) -> Maps:
-    """Grad-CAM of the target at the patch tokens that enter block `layer`.
+def gradcam(target: Target, images: Tensor, text: Tensor, layer: int | None, without: Tensor | None = None) -> Maps:
+    """Grad-CAM of the target at the patch tokens that enter block `layer`, or at its own feature map.
 
     Args:
         images: images (B,3,H,W) in [-1,1].
-        text: text vectors T (B,d).
+        text: texts (B,...), see `Target.encode`.
         layer: see `resolve_layer`.
-        without: text vectors (B,d) of the same texts without some words. Given, what is explained is the target's
-            change when they are left out: target(text) - target(without).
+        without: the same texts (B,...) without some words. Given, what is explained is the target's change when they
+            are left out: target(text) - target(without).
     """
-    features, tokens = target.clip.features_and_tokens(images.detach().requires_grad_())
-    scores = target.score(features, text)
-    if without is not None:
-        scores = scores - target.score(features, without)
-    (gradient,) = torch.autograd.grad(scores.sum(), tokens[layer])
-    channels, gradients = target.clip.as_map(tokens[layer]), target.clip.as_map(gradient)  # (B,W,g,g)
+    images = images.detach().requires_grad_()
+    outputs: list[Tensor] = []
+    watched: AbstractContextManager[object] = nullcontext()
+    if target.feature_map is None:
+        view, tokens = target.clip.features_and_tokens(images)
+        outputs.append(tokens[target.last_layer if layer is None else layer])
+    else:
+        view = target.look(images)
+        watched = target.feature_map.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    with watched:
+        scores = target.score(view, text)
+        if without is not None:
+            scores = scores - target.score(view, without)
+    channels = outputs[0]
+    # A feature map of two passes has the same values twice: their gradients add up.
+    gradients = torch.stack(torch.autograd.grad(scores.sum(), outputs)).sum(dim=0)
+    if target.feature_map is None:
+        channels, gradients = target.clip.as_map(channels), target.clip.as_map(gradients)  # (B,C,g,g)
     weights = gradients.mean(dim=(2, 3), keepdim=True)
     cells = F.relu((weights * channels).sum(dim=1)).detach()
-    if without is not None:  # where CLIP reads the same text twice, what is left is rounding
-        cells = cells * (text != without).any(dim=1)[:, None, None]
+    if without is not None:  # where the same text is read twice, what is left is rounding
+        cells = cells * (text != without).flatten(1).any(dim=1)[:, None, None]
     return Maps(cells, scores.detach())
 
 
@@ -126,6 +166,6 @@ def upsample(cells: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def scores_of(target: Target, images: Tensor, text: Tensor, batch_size: int = 32) -> Tensor:
-    """The target (n,) of images (n,3,H,W) and one text (1,d)."""
+    """The target (n,) of images (n,3,H,W) and one text (1,...)."""
     batches = torch.split(images, batch_size)
-    return torch.cat([target.score(target.clip.features(some), text.expand(len(some), -1)) for some in batches])
+    return torch.cat([target.score(target.look(some), text.expand(len(some), *text.shape[1:])) for some in batches])
