@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from ratlip_cli.errors import UsageError
@@ -19,6 +20,7 @@ _KINDS: dict[str, tuple[type, tuple[type, ...], str]] = {
     "float": (float, (int, float), "a number"),
     "bool": (bool, (bool,), "true or false"),
     "str": (str, (str,), "a text"),
+    "Path": (Path, (str,), "a path"),
 }
 
 
@@ -70,12 +72,12 @@ class Setting:
 
     @property
     def kind(self) -> type:
-        """int, float, bool or str."""
+        """int, float, bool, str or Path."""
         return _KINDS[self._kind][0]
 
     @property
     def _kind(self) -> str:
-        return str(self.field.type).removesuffix(" | None")
+        return str(self.field.type).partition(" | ")[0]
 
     def check(self, where: str, value: object) -> None:
         """Raise UsageError where a value of a file is of another type."""

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ratlip_cli.errors import UsageError
 from ratlip_cli.families import family_of
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
-from ratlip_cli.model.generator import Generator
 
-PAPER_HIDDEN_SIZES = (4, 8, 16, 32, 64, 128)
+TEXT_ENCODER = "CLIP text encoder"
+_HIDDEN_SIZES = (4, 8, 16, 32, 64, 128)
+_PAPER_TABLE = (
+    *((variant, hidden_size) for variant in ("ratlip-released", "ratlip", "rat") for hidden_size in _HIDDEN_SIZES),
+    ("galip", None),
+)
+"""Variants and hidden sizes of the paper's ablation."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +60,50 @@ def summarise(generator: Any, discriminator: Any, clip: FrozenCLIP) -> list[Modu
             images = g(torch.empty(1, generator.noise_dim), text, clip)
             generating = len(summaries)
             family.logits(d, family.look(clip, images), text)
-    return [ModuleSummary(**{**vars(one), "generates": number < generating}) for number, one in enumerate(summaries)]
+    return [replace(one, generates=number < generating) for number, one in enumerate(summaries)]
 
 
-def parameter_counts(config: GeneratorConfig, clip: FrozenCLIP) -> tuple[int, int]:
+def gflop_per_image(modules: Iterable[ModuleSummary]) -> float:
+    """10^9 floating-point operations for one image of a prompt that is encoded already."""
+    return sum(one.flops for one in modules if one.generates and one.name != TEXT_ENCODER) / 1e9
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """A row of the paper's table of parameters."""
+
+    variant: str
+    hidden_size: int | None
+    """None for a variant without an LSTM."""
+    generator: int
+    """With CLIP-BLK: the paper's GPs."""
+    with_discriminator: int
+    """And with FE extractor and referee, as the published code counts them: the paper's TPs."""
+
+
+def paper_table(generator: GeneratorConfig, clip: FrozenCLIP) -> list[ParameterCount]:
+    """The paper's table of parameters for a generator of these sizes, but for variant and hidden size.
+
+    Raises UsageError for a family that is not the paper's.
+    """
+    if not isinstance(generator, GeneratorConfig):
+        raise UsageError(f"variant {generator.variant} is not in the paper's table.")
+    discriminator = sum(discriminator_parameters(DiscriminatorConfig(), clip.geometry))
+    rows = []
+    for variant, hidden_size in _PAPER_TABLE:
+        config = replace(generator, variant=variant, hidden_size=hidden_size or generator.hidden_size)
+        count = sum(parameter_counts(config, clip))
+        rows.append(ParameterCount(variant, hidden_size, count, count + discriminator))
+    return rows
+
+
+def parameter_counts(config: Any, clip: FrozenCLIP) -> tuple[int, int]:
     """Trained parameters of the generator, and the frozen ones of its CLIP-BLK, patch convolution included.
 
     Their sum is what the paper's table calls GPs, in units of 2^20.
     """
     with torch.device("meta"):
-        generator = Generator(config, clip.geometry)
+        generator = family_of(config.variant).generator(config, clip.geometry)
     return _count(generator), clip_blk_parameters(clip)
 
 
@@ -120,5 +160,5 @@ def _clip_text(clip: FrozenCLIP, counter: FlopCounterMode, summaries: list[Modul
     before = counter.get_total_flops()
     text = clip.encode_tokens(torch.zeros(1, clip.context_length, dtype=torch.long))
     frozen, flops = _count(clip) - _count(clip.visual), counter.get_total_flops() - before
-    summaries.append(ModuleSummary("CLIP text encoder", tuple(text.shape[1:]), 0, frozen, flops, True))
+    summaries.append(ModuleSummary(TEXT_ENCODER, tuple(text.shape[1:]), 0, frozen, flops, True))
     return text

@@ -61,7 +61,7 @@ class Fault:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     cut_after: int | None = None
-    """Close the connection behind so many bytes of the body."""
+    """Close the connection after so many bytes of the body."""
     corrupt: bool = False
     """Send other bytes, as many."""
     times: int = 1
@@ -76,7 +76,7 @@ class HubServer:
         self.xet = XetStorage()
         self.faults: list[Fault] = []
         self.requests: list[str] = []
-        """METHOD /path, and behind it the range asked for."""
+        """METHOD /path, then the range asked for."""
         self.leaked: list[str] = []
         """Paths of the other host that were asked for with a token."""
         self.port = 0
@@ -340,7 +340,7 @@ class Handler(BaseHTTPRequestHandler):
         if file_hash not in self.hub.xet.files:
             self.refuse(404, "")
         elif int((re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) or [0, 0])[1]):
-            self.refuse(416, "")  # behind the end: every answer tells the whole file
+            self.refuse(416, "")  # after the end: every answer tells the whole file
         else:
             self.send_json(self.hub.xet.reconstruction(file_hash, self.hub.storage))
 

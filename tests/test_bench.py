@@ -24,10 +24,10 @@ from ratlip_cli.weights.model_folder import create_model_folder, model_config, s
 def model_folder(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     clip = load_clip(str(tiny_clip))
     config = GeneratorConfig(image_size=32, noise_dim=6, hidden_size=4, base_channels=4)
-    judge = DiscriminatorConfig(base_channels=2, pixel_stem=True)
+    discriminator = DiscriminatorConfig(base_channels=2, pixel_stem=True)
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    create_model_folder(folder, model_config(config, judge, clip), clip)
-    networks = Generator(config, clip.geometry), Discriminator(judge, clip.geometry)
+    create_model_folder(folder, model_config(config, discriminator, clip), clip)
+    networks = Generator(config, clip.geometry), Discriminator(discriminator, clip.geometry)
     save_weights(folder, *(network.state_dict() for network in networks))
     return folder
 
@@ -37,14 +37,14 @@ def test_figures_add_up(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(benchmark, "MATRIX_SIDE", 256)
     answer = ratlip("bench", "--model", model_folder, "--device", "cpu", "--batch-size", 2, "--train", "--json", "-q")
     assert (answer.code, answer.err) == (0, "")
-    found = json.loads(answer.out)
-    drawing, training = found["drawing"], found["training"]
-    assert found["device"] == "cpu"
-    assert found["peak_memory_mib"] > 0
-    for part, rate in ((drawing, "images_per_second"), (training, "steps_per_second")):
-        gflops = part[rate] * part["gflop_per_image" if part is drawing else "gflop_per_step"]
-        assert part["batch_size"] == 2
-        assert part["share_of_matrix_rate"] == pytest.approx(gflops / found["matrix_gflops"])
+    told = json.loads(answer.out)
+    sampling, training = told["sampling"], told["training"]
+    assert told["device"] == "cpu"
+    assert told["peak_memory_mib"] > 0
+    for speed, rate in ((sampling, "images_per_second"), (training, "steps_per_second")):
+        gflops = speed[rate] * speed["gflop_per_image" if speed is sampling else "gflop_per_step"]
+        assert speed["batch_size"] == 2
+        assert speed["share_of_matrix_rate"] == pytest.approx(gflops / told["matrix_gflops"])
     assert training["epoch_minutes"].keys() == OFFICIAL.keys()
     assert training["epoch_minutes"]["cub"] == pytest.approx(8855 / 2 / training["steps_per_second"] / 60)
 

@@ -22,11 +22,11 @@ from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
 from ratlip_cli.files import PARTIAL
 from ratlip_cli.training.checkpoint import list_checkpoints, newest_checkpoint, read_checkpoint
 from ratlip_cli.training.run_folder import truncate_metrics
-from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.settings import TrainSettings, resolve_settings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.weights.model_folder import load_folder
 
-FILES = ("generator.safetensors", "average.safetensors", "discriminator.safetensors", "state.pt", "checkpoint.json")
+FILES = ("generator.safetensors", "ema.safetensors", "discriminator.safetensors", "state.pt", "checkpoint.json")
 
 
 def train(settings: TrainSettings) -> Path:
@@ -81,8 +81,8 @@ def test_checkpoint_holds_what_is_promised(run: Path) -> None:
     assert content["step"] == 6
     assert content["torch"] == torch.__version__
     model = load_folder(run / "model")
-    average = read_checkpoint(newest).networks["average"]
-    assert all(torch.equal(value, average[name]) for name, value in model.generator.state_dict().items())
+    ema = read_checkpoint(newest).networks["ema"]
+    assert all(torch.equal(value, ema[name]) for name, value in model.generator.state_dict().items())
     assert partials(run) == []
 
 
@@ -133,7 +133,7 @@ def test_damaged_newer_checkpoint_does_not_push_out_a_good_one(run: Path, settin
 
 def test_nothing_readable_is_an_error(run: Path, settings: TrainSettings) -> None:
     for checkpoint in list_checkpoints(run / "checkpoints"):
-        cut(checkpoint / "average.safetensors")
+        cut(checkpoint / "ema.safetensors")
     with pytest.raises(WeightsError, match=r"no checkpoint in .* can be read"):
         open_session(settings.replaced(resume=str(run)))
 
@@ -177,7 +177,7 @@ def test_another_architecture_is_named(run: Path, settings: TrainSettings, name:
         info = run.parent / "larger" / "dataset.json"
         info.write_text(info.read_text().replace('"image_size": 32', '"image_size": 64'))
         other = replace(other, dataset=str(run.parent / "larger"))
-    with pytest.raises(WeightsError, match=rf"trained with {name} = {getattr(settings, name)}, not {value}"):
+    with pytest.raises(WeightsError, match=rf"trained with {name} = {settings.architecture[name]}, not {value}"):
         open_session(other)
 
 
@@ -231,6 +231,20 @@ def test_auto_takes_the_newest_unfinished_run_of_the_same_settings(
     assert fresh.folder.path.name == "colours-ratlip-5"
     assert fresh.trainer.steps_done == 0
     assert any("new one begins" in line for line in told)
+
+
+def test_a_run_of_an_earlier_version_goes_on(run: Path, settings: TrainSettings, tmp_path: Path) -> None:
+    """Its EMA was called the average, and its settings were flat."""
+    for checkpoint in list_checkpoints(run / "checkpoints"):
+        (checkpoint / "ema.safetensors").rename(checkpoint / "average.safetensors")
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace("[model]\n", ""))
+    again = open_session(resolve_settings({"resume": str(run), "steps": 8}))
+    assert again.trainer.steps_done == 6
+    assert len(list(again.run())) == 2
+    newest, _ = newest_checkpoint(list_checkpoints(run / "checkpoints"))
+    assert newest is not None
+    assert (newest.path / "ema.safetensors").is_file()
 
 
 def test_existing_folder_is_not_overwritten(run: Path, settings: TrainSettings) -> None:
@@ -314,7 +328,7 @@ def test_kill_at_any_moment_leaves_the_checkpoint_before(settings: TrainSettings
     settings = settings.replaced(steps=1_000_000, save_every=1, keep=2, sample_every=3, out=str(tmp_path / "killed"))
     run = Path(settings.out)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ratlip_cli.training.session"])
+    context.set_forkserver_preload(["ratlip_cli.training.start"])
     moments = random.Random(kills)
     before = 0
     for _ in range(kills):

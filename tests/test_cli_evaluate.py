@@ -17,7 +17,7 @@ from PIL import Image
 
 from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.writer import write_dataset
-from ratlip_cli.evaluation.features import INCEPTION
+from ratlip_cli.evaluation.networks import INCEPTION
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.weights.clip_files import load_clip
@@ -82,8 +82,8 @@ def test_no_metric_named_means_fid_and_clip_score_and_two_runs_agree(model_folde
 def test_the_table_goes_to_stdout_and_all_else_to_stderr(model_folder: Path) -> None:
     answer = ratlip("evaluate", "--model", model_folder, "--fid", "--bootstrap", "40")
     assert answer.code == 0
-    for told in ("protocol: standard", "fingerprint: ", "fid_clip", " to ", "antialiased bicubic to 32", "fewer than"):
-        assert told in " ".join(answer.out.split())
+    for shown in ("protocol: standard", "fingerprint: ", "fid_clip", " to ", "antialiased bicubic to 32", "fewer than"):
+        assert shown in " ".join(answer.out.split())
     assert "generated images" in answer.err
     assert ratlip("evaluate", "--model", model_folder, "--fid", "--quiet").err == ""
 

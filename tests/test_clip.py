@@ -19,7 +19,7 @@ from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.weights.clip_files import CONFIG_FILE, WEIGHTS_FILE, clip_architecture, load_clip, save_clip
 
 ALL = frozenset(Swap)
-SENTENCES = ["a red bird with black wings", "a yellow flower"]
+CAPTIONS = ["a red bird with black wings", "a yellow flower"]
 
 
 def clip_of(**vision: object) -> tuple[FrozenCLIP, open_clip.CLIP]:
@@ -42,7 +42,7 @@ def test_vectors_equal_open_clip(vision: dict[str, int]) -> None:
     size, grid = clip.geometry.image_size, clip.geometry.grid
     images = torch.rand(2, 3, size, size) * 2 - 1
     torch.testing.assert_close(clip.encode_image(images), model.encode_image(images), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(clip.encode_text(SENTENCES), model.encode_text(clip.tokenizer(SENTENCES)))
+    torch.testing.assert_close(clip.encode_text(CAPTIONS), model.encode_text(clip.tokenizer(CAPTIONS)))
     features = clip.features(images)
     torch.testing.assert_close(features.embedding, model.encode_image(images), rtol=1e-5, atol=1e-5)
     assert features.patches.shape == (2, 3, clip.geometry.width, grid, grid)
@@ -53,12 +53,12 @@ def test_gradients_equal_open_clip() -> None:
     clip, model = clip_of(layers=6)
     images = (torch.rand(2, 3, 32, 32) * 2 - 1).requires_grad_()
     text = torch.randn(2, clip.geometry.embed_dim)
-    (found,) = torch.autograd.grad((clip.encode_image(images) * text).sum(), images)
+    (gradient,) = torch.autograd.grad((clip.encode_image(images) * text).sum(), images)
     (expected,) = torch.autograd.grad((model.encode_image(images) * text).sum(), images)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_features_are_the_patch_tokens_behind_the_named_blocks() -> None:
+def test_features_are_the_patch_tokens_after_the_named_blocks() -> None:
     clip, model = clip_of(layers=6)
     tokens: list[torch.Tensor] = []
     for block in model.visual.transformer.resblocks:
@@ -81,7 +81,7 @@ def test_clip_blk_without_prompts_is_the_vision_transformer() -> None:
     torch.testing.assert_close(out.flatten(2).transpose(1, 2), last[0][:, 1:], rtol=1e-5, atol=1e-5)
 
 
-def test_each_prompt_is_seen_by_its_block_alone() -> None:
+def test_each_prompt_is_read_by_its_block_alone() -> None:
     clip, _ = clip_of(layers=6)
     lengths: list[int] = []
     for block in clip.visual.transformer.resblocks:
@@ -107,14 +107,14 @@ def test_pixels_are_normalised_once() -> None:
     clip, model = clip_of()
     clip.mean.copy_(torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1))
     clip.std.copy_(torch.tensor([0.5, 0.25, 1.0]).view(1, 3, 1, 1))
-    found = clip.encode_image(torch.zeros(1, 3, 64, 64))  # mid grey, whatever the size
+    vector = clip.encode_image(torch.zeros(1, 3, 64, 64))  # mid grey, whatever the size
     normalised = torch.tensor([0.4 / 0.5, 0.3 / 0.25, 0.2]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
-    torch.testing.assert_close(found, model.encode_image(normalised), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(vector, model.encode_image(normalised), rtol=1e-5, atol=1e-5)
 
 
 def test_a_trimmed_vocabulary_is_exact_for_its_words(tmp_path: Path) -> None:
     clip, model = clip_of()
-    tokens = clip.tokenizer(SENTENCES)
+    tokens = clip.tokenizer(CAPTIONS)
     vocabulary = [-1, *sorted(set(tokens.flatten().tolist()))]
     weights = dict(model.state_dict())
     rows = weights["token_embedding.weight"]
@@ -123,10 +123,10 @@ def test_a_trimmed_vocabulary_is_exact_for_its_words(tmp_path: Path) -> None:
     config["text_cfg"]["vocab_size"] = len(vocabulary)
     save_clip(tmp_path, {"model_cfg": config, "preprocess_cfg": PREPROCESS, "vocabulary": vocabulary}, weights)
     trimmed = load_clip(str(tmp_path))
-    torch.testing.assert_close(trimmed.encode_text(SENTENCES), clip.encode_text(SENTENCES))
+    torch.testing.assert_close(trimmed.encode_text(CAPTIONS), clip.encode_text(CAPTIONS))
     unknown = trimmed.encode_text(["a purple bird with black wings", "a violet bird with black wings"])
     torch.testing.assert_close(unknown[0], unknown[1])  # both colours fall back to the one row for unknown words
-    assert not torch.allclose(unknown[0], trimmed.encode_text(SENTENCES)[0])
+    assert not torch.allclose(unknown[0], trimmed.encode_text(CAPTIONS)[0])
     assert trimmed.fingerprint != clip.fingerprint
 
 

@@ -21,7 +21,7 @@ from ratlip_cli.tensor_files import load_tensors
 from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.load import load_model
 from ratlip_cli.weights.model_folder import DISCRIMINATOR_FILE, GENERATOR_FILE
-from ratlip_cli.weights.released import RELEASED_IMAGE_SIZE, export_released, import_released
+from ratlip_cli.weights.released.ratlip import RELEASED_IMAGE_SIZE, export_released, import_released
 
 Nets = dict[str, dict[str, Tensor]]
 
@@ -51,7 +51,7 @@ def save(path: Path, content: object) -> Path:
 
 
 @pytest.mark.parametrize("variant", ["galip", "ratlip-released"])
-def test_a_checkpoint_becomes_a_model_that_draws(
+def test_a_checkpoint_becomes_a_model_that_generates(
     clip: FrozenCLIP, tiny_clip: Path, tmp_path: Path, variant: str
 ) -> None:
     nets = released(clip, variant)
@@ -70,11 +70,11 @@ def test_a_checkpoint_becomes_a_model_that_draws(
     assert all(
         torch.equal(tensor, expected.generator[name]) for name, tensor in load_tensors(out / GENERATOR_FILE).items()
     )
-    drawn = ratlip(
-        "generate", "a bird", "--model", out, "--device", "cpu", "--out", tmp_path / "drawn", "--no-grid", "-q"
+    generated = ratlip(
+        "generate", "a bird", "--model", out, "--device", "cpu", "--out", tmp_path / "images", "--no-grid", "-q"
     )
-    assert drawn.code == 0, drawn.err
-    with Image.open(drawn.out.strip()) as image:
+    assert generated.code == 0, generated.err
+    with Image.open(generated.out.strip()) as image:
         assert image.size == (RELEASED_IMAGE_SIZE, RELEASED_IMAGE_SIZE)
         assert len(set(image.tobytes())) > 10
 
@@ -102,13 +102,11 @@ def test_half_precision_files_and_half_precision_folders(clip: FrozenCLIP, tiny_
 
 
 @pytest.mark.parametrize("name", ["netG_ema", "netG_EMA", "netGEMA"])
-def test_a_moving_average_is_taken_unless_it_is_not_wanted(
-    clip: FrozenCLIP, tiny_clip: Path, tmp_path: Path, name: str
-) -> None:
+def test_an_ema_is_taken_unless_it_is_not_wanted(clip: FrozenCLIP, tiny_clip: Path, tmp_path: Path, name: str) -> None:
     nets = released(clip, "galip")
-    average = released(clip, "galip", seed=1)["netG"]
-    file = save(tmp_path / "ema.pth", {"model": {**nets, name: average}})
-    for option, expected in (("--ema", average), ("--no-ema", nets["netG"])):
+    ema = released(clip, "galip", seed=1)["netG"]
+    file = save(tmp_path / "ema.pth", {"model": {**nets, name: ema}})
+    for option, expected in (("--ema", ema), ("--no-ema", nets["netG"])):
         out = tmp_path / option
         assert ratlip("convert", file, "--out", out, "--clip", tiny_clip, option, "--quiet").code == 0
         assert torch.equal(load_tensors(out / GENERATOR_FILE)["to_rgb.weight"], expected["to_rgb.1.weight"])
@@ -161,7 +159,7 @@ def spoiled(nets: Nets, how: str) -> object:
         nets["netD"]["colour"] = torch.zeros(1)
     elif how == "misshapen tensor":
         nets["netG"]["mapping.conv.bias"] = torch.zeros(3)
-    elif how == "no discriminator's part":
+    elif how == "a gap in the discriminator":
         del nets["netD"]["main.gamma"]
     elif how == "no generator":
         del nets["netG"]
@@ -178,7 +176,7 @@ def spoiled(nets: Nets, how: str) -> object:
         ("missing tensor", "missing: fuse.bias"),
         ("extra tensor", "unknown tensor colour in netD"),
         ("misshapen tensor", "fuse.bias (3,) instead of"),
-        ("no discriminator's part", "is not a checkpoint that the published code writes"),
+        ("a gap in the discriminator", "is not a checkpoint that the published code writes"),
         ("no generator", "it has no 'netG'"),
         ("a list", "it has no 'netG'"),
     ],

@@ -1,4 +1,4 @@
-"""Scores: formulas against closed forms and torch-fidelity, what is looked at, and the laws of both protocols."""
+"""Scores: formulas against closed forms and torch-fidelity, images of every kind, and the laws of both protocols."""
 
 from __future__ import annotations
 
@@ -26,22 +26,29 @@ from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
-from ratlip_cli.evaluation import feature_file, kernel, manifold
+from ratlip_cli.evaluation import feature_file, statistics
 from ratlip_cli.evaluation.bootstrap import interval, resamples
-from ratlip_cli.evaluation.clip_score import ClipScorer, RetrievalScorer
-from ratlip_cli.evaluation.feature_file import FeatureFile, FeatureWriter
-from ratlip_cli.evaluation.features import INCEPTION, ClipNetwork, ImageNetInception, InceptionNetwork, find_weights
-from ratlip_cli.evaluation.frechet import Moments, frechet_distance, moments
-from ratlip_cli.evaluation.images import Captions, GeneratedImages, SplitImages, open_folder
-from ratlip_cli.evaluation.kernel import kernel_distance
-from ratlip_cli.evaluation.manifold import inside_manifold
-from ratlip_cli.evaluation.networks import Networks, load_networks
-from ratlip_cli.evaluation.protocol import Evaluation, evaluate_images, evaluate_model
-from ratlip_cli.evaluation.request import METRICS, Request
+from ratlip_cli.evaluation.clip_score import candidates, clip_scores, ranks_first
+from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer
+from ratlip_cli.evaluation.images import Captions, GeneratedImages, SplitImages
+from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_folder
+from ratlip_cli.evaluation.networks import (
+    INCEPTION,
+    ClipNetwork,
+    ImageNetInception,
+    InceptionNetwork,
+    Networks,
+    find_weights,
+    load_networks,
+)
+from ratlip_cli.evaluation.request import METRICS, EvaluationRequest
+from ratlip_cli.evaluation.run import Evaluation, evaluate, score_inputs
+from ratlip_cli.evaluation.statistics import Moments, frechet_distance, inside_manifold, kernel_distance, moments
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.pixels import to_uint8
+from ratlip_cli.progress import silent
 from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.model_folder import Model, create_model_folder, load_folder, model_config, save_weights
@@ -59,9 +66,9 @@ def feature_files(folder: Path, *sets: NDArray[np.float64]) -> list[FeatureFile]
     files = []
     for number, features in enumerate(sets):
         rows = torch.from_numpy(features.astype(np.float32))
-        with FeatureWriter(folder / f"{number}.npy", *features.shape) as writer:
+        with feature_writer(folder / f"{number}.npy", *features.shape) as append:
             for batch in torch.split(rows, 7):
-                writer.append(batch)
+                append(batch)
         files.append(FeatureFile(folder / f"{number}.npy"))
     return files
 
@@ -108,25 +115,29 @@ def test_moments_are_those_of_numpy_however_they_are_cut(
     monkeypatch.setattr(feature_file, "CHUNK", 16)
     for weights in (np.ones(50, dtype=np.int64), counts):
         rows = np.repeat(file[:].astype(np.float64), weights, axis=0)
-        found = moments(file, weights)
-        assert np.allclose(found.mean, rows.mean(0), rtol=1e-12)
-        assert np.allclose(found.covariance, np.cov(rows, rowvar=False), rtol=1e-9)
+        result = moments(file, weights)
+        assert np.allclose(result.mean, rows.mean(0), rtol=1e-12)
+        assert np.allclose(result.covariance, np.cov(rows, rowvar=False), rtol=1e-9)
 
 
 def test_formulas_are_torch_fidelitys(
     tmp_path: Path, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    constants = {"kid_subsets": kernel.SUBSETS, "kid_subset_size": kernel.SUBSET_SIZE, "rng_seed": kernel.SEED}
+    constants = {
+        "kid_subsets": statistics.SUBSETS,
+        "kid_subset_size": statistics.SUBSET_SIZE,
+        "rng_seed": statistics.SEED,
+    }
     assert constants.items() <= DEFAULTS.items()
-    assert DEFAULTS["prc_neighborhood"] == manifold.NEIGHBOURS
-    monkeypatch.setattr(kernel, "SUBSETS", 5)
-    monkeypatch.setattr(kernel, "SUBSET_SIZE", 400)
+    assert DEFAULTS["prc_neighborhood"] == statistics.NEIGHBOURS
+    monkeypatch.setattr(statistics, "SUBSETS", 5)
+    monkeypatch.setattr(statistics, "SUBSET_SIZE", 400)
     monkeypatch.setattr(feature_file, "CHUNK", 300)
     sets = random.normal(size=(1100, 16)), 1.1 * random.normal(size=(1300, 16)) + 0.2
     fake, real = feature_files(tmp_path, *sets)
     theirs = [torch.from_numpy(file[:]) for file in (fake, real)]
-    statistics = [fid_features_to_statistics(rows) for rows in theirs]
-    fid = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    their_statistics = [fid_features_to_statistics(rows) for rows in theirs]
+    fid = fid_statistics_to_metric(*their_statistics, verbose=False)["frechet_inception_distance"]
     assert frechet_distance(moments(fake), moments(real)) == pytest.approx(fid, rel=1e-5)
     kid = kid_features_to_metric(*theirs, kid_subsets=5, kid_subset_size=400, verbose=False)[KEY_METRIC_KID_MEAN]
     assert kernel_distance(fake, real) == pytest.approx(kid, rel=1e-5)
@@ -146,18 +157,19 @@ def test_feature_files_that_are_cut_short_are_refused(tmp_path: Path, random: np
 
 def test_interval_has_the_width_of_the_standard_error(random: np.random.Generator) -> None:
     values = random.normal(size=400)
-    draws = resamples(400, 400, np.arange(400), paired=True)
-    low, high = interval(values.mean(), [np.average(values, weights=drawn.fake) for drawn in draws])
+    resampled = resamples(400, 400, np.arange(400), paired=True)
+    low, high = interval(values.mean(), [np.average(values, weights=counts.fake) for counts in resampled])
     assert low < values.mean() < high
     assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.15)
 
 
 def test_fakes_of_a_scene_come_and_go_together() -> None:
     scenes = np.array([0, 0, 1, 1, 1, 2])
-    for drawn in resamples(20, 3, scenes, paired=True):
-        assert drawn.real.sum() == 3
-        assert np.array_equal(drawn.fake, drawn.real[scenes])
-    assert any(not np.array_equal(drawn.fake, drawn.real[scenes]) for drawn in resamples(20, 3, scenes, paired=False))
+    for counts in resamples(20, 3, scenes, paired=True):
+        assert counts.real.sum() == 3
+        assert np.array_equal(counts.fake, counts.real[scenes])
+    unpaired = resamples(20, 3, scenes, paired=False)
+    assert any(not np.array_equal(counts.fake, counts.real[scenes]) for counts in unpaired)
 
 
 # ---------------------------------------------------------------- networks
@@ -181,13 +193,21 @@ def two_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folders
 
 
+def folder_request(folders: tuple[Path, Path], inception_file: Path, *metrics: str) -> EvaluationRequest:
+    return EvaluationRequest(
+        images=folders[0],
+        reference=folders[1],
+        metrics=metrics,
+        inception_weights=inception_file,
+        batch_size=5,
+        device="cpu",
+    )
+
+
 @pytest.fixture(scope="session")
 def by_inception(inception_file: Path, two_folders: tuple[Path, Path]) -> Evaluation:
     """The two folders by the standard protocol."""
-    request = Request(("fid", "kid", "precision-recall"), batch_size=5)
-    (fake, size, _), (real, _, _) = (open_folder(folder, "test", False, 10) for folder in two_folders)
-    networks = load_networks(request, CPU, inception_weights=inception_file)
-    return evaluate_images(fake, size, real, None, request, networks)
+    return evaluate(folder_request(two_folders, inception_file, "fid", "kid", "precision-recall"))
 
 
 def test_two_folders_score_as_torch_fidelity_says(
@@ -225,22 +245,20 @@ def test_real_features_are_kept_and_damaged_ones_made_again(
     by_inception: Evaluation, inception_file: Path, two_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (kept,) = (two_folders[1] / ".features").glob("*.npy")
-    looked_at = []
+    batches = []
     monkeypatch.setattr(
         InceptionNetwork,
         "__call__",
-        lambda network, levels: looked_at.append(len(levels)) or torch.ones(len(levels), 2048),
+        lambda network, images: batches.append(len(images)) or torch.ones(len(images), 2048),
     )
-    request = Request(("fid",))
-    (fake, size, _), (real, _, _) = (open_folder(folder, "test", False, 10) for folder in two_folders)
-    networks = load_networks(request, CPU, inception_weights=inception_file)
-    evaluate_images(fake, size, real, None, request, networks)
-    assert sum(looked_at) == 8
+    request = folder_request(two_folders, inception_file, "fid")
+    evaluate(request)
+    assert sum(batches) == 8
     content = kept.read_bytes()
     kept.write_bytes(content[:1000])
-    looked_at.clear()
-    evaluate_images(fake, size, real, None, request, networks)
-    assert sum(looked_at) == 8 + 9
+    batches.clear()
+    evaluate(request)
+    assert sum(batches) == 8 + 9
     kept.write_bytes(content)
 
 
@@ -252,9 +270,9 @@ def test_released_inception_is_torchvisions_with_the_shift(tmp_path: Path) -> No
     plain.fc = torch.nn.Identity()
     with torch.inference_mode():  # transform_input is the same shift, for inputs that ImageNet's mean normalised
         expected = plain(F.interpolate(levels / 255, size=(299, 299), mode="bilinear"))
-    found = ImageNetInception(file, CPU)(levels)
-    assert found.shape == (2, 2048)
-    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+    features = ImageNetInception(file, CPU)(levels)
+    assert features.shape == (2, 2048)
+    assert torch.allclose(features, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_wrong_weights_are_named(inception_file: Path, tmp_path: Path) -> None:
@@ -289,46 +307,46 @@ def levels() -> torch.Tensor:
     return torch.randint(0, 256, (3, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def test_clip_sees_images_once_or_as_the_released_code(clip: FrozenCLIP, levels: torch.Tensor) -> None:
+def test_clip_maps_pixels_once_or_as_the_released_code(clip: FrozenCLIP, levels: torch.Tensor) -> None:
     pixels = levels / 255
-    seen = F.interpolate(pixels, size=(32, 32), mode="bicubic", antialias=True, align_corners=False)
+    once = F.interpolate(pixels, size=(32, 32), mode="bicubic", antialias=True, align_corners=False)
     twice = (F.interpolate(pixels, size=(32, 32), mode="nearest") + 1) / 2
-    for released, prepared in ((False, seen), (True, twice)):
+    for released, prepared in ((False, once), (True, twice)):
         expected = clip.model.encode_image((prepared - clip.mean) / clip.std)
-        found = ClipNetwork(clip, "tiny", released)(levels)
-        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+        features = ClipNetwork(clip, "tiny", released)(levels)
+        assert torch.allclose(features, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_clip_score_is_the_mean_cosine(clip: FrozenCLIP, levels: torch.Tensor) -> None:
+def test_clip_score_is_the_mean_cosine(
+    clip: FrozenCLIP, levels: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_file, "CHUNK", 2)
     captions = Captions.of_folder([["a cat", "a dog"], ["a bird"], ["a fish"]])
-    network = ClipNetwork(clip, "tiny")
-    vectors = network(levels)
-    cosines = F.normalize(vectors, dim=1) @ F.normalize(clip.encode_text(captions.sentences), dim=1).T
+    vectors = ClipNetwork(clip, "tiny")(levels)
+    text = captions.vectors(clip)
+    (images,) = feature_files(tmp_path, vectors.numpy())
+    cosines = F.normalize(vectors, dim=1) @ F.normalize(clip.encode_text(captions.texts), dim=1).T
     own = cosines[[0, 0, 1, 2], [0, 1, 2, 3]]
     for released, each in ((False, 100 * own.clamp(min=0)), (True, own)):
-        scorer = ClipScorer(network, captions, released)
-        scorer.add(vectors[:2])
-        scorer.add(vectors[2:])
-        assert scorer.values == pytest.approx([each[:2].mean().item(), each[2].item(), each[3].item()], abs=1e-5)
+        expected = [each[:2].mean().item(), each[2].item(), each[3].item()]
+        assert clip_scores(images, captions, text, released) == pytest.approx(expected, abs=1e-5)
 
 
-def test_r_precision_ranks_a_caption_among_a_hundred_of_other_images(clip: FrozenCLIP) -> None:
+def test_r_precision_ranks_a_caption_among_a_hundred_of_other_images(clip: FrozenCLIP, tmp_path: Path) -> None:
     names = [f"a thing called {number}" for number in range(150)]
     captions = Captions.of_folder([[name, "the same for all"] for name in names])
-    ranker = RetrievalScorer(ClipNetwork(clip, "tiny"), captions)
-    others = ranker._others(6)
-    assert len(others) == len(set(others)) == 99
-    assert not np.isin(others, [6, 7]).any()
-    assert np.array_equal(others, RetrievalScorer(ClipNetwork(clip, "tiny"), captions)._others(6))
-    assert all(captions.sentences[number] != "the same for all" for number in ranker._others(7))
-    text = captions.vectors(clip)
+    among = candidates(captions, 6)
+    assert len(among) == len(set(among)) == 100
+    assert among[-1] == 6
+    assert 7 not in among
+    assert np.array_equal(among, candidates(captions, 6))
+    assert all(captions.texts[number] != "the same for all" for number in candidates(captions, 7)[:-1])
     few = Captions.of_folder([[name] for name in names[:3]])
-    ranker = RetrievalScorer(ClipNetwork(clip, "tiny"), few)
-    ranker.add(torch.stack([text[0], text[2], text[2]]))  # the vectors of the first, second and second caption
-    assert ranker.values == [1.0, 1.0, 0.0]
-    assert ranker.candidates == 3
+    text = few.vectors(clip)
+    (images,) = feature_files(tmp_path, text[[0, 2, 2]].numpy())  # vectors of the first, third and third caption
+    assert ranks_first(images, few, text) == ([1.0, 0.0, 1.0], 3)
     with pytest.raises(DataError, match="different captions"):
-        RetrievalScorer(ClipNetwork(clip, "tiny"), Captions.of_folder([["a"], ["a"]])).add(text[:1])
+        candidates(Captions.of_folder([["a"], ["a"]]), 0)
 
 
 # ---------------------------------------------------------------- images of a model, images of a folder
@@ -382,24 +400,24 @@ def model(model_folder: Path) -> Model:
     return load_folder(model_folder, name="random")
 
 
-def evaluated(model: Model, dataset: CaptionedImages, request: Request, features: str = "clip") -> Evaluation:
-    return evaluate_model(model, dataset, request, load_networks(request, CPU, features, model))
+def evaluated(model: Model, dataset: CaptionedImages, request: EvaluationRequest) -> Evaluation:
+    return score_inputs(model_inputs(model, dataset, request), request, load_networks(request, CPU, model))
 
 
-def test_a_image_for_every_caption_with_the_noise_of_its_number(model: Model, dataset: CaptionedImages) -> None:
+def test_an_image_for_every_caption_from_the_noise_vector_of_its_number(model: Model, dataset: CaptionedImages) -> None:
     captions = Captions.of_split(dataset, per_image=2)
     assert captions.first == [0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19]
     assert captions.scenes[captions.first].tolist() == [image for image in range(7) for _ in range(2)]
     levels = torch.cat(list(GeneratedImages(model, captions, seed=4).batches(5)))
     noise = noise_vectors(4, [10], model.config.generator.noise_dim)
-    text = captions.vectors(model.clip)[[10]]  # a sentence read alone differs in its last bits
+    text = captions.vectors(model.clip)[[10]]  # a caption encoded alone differs in its last bits
     assert levels.shape == (14, 3, 32, 32)
     assert levels.dtype == torch.uint8
-    drawn = sample(model, noise, text)
-    assert torch.equal(levels[7], to_uint8(drawn)[0])
+    alone = sample(model, noise, text)
+    assert torch.equal(levels[7], to_uint8(alone)[0])
     with torch.no_grad():
         trained = model.generator(noise, text, model.clip)
-    assert (drawn - trained.clamp(-1, 1)).abs().max() <= 1e-5 * trained.abs().max()
+    assert (alone - trained.clamp(-1, 1)).abs().max() <= 1e-5 * trained.abs().max()
 
 
 def test_real_images_are_centre_crops(dataset: CaptionedImages) -> None:
@@ -411,7 +429,7 @@ def test_real_images_are_centre_crops(dataset: CaptionedImages) -> None:
 
 
 def test_scores_depend_on_no_batch_size_and_on_every_run_alike(model: Model, dataset: CaptionedImages) -> None:
-    request = Request(METRICS, captions_per_image=3)
+    request = EvaluationRequest(metrics=METRICS, captions_per_image=3)
     first, again = evaluated(model, dataset, request), evaluated(model, dataset, request)
     assert {name: score.value for name, score in first.metrics.items()} == {
         name: score.value for name, score in again.metrics.items()
@@ -425,10 +443,8 @@ def test_scores_depend_on_no_batch_size_and_on_every_run_alike(model: Model, dat
 
 
 def test_counts_and_notes_stand_beside_the_numbers(model: Model, dataset: CaptionedImages) -> None:
-    metrics = evaluated(model, dataset, Request(METRICS, captions_per_image=2)).metrics
-    assert {(score.n_real, score.n_fake) for name, score in metrics.items() if name.startswith(("fid", "kid"))} == {
-        (7, 14)
-    }
+    metrics = evaluated(model, dataset, EvaluationRequest(metrics=METRICS, captions_per_image=2)).metrics
+    assert {(metrics[name].n_real, metrics[name].n_fake) for name in ("fid_clip", "kid_clip")} == {(7, 14)}
     assert (metrics["clip_score"].n_real, metrics["clip_score"].n_fake) == (None, 14)
     assert "7 images, fewer than the 17" in str(metrics["fid_clip"].note)
     assert "among 19 captions instead of 100" in str(metrics["r_precision"].note)
@@ -438,9 +454,9 @@ def test_counts_and_notes_stand_beside_the_numbers(model: Model, dataset: Captio
 def test_the_fingerprint_changes_with_all_that_decides_the_score(
     model: Model, dataset: CaptionedImages, tiny_dataset: Path
 ) -> None:
-    request = Request(captions_per_image=1)
+    request = EvaluationRequest(captions_per_image=1)
     other_model = replace(model, fingerprint="another")
-    found = [
+    fingerprints = [
         evaluated(*arguments).fingerprint
         for arguments in (
             (model, dataset, request),
@@ -452,12 +468,12 @@ def test_the_fingerprint_changes_with_all_that_decides_the_score(
             (other_model, dataset, request),
         )
     ]
-    assert len(set(found)) == len(found)
-    assert evaluated(model, dataset, replace(request, bootstrap=40)).fingerprint == found[0]
+    assert len(set(fingerprints)) == len(fingerprints)
+    assert evaluated(model, dataset, replace(request, bootstrap=40)).fingerprint == fingerprints[0]
 
 
 def test_intervals_hold_the_value(model: Model, dataset: CaptionedImages) -> None:
-    evaluation = evaluated(model, dataset, Request(METRICS, captions_per_image=2, bootstrap=40))
+    evaluation = evaluated(model, dataset, EvaluationRequest(metrics=METRICS, captions_per_image=2, bootstrap=40))
     for name, score in evaluation.metrics.items():
         assert score.interval is not None
         low, high = score.interval
@@ -467,78 +483,99 @@ def test_intervals_hold_the_value(model: Model, dataset: CaptionedImages) -> Non
 
 
 def test_the_clip_that_scores(model: Model, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    loaded = []
     monkeypatch.setattr(
-        "ratlip_cli.evaluation.networks.load_clip", lambda spec, device: asked.append(spec) or model.clip
+        "ratlip_cli.evaluation.networks.load_clip", lambda spec, device: loaded.append(spec) or model.clip
     )
-    request = Request(("clip-score",))
-    assert load_networks(request, CPU, "clip", model).clips[0].clip is model.clip
-    assert asked == []
-    load_networks(request, CPU, "inception", model)  # no ViT-B/32, and none of its own named: OpenAI's is taken
-    load_networks(request, CPU, "clip", model, clip="this", second_clip="that")
-    assert asked == ["ViT-B-32-quickgelu:openai", "this", "that"]
+    by_clip = EvaluationRequest(metrics=("clip-score",), features="clip")
+    by_inception = replace(by_clip, features="inception")
+    assert load_networks(by_clip, CPU, model).clips[0].clip is model.clip
+    assert loaded == []
+    load_networks(by_inception, CPU, model)  # no ViT-B/32, and none of its own named: OpenAI's is taken
+    load_networks(replace(by_clip, clip="this", clip_score_clip="that"), CPU, model)
+    assert loaded == ["ViT-B-32-quickgelu:openai", "this", "that"]
     monkeypatch.setattr("ratlip_cli.evaluation.networks.VIT_B_32", model.clip.geometry)
-    assert load_networks(request, CPU, "inception", model).clips[0].clip is model.clip
-    assert len(asked) == 3
+    assert load_networks(by_inception, CPU, model).clips[0].clip is model.clip
+    assert len(loaded) == 3
 
 
 def test_a_second_clip_has_scores_of_its_own(model: Model, dataset: CaptionedImages, tiny_clip: Path) -> None:
-    request = Request(("clip-score", "r-precision"), captions_per_image=1)
-    networks = load_networks(request, CPU, "clip", model, second_clip=str(tiny_clip))
-    metrics = evaluate_model(model, dataset, request, networks).metrics
-    assert set(metrics) == {"clip_score", "r_precision", f"clip_score_{tiny_clip}", f"r_precision_{tiny_clip}"}
-    assert metrics["clip_score"].value == metrics[f"clip_score_{tiny_clip}"].value  # the same CLIP by another name
+    request = EvaluationRequest(
+        metrics=("clip-score", "r-precision"), captions_per_image=1, features="clip", clip_score_clip=str(tiny_clip)
+    )
+    evaluation = evaluated(model, dataset, request)
+    first, second = evaluation.score("clip_score"), evaluation.score("second_clip_score")
+    assert list(evaluation.metrics) == ["clip_score", second.name, "r_precision", f"r_precision_{tiny_clip}"]
+    assert (first.name, second.name) == ("clip_score", f"clip_score_{tiny_clip}")
+    assert first.value == second.value  # the same CLIP by another name
 
 
-def test_released_scores_are_named_so(model: Model, dataset: CaptionedImages, clip: FrozenCLIP) -> None:
-    request = Request(("clip-score",), "released", captions_per_image=1)
-    (name, score), *more = evaluated(model, dataset, request).metrics.items()
-    assert (name, more) == ("clip_score_released", [])
+def test_released_scores_are_named_so(model: Model, dataset: CaptionedImages) -> None:
+    request = EvaluationRequest(metrics=("clip-score",), protocol="released", captions_per_image=1)
+    evaluation = evaluated(model, dataset, request)
+    score = evaluation.score("clip_score")
+    assert (list(evaluation.metrics), score.name) == (["clip_score_released"], "clip_score_released")
     assert -1 <= score.value <= 1
     assert "released" in score.features
+
+
+def test_one_call_scores_a_model_by_name_or_loaded(model: Model, model_folder: Path, dataset_path: Path) -> None:
+    request = EvaluationRequest(model=model, metrics=("fid",), captions_per_image=1, device="cpu")
+    loaded, named = evaluate(request), evaluate(replace(request, model=model_folder, dataset=dataset_path))
+    assert (loaded.source["model"], named.source["model"]) == ("random", str(model_folder))
+    assert loaded.source["dataset"] == named.source["dataset"] == str(dataset_path)
+    score = loaded.score("fid")
+    assert (score.name, score.value) == ("fid_clip", named.score("fid").value)
+    assert repr(loaded) == f"Evaluation(fid_clip={score.value:.4f}, fingerprint='{loaded.fingerprint}')"
+    record = json.loads(json.dumps(loaded.record()))
+    assert list(record)[:4] == ["model", "model_fingerprint", "dataset", "split"]
+    assert (record["device"], record["metrics"]["fid_clip"]["value"]) == ("cpu", score.value)
+    assert "kid" not in {score.key for score in loaded.metrics.values()}
+    with pytest.raises(KeyError):
+        loaded.score("kid")
 
 
 def test_a_broken_generator_is_named(model: Model, dataset: CaptionedImages, clip: FrozenCLIP) -> None:
     broken = Generator(model.config.generator, clip.geometry).eval().requires_grad_(False)
     broken.to_rgb.weight.data.fill_(float("nan"))
-    with pytest.raises(RatlipError, match="model random draws pixels that are not numbers"):
-        evaluated(replace(model, generator=broken), dataset, Request(captions_per_image=1))
+    with pytest.raises(RatlipError, match="model random generates pixels that are not numbers"):
+        evaluated(replace(model, generator=broken), dataset, EvaluationRequest(captions_per_image=1))
 
 
-def captioned_folder(folder: Path, sentences: Sequence[str], side: int = 16) -> Path:
+def captioned_folder(folder: Path, captions: Sequence[str], side: int = 16) -> Path:
     """Images x0.png, x1.png ... with a caption file each."""
     random = np.random.default_rng(0)
     folder.mkdir(exist_ok=True)
-    for number, sentence in enumerate(sentences):
+    for number, caption in enumerate(captions):
         levels = random.integers(0, 256, size=(side, side, 3), dtype=np.uint8)
         Image.fromarray(levels).save(folder / f"x{number}.png")
-        (folder / f"x{number}.txt").write_text(sentence, encoding="utf-8")
+        (folder / f"x{number}.txt").write_text(caption, encoding="utf-8")
     return folder
 
 
 def test_folders_of_every_kind_are_read(tmp_path: Path, dataset_path: Path) -> None:
     folder = captioned_folder(tmp_path / "own", ["a\nb", "c", "d"])
-    images, size, captions = open_folder(folder, "test", True, 1)
-    assert (len(images), size) == (3, (16, 16))
+    images, captions = open_folder(folder, "test", True, 1)
+    assert (len(images), images.size) == (3, (16, 16))
     assert captions is not None
-    assert [captions.sentences[number] for number in captions.first] == ["a", "c", "d"]
+    assert [captions.texts[number] for number in captions.first] == ["a", "c", "d"]
     with Image.open(folder / "x1.png") as image:
         assert np.array_equal(next(images.batches(2))[1].permute(1, 2, 0).numpy(), np.asarray(image))
     for file in folder.glob("*.txt"):
         file.unlink()
-    assert open_folder(folder, "test", False, 1)[2] is None
-    images, size, captions = open_folder(dataset_path, "test", True, 2)
-    assert (len(images), size) == (7, (32, 32))
+    assert open_folder(folder, "test", False, 1)[1] is None
+    images, captions = open_folder(dataset_path, "test", True, 2)
+    assert (len(images), images.size) == (7, (32, 32))
     assert captions is not None
     assert [list(numbers) for numbers in captions.of_image[:2]] == [[0, 1], [2, 3]]
     (folder / "images.jsonl").write_text(
         "".join(json.dumps({"file_name": f"x{number}.png", "prompt": f"p{number}"}) + "\n" for number in range(2))
     )
     Image.new("RGB", (90, 20)).save(folder / "0000_grid.png")
-    images, _, captions = open_folder(folder, "test", True, 10)
+    images, captions = open_folder(folder, "test", True, 10)
     assert len(next(images.batches(9))) == 2
     assert captions is not None
-    assert captions.sentences == ["p0", "p1"]
+    assert captions.texts == ["p0", "p1"]
 
 
 def test_images_of_a_folder_change_its_fingerprint(tmp_path: Path) -> None:
@@ -570,29 +607,34 @@ def test_bad_folders_are_named(tmp_path: Path, clip: FrozenCLIP, damage: Callabl
     folder = captioned_folder(tmp_path / "own", ["a", "b", "c"])
     damage(folder)
     networks = Networks(None, (ClipNetwork(clip, "tiny"),), CPU)
+    request = EvaluationRequest(images=folder, metrics=("clip-score",))
 
     def score() -> Evaluation:
-        images, size, captions = open_folder(folder, "test", True, 10)
-        return evaluate_images(images, size, None, captions, Request(("clip-score",)), networks)
+        return score_inputs(folder_inputs(folder, request, silent), request, networks)
 
     with pytest.raises(DataError, match=said):
         score()
 
 
 def test_too_few_or_missing_is_said(tmp_path: Path, clip: FrozenCLIP) -> None:
-    one, *_ = open_folder(captioned_folder(tmp_path / "one", ["a"]), "test", False, 1)
-    three, size, _ = open_folder(captioned_folder(tmp_path / "three", "abc"), "test", False, 1)
+    one, _ = open_folder(captioned_folder(tmp_path / "one", ["a"]), "test", False, 1)
+    three, _ = open_folder(captioned_folder(tmp_path / "three", "abc"), "test", False, 1)
     network = ClipNetwork(clip, "tiny")
-    for fakes, reals, metric, said in (
+    for fake, real, metric, said in (
         (one, three, "fid", "too few generated images: 1; fid take at least 2"),
         (three, one, "fid", "too few real images: 1"),
         (three, three, "precision-recall", "take at least 4"),
         (three, None, "kid", "give a --reference or --dataset"),
     ):
+        inputs = Inputs(fake, real, None, False, {})
         with pytest.raises(DataError, match=said):
-            evaluate_images(fakes, size, reals, None, Request((metric,)), Networks(network, (), CPU))
+            score_inputs(inputs, EvaluationRequest(metrics=(metric,)), Networks(network, (), CPU))
+    request, networks = EvaluationRequest(metrics=("clip-score",)), Networks(None, (network,), CPU)
     with pytest.raises(DataError, match="need captions"):
-        evaluate_images(three, size, None, None, Request(("clip-score",)), Networks(None, (network,), CPU))
+        score_inputs(Inputs(three, None, None, False, {}), request, networks)
+    same = Inputs(three, None, Captions.of_folder([["a"]] * 3), False, {})
+    with pytest.raises(DataError, match="different captions"):
+        score_inputs(same, EvaluationRequest(metrics=("r-precision",)), networks)
 
 
 @pytest.mark.parametrize(
@@ -604,10 +646,12 @@ def test_too_few_or_missing_is_said(tmp_path: Path, clip: FrozenCLIP) -> None:
         ({"bootstrap": 5}, "at least 40"),
         ({"seed": -1}, "seed is -1"),
         ({"batch_size": 0}, "batch size is 0"),
+        ({"features": "inceptoin"}, "Known: clip, inception"),
+        ({"reference": Path("real")}, "--reference goes with --images"),
+        ({"images": Path("x"), "model": "ratlip-demo"}, "--images takes no --model"),
+        ({"images": Path("x"), "reference": Path("y"), "dataset": "cub"}, "either --reference or --dataset"),
     ],
 )
 def test_wrong_requests_are_refused(wrong: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        Request(**wrong)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="Known: clip, inception"):
-        load_networks(Request(), CPU, "inceptoin")
+        EvaluationRequest(**wrong)  # type: ignore[arg-type]

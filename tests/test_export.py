@@ -22,12 +22,12 @@ from PIL import Image
 from ratlip_cli.errors import RatlipError
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
-from ratlip_cli.weights import export
 from ratlip_cli.weights.clip_files import load_clip
-from ratlip_cli.weights.export import export_model
+from ratlip_cli.weights.export import export
+from ratlip_cli.weights.export.export import export_model
+from ratlip_cli.weights.export.standalone.tokenizer import Tokenizer
 from ratlip_cli.weights.load import load_model
 from ratlip_cli.weights.model_folder import Model, create_model_folder, load_folder, model_config, save_weights
-from ratlip_cli.weights.standalone.tokenizer import Tokenizer
 
 PROMPT = "a red bird with black wings, it isn't blue"
 
@@ -58,15 +58,15 @@ def exported(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def drawn(model: Model, noise: np.ndarray, sentence: str) -> np.ndarray:
-    text = model.clip.encode_text([sentence]).expand(len(noise), -1)
+def generated(model: Model, noise: np.ndarray, prompt: str) -> np.ndarray:
+    text = model.clip.encode_text([prompt]).expand(len(noise), -1)
     with torch.no_grad():
         images: np.ndarray = model.generator(torch.from_numpy(noise), text, model.clip).clamp(-1, 1).numpy()
     return images
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_onnxruntime_draws_the_same(model: Model, exported: Path, batch: int) -> None:
+def test_onnxruntime_generates_the_same(model: Model, exported: Path, batch: int) -> None:
     encoder, generator = (
         onnxruntime.InferenceSession(exported / f"{name}.onnx") for name in ("text_encoder", "generator")
     )
@@ -75,7 +75,7 @@ def test_onnxruntime_draws_the_same(model: Model, exported: Path, batch: int) ->
     assert np.abs(text - model.clip.encode_text([PROMPT]).numpy()).max() <= 1e-3
     noise = np.random.default_rng(batch).standard_normal((batch, 6), dtype=np.float32)
     (images,) = generator.run(["images"], {"noise": noise, "text": text})
-    expected = drawn(model, noise, PROMPT)
+    expected = generated(model, noise, PROMPT)
     assert expected.std() > 0.05
     assert np.abs(images - expected).max() <= 1e-3
 
@@ -89,7 +89,7 @@ def test_the_files_say_which_model_and_nothing_of_this_machine(model: Model, exp
 
 
 def test_nothing_is_written_into_images_piece_by_piece(exported: Path) -> None:
-    """What adds in place in Python would be a ScatterND a piece, which takes most of the time of drawing."""
+    """What adds in place in Python would be a ScatterND a piece, which takes most of the time of an image."""
     operators = {node.op_type for node in onnx.load(exported / "generator.onnx").graph.node}
     assert {"Conv", "ConvTranspose"} <= operators
     assert not {operator for operator in operators if operator.startswith("Scatter")}
@@ -118,24 +118,24 @@ def test_the_example_needs_nothing_else(model: Model, exported: Path, tmp_path: 
     assert {"onnxruntime", "numpy", "PIL"} <= loaded
     assert not loaded & {"torch", "open_clip", "ratlip_cli", "ftfy", "regex", "onnx"}
     noise = np.random.default_rng(0).standard_normal((2, 6), dtype=np.float32)
-    for number, image in enumerate(drawn(model, noise, PROMPT)):
+    for number, image in enumerate(generated(model, noise, PROMPT)):
         with Image.open(tmp_path / f"{number}.png") as sample:
-            levels = (image.transpose(1, 2, 0) + 1) * 127.5
-            assert np.abs(np.asarray(sample) - levels).max() <= 0.75
+            pixels = (image.transpose(1, 2, 0) + 1) * 127.5
+            assert np.abs(np.asarray(sample) - pixels).max() <= 0.75
     assert len((exported / "example.py").read_text().splitlines()) <= 25
 
 
 @pytest.mark.slow
-def test_torch_export_draws_the_same(model: Model, tmp_path: Path) -> None:
+def test_torch_export_generates_the_same(model: Model, tmp_path: Path) -> None:
     result = export_model(model, tmp_path / "torch", "torch-export")
     assert result.image_difference <= 1e-4
     loaded = run_example(tmp_path / "torch", tmp_path)
     assert not loaded & {"open_clip", "ratlip_cli", "ftfy"}
     noise = torch.randn(2, 6, generator=torch.Generator().manual_seed(0)).numpy()
-    for number, image in enumerate(drawn(model, noise, PROMPT)):
+    for number, image in enumerate(generated(model, noise, PROMPT)):
         with Image.open(tmp_path / f"{number}.png") as sample:
-            levels = (image.transpose(1, 2, 0) + 1) * 127.5
-            assert np.abs(np.asarray(sample) - levels).max() <= 0.75
+            pixels = (image.transpose(1, 2, 0) + 1) * 127.5
+            assert np.abs(np.asarray(sample) - pixels).max() <= 0.75
     assert str(Path(export.__file__).parent).encode() not in (tmp_path / "torch" / "generator.pt2").read_bytes()
 
 
@@ -147,7 +147,7 @@ def tokenizers(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 @pytest.mark.parametrize(
-    "sentence",
+    "prompt",
     [
         "",
         "A Red BIRD  with\tblack wings.",
@@ -160,9 +160,9 @@ def tokenizers(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         "!?...,,, --- ((()))",
     ],
 )
-def test_the_tokenizer_gives_the_same_ids(tokenizers: tuple[Tokenizer, object], sentence: str) -> None:
+def test_the_tokenizer_gives_the_same_ids(tokenizers: tuple[Tokenizer, object], prompt: str) -> None:
     ours, theirs = tokenizers
-    assert ours([sentence]).tolist() == theirs([sentence]).tolist()
+    assert ours([prompt]).tolist() == theirs([prompt]).tolist()
 
 
 @settings(max_examples=100, deadline=None)
@@ -172,10 +172,10 @@ def test_the_tokenizer_gives_the_same_ids(tokenizers: tuple[Tokenizer, object], 
     )
 )
 def test_the_tokenizer_gives_the_same_ids_for_any_ascii(
-    tokenizers: tuple[Tokenizer, object], sentences: list[str]
+    tokenizers: tuple[Tokenizer, object], prompts: list[str]
 ) -> None:
     ours, theirs = tokenizers
-    assert ours(sentences).tolist() == theirs(sentences).tolist()
+    assert ours(prompts).tolist() == theirs(prompts).tolist()
 
 
 def test_what_differs_is_not_written(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

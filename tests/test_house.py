@@ -21,7 +21,7 @@ FLOORS = [
     {"fast"},
     {"weights", "data"},
     {"sampling", "summary"},
-    {"explain", "evaluation"},
+    {"explain", "evaluation", "publish"},
     {"training"},
     {"api"},
     {"cli"},

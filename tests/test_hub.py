@@ -11,7 +11,7 @@ from hub_connection import Connect
 from hub_server import COMMIT, READ_TOKEN, WRITE_TOKEN, Fault, serve
 
 from ratlip_cli.errors import UsageError, WeightsError
-from ratlip_cli.weights.hub import fetch, pinned_name, push
+from ratlip_cli.weights.hub import download, pinned_name, push
 from ratlip_cli.weights.model_folder import files_of
 
 WEIGHTS = bytes(range(256)) * 1000
@@ -38,13 +38,13 @@ def names(folder: Path) -> set[str]:
 def test_pull_then_cache(repository: Path, connect: Connect) -> None:
     with serve({"someone/birds": repository}) as hub:
         connect(hub)
-        folder = fetch("someone/birds")
+        folder = download("someone/birds")
         assert names(folder) == {"config.json", "generator.safetensors", "clip/open_clip_config.json"}
         assert (folder / "generator.safetensors").read_bytes() == WEIGHTS
         assert pinned_name("someone/birds", folder) == f"someone/birds@{COMMIT}"
         assert any("/cdn/" in request for request in hub.requests)  # by the redirect
         downloads = hub.downloads()
-        assert fetch(f"someone/birds@{COMMIT}") == fetch("someone/birds@main") == folder
+        assert download(f"someone/birds@{COMMIT}") == download("someone/birds@main") == folder
         assert hub.downloads() == downloads
 
 
@@ -53,22 +53,22 @@ def test_offline_takes_the_cache_or_says_go_online(
 ) -> None:
     with serve({"someone/birds": repository}) as hub:
         connect(hub)
-        folder = fetch("someone/birds")
+        folder = download("someone/birds")
         requests = list(hub.requests)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-        assert fetch("someone/birds") == folder
+        assert download("someone/birds") == folder
         with pytest.raises(WeightsError, match=r"HF_HUB_OFFLINE is set. Go online"):
-            fetch("someone/fish")
+            download("someone/fish")
         assert hub.requests == requests
 
 
 def test_a_cached_model_serves_while_the_hub_is_down(repository: Path, connect: Connect) -> None:
     with serve({"someone/birds": repository}) as hub:
         connect(hub)
-        folder = fetch("someone/birds")
+        folder = download("someone/birds")
         hub.faults.append(Fault("GET /api", status=503, times=100))
-        assert fetch("someone/birds") == folder
-    assert fetch("someone/birds") == folder  # nobody listens any more
+        assert download("someone/birds") == folder
+    assert download("someone/birds") == folder  # nobody listens any more
 
 
 def test_revisions(repository: Path, connect: Connect) -> None:
@@ -79,11 +79,11 @@ def test_revisions(repository: Path, connect: Connect) -> None:
         newer.write_text('{"library": "ratlip", "newer": true}')
         found.commits["b" * 40] = found.commits[COMMIT] | {"config.json": newer}
         found.branches["v2"] = "b" * 40
-        assert "newer" in (fetch("someone/birds@v2") / "config.json").read_text()
-        assert "newer" not in (fetch("someone/birds") / "config.json").read_text()
-        assert pinned_name("someone/birds@v2", fetch("someone/birds@v2")) == f"someone/birds@{'b' * 40}"
+        assert "newer" in (download("someone/birds@v2") / "config.json").read_text()
+        assert "newer" not in (download("someone/birds") / "config.json").read_text()
+        assert pinned_name("someone/birds@v2", download("someone/birds@v2")) == f"someone/birds@{'b' * 40}"
         found.branches["main"] = "b" * 40
-        assert "newer" in (fetch("someone/birds") / "config.json").read_text()
+        assert "newer" in (download("someone/birds") / "config.json").read_text()
 
 
 def test_a_connection_cut_in_the_middle_is_resumed(
@@ -94,7 +94,7 @@ def test_a_connection_cut_in_the_middle_is_resumed(
     with serve({"someone/birds": repository}) as hub:
         connect(hub)
         hub.faults.append(Fault("GET /cdn", cut_after=100_000))
-        folder = fetch("someone/birds")
+        folder = download("someone/birds")
         assert (folder / "generator.safetensors").read_bytes() == WEIGHTS
         assert [request.split()[2:] for request in hub.requests if "GET /cdn" in request] == [[], ["bytes=100000-"]]
 
@@ -106,14 +106,14 @@ def test_a_connection_that_is_always_cut_leaves_nothing_in_use(
     with serve({"someone/birds": repository}) as hub:
         connect(hub)
         hub.faults.append(Fault("GET /cdn", cut_after=0, times=100))
-        with pytest.raises(WeightsError, match=r"could not be fetched.*try again: what is complete is kept"):
-            fetch("someone/birds")
+        with pytest.raises(WeightsError, match=r"could not be downloaded.*try again: what is complete is kept"):
+            download("someone/birds")
         hub.faults.clear()
         small = [request for request in hub.downloads() if "resolve" in request and "safetensors" not in request]
-        folder = fetch("someone/birds")
+        folder = download("someone/birds")
         assert (folder / "generator.safetensors").read_bytes() == WEIGHTS
         again = [request for request in hub.downloads() if "resolve" in request and "safetensors" not in request]
-        assert again == small  # what was complete is not fetched again
+        assert again == small  # what was complete is not downloaded again
 
 
 @pytest.mark.parametrize("pattern", ["GET /cdn", "GET .*config.json"])
@@ -121,19 +121,19 @@ def test_a_file_that_does_not_match_its_hash_is_removed(repository: Path, connec
     with serve({"someone/birds": repository}) as hub:
         connect(hub)
         hub.faults.append(Fault(pattern, corrupt=True))
-        with pytest.raises(WeightsError, match=r"does not match its hash.*was removed: fetch it again"):
-            fetch("someone/birds")
-        assert (fetch("someone/birds") / "generator.safetensors").read_bytes() == WEIGHTS
+        with pytest.raises(WeightsError, match=r"does not match its hash.*was removed: download it again"):
+            download("someone/birds")
+        assert (download("someone/birds") / "generator.safetensors").read_bytes() == WEIGHTS
 
 
 def test_a_file_that_the_disk_damaged_is_removed(repository: Path, connect: Connect) -> None:
     with serve({"someone/birds": repository}) as hub:
         connect(hub)
-        folder = fetch("someone/birds")
+        folder = download("someone/birds")
         (folder / "generator.safetensors").resolve().write_bytes(WEIGHTS[:-1] + b"\0")
         with pytest.raises(WeightsError, match=r"generator.safetensors of someone/birds does not match its hash"):
-            fetch("someone/birds")
-        assert (fetch("someone/birds") / "generator.safetensors").read_bytes() == WEIGHTS
+            download("someone/birds")
+        assert (download("someone/birds") / "generator.safetensors").read_bytes() == WEIGHTS
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_refusals_say_what_to_do(
         hub.faults += [fault] if fault else []
         connect(hub, token)
         with pytest.raises(WeightsError, match=words) as error:
-            fetch(name)
+            download(name)
         assert "\n" not in str(error.value)
 
 
@@ -178,14 +178,14 @@ def test_nobody_listens(repository: Path, connect: Connect) -> None:
     with serve({"someone/birds": repository}) as hub:
         connect(hub)
     with pytest.raises(WeightsError, match=r"cannot be reached. Go online"):
-        fetch("someone/birds")
+        download("someone/birds")
 
 
 def test_a_token_is_not_sent_to_another_host(repository: Path, connect: Connect) -> None:
     with serve({"someone/birds": repository}) as hub:
         hub.repositories["someone/birds"].private = True
         connect(hub, READ_TOKEN)
-        fetch("someone/birds")
+        download("someone/birds")
         assert any("/cdn/" in request for request in hub.requests)
         assert hub.leaked == []
 
@@ -203,7 +203,7 @@ def test_push_then_pull(repository: Path, connect: Connect) -> None:
         assert set(files) == {"config.json", "generator.safetensors", "clip/open_clip_config.json", "README.md"}
         assert hub.file("me/birds", "README.md").decode() == card
         connect(hub, cache="another-machine")
-        assert (fetch(pushed.name) / "generator.safetensors").read_bytes() == WEIGHTS
+        assert (download(pushed.name) / "generator.safetensors").read_bytes() == WEIGHTS
         assert hub.leaked == []
 
 
@@ -216,7 +216,7 @@ def test_push_and_pull_by_xet(repository: Path, connect: Connect) -> None:
     with serve() as hub:
         connect(hub, WRITE_TOKEN, xet=True)
         pushed = push(files_of(repository), "me/birds")
-        assert (fetch(pushed.name) / "generator.safetensors").read_bytes() == weights
+        assert (download(pushed.name) / "generator.safetensors").read_bytes() == weights
         asked = " ".join(hub.requests)
         assert "/v1/xorbs/" in asked
         assert "/v1/reconstructions/" in asked

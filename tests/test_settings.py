@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,17 @@ import pytest
 from ratlip_cli.cli.train import train
 from ratlip_cli.errors import UsageError
 from ratlip_cli.training.settings import (
+    SETTINGS,
     TrainSettings,
     about,
+    all_settings,
     parse_duration,
     preset_names,
     read_settings,
     resolve_settings,
 )
 
-NAMES = [setting.name for setting in fields(TrainSettings)]
+NAMES = list(all_settings())
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -62,7 +64,11 @@ def test_every_preset_is_valid_and_has_a_use(preset: str) -> None:
 @pytest.mark.parametrize("preset", ["cub", "oxford", "celeba-tiny"])
 def test_presets_of_the_papers_datasets_are_the_papers(preset: str) -> None:
     settings = resolve_settings({"dataset": preset})
-    assert (settings.variant, settings.hidden_size, settings.clip) == ("ratlip", 64, "ViT-B-32-quickgelu:openai")
+    assert (settings.variant, settings.model["hidden_size"], settings.clip) == (
+        "ratlip",
+        64,
+        "ViT-B-32-quickgelu:openai",
+    )
     assert (settings.lr_g, settings.lr_d, settings.beta1, settings.beta2) == (1e-4, 4e-4, 0.0, 0.9)
     assert (settings.clip_weight, settings.penalty_weight, settings.penalty_power) == (4.0, 2.0, 6.0)
     assert settings.image_size == 256
@@ -95,7 +101,10 @@ def test_where_it_was_written_is_not_repeated() -> None:
         ("clip = 3", "'clip' must be a text, not 3"),
         ("steps = 3\nepochs = 3", "either epochs or steps"),
         ("steps = ", "cannot read the settings in"),
-        ("[model]\nvariant = 'rat'", "unknown setting 'model'"),
+        ("[model]\nvariant = 'rat'", "unknown setting 'model.variant'. Known: image_size"),
+        ("[model]\nhidden_sise = 8", "unknown setting 'model.hidden_sise'. Did you mean 'hidden_size'?"),
+        ("[model]\nhidden_size = 8.5", "'hidden_size' must be a whole number, not 8.5"),
+        ("model = 8", "'model' must be a table of sizes, not 8"),
     ],
 )
 def test_bad_files_are_named_with_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
@@ -119,7 +128,7 @@ def test_missing_files_and_unknown_presets_are_told_apart() -> None:
         ({"variant": "ratlop"}, "unknown variant 'ratlop'. Did you mean 'ratlip'"),
         ({"precision": "bf61"}, "unknown precision 'bf61'. Did you mean 'bf16'"),
         ({"image_size": 31}, "image_size is 31"),
-        ({"batch_size": 6, "grad_accum": 4}, "cannot be cut into grad_accum 4 equal parts"),
+        ({"batch_size": 6, "grad_accum": 4}, "cannot be cut into grad_accum 4 equal micro-batches"),
         ({"ema": 1.0}, "ema is 1.0; it must be from 0 to below 1"),
         ({"lr_g": float("nan")}, "lr_g is nan"),
         ({"lr_d": 0.0}, "lr_d is 0.0; it must be a number above 0"),
@@ -154,3 +163,24 @@ def test_what_is_no_duration(text: str) -> None:
 )
 def test_steps_of_epochs(settings: dict[str, Any], images: int, steps: int) -> None:
     assert resolve_settings(settings).total_steps(images) == steps
+
+
+def test_a_file_of_an_earlier_version_has_its_sizes_beside_the_rest(tmp_path: Path) -> None:
+    flat = write(tmp_path, "batch_size = 6\nhidden_size = 8\ngenerator_channels = 16\n")
+    nested = tmp_path / "nested.toml"
+    nested.write_text("batch_size = 6\n[model]\nhidden_size = 8\ngenerator_channels = 16\n")
+    assert resolve_settings({}, flat) == resolve_settings({}, str(nested))
+    assert "[model]\n" in resolve_settings({}, flat).to_toml()
+
+
+def test_a_setting_says_all_of_itself_in_one_place() -> None:
+    settings = TrainSettings.of(hidden_size=8, lr_g=1.0)
+    assert settings.architecture == {"variant": "ratlip", **settings.model}
+    assert settings.architecture["hidden_size"] == 8
+    assert settings.recorded["lr_g"] == 1.0
+    assert not {"out", "device", "dataset"} & settings.recorded.keys()
+    free = [name for name, one in SETTINGS.items() if one.about.free]
+    assert {"out", "device", "workers", "keep"} <= set(free)
+    assert settings.same_run(settings.replaced(workers=0, out="elsewhere"))
+    assert not settings.same_run(settings.replaced(hidden_size=4))
+    assert not settings.same_run(settings.replaced(lr_g=2.0))

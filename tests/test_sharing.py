@@ -18,9 +18,10 @@ from PIL import Image
 from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.tensor_files import load_tensors, save_tensors
-from ratlip_cli.weights.card import read_scores
+from ratlip_cli.weights.card import read_scores, write_card
 from ratlip_cli.weights.load import load_model
 from ratlip_cli.weights.model_folder import (
+    CARD_FILE,
     CONFIG_FILE,
     DISCRIMINATOR_FILE,
     GENERATOR_FILE,
@@ -39,7 +40,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def run(tiny_clip: Path, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two steps that drew samples."""
+    """A run of two steps that saved samples."""
     folder = tmp_path_factory.mktemp("runs") / "colours"
     arguments = ("--steps", 2, "--sample-every", 1, "--out", folder)
     answer = ratlip("train", "--dataset", tiny_dataset, "--clip", tiny_clip, *SMALL, *arguments)
@@ -107,7 +108,7 @@ def test_tensors_that_do_not_fit_are_named(folder: Path) -> None:
         load_folder(folder)
 
 
-def test_half_precision_takes_half_the_space_and_draws_the_same(folder: Path, tmp_path: Path) -> None:
+def test_half_precision_takes_half_the_space_and_generates_the_same(folder: Path, tmp_path: Path) -> None:
     half = shutil.copytree(folder, tmp_path / "half")
     save_half(folder, half)
     for name in (GENERATOR_FILE, DISCRIMINATOR_FILE):
@@ -133,7 +134,7 @@ def test_values_beyond_half_precision_are_kept(folder: Path, tmp_path: Path) -> 
 
 
 def test_from_a_run_to_another_machine(run: Path, connect: Connect, tmp_path: Path) -> None:
-    """Pushed, pulled by name with its fingerprint, and drawing the same images; its records name the commit."""
+    """Pushed, pulled by name with its fingerprint, and generating the same images; its records name the commit."""
     prompt = ("a red image", "-n", 2, "--device", "cpu", "--no-grid", "--quiet")
     here = ratlip("generate", *prompt, "--model", run, "--out", tmp_path / "here")
     assert here.code == 0, here.err
@@ -215,6 +216,22 @@ def test_a_licence_against_redistribution_keeps_images_out(folder: Path) -> None
     assert "allows no redistribution" in told["card"]
     assert metadata(told["card"])["license"] == "other"
     assert metadata(told["card"])["license_name"] == "non-commercial-no-redistribution"
+
+
+@pytest.mark.parametrize("key", ["images", "pictures"])
+def test_a_card_tells_how_many_images_whatever_the_version_called_them(folder: Path, key: str) -> None:
+    edit_config(folder, training={"data": {"name": "colours", key: 17000}})
+    write_card(folder)
+    assert "| name | colours |\n| images | 17000 |\n" in (folder / CARD_FILE).read_text()
+
+
+def test_the_code_on_a_card_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_card(folder)
+    code = re.search(r"```python\n(.*?)```", (folder / CARD_FILE).read_text(), flags=re.DOTALL)
+    assert code
+    monkeypatch.chdir(tmp_path)
+    exec(code[1].replace("FOLDER", str(folder)), {})
+    assert {path.name for path in tmp_path.glob("*.png")} == {f"{index}.png" for index in range(8)}
 
 
 def test_scores_of_another_model_are_not_told(run: Path, tmp_path: Path) -> None:

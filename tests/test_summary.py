@@ -45,20 +45,20 @@ def test_baseline_and_discriminator_of_the_papers_table(vit_b_32: FrozenCLIP) ->
 
 
 @pytest.mark.parametrize("pixel_stem", [False, True])
-def test_parts_add_up_to_the_model(tiny_clip: Path, pixel_stem: bool) -> None:
-    config, judge = GeneratorConfig(image_size=64, base_channels=16), DiscriminatorConfig(4, pixel_stem)
-    parts = summarise(config, judge, clip_architecture(str(tiny_clip)))
+def test_modules_add_up_to_the_model(tiny_clip: Path, pixel_stem: bool) -> None:
+    config, discriminator = GeneratorConfig(image_size=64, base_channels=16), DiscriminatorConfig(4, pixel_stem)
+    modules = summarise(config, discriminator, clip_architecture(str(tiny_clip)))
     clip = load_clip(str(tiny_clip))
     generator = Generator(config, clip.geometry).eval()
-    names = [part.name for part in parts]
+    names = [one.name for one in modules]
     assert names[:6] == ["CLIP text encoder", "noise to code", "RAT bridge", "prompts", "CLIP-BLK", "fuse"]
     assert names[-3:] == ["CLIP image encoder", "FE extractor", "referee"]
-    assert sum(part.trained for part in parts[-3:]) == discriminator_parameters(judge, clip.geometry)[0]
-    drawing = parts[1:-3]
-    assert sum(part.trained for part in drawing) == sum(p.numel() for p in generator.parameters())
+    assert sum(one.trained for one in modules[-3:]) == discriminator_parameters(discriminator, clip.geometry)[0]
+    generating = modules[1:-3]
+    assert sum(one.trained for one in generating) == sum(p.numel() for p in generator.parameters())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         generator(torch.zeros(1, config.noise_dim), torch.zeros(1, clip.geometry.embed_dim), clip)
     # the counter does not see into PyTorch's fused attention on the CPU, a small part of the whole
-    assert sum(part.flops for part in drawing) == pytest.approx(counter.get_total_flops(), rel=0.005)
-    assert parts[names.index("to RGB")].shape == (3, 64, 64)
-    assert parts[0].frozen + parts[-3].frozen == sum(p.numel() for p in clip.parameters())
+    assert sum(one.flops for one in generating) == pytest.approx(counter.get_total_flops(), rel=0.005)
+    assert modules[names.index("to RGB")].shape == (3, 64, 64)
+    assert modules[0].frozen + modules[-3].frozen == sum(p.numel() for p in clip.parameters())

@@ -15,7 +15,7 @@ from PIL import Image
 from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, RatlipError
-from ratlip_cli.evaluation.protocol import Evaluation, Score
+from ratlip_cli.evaluation.run import Evaluation, Score
 from ratlip_cli.tensor_files import load_tensors
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.start import open_session
@@ -32,14 +32,14 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 
 def say(monkeypatch: pytest.MonkeyPatch, *distances: float) -> None:
-    """Let evaluations find these Fréchet distances, one after the other."""
+    """Let evaluations result in these Fréchet distances, one after the other."""
     coming: Iterator[float] = iter(distances)
 
     def evaluation(*arguments: object) -> Evaluation:
-        score = Score(next(coming), None, "CLIP", 2, 2, 0.1, None)
-        return Evaluation("standard", 0, (32, 32), 1, {}, "0123456789abcdef", 0.1, {"fid_clip": score})
+        score = Score("fid", "fid_clip", next(coming), None, "CLIP", 2, 2, 0.1, None)
+        return Evaluation({}, "cpu", "standard", 0, (32, 32), 1, {}, "0123456789abcdef", 0.1, {score.name: score})
 
-    monkeypatch.setattr("ratlip_cli.training.validation.evaluate_model", evaluation)
+    monkeypatch.setattr("ratlip_cli.training.validation.score_inputs", evaluation)
 
 
 def test_scores_are_those_of_ratlip_evaluate(settings: TrainSettings) -> None:
@@ -49,12 +49,12 @@ def test_scores_are_those_of_ratlip_evaluate(settings: TrainSettings) -> None:
     assert "fid_clip" not in first
     for folder in ("best", "model"):
         answer = ratlip("evaluate", "--model", run / folder, "--captions-per-image", "1", "--json", "--device", "cpu")
-        found = json.loads(answer.out)
-        assert {name: score["value"] for name, score in found["metrics"].items()} == {
+        result = json.loads(answer.out)
+        assert {name: score["value"] for name, score in result["metrics"].items()} == {
             "fid_clip": second["fid_clip"],
             "clip_score": second["clip_score"],
         }
-        assert found["fingerprint"] == second["evaluation"]
+        assert result["fingerprint"] == second["evaluation"]
 
 
 def test_the_best_is_kept(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,9 +67,9 @@ def test_the_best_is_kept(settings: TrainSettings, monkeypatch: pytest.MonkeyPat
     assert (best.step, best.metric, best.value) == (4, "fid_clip", 3.0)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000004", "step_00000006"]
     kept = load_tensors(run / "best" / "generator.safetensors")
-    average = load_tensors(run / "checkpoints" / "step_00000004" / "average.safetensors")
+    ema = load_tensors(run / "checkpoints" / "step_00000004" / "ema.safetensors")
     newest = load_tensors(run / "model" / "generator.safetensors")
-    assert all(torch.equal(tensor, average[name]) for name, tensor in kept.items())
+    assert all(torch.equal(tensor, ema[name]) for name, tensor in kept.items())
     assert any(not torch.equal(tensor, newest[name]) for name, tensor in kept.items())
 
     say(monkeypatch, 3.5, 2.0)  # the run goes on; the first of these is worse than the best before it
@@ -90,11 +90,11 @@ def test_evaluation_changes_nothing_in_training(settings: TrainSettings) -> None
 
 
 def test_stopping_during_an_evaluation_saves_without_scores(settings: TrainSettings) -> None:
-    asked = []
+    calls = []
 
     def stop_in_the_evaluation() -> bool:
-        asked.append(1)
-        return len(asked) > 2  # asked before each of two steps, then by the evaluation
+        calls.append(1)
+        return len(calls) > 2  # called before each of two steps, then by the evaluation
 
     list(open_session(settings).run(stop_in_the_evaluation))
     run = Path(settings.out)
@@ -119,10 +119,10 @@ def test_what_evaluation_lacks_is_said_before_the_run_begins(settings: TrainSett
 
 
 def test_features_follow_the_clip(settings: TrainSettings, tmp_path: Path) -> None:
-    for given, found in (("auto", "inception"), ("clip", "clip")):
+    for given, features in (("auto", "inception"), ("clip", "clip")):
         run = tmp_path / given
         open_session(settings.replaced(out=str(run), eval_every=0, eval_features=given)).folder.close()
-        assert json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))["features"] == found
+        assert json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))["features"] == features
 
 
 def test_a_damaged_note_of_the_best_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`ratlip bench`: how fast a model draws and trains on this machine."""
+"""`ratlip bench`: how fast a model generates and trains on this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ratlip_cli.cli import console
+from ratlip_cli.cli.options import Device, Json, Model, Quiet
 
 if TYPE_CHECKING:
     from ratlip_cli.training.benchmark import Benchmark
@@ -16,18 +17,15 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def bench(
-    model: Annotated[
-        str | None,
-        typer.Option(help="Model folder, run folder, owner/name[@revision] on the Hugging Face Hub, or ratlip-demo."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    model: Model = None,
+    device: Device = "auto",
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 8,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16, of drawing.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16, of sampling.")] = "fp32",
     train: Annotated[
         bool, typer.Option("--train", help="Also measure training steps of a model of these sizes.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure images a second, latency, memory and, with --train, steps a second. Leave the machine alone meanwhile.
 
@@ -65,12 +63,12 @@ def bench(
 
 
 def _show(measured: Benchmark) -> None:
-    drawing, training = measured.drawing, measured.training
-    rows: list[tuple[str, object]] = [
-        ("one image", f"{1000 * drawing.latency_seconds:.1f} ms"),
-        (f"images a second, {drawing.batch_size} at a time", f"{drawing.images_per_second:.2f}"),
-        ("arithmetic of an image", f"{drawing.gflop_per_image:.2f} GFLOP"),
-        ("share of the matrix-product rate", f"{drawing.share_of_matrix_rate:.0%}"),
+    sampling, training = measured.sampling, measured.training
+    rows = [
+        ("one image", f"{1000 * sampling.latency_seconds:.1f} ms"),
+        (f"images a second, {sampling.batch_size} at a time", f"{sampling.images_per_second:.2f}"),
+        ("arithmetic of an image", f"{sampling.gflop_per_image:.2f} GFLOP"),
+        ("share of the matrix-product rate", f"{sampling.share_of_matrix_rate:.0%}"),
     ]
     if training:
         rows += [
@@ -84,4 +82,4 @@ def _show(measured: Benchmark) -> None:
         ("peak memory", f"{measured.peak_memory_mib:.0f} MiB"),
     ]
     title = f"{measured.device}, {measured.threads} thread{'s' if measured.threads > 1 else ''}"
-    console.result_table(title, ("", "measured"), [(name, value) for name, value in rows])
+    console.result_table(title, ("", "measured"), rows)

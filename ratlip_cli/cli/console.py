@@ -32,11 +32,12 @@ def stderr() -> Console:
 
 
 def set_up(quiet: bool = False) -> None:
-    """Say whether notes and progress are shown, and let warnings of the library appear as notes."""
+    """Say whether notes and progress are shown, and let what the library logs appear as notes."""
     global _quiet
     _quiet = quiet
     library = logging.getLogger("ratlip_cli")
     library.handlers = [_Notes()]
+    library.setLevel(logging.INFO)
     library.propagate = False
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # read when huggingface_hub is imported; ours is the one line
     if quiet or not sys.stderr.isatty():
@@ -44,10 +45,11 @@ def set_up(quiet: bool = False) -> None:
 
 
 class _Notes(logging.Handler):
-    """Shows the library's warnings as notes."""
+    """Shows what the library logs as notes."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        note(f"{record.levelname.lower()}: {record.getMessage()}")
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        note(f"{level}{record.getMessage()}")
 
 
 def note(message: str) -> None:

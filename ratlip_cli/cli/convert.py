@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console
+from ratlip_cli.cli.options import Json, Quiet
 
 
 def convert(
@@ -17,16 +18,16 @@ def convert(
     out: Annotated[Path, typer.Option(metavar="PATH", help="The model folder to make; with --to-released, the file.")],
     variant: Annotated[
         str | None,
-        typer.Option(help="galip or ratlip-released: fail unless it is this one; it is told from the tensors."),
+        typer.Option(help="galip or ratlip-released: fail unless it is this one; it is inferred from the tensors."),
     ] = None,
     clip: Annotated[
         str, typer.Option(metavar="MODEL[:PRETRAINED]", help="The CLIP that it was trained with, or a file of it.")
     ] = "ViT-B-32-quickgelu:openai",
-    ema: Annotated[bool, typer.Option(help="Take the moving average where the file holds one.")] = True,
+    ema: Annotated[bool, typer.Option(help="Take the EMA where the file holds one.")] = True,
     half: Annotated[bool, typer.Option("--half", help="Store the weights as float16, in half the space.")] = False,
     to_released: Annotated[bool, typer.Option("--to-released", help="The way back, for the published code.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the path.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make a model folder from a checkpoint of the published GALIP or RATLIP code. Nothing in the file is executed.
 
@@ -39,19 +40,20 @@ def convert(
     ratlip convert models/birds --to-released --out state_epoch_1080.pth
     """
     console.set_up(quiet)
-    from ratlip_cli.weights.convert import convert_released, write_released
     from ratlip_cli.weights.load import load_model
     from ratlip_cli.weights.model_folder import fingerprint_of
+    from ratlip_cli.weights.released.convert import convert_released
+    from ratlip_cli.weights.released.ratlip import write_released
 
     if to_released:
         model = load_model(source)
         write_released(model, out)
-        found, fingerprint = model.config.generator.variant, model.fingerprint
+        config, fingerprint = model.config, model.fingerprint
     else:
-        found = convert_released(Path(source), out, variant, clip, ema, half).generator.variant
+        config = convert_released(Path(source), out, variant, clip, ema, half)
         fingerprint = fingerprint_of(out)
-    console.note(f"variant {found}, fingerprint {fingerprint}")
+    console.note(f"variant {config.generator.variant}, fingerprint {fingerprint}")
     if json:
-        console.result_json({"path": out, "variant": found, "fingerprint": fingerprint})
+        console.result_json({"path": out, "variant": config.generator.variant, "fingerprint": fingerprint})
     else:
         console.result(out)

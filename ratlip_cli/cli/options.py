@@ -1,16 +1,15 @@
-"""Options that several commands share, and those that are made from the settings of a training run."""
+"""Options that several commands share, and those that are made from settings."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
 
 from ratlip_cli.setting import Setting, Value, ordered
-from ratlip_cli.training.settings import all_settings
 
 Model = Annotated[
     str | None,
@@ -21,24 +20,28 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")]
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for every setting of a training run. What was typed comes as its argument `typed`.
+def with_options(settings: Iterable[Setting]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for every setting. What was typed comes as its argument `typed`.
 
-    An option that is not given is None, so that a settings file is not overwritten by a default.
+    An option that is not given is left out, so that a settings file is not overwritten by a default.
     """
-    own = inspect.signature(command, eval_str=True).parameters
-    settings = {one.name: one for one in ordered(list(all_settings().values()))}
-    parameters = [_parameter(one) for one in settings.values()]
-    parameters += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, one in own.items() if name != "typed"]
+    names = {one.name: one for one in ordered(list(settings))}
 
-    @functools.wraps(command)
-    def with_typed(**given: Any) -> None:
-        typed = {name: given.pop(name) for name in settings}
-        command(typed={name: value for name, value in typed.items() if value is not None}, **given)
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters
+        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, one in own.items() if name != "typed"]
+        parameters += [_parameter(one) for one in names.values()]
 
-    with_typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_typed.__annotations__ = {one.name: one.annotation for one in parameters}
-    return with_typed
+        @functools.wraps(command)
+        def with_typed(**given: Any) -> None:
+            typed = {name: given.pop(name) for name in names}
+            command(typed={name: value for name, value in typed.items() if value is not None}, **given)
+
+        with_typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_typed.__annotations__ = {one.name: one.annotation for one in parameters}
+        return with_typed
+
+    return decorate
 
 
 def _parameter(setting: Setting) -> inspect.Parameter:

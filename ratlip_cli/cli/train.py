@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet, Typed, with_settings
+from ratlip_cli.cli.options import Json, Quiet, Typed, with_options
 from ratlip_cli.cli.prepare import preparation_progress
 from ratlip_cli.errors import Interrupted
-from ratlip_cli.training.settings import preset_names, resolve_settings
+from ratlip_cli.training.settings import all_settings, preset_names, resolve_settings
 
 if TYPE_CHECKING:
     from ratlip_cli.training.dry_run import DryRun
@@ -25,7 +25,7 @@ SHOWN = {"D": "loss_d", "G": "loss_g", "CLIP": "clip_similarity"}
 """Of what a step measured, what stands beside the bar."""
 
 
-@with_settings
+@with_options(all_settings().values())
 def train(
     typed: Typed,
     config: Annotated[

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ class FeatureFile:
     """Features (n,d), float32, in a file of NumPy's .npy format.
 
     Args:
-        path: what a FeatureWriter wrote.
+        path: what a `feature_writer` wrote.
 
     Raises ValueError where it is anything else or was cut short.
     """
@@ -42,7 +41,7 @@ class FeatureFile:
         return np.array(self._mapped()[rows])
 
     def chunks(self) -> Iterator[slice]:
-        """The rows in pieces of CHUNK."""
+        """The rows, CHUNK at a time."""
         for start in range(0, self._count, CHUNK):
             yield slice(start, min(start + CHUNK, self._count))
 
@@ -52,30 +51,18 @@ class FeatureFile:
         return mapped
 
 
-class FeatureWriter:
-    """Writes features (n,d) a batch at a time. A context manager.
+@contextmanager
+def feature_writer(path: Path, count: int, dimensions: int) -> Iterator[Callable[[Tensor], None]]:
+    """Write features (n,d) to `path`, a batch at a time: yields what takes the features (B,d) of the next B images.
 
     Args:
-        path: the file to write.
         count, dimensions: n and d.
     """
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (count, dimensions)}
+        np.lib.format.write_array_header_1_0(file, header)
 
-    def __init__(self, path: Path, count: int, dimensions: int) -> None:
-        self.path = path
-        self._shape = (count, dimensions)
-        self._file: Any = None
+        def append(features: Tensor) -> None:
+            file.write(features.cpu().numpy().astype("<f4").tobytes())
 
-    def __enter__(self) -> FeatureWriter:
-        self._file = self.path.open("wb")
-        header = {"descr": "<f4", "fortran_order": False, "shape": self._shape}
-        np.lib.format.write_array_header_1_0(self._file, header)
-        return self
-
-    def append(self, features: Tensor) -> None:
-        """Write the features (B,d) of the next B images."""
-        self._file.write(features.cpu().numpy().astype("<f4").tobytes())
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._file.close()
+        yield append

@@ -2,37 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ratlip_cli.errors import UsageError, unknown_name
+from ratlip_cli.setting import setting
 
-METRICS = ("fid", "kid", "precision-recall", "clip-score", "r-precision")
-OF_FEATURES, OF_CLIP = METRICS[:3], METRICS[3:]
+if TYPE_CHECKING:
+    from ratlip_cli.weights.model_folder import Model
+
+OF_FEATURES = {"fid": ("fid",), "kid": ("kid",), "precision-recall": ("precision", "recall")}
+"""Metrics that compare features of generated and of real images, and the keys of their scores."""
+
+OF_CLIP = {"clip-score": ("clip_score",), "r-precision": ("r_precision",)}
+"""Metrics that compare images with their captions, and the keys of their scores."""
+
+METRICS = (*OF_FEATURES, *OF_CLIP)
 DEFAULT_METRICS = ("fid", "clip-score")
 PROTOCOLS = ("standard", "released")
 FEATURES = ("inception", "clip")
 
-FEWEST_DRAWS = 40
-"""Bootstrap draws below which there is no 2.5 % quantile."""
+FEWEST_RESAMPLES = 40
+"""Bootstrap resamples below which there is no 2.5 % quantile."""
+
+
+SCORED, HOW = "What is scored", "How"
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to measure, and how."""
+class EvaluationRequest:
+    """What to score, against what, by which metrics, and how.
 
+    Either a model is scored, on a split of a dataset; or a folder of images, against a folder or a split. Every field
+    but `metrics` is an option of `ratlip evaluate` too. `model` may also be a loaded model, which stays on its device.
+
+    Raises UsageError for unknown names, numbers out of range, and settings that exclude each other.
+    """
+
+    model: str | Path | Model | None = setting(
+        None, "Model folder, run folder, owner/name on the Hugging Face Hub, or ratlip-demo.", group=SCORED
+    )
+    dataset: str | Path | None = setting(
+        None, "Real images; the model's own dataset if left out.", group=SCORED, metavar="NAME|FOLDER"
+    )
+    split: str = setting("test", "Split of the dataset.", group=SCORED)
+    images: Path | None = setting(None, "Score these images instead of a model's.", group=SCORED, metavar="DIR")
+    reference: Path | None = setting(
+        None, "With --images: real images, instead of --dataset.", group=SCORED, metavar="DIR"
+    )
+    data_dir: Path = setting(Path("data"), "Folder of prepared datasets.", group=SCORED, envvar="RATLIP_DATA")
     metrics: tuple[str, ...] = DEFAULT_METRICS
     """Of METRICS."""
-    protocol: str = "standard"
-    """One of PROTOCOLS."""
-    captions_per_image: int = 10
-    """The first so many captions of each image are used, or all where there are fewer."""
-    bootstrap: int = 0
-    """Draws for 95 % intervals; 0 for none."""
-    seed: int = 0
-    """Of a model's noises."""
-    batch_size: int | None = None
-    """Images at a time; left out, networks take 16 on a CPU and 64 elsewhere."""
+    protocol: str = setting(
+        "standard",
+        "released: as the published code, for comparison with its tables only.",
+        group=HOW,
+        choices=PROTOCOLS,
+    )
+    features: str | None = setting(
+        None,
+        "Network for FID, KID, precision and recall; clip: the model's own. If left out, what the model names.",
+        group=HOW,
+        choices=FEATURES,
+    )
+    inception_weights: Path | None = setting(
+        None, "Inception's weights, for a machine without internet.", group=HOW, metavar="FILE"
+    )
+    clip: str | None = setting(
+        None,
+        "CLIP to score by; a model's own ViT-B/32, or OpenAI's, if left out.",
+        group=HOW,
+        metavar="MODEL[:PRETRAINED]",
+    )
+    clip_score_clip: str | None = setting(
+        None,
+        "A second CLIP for the CLIP metrics, which training never saw.",
+        group=HOW,
+        metavar="MODEL:PRETRAINED",
+    )
+    captions_per_image: int = setting(10, "Captions of each image, or all where there are fewer.", group=HOW)
+    bootstrap: int = setting(0, "Resamples for 95 % intervals; 0 for none.", group=HOW, metavar="N")
+    seed: int = setting(0, "Decides the noise vectors.", group=HOW)
+    batch_size: int | None = setting(None, "Images at a time; changes no score.", group=HOW)
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.", group=HOW)
 
     def __post_init__(self) -> None:
         for metric in self.metrics:
@@ -40,15 +94,35 @@ class Request:
                 raise unknown_name("metric", metric, METRICS)
         if self.protocol not in PROTOCOLS:
             raise unknown_name("protocol", self.protocol, PROTOCOLS)
+        if self.features is not None and self.features not in FEATURES:
+            raise unknown_name("features", self.features, FEATURES)
         if self.captions_per_image < 1:
             raise UsageError(f"captions per image is {self.captions_per_image}; it must be at least 1.")
-        if self.bootstrap < 0 or 0 < self.bootstrap < FEWEST_DRAWS:
-            raise UsageError(f"bootstrap is {self.bootstrap}; it must be 0, or at least {FEWEST_DRAWS} for 95 %.")
+        if self.bootstrap < 0 or 0 < self.bootstrap < FEWEST_RESAMPLES:
+            raise UsageError(f"bootstrap is {self.bootstrap}; it must be 0, or at least {FEWEST_RESAMPLES} for 95 %.")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}; it must not be negative, and below 2^63.")
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"batch size is {self.batch_size}; it must be at least 1.")
+        if self.images is None and self.reference is not None:
+            raise UsageError("--reference goes with --images; a model is compared with a --dataset.")
+        if self.images is not None and (self.model is not None or None not in (self.reference, self.dataset)):
+            raise UsageError("--images takes no --model, and either --reference or --dataset.")
 
-    def wants(self, metrics: Sequence[str]) -> bool:
-        """Whether any of `metrics` is asked for."""
-        return any(metric in metrics for metric in self.metrics)
+    @property
+    def released(self) -> bool:
+        """Whether images are prepared as the published code does it."""
+        return self.protocol == "released"
+
+    @property
+    def feature_keys(self) -> list[str]:
+        """Keys of the wanted scores that compare features of generated and of real images."""
+        return self._keys(OF_FEATURES)
+
+    @property
+    def clip_keys(self) -> list[str]:
+        """Keys of the wanted scores that compare images with their captions."""
+        return self._keys(OF_CLIP)
+
+    def _keys(self, table: Mapping[str, tuple[str, ...]]) -> list[str]:
+        return [key for metric, keys in table.items() if metric in self.metrics for key in keys]

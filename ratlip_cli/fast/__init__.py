@@ -2,7 +2,8 @@
 
 A swap replaces modules of a model by subclasses with the same parameters under the same names, equal in values and
 gradients to the plain ones (`tests/test_fast.py`). SWAPS says which a device takes: only those that were measured to
-win there. torch.compile and export take the plain forwards, by the subclasses themselves.
+win there. torch.compile and torch.export take the plain forwards, by the subclasses themselves; what `for_export` makes
+is fast when exported.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import torch
 
 from ratlip_cli.fast.sampling import Sampler
-from ratlip_cli.fast.swaps import SWAPS, Swap, swap_clip, swap_discriminator, swap_generator, swaps_for
+from ratlip_cli.fast.swaps import SWAPS, Swap, for_export, swap_clip, swap_discriminator, swap_generator, swaps_for
 from ratlip_cli.model.clip import FrozenCLIP
 
-__all__ = ["SWAPS", "Sampler", "Swap", "clip_for", "for_sampling", "for_training", "swaps_for"]
+__all__ = ["SWAPS", "Sampler", "Swap", "clip_for", "for_export", "for_sampling", "for_training", "swaps_for"]
 
 
 def for_training(

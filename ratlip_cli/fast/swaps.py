@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping
 from enum import Enum
@@ -15,7 +16,7 @@ from ratlip_cli.fast.attention import FastSAConv, FastShuffleAttention
 from ratlip_cli.fast.clip import FastCLIP, FastQuickGELU, FastSelfAttention
 from ratlip_cli.fast.onednn import FixedLinear, is_usable
 from ratlip_cli.fast.referee import FastReferee
-from ratlip_cli.fast.upsampling import ColourConv, FastGBlock, UpsamplingConv
+from ratlip_cli.fast.upsampling import ColourConv, ExportedGBlock, FastGBlock, UpsamplingConv
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.discriminator import Referee
 from ratlip_cli.model.generator import GBlock, Generator
@@ -52,7 +53,7 @@ class Swap(Enum):
     """For sampling, on top of FOLDED: convolutions whose weights lie in memory as oneDNN's kernels read them."""
 
 
-SWAPS: Mapping[str, frozenset[Swap]] = {"cpu": frozenset(Swap)}
+SWAPS: dict[str, frozenset[Swap]] = {"cpu": frozenset(Swap)}
 """What is measured to win, by kind of device; a kind that is not in it takes the plain model. docs/gpu.md tells how to
 measure a GPU."""
 
@@ -100,6 +101,14 @@ def swap_generator(generator: nn.Module, swaps: frozenset[Swap]) -> nn.Module:
             if isinstance(module, nn.LeakyReLU):
                 module.inplace = True
     return generator
+
+
+def for_export(generator: nn.Module) -> nn.Module:
+    """A generator to export, which convolves small images where it can; `generator` stays and shares its weights."""
+    shared = {id(tensor): tensor for tensor in (*generator.parameters(), *generator.buffers())}
+    exported = swap_generator(copy.deepcopy(generator, shared), frozenset({Swap.UPSAMPLING}))
+    _swap(exported, {FastGBlock: ExportedGBlock})
+    return exported
 
 
 def swap_discriminator(discriminator: nn.Module, swaps: frozenset[Swap]) -> nn.Module:

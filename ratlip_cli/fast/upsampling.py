@@ -34,13 +34,24 @@ class FastGBlock(GBlock):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return super().forward(x, y)
+        return plus_enlarged(self.convolved(x, y), self.shortcut(x))
+
+    def convolved(self, x: Tensor, y: Tensor) -> Tensor:
+        """What is added to the enlarged shortcut."""
         c = self.fuse1(x, y)
         if isinstance(self.conv1, FastSAConv):
             c = self.conv1.attend(self.conv1.conv(c, self.size))
         else:
             c = self.conv1(c, self.size)
-        c = self.conv2(self.fuse2(c, y))
-        return plus_enlarged(c, self.shortcut(x))
+        convolved: Tensor = self.conv2(self.fuse2(c, y))
+        return convolved
+
+
+class ExportedGBlock(FastGBlock):
+    """A FastGBlock of operations that every format of exported models has."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.convolved(x, y) + F.interpolate(self.shortcut(x), size=(self.size, self.size), mode="nearest")
 
 
 class UpsamplingConv(nn.Conv2d):

@@ -1,4 +1,4 @@
-"""How fast a model draws and trains on this machine, and what share of the machine's arithmetic that is."""
+"""How fast a model generates and trains on this machine, and what share of the machine's arithmetic that is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ratlip_cli.device import peak_memory_mib
 from ratlip_cli.fast.onednn import fixed_linear
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.sampling import noise_vectors, sample
-from ratlip_cli.summary import summarise
+from ratlip_cli.summary import gflop_per_image, summarise
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import clip_architecture
@@ -30,11 +30,11 @@ SHORTEST_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class DrawingSpeed:
-    """How fast images are drawn."""
+class SamplingSpeed:
+    """How fast images are generated."""
 
     latency_seconds: float
-    """From one sentence vector to its image."""
+    """From one text vector to its image."""
     images_per_second: float
     """In batches of `batch_size`."""
     batch_size: int
@@ -65,7 +65,7 @@ class Benchmark:
     """Of the CPU."""
     matrix_gflops: float
     """10^9 floating-point operations a second in products of large matrices, in this precision."""
-    drawing: DrawingSpeed
+    sampling: SamplingSpeed
     training: TrainingSpeed | None
     peak_memory_mib: float
     """Of the whole process, or of the GPU where there is one."""
@@ -84,8 +84,8 @@ def matrix_gflops(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * MATRIX_SIDE**3 / fastest / 1e9
 
 
-def measure_drawing(model: Model, batch_size: int, matrix_rate: float, dtype: torch.dtype) -> DrawingSpeed:
-    """Draw one image at a time, then `batch_size` at a time. `matrix_rate` is from `matrix_gflops`."""
+def measure_sampling(model: Model, batch_size: int, matrix_rate: float, dtype: torch.dtype) -> SamplingSpeed:
+    """Generate one image at a time, then `batch_size` at a time. `matrix_rate` is from `matrix_gflops`."""
     config, geometry = model.config.generator, model.config.geometry
     noise = noise_vectors(0, range(batch_size), config.noise_dim)
     text = torch.randn(batch_size, geometry.embed_dim, generator=torch.Generator().manual_seed(0))
@@ -93,9 +93,9 @@ def measure_drawing(model: Model, batch_size: int, matrix_rate: float, dtype: to
         latency = seconds(lambda: sample(model, noise[:1], text[:1]), model.device)
         together = seconds(lambda: sample(model, noise, text, batch_size), model.device)
     modules = summarise(config, model.config.discriminator, clip_architecture(clip_spec(model.folder, model.config)))
-    gflop = sum(one.flops for one in modules if one.generates and one.name != "CLIP text encoder") / 1e9
+    gflop = gflop_per_image(modules)
     rate = batch_size / together
-    return DrawingSpeed(latency, rate, batch_size, gflop, gflop * rate / matrix_rate)
+    return SamplingSpeed(latency, rate, batch_size, gflop, gflop * rate / matrix_rate)
 
 
 def measure_training(
@@ -154,18 +154,18 @@ def measure(
 
     Args:
         batch_size: images at a time.
-        precision, dtype: of drawing; training has its own setting.
+        precision, dtype: of sampling; training has its own setting.
         settings: a training run to measure too.
     """
     rate = matrix_gflops(model.device, dtype)
-    drawing = measure_drawing(model, batch_size, rate, dtype)
+    sampling = measure_sampling(model, batch_size, rate, dtype)
     training = measure_training(settings, model.clip, model.device, rate) if settings else None
     return Benchmark(
         device=str(model.device),
         precision=precision,
         threads=torch.get_num_threads(),
         matrix_gflops=rate,
-        drawing=drawing,
+        sampling=sampling,
         training=training,
         peak_memory_mib=peak_memory_mib(model.device),
     )

@@ -24,7 +24,7 @@ from PIL import Image
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from ratlip_cli.errors import RatlipError, TrainingError, UsageError
-from ratlip_cli.evaluation.protocol import Evaluation
+from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import cannot_write, locked, remove_partials, whole_file, write_text
 from ratlip_cli.pixels import captioned_grid
 from ratlip_cli.sampling import png_text

@@ -14,7 +14,7 @@ import torch
 from ratlip_cli.data.dataset import CaptionedImages, training_batches
 from ratlip_cli.data.layout import read_split
 from ratlip_cli.errors import DataError, TrainingError
-from ratlip_cli.evaluation.protocol import Evaluation
+from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import whole_file
 from ratlip_cli.pixels import to_images
 from ratlip_cli.sampling import noise_vectors

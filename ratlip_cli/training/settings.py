@@ -241,6 +241,10 @@ class TrainSettings:
         """These settings with others in their place, by flat names."""
         return _built({**asdict(self), **_nested(typed, self.model)}, typed)
 
+    def flat(self) -> dict[str, Value | None]:
+        """Every setting by its flat name, sizes of the model among them: what `of` takes."""
+        return {name: getattr(self, name) for name in SETTINGS} | dict(self.model)
+
     @property
     def family(self) -> Family:
         """The family that `variant` names."""

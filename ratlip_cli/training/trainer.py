@@ -162,11 +162,13 @@ class Trainer:
         """The generator's gradient. No gradient of the discriminator's weights is computed."""
         totals: Logs = {}
         self.discriminator.requires_grad_(False)
-        for batch in batches:
-            loss, logs = self.objective.generator_loss(batch, self.objective.fake(batch) if fake is None else fake)
-            torch.autograd.backward(self.scaler.scale(loss / len(batches)))
-            _add(totals, logs, len(batches))
-        self.discriminator.requires_grad_(True)
+        try:
+            for batch in batches:
+                loss, logs = self.objective.generator_loss(batch, self.objective.fake(batch) if fake is None else fake)
+                torch.autograd.backward(self.scaler.scale(loss / len(batches)))
+                _add(totals, logs, len(batches))
+        finally:
+            self.discriminator.requires_grad_(True)
         self.scaler.unscale_(self.optimizer_g)
         totals[_GRADIENT_G] = _gradient_norm(self._weights_g)
         return totals

@@ -1,6 +1,6 @@
 """Scores during training, by the code of `ratlip evaluate`, and the best model so far.
 
-best/                 a model folder with the best average of the generator
+best/                 a model folder with the best EMA of the generator
   evaluation.json     its step, its scores and how they were made
 """
 
@@ -13,9 +13,10 @@ from pathlib import Path
 
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.errors import RatlipError
+from ratlip_cli.evaluation.inputs import model_inputs
 from ratlip_cli.evaluation.networks import load_networks
-from ratlip_cli.evaluation.protocol import Evaluation, evaluate_model
-from ratlip_cli.evaluation.request import Request
+from ratlip_cli.evaluation.request import EvaluationRequest
+from ratlip_cli.evaluation.run import Evaluation, score_inputs
 from ratlip_cli.files import write_text
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.weights.model_folder import Model, fingerprint_of
@@ -43,44 +44,43 @@ class Validation:
     Args:
         settings: of the run.
         dataset: the training split; the test split beside it is what is scored on.
-        model: the averaged generator as a model; its weights move on while the run does.
+        model: the EMA of the generator as a model; its weights move on while the run does.
 
     Raises:
-        DataError: the dataset has no test split. WeightsError: a network's weights cannot be had.
+        DataError: the dataset has no test split. WeightsError: a network's weights could not be downloaded.
     """
 
     def __init__(self, settings: TrainSettings, dataset: CaptionedImages, model: Model) -> None:
-        self._model = model
-        self._request = Request(captions_per_image=settings.eval_captions)
-        self._images = CaptionedImages(dataset.path, "test", settings.image_size)
         weights = Path(settings.inception_weights) if settings.inception_weights else None
-        self._networks = load_networks(
-            self._request, model.device, model.config.features, model, inception_weights=weights
-        )
+        self._model = model
+        self._request = EvaluationRequest(captions_per_image=settings.eval_captions, inception_weights=weights)
+        self._images = CaptionedImages(dataset.path, "test", settings.image_size)
+        self._networks = load_networks(self._request, model.device, model)
 
     def evaluate(self, folder: Path, should_stop: Callable[[], bool]) -> Evaluation | None:
         """Score the model, which is saved in the model folder `folder`; None where `should_stop` became true."""
 
-        def ask(what: str, done: int, total: int, unit: str) -> None:
+        def stop(what: str, done: int, total: int | None, unit: str) -> None:
             if should_stop():
                 raise _Stopped
 
         model = replace(self._model, folder=folder, fingerprint=fingerprint_of(folder))
+        inputs = model_inputs(model, self._images, self._request)
         try:
-            return evaluate_model(model, self._images, self._request, self._networks, ask)
+            return score_inputs(inputs, self._request, self._networks, stop)
         except _Stopped:
             return None
 
 
 def deciding_score(evaluation: Evaluation) -> tuple[str, float]:
-    """Name and value of the metric that says which model is best, the least: the Fréchet distance."""
-    name, score = next(iter(evaluation.metrics.items()))
-    return name, score.value
+    """Name and value of the metric whose least value is the best model: the Fréchet distance."""
+    score = evaluation.score("fid")
+    return score.name, score.value
 
 
 def write_best(folder: Path, step: int, evaluation: Evaluation) -> None:
     """Note in the model folder `folder` how good its model is."""
-    content = asdict(Best(step, *deciding_score(evaluation))) | {"evaluation": asdict(evaluation)}
+    content = asdict(Best(step, *deciding_score(evaluation))) | {"evaluation": evaluation.scores_record()}
     write_text(folder / RESULT_FILE, json.dumps(content, indent=2) + "\n")
 
 

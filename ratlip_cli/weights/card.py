@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,13 @@ from ratlip_cli.weights.model_folder import (
     GENERATOR_FILE,
     SAMPLES_FILE,
     ModelConfig,
-    fingerprint_of,
     model_fingerprint,
     read_model_config,
-    save_half,
-    write_model_config,
 )
 
 NOT_TO_BE_SHOWN = "no redistribution"
 """Words in the licence of a dataset, such as CelebAMask-HQ's, of which a card shows no image: a model that was
-trained on few images may draw them again."""
+trained on few images may reproduce them."""
 
 _LICENCES = {"MIT": "mit", "CC0": "cc0-1.0", "CC BY 4.0": "cc-by-4.0"}
 """How the Hub calls licences that datasets name so."""
@@ -87,7 +84,7 @@ def read_scores(path: Path) -> Scores:
 
 
 def may_be_shown(licence: str) -> bool:
-    """Whether the licence of the training images, in words, lets a card show what the model draws."""
+    """Whether the licence of the training images, in words, lets a card show what the model generates."""
     return NOT_TO_BE_SHOWN not in licence.lower()
 
 
@@ -98,54 +95,11 @@ def data_licence(config: ModelConfig) -> str:
 
 def write_card(folder: Path) -> None:
     """Write README.md of a model folder that has no name on the Hub."""
-    _, metadata = load_tensors_and_metadata(folder / GENERATOR_FILE)
-    shown = (folder / SAMPLES_FILE).is_file()
-    card = model_card(read_model_config(folder), fingerprint_of(folder), metadata.get("step"), shown=shown)
-    write_text(folder / CARD_FILE, card)
-
-
-def stage(
-    folder: Path,
-    target: Path,
-    name: str,
-    licence: str | None = None,
-    scores: Scores | None = None,
-    half: bool = False,
-    shown: bool = False,
-) -> str:
-    """Write what a published model has beside the files of its model folder: config.json without the paths of this
-    machine, README.md and, with `half`, the weights as float16.
-
-    Args:
-        folder: the model folder.
-        target: an empty folder.
-        name, licence, scores, shown: see `model_card`.
-
-    Returns:
-        The fingerprint of the published model.
-    """
     config = read_model_config(folder)
-    config = replace(config, training=_without_paths(config.training))
-    write_model_config(target, config)
-    if half:
-        save_half(folder, target)
-    weights = (target if half else folder) / GENERATOR_FILE
-    tensors, metadata = load_tensors_and_metadata(weights)
-    fingerprint = model_fingerprint(tensors, config)
-    card = model_card(config, fingerprint, metadata.get("step"), name, licence, scores, shown)
-    write_text(target / CARD_FILE, card)
-    return fingerprint
-
-
-def _without_paths(training: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a training with names instead of folders."""
-    data = dict(training.get("data", {}))
-    if Path(str(data.get("source", ""))).is_absolute():
-        data["source"] = "own images"
-    portable = dict(training)
-    if "dataset" in portable:
-        portable["dataset"] = Path(str(portable["dataset"])).name
-    return portable | ({"data": data} if data else {})
+    weights, metadata = load_tensors_and_metadata(folder / GENERATOR_FILE)
+    shown = (folder / SAMPLES_FILE).is_file()
+    card = model_card(config, model_fingerprint(weights, config), metadata.get("step"), shown=shown)
+    write_text(folder / CARD_FILE, card)
 
 
 def model_card(
@@ -157,7 +111,7 @@ def model_card(
     scores: Scores | None = None,
     shown: bool = False,
 ) -> str:
-    """The card of a model, as Markdown with metadata in front.
+    """The card of a model, as Markdown after its metadata.
 
     Args:
         fingerprint: of the model, as its weights are stored.
@@ -171,7 +125,7 @@ def model_card(
     sections = (
         f"# {title}",
         _introduction(config),
-        f"![Images that this model drew]({SAMPLES_FILE})" if shown else "",
+        f"![Images that this model generated]({SAMPLES_FILE})" if shown else "",
         _use(config, name or "FOLDER", fingerprint),
         _data(config),
         _training(config, step),
@@ -196,7 +150,7 @@ def _metadata(
         license_link=f"https://huggingface.co/{name}#data" if other and name else None,
         library_name="ratlip",
         pipeline_tag="text-to-image",
-        tags=["ratlip", "text-to-image", "gan", "clip", config.generator.variant],
+        tags=["ratlip", "text-to-image", "gan", "clip", config.family.name],
         model_name=title if results else None,
         eval_results=results or None,
     )
@@ -205,7 +159,7 @@ def _metadata(
 def _introduction(config: ModelConfig) -> str:
     size = config.generator.image_size
     return (
-        f"Draws {size} x {size} images of a sentence in one pass. {config.family.about}. For "
+        f"Generates {size} x {size} images of a prompt in one pass. {config.family.about}. For "
         f"ratlip {ratlip_cli.__version__} or newer."
     )
 
@@ -221,16 +175,18 @@ ratlip generate "{prompt}" -n 8 --model {model}
 ```
 
 ```python
-from ratlip_cli.sampling import generate
-from ratlip_cli.weights.load import load_model
+import ratlip_cli as ratlip
 
-for image in generate(load_model("{model}"), ["{prompt}"], count=8):
-    image.image.save(f"{{image.index}}.png")
+model = ratlip.load_model("{model}")
+for sample in model.generate("{prompt}", n=8):
+    sample.image.save(f"{{sample.index}}.png")
 ```"""
 
 
 def _data(config: ModelConfig) -> str:
-    data = config.training.get("data", {})
+    data = dict(config.training.get("data", {}))
+    if "pictures" in data:  # as older versions called them
+        data["images"] = data["pictures"]
     rows = [(key, data[key]) for key in ("name", "source", "licence", "images", "captions") if key in data]
     if "converted_from" in config.training:
         rows.append(("converted from", config.training["converted_from"]))
@@ -259,15 +215,15 @@ def _scores(scores: Scores | None, model: str) -> str:
     return (
         f"## Scores\n\nOn the split {scores.split} of {scores.dataset}, protocol {scores.protocol}, fingerprint "
         f"{scores.fingerprint}, by `ratlip evaluate`. Scores of other protocols do not compare.\n\n"
-        f"| metric | value | network | real | drawn |\n|---|---|---|---|---|\n{rows}"
+        f"| metric | value | network | real | generated |\n|---|---|---|---|---|\n{rows}"
     )
 
 
 _LIMITS = """## Limits
 
-- It draws what its training images show; sentences about anything else give images of the same kind.
+- It generates what its training images show; prompts about anything else give images of the same kind.
 - Combinations that the training images do not show, numbers, and left and right are often missed.
-- It inherits what its data and CLIP leave out and lean to; trained on few images it may draw them again.
+- It inherits what its data and CLIP leave out and lean to; trained on few images it may reproduce them.
 - Its images are not photographs of anything and prove nothing."""
 
 

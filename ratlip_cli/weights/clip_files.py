@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,7 +161,7 @@ def _from_file(spec: str, name: str, path: Path, model_cfg: Mapping[str, Any]) -
 
 def _named(spec: str, name: str, pretrained: str | None) -> FrozenCLIP:
     try:
-        with torch.random.fork_rng(devices=[]), _warnings_disabled():
+        with torch.random.fork_rng(devices=[]), quiet():
             torch.manual_seed(0)  # random weights are the same ones every time
             model = open_clip.create_model(name, pretrained=pretrained)
     except Exception as error:
@@ -180,11 +181,13 @@ def _named(spec: str, name: str, pretrained: str | None) -> FrozenCLIP:
 
 
 @contextmanager
-def _warnings_disabled() -> Iterator[None]:
-    """open_clip warns on the root logger of what is meant here, such as a model without weights."""
+def quiet() -> Iterator[None]:
+    """Other libraries warn of what is meant here, such as a model without weights, and of their own internals."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(level)

@@ -33,22 +33,21 @@ class Pushed:
     """A model folder that was uploaded."""
 
     name: str
-    """owner/name@commit: what `fetch` takes to get exactly this model."""
+    """owner/name@commit: what `download` takes to get exactly this model."""
     url: str
     """The commit's page."""
 
 
-def fetch(name: str) -> Path:
+def download(name: str) -> Path:
     """The local copy of a model folder `owner/name[@revision]`, downloaded where it is not in the cache yet.
 
-    Only MODEL_FILES are fetched: no pickle, no code. Every file is compared with its hash on the Hub; one that differs
-    is removed.
+    Only MODEL_FILES: no pickle, no code. Every file is compared with its hash on the Hub; one that differs is removed.
 
     Raises:
         WeightsError: one line that says whether to log in, ask for access, go online or pick another name.
     """
     repository, _, revision = name.partition("@")
-    with _explained(name, f"{repository} could not be fetched"):
+    with _explained(name, f"{repository} could not be downloaded"):
         snapshot = Path(
             snapshot_download(
                 repository,
@@ -63,7 +62,7 @@ def fetch(name: str) -> Path:
 
 
 def pinned_name(name: str, snapshot: Path) -> str:
-    """owner/name@commit of what `fetch(name)` returned: the cache calls a snapshot by its commit."""
+    """owner/name@commit of what `download(name)` returned: the cache calls a snapshot by its commit."""
     return f"{name.partition('@')[0]}@{snapshot.name}"
 
 
@@ -131,7 +130,7 @@ def _verify(name: str, snapshot: Path) -> None:
             content.unlink()
             raise WeightsError(
                 f"{pointer.name} of {name} does not match its hash on the Hugging Face Hub, so it was damaged on the "
-                "way or on this disk, and was removed: fetch it again."
+                "way or on this disk, and was removed: download it again."
             )
 
 
@@ -149,18 +148,17 @@ def _explained(name: str, failure: str) -> Iterator[None]:
 def _advice(name: str, failure: str, error: Exception) -> str:
     repository, _, revision = name.partition("@")
     chain = list(_causes(error))
-    kinds = tuple(type(cause) for cause in chain)
     status = next((code for cause in chain if (code := _status(cause)) is not None), None)
-    if _any(kinds, GatedRepoError):
+    if _has(chain, GatedRepoError):
         return f"{repository} on the Hugging Face Hub is gated: ask for access on its page, then run `hf auth login`."
-    if _any(kinds, RepositoryNotFoundError):
+    if _has(chain, RepositoryNotFoundError):
         return (
             f"{repository} is neither a folder here nor a repository on the Hugging Face Hub that you may see. "
             "Check the name; for a private one run `hf auth login`."
         )
-    if _any(kinds, RevisionNotFoundError):
+    if _has(chain, RevisionNotFoundError):
         return f"{repository} on the Hugging Face Hub has no revision '{revision}': name a branch, tag or commit of it."
-    if _any(kinds, HFValidationError):
+    if _has(chain, HFValidationError):
         return f"'{name}' is not a name on the Hugging Face Hub: use owner/name or owner/name@revision."
     if status == 401:
         return f"{failure}: the Hugging Face Hub does not know who you are. Log in with `hf auth login`."
@@ -177,12 +175,12 @@ def _advice(name: str, failure: str, error: Exception) -> str:
         )
     if status is not None and status >= 500:
         return f"{failure}: the Hugging Face Hub is out of order (status {status}). Try again later."
-    if status is None and _any(kinds, OfflineModeIsEnabled):
+    if status is None and _has(chain, OfflineModeIsEnabled):
         return f"{failure}: it is not in the cache, and HF_HUB_OFFLINE is set. Go online: unset it."
     disk = next((cause for cause in chain if isinstance(cause, OSError) and cause.errno and cause.filename), None)
     if disk is not None:
         return f"{failure}: {disk.filename}: {disk.strerror}."
-    if _any(kinds, (LocalEntryNotFoundError, ConnectionError)):
+    if _has(chain, LocalEntryNotFoundError, ConnectionError):
         return f"{failure}: it is not in the cache, and the Hugging Face Hub cannot be reached. Go online."
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"{failure} ({reason}). Check your connection and try again: what is complete is kept."
@@ -199,5 +197,5 @@ def _status(error: BaseException) -> int | None:
     return code if isinstance(code, int) else None
 
 
-def _any(kinds: tuple[type[BaseException], ...], wanted: type | tuple[type, ...]) -> bool:
-    return any(issubclass(kind, wanted) for kind in kinds)
+def _has(chain: list[BaseException], *kinds: type[BaseException]) -> bool:
+    return any(isinstance(cause, kinds) for cause in chain)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ratlip_cli.errors import WeightsError, unknown_name
-from ratlip_cli.weights.hub import fetch, is_hub_name, pinned_name
+from ratlip_cli.errors import UsageError, WeightsError, unknown_name
+from ratlip_cli.weights.hub import download, is_hub_name, pinned_name
 from ratlip_cli.weights.model_folder import CONFIG_FILE, GENERATOR_FILE, Model, load_folder
 
 DEMO = "ratlip-demo"
@@ -36,6 +36,28 @@ def load_model(spec: str, device: str | torch.device = "cpu") -> Model:
     return load_folder(folder, device, name)
 
 
+def pull_model(name: str, fingerprint: str | None = None) -> Model:
+    """Download a model `owner/name[@revision]` of the Hugging Face Hub and its CLIP, and load it once.
+
+    Args:
+        fingerprint: the one that the model must have.
+
+    Raises:
+        UsageError: the name is none of the Hub. WeightsError: what keeps it from being downloaded or loaded, or that
+            it is another model.
+    """
+    if not is_hub_name(name):
+        raise UsageError(f"'{name}' is not a name on the Hugging Face Hub: use owner/name or owner/name@revision.")
+    folder = download(name)
+    model = load_folder(folder, name=pinned_name(name, folder))
+    if fingerprint not in (None, model.fingerprint):
+        raise WeightsError(
+            f"{model.name} has fingerprint {model.fingerprint}, not {fingerprint}: it is another model; name the right "
+            "revision."
+        )
+    return model
+
+
 def locate_model(spec: str) -> tuple[str, Path]:
     """The name that records give, with the commit of a model of the Hub, and the model folder. See `find_model`."""
     if spec == DEMO and not Path(spec).exists():
@@ -47,7 +69,7 @@ def locate_model(spec: str) -> tuple[str, Path]:
     if folder.exists():
         raise WeightsError(f"{spec} is neither a model folder nor a run folder: it has no {CONFIG_FILE}.")
     if is_hub_name(spec) and not folder.parent.is_dir():  # runs/typo is a misspelled run, not an owner's model
-        snapshot = fetch(spec)
+        snapshot = download(spec)
         return pinned_name(spec, snapshot), snapshot
     raise unknown_name("model", spec, [DEMO, *(str(run) for run in _runs_with_generator())])
 
@@ -62,5 +84,5 @@ def _demo_folder() -> Path:
 
 def _runs_with_generator() -> list[Path]:
     """Runs in ./runs, oldest first by their generator."""
-    found = RUNS.glob(f"*/{MODEL_IN_RUN}/{GENERATOR_FILE}")
-    return [path.parent.parent for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+    generators = RUNS.glob(f"*/{MODEL_IN_RUN}/{GENERATOR_FILE}")
+    return [path.parent.parent for path in sorted(generators, key=lambda path: path.stat().st_mtime)]

@@ -49,18 +49,18 @@ def main() -> int:
     parser.add_argument("--few", type=int, default=200)
     parser.add_argument("--many", type=int, default=5000)
     parser.add_argument("--features", choices=("clip", "inception"), default="clip")
-    asked = parser.parse_args()
-    options = ["--features", asked.features, "--clip", "ratlip-demo", "--device", "cpu"]
+    arguments = parser.parse_args()
+    options = ["--features", arguments.features, "--clip", "ratlip-demo", "--device", "cpu"]
     with tempfile.TemporaryDirectory() as scratch:
-        if asked.features == "inception":
+        if arguments.features == "inception":
             options += ["--inception-weights", str(write_inception(Path(scratch) / "inception.pth"))]
         peaks = {}
-        for count in (asked.few, asked.many):
+        for count in (arguments.few, arguments.many):
             fake = write_images(Path(scratch) / f"fake{count}", count, 0)
             real = write_images(Path(scratch) / f"real{count}", count, 1)
             peaks[count] = round(peak_mib(fake, real, *options), 1)
-    ratio = round(peaks[asked.many] / peaks[asked.few], 3)
-    print(json.dumps({"features": asked.features, "peak MiB by images": peaks, "ratio": ratio, "limit": LIMIT}))
+    ratio = round(peaks[arguments.many] / peaks[arguments.few], 3)
+    print(json.dumps({"features": arguments.features, "peak MiB by images": peaks, "ratio": ratio, "limit": LIMIT}))
     return int(ratio > LIMIT)
 
 

@@ -20,17 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch_fidelity import calculate_metrics
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from formula_weights import write_inception
 
-from ratlip_cli.evaluation.images import open_folder
-from ratlip_cli.evaluation.networks import load_networks
-from ratlip_cli.evaluation.protocol import evaluate_images
-from ratlip_cli.evaluation.request import Request
+from ratlip_cli.evaluation.request import EvaluationRequest
+from ratlip_cli.evaluation.run import evaluate
 
 
 def write_images(folder: Path, count: int, side: int) -> Path:
@@ -48,19 +45,18 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    asked = parser.parse_args()
-    device = torch.device(asked.device)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         weights = write_inception(Path(scratch) / "inception.pth")
-        fake = write_images(Path(scratch) / "fake", asked.images, asked.side)
-        real = write_images(Path(scratch) / "real", asked.images + 1, asked.side)
+        fake = write_images(Path(scratch) / "fake", options.images, options.side)
+        real = write_images(Path(scratch) / "real", options.images + 1, options.side)
 
         def ratlip() -> float:
             shutil.rmtree(real / ".features", ignore_errors=True)
-            request = Request(("fid",))
-            (images, size, _), (reference, _, _) = (open_folder(folder, "test", False, 1) for folder in (fake, real))
-            networks = load_networks(request, device, inception_weights=weights)
-            return evaluate_images(images, size, reference, None, request, networks).metrics["fid"].value
+            request = EvaluationRequest(
+                images=fake, reference=real, metrics=("fid",), inception_weights=weights, device=options.device
+            )
+            return evaluate(request).score("fid").value
 
         def torch_fidelity() -> float:
             return calculate_metrics(
@@ -68,24 +64,24 @@ def main() -> int:
                 input2=str(real),
                 fid=True,
                 feature_extractor_weights_path=str(weights),
-                cuda=device.type == "cuda",
+                cuda=options.device == "cuda",
                 cache=False,
                 verbose=False,
             )["frechet_inception_distance"]
 
         programs: dict[str, Callable[[], float]] = {"ratlip": ratlip, "torch-fidelity": torch_fidelity}
         rounds, values = [], {}
-        for _ in range(asked.rounds):
+        for _ in range(options.rounds):
             seconds = {}
             for name, program in programs.items():
                 started = time.perf_counter()
                 values[name] = program()
                 seconds[name] = time.perf_counter() - started
             rounds.append(seconds)
-    total = 2 * asked.images + 1
+    total = 2 * options.images + 1
     rates = {name: round(total / statistics.median(one[name] for one in rounds), 2) for name in programs}
     ratio = round(statistics.median(one["torch-fidelity"] / one["ratlip"] for one in rounds), 3)
-    print(json.dumps({"device": asked.device, "images/s": rates, "ratio": ratio, "limit": 1, "fid": values}))
+    print(json.dumps({"device": options.device, "images/s": rates, "ratio": ratio, "limit": 1, "fid": values}))
     return int(ratio < 1)
 
 

@@ -49,7 +49,7 @@ def measured(clip: FrozenCLIP, channels: int, size: int, count: int, batch: int 
     model = Model("growth", Path(), model_config(config, DiscriminatorConfig(), clip), generator, clip, "none")
     noise = noise_vectors(0, range(count), config.noise_dim)
     text = torch.randn(count, clip.geometry.embed_dim)
-    _ = model.drawing
+    _ = model.sampler
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
     held = status_mib("VmRSS")
     seconds = []

@@ -1,4 +1,4 @@
-"""How many times as fast, and with how much of the memory, the package does what the plain transcription does.
+"""How many times as fast, and with how much of the memory, the accelerated modules do what the plain model does.
 
     python tests/benchmarks/speed.py                      # all comparisons: about fifteen minutes on two free cores
     python tests/benchmarks/speed.py one eight demo-step  # these
@@ -44,30 +44,28 @@ GOALS = {
 FULL_CLIP = "ViT-B-32-quickgelu:random"
 
 
-def drawing(count: int, contender: str) -> Callable[[], object]:
-    """Draw `count` images with the full-size model."""
+def sampling(count: int, contender: str) -> Callable[[], object]:
+    """Generate `count` images with the full-size model."""
     import torch
-    from plain import draw as plain_draw
-    from plain import weights_of
 
-    from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
+    from ratlip_cli.fast import Swap, for_sampling
+    from ratlip_cli.model.config import GeneratorConfig
     from ratlip_cli.model.generator import Generator
-    from ratlip_cli.sampling import noise_vectors, sample
+    from ratlip_cli.sampling import noise_vectors
     from ratlip_cli.weights.clip_files import load_clip
-    from ratlip_cli.weights.model_folder import Model, model_config
 
     torch.manual_seed(0)
-    clip, config = load_clip(FULL_CLIP), GeneratorConfig()
+    swaps: frozenset[Swap] | None = None if contender == "ours" else frozenset()
+    clip, config = load_clip(FULL_CLIP, swaps=swaps), GeneratorConfig()
     generator = Generator(config, clip.geometry).eval().requires_grad_(False)
     noise, text = noise_vectors(0, range(count), config.noise_dim), torch.randn(count, clip.geometry.embed_dim)
     if contender == "ours":
-        described = model_config(config, DiscriminatorConfig(), clip)
-        model = Model("full size", Path(), described, generator, clip, "none")
-        return lambda: sample(model, noise, text)
+        sampler = for_sampling(generator, clip)
+        return lambda: sampler(noise, text)
 
     def plain() -> object:
         with torch.no_grad():
-            return plain_draw(weights_of(generator), config, clip, noise, text)
+            return generator(noise, text, clip)
 
     return plain
 
@@ -75,32 +73,29 @@ def drawing(count: int, contender: str) -> Callable[[], object]:
 def training(preset: str, contender: str) -> Callable[[], object]:
     """One training step: of the full-size model on four images (`-recompute`: with that), or of the demo's preset."""
     import torch
-    from plain import PlainTrainer
 
     from ratlip_cli.data.dataset import Batch
-    from ratlip_cli.training.settings import TrainSettings, read_settings
-    from ratlip_cli.training.trainer import Trainer, step_noise
+    from ratlip_cli.fast import SWAPS
+    from ratlip_cli.training.settings import TrainSettings, resolve_settings
+    from ratlip_cli.training.trainer import Trainer
     from ratlip_cli.weights.clip_files import load_clip
 
-    full = {"clip": FULL_CLIP, "batch_size": 4, "recompute": preset == "full-recompute"}
-    demo = {**read_settings("demo"), "diversity_weight": 0.0}  # the plain transcription is of the paper's losses
-    settings = TrainSettings(**(demo if preset == "demo" else full))
+    full = TrainSettings.of(clip=FULL_CLIP, batch_size=4, recompute=preset == "full-recompute" and contender == "ours")
+    settings = resolve_settings({"dataset": "demo"}) if preset == "demo" else full
+    if contender == "plain":
+        SWAPS["cpu"] = frozenset()
     clip = load_clip(settings.clip)
     count, size = settings.batch_size, settings.image_size
     colours = ("red", "black", "white", "blue", "green", "yellow")
-    sentences = [f"a {colours[i % 6]} bird with {colours[i // 6]} wings and a short beak" for i in range(count)]
-    trainer = Trainer(settings, clip, clip.encode_text(sentences), count, torch.device("cpu"))
+    captions = [f"a {colours[i % 6]} bird with {colours[i // 6]} wings and a short beak" for i in range(count)]
+    trainer = Trainer(settings, clip, clip.encode_text(captions), count, torch.device("cpu"))
     images = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    if contender == "ours":
-        return lambda: trainer.train_step(Batch(images, torch.arange(count)))
-    plain = PlainTrainer(trainer.generator, trainer.discriminator, clip, settings)
-    del trainer.ema, trainer._averaged
-    return lambda: plain.step(images, sentences, step_noise(0, 0, count, settings.noise_dim))
+    return lambda: trainer.train_step(Batch(images, torch.arange(count)))
 
 
 def prepared(comparison: str, contender: str) -> Callable[[], object]:
     if comparison in ("one", "eight"):
-        return drawing({"one": 1, "eight": 8}[comparison], contender)
+        return sampling({"one": 1, "eight": 8}[comparison], contender)
     return training(comparison.replace("-step", ""), contender)
 
 

@@ -1,4 +1,4 @@
-"""Draw images with onnxruntime, numpy and Pillow alone: python example.py "a red bird with black wings" 4"""
+"""Generate images with onnxruntime, numpy and Pillow alone: python example.py "a red bird with black wings" 4"""
 
 import json
 import sys
@@ -10,13 +10,13 @@ from PIL import Image
 from tokenizer import Tokenizer
 
 folder = Path(__file__).parent
-sentence, count = sys.argv[1], int(sys.argv[2])
+prompt, count = sys.argv[1], int(sys.argv[2])
 settings = json.loads((folder / "export.json").read_text())
-tokens = Tokenizer(folder / "merges.txt", settings["context_length"])([sentence])
+tokens = Tokenizer(folder / "merges.txt", settings["context_length"])([prompt])
 encoder, generator = (onnxruntime.InferenceSession(folder / name) for name in ("text_encoder.onnx", "generator.onnx"))
 (text,) = encoder.run(["text"], {"tokens": tokens})
 noise = np.random.default_rng(0).standard_normal((count, settings["noise_dim"]), dtype=np.float32)
 (images,) = generator.run(["images"], {"noise": noise, "text": text.repeat(count, axis=0)})
 for number, image in enumerate(images):
-    levels = ((image.transpose(1, 2, 0) + 1) * 127.5).round().astype(np.uint8)
-    Image.fromarray(levels).save(f"{number}.png")
+    pixels = ((image.transpose(1, 2, 0) + 1) * 127.5).round().astype(np.uint8)
+    Image.fromarray(pixels).save(f"{number}.png")

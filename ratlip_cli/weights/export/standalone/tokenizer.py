@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 _NUMBERS = "".join(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c) in ("Nl", "No"))
-_PIECE = re.compile(rf"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_{_NUMBERS}]+|[\d{_NUMBERS}]|(?:[^\w\s]|_)+", re.IGNORECASE)
+_WORD = re.compile(rf"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_{_NUMBERS}]+|[\d{_NUMBERS}]|(?:[^\w\s]|_)+", re.IGNORECASE)
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _HIDDEN = [byte for byte in range(256) if byte not in _PRINTABLE]
 _LETTERS = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(256 + place) for place, byte in enumerate(_HIDDEN)}
@@ -23,11 +23,11 @@ END = "</w>"
 
 
 class Tokenizer:
-    """Sentences to token ids.
+    """Prompts to token ids.
 
     Args:
-        merges: a text file with one merge of two parts a line, the most frequent first.
-        context_length: tokens of a sentence, start and end included; longer ones are cut.
+        merges: a text file with one merge of two pieces a line, the most frequent first.
+        context_length: tokens of a prompt, start and end included; longer ones are cut.
     """
 
     def __init__(self, merges: Path, context_length: int) -> None:
@@ -40,31 +40,31 @@ class Tokenizer:
         self.context_length = context_length
         self._known: dict[str, tuple[str, ...]] = {}
 
-    def __call__(self, sentences: list[str]) -> np.ndarray:
+    def __call__(self, prompts: list[str]) -> np.ndarray:
         """Token ids (B,context_length), int64, filled up with zeros."""
-        batch = np.zeros((len(sentences), self.context_length), dtype=np.int64)
-        for row, sentence in zip(batch, sentences, strict=True):
-            text = " ".join(html.unescape(html.unescape(sentence)).split()).lower()
-            ids = [self.ids[part] for piece in _PIECE.findall(text) for part in self._parts(piece)]
+        batch = np.zeros((len(prompts), self.context_length), dtype=np.int64)
+        for row, prompt in zip(batch, prompts, strict=True):
+            text = " ".join(html.unescape(html.unescape(prompt)).split()).lower()
+            ids = [self.ids[token] for word in _WORD.findall(text) for token in self._tokens(word)]
             ids = [self.start, *ids[: self.context_length - 2], self.end]
             row[: len(ids)] = ids
         return batch
 
-    def _parts(self, piece: str) -> tuple[str, ...]:
+    def _tokens(self, word: str) -> tuple[str, ...]:
         """A word as tokens: its bytes, joined pair by pair in the order of the merges."""
-        if piece not in self._known:
-            parts = [_LETTERS[byte] for byte in piece.encode()]
-            parts[-1] += END
-            while len(parts) > 1:
-                best = min(itertools.pairwise(parts), key=lambda pair: self.ranks.get(pair, len(self.ranks)))
+        if word not in self._known:
+            tokens = [_LETTERS[byte] for byte in word.encode()]
+            tokens[-1] += END
+            while len(tokens) > 1:
+                best = min(itertools.pairwise(tokens), key=lambda pair: self.ranks.get(pair, len(self.ranks)))
                 if best not in self.ranks:
                     break
                 joined: list[str] = []
-                for part in parts:
-                    if joined and (joined[-1], part) == best:
-                        joined[-1] += part
+                for token in tokens:
+                    if joined and (joined[-1], token) == best:
+                        joined[-1] += token
                     else:
-                        joined.append(part)
-                parts = joined
-            self._known[piece] = tuple(parts)
-        return self._known[piece]
+                        joined.append(token)
+                tokens = joined
+            self._known[word] = tuple(tokens)
+        return self._known[word]

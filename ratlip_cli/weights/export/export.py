@@ -2,7 +2,7 @@
 
 generator.onnx or .pt2      noise (B,noise_dim) and text vectors (B,d) -> images (B,3,S,S) in [-1,1]
 text_encoder.onnx or .pt2   token ids (B,context_length) -> text vectors (B,d)
-tokenizer.py, merges.txt    sentences -> token ids
+tokenizer.py, merges.txt    prompts -> token ids
 export.json                 sizes, and the fingerprints of the model and its CLIP
 example.py                  all of it together
 """
@@ -11,11 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +21,11 @@ from torch.export import Dim, ExportedProgram
 
 import ratlip_cli
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError, unknown_name
+from ratlip_cli.family import Family
+from ratlip_cli.fast import for_export
 from ratlip_cli.files import whole_folder, write_text
 from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.weights.clip_files import quiet
 from ratlip_cli.weights.model_folder import Model
 
 FORMATS = {"onnx": "onnx", "torch-export": "pt2"}
@@ -36,7 +35,7 @@ TOLERANCE = 1e-3
 """How far an exported model's images and text vectors may be from the model's own."""
 
 _STANDALONE = Path(__file__).parent / "standalone"
-_SENTENCES = ("a red bird with black wings", "a flower", "a smiling face in front of a wall")
+_PROMPTS = ("a red bird with black wings", "a flower", "a smiling face in front of a wall")
 _LARGEST_BATCH = 4096
 
 
@@ -56,7 +55,7 @@ class _Generating(nn.Module):
 
     def __init__(self, generator: nn.Module, clip: FrozenCLIP) -> None:
         super().__init__()
-        self.generator = generator
+        self.generator = for_export(generator)
         self.clip = _with_towers(clip, visual=True)
 
     def forward(self, noise: Tensor, text: Tensor) -> Tensor:
@@ -84,7 +83,8 @@ def export_model(model: Model, folder: Path, file_format: str) -> Exported:
         file_format: one of FORMATS.
 
     Raises:
-        UsageError: an unknown format, or the folder exists. WeightsError: the CLIP has another tokenizer than OpenAI's.
+        UsageError: an unknown format, or the folder exists. WeightsError: the CLIP has another tokenizer than OpenAI's,
+            or the family another condition than CLIP's text vectors.
         RatlipError: a package is missing, or the exported model computes something else.
     """
     if file_format not in FORMATS:
@@ -94,11 +94,13 @@ def export_model(model: Model, folder: Path, file_format: str) -> Exported:
     merges = getattr(model.clip.tokenizer, "bpe_ranks", None)
     if merges is None:
         raise WeightsError(f"CLIP {model.clip.spec} has a tokenizer of its own, which cannot be exported yet.")
+    if type(model.family).encode is not Family.encode:
+        raise WeightsError(f"variant {model.family.name} reads more than text vectors, which cannot be exported yet.")
     if file_format == "onnx":
         _check_packages()
-    tokens = model.clip.tokenizer(list(_SENTENCES))
+    tokens = model.clip.tokenizer(list(_PROMPTS))
     text = model.clip.encode_tokens(tokens)
-    noise = torch.randn(len(_SENTENCES), model.config.generator.noise_dim, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(len(_PROMPTS), model.config.generator.noise_dim, generator=torch.Generator().manual_seed(0))
     generating, encoding = _Generating(model.generator, model.clip).eval(), _Encoding(model.clip).eval()
     with torch.no_grad():
         images = generating(noise, text)
@@ -106,7 +108,7 @@ def export_model(model: Model, folder: Path, file_format: str) -> Exported:
     with whole_folder(folder) as partial:
         generator, encoder = partial / f"generator.{ending}", partial / f"text_encoder.{ending}"
         save, run = (_save_onnx, _run_onnx) if file_format == "onnx" else (_save_archive, _run_archive)
-        with _quiet():
+        with quiet():
             save(_traced(generating, noise[:2], text[:2]), generator, ("noise", "text"), "images", model.fingerprint)
             save(_traced(encoding, tokens[:2]), encoder, ("tokens",), "text", model.fingerprint)
             image_difference = float((run(generator, {"noise": noise, "text": text}) - images).abs().max())
@@ -140,7 +142,7 @@ def _settings(model: Model, file_format: str) -> dict[str, object]:
 def _with_towers(clip: FrozenCLIP, visual: bool) -> FrozenCLIP:
     """The same CLIP with its vision transformer alone, or with everything else."""
     model = copy.copy(clip.model)
-    model._modules = {name: part for name, part in clip.model._modules.items() if (name == "visual") == visual}
+    model._modules = {name: tower for name, tower in clip.model._modules.items() if (name == "visual") == visual}
     slim = copy.copy(clip)
     slim._modules = {"model": model}
     return slim
@@ -193,16 +195,3 @@ def _check_packages() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise RatlipError(f"ONNX needs the package {error.name}: pip install 'ratlip[export]'.") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter warns of its own internals."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

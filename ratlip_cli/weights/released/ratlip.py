@@ -1,29 +1,34 @@
 """Checkpoints of the published GALIP and RATLIP code, as weights of this package, and back.
 
 Such a file is `{"model": {"netG": tensors, "netD": tensors, "netC": tensors}}`, pickled by torch.save, its names
-sometimes behind a leading `module.`. It is read with weights_only. The variant and all sizes are told from the tensors.
+sometimes after a leading `module.`. It is read with weights_only. Variant and sizes are inferred from the tensors.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ratlip_cli.errors import WeightsError
-from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
+from ratlip_cli.errors import UsageError, WeightsError
+from ratlip_cli.files import whole_file
+from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.tensor_files import load_pickled
+from ratlip_cli.weights.model_folder import DISCRIMINATOR_FILE, Model, load_discriminator
+from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
 
 RELEASED_IMAGE_SIZE = 224
-"""The published code draws 224 pixels, whatever its configuration says."""
+"""The published code generates 224 pixels, whatever its configuration says."""
 
 RELEASED_VARIANTS = ("galip", "ratlip-released")
 """The variants whose weights have the published layout."""
+
+RELEASED_GEOMETRY = ClipGeometry(width=768, grid=7, layers=12, embed_dim=512, image_size=224)
+"""Of ViT-B/32, the only CLIP that the published code knows."""
 
 _NAMES = (  # of the published code and ours; # stands for a number
     ("^fc_code.", "^code."),
@@ -54,32 +59,16 @@ _LSTM = re.compile(r"mapping\.FBlocks\.(\d+)\.fuse(\d)\.affine(\d)\.rnn\.(\w+)_l
 _CELL = re.compile(r"bridge\.recurrence\.cells\.(\d+)\.(\w+)")
 _CLIP_PREFIX = "mapping.CLIP_ViT."
 _CLIP_TENSORS = re.compile(r"class_embedding|positional_embedding|conv1\.|ln_pre\.|transformer\.")
-_AVERAGE = re.compile(r"netG_?ema", re.IGNORECASE)
+_EMA = re.compile(r"netG_?ema", re.IGNORECASE)
 _STAGES = ("DBlocks.0", "DBlocks.1", "main")
 _UNUSED = re.compile(r"DBlocks\.\d+\.conv_s\.")  # 1x1 shortcuts that the published code builds and never calls
 
 
-@dataclass(frozen=True)
-class ReleasedCheckpoint:
-    """A published checkpoint under this package's names, float32."""
-
-    generator_config: GeneratorConfig
-    discriminator_config: DiscriminatorConfig
-    generator: dict[str, Tensor]
-    """For `Generator(generator_config, geometry)`."""
-    discriminator: dict[str, Tensor] | None
-    """For `Discriminator(discriminator_config, geometry)`; None where the file holds a generator alone."""
-    clip: dict[str, Tensor]
-    """Those tensors of the frozen CLIP's vision transformer that came with the generator, as open_clip names them."""
-    averaged: bool = False
-    """Whether the generator is a moving average that the file holds beside the trained one."""
-
-
-def read_released(path: Path, average: bool = True) -> ReleasedCheckpoint:
+def read_released(path: Path, ema: bool = True) -> ReleasedCheckpoint:
     """Read a published checkpoint file.
 
     Args:
-        average: take the generator's moving average where the file holds one.
+        ema: take the generator's EMA where the file holds one.
 
     Raises:
         WeightsError: the file is anything else, or a pickle that would execute something.
@@ -89,16 +78,44 @@ def read_released(path: Path, average: bool = True) -> ReleasedCheckpoint:
     if not isinstance(nets, dict) or not _are_tensors(nets.get("netG")):
         raise WeightsError(f"{path} is not a checkpoint of the published GALIP or RATLIP code: it has no 'netG'.")
     try:
-        return import_released(nets, average)
+        return import_released(nets, ema)
     except (KeyError, IndexError, ValueError) as error:
         raise WeightsError(f"{path} is not a checkpoint that the published code writes: {error!r}.") from error
 
 
-def import_released(nets: Mapping[str, Mapping[str, Tensor]], average: bool = True) -> ReleasedCheckpoint:
+def write_released(model: Model, path: Path) -> None:
+    """Write a model as a checkpoint file that the published code loads.
+
+    Raises:
+        UsageError: the published code has no such model, or `path` exists.
+    """
+    config = model.config
+    if path.exists():
+        raise UsageError(f"{path} exists; choose another --out.")
+    if config.generator.variant not in RELEASED_VARIANTS:
+        raise UsageError(
+            f"{model.name} is of variant {config.generator.variant}; the published code knows "
+            f"{' and '.join(RELEASED_VARIANTS)} alone."
+        )
+    if config.generator.image_size != RELEASED_IMAGE_SIZE or config.geometry != RELEASED_GEOMETRY:
+        raise UsageError(
+            f"{model.name} generates {config.generator.image_size} pixels on CLIP {config.clip}; the published code "
+            f"knows {RELEASED_IMAGE_SIZE} pixels on ViT-B/32 alone."
+        )
+    if config.discriminator.pixel_stem:
+        raise UsageError(f"the discriminator of {model.name} has a pixel stem, which the published code does not know.")
+    discriminator = None
+    if (model.folder / DISCRIMINATOR_FILE).is_file():
+        discriminator = load_discriminator(model).state_dict()
+    nets = export_released(model.generator.state_dict(), discriminator, model.clip.visual.state_dict())
+    with whole_file(path) as partial:
+        torch.save({"model": nets}, partial)
+
+
+def import_released(nets: Mapping[str, Mapping[str, Tensor]], ema: bool = True) -> ReleasedCheckpoint:
     """Rename the tensors of `netG`, `netD` and `netC`, and read the sizes off them."""
-    averages = [name for name in nets if _AVERAGE.fullmatch(name) and _are_tensors(nets[name])]
-    averaged = average and bool(averages)
-    released = _without_module(nets[averages[0] if averaged else "netG"])
+    emas = [name for name in nets if ema and _EMA.fullmatch(name) and _are_tensors(nets[name])]
+    released = _without_module(nets[emas[0] if emas else "netG"])
     clip = {name[len(_CLIP_PREFIX) :]: tensor for name, tensor in released.items() if name.startswith(_CLIP_PREFIX)}
     generator = {
         _own_name(name): _float32(tensor) for name, tensor in released.items() if not name.startswith(_CLIP_PREFIX)
@@ -109,7 +126,7 @@ def import_released(nets: Mapping[str, Mapping[str, Tensor]], average: bool = Tr
         discriminator = _discriminator_tensors(_without_module(nets["netD"]), _without_module(nets["netC"]))
         discriminator_config = DiscriminatorConfig(base_channels=len(discriminator["referee.conv1.weight"]) // 2)
     config = _generator_config(generator)
-    return ReleasedCheckpoint(config, discriminator_config, generator, discriminator, clip, averaged)
+    return ReleasedCheckpoint(config, discriminator_config, generator, discriminator, clip, bool(emas))
 
 
 def export_released(
@@ -153,7 +170,7 @@ def _renamed(name: str, rules: Iterable[tuple[str, str]]) -> str:
     for old, new in rules:
         pattern = re.escape(old).replace(r"\^", "^").replace(r"\#", r"(\d+)")
         first, *others = new.removeprefix("^").split("#")
-        replacement = first + "".join(rf"\g<{group}>{part}" for group, part in enumerate(others, start=1))
+        replacement = first + "".join(rf"\g<{group}>{other}" for group, other in enumerate(others, start=1))
         name = re.sub(pattern, replacement, name)
     return name
 

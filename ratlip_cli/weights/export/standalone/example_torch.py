@@ -1,4 +1,4 @@
-"""Draw images with torch, numpy and Pillow alone: python example.py "a red bird with black wings" 4"""
+"""Generate images with torch, numpy and Pillow alone: python example.py "a red bird with black wings" 4"""
 
 import json
 import sys
@@ -10,13 +10,13 @@ from PIL import Image
 from tokenizer import Tokenizer
 
 folder = Path(__file__).parent
-sentence, count = sys.argv[1], int(sys.argv[2])
+prompt, count = sys.argv[1], int(sys.argv[2])
 settings = json.loads((folder / "export.json").read_text())
-tokens = Tokenizer(folder / "merges.txt", settings["context_length"])([sentence])
+tokens = Tokenizer(folder / "merges.txt", settings["context_length"])([prompt])
 encoder, generator = (torch.export.load(folder / name).module() for name in ("text_encoder.pt2", "generator.pt2"))
 text = encoder(torch.from_numpy(tokens))
 noise = torch.randn(count, settings["noise_dim"], generator=torch.Generator().manual_seed(0))
 images = generator(noise, text.repeat(count, 1)).detach().numpy()
 for number, image in enumerate(images):
-    levels = ((image.transpose(1, 2, 0) + 1) * 127.5).round().astype(np.uint8)
-    Image.fromarray(levels).save(f"{number}.png")
+    pixels = ((image.transpose(1, 2, 0) + 1) * 127.5).round().astype(np.uint8)
+    Image.fromarray(pixels).save(f"{number}.png")

@@ -1,0 +1,223 @@
+"""The one call: images -> features -> statistics -> metrics, by the protocols `standard` and `released`.
+
+`standard` compares every image of a split, centre crop, with one fake for every caption: FID and KID as torch-fidelity
+computes them, the CLIP score with pixels prepared once. `released` prepares pixels as the published GALIP and RATLIP
+code does, for comparison with printed tables only; its metrics are named so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import ratlip_cli
+from ratlip_cli.device import resolve_device
+from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.evaluation.bootstrap import Counts, Interval, interval, resamples
+from ratlip_cli.evaluation.clip_score import candidates
+from ratlip_cli.evaluation.extract import extract
+from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_split
+from ratlip_cli.evaluation.metrics import Metric, wanted_metrics
+from ratlip_cli.evaluation.networks import Networks, load_networks
+from ratlip_cli.evaluation.request import EvaluationRequest
+from ratlip_cli.evaluation.statistics import NEIGHBOURS
+from ratlip_cli.progress import Progress, silent
+from ratlip_cli.weights.load import default_model, load_model
+from ratlip_cli.weights.model_folder import Model
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number and how it was made."""
+
+    key: str
+    """Names the metric in code: fid, kid, precision, recall, clip_score, r_precision; with `second_` before the last
+    two by a second CLIP."""
+    name: str
+    """Names it in results, with the network that was used: `fid` by Inception alone, `fid_clip` by a CLIP."""
+    value: float
+    interval: Interval | None
+    """95 %, by bootstrap over the images."""
+    features: str
+    """The network."""
+    n_real: int | None
+    """Real images; None where the metric compares with none."""
+    n_fake: int
+    """Images that were scored."""
+    seconds: float
+    """What this metric took, without generating the images."""
+    note: str | None
+    """What makes the number less than it seems."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of a model or of a folder of images, with all that decided them."""
+
+    source: Mapping[str, str]
+    """What was scored against what: model, model_fingerprint, dataset, split; or images and reference."""
+    device: str
+    protocol: str
+    seed: int
+    image_size: tuple[int, int]
+    """Height and width."""
+    captions_per_image: int
+    networks: Mapping[str, Mapping[str, str]]
+    """By name: the fingerprint of their weights, and how images are resized for them."""
+    fingerprint: str
+    """16 hex digits over all that decides the scores: images, captions, networks, resizing, counts, seed."""
+    seconds: float
+    """All of it."""
+    metrics: Mapping[str, Score]
+    """By name."""
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name}={score.value:.4f}" for name, score in self.metrics.items())
+        return f"Evaluation({scores}, fingerprint={self.fingerprint!r})"
+
+    def score(self, key: str) -> Score:
+        """The score of that key, whichever network it is by. Raises KeyError where there is none."""
+        return {score.key: score for score in self.metrics.values()}[key]
+
+    def record(self) -> dict[str, Any]:
+        """All of it for JSON: what was scored, by which version and device, and `scores_record`."""
+        return {**self.source, "ratlip": ratlip_cli.__version__, "device": self.device, **self.scores_record()}
+
+    def scores_record(self) -> dict[str, Any]:
+        """The scores and how they were made, for JSON; no names of this machine's folders."""
+        record = asdict(self)
+        for field in ("source", "device"):
+            del record[field]
+        for score in record["metrics"].values():
+            del score["key"], score["name"]
+        return record
+
+
+def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluation:
+    """Score a model, or images from anywhere.
+
+        evaluate(EvaluationRequest(model="ratlip-demo", metrics=("fid",), captions_per_image=1)).score("fid").value
+
+    Args:
+        progress: called while a dataset is prepared, images are read and generated, and scores are resampled.
+
+    Raises:
+        UsageError: unknown names. DataError: images or captions are missing, too few, damaged or of several sizes.
+        WeightsError: a model or a network cannot be loaded. RatlipError: the model generates NaN.
+    """
+    if request.images is not None:
+        device = resolve_device(request.device)
+        inputs = folder_inputs(request.images, request, progress)
+        return score_inputs(inputs, request, load_networks(request, device), progress)
+    if isinstance(request.model, Model):
+        model = request.model
+    else:
+        model = load_model(str(request.model or default_model()), resolve_device(request.device))
+    dataset = request.dataset or str(model.config.training.get("dataset", ""))
+    if not dataset:
+        raise UsageError(f"{model.name} does not say what it was trained on; name a --dataset.")
+    _log.info("model %s (%s) on %s, against %s", model.name, model.fingerprint, model.device, dataset)
+    split = open_split(dataset, request, model.config.generator.image_size, progress)
+    networks = load_networks(request, model.device, model)
+    return score_inputs(model_inputs(model, split, request), request, networks, progress)
+
+
+def score_inputs(
+    inputs: Inputs, request: EvaluationRequest, networks: Networks, progress: Progress = silent
+) -> Evaluation:
+    """Score images that are open already, by networks that are loaded already.
+
+    Args:
+        networks: from `load_networks` for this request.
+
+    Raises:
+        DataError: an image cannot be read, there are too few, or captions or real images are missing.
+        RatlipError: the model generates NaN.
+    """
+    started = time.perf_counter()
+    _check(inputs, request, networks)
+    with tempfile.TemporaryDirectory(prefix="ratlip-") as scratch:
+        features = extract(inputs, networks, request.batch_size, Path(scratch), progress)
+        scores = [
+            _score(metric, inputs, request.bootstrap, features.seconds[metric.network.name], progress)
+            for metric in wanted_metrics(request, networks, features, inputs.captions)
+        ]
+    return Evaluation(
+        source=inputs.source,
+        device=str(networks.device),
+        protocol=request.protocol,
+        seed=request.seed,
+        image_size=inputs.fake.size,
+        captions_per_image=request.captions_per_image,
+        networks={
+            name: {"fingerprint": network.fingerprint, "resize": network.resize}
+            for name, network in networks.by_name().items()
+        },
+        fingerprint=_fingerprint(inputs, request, networks),
+        seconds=time.perf_counter() - started,
+        metrics={score.name: score for score in scores},
+    )
+
+
+def _check(inputs: Inputs, request: EvaluationRequest, networks: Networks) -> None:
+    """Raise DataError where there is not enough to score, before anything is computed."""
+    if networks.clips and inputs.captions is None:
+        raise DataError("CLIP score and R-precision need captions, and these images have none: ask for others.")
+    if inputs.captions is not None and "r_precision" in request.clip_keys:
+        candidates(inputs.captions, inputs.captions.first[0])
+    if networks.features is None:
+        return
+    if inputs.real is None:
+        raise DataError("FID, KID, precision and recall compare with real images: give a --reference or --dataset.")
+    needed = NEIGHBOURS + 1 if "precision" in request.feature_keys else 2
+    for count, which in ((inputs.n_real, "real"), (len(inputs.fake), "generated")):
+        if count < needed:
+            raise DataError(f"too few {which} images: {count}; {', '.join(request.metrics)} take at least {needed}.")
+
+
+def _score(metric: Metric, inputs: Inputs, bootstrap: int, extraction: float, progress: Progress) -> Score:
+    """Measure one metric, and its interval where one is asked for; `extraction`: seconds that its features took."""
+    started = time.perf_counter()
+    measurement = metric.measure()
+    value = measurement.value(Counts(*(np.ones(n, dtype=np.int64) for n in (len(inputs.fake), inputs.n_real))))
+    replicates: list[float] = []
+    for counts in resamples(bootstrap, inputs.n_real, inputs.scenes, inputs.paired):
+        replicates.append(measurement.value(counts))
+        progress(f"{metric.name} of resamples", len(replicates), bootstrap, "resamples")
+    return Score(
+        key=metric.key,
+        name=metric.name,
+        value=value,
+        interval=interval(value, replicates) if replicates else None,
+        features=metric.network.name,
+        n_real=inputs.n_real if metric.compares else None,
+        n_fake=len(inputs.fake),
+        seconds=extraction + time.perf_counter() - started,
+        note=measurement.note,
+    )
+
+
+def _fingerprint(inputs: Inputs, request: EvaluationRequest, networks: Networks) -> str:
+    fake, real, captions = inputs.fake, inputs.real, inputs.captions
+    decisive = {
+        "protocol": request.protocol,
+        "fakes": fake.fingerprint,
+        "reals": real.fingerprint if real is not None and networks.features is not None else None,
+        "captions": captions.fingerprint if captions is not None and networks.clips else None,
+        "networks": [(network.fingerprint, network.resize) for network in networks.by_name().values()],
+        "counts": (len(fake), inputs.n_real),
+        "image_size": fake.size,
+        "seed": request.seed,
+    }
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]

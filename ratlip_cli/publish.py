@@ -1,0 +1,147 @@
+"""A model to the Hugging Face Hub: its model folder, a card made from its run, and a grid of samples."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ratlip_cli.errors import WeightsError
+from ratlip_cli.files import write_text
+from ratlip_cli.progress import Progress, silent
+from ratlip_cli.sampling import Sample, generate, save_grid
+from ratlip_cli.tensor_files import load_tensors_and_metadata
+from ratlip_cli.weights.card import Scores, data_licence, may_be_shown, model_card, read_scores
+from ratlip_cli.weights.hub import check_repository, push
+from ratlip_cli.weights.load import load_model
+from ratlip_cli.weights.model_folder import (
+    CARD_FILE,
+    GENERATOR_FILE,
+    SAMPLES_FILE,
+    Model,
+    files_of,
+    model_fingerprint,
+    save_half,
+    write_model_config,
+)
+
+SCORES_FILE = "scores.json"
+"""Where a run folder keeps what `ratlip evaluate --out` wrote."""
+
+SAMPLES = 4
+"""Images of each prompt on the card."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What to publish, where and how."""
+
+    model: str
+    """A model folder or a run folder, see `load_model`."""
+    repository: str
+    """owner/name; made where there is none."""
+    private: bool = False
+    """Make the repository private; one that is public already is refused."""
+    revision: str | None = None
+    """A branch, made where there is none; left out, `main`."""
+    licence: str | None = None
+    """Of the weights, as the Hub calls it, such as `cc-by-4.0`; left out, that of the training data."""
+    scores: Path | None = None
+    """What `ratlip evaluate --out` wrote of this model; left out, SCORES_FILE in the run folder, if it is there."""
+    prompts: Sequence[str] = ()
+    """Of the card's images; left out, those of the run's samples."""
+    half: bool = False
+    """Store the weights as float16."""
+    dry_run: bool = False
+    """Make everything, upload nothing."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was published, or, after a dry run, would be."""
+
+    model: str | None
+    """owner/name@commit: what gets exactly this model. None after a dry run, as is `url`."""
+    url: str | None
+    """The commit's page."""
+    fingerprint: str
+    """Of the model, as its weights are stored there."""
+    repository: str
+    dry_run: bool
+    files: dict[str, int]
+    """Sizes in bytes, by name."""
+    card: str
+    """The model card, Markdown."""
+
+
+def publish(request: Publication, progress: Progress = silent) -> Published:
+    """Upload a model with its card in one commit. No path of this machine goes with it.
+
+    Raises:
+        UsageError: `repository` is not owner/name, no such model, or a file that holds no scores. WeightsError: the
+            model cannot be loaded or the scores are another one's, or what the Hub refused and what to do about it.
+    """
+    check_repository(request.repository)
+    model = load_model(request.model)
+    scores = _scores(request, model)
+    config = replace(model.config, training=_without_paths(model.config.training))
+    prompts = request.prompts or [str(prompt) for prompt in config.training.get("prompts", [])]
+    may_show = may_be_shown(data_licence(config))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if may_show and prompts:
+            _save_samples(model, prompts, folder / SAMPLES_FILE, progress)
+        write_model_config(folder, config)
+        if request.half:
+            save_half(model.folder, folder)
+        files = files_of(model.folder) | files_of(folder)
+        if not may_show:
+            files.pop(SAMPLES_FILE, None)
+        weights, metadata = load_tensors_and_metadata(files[GENERATOR_FILE])
+        fingerprint, step, shown = model_fingerprint(weights, config), metadata.get("step"), SAMPLES_FILE in files
+        card = model_card(config, fingerprint, step, request.repository, request.licence, scores, shown)
+        write_text(folder / CARD_FILE, card)
+        files[CARD_FILE] = folder / CARD_FILE
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        pushed = None if request.dry_run else push(files, request.repository, request.private, request.revision)
+    name, url = (pushed.name, pushed.url) if pushed else (None, None)
+    return Published(name, url, fingerprint, request.repository, request.dry_run, sizes, card)
+
+
+def _scores(request: Publication, model: Model) -> Scores | None:
+    """The scores of this model; those of another one are an error where they were asked for, else left out."""
+    path = request.scores or Path(request.model) / SCORES_FILE
+    if request.scores is None and not path.is_file():
+        return None
+    scores = read_scores(path)
+    if scores.model_fingerprint == model.fingerprint:
+        return scores
+    message = f"the scores in {path} are of model {scores.model_fingerprint}, this one is {model.fingerprint}"
+    if request.scores is not None:
+        raise WeightsError(f"{message}: score it again with `ratlip evaluate --out`.")
+    logger.warning("%s: they are left out", message)
+    return None
+
+
+def _save_samples(model: Model, prompts: Sequence[str], path: Path, progress: Progress) -> None:
+    samples: list[Sample] = []
+    for sample in generate(model, prompts, SAMPLES):
+        samples.append(sample)
+        progress("generate", len(samples), len(prompts) * SAMPLES, "images")
+    save_grid(path, samples)
+
+
+def _without_paths(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a training with names instead of folders."""
+    data = dict(training.get("data", {}))
+    if Path(str(data.get("source", ""))).is_absolute():
+        data["source"] = "own images"
+    portable = dict(training)
+    if "dataset" in portable:
+        portable["dataset"] = Path(str(portable["dataset"])).name
+    return portable | ({"data": data} if data else {})
