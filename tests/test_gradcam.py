@@ -12,6 +12,7 @@ from explain_model import clip_of_grid, model_of
 from PIL import Image
 from pytorch_grad_cam import GradCAM
 from torch import Tensor, nn
+from toy_family import ToyDiscriminator, ToyDiscriminatorConfig
 
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.data.prepare import PrepareRequest, prepare
@@ -69,9 +70,9 @@ class _Scored(nn.Module):
         self.target, self.text, self.without = target, text, without
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.clip.features(images)
-        scores = self.target.score(features, self.text)
-        return scores if self.without is None else scores - self.target.score(features, self.without)
+        view = self.target.look(images)
+        scores = self.target.score(view, self.text)
+        return scores if self.without is None else scores - self.target.score(view, self.without)
 
 
 @pytest.mark.parametrize("leave_out", [False, True])
@@ -97,6 +98,29 @@ def test_maps_equal_the_grad_cam_package(tmp_path: Path, grid: int, size: int, n
         assert maps.max() > 0 or (leave_out and name == "discriminator")  # a text only moves its kinks
         lowest, highest = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
         np.testing.assert_allclose((maps - lowest) / (highest - lowest).clip(1e-12), expected, atol=1e-4)
+
+
+def test_maps_of_a_discriminators_own_feature_map_equal_the_grad_cam_package(model: Model) -> None:
+    clip = model.clip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        discriminator = ToyDiscriminator(ToyDiscriminatorConfig(), clip.geometry.embed_dim)
+    look, score = nn.Identity(), discriminator.__call__
+    target = Target("discriminator", "", "", clip, clip.encode_text, look, score, (4,), discriminator.conv)
+    images, text = random_images(3, 32), clip.encode_text([PROMPT, "a blue bird", "a face"])
+    assert resolve_layer(target, None) is None
+    maps = gradcam(target, images, text, None).cells
+    assert maps.shape == (3, 4, 4)
+    scored = _Scored(target, text, None)
+    with GradCAM(scored, [discriminator.conv]) as reference:
+        expected = reference(images.clone(), targets=[lambda score: score] * 3)
+    pixels = upsample(maps, 32).numpy()
+    lowest, highest = pixels.min(axis=(1, 2), keepdims=True), pixels.max(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose((pixels - lowest) / (highest - lowest).clip(1e-12), expected, atol=1e-4)
+    # Here the text is added to the logit, so no word changes where the discriminator looks: the gradients cancel.
+    assert not gradcam(target, images, text, None, text.flip(0)).cells.any()
+    with pytest.raises(UsageError, match="leave out --layer"):
+        resolve_layer(target, 3)
 
 
 def test_a_map_depends_on_its_own_image_alone_and_clip_stays_as_it_is(model: Model) -> None:

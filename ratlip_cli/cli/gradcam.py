@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ratlip_cli.cli import console
+from ratlip_cli.cli.options import Device, Json, Quiet
 from ratlip_cli.explain.request import GradCamRequest
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ def gradcam(
     out: Annotated[Path, typer.Option(help="Folder for figures and numbers; what it holds is kept.")] = Path("gradcam"),
     svg: Annotated[bool, typer.Option("--svg", help="Write figures as SVG besides PNG.")] = False,
     data_dir: Annotated[Path, typer.Option(envvar="RATLIP_DATA", help="Folder of prepared datasets.")] = Path("data"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the paths.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show where an image shows what a text says (Grad-CAM), and measure whether the map is right.
 
@@ -86,7 +87,7 @@ def gradcam(
 def show(result: Result, out: Path, svg: bool, json: bool) -> None:
     """Write an analysis into `out`, and show what it says and its files, or its numbers where `json` says so."""
     files = result.save(out, svg)
-    for line in (*result.models, *result.says):
+    for line in result.says:
         console.note(line)
     if json:
         console.result_json({**result.record(), "files": files})

@@ -9,6 +9,7 @@ import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.gradcam import show
+from ratlip_cli.cli.options import Device, Json, Quiet
 from ratlip_cli.explain.request import LatentRequest
 
 
@@ -42,9 +43,9 @@ def latent_viz(
     out: Annotated[Path, typer.Option(help="Folder for figures and numbers; what it holds is kept.")] = Path("latent"),
     svg: Annotated[bool, typer.Option("--svg", help="Write figures as SVG besides PNG.")] = False,
     data_dir: Annotated[Path, typer.Option(envvar="RATLIP_DATA", help="Folder of prepared datasets.")] = Path("data"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the paths.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show real and generated images as vectors, and the angle between them.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from torch import nn
@@ -11,11 +12,16 @@ from ratlip_cli.errors import WeightsError
 from ratlip_cli.weights.load import default_model, load_model
 from ratlip_cli.weights.model_folder import DISCRIMINATOR_FILE, Model, load_discriminator
 
+logger = logging.getLogger(__name__)
+
 
 def load_models(models: Iterable[str | Model | None], device: str) -> list[Model]:
     """Load what is named on `device`, None being the default model; a Model stays as and where it is."""
     where = resolve_device(device)
-    return [one if isinstance(one, Model) else load_model(one or default_model(), where) for one in models]
+    loaded = [one if isinstance(one, Model) else load_model(one or default_model(), where) for one in models]
+    for one in loaded:
+        logger.info(about(one))
+    return loaded
 
 
 def discriminator_of(model: Model) -> nn.Module:

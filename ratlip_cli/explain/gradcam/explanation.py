@@ -61,6 +61,7 @@ class Explanation:
     model: Model
     target: Target
     layer: int | None
+    """None for a target with a feature map of its own."""
     input: InputImage
     whole: Map
     """Of the whole prompt."""
@@ -110,13 +111,13 @@ def explain_image(
     if model.clip.is_overlong(input.prompt):
         tokens = model.clip.context_length
         logger.warning("the prompt is as long as the %d tokens that CLIP reads; its end may be cut.", tokens)
-    text = model.clip.encode_text([input.prompt, *(words.without(input.prompt, phrase) for phrase in phrases)])
+    text = target.encode([input.prompt, *(words.without(input.prompt, phrase) for phrase in phrases)])
     image = input.image.to(model.device)
     whole = gradcam(target, image[None], text[:1], layer)
     cells, scores = whole.cells, whole.scores
     if phrases:
         batch = image.expand(len(phrases), -1, -1, -1)
-        left_out = gradcam(target, batch, text[:1].expand(len(phrases), -1), layer, text[1:])
+        left_out = gradcam(target, batch, text[:1].expand(len(phrases), *text.shape[1:]), layer, text[1:])
         cells, scores = torch.cat((cells, left_out.cells)), torch.cat((scores, left_out.scores))
     of_prompt, *of_words = _maps(input, words.labels(phrases), cells, scores)
     random = np.random.default_rng(seed)

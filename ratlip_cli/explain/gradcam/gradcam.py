@@ -1,12 +1,13 @@
-"""Grad-CAM (Selvaraju et al. 2017): where an image shows a text (IV-C).
+"""Grad-CAM (Selvaraju et al. 2017): where an image shows a text (IV-C), on the patch tokens of the frozen ViT.
 
-On the patch tokens of the frozen ViT or, for a discriminator of pixels, on its last feature map.
+For a discriminator that does not read those, on the last feature map of its own.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from ratlip_cli.errors import UsageError, unknown_name
 from ratlip_cli.explain.inputs import discriminator_of
 from ratlip_cli.explain.request import TARGETS
-from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.weights.model_folder import Model
 
@@ -33,15 +34,22 @@ class Target:
     unit: str
     """What the number is, for people."""
     short_unit: str
-    look: Callable[[Tensor], Any]
-    """Images (B,3,H,W) in [-1,1] to what `score` reads of them."""
-    score: Callable[[Any, Tensor], Tensor]
-    """How well images go with texts: what `look` returned and T (B,d) to values (B,)."""
     clip: FrozenCLIP
-    reads_after: tuple[int, ...] = ()
+    encode: Callable[[Sequence[str]], Tensor]
+    """n texts to vectors T (n,d), or to the condition (n,...) of the family."""
+    look: Callable[[Tensor], Any]
+    """Images (B,3,H,W) in [-1,1] to what `score` reads of them: CLIP features where `feature_map` is None."""
+    score: Callable[[Any, Tensor], Tensor]
+    """How well B images go with texts (B,...): values (B,)."""
+    reads_after: tuple[int, ...]
     """The blocks of the ViT whose output the number depends on directly."""
     feature_map: nn.Module | None = None
-    """The module whose output (B,C,h,w) is read instead of the ViT's tokens."""
+    """The module whose output (B,C,g,g) is taken in place of the ViT's patch tokens."""
+
+    @property
+    def last_layer(self) -> int:
+        """The last block whose incoming patch tokens the number depends on."""
+        return self.reads_after[-1]
 
 
 @dataclass(frozen=True)
@@ -55,106 +63,99 @@ class Maps:
 
 
 def make_target(name: str, model: Model) -> Target:
-    """The target of that name: `clip`, the cosine of image and text vectors; `discriminator`, Mate-D's logit.
+    """The target of that name: `clip`, the cosine of image and text vectors; `discriminator`, its logit.
 
-    A discriminator with a pixel stem is warned about: no layer of the ViT shows what it takes from the pixels.
+    The family's warning, of what such a map does not show, is logged.
 
     Raises UsageError for another name, WeightsError where the model has no discriminator.
     """
-    geometry = model.clip.geometry
+    clip, family = model.clip, model.family
     if name == "clip":
-
-        def similarity(features: ImageFeatures, text: Tensor) -> Tensor:
-            return clip_similarity(features.embedding, text)
-
+        last = (clip.geometry.layers - 1,)
         return Target(
-            name, "CLIP similarity", "similarity", model.clip.features, similarity, model.clip, (geometry.layers - 1,)
+            name,
+            "CLIP similarity",
+            "similarity",
+            clip,
+            clip.encode_text,
+            clip.features,
+            lambda features, text: clip_similarity(features.embedding, text),
+            last,
         )
     if name == "discriminator":
         discriminator = discriminator_of(model)
-        if warning := model.family.warning(model.config.discriminator):
+        if warning := family.warning(model.config.discriminator):
             logger.warning(warning)
-
-        def look(images: Tensor) -> Any:
-            return model.family.look(model.clip, images)
-
-        def logit(view: Any, text: Tensor) -> Tensor:
-            return model.family.logits(discriminator, view, text)
-
-        feature_map = model.family.feature_map(discriminator)
-        if feature_map is not None:
-            return Target(name, "logit", "logit", look, logit, model.clip, feature_map=feature_map)
-        return Target(name, "logit of Mate-D", "logit", look, logit, model.clip, tuple(geometry.feature_blocks))
+        return Target(
+            name,
+            "logit of Mate-D",
+            "logit",
+            clip,
+            lambda texts: family.encode(clip, texts),
+            lambda images: family.look(clip, images),
+            lambda view, condition: family.logits(discriminator, view, condition),
+            tuple(clip.geometry.feature_blocks),
+            family.feature_map(discriminator),
+        )
     raise unknown_name("target", name, TARGETS)
 
 
 def resolve_layer(target: Target, layer: int | None) -> int | None:
-    """The block whose incoming tokens are read; left out, the last that the target depends on. None for a feature map.
+    """The block whose incoming tokens are read; left out, the last that the target depends on.
 
-    Raises UsageError for a block that does not exist, and for one after which the target reads nothing.
+    None for a target with a feature map of its own. Raises UsageError for a block that does not exist, and for one
+    after which the target reads nothing.
     """
     if target.feature_map is not None:
         if layer is not None:
-            raise UsageError("this discriminator reads pixels, not blocks of the ViT; leave out --layer.")
+            raise UsageError(f"this {target.name} has a feature map of its own and no layers; leave out --layer.")
         return None
-    last = target.reads_after[-1]
     if layer is None:
-        return last
+        return target.last_layer
     layers = target.clip.geometry.layers
     if not 0 <= layer < layers:
         raise UsageError(f"layer {layer} does not exist: this CLIP has the blocks 0 to {layers - 1}.")
-    if layer > last:
+    if layer > target.last_layer:
         raise UsageError(
             f"nothing that enters block {layer} reaches the {target.name}, which reads after the blocks "
-            f"{', '.join(map(str, target.reads_after))}: choose a layer from 0 to {last}."
+            f"{', '.join(map(str, target.reads_after))}: choose a layer from 0 to {target.last_layer}."
         )
     return layer
 
 
 def gradcam(target: Target, images: Tensor, text: Tensor, layer: int | None, without: Tensor | None = None) -> Maps:
-    """Grad-CAM of the target at the patch tokens that enter block `layer`, or at its feature map.
+    """Grad-CAM of the target at the patch tokens that enter block `layer`, or at its own feature map.
 
     Args:
         images: images (B,3,H,W) in [-1,1].
-        text: text vectors T (B,d).
+        text: texts (B,...), see `Target.encode`.
         layer: see `resolve_layer`.
-        without: text vectors (B,d) of the same texts without some words. Given, what is explained is the target's
-            change when they are left out: target(text) - target(without).
+        without: the same texts (B,...) without some words. Given, what is explained is the target's change when they
+            are left out: target(text) - target(without).
     """
     images = images.detach().requires_grad_()
-    if layer is None:
-        scores, channels, gradients = _at_feature_map(target, images, text, without)
+    outputs: list[Tensor] = []
+    watched: AbstractContextManager[object] = nullcontext()
+    if target.feature_map is None:
+        view, tokens = target.clip.features_and_tokens(images)
+        outputs.append(tokens[target.last_layer if layer is None else layer])
     else:
-        features, tokens = target.clip.features_and_tokens(images)
-        scores = _scores(target, features, text, without)
-        (gradient,) = torch.autograd.grad(scores.sum(), tokens[layer])
-        channels, gradients = target.clip.as_map(tokens[layer]), target.clip.as_map(gradient)  # (B,W,g,g)
+        view = target.look(images)
+        watched = target.feature_map.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    with watched:
+        scores = target.score(view, text)
+        if without is not None:
+            scores = scores - target.score(view, without)
+    channels = outputs[0]
+    # A feature map of two passes has the same values twice: their gradients add up.
+    gradients = torch.stack(torch.autograd.grad(scores.sum(), outputs)).sum(dim=0)
+    if target.feature_map is None:
+        channels, gradients = target.clip.as_map(channels), target.clip.as_map(gradients)  # (B,C,g,g)
     weights = gradients.mean(dim=(2, 3), keepdim=True)
     cells = F.relu((weights * channels).sum(dim=1)).detach()
-    if without is not None:  # where CLIP reads the same text twice, what is left is rounding
-        cells = cells * (text != without).any(dim=1)[:, None, None]
+    if without is not None:  # where the same text is read twice, what is left is rounding
+        cells = cells * (text != without).flatten(1).any(dim=1)[:, None, None]
     return Maps(cells, scores.detach())
-
-
-def _scores(target: Target, view: Any, text: Tensor, without: Tensor | None) -> Tensor:
-    scores = target.score(view, text)
-    return scores if without is None else scores - target.score(view, without)
-
-
-def _at_feature_map(
-    target: Target, images: Tensor, text: Tensor, without: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The target (B,), its feature map (B,C,h,w), and the gradient with respect to it."""
-    if target.feature_map is None:
-        raise ValueError(f"target {target.name} has no feature map")
-    outputs: list[Tensor] = []  # one for each text
-    hook = target.feature_map.register_forward_hook(lambda module, given, output: outputs.append(output))
-    try:
-        scores = _scores(target, target.look(images), text, without)
-    finally:
-        hook.remove()
-    gradients = torch.autograd.grad(scores.sum(), outputs)
-    return scores, outputs[0], torch.stack(gradients).sum(dim=0)
 
 
 def upsample(cells: Tensor, size: int) -> Tensor:
@@ -165,6 +166,6 @@ def upsample(cells: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def scores_of(target: Target, images: Tensor, text: Tensor, batch_size: int = 32) -> Tensor:
-    """The target (n,) of images (n,3,H,W) and one text (1,d)."""
+    """The target (n,) of images (n,3,H,W) and one text (1,...)."""
     batches = torch.split(images, batch_size)
-    return torch.cat([target.score(target.look(some), text.expand(len(some), -1)) for some in batches])
+    return torch.cat([target.score(target.look(some), text.expand(len(some), *text.shape[1:])) for some in batches])

@@ -40,8 +40,8 @@ def generated(model: Model, prompt: str, count: int, seed: int) -> list[InputIma
     """`count` images of the prompt, the same as those of `ratlip generate`. Raises UsageError for a bad request."""
     check_request([prompt], count, seed, truncation=1.0, best_of=1)
     noise = noise_vectors(seed, range(count), model.config.generator.noise_dim)
-    text = model.clip.encode_text([prompt]).cpu()
-    images = sample(model, noise, text.expand(count, -1))
+    text = model.encode([prompt])
+    images = sample(model, noise, text.expand(count, *text.shape[1:]))
     return [InputImage(f"noise {k}", prompt, image) for k, image in enumerate(images)]
 
 

@@ -38,7 +38,7 @@ def gradcam_result(request: GradCamRequest, groups: Sequence[list[Explanation]])
         figures["segments"] = segments_figure(list(zip(names, segments, strict=True)))
     return GradCamResult(
         title=f"{request.dataset} {request.split}" if request.dataset else request.prompt or first.input.prompt,
-        models=[f"{about(one.model)}, target {one.target.name}, {_layer(one)}" for one, *_ in groups],
+        models=[f"{about(one.model)}, target {one.target.name}{_layer(one)}" for one, *_ in groups],
         says=[line for group, summaries in zip(groups, segments, strict=True) for line in _says(group, summaries)],
         numbers={
             "command": "gradcam",
@@ -55,11 +55,15 @@ def gradcam_result(request: GradCamRequest, groups: Sequence[list[Explanation]])
     )
 
 
+def _layer(one: Explanation) -> str:
+    return "" if one.layer is None else f", layer {one.layer}"
+
+
 def _model_record(group: Sequence[Explanation], segments: Sequence[SegmentSummary]) -> dict[str, object]:
     model = group[0].model
     return {
         **model_record(model),
-        "grid": model.clip.geometry.grid,
+        "grid": len(group[0].whole.cells),
         "layer": group[0].layer,
         "images": len(group),
         **{f"{kind}_minus_{order}": asdict(_difference(group, kind, order)) for order in ORDERS for kind in KINDS},
@@ -139,7 +143,3 @@ def _curve_rows(explanations: Sequence[Explanation]) -> Iterator[Row]:
             for share, score in zip(curve.shares.tolist(), curve.scores.tolist(), strict=True):
                 order = {"kind": curve.kind, "order": curve.order}
                 yield {**image, **order, "share": round(share, 6), "score": round(score, 6)}
-
-
-def _layer(one: Explanation) -> str:
-    return "last feature map" if one.layer is None else f"layer {one.layer}"

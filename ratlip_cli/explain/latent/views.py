@@ -122,7 +122,7 @@ def generated_images(model: Model, captions: Sequence[str], indices: Sequence[in
     """One image (3,S,S) for each caption and the index of its noise vector, by the model's own CLIP."""
     for caption, index in zip(captions, indices, strict=True):
         noise = noise_vectors(seed, [index], model.config.generator.noise_dim)
-        yield sample(model, noise, model.clip.encode_text([caption]).cpu())[0]
+        yield sample(model, noise, model.encode([caption]))[0]
 
 
 def pair_view(space: Space, model: Model, real: RealImages, seed: int, progress: Progress = silent) -> PairView:
@@ -184,7 +184,7 @@ def interpolate(
     """
     start, end = noise_vectors(seed, noise, model.config.generator.noise_dim)
     # One by one, as `generate` encodes them: the ends are its images to the bit.
-    text = torch.cat([model.clip.encode_text([caption]) for caption in captions]).cpu()
+    text = torch.cat([model.encode([caption]) for caption in captions])
     generated: list[Tensor] = []
     for share in np.linspace(0, 1, steps).tolist():
         generated.append(sample(model, slerp(start, end, share)[None], torch.lerp(text[0], text[1], share)[None])[0])
