@@ -10,10 +10,35 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ratlip_cli.api import Images, Model, Run, load_model, train
+    from ratlip_cli.api import (
+        EvaluationRequest,
+        GradCamRequest,
+        Images,
+        LatentRequest,
+        Model,
+        Run,
+        evaluate,
+        gradcam,
+        latent_view,
+        load_model,
+        train,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["Images", "Model", "Run", "__version__", "load_model", "train"]
+__all__ = [
+    "EvaluationRequest",
+    "GradCamRequest",
+    "Images",
+    "LatentRequest",
+    "Model",
+    "Run",
+    "__version__",
+    "evaluate",
+    "gradcam",
+    "latent_view",
+    "load_model",
+    "train",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -17,6 +17,11 @@ from typing import overload
 
 import torch
 
+from ratlip_cli.evaluation.request import EvaluationRequest
+from ratlip_cli.evaluation.run import evaluate
+from ratlip_cli.explain.gradcam.run import explain as gradcam
+from ratlip_cli.explain.latent.run import view as latent_view
+from ratlip_cli.explain.request import GradCamRequest, LatentRequest
 from ratlip_cli.outputs import ImageFolder
 from ratlip_cli.pixels import captioned_grid
 from ratlip_cli.sampling import Sample, generate
@@ -25,6 +30,20 @@ from ratlip_cli.training.settings import TrainSettings, resolve_settings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.training.trainer import StepRecord
 from ratlip_cli.weights import load, model_folder
+
+__all__ = [
+    "EvaluationRequest",
+    "GradCamRequest",
+    "Images",
+    "LatentRequest",
+    "Model",
+    "Run",
+    "evaluate",
+    "gradcam",
+    "latent_view",
+    "load_model",
+    "train",
+]
 
 
 class Images(Sequence[Sample]):

@@ -94,3 +94,16 @@ def test_examples_in_docstrings_run(module: object) -> None:
     result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)  # type: ignore[arg-type]
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_the_analyses_take_a_request_and_give_a_result(model: ratlip.Model, tiny_dataset: Path, tmp_path: Path) -> None:
+    scores = ratlip.evaluate(
+        ratlip.EvaluationRequest(model=model, dataset=tiny_dataset, metrics=("clip-score",), captions_per_image=1)
+    )
+    assert scores.score("clip_score").n_fake == 2
+    maps = ratlip.gradcam(ratlip.GradCamRequest("a red bird", models=(model,)))
+    view = ratlip.latent_view(ratlip.LatentRequest(model=model, captions=("a red bird", "a blue bird"), count=2))
+    for result in (maps, view):
+        files = result.save(tmp_path)
+        assert all(file.is_file() for file in files)
+        assert len(repr(result)) < 300
