@@ -214,7 +214,12 @@ def refuse(report: Report, names: Sequence[str], why: str) -> None:
         report.content["steps"][name] |= {"state": "failed", "error": why}
     report.content["ended"] = why
     if "right" in names:
-        report.content["checks"]["right: it runs"] = {"value": float("nan"), "limit": 0.0, "passed": False, "about": why}
+        report.content["checks"]["right: it runs"] = {
+            "value": float("nan"),
+            "limit": 0.0,
+            "passed": False,
+            "about": why,
+        }
 
 
 def give_up(report: Report) -> None:

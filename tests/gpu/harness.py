@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from report import Context
 from torch import Tensor, nn
 
 from ratlip_cli.data.dataset import Batch
@@ -41,8 +42,6 @@ TINY_SIZES = {
 }
 NONE: frozenset[Swap] = frozenset()
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SETTLED = 2
-"""Times that something is done before it is measured."""
 
 
 @functools.cache
@@ -77,6 +76,35 @@ def plain_trainer(settings: TrainSettings, clip: FrozenCLIP, device: torch.devic
     text = torch.randn(captions, clip.geometry.embed_dim, generator=torch.Generator().manual_seed(1))
     with patch.dict(SWAPS, {device.type: NONE}):
         return Trainer(settings, clip, text, captions, device)
+
+
+def shared_trainer(context: Context) -> Trainer:
+    """The plain trainer of the paper's settings, or a tiny one, that several steps of the check use."""
+    if "trainer" not in context.shared:
+        clip = clip_on(context.device, context.tiny)
+        context.shared["trainer"] = plain_trainer(settings_of(context.tiny), clip, context.device)
+    trainer: Trainer = context.shared["trainer"]
+    trainer.precision = "fp32"
+    return trainer
+
+
+def chosen_swaps(context: Context) -> frozenset[Swap]:
+    """The swaps that the step "swaps" found to pay, or all where it was not run."""
+    chosen: frozenset[Swap] = context.shared.get("chosen", frozenset(usable(context.device)))
+    return chosen
+
+
+def compiled(network: Any, tiny: bool) -> Any:
+    """What `torch.compile` makes of it; tiny, only traced: the compiler for the device takes minutes on a CPU."""
+    return torch.compile(network, backend="eager" if tiny else "inductor", dynamic=False)
+
+
+def compile_networks(trainer: Trainer, tiny: bool) -> None:
+    """What `--compile` does to a trainer."""
+    objective: Any = trainer.objective
+    objective.generator, objective.discriminator = (
+        compiled(network, tiny) for network in (trainer.generator, trainer.discriminator)
+    )
 
 
 @contextlib.contextmanager
@@ -149,15 +177,16 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds_of(
-    work: Callable[[], object], device: torch.device, seconds: float, least: int = 3, most: int = 30
-) -> tuple[float, float]:
-    """Median and spread (half of the middle 50 %) of the seconds that `work` takes, in about `seconds` in all."""
-    for _ in range(SETTLED):
+def seconds_of(work: Callable[[], object], device: torch.device, seconds: float) -> tuple[float, float]:
+    """Median and spread (half of the middle 50 %) of the seconds that `work` takes, in about `seconds` in all.
+
+    After a time or two that do not count, three to thirty times; twice where no `seconds` are given.
+    """
+    for _ in range(2 if seconds else 1):
         work()
     synchronise(device)
     measured: list[float] = []
-    while len(measured) < least or (sum(measured) < seconds and len(measured) < most):
+    while len(measured) < (3 if seconds else 2) or (sum(measured) < seconds and len(measured) < 30):
         began = time.perf_counter()
         work()
         synchronise(device)

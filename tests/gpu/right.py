@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import json
 import math
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from harness import (
     TINY_SIZES,
     batch_of,
     clip_on,
+    compile_networks,
     far,
     plain_clip,
     plain_trainer,
@@ -34,8 +34,8 @@ from report import Context
 from torch import Tensor, nn
 
 from ratlip_cli import fast
-from ratlip_cli.fast import Swap, swaps_for
 from ratlip_cli.families import FAMILIES, family_of
+from ratlip_cli.fast import Swap, swaps_for
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.losses import (
     clip_similarity,
@@ -400,17 +400,19 @@ def twenty_steps(context: Context) -> None:
 
 def fifty_steps(context: Context) -> None:
     """No NaN in fifty steps in half precision: at full size where the device is a GPU."""
+    steps = LAST_STEPS if context.tiny else NAN_STEPS
     for precision in ("bf16", "fp16"):
         settings = settings_of(context.tiny, batch_size=2 if context.tiny else 8, precision=precision)
         trainer = plain_trainer(settings, clip_on(context.device, context.tiny), context.device)
         with swapped(trainer, swaps_for(context.device)):
-            records = stepped(trainer, NAN_STEPS)
+            records = stepped(trainer, steps)
         skipped = [record.step for record in records if record.skipped]
         weights = (*trainer.generator.parameters(), *trainer.discriminator.parameters(), *trainer.ema.parameters())
         broken = sum(not bool(weight.isfinite().all()) for weight in weights)
         context.note(f"fifty steps, {precision}", {"skipped": skipped, "last": records[-1].logs})
-        counted = skipped if precision == "bf16" else [step for step in skipped if step > NAN_STEPS - LAST_STEPS]
-        context.check(f"fifty steps, {precision}: steps not finite", len(counted), 0)
+        counted = skipped if precision == "bf16" else [step for step in skipped if step > steps - LAST_STEPS]
+        allowed = 0 if precision == "bf16" else 2  # fp16 skips one now and then, to find its loss scale again
+        context.check(f"fifty steps, {precision}: steps not finite", len(counted), allowed)
         context.check(f"fifty steps, {precision}: weights not finite", broken, 0)
         del trainer
 
@@ -470,18 +472,11 @@ def apart(one: Trainer, other: Trainer) -> float:
 
 
 def compiled_steps(context: Context) -> None:
-    """Three steps of a small model with both networks compiled, and without."""
-    expected = stepped(small_trainer(context.device, NONE), 3)
+    """Two steps of a small model with both networks compiled, and without."""
+    expected = stepped(small_trainer(context.device, NONE), 2)
     trainer = small_trainer(context.device, NONE)
     compile_networks(trainer, context.tiny)
-    context.check("compiled: losses of three steps", furthest(stepped(trainer, 3), expected), 1e-3)
-
-
-def compile_networks(trainer: Trainer, tiny: bool) -> None:
-    """What `--compile` does; of a tiny model without the compiler for the device, which takes minutes on a CPU."""
-    compiled: Callable[[nn.Module], Any] = functools.partial(torch.compile, backend="aot_eager" if tiny else "inductor")
-    trainer.objective.generator = compiled(trainer.generator)
-    trainer.objective.discriminator = compiled(trainer.discriminator)
+    context.check("compiled: losses of two steps", furthest(stepped(trainer, 2), expected), 1e-3)
 
 
 def sampled_images(context: Context) -> None:
