@@ -18,6 +18,7 @@ from ratlip_cli.model.clip import FrozenCLIP
 
 BATCHES = (64, 1, 8, 256)
 """The batch of the targets first."""
+TINY_BATCHES = (4, 1)
 COMPILED_BATCHES = (1, 64)
 """Each is compiled anew."""
 Sample = Callable[[Tensor, Tensor], Tensor]
@@ -44,7 +45,7 @@ def run(context: Context) -> None:
                     name,
                     make(),
                     (noises, texts),
-                    [min(batch, 4) for batch in batches[:2]] if context.tiny else batches,
+                    TINY_BATCHES[: len(batches) - 1] if context.tiny else batches,
                 )
                 if precise is not None:
                     actual = make()(noises[:2], texts[:2])

@@ -34,7 +34,7 @@ TINY_CLIP = {
     "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
 }
 TINY_SIZES = {
-    "image_size": 64,
+    "image_size": 32,
     "noise_dim": 12,
     "hidden_size": 8,
     "generator_channels": 8,
