@@ -65,8 +65,16 @@ def test_every_step_and_its_figures_are_in_the_report(tmp_path: Path) -> None:
     names = " ".join(report["checks"])
     for variant in ("ratlip", "rat", "galip", "ratlip-released"):
         assert f"{variant}, small, float64, all swaps: gradients" in report["checks"]
-        assert f"{variant}, small, fp16: images" in report["checks"]
-    for word in ("swap affines", "reference:", "full size, bf16", "twenty steps", "fifty steps, fp16", "resume"):
+        assert f"{variant}, small, fp32: images" in report["checks"]
+    for word in (
+        "small, fp16",
+        "swap affines",
+        "reference:",
+        "full size, bf16",
+        "twenty steps",
+        "fifty steps, fp16",
+        "resume",
+    ):
         assert word in names
     assert "compiled: losses" in names
     for swap in swapping.usable(torch.device("cpu")):

@@ -140,7 +140,7 @@ def run_each(names: list[str], report: Report, clock: Clock, deadline: float, de
 
 def run_step(context: Context, clock: Clock, seconds: float) -> None:
     """One step: whatever ends it, what it has measured stays."""
-    step, began = context.step, time.monotonic()
+    step, began, processor = context.step, time.monotonic(), time.process_time()
     step["state"], step["allowed_seconds"] = "running", seconds
     print(f"{context.name} ... (at most {seconds:.0f} s)", file=sys.stderr, flush=True)
     try:
@@ -161,7 +161,7 @@ def run_step(context: Context, clock: Clock, seconds: float) -> None:
         if context.name == "right":
             context.check("right: it runs to its end", float("nan"), 0.0, in_one_line(error))
     finally:
-        step["seconds"] = time.monotonic() - began
+        step["seconds"], step["cpu_seconds"] = time.monotonic() - began, time.process_time() - processor
         context.report.write()
 
 
