@@ -31,10 +31,10 @@ for folder in (HERE.parents[1] / "examples" / "demo", HERE.parent, HERE, HERE.pa
 from report import CHECKOUT, Context, Report, driver, in_one_line  # noqa: E402
 
 STEPS = {
-    "right": ("right", 20),
+    "right": ("right", 24),
     "swaps": ("swapping", 22),
     "generate": ("generating", 18),
-    "train": ("training_speed", 22),
+    "train": ("training_speed", 20),
     "profile": ("profiling", 4),
     "learn": ("learning", 14),
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import chosen_swaps, compiled, far, seconds_of, shared_trainer, tf32, with_peak
+from harness import chosen_swaps, clip_on, compiled, far, seconds_of, settings_of, tf32, with_peak
 from report import Context
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,8 +27,10 @@ Sample = Callable[[Tensor, Tensor], Tensor]
 
 def run(context: Context) -> None:
     """The roof, then every contender at every batch."""
-    trainer = shared_trainer(context)
-    generator, clip = trainer.ema.eval(), trainer.clip
+    clip, settings = clip_on(context.device, context.tiny), settings_of(context.tiny)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        generator = settings.family.generator(settings.configs()[0], clip.geometry).to(context.device).eval()
     rates = roof(context, generator, clip)
     swaps = chosen_swaps(context)
     context.note("ours", sorted(swap.value for swap in swaps))

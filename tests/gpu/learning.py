@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import tempfile
 import time
@@ -21,7 +20,7 @@ from ratlip_cli.demo.captions import captions as captions_of
 from ratlip_cli.pixels import captioned_grid, to_images
 from ratlip_cli.sampling import noise_vectors
 from ratlip_cli.training.settings import TrainSettings, read_settings
-from ratlip_cli.training.trainer import StepRecord, Trainer
+from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.model_folder import create_model_folder, model_config, save_weights
 
@@ -40,7 +39,7 @@ SHOWN = 8
 
 def run(context: Context) -> None:
     """Render the data, then train, score and save until shortly before the step would be cut."""
-    end = time.monotonic() + min(0.93 * context.left, TINY_SECONDS if context.tiny else math.inf)
+    end = time.monotonic() + (TINY_SECONDS if context.tiny else context.left - max(6.0, 0.07 * context.left))
     workers = 1 if context.tiny else usable_cores()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "demo"
@@ -71,30 +70,32 @@ def learn(context: Context, trainer: Trainer, dataset: CaptionedImages, workers:
     columns: list[Tensor] = []
     series: list[dict[str, Any]] = []
     batches = training_batches(dataset, trainer.settings.batch_size, 0, workers, context.on_gpu)
-    trained, next_score = 0.0, EVERY
-    record: StepRecord | None = None
+    trained, first_step, next_score = 0.0, 0.0, 0.0
     try:
         for batch in batches:
             began = time.monotonic()
-            record = trainer.train_step(batch)
-            if record.step == 1:
-                first_step = time.monotonic() - began  # kernels are loaded and chosen in it
-            is_last = time.monotonic() >= end or trainer.steps_done >= trainer.settings.total_steps(len(dataset))
+            trainer.train_step(batch)
             trained += time.monotonic() - began
-            if is_last or trained >= next_score or record.step == 1:
-                next_score = trained + EVERY if record.step > 1 else EVERY
-                series.append(scored(trainer, wanted, columns) | {"seconds": trained, "step": record.step})
+            if trainer.steps_done == 1:
+                first_step = trained  # kernels are loaded and chosen in it
+            is_last = time.monotonic() >= end or trainer.steps_done >= trainer.settings.total_steps(len(dataset))
+            if is_last or trained >= next_score:
+                next_score = trained + EVERY
+                series.append(scored(trainer, wanted, columns) | {"seconds": trained, "step": trainer.steps_done})
                 context.note("scores against time", series)
                 save(context, trainer, wanted, columns)
             if is_last:
                 break
     finally:
+        if trainer.steps_done > 1 and series:
+            summarise(context, (trained - first_step) / (trainer.steps_done - 1), series)
         batches.close()
-    if record is None or record.step < 2:
-        return
-    seconds = (trained - first_step) / (record.step - 1)
+
+
+def summarise(context: Context, seconds: float, series: list[dict[str, Any]]) -> None:
+    """Seconds a step, how the scores moved, and the target."""
     context.note("seconds a step", seconds)
-    context.row("steps, seconds a step", f"{record.step}, {seconds:.4g}")
+    context.row("steps scored, seconds a step", f"{series[-1]['step']}, {seconds:.4g}")
     context.row("attributes right, mean", f"{series[0]['mean']:.0%} -> {series[-1]['mean']:.0%}")
     context.target(
         "minutes of the demo preset's 14,700 steps", seconds * TARGET_STEPS / 60, TARGET_MINUTES, at_most=True

@@ -9,7 +9,7 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,7 +74,7 @@ class Limits(NamedTuple):
 LIMITS = {
     "float64": Limits(1e-9, 1e-4, 1e-4, 1e-3),  # CLIP's pixels and the losses are rounded to float32 on the way
     "fp32": Limits(1e-4, 2e-3, 2e-2, 5e-2),  # gradients at full size: 3e-3 between two float32 orders on a CPU
-    "bf16": Limits(0.1, 0.2, 0.5, math.inf),
+    "bf16": Limits(0.1, 0.2, 0.7, math.inf),  # 0.36 at full size with random weights, on a CPU
     "fp16": Limits(0.02, 0.05, 0.2, math.inf),
 }
 
@@ -121,8 +121,8 @@ def small_variants(context: Context) -> None:
         expected = written_out(placed(networks, torch.device("cpu"), torch.float64), given)
         actual = written_out(placed(networks, context.device, torch.float64, usable(context.device)), given)
         compare(context, f"{variant}, small, float64, all swaps", actual, expected, LIMITS["float64"])
-        for precision in ["fp32"] if context.tiny and variant != "ratlip" else DTYPES:
-            of_product(context, f"{variant}, small, {precision}", networks, given, precision, expected)
+        precisions = ["fp32"] if context.tiny and variant != "ratlip" else DTYPES
+        of_product(context, f"{variant}, small", networks, given, precisions, expected)
 
 
 def swaps_alone(context: Context) -> None:
@@ -139,17 +139,22 @@ def full_variants(context: Context) -> None:
     for variant in ["ratlip"] if context.tiny else FAMILIES:  # the tiny ones were compared already
         networks, given = networks_of(variant, context.tiny), given_of(context.tiny)
         expected = written_out(placed(networks, torch.device("cpu")), given)
-        for precision in DTYPES:
-            of_product(context, f"{variant}, full size, {precision}", networks, given, precision, expected)
+        of_product(context, f"{variant}, full size", networks, given, DTYPES, expected)
 
 
 def of_product(
-    context: Context, name: str, networks: Networks, given: Given, precision: str, expected: dict[str, Tensor]
+    context: Context,
+    name: str,
+    networks: Networks,
+    given: Given,
+    precisions: Iterable[str],
+    expected: dict[str, Tensor],
 ) -> None:
     """The training objective as a run has it, with the device's own swaps, against the plain equations."""
     on_device = placed(networks, context.device, swaps=list(swaps_for(context.device)))
-    actual = by_objective(on_device, given, DTYPES[precision])
-    compare(context, name, actual, expected, LIMITS[precision])
+    for precision in precisions:
+        actual = by_objective(on_device, given, DTYPES[precision])
+        compare(context, f"{name}, {precision}", actual, expected, LIMITS[precision])
 
 
 def networks_of(variant: str, tiny: bool) -> Networks:
