@@ -47,6 +47,7 @@ def context_of(path: Path) -> Context:
     return Context("right", report, torch.device("cpu"), True, float("inf"))
 
 
+@pytest.mark.slow
 def test_every_step_and_its_figures_are_in_the_report(tmp_path: Path) -> None:
     process = start(tmp_path / "gpu.json")
     printed, errors = process.communicate(timeout=600)

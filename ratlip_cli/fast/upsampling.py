@@ -6,6 +6,7 @@ upsampling as after it, on a quarter of the pixels.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -25,7 +26,12 @@ _SPREAD = torch.tensor(
     ]
 )
 """A pixel of the small image is two of the large one side by side: their taps, added up."""
-_SPREAD_BOTH_WAYS = torch.kron(_SPREAD, _SPREAD)  # (16, 9)
+
+
+@functools.cache
+def _spread(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(9,16): of a 3x3 kernel the sums that make a 4x4 one, both ways at once."""
+    return torch.kron(_SPREAD, _SPREAD).T.to(device, dtype)
 
 
 class FastGBlock(GBlock):
@@ -74,7 +80,7 @@ class UpsamplingConv(nn.Conv2d):
         """(in,out,4,4): the weights of the transposed convolution, in its own order."""
         out_channels, in_channels = self.weight.shape[:2]
         reversed_taps = self.weight.flip(2, 3).transpose(0, 1).reshape(-1, 9)
-        return (reversed_taps @ _SPREAD_BOTH_WAYS.to(self.weight).T).view(in_channels, out_channels, 4, 4)
+        return (reversed_taps @ _spread(self.weight.device, self.weight.dtype)).view(in_channels, out_channels, 4, 4)
 
 
 class ColourConv(nn.Conv2d):

@@ -101,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report.content["seconds"] = time.monotonic() - started
         report.write()
     print(report.table(), flush=True)
-    return int(bool(report.failed))
+    broken = [name for name, step in report.content["steps"].items() if step["state"] == "failed"]
+    return int(bool(report.failed or broken))
 
 
 def run_steps(options: argparse.Namespace, report: Report, clock: Clock, deadline: float) -> None:

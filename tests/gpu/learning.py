@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ratlip_cli.data.dataset import CaptionedImages, text_vectors, training_batches
 from ratlip_cli.data.parallel import usable_cores
-from ratlip_cli.data.prepare import demo_source
+from ratlip_cli.data.prepare import PrepareRequest, prepare
 from ratlip_cli.demo.attributes import FAMILIES, sample_attributes
 from ratlip_cli.demo.captions import captions as captions_of
 from ratlip_cli.pixels import captioned_grid, to_images
@@ -44,7 +44,7 @@ def run(context: Context) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "demo"
         count = images_in(context, Path(folder), workers)
-        demo_source("demo", count).prepare(path, workers=workers)
+        prepare(PrepareRequest("demo", path.parent, path.name, count=count, workers=workers))
         sizes = {"generator_channels": 8, "discriminator_channels": 4, "batch_size": 6} if context.tiny else {}
         settings = TrainSettings.of(**{**read_settings("demo"), **sizes})
         dataset = CaptionedImages(path, "train", settings.image_size, settings.seed)
@@ -59,7 +59,7 @@ def images_in(context: Context, folder: Path, workers: int) -> int:
     if context.tiny:
         return 60
     began = time.monotonic()
-    demo_source("demo", 400).prepare(folder / "tried", workers=workers)
+    prepare(PrepareRequest("demo", folder, "tried", count=400, workers=workers))
     count = int(400 * 0.2 * context.left / (time.monotonic() - began))
     return max(400, min(IMAGES, count))
 

@@ -316,7 +316,7 @@ def released(context: Context, formula: Any, names_and_shapes: Any, folder: Path
     from ratlip_cli.model.discriminator import Discriminator
     from ratlip_cli.model.generator import Generator
     from ratlip_cli.tensor_files import load_into
-    from ratlip_cli.weights.released import import_released
+    from ratlip_cli.weights.released.ratlip import import_released
 
     device = context.device
     clip = copy.deepcopy(plain_clip(False))

@@ -26,7 +26,7 @@ from report import Context
 
 from ratlip_cli.data.dataset import CaptionedImages, training_batches
 from ratlip_cli.data.parallel import usable_cores
-from ratlip_cli.data.prepare import OFFICIAL, demo_source
+from ratlip_cli.data.prepare import OFFICIAL, PrepareRequest, prepare
 from ratlip_cli.fast.recompute import recompute
 from ratlip_cli.training.settings import TrainSettings, read_settings
 from ratlip_cli.training.trainer import Trainer
@@ -186,8 +186,11 @@ def loader(context: Context, trainer: Trainer) -> None:
     size = trainer.settings.image_size
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "demo-birds"
-        demo_source("demo-birds", 40 if context.tiny else 320, image_size=size).prepare(
-            path, workers=1 if context.tiny else None
+        count_of_images, workers_of_prepare = (40, 1) if context.tiny else (320, None)
+        prepare(
+            PrepareRequest(
+                "demo-birds", path.parent, image_size=size, count=count_of_images, workers=workers_of_prepare
+            )
         )
         dataset = CaptionedImages(path, "train", size)
         for workers in (0,) if context.tiny else (2, min(8, usable_cores())):
