@@ -13,7 +13,6 @@ import typer
 from command_line import ratlip
 from PIL import Image
 
-import ratlip_cli
 from ratlip_cli.cli.app import app
 
 ROOT = Path(__file__).parents[1]
@@ -25,12 +24,6 @@ PAGES = {
 TINY = (
     *("--image-size", "32", "--generator-channels", "4", "--discriminator-channels", "2", "--steps", "2"),
     *("--batch-size", "2", "--device", "cpu", "--sample-every", "1"),
-)
-PENDING = {"docs/gpu.md"}
-"""Pages that are linked to and not written yet."""
-
-needs_interface = pytest.mark.xfail(
-    not hasattr(ratlip_cli, "load_model"), reason="the public Python interface is not there yet", strict=True
 )
 
 
@@ -85,7 +78,7 @@ def test_links_lead_somewhere(page: str, link: str) -> None:
     file, _, anchor = link.partition("#")
     target = (ROOT / page).parent / file if file else ROOT / page
     name = str(target.resolve().relative_to(ROOT.resolve()))
-    assert target.exists() or name in PENDING
+    assert target.exists()
     assert not anchor or anchor in anchors(PAGES[name])
 
 
@@ -172,7 +165,6 @@ def test_bundled_model_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(("page", "block"), every(BLOCKS))
-@needs_interface
 def test_python_blocks_run(page: str, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python blocks use the bundled model, so each runs without a download."""
     monkeypatch.chdir(tmp_path)

@@ -43,13 +43,14 @@ class Result:
         """The numbers and what they say, as the JSON file has them."""
         return {**self.numbers, "says": self.says}
 
-    def save(self, folder: Path, svg: bool = False) -> list[Path]:
+    def save(self, folder: str | Path, svg: bool = False) -> list[Path]:
         """Write NNNN_TITLE.png, .json, _points.csv and so on; the result is the files, the JSON file last.
 
         Args:
             folder: made where it does not exist; numbers go on from what it holds, and nothing is replaced.
             svg: whether figures are written as SVG besides PNG.
         """
+        folder = Path(folder)
         stem = f"{next_number(folder):04d}_{slug(self.title)}"
         files: list[Path] = []
 
