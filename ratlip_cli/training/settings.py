@@ -7,6 +7,7 @@ Standard library and TOML only: the command line reads it before torch is import
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import re
 import sys
@@ -36,14 +37,9 @@ PRESETS = Path(__file__).parent / "presets"
 MODEL = "model"
 """The table of the model's sizes in a TOML file."""
 
-DATA, ARCHITECTURE, LENGTH, LEARNING, MACHINE, RUN, EVALUATION = (
-    "Data",
-    "Model",
-    "How long",
-    "How it learns",
-    "Machine",
-    "Run folder",
-    "Evaluation",
+_data, _model, _length, _learning, _machine, _run, _evaluation = (
+    functools.partial(setting, group=group)
+    for group in ("Data", "Model", "How long", "How it learns", "Machine", "Run folder", "Evaluation")
 )
 
 
@@ -51,139 +47,102 @@ DATA, ARCHITECTURE, LENGTH, LEARNING, MACHINE, RUN, EVALUATION = (
 class TrainSettings:
     """The settings of one training run; the defaults are the paper's where the paper gives a value."""
 
-    dataset: str = setting(
-        "", "Prepared dataset to learn from, by name or by folder.", group=DATA, metavar="NAME|FOLDER"
+    dataset: str = _data("", "Prepared dataset to learn from, by name or by folder.", metavar="NAME|FOLDER")
+    data_dir: str = _data(
+        "data", "Folder that holds prepared datasets by name.", metavar="FOLDER", envvar="RATLIP_DATA", free=True
     )
-    data_dir: str = setting(
-        "data",
-        "Folder that holds prepared datasets by name.",
-        group=DATA,
-        metavar="FOLDER",
-        envvar="RATLIP_DATA",
-        free=True,
-    )
-    variant: str = setting("ratlip", "Model to train.", group=ARCHITECTURE, choices=tuple(FAMILIES), architecture=True)
-    clip: str = setting(
+    variant: str = _model("ratlip", "Model to train.", choices=tuple(FAMILIES), architecture=True)
+    clip: str = _model(
         "ViT-B-32-quickgelu:openai",
         "Frozen CLIP: MODEL[:PRETRAINED] of open_clip, MODEL:random for a dry run, or a folder with one.",
-        group=ARCHITECTURE,
         metavar="MODEL[:PRETRAINED]",
     )
     model: Mapping[str, Value] = field(default_factory=dict)
     """Sizes of the model by name, see `Family.sizes`; what is left out has its default."""
-    init_from: str = setting(
+    init_from: str = _model(
         "",
         "Model to start from: a folder, a run or owner/name; its sizes and its CLIP are taken over.",
-        group=ARCHITECTURE,
         metavar="MODEL",
     )
 
-    epochs: int | None = setting(
-        None, "Passes over the training images; give this or the number of steps.", group=LENGTH, recorded=True
+    epochs: int | None = _length(
+        None, "Passes over the training images; give this or the number of steps.", recorded=True
     )
-    steps: int | None = setting(
-        20_000, "Training steps in all; give this or the number of epochs.", group=LENGTH, recorded=True
-    )
-    max_time: str = setting(
-        "",
-        "Stop and save after this long, as 90s, 30m, 2h or 1h30m; resume goes on.",
-        group=LENGTH,
-        metavar="DURATION",
-        free=True,
+    steps: int | None = _length(20_000, "Training steps in all; give this or the number of epochs.", recorded=True)
+    max_time: str = _length(
+        "", "Stop and save after this long, as 90s, 30m, 2h or 1h30m; resume goes on.", metavar="DURATION", free=True
     )
 
-    batch_size: int = setting(32, "Images in one step, over all its micro-batches.", group=LEARNING, recorded=True)
-    grad_accum: int = setting(1, "Micro-batches that a step's batch is cut into, to save memory.", group=LEARNING)
-    lr_g: float = setting(1e-4, "Learning rate of the generator.", group=LEARNING, recorded=True)
-    lr_d: float = setting(4e-4, "Learning rate of the discriminator.", group=LEARNING, recorded=True)
-    beta1: float = setting(0.0, "First beta of both Adam optimisers.", group=LEARNING, recorded=True, advanced=True)
-    beta2: float = setting(0.9, "Second beta of both Adam optimisers.", group=LEARNING, recorded=True, advanced=True)
-    clip_weight: float = setting(
-        4.0, "Weight lambda of the CLIP similarity in the generator's loss.", group=LEARNING, recorded=True
-    )
-    diversity_weight: float = setting(
+    batch_size: int = _learning(32, "Images in one step, over all its micro-batches.", recorded=True)
+    grad_accum: int = _learning(1, "Micro-batches that a step's batch is cut into, to save memory.")
+    lr_g: float = _learning(1e-4, "Learning rate of the generator.", recorded=True)
+    lr_d: float = _learning(4e-4, "Learning rate of the discriminator.", recorded=True)
+    beta1: float = _learning(0.0, "First beta of both Adam optimisers.", recorded=True, advanced=True)
+    beta2: float = _learning(0.9, "Second beta of both Adam optimisers.", recorded=True, advanced=True)
+    clip_weight: float = _learning(4.0, "Weight lambda of the CLIP similarity in the generator's loss.", recorded=True)
+    diversity_weight: float = _learning(
         0.0,
         "Weight of the mode-seeking term, which keeps images of one caption apart; not in the paper.",
-        group=LEARNING,
         recorded=True,
         advanced=True,
     )
-    penalty_weight: float = setting(
-        2.0, "Weight k of the matching-aware gradient penalty.", group=LEARNING, recorded=True, advanced=True
+    penalty_weight: float = _learning(
+        2.0, "Weight k of the matching-aware gradient penalty.", recorded=True, advanced=True
     )
-    penalty_power: float = setting(
-        6.0, "Power p of the matching-aware gradient penalty.", group=LEARNING, recorded=True, advanced=True
+    penalty_power: float = _learning(
+        6.0, "Power p of the matching-aware gradient penalty.", recorded=True, advanced=True
     )
-    ema: float = setting(
-        0.999, "Decay of the generator's exponential moving average; 0 keeps none.", group=LEARNING, recorded=True
-    )
-    seed: int = setting(
-        0, "Seed of the first weights, the order of images, the crops and the noise.", group=LEARNING, recorded=True
-    )
+    ema: float = _learning(0.999, "Decay of the generator's exponential moving average; 0 keeps none.", recorded=True)
+    seed: int = _learning(0, "Seed of the first weights, the order of images, the crops and the noise.", recorded=True)
 
-    device: str = setting("auto", "Where to train: auto, cpu, cuda, cuda:N or mps.", group=MACHINE, free=True)
-    precision: str = setting(
-        "auto",
-        "Arithmetic; auto is bf16 on a GPU that has it, else fp32.",
-        group=MACHINE,
-        choices=PRECISIONS,
-        recorded=True,
+    device: str = _machine("auto", "Where to train: auto, cpu, cuda, cuda:N or mps.", free=True)
+    precision: str = _machine(
+        "auto", "Arithmetic; auto is bf16 on a GPU that has it, else fp32.", choices=PRECISIONS, recorded=True
     )
-    compile: bool = setting(False, "Compile both networks: faster on a GPU after minutes of compiling.", group=MACHINE)
-    recompute: bool = setting(
-        False,
-        "Compute image-G twice in a step instead of keeping all of it: less memory, a little slower.",
-        group=MACHINE,
+    compile: bool = _machine(False, "Compile both networks: faster on a GPU after minutes of compiling.")
+    recompute: bool = _machine(
+        False, "Compute image-G twice in a step instead of keeping all of it: less memory, a little slower."
     )
-    workers: int = setting(
-        2, "Processes that read images; 0 reads them in the training process.", group=MACHINE, free=True
-    )
+    workers: int = _machine(2, "Processes that read images; 0 reads them in the training process.", free=True)
 
-    sample_every: int = setting(
-        500, "Steps between two grids of sample images; 0 makes none.", group=RUN, metavar="STEPS", free=True
+    sample_every: int = _run(500, "Steps between two grids of sample images; 0 makes none.", metavar="STEPS", free=True)
+    save_every: int = _run(
+        1000, "Steps between two checkpoints; the last step is always saved.", metavar="STEPS", free=True
     )
-    save_every: int = setting(
-        1000, "Steps between two checkpoints; the last step is always saved.", group=RUN, metavar="STEPS", free=True
-    )
-    keep: int = setting(3, "Number of newest checkpoints to keep.", group=RUN, free=True)
-    eval_every: int = setting(
+    keep: int = _run(3, "Number of newest checkpoints to keep.", free=True)
+    eval_every: int = _evaluation(
         0,
         "Steps between two evaluations on the test split, the best of which is kept; 0 evaluates none.",
-        group=EVALUATION,
         metavar="STEPS",
         free=True,
     )
-    eval_captions: int = setting(
-        10, "Captions of each test image that an evaluation generates.", group=EVALUATION, free=True, advanced=True
+    eval_captions: int = _evaluation(
+        10, "Captions of each test image that an evaluation generates.", free=True, advanced=True
     )
-    eval_features: str = setting(
+    eval_features: str = _evaluation(
         "auto",
         "What scores the images: inception, clip (the model's own), or auto: clip with the bundled CLIP.",
-        group=EVALUATION,
         choices=EVAL_FEATURES,
         free=True,
         advanced=True,
     )
-    inception_weights: str = setting(
+    inception_weights: str = _evaluation(
         "",
         "Weights file of the Inception network, where evaluation needs it offline.",
-        group=EVALUATION,
         metavar="FILE",
         free=True,
         advanced=True,
     )
-    out: str = setting(
+    out: str = _run(
         "",
         "Folder of the run; left out, runs/DATASET-VARIANT-N with the next free N.",
-        group=RUN,
         metavar="FOLDER",
         free=True,
         repeated=False,
     )
-    resume: str = setting(
+    resume: str = _run(
         "",
         "Run folder or checkpoint to go on from, or auto: the newest unfinished such run.",
-        group=RUN,
         metavar="PATH|auto",
         free=True,
         repeated=False,
