@@ -90,7 +90,7 @@ def png_text(record: Mapping[str, object]) -> PngInfo:
 
 
 def next_number(folder: Path) -> int:
-    """The first number behind those with which the names of files in `folder` begin, as in 0007_a-red-bird_0.png."""
+    """The first number after those with which the names of files in `folder` begin, as in 0007_a-red-bird_0.png."""
     numbered = (re.match(r"(\d{4,})_", path.name) for path in folder.glob("*_*"))
     return max((int(match[1]) for match in numbered if match), default=-1) + 1
 

@@ -150,10 +150,10 @@ def _samples_of(
 def check_request(prompts: Sequence[str], count: int, seed: int, truncation: float, best_of: int) -> None:
     """Raise UsageError where `generate` would: no prompt, an empty one, or numbers out of range."""
     if not prompts:
-        raise UsageError("there is no prompt; give at least one sentence.")
+        raise UsageError("there is no prompt; give at least one, such as 'a red bird'.")
     for number, prompt in enumerate(prompts, start=1):
         if not prompt.strip():
-            raise UsageError(f"prompt {number} is empty; give a sentence.")
+            raise UsageError(f"prompt {number} is empty; give one, such as 'a red bird'.")
         if not prompt.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
             raise UsageError(f"prompt {number} is not UTF-8 text; type or save it as UTF-8.")
     if count < 1 or best_of < 1:

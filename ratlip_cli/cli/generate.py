@@ -14,7 +14,7 @@ GRID_IMAGES = 256
 
 
 def generate(
-    prompts: Annotated[list[str] | None, typer.Argument(help="Sentences, or - to read them from stdin.")] = None,
+    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts, or - to read them from stdin.")] = None,
     prompts_file: Annotated[
         Path | None, typer.Option("--prompts", metavar="FILE", help="A text file with a prompt a line.")
     ] = None,
@@ -29,14 +29,15 @@ def generate(
     grid: Annotated[bool, typer.Option(help="Also write one captioned image of all images.")] = True,
     truncation: Annotated[float, typer.Option(metavar="PSI", help="Scale the noise: below 1, less variety.")] = 1.0,
     best_of: Annotated[
-        int, typer.Option(metavar="K", help="Draw K times as many and keep those that CLIP finds most like the prompt.")
+        int,
+        typer.Option(metavar="K", help="Generate K times as many and keep those that CLIP finds most like the prompt."),
     ] = 1,
     batch_size: Annotated[int | None, typer.Option(help="Images at a time; 16 if left out.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the paths.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
 ) -> None:
-    """Draw images of sentences. Their paths go to stdout, one a line.
+    """Generate images of prompts. Their paths go to stdout, one a line.
 
     [bold]Examples[/]
 
@@ -56,8 +57,8 @@ def generate(
         raise unknown_name("format", image_format, outputs.FORMATS)
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"--batch-size is {batch_size}; it must be at least 1.")
-    sentences = console.read_prompts(prompts or [], prompts_file)
-    sampling.check_request(sentences, count, seed, truncation, best_of)
+    asked = console.read_prompts(prompts or [], prompts_file)
+    sampling.check_request(asked, count, seed, truncation, best_of)
     keep_freed_memory()
     target = resolve_device(device)
     spec = model or default_model()
@@ -67,8 +68,8 @@ def generate(
     folder = outputs.ImageFolder(out, image_format)
     images: list[sampling.Sample] = []
     records = []
-    with console.progress("generate", len(sentences) * count) as advance:
-        for image in sampling.generate(loaded, sentences, count, seed, truncation, best_of, batch_size):
+    with console.progress("generate", len(asked) * count) as advance:
+        for image in sampling.generate(loaded, asked, count, seed, truncation, best_of, batch_size):
             path = folder.save(image)
             if not json:
                 console.result(path)

@@ -68,11 +68,11 @@ def train(
     keep_freed_memory()
     if dry_run:
         with preparation_progress() as progress:
-            found = measure(settings, progress)
+            result = measure(settings, progress)
         if json:
-            console.result_json(asdict(found))
+            console.result_json(asdict(result))
         else:
-            _show_dry_run(found)
+            _show_dry_run(result)
         return
 
     with preparation_progress() as progress:
@@ -123,26 +123,26 @@ def _figures(record: StepRecord, skipped: int) -> dict[str, object]:
     return figures | ({"skipped": skipped} if skipped else {})
 
 
-def _show_dry_run(found: DryRun) -> None:
+def _show_dry_run(result: DryRun) -> None:
     console.result_table(
         "This run would be",
         ("", "value"),
         [
-            ("dataset", found.dataset),
-            ("training images", f"{found.images:,}"),
-            ("captions", f"{found.captions:,}"),
-            ("device", found.device),
-            ("precision", found.precision),
-            ("generator, trained parameters", f"{found.generator_parameters:,}"),
-            ("discriminator, trained parameters", f"{found.discriminator_parameters:,}"),
-            ("CLIP, frozen parameters", f"{found.clip_parameters:,}"),
-            ("peak memory", f"{found.memory_mib / 1024:.1f} GiB"),
-            ("one checkpoint on disk", f"{found.checkpoint_mib / 1024:.2f} GiB"),
-            ("steps", f"{found.steps:,}"),
-            ("epochs", f"{found.epochs:,.1f}"),
-            ("time per step", f"{found.seconds_per_step:.3g} s"),
-            ("time to encode the captions, once", console.duration(found.seconds_for_text)),
-            ("time in all", console.duration(found.seconds)),
+            ("dataset", result.dataset),
+            ("training images", f"{result.images:,}"),
+            ("captions", f"{result.captions:,}"),
+            ("device", result.device),
+            ("precision", result.precision),
+            ("generator, trained parameters", f"{result.generator_parameters:,}"),
+            ("discriminator, trained parameters", f"{result.discriminator_parameters:,}"),
+            ("CLIP, frozen parameters", f"{result.clip_parameters:,}"),
+            ("peak memory", f"{result.memory_mib / 1024:.1f} GiB"),
+            ("one checkpoint on disk", f"{result.checkpoint_mib / 1024:.2f} GiB"),
+            ("steps", f"{result.steps:,}"),
+            ("epochs", f"{result.epochs:,.1f}"),
+            ("time per step", f"{result.seconds_per_step:.3g} s"),
+            ("time to encode the captions, once", console.duration(result.seconds_for_text)),
+            ("time in all", console.duration(result.seconds)),
         ],
     )
 

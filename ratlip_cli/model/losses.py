@@ -1,6 +1,6 @@
 """Section III-D, Eq. 8: hinge losses, the matching-aware gradient penalty, and the CLIP similarity.
 
-The penalty is GALIP's and DF-GAN's MA-GP, taken with respect to the CLIP features of the real image and its sentence.
+The penalty is GALIP's and DF-GAN's MA-GP, taken with respect to the CLIP features of the real image and its caption.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ _SMALLEST_DISTANCE = 1e-3
 
 
 def mismatched(text: Tensor) -> Tensor:
-    """T_mis (B,d): the batch's sentences moved on by one, so that each image meets its neighbour's."""
+    """T_mis (B,d): the batch's captions moved on by one, so that each image meets its neighbour's."""
     return text.roll(-1, dims=0)
 
 
 def hinge_real(logits: Tensor) -> Tensor:
-    """E max(0, 1 - D), for real images with their own sentence. Scalar."""
+    """E max(0, 1 - D), for real images with their own caption. Scalar."""
     return F.relu(1 - logits.float()).mean()
 
 
 def hinge_fake(logits: Tensor) -> Tensor:
-    """E max(0, 1 + D), for generated images, and for real ones with another image's sentence. Scalar."""
+    """E max(0, 1 + D), for generated images, and for real ones with another image's caption. Scalar."""
     return F.relu(1 + logits.float()).mean()
 
 
@@ -43,13 +43,13 @@ def generator_loss(fake: Tensor, similarity: Tensor, clip_weight: float = 4.0) -
 def mode_seeking(image_vectors: Tensor, text: Tensor, noise: Tensor) -> Tensor:
     """E[ |z - z'| / (1 - cos(R, R')) ]: large where the noise changes little that CLIP sees. Scalar.
 
-    R is what of E(G(z,T)) is perpendicular to T: what the sentence leaves open. Leaving the sentence wins nothing.
+    R is what of E(G(z,T)) is perpendicular to T: what the caption leaves open. Leaving the caption wins nothing.
     Not in the paper: an option, from Mao et al., "Mode Seeking Generative Adversarial Networks", 2019, which takes the
     distance of the pixels. Those follow position and background; CLIP's image vectors follow what captions speak of.
 
     Args:
-        image_vectors: E of generated images (B,d); k and k + B/2 are of one sentence.
-        text: their sentences' T (B,d).
+        image_vectors: E of generated images (B,d); k and k + B/2 are of one caption.
+        text: their captions' T (B,d).
         noise: z (B,noise_dim); its distance is the mean of absolute differences.
     """
     direction = F.normalize(text.float(), dim=1)
@@ -61,21 +61,21 @@ def mode_seeking(image_vectors: Tensor, text: Tensor, noise: Tensor) -> Tensor:
 
 
 def clip_similarity(image_vectors: Tensor, text: Tensor) -> Tensor:
-    """Cosines (B,) in [-1,1] between image vectors (B,d) and sentence vectors (B,d)."""
+    """Cosines (B,) in [-1,1] between image vectors (B,d) and text vectors (B,d)."""
     return F.cosine_similarity(image_vectors.float(), text.float(), dim=1)
 
 
 def matching_aware_gradient_penalty(
     logits: Tensor, inputs: Sequence[Tensor], k: float = 2.0, p: float = 6.0
 ) -> tuple[Tensor, Tensor]:
-    """k E[ ||grad D(x,T)||^p ] over real images with their own sentences (Eq. 8).
+    """k E[ ||grad D(x,T)||^p ] over real images with their own captions (Eq. 8).
 
     The gradient with respect to all inputs is flattened and concatenated per sample. Compute all of it in float32,
     outside autocast: the sixth power of a norm overflows in half precision.
 
     Args:
         logits: D(x,T) (B,), computed from `inputs`, which require gradients.
-        inputs: CLIP features of real images (B,3,W,g,g), their sentence vectors (B,d), and whatever else D is given.
+        inputs: CLIP features of real images (B,3,W,g,g), their text vectors (B,d), and whatever else D is given.
         k, p: the paper's two hyper-parameters of the penalty.
 
     Returns:

@@ -5,7 +5,7 @@ makes the variants of the paper:
 
 - `SharedLSTM`: the hidden state of one LSTM that every affine of the bridge shares and hands on (the paper);
 - `LSTMPerAffine`: one step of an LSTM of the affine's own (the weights layout of the published code);
-- `NoRecurrence`: noise and sentence themselves (CAT, the baseline).
+- `NoRecurrence`: noise and caption themselves (CAT, the baseline).
 
 The state is handed on, not hidden: `condition, state = recurrence(text, state)`.
 """

@@ -124,7 +124,7 @@ def _file_of(path: Path, network: str) -> Path:
 
 
 def newest_checkpoint(paths: Iterable[Path]) -> tuple[Checkpoint | None, list[str]]:
-    """The first of `paths` that is undamaged, and a line for each damaged one in front of it."""
+    """The first of `paths` that is undamaged, and a line for each damaged one before it."""
     damaged: list[str] = []
     for path in paths:
         try:

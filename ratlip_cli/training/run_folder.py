@@ -75,7 +75,7 @@ class RunFolder:
         return cls(target)
 
     def open(self, settings: TrainSettings, steps_done: int) -> None:
-        """Open for appending behind step `steps_done`; what a kill left half-written or ahead of it is dropped.
+        """Open for appending after step `steps_done`; what a kill left half-written or ahead of it is dropped.
 
         Raises TrainingError where another process has it open.
         """
@@ -133,7 +133,7 @@ def already_there(path: Path) -> UsageError:
 
 
 def truncate_metrics(path: Path, steps_done: int) -> None:
-    """Cut metrics.jsonl behind the record of step `steps_done`, and a last line that a kill left half-written."""
+    """Cut metrics.jsonl after the record of step `steps_done`, and a last line that a kill left half-written."""
     if not path.exists():
         return
     whole = 0

@@ -257,12 +257,9 @@ SETTINGS = settings_of(TrainSettings)
 def all_settings() -> dict[str, Setting]:
     """Every setting by the flat name that it has on the command line, sizes of all families among them."""
     sizes = {name: one for family in FAMILIES.values() for name, one in family.sizes.items()}
-    found: dict[str, Setting] = {}
-    for name, one in SETTINGS.items():
-        found[name] = one
-        if name == "clip":
-            found |= sizes
-    return found
+    before = list(SETTINGS).index("init_from")
+    items = [*SETTINGS.items()]
+    return dict([*items[:before], *sizes.items(), *items[before:]])
 
 
 def about(name: str) -> str:

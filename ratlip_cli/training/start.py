@@ -175,19 +175,19 @@ def _where_to_start(
             return None, None
     else:
         run = run_of(path)
-    found = list_checkpoints(run / "checkpoints")
+    checkpoints = list_checkpoints(run / "checkpoints")
     if settings.resume != "auto" and path != run:
         checkpoint: Checkpoint | None = read_checkpoint(path)
-        if found and found[0].name > path.name and not settings.out:
+        if checkpoints and checkpoints[0].name > path.name and not settings.out:
             raise UsageError(
-                f"{path} is not the newest checkpoint of its run, {found[0].name} is; give an --out for a new run "
+                f"{path} is not the newest checkpoint of its run, {checkpoints[0].name} is; give an --out for a new run "
                 "that goes on from it."
             )
     else:
-        checkpoint, damaged = newest_checkpoint(found)
+        checkpoint, damaged = newest_checkpoint(checkpoints)
         for line in damaged:
             tell(line)
-        if checkpoint is None and found:
+        if checkpoint is None and checkpoints:
             raise WeightsError(f"no checkpoint in {run} can be read; start a new run without --resume.")
     elsewhere = settings.out and settings.resume != "auto" and Path(settings.out).resolve() != run.resolve()
     return None if elsewhere else run, checkpoint

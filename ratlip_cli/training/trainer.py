@@ -299,7 +299,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def step_noise(seed: int, step: int, batch_size: int, noise_dim: int) -> Tensor:
-    """z ~ N(0,I) (batch_size, noise_dim) of one step: a pure function of the arguments, drawn on the CPU."""
+    """z ~ N(0,I) (batch_size, noise_dim) of one step: a pure function of the arguments, made on the CPU."""
     mixed = int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
     return torch.randn(batch_size, noise_dim, generator=torch.Generator().manual_seed(mixed))
 
