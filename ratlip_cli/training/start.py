@@ -180,8 +180,8 @@ def _where_to_start(
         checkpoint: Checkpoint | None = read_checkpoint(path)
         if checkpoints and checkpoints[0].name > path.name and not settings.out:
             raise UsageError(
-                f"{path} is not the newest checkpoint of its run, {checkpoints[0].name} is; give an --out for a new run "
-                "that goes on from it."
+                f"{path} is not the newest checkpoint of its run, {checkpoints[0].name} is; give an --out for a new "
+                "run that goes on from it."
             )
     else:
         checkpoint, damaged = newest_checkpoint(checkpoints)
