@@ -12,6 +12,7 @@ missed. The full-size model has random weights, which take as long as trained on
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import subprocess
@@ -60,8 +61,8 @@ def sampling(count: int, contender: str) -> Callable[[], object]:
     generator = Generator(config, clip.geometry).eval().requires_grad_(False)
     noise, text = noise_vectors(0, range(count), config.noise_dim), torch.randn(count, clip.geometry.embed_dim)
     if contender == "ours":
-        sampler = for_sampling(generator, clip)
-        return lambda: sampler(noise, text)
+        sampler = functools.cache(lambda: for_sampling(generator, clip))  # made with the first image, not when loaded
+        return lambda: sampler()(noise, text)
 
     def plain() -> object:
         with torch.no_grad():
