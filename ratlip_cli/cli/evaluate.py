@@ -33,8 +33,7 @@ def evaluate(
         bool, typer.Option("--clip-score", help="How well images match their captions.", rich_help_panel=METRICS)
     ] = False,
     r_precision: Annotated[
-        bool,
-        typer.Option("--r-precision", help="How often a caption ranks first among 100.", rich_help_panel=METRICS),
+        bool, typer.Option("--r-precision", help="How often a caption ranks first among 100.", rich_help_panel=METRICS)
     ] = False,
     max_fid: Annotated[
         float | None,

@@ -36,8 +36,7 @@ def latent_viz(
     end: Annotated[str | None, typer.Option("--to", metavar="TEXT", help="Where the interpolation ends.")] = None,
     steps: Annotated[int | None, typer.Option(help="Images of the interpolation (8).")] = None,
     same_noise: Annotated[
-        bool,
-        typer.Option("--same-noise", help="Keep the noise vector; else it goes from the first to the second."),
+        bool, typer.Option("--same-noise", help="Keep the noise vector; else it goes from the first to the second.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Decides the noise vectors.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for figures and numbers; what it holds is kept.")] = Path("latent"),

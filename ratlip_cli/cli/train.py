@@ -36,8 +36,7 @@ def train(
     ] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings as TOML and stop.")] = False,
     dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Measure a few steps, print what the run would be and cost, begin no run."),
+        bool, typer.Option("--dry-run", help="Measure a few steps, print what the run would be and cost, begin no run.")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,

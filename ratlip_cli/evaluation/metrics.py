@@ -16,13 +16,7 @@ from ratlip_cli.evaluation.feature_file import FeatureFile
 from ratlip_cli.evaluation.images import Captions
 from ratlip_cli.evaluation.networks import ClipNetwork, FeatureNetwork, Networks
 from ratlip_cli.evaluation.request import EvaluationRequest
-from ratlip_cli.evaluation.statistics import (
-    SUBSET_SIZE,
-    frechet_distance,
-    inside_manifold,
-    kernel_distance,
-    moments,
-)
+from ratlip_cli.evaluation.statistics import SUBSET_SIZE, frechet_distance, inside_manifold, kernel_distance, moments
 
 
 @dataclass(frozen=True)

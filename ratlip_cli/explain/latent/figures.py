@@ -204,12 +204,7 @@ def _draw_captions(axes: Axes, view: CaptionView, plane: NDArray[np.float64]) ->
 def _draw_angles(axes: Axes, view: PairView, edges: NDArray[np.float64], highest: float) -> None:
     axes.hist(view.angles, edges.tolist(), color=ORANGE, label="to its own generated")
     axes.hist(
-        view.mismatched,
-        edges.tolist(),
-        histtype="step",
-        color="black",
-        linewidth=0.8,
-        label="to another's generated",
+        view.mismatched, edges.tolist(), histtype="step", color="black", linewidth=0.8, label="to another's generated"
     )
     mean = mean_interval(view.angles)
     axes.axvspan(mean.low, mean.high, color=GREY, alpha=0.5, linewidth=0, label="mean, 95 % interval")
