@@ -50,8 +50,8 @@ def bench(
     if batch_size < 1 or (train and batch_size < 2):
         raise UsageError(f"--batch-size is {batch_size}; it must be at least {2 if train else 1}.")
     keep_freed_memory()
-    target = resolve_device(device)
     spec = model or default_model()
+    target = resolve_device(device)
     loaded = load_model(spec, target)
     console.note(f"model {spec} ({loaded.fingerprint}) on {target}")
     settings = resolve_settings({"init_from": spec, "batch_size": batch_size}) if train else None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ratlip_cli.cli import console
+from ratlip_cli.cli.options import Json, Quiet
 from ratlip_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 """Images left out that are named on the terminal; dataset.json names all."""
-
-preparation_progress = console.bars
-"""What commands that prepare a dataset first show meanwhile."""
 
 
 def prepare(
@@ -54,8 +52,8 @@ def prepare(
     workers: Annotated[int | None, typer.Option(help="Processes; one per core if left out.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be used.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Verify a prepared dataset, image by image.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the folder.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Get captioned images ready for training. The prepared folder goes to stdout.
 
@@ -108,10 +106,7 @@ def _show(path: Path, info: DatasetInfo, json: bool) -> None:
         console.note(f"left out: {problem.name}: {problem.reason}")
     if len(info.left_out) > SHOWN:
         console.note(f"left out: {len(info.left_out) - SHOWN} more; dataset.json names all")
-    if json:
-        console.result_json({"path": path, **asdict(info)})
-    else:
-        console.result(path)
+    console.answer(json, {"path": path, **asdict(info)}, path)
 
 
 def _check(dataset: str, data_dir: Path, workers: int | None, json: bool) -> None:

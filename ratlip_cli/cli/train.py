@@ -12,7 +12,6 @@ import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Json, Quiet, Typed, with_options
-from ratlip_cli.cli.prepare import preparation_progress
 from ratlip_cli.errors import Interrupted
 from ratlip_cli.training.settings import all_settings, preset_names, resolve_settings
 
@@ -66,31 +65,27 @@ def train(
 
     keep_freed_memory()
     if dry_run:
-        with preparation_progress() as progress:
-            found = measure(settings, progress)
+        with console.bars() as progress:
+            measured = measure(settings, progress)
         if json:
-            console.result_json(asdict(found))
+            console.result_json(asdict(measured))
         else:
-            _show_dry_run(found)
+            _show_dry_run(measured)
         return
 
-    with preparation_progress() as progress:
+    with console.bars() as progress:
         session = open_session(settings, console.note, progress)
     last = _run(session)
-    if json:
-        console.result_json(
-            {
-                "run": session.folder.path,
-                "model": session.folder.model,
-                "fingerprint": fingerprint_of(session.folder.model),
-                "step": session.trainer.steps_done,
-                "total_steps": session.total_steps,
-                "finished": session.finished,
-                "last": last.line() if last else None,
-            }
-        )
-    else:
-        console.result(session.folder.path)
+    told = {
+        "run": session.folder.path,
+        "model": session.folder.model,
+        "fingerprint": fingerprint_of(session.folder.model),
+        "step": session.trainer.steps_done,
+        "total_steps": session.total_steps,
+        "finished": session.finished,
+        "last": last.line() if last else None,
+    }
+    console.answer(json, told, session.folder.path)
 
 
 def _run(session: TrainingSession) -> StepRecord | None:
@@ -115,33 +110,30 @@ def _run(session: TrainingSession) -> StepRecord | None:
 
 
 def _figures(record: StepRecord, skipped: int) -> dict[str, object]:
-    figures: dict[str, object] = {
-        **{shown: record.logs[name] for shown, name in SHOWN.items() if name in record.logs},
-        "images/s": record.images_per_second,
-    }
-    return figures | ({"skipped": skipped} if skipped else {})
+    figures: dict[str, object] = {shown: record.logs[name] for shown, name in SHOWN.items() if name in record.logs}
+    return {**figures, "images/s": record.images_per_second, **({"skipped": skipped} if skipped else {})}
 
 
-def _show_dry_run(found: DryRun) -> None:
+def _show_dry_run(measured: DryRun) -> None:
     console.result_table(
         "This run would be",
         ("", "value"),
         [
-            ("dataset", found.dataset),
-            ("training images", f"{found.images:,}"),
-            ("captions", f"{found.captions:,}"),
-            ("device", found.device),
-            ("precision", found.precision),
-            ("generator, trained parameters", f"{found.generator_parameters:,}"),
-            ("discriminator, trained parameters", f"{found.discriminator_parameters:,}"),
-            ("CLIP, frozen parameters", f"{found.clip_parameters:,}"),
-            ("peak memory", f"{found.memory_mib / 1024:.1f} GiB"),
-            ("one checkpoint on disk", f"{found.checkpoint_mib / 1024:.2f} GiB"),
-            ("steps", f"{found.steps:,}"),
-            ("epochs", f"{found.epochs:,.1f}"),
-            ("time per step", f"{found.seconds_per_step:.3g} s"),
-            ("time to encode the captions, once", console.duration(found.seconds_for_text)),
-            ("time in all", console.duration(found.seconds)),
+            ("dataset", measured.dataset),
+            ("training images", f"{measured.images:,}"),
+            ("captions", f"{measured.captions:,}"),
+            ("device", measured.device),
+            ("precision", measured.precision),
+            ("generator, trained parameters", f"{measured.generator_parameters:,}"),
+            ("discriminator, trained parameters", f"{measured.discriminator_parameters:,}"),
+            ("CLIP, frozen parameters", f"{measured.clip_parameters:,}"),
+            ("peak memory", f"{measured.memory_mib / 1024:.1f} GiB"),
+            ("one checkpoint on disk", f"{measured.checkpoint_mib / 1024:.2f} GiB"),
+            ("steps", f"{measured.steps:,}"),
+            ("epochs", f"{measured.epochs:,.1f}"),
+            ("time per step", f"{measured.seconds_per_step:.3g} s"),
+            ("time to encode the captions, once", console.duration(measured.seconds_for_text)),
+            ("time in all", console.duration(measured.seconds)),
         ],
     )
 

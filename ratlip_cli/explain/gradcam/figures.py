@@ -16,7 +16,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ratlip_cli.explain.figures import BLUE, FONT, GREY, ORANGE, SMALL, WIDTH, as_text, hide_ticks, plain_axes
+from ratlip_cli.explain.figures import (
+    BLUE,
+    FONT,
+    GREY,
+    ORANGE,
+    SMALL,
+    WIDTH,
+    as_text,
+    legend_below,
+    plain_axes,
+    show,
+)
 from ratlip_cli.explain.gradcam.explanation import Explanation, Map
 from ratlip_cli.explain.gradcam.segments import FEWEST, Measured, SegmentSummary
 from ratlip_cli.pixels import to_images
@@ -146,14 +157,13 @@ def _note_lines(row: _Row) -> int:
 
 
 def _draw_cell(axes: Axes, cell: _Cell, side: float) -> None:
-    axes.imshow(cell.pixels, interpolation="nearest")
+    show(axes, cell.pixels)
     if cell.outline is not None:
         axes.contour(cell.outline, levels=[0.5], colors="white", linewidths=0.8)
     letters = max(6, round(side / (0.52 * FONT / 72)))
     title = cell.title if len(cell.title) <= letters else f"{cell.title[: letters - 1]}…"
     axes.set_title(as_text(title), fontsize=FONT, pad=2)
     axes.set_xlabel(cell.note, fontsize=SMALL, labelpad=2)
-    hide_ticks(axes)
 
 
 def _share(place: tuple[float, float, float, float], width: float, height: float) -> tuple[float, float, float, float]:
@@ -174,8 +184,7 @@ def segments_figure(summaries: Sequence[tuple[str, Sequence[SegmentSummary]]]) -
         _draw_measure(axes[1], segments, [one.energy for one in segments], "share of the map inside the segment")
         if len(summaries) > 1:
             axes[0].set_ylabel(as_text(model), fontsize=FONT)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=SMALL, frameon=False)
+    legend_below(figure, [grid[0, 0]], columns=4)
     return figure
 
 
