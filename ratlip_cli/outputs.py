@@ -39,7 +39,7 @@ class ImageFolder:
     def save(self, image: Sample) -> Path:
         """Write one image, its record in the file's metadata, and add its line to images.jsonl."""
         name = f"{self.first + image.prompt_index:04d}_{slug(image.prompt)}_{image.index}.{self.format}"
-        path = self._free(name)
+        path = free(self.folder / name)
         with whole_file(path) as partial:
             if self.format == "png":
                 image.image.save(partial, "PNG", pnginfo=png_text(image.record()))
@@ -52,7 +52,7 @@ class ImageFolder:
 
     def save_grid(self, images: Sequence[Sample]) -> Path:
         """Write the grid of all `images`, see the function `save_grid`."""
-        path = self._free(f"{self.first:04d}_grid.png")
+        path = free(self.folder / f"{self.first:04d}_grid.png")
         save_grid(path, images)
         return path
 
@@ -63,12 +63,6 @@ class ImageFolder:
                 records.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")  # one write: whole or not at all
         except OSError as error:
             raise cannot_write(path, error) from error
-
-    def _free(self, name: str) -> Path:
-        path = self.folder / name
-        if path.exists():
-            raise RatlipError(f"{path} exists: another ratlip writes into this folder. Choose another --out.")
-        return path
 
 
 def save_grid(path: Path, images: Sequence[Sample]) -> None:
@@ -87,6 +81,13 @@ def png_text(record: Mapping[str, object]) -> PngInfo:
     for key, value in record.items():
         info.add_itxt(key, str(value))
     return info
+
+
+def free(path: Path) -> Path:
+    """The same path. Raises RatlipError where a file is there."""
+    if path.exists():
+        raise RatlipError(f"{path} exists: another ratlip writes into this folder. Choose another --out.")
+    return path
 
 
 def next_number(folder: Path) -> int:

@@ -39,19 +39,14 @@ _TEXT_BATCH = 256
 class Images(Protocol):
     """Images of one size, in an order of their own."""
 
+    size: tuple[int, int]
+    """Height and width."""
+    cache: Path | None
+    """Folder in which features of these images may be kept."""
+
     @property
     def fingerprint(self) -> str:
         """Hex digits that change with the images."""
-        ...
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        ...
-
-    @property
-    def cache(self) -> Path | None:
-        """Folder in which features of these images may be kept."""
         ...
 
     def __len__(self) -> int: ...
@@ -120,9 +115,8 @@ class Captions:
     def vectors(self, clip: FrozenCLIP) -> Tensor:
         """Text vectors (number of captions, d) of a CLIP, on the CPU."""
         if clip.fingerprint not in self._vectors:
-            self._vectors[clip.fingerprint] = (
-                text_vectors(self._dataset, clip) if self._dataset else _encode(clip, self.texts)
-            )
+            vectors = text_vectors(self._dataset, clip) if self._dataset else _encode(clip, self.texts)
+            self._vectors[clip.fingerprint] = vectors
         return self._vectors[clip.fingerprint]
 
 
@@ -132,7 +126,7 @@ class SplitImages:
     def __init__(self, dataset: CaptionedImages) -> None:
         self._dataset = dataset
         self.size = (dataset.image_size, dataset.image_size)
-        self.cache = dataset.path / ".features"
+        self.cache: Path | None = dataset.path / ".features"
 
     @property
     def fingerprint(self) -> str:
@@ -161,7 +155,7 @@ class FolderImages:
     def __init__(self, folder: Path, files: Sequence[Path]) -> None:
         self.folder = folder
         self._files = files
-        self.cache = folder / ".features"
+        self.cache: Path | None = folder / ".features"
         _, height, width = self._read(0).shape
         self.size = (height, width)
 
@@ -210,7 +204,7 @@ class GeneratedImages:
         batch_size: images generated at a time; see `sampling.sample`.
     """
 
-    cache = None
+    cache: Path | None = None
 
     def __init__(self, model: Model, captions: Captions, seed: int, batch_size: int | None = None) -> None:
         image_size = model.config.generator.image_size

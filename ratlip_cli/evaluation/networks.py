@@ -232,7 +232,8 @@ def load_networks(request: EvaluationRequest, device: torch.device, model: Model
     network: FeatureNetwork | None = None
     clips: list[ClipNetwork] = []
     if request.feature_keys and not by_clip:
-        network = _inception(request, device)
+        weights = find_weights(IMAGENET_INCEPTION if request.released else INCEPTION, request.inception_weights)
+        network = ImageNetInception(weights, device) if request.released else InceptionNetwork(weights, device)
     if request.clip_keys or (request.feature_keys and by_clip):
         clips.append(_scoring_clip(request, device, model, own=features == "clip"))
     if request.feature_keys and by_clip:
@@ -241,12 +242,6 @@ def load_networks(request: EvaluationRequest, device: torch.device, model: Model
     if request.clip_keys and second is not None:
         clips.append(ClipNetwork(load_clip(second, device), second, request.released))
     return Networks(network, tuple(clips) if request.clip_keys else (), device)
-
-
-def _inception(request: EvaluationRequest, device: torch.device) -> FeatureNetwork:
-    if request.released:
-        return ImageNetInception(find_weights(IMAGENET_INCEPTION, request.inception_weights), device)
-    return InceptionNetwork(find_weights(INCEPTION, request.inception_weights), device)
 
 
 def _scoring_clip(request: EvaluationRequest, device: torch.device, model: Model | None, own: bool) -> ClipNetwork:

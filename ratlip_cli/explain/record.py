@@ -12,10 +12,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ratlip_cli.errors import RatlipError
 from ratlip_cli.explain.figures import save_figure
 from ratlip_cli.files import whole_file, write_text
-from ratlip_cli.outputs import next_number, slug
+from ratlip_cli.outputs import free, next_number, slug
 
 FRAME_SECONDS = 0.15
 
@@ -54,11 +53,8 @@ class Result:
         files: list[Path] = []
 
         def new(end: str, kind: str) -> Path:
-            path = folder / f"{stem}{end and '_'}{end}.{kind}"
-            if path.exists():
-                raise RatlipError(f"{path} exists: another ratlip writes into this folder. Choose another --out.")
-            files.append(path)
-            return path
+            files.append(free(folder / f"{stem}{end and '_'}{end}.{kind}"))
+            return files[-1]
 
         for end, figure in self.figures.items():
             for kind in ("png", "svg") if svg else ("png",):

@@ -70,7 +70,7 @@ def gradcam_figure(models: Sequence[Sequence[Explanation]]) -> Figure:
     captions = [
         "\n".join(textwrap.wrap(as_text(row.caption), letters, max_lines=2, placeholder=" ...")) for row in rows
     ]
-    heights = [side + (2 + _note_lines(row)) * _LINE for row in rows]
+    heights = [side + (3 + max(cell.note.count("\n") for cell in row.cells)) * _LINE for row in rows]
     below = [_LINE * (caption.count("\n") + 1) + 0.08 if caption else 0.04 for caption in captions]
     height = sum(heights) + sum(below)
     figure = Figure(figsize=(width, height))
@@ -152,10 +152,6 @@ def _heated(image: Image.Image, pixels: NDArray[np.float32]) -> NDArray[np.uint8
     return mixed
 
 
-def _note_lines(row: _Row) -> int:
-    return max(cell.note.count("\n") + 1 for cell in row.cells)
-
-
 def _draw_cell(axes: Axes, cell: _Cell, side: float) -> None:
     show(axes, cell.pixels)
     if cell.outline is not None:
@@ -199,10 +195,11 @@ def _draw_measure(axes: Axes, segments: Sequence[SegmentSummary], measured: Sequ
     no_better = f"map, no better, or fewer than {FEWEST} images"
     for better, label in ((True, "map, better than centre"), (False, no_better)):
         chosen = [k for k, value in enumerate(is_better) if value is better]
+        maps = [measured[k].map for k in chosen]
         axes.errorbar(
-            [measured[k].map.mean for k in chosen],
+            [m.mean for m in maps],
             places[chosen],
-            xerr=np.array([_arms(measured[k]) for k in chosen]).reshape(-1, 2).T,
+            xerr=np.array([(m.mean - m.low, m.high - m.mean) for m in maps]).reshape(-1, 2).T,
             fmt="o",
             markersize=5,
             color=ORANGE,
@@ -218,7 +215,3 @@ def _draw_measure(axes: Axes, segments: Sequence[SegmentSummary], measured: Sequ
     axes.set_xlabel(title, fontsize=FONT)
     plain_axes(axes)
     axes.grid(axis="x", linewidth=0.3)
-
-
-def _arms(measured: Measured) -> tuple[float, float]:
-    return measured.map.mean - measured.map.low, measured.map.high - measured.map.mean

@@ -29,7 +29,7 @@ from ratlip_cli.explain.figures import (
     show,
 )
 from ratlip_cli.explain.intervals import mean_interval
-from ratlip_cli.explain.latent.projection import Projection
+from ratlip_cli.explain.latent.space import Projection
 from ratlip_cli.explain.latent.views import CaptionView, Interpolation, PairView
 from ratlip_cli.pixels import to_images
 
