@@ -47,7 +47,12 @@ class ImageFolder:
                 exif = Image.Exif()
                 exif[ExifTags.Base.ImageDescription] = json.dumps(image.record())
                 image.image.save(partial, {"jpg": "JPEG", "webp": "WEBP"}[self.format], quality=95, exif=exif)
-        self._add_record({"file_name": name, **image.record()})
+        lines, line = self.folder / RECORDS_FILE, json.dumps({"file_name": name, **image.record()}, ensure_ascii=False)
+        try:
+            with lines.open("ab", buffering=0) as records:
+                records.write(line.encode() + b"\n")  # one write: whole or not at all
+        except OSError as error:
+            raise cannot_write(lines, error) from error
         return path
 
     def save_grid(self, images: Sequence[Sample]) -> Path:
@@ -55,14 +60,6 @@ class ImageFolder:
         path = free(self.folder / f"{self.first:04d}_grid.png")
         save_grid(path, images)
         return path
-
-    def _add_record(self, record: dict[str, object]) -> None:
-        path = self.folder / RECORDS_FILE
-        try:
-            with path.open("ab", buffering=0) as records:
-                records.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")  # one write: whole or not at all
-        except OSError as error:
-            raise cannot_write(path, error) from error
 
 
 def save_grid(path: Path, images: Sequence[Sample]) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Device, Json, Model, Quiet
-
-if TYPE_CHECKING:
-    from ratlip_cli.training.benchmark import Benchmark
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -50,19 +47,15 @@ def bench(
     if batch_size < 1 or (train and batch_size < 2):
         raise UsageError(f"--batch-size is {batch_size}; it must be at least {2 if train else 1}.")
     keep_freed_memory()
-    spec = model or default_model()
     target = resolve_device(device)
+    spec = model or default_model()
     loaded = load_model(spec, target)
     console.note(f"model {spec} ({loaded.fingerprint}) on {target}")
     settings = resolve_settings({"init_from": spec, "batch_size": batch_size}) if train else None
     measured = measure(loaded, batch_size, precision, DTYPES[precision], settings)
     if json:
         console.result_json({"model": loaded.name, "fingerprint": loaded.fingerprint, **asdict(measured)})
-    else:
-        _show(measured)
-
-
-def _show(measured: Benchmark) -> None:
+        return
     sampling, training = measured.sampling, measured.training
     rows = [
         ("one image", f"{1000 * sampling.latency_seconds:.1f} ms"),

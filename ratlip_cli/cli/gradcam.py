@@ -50,15 +50,7 @@ def gradcam(
     ratlip gradcam --dataset demo --count 200
     """
     console.set_up(quiet)
-    request = GradCamRequest(
-        prompt=prompt,
-        models=tuple(model or ()),
-        images=tuple(image or ()),
-        count=count,
-        every_word=words,
-        words=tuple(word or ()),
-        **typed,
-    )
+    request = GradCamRequest(prompt, model or (), image or (), count=count, every_word=words, words=word or (), **typed)
     from ratlip_cli.explain.gradcam.run import explain
 
     with console.bars() as progress:

@@ -43,7 +43,7 @@ def latent_viz(
     ratlip latent-viz --from "a red bird" --to "a blue bird" --steps 12
     """
     console.set_up(quiet)
-    request = LatentRequest(captions=tuple(caption or ()), start=start, end=end, same_noise=same_noise, **typed)
+    request = LatentRequest(captions=caption or (), start=start, end=end, same_noise=same_noise, **typed)
     from ratlip_cli.explain.latent.run import view
 
     with console.bars() as progress:

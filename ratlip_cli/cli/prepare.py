@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Json, Quiet
 from ratlip_cli.errors import DataError
-
-if TYPE_CHECKING:
-    from ratlip_cli.data.layout import DatasetInfo
 
 SHOWN = 10
 """Images left out that are named on the terminal; dataset.json names all."""
@@ -96,17 +93,14 @@ def prepare(
         console.note(f"{prepared.path} is prepared already; nothing to do")
     elif prepared.before is not None:
         console.note(f"{prepared.path} was prepared from other images or options; it has been replaced")
-    _show(prepared.path, prepared.info, json)
-
-
-def _show(path: Path, info: DatasetInfo, json: bool) -> None:
+    info = prepared.info
     splits = ", ".join(f"{count} {split}" for split, count in info.counts.items())
     console.note(f"{info.name}: images for {info.image_size} pixels: {splits}")
     for problem in info.left_out[:SHOWN]:
         console.note(f"left out: {problem.name}: {problem.reason}")
     if len(info.left_out) > SHOWN:
         console.note(f"left out: {len(info.left_out) - SHOWN} more; dataset.json names all")
-    console.answer(json, {"path": path, **asdict(info)}, path)
+    console.answer(json, {"path": prepared.path, **asdict(info)}, prepared.path)
 
 
 def _check(dataset: str, data_dir: Path, workers: int | None, json: bool) -> None:

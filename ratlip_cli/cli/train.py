@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import asdict
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -149,13 +149,11 @@ class _StopRequest:
         self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal_number = number
-        self.__exit__(None, None, None)
+        self.__exit__()
         os.write(2, b"\nending the step and saving; once more stops at once\n")  # print is not safe in a handler

@@ -10,6 +10,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -56,28 +57,18 @@ class Images(Protocol):
         ...
 
 
+@dataclass(eq=False)
 class Captions:
-    """What the images that are scored should show.
+    """What the images that are scored should show."""
 
-    Args:
-        texts: all of them.
-        of_image: for each image, the numbers of its captions.
-        scenes: for each caption, the number of the image it was written for.
-        dataset: where they are all the captions of a split, in its order; their text vectors are kept beside the data.
-    """
-
-    def __init__(
-        self,
-        texts: Sequence[str],
-        of_image: Sequence[Sequence[int]],
-        scenes: NDArray[np.int64],
-        dataset: CaptionedImages | None = None,
-    ) -> None:
-        self.texts = texts
-        self.of_image = of_image
-        self.scenes = scenes
-        self._dataset = dataset
-        self._vectors: dict[str, Tensor] = {}
+    texts: Sequence[str]
+    of_image: Sequence[Sequence[int]]
+    """For each image, the numbers of its captions."""
+    scenes: NDArray[np.int64]
+    """For each caption, the number of the image it was written for."""
+    dataset: CaptionedImages | None = None
+    """Where they are all the captions of a split, in its order; their text vectors are kept beside the data."""
+    _vectors: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     @classmethod
     def of_folder(cls, captions: Sequence[Sequence[str]]) -> Captions:
@@ -115,7 +106,7 @@ class Captions:
     def vectors(self, clip: FrozenCLIP) -> Tensor:
         """Text vectors (number of captions, d) of a CLIP, on the CPU."""
         if clip.fingerprint not in self._vectors:
-            vectors = text_vectors(self._dataset, clip) if self._dataset else _encode(clip, self.texts)
+            vectors = text_vectors(self.dataset, clip) if self.dataset else _encode(clip, self.texts)
             self._vectors[clip.fingerprint] = vectors
         return self._vectors[clip.fingerprint]
 

@@ -100,12 +100,7 @@ class ImageNetInception:
     """The Inception of the published GALIP and RATLIP code, for the protocol `released` only.
 
     torchvision's network and weights; pixels in [0,1] are resized and then shifted by ImageNet's mean and deviation
-    although the weights want them in [-1,1].
-
-    Args:
-        weights: file of the weights; see `find_weights`.
-
-    Raises WeightsError where the file holds anything else.
+    although the weights want them in [-1,1]. Arguments and errors are those of `InceptionNetwork`.
     """
 
     name = "ImageNet Inception (released code)"

@@ -16,7 +16,7 @@ from ratlip_cli.explain.figures import save_figure
 from ratlip_cli.files import whole_file, write_text
 from ratlip_cli.outputs import free, next_number, slug
 
-FRAME_SECONDS = 0.15
+FRAME_MILLISECONDS = 150
 
 Row = dict[str, object]
 """A line of a CSV file, by the names of its columns."""
@@ -62,9 +62,8 @@ class Result:
                     save_figure(figure, partial, kind)
         for end, frames in self.animations.items():
             first, *others = (*frames, *frames[-2:0:-1])
-            milliseconds = round(1000 * FRAME_SECONDS)
             with whole_file(new(end, "gif")) as partial:
-                first.save(partial, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
+                first.save(partial, "GIF", save_all=True, append_images=others, duration=FRAME_MILLISECONDS, loop=0)
         for end, rows in self.tables.items():
             text = io.StringIO()
             writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

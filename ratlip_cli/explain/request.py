@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,9 +38,9 @@ class GradCamRequest:
 
     prompt: str | None = None
     """The text to explain; with images of a prepared dataset it may be left out."""
-    models: tuple[str | Model, ...] = ()
+    models: Sequence[str | Model] = ()
     """Models or their names, as `load_model` takes them; the default model if left out."""
-    images: tuple[Path, ...] = ()
+    images: Sequence[Path] = ()
     """Image files to explain instead of generated ones."""
     dataset: str | None = setting(
         None, "Explain images of a dataset; those with known segments are scored.", group=SHOWN, metavar="NAME|FOLDER"
@@ -55,7 +56,7 @@ class GradCamRequest:
     )
     every_word: bool = False
     """Whether to make a map of every word of the prompt."""
-    words: tuple[str, ...] = ()
+    words: Sequence[str] = ()
     """Words or phrases of the prompt to make a map of."""
     seed: int = setting(0, "Decides the noise vectors and the random baselines.", group=HOW)
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.", group=HOW)
@@ -98,7 +99,7 @@ class LatentRequest:
     )
     method: str = setting("pca", "The plane that the vectors are shown in.", group=HOW, choices=METHODS)
     space: str = setting("clip", "clip: image vectors; discriminator: Mate-D's features.", group=HOW, choices=SPACES)
-    captions: tuple[str, ...] = ()
+    captions: Sequence[str] = ()
     """Two or more, to generate from the same noise vectors."""
     start: str | None = None
     """The caption at which an interpolation starts."""

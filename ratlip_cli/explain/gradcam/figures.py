@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -16,18 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ratlip_cli.explain.figures import (
-    BLUE,
-    FONT,
-    GREY,
-    ORANGE,
-    SMALL,
-    WIDTH,
-    as_text,
-    legend_below,
-    plain_axes,
-    show,
-)
+from ratlip_cli.explain.figures import BLUE, FONT, GREY, ORANGE, SMALL, WIDTH, as_text, legend_below, plain_axes, show
 from ratlip_cli.explain.gradcam.explanation import Explanation, Map
 from ratlip_cli.explain.gradcam.segments import FEWEST, Measured, SegmentSummary
 from ratlip_cli.pixels import to_images
@@ -40,18 +28,14 @@ _GAP, _LINE = 0.06, 0.125
 _HEAT = matplotlib.colormaps["inferno"]
 
 
-@dataclass(frozen=True)
-class _Cell:
+class _Cell(NamedTuple):
     title: str
-    pixels: NDArray[np.uint8]
-    """(S,S,3)"""
+    pixels: NDArray[np.uint8]  # (S,S,3)
     note: str
-    outline: NDArray[np.bool_] | None = None
-    """A mask (S,S) whose border is shown."""
+    outline: NDArray[np.bool_] | None = None  # A mask (S,S) whose border is shown.
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     label: str
     cells: list[_Cell]
     caption: str
@@ -103,9 +87,8 @@ def _rows(models: Sequence[Sequence[Explanation]]) -> list[_Row]:
         label = explanations[0].model.name if len(models) > 1 else ""
         if any(one.words for group in models for one in group):
             for one in explanations:
-                rows += _wrapped(
-                    label, [_image_cell(one), *(_map_cell(one, each) for each in one.maps)], one.input.prompt
-                )
+                cells = [_image_cell(one), *(_map_cell(one, each) for each in one.maps)]
+                rows += _wrapped(label, cells, one.input.prompt)
         else:
             cells = [cell for one in explanations for cell in (_image_cell(one), _map_cell(one, one.whole))]
             prompts = list(dict.fromkeys(one.input.prompt for one in explanations))

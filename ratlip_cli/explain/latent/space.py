@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -78,16 +79,12 @@ def angles(first: Vectors, second: Vectors) -> NDArray[np.float64]:
     return degrees
 
 
-@dataclass(frozen=True)
-class Projection:
+class Projection(NamedTuple):
     """Points of a plane."""
 
-    method: str
-    """Of METHODS."""
-    points: NDArray[np.float64]
-    """(n,2)"""
-    explained: tuple[float, float] | None
-    """Shares of the variance that the two axes show; None for a method that does not say."""
+    method: str  # Of METHODS.
+    points: NDArray[np.float64]  # (n,2)
+    explained: tuple[float, float] | None  # Shares of the variance that the axes show; None where it is not known.
 
 
 def project(vectors: NDArray[np.float64], method: str, seed: int = 0) -> Projection:
