@@ -115,27 +115,24 @@ def _figures(record: StepRecord, skipped: int) -> dict[str, object]:
 
 
 def _show_dry_run(measured: DryRun) -> None:
-    console.result_table(
-        "This run would be",
-        ("", "value"),
-        [
-            ("dataset", measured.dataset),
-            ("training images", f"{measured.images:,}"),
-            ("captions", f"{measured.captions:,}"),
-            ("device", measured.device),
-            ("precision", measured.precision),
-            ("generator, trained parameters", f"{measured.generator_parameters:,}"),
-            ("discriminator, trained parameters", f"{measured.discriminator_parameters:,}"),
-            ("CLIP, frozen parameters", f"{measured.clip_parameters:,}"),
-            ("peak memory", f"{measured.memory_mib / 1024:.1f} GiB"),
-            ("one checkpoint on disk", f"{measured.checkpoint_mib / 1024:.2f} GiB"),
-            ("steps", f"{measured.steps:,}"),
-            ("epochs", f"{measured.epochs:,.1f}"),
-            ("time per step", f"{measured.seconds_per_step:.3g} s"),
-            ("time to encode the captions, once", console.duration(measured.seconds_for_text)),
-            ("time in all", console.duration(measured.seconds)),
-        ],
-    )
+    rows = [
+        ("dataset", measured.dataset),
+        ("training images", f"{measured.images:,}"),
+        ("captions", f"{measured.captions:,}"),
+        ("device", measured.device),
+        ("precision", measured.precision),
+        ("generator, trained parameters", f"{measured.generator_parameters:,}"),
+        ("discriminator, trained parameters", f"{measured.discriminator_parameters:,}"),
+        ("CLIP, frozen parameters", f"{measured.clip_parameters:,}"),
+        ("peak memory", f"{measured.memory_mib / 1024:.1f} GiB"),
+        ("one checkpoint on disk", f"{measured.checkpoint_mib / 1024:.2f} GiB"),
+        ("steps", f"{measured.steps:,}"),
+        ("epochs", f"{measured.epochs:,.1f}"),
+        ("time per step", f"{measured.seconds_per_step:.3g} s"),
+        ("time to encode the captions, once", console.duration(measured.seconds_for_text)),
+        ("time in all", console.duration(measured.seconds)),
+    ]
+    console.result_table("This run would be", ("", "value"), rows)
 
 
 class _StopRequest:

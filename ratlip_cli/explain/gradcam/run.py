@@ -121,13 +121,8 @@ def _model_record(group: Sequence[Explanation], segments: Sequence[SegmentSummar
         "images": len(group),
         **{f"{kind}_minus_{order}": asdict(_difference(group, kind, order)) for order in ORDERS for kind in KINDS},
         "segments": {
-            one.segment: {
-                "n": one.n,
-                "pointing": asdict(one.pointing),
-                "energy": asdict(one.energy),
-                "verdict": one.verdict,
-            }
-            for one in segments
+            s.segment: {"n": s.n, "pointing": asdict(s.pointing), "energy": asdict(s.energy), "verdict": s.verdict}
+            for s in segments
         },
     }
 

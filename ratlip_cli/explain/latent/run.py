@@ -48,21 +48,12 @@ def view(request: LatentRequest, progress: Progress = silent) -> LatentResult:
     model, a dataset or a device cannot be used.
     """
     models = load_models([request.model, request.against][: 1 if request.against is None else 2], request.device)
-    space, seed = make_space(request.space, models[0]), request.seed
+    space = make_space(request.space, models[0])
     if request.start is not None and request.end is not None:
-        ends, noise, steps = (request.start, request.end), (0, 0 if request.same_noise else 1), request.steps or STEPS
-        interpolations = [interpolate(one, space, ends, steps, noise, seed, progress) for one in models]
-        return _interpolation_result(request, space, interpolations, ends)
-    if not request.captions:
-        pairs = _pairs(request, space, models, request.count or PAIRS, progress)
-        return _pairs_result(request, space, pairs, project(pairs.vectors, request.method, seed))
-    background = None if request.dataset is None else _pairs(request, space, models, PAIRS, progress)
-    count = request.count or NOISE_VECTORS
-    views = [caption_view(space, one, request.captions, count, seed, progress) for one in models]
-    vectors = np.concatenate([one.vectors.reshape(-1, one.vectors.shape[-1]) for one in views])
-    if background is not None:
-        vectors = np.concatenate((background.vectors, vectors))
-    return _captions_result(request, space, views, background, project(vectors, request.method, seed))
+        return _interpolations(request, (request.start, request.end), space, models, progress)
+    if request.captions:
+        return _captions(request, space, models, progress)
+    return _pairs_only(request, space, _pairs(request, space, models, request.count or PAIRS, progress))
 
 
 def _pairs(request: LatentRequest, space: Space, models: list[Model], count: int, progress: Progress) -> Pairs:
@@ -77,9 +68,9 @@ def _pairs(request: LatentRequest, space: Space, models: list[Model], count: int
     return Pairs(real, [pair_view(space, one, real, request.seed, progress) for one in models])
 
 
-def _pairs_result(request: LatentRequest, space: Space, pairs: Pairs, projection: Projection) -> LatentResult:
-    """The result of real and generated images; `projection` is of the pairs' vectors."""
-    views = pairs.views
+def _pairs_only(request: LatentRequest, space: Space, pairs: Pairs) -> LatentResult:
+    """Real and generated images in a plane that is fitted on all of them."""
+    views, projection = pairs.views, project(pairs.vectors, request.method, request.seed)
     says = [_pair_says(view) for view in views]
     difference = None
     if len(views) > 1:
@@ -109,15 +100,14 @@ def _pairs_result(request: LatentRequest, space: Space, pairs: Pairs, projection
     )
 
 
-def _captions_result(
-    request: LatentRequest, space: Space, views: Sequence[CaptionView], pairs: Pairs | None, projection: Projection
-) -> LatentResult:
-    """The result of captions under the same noise vectors.
-
-    Args:
-        pairs: real and generated images of a dataset, shown in the background.
-        projection: of the vectors of the pairs, then those of the views.
-    """
+def _captions(request: LatentRequest, space: Space, models: list[Model], progress: Progress) -> LatentResult:
+    """Captions under the same noise vectors; with a dataset, its real and generated images in the background."""
+    pairs = None if request.dataset is None else _pairs(request, space, models, PAIRS, progress)
+    count = request.count or NOISE_VECTORS
+    views = [caption_view(space, one, request.captions, count, request.seed, progress) for one in models]
+    vectors = [one.vectors.reshape(-1, one.vectors.shape[-1]) for one in views]
+    vectors = [pairs.vectors, *vectors] if pairs else vectors
+    projection = project(np.concatenate(vectors), request.method, request.seed)
     background = _pair_planes(pairs, projection.points) if pairs else []
     points = projection.points[len(pairs.vectors) if pairs else 0 :]
     planes = list(points.reshape(len(views), *views[0].vectors.shape[:2], 2))
@@ -140,11 +130,12 @@ def _captions_result(
     )
 
 
-def _interpolation_result(
-    request: LatentRequest, space: Space, views: Sequence[Interpolation], captions: tuple[str, str]
+def _interpolations(
+    request: LatentRequest, ends: tuple[str, str], space: Space, models: list[Model], progress: Progress
 ) -> LatentResult:
-    """The result of interpolations between two captions."""
-    start, end = captions
+    """Interpolations between two captions, of each model."""
+    noise, steps, (start, end) = (0, 0 if request.same_noise else 1), request.steps or STEPS, ends
+    views = [interpolate(one, space, ends, steps, noise, request.seed, progress) for one in models]
     return LatentResult(
         title=f"{start} to {end}",
         models=[about(view.model) for view in views],
@@ -231,13 +222,8 @@ def _caption_record(view: CaptionView) -> dict[str, Any]:
         "captions": view.captions,
         "noises": len(view.vectors),
         "swaps": [
-            {
-                "from": swap.start,
-                "to": swap.end,
-                "angle": asdict(mean_interval(swap.angles)),
-                "angle_of_texts": swap.text_angle,
-            }
-            for swap in view.swaps
+            {"from": s.start, "to": s.end, "angle": asdict(mean_interval(s.angles)), "angle_of_texts": s.text_angle}
+            for s in view.swaps
         ],
         "angle_between_noises": asdict(mean_interval(view.noise_angles)) if len(view.vectors) > 1 else None,
     }
