@@ -39,7 +39,7 @@ class ImageFolder:
     def save(self, image: Sample) -> Path:
         """Write one image, its record in the file's metadata, and add its line to images.jsonl."""
         name = f"{self.first + image.prompt_index:04d}_{slug(image.prompt)}_{image.index}.{self.format}"
-        path = self._free(name)
+        path = free(self.folder / name)
         with whole_file(path) as partial:
             if self.format == "png":
                 image.image.save(partial, "PNG", pnginfo=png_text(image.record()))
@@ -47,27 +47,18 @@ class ImageFolder:
                 exif = Image.Exif()
                 exif[ExifTags.Base.ImageDescription] = json.dumps(image.record())
                 image.image.save(partial, {"jpg": "JPEG", "webp": "WEBP"}[self.format], quality=95, exif=exif)
-        self._add_record({"file_name": name, **image.record()})
+        lines, line = self.folder / RECORDS_FILE, json.dumps({"file_name": name, **image.record()}, ensure_ascii=False)
+        try:
+            with lines.open("ab", buffering=0) as records:
+                records.write(line.encode() + b"\n")  # one write: whole or not at all
+        except OSError as error:
+            raise cannot_write(lines, error) from error
         return path
 
     def save_grid(self, images: Sequence[Sample]) -> Path:
         """Write the grid of all `images`, see the function `save_grid`."""
-        path = self._free(f"{self.first:04d}_grid.png")
+        path = free(self.folder / f"{self.first:04d}_grid.png")
         save_grid(path, images)
-        return path
-
-    def _add_record(self, record: dict[str, object]) -> None:
-        path = self.folder / RECORDS_FILE
-        try:
-            with path.open("ab", buffering=0) as records:
-                records.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")  # one write: whole or not at all
-        except OSError as error:
-            raise cannot_write(path, error) from error
-
-    def _free(self, name: str) -> Path:
-        path = self.folder / name
-        if path.exists():
-            raise RatlipError(f"{path} exists: another ratlip writes into this folder. Choose another --out.")
         return path
 
 
@@ -87,6 +78,13 @@ def png_text(record: Mapping[str, object]) -> PngInfo:
     for key, value in record.items():
         info.add_itxt(key, str(value))
     return info
+
+
+def free(path: Path) -> Path:
+    """The same path. Raises RatlipError where a file is there."""
+    if path.exists():
+        raise RatlipError(f"{path} exists: another ratlip writes into this folder. Choose another --out.")
+    return path
 
 
 def next_number(folder: Path) -> int:

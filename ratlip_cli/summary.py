@@ -55,8 +55,8 @@ def summarise(generator: Any, discriminator: Any, clip: FrozenCLIP) -> list[Modu
         g = family.generator(generator, clip.geometry).eval()
         d = family.discriminator(discriminator, clip.geometry).eval()
         summaries: list[ModuleSummary] = []
-        text = _clip_text(clip, counter, summaries)
         with _recorded(family.modules(g, d), clip, counter, summaries):
+            text = clip.encode_tokens(torch.zeros(1, clip.context_length, dtype=torch.long))
             images = g(torch.empty(1, generator.noise_dim), text, clip)
             generating = len(summaries)
             family.logits(d, family.look(clip, images), text)
@@ -109,9 +109,7 @@ def parameter_counts(config: Any, clip: FrozenCLIP) -> tuple[int, int]:
 
 def clip_blk_parameters(clip: FrozenCLIP) -> int:
     """Parameters of the frozen vision transformer up to its last block: what the published generator carries along."""
-    visual = clip.visual
-    outside: int = _count(visual.ln_post) + visual.proj.numel()
-    return _count(visual) - outside
+    return _count(clip.visual) - _count(clip.visual.ln_post) - int(clip.visual.proj.numel())
 
 
 def discriminator_parameters(config: DiscriminatorConfig, geometry: ClipGeometry) -> tuple[int, int]:
@@ -144,21 +142,15 @@ def _recorded(
 
     for name, module in modules.items():
         module.forward = recorded(name, module.forward, _count(module), 0)
-    for method, name, frozen in (
-        ("clip_blk", "CLIP-BLK", clip_blk_parameters(clip)),
-        ("features", "CLIP image encoder", _count(clip.visual)),
-    ):
+    uses = {
+        "encode_tokens": (TEXT_ENCODER, _count(clip) - _count(clip.visual)),
+        "clip_blk": ("CLIP-BLK", clip_blk_parameters(clip)),
+        "features": ("CLIP image encoder", _count(clip.visual)),
+    }
+    for method, (name, frozen) in uses.items():
         setattr(clip, method, recorded(name, getattr(clip, method), 0, frozen))
     try:
         yield
     finally:
-        for method in ("clip_blk", "features"):
+        for method in uses:
             delattr(clip, method)
-
-
-def _clip_text(clip: FrozenCLIP, counter: FlopCounterMode, summaries: list[ModuleSummary]) -> Tensor:
-    before = counter.get_total_flops()
-    text = clip.encode_tokens(torch.zeros(1, clip.context_length, dtype=torch.long))
-    frozen, flops = _count(clip) - _count(clip.visual), counter.get_total_flops() - before
-    summaries.append(ModuleSummary(TEXT_ENCODER, tuple(text.shape[1:]), 0, frozen, flops, True))
-    return text

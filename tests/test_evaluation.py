@@ -27,8 +27,6 @@ from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
 from ratlip_cli.evaluation import feature_file, statistics
-from ratlip_cli.evaluation.bootstrap import interval, resamples
-from ratlip_cli.evaluation.clip_score import candidates, clip_scores, ranks_first
 from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer
 from ratlip_cli.evaluation.images import Captions, GeneratedImages, SplitImages
 from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_folder
@@ -43,7 +41,18 @@ from ratlip_cli.evaluation.networks import (
 )
 from ratlip_cli.evaluation.request import METRICS, EvaluationRequest
 from ratlip_cli.evaluation.run import Evaluation, evaluate, score_inputs
-from ratlip_cli.evaluation.statistics import Moments, frechet_distance, inside_manifold, kernel_distance, moments
+from ratlip_cli.evaluation.statistics import (
+    Moments,
+    candidates,
+    clip_scores,
+    frechet_distance,
+    inside_manifold,
+    interval,
+    kernel_distance,
+    moments,
+    ranks_first,
+    resamples,
+)
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator

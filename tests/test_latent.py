@@ -14,9 +14,8 @@ from sklearn.decomposition import PCA
 
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.errors import RatlipError, UsageError
-from ratlip_cli.explain.latent.projection import project
 from ratlip_cli.explain.latent.run import view
-from ratlip_cli.explain.latent.space import angles, make_space, unit
+from ratlip_cli.explain.latent.space import angles, make_space, project, unit
 from ratlip_cli.explain.latent.views import (
     caption_view,
     generated_images,

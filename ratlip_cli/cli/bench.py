@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Device, Json, Model, Quiet
-
-if TYPE_CHECKING:
-    from ratlip_cli.training.benchmark import Benchmark
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -58,11 +55,7 @@ def bench(
     measured = measure(loaded, batch_size, precision, DTYPES[precision], settings)
     if json:
         console.result_json({"model": loaded.name, "fingerprint": loaded.fingerprint, **asdict(measured)})
-    else:
-        _show(measured)
-
-
-def _show(measured: Benchmark) -> None:
+        return
     sampling, training = measured.sampling, measured.training
     rows = [
         ("one image", f"{1000 * sampling.latency_seconds:.1f} ms"),

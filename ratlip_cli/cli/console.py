@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ratlip_cli.errors import UsageError
+
 PLAIN_INTERVAL = 10.0
 """Seconds between progress lines where stderr is not a terminal."""
 
@@ -76,6 +78,11 @@ def result(line: object) -> None:
 def result_json(value: Any) -> None:
     """The result as one JSON object."""
     result(as_json(value))
+
+
+def answer(json: bool, value: Any, line: object) -> None:
+    """The result: `value` as one JSON object where `json` says so, else one line."""
+    result(as_json(value) if json else line)
 
 
 def as_json(value: Any) -> str:
@@ -193,8 +200,6 @@ def duration(seconds: float) -> str:
 
 def read_prompts(arguments: Sequence[str], file: Path | None) -> list[str]:
     """Prompts as typed, or a line each from a file or, for `-`, from stdin. Empty lines are passed over."""
-    from ratlip_cli.errors import UsageError
-
     prompts: list[str] = []
     for argument in arguments:
         prompts += _lines(sys.stdin.buffer.read(), "stdin") if argument == "-" else [argument]
@@ -208,8 +213,6 @@ def read_prompts(arguments: Sequence[str], file: Path | None) -> list[str]:
 
 
 def _lines(content: bytes, where: str) -> list[str]:
-    from ratlip_cli.errors import UsageError
-
     try:
         lines = re.split(r"\r\n|\r|\n", content.decode("utf-8-sig"))
         return [line.strip() for line in lines if line.strip()]

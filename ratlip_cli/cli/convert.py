@@ -53,7 +53,4 @@ def convert(
         config = convert_released(Path(source), out, variant, clip, ema, half)
         fingerprint = fingerprint_of(out)
     console.note(f"variant {config.generator.variant}, fingerprint {fingerprint}")
-    if json:
-        console.result_json({"path": out, "variant": config.generator.variant, "fingerprint": fingerprint})
-    else:
-        console.result(out)
+    console.answer(json, {"path": out, "variant": config.generator.variant, "fingerprint": fingerprint}, out)

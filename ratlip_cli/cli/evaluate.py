@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,8 +32,7 @@ def evaluate(
         bool, typer.Option("--clip-score", help="How well images match their captions.", rich_help_panel=METRICS)
     ] = False,
     r_precision: Annotated[
-        bool,
-        typer.Option("--r-precision", help="How often a caption ranks first among 100.", rich_help_panel=METRICS),
+        bool, typer.Option("--r-precision", help="How often a caption ranks first among 100.", rich_help_panel=METRICS)
     ] = False,
     max_fid: Annotated[
         float | None,
@@ -59,8 +57,10 @@ def evaluate(
     ratlip evaluate --images their-images --reference real-images --fid --kid --precision-recall
     """
     console.set_up(quiet)
-    for option, limit in (("--max-fid", max_fid), ("--min-clip-score", min_clip_score)):
-        if limit is not None and not math.isfinite(limit):
+    limits = {"--max-fid": max_fid, "--min-clip-score": min_clip_score}
+    set_limits = {option: limit for option, limit in limits.items() if limit is not None}
+    for option, limit in set_limits.items():
+        if not math.isfinite(limit):
             raise UsageError(f"{option} is {limit}; it must be a number.")
     named = {
         "fid": fid or max_fid is not None,
@@ -81,46 +81,29 @@ def evaluate(
     keep_freed_memory()
     with console.bars() as progress:
         evaluation = run.evaluate(request, progress)
-    checks = _checks(evaluation, max_fid, min_clip_score)
-    content = evaluation.record() | {"thresholds": [asdict(check) for check in checks]}
+    checks, missed = _checks(evaluation, set_limits)
+    content = evaluation.record() | {"thresholds": checks}
     if out is not None:
         write_text(out, console.as_json(content) + "\n")
     if json:
         console.result_json(content)
     else:
         _show(evaluation)
-    missed = [check.line() for check in checks if not check.met]
     if missed:
         raise ThresholdError("; ".join(missed))
 
 
-@dataclass(frozen=True)
-class _Check:
-    """A threshold and the score that it was set for."""
-
-    option: str
-    limit: float
-    metric: str
-    value: float
-    met: bool
-
-    def line(self) -> str:
-        """What missed it."""
-        side = "above" if self.value > self.limit else "below"
-        return f"{self.metric} is {self.value:.4f}, {side} the {self.limit:g} of {self.option}"
-
-
-def _checks(evaluation: Evaluation, max_fid: float | None, min_clip_score: float | None) -> list[_Check]:
-    checks = []
-    if max_fid is not None:
-        score = evaluation.score("fid")
-        checks.append(_Check("--max-fid", max_fid, score.name, score.value, score.value <= max_fid))
-    if min_clip_score is not None:
-        score = evaluation.score("clip_score")
-        checks.append(
-            _Check("--min-clip-score", min_clip_score, score.name, score.value, score.value >= min_clip_score)
-        )
-    return checks
+def _checks(evaluation: Evaluation, limits: dict[str, float]) -> tuple[list[dict[str, object]], list[str]]:
+    """Each threshold with the score that it was set for, and what missed one."""
+    checks, missed = [], []
+    for option, limit in limits.items():
+        score = evaluation.score("fid" if option == "--max-fid" else "clip_score")
+        met = score.value <= limit if option == "--max-fid" else score.value >= limit
+        checks.append({"option": option, "limit": limit, "metric": score.name, "value": score.value, "met": met})
+        if not met:
+            side = "above" if score.value > limit else "below"
+            missed.append(f"{score.name} is {score.value:.4f}, {side} the {limit:g} of {option}")
+    return checks, missed
 
 
 def _show(evaluation: Evaluation) -> None:

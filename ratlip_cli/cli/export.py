@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -38,9 +39,5 @@ def export(
         f"model {loaded.name} ({loaded.fingerprint}): images differ by at most {exported.image_difference:.1e}, "
         f"text vectors by {exported.text_difference:.1e}"
     )
-    if json:
-        differences = {"image_difference": exported.image_difference, "text_difference": exported.text_difference}
-        told = {"model": loaded.name, "fingerprint": loaded.fingerprint, "folder": out, "format": file_format}
-        console.result_json(told | differences)
-    else:
-        console.result(out)
+    told = {"model": loaded.name, "fingerprint": loaded.fingerprint, "folder": out, "format": file_format}
+    console.answer(json, {**told, **asdict(exported)}, out)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console
+from ratlip_cli.cli.options import Device, Json, Model, Quiet
 
 GRID_IMAGES = 256
 """At most so many images go into the grid."""
@@ -19,23 +20,20 @@ def generate(
         Path | None, typer.Option("--prompts", metavar="FILE", help="A text file with a prompt a line.")
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="Images of each prompt.")] = 1,
-    seed: Annotated[int, typer.Option(help="Decides the noises; prompts share them.")] = 0,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Model folder, run folder, owner/name[@revision] on the Hugging Face Hub, or ratlip-demo."),
-    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides the noise vectors; prompts share them.")] = 0,
+    model: Model = None,
     out: Annotated[Path, typer.Option(help="Folder for the images; what it holds is kept.")] = Path("generated"),
     image_format: Annotated[str, typer.Option("--format", help="png, jpg or webp.")] = "png",
     grid: Annotated[bool, typer.Option(help="Also write one captioned image of all images.")] = True,
     truncation: Annotated[float, typer.Option(metavar="PSI", help="Scale the noise: below 1, less variety.")] = 1.0,
     best_of: Annotated[
         int,
-        typer.Option(metavar="K", help="Generate K times as many and keep those that CLIP finds most like the prompt."),
+        typer.Option(metavar="K", help="Generate K times as many; keep those that CLIP finds most like the prompt."),
     ] = 1,
     batch_size: Annotated[int | None, typer.Option(help="Images at a time; 16 if left out.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the paths.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Generate images of prompts. Their paths go to stdout, one a line.
 
@@ -57,19 +55,18 @@ def generate(
         raise unknown_name("format", image_format, outputs.FORMATS)
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"--batch-size is {batch_size}; it must be at least 1.")
-    asked = console.read_prompts(prompts or [], prompts_file)
-    sampling.check_request(asked, count, seed, truncation, best_of)
+    texts = console.read_prompts(prompts or [], prompts_file)
+    sampling.check_request(texts, count, seed, truncation, best_of)
     keep_freed_memory()
     target = resolve_device(device)
-    spec = model or default_model()
-    loaded = load_model(spec, target)
+    loaded = load_model(model or default_model(), target)
     console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target}")
 
     folder = outputs.ImageFolder(out, image_format)
     images: list[sampling.Sample] = []
     records = []
-    with console.progress("generate", len(asked) * count) as advance:
-        for image in sampling.generate(loaded, asked, count, seed, truncation, best_of, batch_size):
+    with console.progress("generate", len(texts) * count) as advance:
+        for image in sampling.generate(loaded, texts, count, seed, truncation, best_of, batch_size):
             path = folder.save(image)
             if not json:
                 console.result(path)

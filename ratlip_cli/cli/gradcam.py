@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Device, Json, Quiet
+from ratlip_cli.cli.options import Json, Quiet, with_options
 from ratlip_cli.explain.request import GradCamRequest
+from ratlip_cli.setting import settings_of
 
 if TYPE_CHECKING:
     from ratlip_cli.explain.record import Result
 
 
+@with_options(settings_of(GradCamRequest).values())
 def gradcam(
+    typed: dict[str, Any],
     prompt: Annotated[str | None, typer.Argument(help="The text to explain.", show_default=False)] = None,
     count: Annotated[
         int | None, typer.Option("-n", "--count", help="Images to generate (1), or to take from --dataset (100).")
@@ -23,31 +26,16 @@ def gradcam(
     image: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Explain this image instead; repeat it for more.")
     ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FOLDER", help="Explain images of a dataset; those with known segments are scored."),
-    ] = None,
-    split: Annotated[str, typer.Option(help="The split of --dataset.")] = "test",
     model: Annotated[
         list[str] | None,
         typer.Option(help="Model folder, run folder, owner/name or ratlip-demo; repeat it for a row each."),
-    ] = None,
-    target: Annotated[
-        str, typer.Option(help="clip: cosine of image and text; discriminator: the logit of Mate-D.")
-    ] = "clip",
-    layer: Annotated[
-        int | None,
-        typer.Option(metavar="L", help="The ViT block whose incoming patch tokens are read; the last if left out."),
     ] = None,
     words: Annotated[bool, typer.Option("--words", help="Also a map for every word of the prompt.")] = False,
     word: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Also a map for this word or phrase; repeat it for more.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides the noise vectors and the random baselines.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for figures and numbers; what it holds is kept.")] = Path("gradcam"),
     svg: Annotated[bool, typer.Option("--svg", help="Write figures as SVG besides PNG.")] = False,
-    data_dir: Annotated[Path, typer.Option(envvar="RATLIP_DATA", help="Folder of prepared datasets.")] = Path("data"),
-    device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -62,21 +50,7 @@ def gradcam(
     ratlip gradcam --dataset demo --count 200
     """
     console.set_up(quiet)
-    request = GradCamRequest(
-        prompt=prompt,
-        models=tuple(model or ()),
-        images=tuple(image or ()),
-        dataset=dataset,
-        split=split,
-        count=count,
-        target=target,
-        layer=layer,
-        every_word=words,
-        words=tuple(word or ()),
-        seed=seed,
-        device=device,
-        data_dir=data_dir,
-    )
+    request = GradCamRequest(prompt, model or (), image or (), count=count, every_word=words, words=word or (), **typed)
     from ratlip_cli.explain.gradcam.run import explain
 
     with console.bars() as progress:
@@ -89,8 +63,4 @@ def show(result: Result, out: Path, svg: bool, json: bool) -> None:
     files = result.save(out, svg)
     for line in result.says:
         console.note(line)
-    if json:
-        console.result_json({**result.record(), "files": files})
-    else:
-        for path in files:
-            console.result(path)
+    console.answer(json, {**result.record(), "files": files}, "\n".join(map(str, files)))

@@ -70,17 +70,15 @@ def info(
     trained = sum(one.trained for one in modules)
     gflop = gflop_per_image(modules)
     if json:
-        console.result_json(
-            described
-            | {
-                "generator": asdict(generator),
-                "discriminator": asdict(discriminator),
-                "geometry": asdict(architecture.geometry),
-                "modules": [asdict(one) for one in modules],
-                "parameters_trained": trained,
-                "gflop_per_image": gflop,
-            }
-        )
+        counted = {
+            "generator": asdict(generator),
+            "discriminator": asdict(discriminator),
+            "geometry": asdict(architecture.geometry),
+            "modules": [asdict(one) for one in modules],
+            "parameters_trained": trained,
+            "gflop_per_image": gflop,
+        }
+        console.result_json(described | counted)
         return
     for key, value in described.items():
         if key != "training":

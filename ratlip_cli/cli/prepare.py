@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ratlip_cli.cli import console
+from ratlip_cli.cli.options import Json, Quiet
 from ratlip_cli.errors import DataError
-
-if TYPE_CHECKING:
-    from ratlip_cli.data.layout import DatasetInfo
 
 SHOWN = 10
 """Images left out that are named on the terminal; dataset.json names all."""
-
-preparation_progress = console.bars
-"""What commands that prepare a dataset first show meanwhile."""
 
 
 def prepare(
@@ -54,8 +49,8 @@ def prepare(
     workers: Annotated[int | None, typer.Option(help="Processes; one per core if left out.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be used.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Verify a prepared dataset, image by image.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the folder.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Get captioned images ready for training. The prepared folder goes to stdout.
 
@@ -98,20 +93,14 @@ def prepare(
         console.note(f"{prepared.path} is prepared already; nothing to do")
     elif prepared.before is not None:
         console.note(f"{prepared.path} was prepared from other images or options; it has been replaced")
-    _show(prepared.path, prepared.info, json)
-
-
-def _show(path: Path, info: DatasetInfo, json: bool) -> None:
+    info = prepared.info
     splits = ", ".join(f"{count} {split}" for split, count in info.counts.items())
     console.note(f"{info.name}: images for {info.image_size} pixels: {splits}")
     for problem in info.left_out[:SHOWN]:
         console.note(f"left out: {problem.name}: {problem.reason}")
     if len(info.left_out) > SHOWN:
         console.note(f"left out: {len(info.left_out) - SHOWN} more; dataset.json names all")
-    if json:
-        console.result_json({"path": path, **asdict(info)})
-    else:
-        console.result(path)
+    console.answer(json, {"path": prepared.path, **asdict(info)}, prepared.path)
 
 
 def _check(dataset: str, data_dir: Path, workers: int | None, json: bool) -> None:

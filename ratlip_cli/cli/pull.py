@@ -33,8 +33,6 @@ def pull(
 
     model = pull_model(name, fingerprint)
     console.note(f"model {model.name} ({model.fingerprint}) on CLIP {model.config.clip} ({model.clip.fingerprint})")
-    if json:
-        told = {"model": model.name, "folder": model.folder, "fingerprint": model.fingerprint}
-        console.result_json(told | {"clip": model.config.clip, "clip_fingerprint": model.clip.fingerprint})
-    else:
-        console.result(model.folder)
+    told = {"model": model.name, "folder": model.folder, "fingerprint": model.fingerprint}
+    of_clip = {"clip": model.config.clip, "clip_fingerprint": model.clip.fingerprint}
+    console.answer(json, told | of_clip, model.folder)

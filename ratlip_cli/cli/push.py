@@ -18,12 +18,10 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Only you and whom you name may see it.")] = False,
     revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Upload to this branch; else main.")] = None,
     licence: Annotated[
-        str | None,
-        typer.Option("--license", metavar="ID", help="Of the weights, such as cc-by-4.0; else the data's."),
+        str | None, typer.Option("--license", metavar="ID", help="Of the weights, such as cc-by-4.0; else the data's.")
     ] = None,
     scores: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="What evaluate --out wrote; else scores.json in the run folder."),
+        Path | None, typer.Option(metavar="FILE", help="What evaluate --out wrote; else scores.json in the run folder.")
     ] = None,
     prompt: Annotated[
         list[str] | None, typer.Option(help="Prompt of the card's images, more than once if you like.")

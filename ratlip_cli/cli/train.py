@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import asdict
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Json, Quiet, Typed, with_options
-from ratlip_cli.cli.prepare import preparation_progress
 from ratlip_cli.errors import Interrupted
 from ratlip_cli.training.settings import all_settings, preset_names, resolve_settings
 
@@ -36,8 +35,7 @@ def train(
     ] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings as TOML and stop.")] = False,
     dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Measure a few steps, print what the run would be and cost, begin no run."),
+        bool, typer.Option("--dry-run", help="Measure a few steps, print what the run would be and cost, begin no run.")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -67,31 +65,27 @@ def train(
 
     keep_freed_memory()
     if dry_run:
-        with preparation_progress() as progress:
-            result = measure(settings, progress)
+        with console.bars() as progress:
+            measured = measure(settings, progress)
         if json:
-            console.result_json(asdict(result))
+            console.result_json(asdict(measured))
         else:
-            _show_dry_run(result)
+            _show_dry_run(measured)
         return
 
-    with preparation_progress() as progress:
+    with console.bars() as progress:
         session = open_session(settings, console.note, progress)
     last = _run(session)
-    if json:
-        console.result_json(
-            {
-                "run": session.folder.path,
-                "model": session.folder.model,
-                "fingerprint": fingerprint_of(session.folder.model),
-                "step": session.trainer.steps_done,
-                "total_steps": session.total_steps,
-                "finished": session.finished,
-                "last": last.line() if last else None,
-            }
-        )
-    else:
-        console.result(session.folder.path)
+    told = {
+        "run": session.folder.path,
+        "model": session.folder.model,
+        "fingerprint": fingerprint_of(session.folder.model),
+        "step": session.trainer.steps_done,
+        "total_steps": session.total_steps,
+        "finished": session.finished,
+        "last": last.line() if last else None,
+    }
+    console.answer(json, told, session.folder.path)
 
 
 def _run(session: TrainingSession) -> StepRecord | None:
@@ -116,35 +110,29 @@ def _run(session: TrainingSession) -> StepRecord | None:
 
 
 def _figures(record: StepRecord, skipped: int) -> dict[str, object]:
-    figures: dict[str, object] = {
-        **{shown: record.logs[name] for shown, name in SHOWN.items() if name in record.logs},
-        "images/s": record.images_per_second,
-    }
-    return figures | ({"skipped": skipped} if skipped else {})
+    figures: dict[str, object] = {shown: record.logs[name] for shown, name in SHOWN.items() if name in record.logs}
+    return {**figures, "images/s": record.images_per_second, **({"skipped": skipped} if skipped else {})}
 
 
-def _show_dry_run(result: DryRun) -> None:
-    console.result_table(
-        "This run would be",
-        ("", "value"),
-        [
-            ("dataset", result.dataset),
-            ("training images", f"{result.images:,}"),
-            ("captions", f"{result.captions:,}"),
-            ("device", result.device),
-            ("precision", result.precision),
-            ("generator, trained parameters", f"{result.generator_parameters:,}"),
-            ("discriminator, trained parameters", f"{result.discriminator_parameters:,}"),
-            ("CLIP, frozen parameters", f"{result.clip_parameters:,}"),
-            ("peak memory", f"{result.memory_mib / 1024:.1f} GiB"),
-            ("one checkpoint on disk", f"{result.checkpoint_mib / 1024:.2f} GiB"),
-            ("steps", f"{result.steps:,}"),
-            ("epochs", f"{result.epochs:,.1f}"),
-            ("time per step", f"{result.seconds_per_step:.3g} s"),
-            ("time to encode the captions, once", console.duration(result.seconds_for_text)),
-            ("time in all", console.duration(result.seconds)),
-        ],
-    )
+def _show_dry_run(measured: DryRun) -> None:
+    rows = [
+        ("dataset", measured.dataset),
+        ("training images", f"{measured.images:,}"),
+        ("captions", f"{measured.captions:,}"),
+        ("device", measured.device),
+        ("precision", measured.precision),
+        ("generator, trained parameters", f"{measured.generator_parameters:,}"),
+        ("discriminator, trained parameters", f"{measured.discriminator_parameters:,}"),
+        ("CLIP, frozen parameters", f"{measured.clip_parameters:,}"),
+        ("peak memory", f"{measured.memory_mib / 1024:.1f} GiB"),
+        ("one checkpoint on disk", f"{measured.checkpoint_mib / 1024:.2f} GiB"),
+        ("steps", f"{measured.steps:,}"),
+        ("epochs", f"{measured.epochs:,.1f}"),
+        ("time per step", f"{measured.seconds_per_step:.3g} s"),
+        ("time to encode the captions, once", console.duration(measured.seconds_for_text)),
+        ("time in all", console.duration(measured.seconds)),
+    ]
+    console.result_table("This run would be", ("", "value"), rows)
 
 
 class _StopRequest:
@@ -158,13 +146,11 @@ class _StopRequest:
         self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal_number = number
-        self.__exit__(None, None, None)
+        self.__exit__()
         os.write(2, b"\nending the step and saving; once more stops at once\n")  # print is not safe in a handler

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer
 from ratlip_cli.evaluation.images import Images
@@ -18,16 +19,12 @@ from ratlip_cli.files import whole_file
 from ratlip_cli.progress import Progress
 
 
-@dataclass(frozen=True)
-class Features:
+class Features(NamedTuple):
     """What the networks made of the images."""
 
-    fake: Mapping[str, FeatureFile]
-    """By the name of each network."""
-    real: FeatureFile | None
-    """By the network for FID, KID, precision and recall."""
-    seconds: Mapping[str, float]
-    """What each network took, by its name."""
+    fake: Mapping[str, FeatureFile]  # By the name of each network.
+    real: FeatureFile | None  # By the network for FID, KID, precision and recall.
+    seconds: Mapping[str, float]  # What each network took, by its name.
 
 
 def extract(inputs: Inputs, networks: Networks, batch_size: int | None, scratch: Path, progress: Progress) -> Features:

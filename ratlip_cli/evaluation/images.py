@@ -10,6 +10,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -39,19 +40,14 @@ _TEXT_BATCH = 256
 class Images(Protocol):
     """Images of one size, in an order of their own."""
 
+    size: tuple[int, int]
+    """Height and width."""
+    cache: Path | None
+    """Folder in which features of these images may be kept."""
+
     @property
     def fingerprint(self) -> str:
         """Hex digits that change with the images."""
-        ...
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        ...
-
-    @property
-    def cache(self) -> Path | None:
-        """Folder in which features of these images may be kept."""
         ...
 
     def __len__(self) -> int: ...
@@ -61,28 +57,18 @@ class Images(Protocol):
         ...
 
 
+@dataclass(eq=False)
 class Captions:
-    """What the images that are scored should show.
+    """What the images that are scored should show."""
 
-    Args:
-        texts: all of them.
-        of_image: for each image, the numbers of its captions.
-        scenes: for each caption, the number of the image it was written for.
-        dataset: where they are all the captions of a split, in its order; their text vectors are kept beside the data.
-    """
-
-    def __init__(
-        self,
-        texts: Sequence[str],
-        of_image: Sequence[Sequence[int]],
-        scenes: NDArray[np.int64],
-        dataset: CaptionedImages | None = None,
-    ) -> None:
-        self.texts = texts
-        self.of_image = of_image
-        self.scenes = scenes
-        self._dataset = dataset
-        self._vectors: dict[str, Tensor] = {}
+    texts: Sequence[str]
+    of_image: Sequence[Sequence[int]]
+    """For each image, the numbers of its captions."""
+    scenes: NDArray[np.int64]
+    """For each caption, the number of the image it was written for."""
+    dataset: CaptionedImages | None = None
+    """Where they are all the captions of a split, in its order; their text vectors are kept beside the data."""
+    _vectors: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     @classmethod
     def of_folder(cls, captions: Sequence[Sequence[str]]) -> Captions:
@@ -120,9 +106,8 @@ class Captions:
     def vectors(self, clip: FrozenCLIP) -> Tensor:
         """Text vectors (number of captions, d) of a CLIP, on the CPU."""
         if clip.fingerprint not in self._vectors:
-            self._vectors[clip.fingerprint] = (
-                text_vectors(self._dataset, clip) if self._dataset else _encode(clip, self.texts)
-            )
+            vectors = text_vectors(self.dataset, clip) if self.dataset else _encode(clip, self.texts)
+            self._vectors[clip.fingerprint] = vectors
         return self._vectors[clip.fingerprint]
 
 
@@ -132,7 +117,7 @@ class SplitImages:
     def __init__(self, dataset: CaptionedImages) -> None:
         self._dataset = dataset
         self.size = (dataset.image_size, dataset.image_size)
-        self.cache = dataset.path / ".features"
+        self.cache: Path | None = dataset.path / ".features"
 
     @property
     def fingerprint(self) -> str:
@@ -161,7 +146,7 @@ class FolderImages:
     def __init__(self, folder: Path, files: Sequence[Path]) -> None:
         self.folder = folder
         self._files = files
-        self.cache = folder / ".features"
+        self.cache: Path | None = folder / ".features"
         _, height, width = self._read(0).shape
         self.size = (height, width)
 
@@ -210,7 +195,7 @@ class GeneratedImages:
         batch_size: images generated at a time; see `sampling.sample`.
     """
 
-    cache = None
+    cache: Path | None = None
 
     def __init__(self, model: Model, captions: Captions, seed: int, batch_size: int | None = None) -> None:
         image_size = model.config.generator.image_size

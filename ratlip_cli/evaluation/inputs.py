@@ -53,18 +53,10 @@ def model_inputs(model: Model, dataset: CaptionedImages, request: EvaluationRequ
         dataset: the split at the model's image size.
     """
     captions = Captions.of_split(dataset, request.captions_per_image)
-    return Inputs(
-        fake=GeneratedImages(model, captions, request.seed, request.batch_size),
-        real=SplitImages(dataset),
-        captions=captions,
-        paired=True,
-        source={
-            "model": model.name,
-            "model_fingerprint": model.fingerprint,
-            "dataset": str(dataset.path),
-            "split": dataset.split,
-        },
-    )
+    fake = GeneratedImages(model, captions, request.seed, request.batch_size)
+    source = {"model": model.name, "model_fingerprint": model.fingerprint}
+    source |= {"dataset": str(dataset.path), "split": dataset.split}
+    return Inputs(fake, SplitImages(dataset), captions, True, source)
 
 
 def folder_inputs(images: Path, request: EvaluationRequest, progress: Progress) -> Inputs:

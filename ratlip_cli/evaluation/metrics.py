@@ -9,19 +9,21 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ratlip_cli.evaluation.bootstrap import Counts
-from ratlip_cli.evaluation.clip_score import CANDIDATES, clip_scores, ranks_first
 from ratlip_cli.evaluation.extract import Features
 from ratlip_cli.evaluation.feature_file import FeatureFile
 from ratlip_cli.evaluation.images import Captions
 from ratlip_cli.evaluation.networks import ClipNetwork, FeatureNetwork, Networks
 from ratlip_cli.evaluation.request import EvaluationRequest
 from ratlip_cli.evaluation.statistics import (
+    CANDIDATES,
     SUBSET_SIZE,
+    Counts,
+    clip_scores,
     frechet_distance,
     inside_manifold,
     kernel_distance,
     moments,
+    ranks_first,
 )
 
 
@@ -40,12 +42,11 @@ class Metric:
     """A metric that is wanted, not yet measured."""
 
     key: str
-    """Names the metric in code: a key of FEATURE_METRICS or CLIP_METRICS, with `second_` before it by a second CLIP."""
+    """Names the metric in code: fid, kid, precision, recall, clip_score, r_precision; with `second_` before the last
+    two by a second CLIP."""
     name: str
     """Names it in results, with the network that was used: `fid` by Inception alone, `fid_clip` by a CLIP."""
     network: FeatureNetwork
-    compares: bool
-    """Whether it compares with real images."""
     measure: Callable[[], Measurement]
 
 
@@ -109,7 +110,7 @@ def wanted_metrics(
     if network is not None and real is not None:
         for key in request.feature_keys:
             measure = partial(FEATURE_METRICS[key], features.fake[network.name], real)
-            yield Metric(key, key + network.suffix, network, True, measure)
+            yield Metric(key, key + network.suffix, network, measure)
     if captions is None:
         return
     for key in request.clip_keys:
@@ -118,7 +119,7 @@ def wanted_metrics(
             first = clip is networks.clips[0]
             measure = partial(CLIP_METRICS[key], features.fake[clip.name], captions, clip)
             names = (key, name) if first else (f"second_{key}", f"{name}_{clip.spec}")
-            yield Metric(*names, clip, False, measure)
+            yield Metric(*names, clip, measure)
 
 
 def _mean(values: Sequence[float] | NDArray[np.bool_], counts: NDArray[np.int64]) -> float:

@@ -100,12 +100,7 @@ class ImageNetInception:
     """The Inception of the published GALIP and RATLIP code, for the protocol `released` only.
 
     torchvision's network and weights; pixels in [0,1] are resized and then shifted by ImageNet's mean and deviation
-    although the weights want them in [-1,1].
-
-    Args:
-        weights: file of the weights; see `find_weights`.
-
-    Raises WeightsError where the file holds anything else.
+    although the weights want them in [-1,1]. Arguments and errors are those of `InceptionNetwork`.
     """
 
     name = "ImageNet Inception (released code)"
@@ -232,7 +227,8 @@ def load_networks(request: EvaluationRequest, device: torch.device, model: Model
     network: FeatureNetwork | None = None
     clips: list[ClipNetwork] = []
     if request.feature_keys and not by_clip:
-        network = _inception(request, device)
+        weights = find_weights(IMAGENET_INCEPTION if request.released else INCEPTION, request.inception_weights)
+        network = ImageNetInception(weights, device) if request.released else InceptionNetwork(weights, device)
     if request.clip_keys or (request.feature_keys and by_clip):
         clips.append(_scoring_clip(request, device, model, own=features == "clip"))
     if request.feature_keys and by_clip:
@@ -241,12 +237,6 @@ def load_networks(request: EvaluationRequest, device: torch.device, model: Model
     if request.clip_keys and second is not None:
         clips.append(ClipNetwork(load_clip(second, device), second, request.released))
     return Networks(network, tuple(clips) if request.clip_keys else (), device)
-
-
-def _inception(request: EvaluationRequest, device: torch.device) -> FeatureNetwork:
-    if request.released:
-        return ImageNetInception(find_weights(IMAGENET_INCEPTION, request.inception_weights), device)
-    return InceptionNetwork(find_weights(INCEPTION, request.inception_weights), device)
 
 
 def _scoring_clip(request: EvaluationRequest, device: torch.device, model: Model | None, own: bool) -> ClipNetwork:

@@ -77,10 +77,7 @@ class EvaluationRequest:
         metavar="MODEL[:PRETRAINED]",
     )
     clip_score_clip: str | None = setting(
-        None,
-        "A second CLIP for the CLIP metrics, which training never saw.",
-        group=HOW,
-        metavar="MODEL:PRETRAINED",
+        None, "A second CLIP for the CLIP metrics, which training never saw.", group=HOW, metavar="MODEL:PRETRAINED"
     )
     captions_per_image: int = setting(10, "Captions of each image, or all where there are fewer.", group=HOW)
     bootstrap: int = setting(0, "Resamples for 95 % intervals; 0 for none.", group=HOW, metavar="N")

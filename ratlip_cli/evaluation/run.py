@@ -22,14 +22,12 @@ import numpy as np
 import ratlip_cli
 from ratlip_cli.device import resolve_device
 from ratlip_cli.errors import DataError, UsageError
-from ratlip_cli.evaluation.bootstrap import Counts, Interval, interval, resamples
-from ratlip_cli.evaluation.clip_score import candidates
 from ratlip_cli.evaluation.extract import extract
 from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_split
-from ratlip_cli.evaluation.metrics import Metric, wanted_metrics
+from ratlip_cli.evaluation.metrics import FEATURE_METRICS, Metric, wanted_metrics
 from ratlip_cli.evaluation.networks import Networks, load_networks
 from ratlip_cli.evaluation.request import EvaluationRequest
-from ratlip_cli.evaluation.statistics import NEIGHBOURS
+from ratlip_cli.evaluation.statistics import NEIGHBOURS, Counts, Interval, candidates, interval, resamples
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.weights.load import default_model, load_model
 from ratlip_cli.weights.model_folder import Model
@@ -42,10 +40,9 @@ class Score:
     """One number and how it was made."""
 
     key: str
-    """Names the metric in code: fid, kid, precision, recall, clip_score, r_precision; with `second_` before the last
-    two by a second CLIP."""
+    """See `Metric`."""
     name: str
-    """Names it in results, with the network that was used: `fid` by Inception alone, `fid_clip` by a CLIP."""
+    """See `Metric`."""
     value: float
     interval: Interval | None
     """95 %, by bootstrap over the images."""
@@ -201,7 +198,7 @@ def _score(metric: Metric, inputs: Inputs, bootstrap: int, extraction: float, pr
         value=value,
         interval=interval(value, replicates) if replicates else None,
         features=metric.network.name,
-        n_real=inputs.n_real if metric.compares else None,
+        n_real=inputs.n_real if metric.key in FEATURE_METRICS else None,
         n_fake=len(inputs.fake),
         seconds=extraction + time.perf_counter() - started,
         note=measurement.note,

@@ -1,10 +1,12 @@
-"""Features to statistics: the distances between two sets of features that FID, KID, precision and recall are made of.
+"""Features to statistics: distances between two sets of features, scores of images and captions, and their intervals.
 
-Each takes how often every image counts, so that it can be computed again on a bootstrap resample.
+FID, KID, precision and recall are made of the distances. Each takes how often every image counts, so that it can be
+computed again on a bootstrap resample.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +15,10 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 from torch import Tensor
 
+from ratlip_cli.errors import DataError
 from ratlip_cli.evaluation.feature_file import FeatureFile
+from ratlip_cli.evaluation.images import Captions
+from ratlip_cli.model.losses import clip_similarity
 
 SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020
 """Of the kernel distance, as in torch-fidelity."""
@@ -21,7 +26,11 @@ SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020
 NEIGHBOURS = 3
 """Of the manifold."""
 
+CANDIDATES = 100
+"""Captions among which an image's own must rank first."""
+
 Matrix = NDArray[np.float64]
+Interval = tuple[float, float]
 
 
 class Moments(NamedTuple):
@@ -151,3 +160,94 @@ def _radii(manifold: FeatureFile) -> Tensor:
 
 def _distances(first: FeatureFile, rows: slice, second: FeatureFile, columns: slice) -> Tensor:
     return torch.cdist(torch.from_numpy(first[rows]), torch.from_numpy(second[columns]))
+
+
+def clip_scores(images: FeatureFile, captions: Captions, text: Tensor, released: bool = False) -> list[float]:
+    """100 max(cos, 0) of each image and its caption, the mean over several.
+
+    Args:
+        images: image vectors (n,d).
+        captions: the captions of all images.
+        text: their text vectors (number of captions, d) by the same CLIP.
+        released: score as the published code does: the plain cosine, not cut off at 0 and not times 100.
+    """
+    scores = []
+    for vector, own in zip(_vectors(images), captions.of_image, strict=True):
+        cosines = clip_similarity(vector[None], text[list(own)])
+        scores.append((cosines if released else 100 * cosines.clamp(min=0)).mean().item())
+    return scores
+
+
+def ranks_first(images: FeatureFile, captions: Captions, text: Tensor) -> tuple[list[float], int]:
+    """Whether the own caption of each image ranks first among `candidates`: 1 or 0, the mean over several.
+
+    The arguments are those of `clip_scores`. Beside the scores (n,), the fewest candidates that there were come back.
+    Raises DataError as `candidates` does.
+    """
+    scores, fewest = [], CANDIDATES
+    for vector, own in zip(_vectors(images), captions.of_image, strict=True):
+        first = []
+        for number in own:
+            among = candidates(captions, number)
+            cosines = clip_similarity(vector[None], text[among])
+            first.append(bool(cosines[-1] > cosines[:-1].max()))
+            fewest = min(fewest, len(among))
+        scores.append(float(np.mean(first)))
+    return scores, fewest
+
+
+def candidates(captions: Captions, number: int) -> NDArray[np.int64]:
+    """The numbers of CANDIDATES captions: others, of other images and in other words, and last `number` itself.
+
+    Which others compete is a random choice that depends on `number` alone; where there are too few, all of them do.
+    Raises DataError where there is none.
+    """
+    scenes, wordings = captions.scenes, captions.wordings
+    others = np.flatnonzero((scenes != scenes[number]) & (wordings != wordings[number]))
+    if not len(others):
+        raise DataError("R-precision needs images with different captions; all of these have the same one.")
+    if len(others) >= CANDIDATES:
+        others = np.random.default_rng(number).choice(others, CANDIDATES - 1, replace=False, shuffle=False)
+    return np.append(others, number)
+
+
+def _vectors(images: FeatureFile) -> Iterator[Tensor]:
+    """The vectors (d,) of all images, a chunk in memory at a time."""
+    for rows in images.chunks():
+        yield from torch.from_numpy(images[rows])
+
+
+class Counts(NamedTuple):
+    """How often each image counts: once, or as often as a resample has it."""
+
+    fake: NDArray[np.int64]  # (n_fake,)
+    real: NDArray[np.int64]  # (n_real,)
+
+
+def resamples(number: int, n_real: int, scenes: NDArray[np.int64], paired: bool) -> Iterator[Counts]:
+    """Resample scenes with replacement; all fakes of a scene come and go together, because they are alike.
+
+    Args:
+        number: how many resamples.
+        n_real: number of real images.
+        scenes: for each fake, the number of its scene, below `n_real` where `paired`.
+        paired: whether scene k is the real image k, which then comes and goes with its fakes.
+    """
+    random = np.random.default_rng(0)
+    n_scenes = n_real if paired else int(scenes.max()) + 1
+    for _ in range(number):
+        counts = _resample(random, n_scenes)
+        yield Counts(counts[scenes], counts if paired else _resample(random, n_real))
+
+
+def interval(value: float, replicates: Sequence[float]) -> Interval:
+    """The middle 95 % of the replicates, moved so that their mean falls on `value`.
+
+    The move takes out the bias that having the same image twice puts into distances between sets.
+    """
+    low, high = np.quantile(replicates, (0.025, 0.975)) - np.mean(replicates)
+    return value + float(low), value + float(high)
+
+
+def _resample(random: np.random.Generator, count: int) -> NDArray[np.int64]:
+    return np.bincount(random.integers(max(count, 1), size=count), minlength=count)

@@ -7,11 +7,15 @@ in the paper's Fig. 5, and each has a marker of its own.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from numpy.typing import NDArray
 
 GREEN, ORANGE, BLUE, GREY = "#009E73", "#E69F00", "#0072B2", "#6E6E6E"
 OTHERS = (BLUE, "#CC79A7", "#000000", "#56B4E9", "#D55E00")
@@ -37,6 +41,14 @@ def as_text(words: str) -> str:
     return words.replace("$", r"\$")
 
 
+def legend_below(figure: Figure | SubFigure, axes: Sequence[Axes], columns: int, title: str | None = None) -> None:
+    """One legend under a figure, of what is labelled in `axes`."""
+    entries = [entry for one in axes for entry in zip(*one.get_legend_handles_labels(), strict=True)]
+    handles, labels = map(list, zip(*entries, strict=True))
+    look: dict[str, Any] = {"fontsize": SMALL, "title_fontsize": SMALL, "frameon": False}
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title, **look)
+
+
 def plain_axes(axes: Axes) -> None:
     """Small ticks, two spines, the grid under the data."""
     axes.tick_params(labelsize=SMALL, length=2)
@@ -44,8 +56,9 @@ def plain_axes(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def hide_ticks(axes: Axes) -> None:
-    """For images."""
+def show(axes: Axes, pixels: NDArray[np.uint8]) -> None:
+    """An image (H,W,3), without ticks."""
+    axes.imshow(pixels, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_linewidth(0.4)

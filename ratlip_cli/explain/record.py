@@ -12,12 +12,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ratlip_cli.errors import RatlipError
 from ratlip_cli.explain.figures import save_figure
 from ratlip_cli.files import whole_file, write_text
-from ratlip_cli.outputs import next_number, slug
+from ratlip_cli.outputs import free, next_number, slug
 
-FRAME_SECONDS = 0.15
+FRAME_MILLISECONDS = 150
 
 Row = dict[str, object]
 """A line of a CSV file, by the names of its columns."""
@@ -55,11 +54,8 @@ class Result:
         files: list[Path] = []
 
         def new(end: str, kind: str) -> Path:
-            path = folder / f"{stem}{end and '_'}{end}.{kind}"
-            if path.exists():
-                raise RatlipError(f"{path} exists: another ratlip writes into this folder. Choose another --out.")
-            files.append(path)
-            return path
+            files.append(free(folder / f"{stem}{end and '_'}{end}.{kind}"))
+            return files[-1]
 
         for end, figure in self.figures.items():
             for kind in ("png", "svg") if svg else ("png",):
@@ -67,9 +63,8 @@ class Result:
                     save_figure(figure, partial, kind)
         for end, frames in self.animations.items():
             first, *others = (*frames, *frames[-2:0:-1])
-            milliseconds = round(1000 * FRAME_SECONDS)
             with whole_file(new(end, "gif")) as partial:
-                first.save(partial, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
+                first.save(partial, "GIF", save_all=True, append_images=others, duration=FRAME_MILLISECONDS, loop=0)
         for end, rows in self.tables.items():
             text = io.StringIO()
             writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratlip_cli.errors import RatlipError, UsageError, unknown_name
 from ratlip_cli.explain.gradcam.words import phrases_of
+from ratlip_cli.setting import setting
 
 if TYPE_CHECKING:
     from ratlip_cli.weights.model_folder import Model
@@ -23,37 +25,42 @@ IMAGES, DATASET_IMAGES = 1, 100
 PAIRS, NOISE_VECTORS, STEPS = 200, 16, 8
 """Of latent views, where `count` and `steps` are left out: pairs, noise vectors under each caption, steps."""
 
+SHOWN, HOW = "What is shown", "How"
+
 
 @dataclass(frozen=True)
 class GradCamRequest:
     """Which images to explain, and how: generated for a prompt, from files, or from a dataset.
 
-    Raises UsageError for values that cannot be used or do not go together.
+    Every field is an option of `ratlip gradcam` too. Raises UsageError for values that cannot be used or do not go
+    together.
     """
 
     prompt: str | None = None
     """The text to explain; with images of a prepared dataset it may be left out."""
-    models: tuple[str | Model, ...] = ()
+    models: Sequence[str | Model] = ()
     """Models or their names, as `load_model` takes them; the default model if left out."""
-    images: tuple[Path, ...] = ()
+    images: Sequence[Path] = ()
     """Image files to explain instead of generated ones."""
-    dataset: str | None = None
-    """A dataset whose images and captions are explained instead."""
-    split: str = "test"
+    dataset: str | None = setting(
+        None, "Explain images of a dataset; those with known segments are scored.", group=SHOWN, metavar="NAME|FOLDER"
+    )
+    split: str = setting("test", "The split of --dataset.", group=SHOWN)
     count: int | None = None
     """Images to generate (1), or to take from the dataset (100)."""
-    target: str = "clip"
-    """Of TARGETS: the cosine of image and text vectors, or the discriminator's logit."""
-    layer: int | None = None
-    """The ViT block whose incoming patch tokens are read; the last that reaches the target if left out."""
+    target: str = setting(
+        "clip", "clip: cosine of image and text; discriminator: the logit of Mate-D.", group=HOW, choices=TARGETS
+    )
+    layer: int | None = setting(
+        None, "The ViT block whose incoming patch tokens are read; the last if left out.", group=HOW, metavar="L"
+    )
     every_word: bool = False
     """Whether to make a map of every word of the prompt."""
-    words: tuple[str, ...] = ()
+    words: Sequence[str] = ()
     """Words or phrases of the prompt to make a map of."""
-    seed: int = 0
-    """Decides the noise vectors and the random baselines."""
-    device: str = "auto"
-    data_dir: Path = Path("data")
+    seed: int = setting(0, "Decides the noise vectors and the random baselines.", group=HOW)
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.", group=HOW)
+    data_dir: Path = setting(Path("data"), "Folder of prepared datasets.", group=SHOWN, envvar="RATLIP_DATA")
 
     def __post_init__(self) -> None:
         if self.dataset is not None and (self.prompt is not None or self.images or self.words):
@@ -75,37 +82,35 @@ class GradCamRequest:
 class LatentRequest:
     """Which images to show as vectors: pairs of a dataset, captions under the same noise, or an interpolation.
 
-    Raises UsageError for values that cannot be used or do not go together, RatlipError for a method that is not
-    installed.
+    Every field is an option of `ratlip latent-viz` too. Raises UsageError for values that cannot be used or do not go
+    together, RatlipError for a method that is not installed.
     """
 
-    model: str | Model | None = None
-    """A model or its name, as `load_model` takes it; the default model if left out."""
-    against: str | Model | None = None
-    """A second model, beside the first on the same axes."""
-    dataset: str | None = None
-    """Real images; without captions, those that the model was trained on if left out."""
-    split: str = "test"
-    count: int | None = None
-    """Pairs of real and generated images (200); with captions, noise vectors under each (16)."""
-    method: str = "pca"
-    """Of METHODS."""
-    space: str = "clip"
-    """Of SPACES: CLIP's image vectors, or what the first model's discriminator extracts."""
-    captions: tuple[str, ...] = ()
+    model: str | Model | None = setting(None, "Model folder, run folder, owner/name or ratlip-demo.", group=SHOWN)
+    against: str | Model | None = setting(
+        None, "A second model, beside it on the same axes.", group=SHOWN, metavar="MODEL"
+    )
+    dataset: str | None = setting(
+        None, "Real images; the model's own dataset if left out.", group=SHOWN, metavar="NAME|FOLDER"
+    )
+    split: str = setting("test", "The split of the dataset.", group=SHOWN)
+    count: int | None = setting(
+        None, "Captions of the dataset (200); with --caption, noise vectors under each (16).", group=SHOWN
+    )
+    method: str = setting("pca", "The plane that the vectors are shown in.", group=HOW, choices=METHODS)
+    space: str = setting("clip", "clip: image vectors; discriminator: Mate-D's features.", group=HOW, choices=SPACES)
+    captions: Sequence[str] = ()
     """Two or more, to generate from the same noise vectors."""
     start: str | None = None
     """The caption at which an interpolation starts."""
     end: str | None = None
     """The caption at which it ends."""
-    steps: int | None = None
-    """Images of the interpolation (8)."""
+    steps: int | None = setting(None, "Images of the interpolation (8).", group=SHOWN)
     same_noise: bool = False
     """Whether the interpolation keeps its noise vector; else it goes from the first to the second."""
-    seed: int = 0
-    """Decides the noise vectors."""
-    device: str = "auto"
-    data_dir: Path = Path("data")
+    seed: int = setting(0, "Decides the noise vectors.", group=HOW)
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.", group=HOW)
+    data_dir: Path = setting(Path("data"), "Folder of prepared datasets.", group=SHOWN, envvar="RATLIP_DATA")
 
     def __post_init__(self) -> None:
         ends = [caption for caption in (self.start, self.end) if caption is not None]

@@ -113,8 +113,7 @@ def explain_image(
         logger.warning("the prompt is as long as the %d tokens that CLIP reads; its end may be cut.", tokens)
     text = target.encode([input.prompt, *(words.without(input.prompt, phrase) for phrase in phrases)])
     image = input.image.to(model.device)
-    whole = gradcam(target, image[None], text[:1], layer)
-    cells, scores = whole.cells, whole.scores
+    cells, scores = gradcam(target, image[None], text[:1], layer)
     if phrases:
         batch = image.expand(len(phrases), -1, -1, -1)
         left_out = gradcam(target, batch, text[:1].expand(len(phrases), *text.shape[1:]), layer, text[1:])

@@ -72,9 +72,10 @@ def curves(
         cells: the map (g,g); where cells are equal, chance decides their order.
         random: makes the random orders.
     """
+    places = np.arange(len(cells)) - (len(cells) - 1) / 2  # from the image's middle
     orders = {
         "map": _descending(cells, random),
-        "centre": _descending(-_distances(len(cells)), random),
+        "centre": _descending(-np.hypot(places[:, None], places), random),
         **{f"random {k}": random.permutation(cells.size) for k in range(RANDOM_ORDERS)},
     }
     counts = np.round(np.linspace(0, cells.size, STEPS + 1)).astype(int)
@@ -119,13 +120,6 @@ def _descending(cells: NDArray[np.floating], random: np.random.Generator) -> NDA
     return np.lexsort((random.permutation(cells.size), -cells.ravel()))
 
 
-def _distances(grid: int) -> NDArray[np.float64]:
-    """Distance (g,g) of each cell from the image's middle."""
-    places = np.arange(grid) - (grid - 1) / 2
-    distances: NDArray[np.float64] = np.hypot(places[:, None], places)
-    return distances
-
-
 def _first(order: NDArray[np.int64], count: int, size: int) -> Tensor:
     """Mask (S,S) of the first `count` cells of an order."""
     mask = torch.zeros(len(order))
@@ -135,6 +129,5 @@ def _first(order: NDArray[np.int64], count: int, size: int) -> Tensor:
 
 
 def _blurred(image: Tensor) -> Tensor:
-    radius = _BLUR * image.shape[-1]
-    (sample,) = to_images(image[None])
-    return from_image(sample.filter(ImageFilter.GaussianBlur(radius))).to(image.device)
+    blur = ImageFilter.GaussianBlur(_BLUR * image.shape[-1])
+    return from_image(to_images(image[None])[0].filter(blur)).to(image.device)

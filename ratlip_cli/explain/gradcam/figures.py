@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ratlip_cli.explain.figures import BLUE, FONT, GREY, ORANGE, SMALL, WIDTH, as_text, hide_ticks, plain_axes
+from ratlip_cli.explain.figures import BLUE, FONT, GREY, ORANGE, SMALL, WIDTH, as_text, legend_below, plain_axes, show
 from ratlip_cli.explain.gradcam.explanation import Explanation, Map
 from ratlip_cli.explain.gradcam.segments import FEWEST, Measured, SegmentSummary
 from ratlip_cli.pixels import to_images
@@ -29,18 +28,14 @@ _GAP, _LINE = 0.06, 0.125
 _HEAT = matplotlib.colormaps["inferno"]
 
 
-@dataclass(frozen=True)
-class _Cell:
+class _Cell(NamedTuple):
     title: str
-    pixels: NDArray[np.uint8]
-    """(S,S,3)"""
+    pixels: NDArray[np.uint8]  # (S,S,3)
     note: str
-    outline: NDArray[np.bool_] | None = None
-    """A mask (S,S) whose border is shown."""
+    outline: NDArray[np.bool_] | None = None  # A mask (S,S) whose border is shown.
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     label: str
     cells: list[_Cell]
     caption: str
@@ -59,7 +54,7 @@ def gradcam_figure(models: Sequence[Sequence[Explanation]]) -> Figure:
     captions = [
         "\n".join(textwrap.wrap(as_text(row.caption), letters, max_lines=2, placeholder=" ...")) for row in rows
     ]
-    heights = [side + (2 + _note_lines(row)) * _LINE for row in rows]
+    heights = [side + (3 + max(cell.note.count("\n") for cell in row.cells)) * _LINE for row in rows]
     below = [_LINE * (caption.count("\n") + 1) + 0.08 if caption else 0.04 for caption in captions]
     height = sum(heights) + sum(below)
     figure = Figure(figsize=(width, height))
@@ -92,9 +87,8 @@ def _rows(models: Sequence[Sequence[Explanation]]) -> list[_Row]:
         label = explanations[0].model.name if len(models) > 1 else ""
         if any(one.words for group in models for one in group):
             for one in explanations:
-                rows += _wrapped(
-                    label, [_image_cell(one), *(_map_cell(one, each) for each in one.maps)], one.input.prompt
-                )
+                cells = [_image_cell(one), *(_map_cell(one, each) for each in one.maps)]
+                rows += _wrapped(label, cells, one.input.prompt)
         else:
             cells = [cell for one in explanations for cell in (_image_cell(one), _map_cell(one, one.whole))]
             prompts = list(dict.fromkeys(one.input.prompt for one in explanations))
@@ -141,19 +135,14 @@ def _heated(image: Image.Image, pixels: NDArray[np.float32]) -> NDArray[np.uint8
     return mixed
 
 
-def _note_lines(row: _Row) -> int:
-    return max(cell.note.count("\n") + 1 for cell in row.cells)
-
-
 def _draw_cell(axes: Axes, cell: _Cell, side: float) -> None:
-    axes.imshow(cell.pixels, interpolation="nearest")
+    show(axes, cell.pixels)
     if cell.outline is not None:
         axes.contour(cell.outline, levels=[0.5], colors="white", linewidths=0.8)
     letters = max(6, round(side / (0.52 * FONT / 72)))
     title = cell.title if len(cell.title) <= letters else f"{cell.title[: letters - 1]}…"
     axes.set_title(as_text(title), fontsize=FONT, pad=2)
     axes.set_xlabel(cell.note, fontsize=SMALL, labelpad=2)
-    hide_ticks(axes)
 
 
 def _share(place: tuple[float, float, float, float], width: float, height: float) -> tuple[float, float, float, float]:
@@ -174,8 +163,7 @@ def segments_figure(summaries: Sequence[tuple[str, Sequence[SegmentSummary]]]) -
         _draw_measure(axes[1], segments, [one.energy for one in segments], "share of the map inside the segment")
         if len(summaries) > 1:
             axes[0].set_ylabel(as_text(model), fontsize=FONT)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=SMALL, frameon=False)
+    legend_below(figure, [grid[0, 0]], columns=4)
     return figure
 
 
@@ -190,10 +178,11 @@ def _draw_measure(axes: Axes, segments: Sequence[SegmentSummary], measured: Sequ
     no_better = f"map, no better, or fewer than {FEWEST} images"
     for better, label in ((True, "map, better than centre"), (False, no_better)):
         chosen = [k for k, value in enumerate(is_better) if value is better]
+        maps = [measured[k].map for k in chosen]
         axes.errorbar(
-            [measured[k].map.mean for k in chosen],
+            [m.mean for m in maps],
             places[chosen],
-            xerr=np.array([_arms(measured[k]) for k in chosen]).reshape(-1, 2).T,
+            xerr=np.array([(m.mean - m.low, m.high - m.mean) for m in maps]).reshape(-1, 2).T,
             fmt="o",
             markersize=5,
             color=ORANGE,
@@ -209,7 +198,3 @@ def _draw_measure(axes: Axes, segments: Sequence[SegmentSummary], measured: Sequ
     axes.set_xlabel(title, fontsize=FONT)
     plain_axes(axes)
     axes.grid(axis="x", linewidth=0.3)
-
-
-def _arms(measured: Measured) -> tuple[float, float]:
-    return measured.map.mean - measured.map.low, measured.map.high - measured.map.mean

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,24 +42,16 @@ class Target:
     score: Callable[[Any, Tensor], Tensor]
     """How well B images go with texts (B,...): values (B,)."""
     reads_after: tuple[int, ...]
-    """The blocks of the ViT whose output the number depends on directly."""
+    """The blocks of the ViT whose output the number depends on directly; nothing that enters a later one matters."""
     feature_map: nn.Module | None = None
     """The module whose output (B,C,g,g) is taken in place of the ViT's patch tokens."""
 
-    @property
-    def last_layer(self) -> int:
-        """The last block whose incoming patch tokens the number depends on."""
-        return self.reads_after[-1]
 
-
-@dataclass(frozen=True)
-class Maps:
+class Maps(NamedTuple):
     """Where B images hold what raises the target."""
 
-    cells: Tensor
-    """(B,g,g): ReLU of the weighted sum of channels, not scaled."""
-    scores: Tensor
-    """(B,): the target, or its change where words were left out."""
+    cells: Tensor  # (B,g,g): ReLU of the weighted sum of channels, not scaled.
+    scores: Tensor  # (B,): the target, or its change where words were left out.
 
 
 def make_target(name: str, model: Model) -> Target:
@@ -111,14 +103,14 @@ def resolve_layer(target: Target, layer: int | None) -> int | None:
             raise UsageError(f"this {target.name} has a feature map of its own and no layers; leave out --layer.")
         return None
     if layer is None:
-        return target.last_layer
+        return target.reads_after[-1]
     layers = target.clip.geometry.layers
     if not 0 <= layer < layers:
         raise UsageError(f"layer {layer} does not exist: this CLIP has the blocks 0 to {layers - 1}.")
-    if layer > target.last_layer:
+    if layer > target.reads_after[-1]:
         raise UsageError(
             f"nothing that enters block {layer} reaches the {target.name}, which reads after the blocks "
-            f"{', '.join(map(str, target.reads_after))}: choose a layer from 0 to {target.last_layer}."
+            f"{', '.join(map(str, target.reads_after))}: choose a layer from 0 to {target.reads_after[-1]}."
         )
     return layer
 
@@ -138,7 +130,7 @@ def gradcam(target: Target, images: Tensor, text: Tensor, layer: int | None, wit
     watched: AbstractContextManager[object] = nullcontext()
     if target.feature_map is None:
         view, tokens = target.clip.features_and_tokens(images)
-        outputs.append(tokens[target.last_layer if layer is None else layer])
+        outputs.append(tokens[target.reads_after[-1] if layer is None else layer])
     else:
         view = target.look(images)
         watched = target.feature_map.register_forward_hook(lambda module, inputs, output: outputs.append(output))

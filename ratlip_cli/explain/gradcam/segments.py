@@ -31,17 +31,11 @@ _OTHER_NAMES = {
     "bill": "beak",
     "breast": "belly",
     "winged": "wings",
-    "branch": "perch",
-    "rock": "perch",
-    "stone": "perch",
-    "fence": "perch",
-    "grass": "perch",
-    "center": "centre",
-    "middle": "centre",
+    **dict.fromkeys(("branch", "rock", "stone", "fence", "grass"), "perch"),
+    **dict.fromkeys(("center", "middle"), "centre"),
     "leaf": "leaves",
     "bearded": "beard",
-    "smile": "mouth",
-    "smiling": "mouth",
+    **dict.fromkeys(("smile", "smiling"), "mouth"),
 }
 """What captions call a segment besides its name."""
 
@@ -78,11 +72,6 @@ class Measured:
     """The map's value minus the centre baseline's, image by image."""
 
     @property
-    def better_than_chance(self) -> bool:
-        """Whether the whole interval of the difference is above 0."""
-        return self.over_chance.low > 0
-
-    @property
     def better_than_centre(self) -> bool:
         """Whether the whole interval of the difference is above 0."""
         return self.over_centre.low > 0
@@ -104,7 +93,7 @@ class SegmentSummary:
             return f"{self.n} images are too few to say"
         by = {"pointing": self.pointing, "energy": self.energy}
         over_centre = [name for name, measured in by.items() if measured.better_than_centre]
-        over_chance = [name for name, measured in by.items() if measured.better_than_chance]
+        over_chance = [name for name, measured in by.items() if measured.over_chance.low > 0]
         return f"{_better('the centre baseline', over_centre)}; {_better('chance', over_chance)}"
 
 

@@ -24,11 +24,12 @@ from ratlip_cli.explain.figures import (
     SMALL,
     WIDTH,
     as_text,
-    hide_ticks,
+    legend_below,
     plain_axes,
+    show,
 )
 from ratlip_cli.explain.intervals import mean_interval
-from ratlip_cli.explain.latent.projection import Projection
+from ratlip_cli.explain.latent.space import Projection
 from ratlip_cli.explain.latent.views import CaptionView, Interpolation, PairView
 from ratlip_cli.pixels import to_images
 
@@ -37,6 +38,8 @@ _SHOWN_NOISE = 2
 _SHOWN_STEPS = 10
 _FRAME_SIDE = 128
 _BINS = 24
+_ARROW: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1}  # as long as the distance
+_ARROW |= {"width": 0.0022, "headwidth": 6, "headlength": 7}
 _DOT: dict[str, Any] = {"linestyle": "none", "markersize": 3.2, "markeredgewidth": 0, "alpha": 0.75}
 
 
@@ -48,20 +51,15 @@ def pairs_figure(views: Sequence[PairView], planes: Sequence[NDArray[np.float64]
     """
     figure = Figure(figsize=(COLUMN if len(views) == 1 else WIDTH, 4.6), layout="constrained")
     grid = figure.subplots(2, len(views), squeeze=False, height_ratios=(3, 1.25))
-    centre, half = _square(np.concatenate([plane.reshape(-1, 2) for plane in planes]))
+    centre, half = _square(planes)
     edges = np.histogram_bin_edges(np.concatenate([np.append(v.angles, v.mismatched) for v in views]), _BINS)
     highest = max(np.histogram(values, edges)[0].max() for v in views for values in (v.angles, v.mismatched))
     for column, (view, plane) in enumerate(zip(views, planes, strict=True)):
-        axes = grid[0, column]
-        _draw_pairs(axes, plane)
-        _limits(axes, centre, half)
-        _name_axes(axes, projection)
-        axes.set_title(as_text(view.model.name), fontsize=FONT)
+        _draw_pairs(grid[0, column], plane)
+        _finish_plane(grid[0, column], projection, centre, half)
+        grid[0, column].set_title(as_text(view.model.name), fontsize=FONT)
         _draw_angles(grid[1, column], view, edges, 1.08 * float(highest))
-    legend = [entry for axes in grid[:, 0] for entry in zip(*axes.get_legend_handles_labels(), strict=True)]
-    handles, labels = map(list, zip(*legend, strict=True))
-    columns = 2 if len(views) == 1 else 6
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=SMALL, frameon=False)
+    legend_below(figure, list(grid[:, 0]), columns=2 if len(views) == 1 else 6)
     return figure
 
 
@@ -84,15 +82,13 @@ def captions_figure(
     images_height = shown * (side + 0.05) + 0.13 * lines + 0.25
     figure = Figure(figsize=(wide, images_height + 3.6), layout="constrained")
     columns = figure.subfigures(1, len(views), squeeze=False)[0]
-    all_points = np.concatenate([points.reshape(-1, 2) for points in (*planes, *background)])
-    centre, half = _square(all_points)
+    centre, half = _square([*planes, *background])
     for place, (view, plane) in enumerate(zip(views, planes, strict=True)):
         upper, lower = columns[place].subfigures(2, 1, squeeze=False, height_ratios=(images_height, 3.0))[:, 0]
         grid = upper.subplots(shown, count, squeeze=False)
         for noise in range(shown):
             for number, image in enumerate(to_images(view.images[noise])):
-                grid[noise, number].imshow(np.asarray(image), interpolation="nearest")
-                hide_ticks(grid[noise, number])
+                show(grid[noise, number], np.asarray(image))
             grid[noise, 0].set_ylabel(f"noise {noise}", fontsize=SMALL)
         for number, caption in enumerate(view.captions):
             grid[-1, number].set_xlabel("\n".join(_under(caption, side)), fontsize=SMALL, style="italic")
@@ -102,19 +98,8 @@ def captions_figure(
         if background:
             _draw_pairs(axes, background[place], faint=True)
         _draw_captions(axes, view, plane)
-        _limits(axes, centre, half)
-        _name_axes(axes, projection)
-    entries = axes.get_legend_handles_labels()
-    note = "large: mean of a caption; line: one noise"
-    figure.legend(
-        *entries,
-        title=note,
-        title_fontsize=SMALL,
-        fontsize=SMALL,
-        loc="outside lower center",
-        ncols=1 if wide == COLUMN else 2,
-        frameon=False,
-    )
+        _finish_plane(axes, projection, centre, half)
+    legend_below(figure, [axes], 1 if wide == COLUMN else 2, title="large: mean of a caption; line: one noise")
     return figure
 
 
@@ -129,8 +114,7 @@ def interpolation_figure(interpolations: Sequence[Interpolation], start: str, en
     grid = upper.subplots(len(interpolations), len(shown), squeeze=False)
     for row, one in zip(grid, interpolations, strict=True):
         for axes, step, image in zip(row, shown, to_images(one.images[shown]), strict=True):
-            axes.imshow(np.asarray(image), interpolation="nearest")
-            hide_ticks(axes)
+            show(axes, np.asarray(image))
             axes.set_title(f"{step / (steps - 1):.2f}", fontsize=SMALL, pad=2)
         if len(interpolations) > 1:
             row[0].set_ylabel(textwrap.shorten(as_text(one.model.name), 24, placeholder="..."), fontsize=SMALL)
@@ -144,8 +128,7 @@ def interpolation_figure(interpolations: Sequence[Interpolation], start: str, en
         axes.set_title(as_text(one.model.name), fontsize=FONT)
         plain_axes(axes)
     charts[0].set_ylabel("CLIP similarity", fontsize=FONT)
-    handles, labels = charts[0].get_legend_handles_labels()
-    lower.legend(handles, labels, loc="outside lower center", fontsize=SMALL, frameon=False, ncols=2)
+    legend_below(lower, [charts[0]], columns=2)
     return figure
 
 
@@ -166,19 +149,7 @@ def interpolation_frames(interpolations: Sequence[Interpolation]) -> list[Image.
 def _draw_pairs(axes: Axes, plane: NDArray[np.float64], faint: bool = False) -> None:
     real, fake = plane
     if not faint:
-        axes.quiver(
-            *real.T,
-            *(fake - real).T,
-            angles="xy",
-            scale_units="xy",
-            scale=1,
-            color=GREY,
-            alpha=0.5,
-            width=0.0022,
-            headwidth=6,
-            headlength=7,
-            zorder=1,
-        )
+        axes.quiver(*real.T, *(fake - real).T, color=GREY, alpha=0.5, zorder=1, **_ARROW)
     dot = _DOT | ({"alpha": 0.4} if faint else {})
     axes.plot(*real.T, color=GREEN, marker="o", label="real", zorder=2, **dot)
     axes.plot(*fake.T, color=ORANGE, marker="^", label="generated", zorder=2, **dot)
@@ -204,12 +175,7 @@ def _draw_captions(axes: Axes, view: CaptionView, plane: NDArray[np.float64]) ->
 def _draw_angles(axes: Axes, view: PairView, edges: NDArray[np.float64], highest: float) -> None:
     axes.hist(view.angles, edges.tolist(), color=ORANGE, label="to its own generated")
     axes.hist(
-        view.mismatched,
-        edges.tolist(),
-        histtype="step",
-        color="black",
-        linewidth=0.8,
-        label="to another's generated",
+        view.mismatched, edges.tolist(), histtype="step", color="black", linewidth=0.8, label="to another's generated"
     )
     mean = mean_interval(view.angles)
     axes.axvspan(mean.low, mean.high, color=GREY, alpha=0.5, linewidth=0, label="mean, 95 % interval")
@@ -223,27 +189,24 @@ def _draw_angles(axes: Axes, view: PairView, edges: NDArray[np.float64], highest
     plain_axes(axes)
 
 
-def _name_axes(axes: Axes, projection: Projection) -> None:
-    for number, name in enumerate(("x", "y")):
+def _finish_plane(axes: Axes, projection: Projection, centre: NDArray[np.float64], half: float) -> None:
+    """Name the axes, and scale both the same, so that lengths and directions in the plane are what they seem."""
+    for number, axis in enumerate((axes.xaxis, axes.yaxis)):
         label = f"{_AXES.get(projection.method, 'component')} {number + 1}"
         if projection.explained is not None:
             label += f" ({100 * projection.explained[number]:.0f} % of the variance)"
-        axes.set(**{f"{name}label": label})
-        getattr(axes, f"{name}axis").label.set_fontsize(FONT)
-    plain_axes(axes)
-
-
-def _square(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Middle and half side of the square that holds all points."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    return (low + high) / 2, 0.54 * float((high - low).max()) or 1.0
-
-
-def _limits(axes: Axes, centre: NDArray[np.float64], half: float) -> None:
-    """The same scale on both axes, so that lengths and directions in the plane are what they seem."""
+        axis.set_label_text(label, fontsize=FONT)
     axes.set_xlim(centre[0] - half, centre[0] + half)
     axes.set_ylim(centre[1] - half, centre[1] + half)
     axes.set_aspect("equal")
+    plain_axes(axes)
+
+
+def _square(planes: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], float]:
+    """Middle and half side of the square that holds all points (...,2)."""
+    points = np.concatenate([plane.reshape(-1, 2) for plane in planes])
+    low, high = points.min(axis=0), points.max(axis=0)
+    return (low + high) / 2, 0.54 * float((high - low).max()) or 1.0
 
 
 def _quoted(caption: str) -> str:

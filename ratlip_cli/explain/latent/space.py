@@ -1,9 +1,10 @@
-"""Where images are vectors, and the angles between them."""
+"""Where images are vectors, the angles between them, and planes that show them: components, t-SNE and UMAP."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +13,7 @@ from torch import Tensor
 
 from ratlip_cli.errors import unknown_name
 from ratlip_cli.explain.inputs import discriminator_of
-from ratlip_cli.explain.request import SPACES
-from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.explain.request import SPACES, check_method, check_points
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.weights.model_folder import Model
 
@@ -32,11 +32,6 @@ class Space:
     embed: Callable[[Tensor], Tensor]
     """Images (B,3,H,W) in [-1,1] to vectors (B,d)."""
 
-    @property
-    def clip(self) -> FrozenCLIP:
-        """The CLIP that reads the images."""
-        return self.model.clip
-
     @torch.no_grad()
     def vectors(
         self, images: Iterable[Tensor], progress: Progress = silent, what: str = "images", total: int | None = None
@@ -54,7 +49,7 @@ class Space:
             "name": self.name,
             "of": self.model.name,
             "clip": self.model.config.clip,
-            "clip_fingerprint": self.clip.fingerprint,
+            "clip_fingerprint": self.model.clip.fingerprint,
         }
 
 
@@ -82,3 +77,44 @@ def angles(first: Vectors, second: Vectors) -> NDArray[np.float64]:
     halved = np.arctan2(np.linalg.norm(first - second, axis=-1), np.linalg.norm(first + second, axis=-1))
     degrees: NDArray[np.float64] = np.degrees(2 * halved)
     return degrees
+
+
+class Projection(NamedTuple):
+    """Points of a plane."""
+
+    method: str  # Of METHODS.
+    points: NDArray[np.float64]  # (n,2)
+    explained: tuple[float, float] | None  # Shares of the variance that the axes show; None where it is not known.
+
+
+def project(vectors: NDArray[np.float64], method: str, seed: int = 0) -> Projection:
+    """Vectors (n,d) in a plane that is fitted on all of them, by one of METHODS; n is at least 3.
+
+    Raises like `check_method` and `check_points`.
+    """
+    check_method(method)
+    check_points(len(vectors))
+    if method == "pca":
+        return _pca(vectors)
+    if method == "tsne":
+        from sklearn.manifold import TSNE  # takes a second to import
+
+        tsne = TSNE(perplexity=min(30.0, (len(vectors) - 1) / 3), init="pca", random_state=seed % 2**32)
+        return Projection(method, tsne.fit_transform(vectors.astype(np.float32)).astype(np.float64), None)
+    from umap import UMAP
+
+    umap = UMAP(n_neighbors=min(15, len(vectors) - 1), init="random", random_state=seed % 2**32, n_jobs=1)
+    return Projection(method, np.asarray(umap.fit_transform(vectors), dtype=np.float64), None)
+
+
+def _pca(vectors: NDArray[np.float64]) -> Projection:
+    """Principal components, the larger variance first, each turned so that its largest loading is positive."""
+    centred = vectors - vectors.mean(axis=0)
+    _, singular, components = np.linalg.svd(centred, full_matrices=False)
+    axes = components[:2]
+    axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
+    points = np.zeros((len(vectors), 2))
+    points[:, : len(axes)] = centred @ axes.T
+    shares = singular**2 / max(float((singular**2).sum()), np.finfo(np.float64).tiny)
+    first, second = (*shares[:2].tolist(), 0.0)[:2]
+    return Projection("pca", points, (first, second))

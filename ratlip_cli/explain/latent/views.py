@@ -145,7 +145,7 @@ def caption_view(
     vectors = vectors.reshape(count, len(captions), -1)
     swaps = []
     for (a, start), (b, end) in combinations(enumerate(captions), 2):
-        one, other = unit(space.clip.encode_text([start, end]).cpu().double().numpy())
+        one, other = unit(space.model.clip.encode_text([start, end]).cpu().double().numpy())
         text_angle = float(angles(one[None], other[None])[0])
         swaps.append(Swap(start, end, angles(vectors[:, a], vectors[:, b]), text_angle))
     stacked = torch.stack(images)
@@ -190,8 +190,8 @@ def interpolate(
         generated.append(sample(model, slerp(start, end, share)[None], torch.lerp(text[0], text[1], share)[None])[0])
         progress(f"interpolation by {model.name}", len(generated), steps, "images")
     images = torch.stack(generated)
-    of_captions = space.clip.encode_text(captions)
-    of_images = torch.cat([space.clip.encode_image(image[None].to(space.model.device)) for image in images])
+    of_captions = space.model.clip.encode_text(captions)
+    of_images = torch.cat([space.model.clip.encode_image(image[None].to(space.model.device)) for image in images])
     similarity = torch.nn.functional.cosine_similarity(of_images[:, None], of_captions[None], dim=2)
     to_start, to_end = similarity.cpu().double().numpy().T
     return Interpolation(model, noise, images, space.vectors(images), to_start, to_end)
