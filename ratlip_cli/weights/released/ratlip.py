@@ -65,13 +65,9 @@ _UNUSED = re.compile(r"DBlocks\.\d+\.conv_s\.")  # 1x1 shortcuts that the publis
 
 
 def read_released(path: Path, ema: bool = True) -> ReleasedCheckpoint:
-    """Read a published checkpoint file.
+    """Read a published checkpoint file; with `ema`, the generator's EMA where the file holds one.
 
-    Args:
-        ema: take the generator's EMA where the file holds one.
-
-    Raises:
-        WeightsError: the file is anything else, or a pickle that would execute something.
+    Raises WeightsError where the file is anything else, or a pickle that would execute something.
     """
     content = load_pickled(path)
     nets = content.get("model", content) if isinstance(content, dict) else None
@@ -86,8 +82,7 @@ def read_released(path: Path, ema: bool = True) -> ReleasedCheckpoint:
 def write_released(model: Model, path: Path) -> None:
     """Write a model as a checkpoint file that the published code loads.
 
-    Raises:
-        UsageError: the published code has no such model, or `path` exists.
+    Raises UsageError where the published code has no such model, or `path` exists.
     """
     config = model.config
     if path.exists():
@@ -104,9 +99,8 @@ def write_released(model: Model, path: Path) -> None:
         )
     if config.discriminator.pixel_stem:
         raise UsageError(f"the discriminator of {model.name} has a pixel stem, which the published code does not know.")
-    discriminator = None
-    if (model.folder / DISCRIMINATOR_FILE).is_file():
-        discriminator = load_discriminator(model).state_dict()
+    trained = (model.folder / DISCRIMINATOR_FILE).is_file()
+    discriminator = load_discriminator(model).state_dict() if trained else None
     nets = export_released(model.generator.state_dict(), discriminator, model.clip.visual.state_dict())
     with whole_file(path) as partial:
         torch.save({"model": nets}, partial)
@@ -120,8 +114,7 @@ def import_released(nets: Mapping[str, Mapping[str, Tensor]], ema: bool = True) 
     generator = {
         _own_name(name): _float32(tensor) for name, tensor in released.items() if not name.startswith(_CLIP_PREFIX)
     }
-    discriminator = None
-    discriminator_config = DiscriminatorConfig()
+    discriminator, discriminator_config = None, DiscriminatorConfig()
     if _are_tensors(nets.get("netD")) and _are_tensors(nets.get("netC")):
         discriminator = _discriminator_tensors(_without_module(nets["netD"]), _without_module(nets["netC"]))
         discriminator_config = DiscriminatorConfig(base_channels=len(discriminator["referee.conv1.weight"]) // 2)
@@ -213,15 +206,14 @@ def _released_extractor(discriminator: Mapping[str, Tensor]) -> dict[str, Tensor
 
 def _generator_config(generator: Mapping[str, Tensor]) -> GeneratorConfig:
     recurrent = generator.get("bridge.recurrence.cells.0.weight_hh")
-    bridge_channels, noise_dim = generator["bridge.to_clip.weight"].shape[1], generator["code.weight"].shape[1]
     blocks = {int(name.split(".")[2]) for name in generator if name.startswith("bridge.blocks.")}
     return GeneratorConfig(
         variant="galip" if recurrent is None else "ratlip-released",
         image_size=RELEASED_IMAGE_SIZE,
-        noise_dim=noise_dim,
+        noise_dim=generator["code.weight"].shape[1],
         hidden_size=GeneratorConfig.hidden_size if recurrent is None else recurrent.shape[1],
         base_channels=generator["to_rgb.weight"].shape[1],
-        bridge_channels=bridge_channels,
+        bridge_channels=generator["bridge.to_clip.weight"].shape[1],
         bridge_blocks=len(blocks),
     )
 
