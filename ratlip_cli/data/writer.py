@@ -74,8 +74,10 @@ def write_dataset(
     if info.image_size < 1:
         raise UsageError(f"the image size must be positive, not {info.image_size}")
     info = replace(info, counts={}, left_out=())
-    finished = _finished(out, info, strict)
-    if finished is not None:
+    finished = existing(out, info.source)
+    if finished is not None and replace(finished, counts={}, left_out=()) == info:
+        if strict and finished.left_out:
+            raise _refusal(finished.left_out[0])
         return finished
     staging = _staging(out, info)
     counts: dict[str, int] = {}
@@ -93,7 +95,8 @@ def write_dataset(
             elif isinstance(task, _Task):
                 split = task.record.split
                 if split not in metadata:
-                    metadata[split] = files.enter_context(_whole_text(staging / split / METADATA))
+                    file = files.enter_context(whole_file(staging / split / METADATA))
+                    metadata[split] = files.enter_context(file.open("w", encoding="utf-8", newline="\n"))
                 metadata[split].write(task.row)
                 counts[split] = counts.get(split, 0) + 1
             progress("prepare", sum(counts.values()) + len(left_out), total, "images")
@@ -204,24 +207,8 @@ def _metadata_row(record: Record) -> str:
     return line
 
 
-@contextlib.contextmanager
-def _whole_text(target: Path) -> Iterator[TextIO]:
-    with whole_file(target) as partial, partial.open("w", encoding="utf-8", newline="\n") as opened:
-        yield opened
-
-
 def _refusal(problem: Problem) -> DataError:
     return DataError(f"{problem.name}: {problem.reason}. Fix it, or leave it out by not asking for --strict.")
-
-
-def _finished(out: Path, wanted: DatasetInfo, strict: bool) -> DatasetInfo | None:
-    """Return what is at `out` if it is just what is `wanted`, None if `out` may be written."""
-    info = existing(out, wanted.source)
-    if info is None or replace(info, counts={}, left_out=()) != wanted:
-        return None
-    if strict and info.left_out:
-        raise _refusal(info.left_out[0])
-    return info
 
 
 def _staging(out: Path, wanted: DatasetInfo) -> Path:

@@ -30,12 +30,7 @@ class Reed:
     problems: tuple[Problem, ...]
 
     def record(
-        self,
-        image: Member,
-        path: str,
-        directory: str,
-        class_name: str,
-        crop: tuple[int, int, int, int] | None = None,
+        self, image: Member, path: str, directory: str, class_name: str, crop: tuple[int, int, int, int] | None = None
     ) -> Record | Problem:
         """Return the record of an image, whose captions are in `directory`; a Problem where that is in neither list.
 
@@ -48,10 +43,9 @@ class Reed:
         """
         if directory not in self.splits:
             return Problem(path, f"its class {directory} is in neither list of classes")
-        name = PurePosixPath(path).stem
+        name, split = PurePosixPath(path).stem, self.splits[directory]
         captions = self.captions.get((directory, name), ())
-        extra = {"class": class_name}
-        return Record(name, self.splits[directory], captions, image.content, crop=crop, extra=extra, origin=path)
+        return Record(name, split, captions, image.content, crop=crop, extra={"class": class_name}, origin=path)
 
 
 def read_reed(place: Path) -> Reed:
