@@ -70,12 +70,10 @@ def stem(name: str) -> str:
 
 
 def members(place: Path, wanted: re.Pattern[str]) -> Iterator[Member | Problem]:
-    """Yield the files whose paths in `place` the pattern `wanted` finds; a Problem for each that is refused.
+    """Yield the files whose paths, with "/", in `place` the pattern `wanted` finds; a Problem for each that is refused.
 
-    Args:
-        place: an archive (:data:`SUFFIXES`), a folder, which is searched whole and in order, or any other file, which
-            stands for itself.
-        wanted: searched for in paths with "/".
+    `place` is an archive (:data:`SUFFIXES`), a folder, which is searched whole and in order, or any other file, which
+    stands for itself.
 
     Raises ArchiveError, after the members before, where the archive is damaged or cut short.
     """

@@ -78,13 +78,8 @@ def resolve_dataset(name_or_path: str, data_dir: Path, image_size: int, progress
     """Return the folder of a prepared dataset, preparing it in `data_dir` first where that is needed.
 
     A name stands for the dataset of that name in `data_dir`; a prepared folder is taken as it is; your own images are
-    prepared under their own name, again when they have changed, with the options of the last time.
-
-    Args:
-        name_or_path: what `--dataset` was given.
-        data_dir: folder of prepared datasets.
-        image_size: side of the images that are wanted, in pixels.
-        progress: called while downloading and preparing.
+    prepared under their own name, again when they have changed, with the options of the last time. `image_size` is the
+    side in pixels of the images that are wanted.
 
     Raises what `prepare` raises, and DataError for a dataset that was prepared for smaller images.
     """

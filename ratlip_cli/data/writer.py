@@ -50,26 +50,21 @@ def write_dataset(
     """Write `records` as the dataset `out`, which appears whole or not at all.
 
     A record that cannot be used, and a Problem that the source met, is left out and listed in the result; with
-    `strict` the first one is a DataError. Images are read, resized and compressed in `workers` processes, which
-    changes nothing in what is written; memory does not grow with their number.
+    `strict` the first one is a DataError. Images are read, resized and compressed in `workers` processes (fewer
+    than 2: in this one), which changes nothing in what is written; memory does not grow with their number.
 
     The work is done in a hidden folder beside `out`, which stays there when it is interrupted: called again with the
     same description, the images already there are kept. A finished dataset of the same description is returned as it
     is, one of the same source is replaced.
 
     Args:
-        out: folder of the dataset.
         records: what is to be written; read once, and closed where it is a generator.
         info: describes the dataset; its `counts` and `left_out` are not looked at.
         total: number of records, for `progress`; None where it is not known.
-        workers: processes; fewer than 2 for this one alone.
-        strict: whether a record that cannot be used is an error.
         progress: called with the number of records written or left out so far.
 
-    Returns `info` with `counts` and `left_out`.
-
-    Raises DataError where no record can be used or another dataset is at `out`, UsageError for an image size that is
-    not positive, and RatlipError where `out` cannot be written.
+    Returns `info` with `counts` and `left_out`. Raises DataError where no record can be used or another dataset is at
+    `out`, UsageError for an image size that is not positive, and RatlipError where `out` cannot be written.
     """
     if info.image_size < 1:
         raise UsageError(f"the image size must be positive, not {info.image_size}")

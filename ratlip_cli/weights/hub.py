@@ -17,6 +17,15 @@ from ratlip_cli.weights.model_folder import CARD_FILES, MODEL_FILES
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
+_ADVICE = {
+    401: "the Hugging Face Hub does not know who you are. Log in with `hf auth login`.",
+    403: "your Hugging Face token does not allow it. Ask the owner for access, or log in with a token that has it: "
+    "`hf auth login`.",
+    404: "it is not on the Hugging Face Hub (any more). Check the name, or pick another one.",
+    429: "too many requests for the Hugging Face Hub. Wait a few minutes; logged in, you may ask more.",
+}
+"""By the status of the Hub's answer, what to say after what could not be done."""
+
 
 @dataclass(frozen=True)
 class Pushed:
@@ -144,19 +153,8 @@ def _advice(name: str, failure: str, error: Exception) -> str:
         return f"{repository} on the Hugging Face Hub has no revision '{revision}': name a branch, tag or commit of it."
     if _has(chain, errors.HFValidationError):
         return f"'{name}' is not a name on the Hugging Face Hub: use owner/name or owner/name@revision."
-    if status == 401:
-        return f"{failure}: the Hugging Face Hub does not know who you are. Log in with `hf auth login`."
-    if status == 403:
-        return (
-            f"{failure}: your Hugging Face token does not allow it. Ask the owner for access, or log in with a token "
-            "that has it: `hf auth login`."
-        )
-    if status == 404:
-        return f"{failure}: it is not on the Hugging Face Hub (any more). Check the name, or pick another one."
-    if status == 429:
-        return (
-            f"{failure}: too many requests for the Hugging Face Hub. Wait a few minutes; logged in, you may ask more."
-        )
+    if status in _ADVICE:
+        return f"{failure}: {_ADVICE[status]}"
     if status is not None and status >= 500:
         return f"{failure}: the Hugging Face Hub is out of order (status {status}). Try again later."
     if status is None and _has(chain, errors.OfflineModeIsEnabled):

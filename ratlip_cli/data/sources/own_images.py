@@ -22,7 +22,6 @@ from ratlip_cli.errors import DataError, UsageError
 LICENCE = "that of the images' owner"
 
 _TABLES = ("metadata.jsonl", "metadata.csv")
-_SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,8 @@ class Options:
 
     def split_rule(self) -> str:
         """Return the rule in words, for dataset.json."""
-        return (
-            "the folders train and test; elsewhere "
-            f"{self.test_fraction:g} of the images are test, by name (seed {self.seed})"
-        )
+        share = f"{self.test_fraction:g} of the images are test, by name (seed {self.seed})"
+        return f"the folders train and test; elsewhere {share}"
 
     def split(self, name: str) -> str:
         """Return "train" or "test", for this name alone: adding an image moves no other."""
@@ -92,9 +89,8 @@ def fingerprint(path: Path) -> str:
     files = [path, *(_named(path) if _is_table(path) else ())] if path.is_file() else _files_below(path)
     for file in files:
         state = file.stat()
-        digest.update(
-            f"{file.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
-        )
+        words = f"{file.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}\0"
+        digest.update(words.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -197,7 +193,7 @@ def _record(place: Path, folder: Path, options: Options, row: tables.Row) -> Rec
     """The record of an image, whose name and split are those of its `place` in `folder`."""
     origin = place.relative_to(folder)
     parts = origin.with_suffix("").parts
-    if len(parts) > 1 and parts[0] in _SPLITS:
+    if len(parts) > 1 and parts[0] in ("train", "test"):
         split, parts = parts[0], parts[1:]
     else:
         split = options.split("/".join(parts))

@@ -75,15 +75,11 @@ class _Encoding(nn.Module):
 def export_model(model: Model, folder: Path, file_format: str) -> Exported:
     """Write the self-contained folder of a model and compare what it computes with the model itself.
 
-    Args:
-        model: on the CPU.
-        folder: where to; must not exist.
-        file_format: one of FORMATS.
+    The model is on the CPU; `file_format` is one of FORMATS.
 
-    Raises:
-        UsageError: an unknown format, or the folder exists. WeightsError: the CLIP has another tokenizer than OpenAI's,
-            or the family another condition than CLIP's text vectors.
-        RatlipError: a package is missing, or the exported model computes something else.
+    Raises UsageError for an unknown format or a folder that exists; WeightsError where the CLIP has another tokenizer
+    than OpenAI's, or the family another condition than CLIP's text vectors; RatlipError where a package is missing, or
+    the exported model computes something else.
     """
     if file_format not in FORMATS:
         raise unknown_name("format", file_format, FORMATS)

@@ -61,6 +61,15 @@ _CLIP_PREFIX = "mapping.CLIP_ViT."
 _CLIP_TENSORS = re.compile(r"class_embedding|positional_embedding|conv1\.|ln_pre\.|transformer\.")
 _EMA = re.compile(r"netG_?ema", re.IGNORECASE)
 _STAGES = ("DBlocks.0", "DBlocks.1", "main")
+_EXTRACTOR = {  # names of ours and in netD
+    **{
+        f"extractor.residual{number}.{layer}.weight": f"{stage}.conv_r.{layer}.weight"
+        for number, stage in enumerate(_STAGES, start=1)
+        for layer in (0, 2)
+    },
+    **{f"extractor.project.{kind}": f"main.conv_s.{kind}" for kind in ("weight", "bias")},
+}
+_REFEREE = {"referee.conv1.weight": "joint_conv.0.weight", "referee.conv2.weight": "joint_conv.2.weight"}  # in netC
 _UNUSED = re.compile(r"DBlocks\.\d+\.conv_s\.")  # 1x1 shortcuts that the published code builds and never calls
 
 
@@ -137,10 +146,7 @@ def export_released(
     nets["netG"] |= {_CLIP_PREFIX + name: tensor for name, tensor in visual.items() if _CLIP_TENSORS.match(name)}
     if discriminator is not None:
         nets["netD"] = _released_extractor(discriminator)
-        nets["netC"] = {
-            f"joint_conv.{layer}.weight": discriminator[f"referee.conv{number}.weight"]
-            for number, layer in ((1, 0), (2, 2))
-        }
+        nets["netC"] = {theirs: discriminator[own] for own, theirs in _REFEREE.items()}
     return nets
 
 
@@ -170,34 +176,21 @@ def _renamed(name: str, rules: Iterable[tuple[str, str]]) -> str:
 
 def _discriminator_tensors(extractor: Mapping[str, Tensor], referee: Mapping[str, Tensor]) -> dict[str, Tensor]:
     used = {name: _float32(tensor) for name, tensor in extractor.items() if not _UNUSED.match(name)}
-    renamed = {
-        f"extractor.residual{number}.{layer}.weight": used.pop(f"{stage}.conv_r.{layer}.weight")
-        for number, stage in enumerate(_STAGES, start=1)
-        for layer in (0, 2)
-    }
+    renamed = {own: used.pop(theirs) for own, theirs in _EXTRACTOR.items()}
     renamed["extractor.a"] = torch.cat([used.pop(f"{stage}.gamma") for stage in _STAGES])
     renamed["extractor.b"] = torch.cat([used.pop(f"{stage}.beta") for stage in _STAGES[:2]])
-    for kind in ("weight", "bias"):
-        renamed[f"extractor.project.{kind}"] = used.pop(f"main.conv_s.{kind}")
     if used:
         raise ValueError(f"unknown tensor {next(iter(used))} in netD")
-    renamed["referee.conv1.weight"] = _float32(referee["joint_conv.0.weight"])
-    renamed["referee.conv2.weight"] = _float32(referee["joint_conv.2.weight"])
-    return renamed
+    return renamed | {own: _float32(referee[theirs]) for own, theirs in _REFEREE.items()}
 
 
 def _released_extractor(discriminator: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """netD; the shortcuts that it builds and never calls are filled with zeros."""
-    net = {}
+    net = {theirs: discriminator[own] for own, theirs in _EXTRACTOR.items()}
     width = discriminator["extractor.project.weight"].shape[1]
     for number, stage in enumerate(_STAGES):
         net[f"{stage}.gamma"] = discriminator["extractor.a"][number : number + 1].clone()
-        for layer in (0, 2):
-            net[f"{stage}.conv_r.{layer}.weight"] = discriminator[f"extractor.residual{number + 1}.{layer}.weight"]
-        if stage == "main":
-            for kind in ("weight", "bias"):
-                net[f"{stage}.conv_s.{kind}"] = discriminator[f"extractor.project.{kind}"]
-        else:
+        if stage != "main":
             net[f"{stage}.beta"] = discriminator["extractor.b"][number : number + 1].clone()
             net[f"{stage}.conv_s.weight"] = torch.zeros(width, width, 1, 1)
             net[f"{stage}.conv_s.bias"] = torch.zeros(width)
