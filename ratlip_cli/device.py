@@ -20,9 +20,8 @@ _LARGEST = 2**31 - 1
 def resolve_device(name: str) -> torch.device:
     """The device of that name; `auto` is CUDA when present, else the CPU.
 
-    Raises:
-        UsageError: the name is none of auto, cpu, cuda, cuda:N and mps.
-        DeviceError: the device is not there; there is no silent fallback.
+    Raises UsageError for a name that is none of DEVICES, DeviceError for a device that is not there: there is no silent
+    fallback.
     """
     kind, _, index = name.partition(":")
     if kind not in ("auto", "cpu", "cuda", "mps") or (":" in name and not (kind == "cuda" and index.isdigit())):

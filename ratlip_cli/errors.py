@@ -59,3 +59,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
 def one_line(error: Exception) -> str:
     """What an exception of another library says, in one line; its kind where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an exception of another library says; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

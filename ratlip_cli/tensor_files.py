@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ratlip_cli.errors import WeightsError
+from ratlip_cli.errors import WeightsError, first_line
 from ratlip_cli.files import whole_file
 
 
@@ -48,7 +48,7 @@ def load_tensors_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, 
             return tensors, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
-            f"{path} cannot be read as safetensors ({_first_line(error)}): damaged or cut short; get it again."
+            f"{path} cannot be read as safetensors ({first_line(error)}): damaged or cut short; get it again."
         ) from error
 
 
@@ -67,7 +67,7 @@ def load_pickled(path: Path) -> Any:
             f"{path} holds more than tensors and was refused, nothing in it executed; use a safetensors file."
         ) from error
     except Exception as error:  # A foreign file meets the unpickler with exceptions of every kind.
-        raise WeightsError(f"{path} cannot be read as a PyTorch file: {_first_line(error)}") from error
+        raise WeightsError(f"{path} cannot be read as a PyTorch file: {first_line(error)}") from error
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -91,17 +91,12 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: object) -
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], where: object) -> None:
     """Raise WeightsError naming the missing, extra or misshapen tensors; `module` may be on the meta device."""
     own = module.state_dict()
+    misshapen = [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
+    shapes = [f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}" for name in misshapen]
     problems = [
         _listed("missing", own.keys() - tensors.keys()),
         _listed("not of this model", tensors.keys() - own.keys()),
-        _listed(
-            "of another shape",
-            (
-                f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
-                for name in own.keys() & tensors.keys()
-                if own[name].shape != tensors[name].shape
-            ),
-        ),
+        _listed("of another shape", shapes),
     ]
     if any(problems):
         raise WeightsError(f"{where} does not fit the model's architecture: {'; '.join(filter(None, problems))}.")
@@ -125,7 +120,3 @@ def _listed(kind: str, names: Iterable[str], most: int = 3) -> str:
     found = sorted(names)
     more = f" and {len(found) - most} more" if len(found) > most else ""
     return f"{kind}: {', '.join(found[:most])}{more}" if found else ""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -31,8 +31,6 @@ LARGEST_MEMBER = 128 * 2**20
 LARGEST_RATIO, ALWAYS_ALLOWED = 100, 64 * 2**20
 """An archive may expand to this many times its size, or to this many bytes. Photographs do not shrink; text, by ten."""
 
-_NOTHING = re.compile(r"(?!)")
-
 
 class ArchiveError(DataError):
     """An archive is damaged, cut short or none. Every member that was read before is whole."""
@@ -72,12 +70,10 @@ def stem(name: str) -> str:
 
 
 def members(place: Path, wanted: re.Pattern[str]) -> Iterator[Member | Problem]:
-    """Yield the files whose paths in `place` the pattern `wanted` finds; a Problem for each that is refused.
+    """Yield the files whose paths, with "/", in `place` the pattern `wanted` finds; a Problem for each that is refused.
 
-    Args:
-        place: an archive (:data:`SUFFIXES`), a folder, which is searched whole and in order, or any other file, which
-            stands for itself.
-        wanted: searched for in paths with "/".
+    `place` is an archive (:data:`SUFFIXES`), a folder, which is searched whole and in order, or any other file, which
+    stands for itself.
 
     Raises ArchiveError, after the members before, where the archive is damaged or cut short.
     """
@@ -95,7 +91,7 @@ def members(place: Path, wanted: re.Pattern[str]) -> Iterator[Member | Problem]:
 def check_archive(file: Path) -> str | None:
     """Read the archive `file` to its end; return what is wrong with it, if anything is."""
     try:
-        for item in _in_archive(file, _NOTHING):
+        for item in _in_archive(file, wanted=re.compile(r"(?!)")):
             if isinstance(item, Problem):
                 return f"{item.name}: {item.reason}"
         if _is_zip(file):
@@ -152,12 +148,9 @@ def _in_archive(file: Path, wanted: re.Pattern[str]) -> Iterator[Member | Proble
         if _is_zip(file):
             with zipfile.ZipFile(file) as archive:
                 yield from _in_zip(archive, wanted, limit)
-        elif magic == b"\x1f\x8b":  # gzip
-            with gzip.open(file, "rb") as unpacked:
-                yield from _in_tar(cast(IO[bytes], unpacked), wanted, limit)
         else:
-            with file.open("rb") as opened:
-                yield from _in_tar(opened, wanted, limit)
+            with gzip.open(file, "rb") if magic == b"\x1f\x8b" else file.open("rb") as unpacked:
+                yield from _in_tar(cast(IO[bytes], unpacked), wanted, limit)
     except ArchiveError:
         raise
     except Exception as error:  # Damaged archives are met with exceptions of every kind.
@@ -185,9 +178,7 @@ def _in_zip(archive: zipfile.ZipFile, wanted: re.Pattern[str], limit: int) -> It
         name = info.filename
         if info.is_dir() or not wanted.search(name) or _is_clutter(name):
             continue
-        is_link = stat.S_ISLNK(info.external_attr >> 16)
-        refusal = _refusal(name, info.file_size, is_link)
-        if refusal is not None:
+        if refusal := _refusal(name, info.file_size, is_link=stat.S_ISLNK(info.external_attr >> 16)):
             yield Problem(name, refusal)
             continue
         try:

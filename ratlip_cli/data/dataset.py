@@ -126,7 +126,23 @@ def training_batches(
     The workers leave SIGINT and SIGTERM to this process, so that it can end its step and save; they end with it, or
     when the generator is closed. Raises DataError, naming the file, for an image that cannot be read.
     """
-    batches = _training_batches(dataset, batch_size, start_step, workers, pin_memory)
+    loader = DataLoader(
+        _TrainingStream(dataset),
+        batch_sampler=(list(range(step * batch_size, (step + 1) * batch_size)) for step in itertools.count(start_step)),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_parent,
+        generator=torch.Generator(),  # The loader draws a number; not from the generator that everybody shares.
+    )
+
+    def generate() -> Generator[Batch, None, None]:
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+    batches = generate()
     atexit.register(_close, weakref.ref(batches))  # Before multiprocessing, at exit, waits for the workers to end.
     return batches
 
@@ -168,24 +184,6 @@ class _TrainingStream(Dataset[Batch]):
         except DataError as error:
             return error
         return Batch(torch.stack(images), torch.tensor(captions))
-
-
-def _training_batches(
-    dataset: CaptionedImages, batch_size: int, start_step: int, workers: int, pin_memory: bool
-) -> Generator[Batch, None, None]:
-    loader = DataLoader(
-        _TrainingStream(dataset),
-        batch_sampler=(list(range(step * batch_size, (step + 1) * batch_size)) for step in itertools.count(start_step)),
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_parent,
-        generator=torch.Generator(),  # The loader draws a number; not from the generator that everybody shares.
-    )
-    for batch in loader:
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -62,7 +62,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     elif image.mode == "F":
         raise ImageError("floating-point pixels have no known range; save it with 8 or 16 bits")
     if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA", "RGBa", "La"}:
-        image = _straight_alpha(image).convert("RGBA")
+        # Pillow does not convert premultiplied alpha to RGBA in one step for grey images.
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB")
     image.info = {}
@@ -99,8 +100,3 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if levels.min() < 0 or levels.max() > 65535:
         raise ImageError("32-bit pixels have no known range; save it with 8 or 16 bits")
     return Image.fromarray(np.round(levels / 257).astype(np.uint8))
-
-
-def _straight_alpha(image: Image.Image) -> Image.Image:
-    """Undo premultiplied alpha, which Pillow does not convert to RGBA in one step for grey images."""
-    return image.convert("LA") if image.mode == "La" else image

@@ -112,15 +112,13 @@ def read_dataset(path: Path) -> DatasetInfo:
     """Read and validate dataset.json of the dataset `path`. Raises DataError where it is missing or damaged."""
     file = path / INFO
     try:
-        text = file.read_text(encoding="utf-8")
+        return _parse_info(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise DataError(
             f"{path} is not a prepared dataset: it has no {INFO}. `ratlip prepare {path}` makes one."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {file}: {error}") from error
-    try:
-        return _parse_info(json.loads(text))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{file} is damaged ({error}). Remove {path} and prepare it again.") from error
 

@@ -22,16 +22,13 @@ IN_FLIGHT = 4
 """Items per worker that are taken from the input before their results are asked for."""
 
 
-def usable_cores() -> int:
-    """Number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def processes(asked: int | None) -> int:
-    """The number of processes that was asked for; None is one per core. Raises UsageError for a negative one."""
+    """The number of processes that was asked for; None is one per usable core. Raises UsageError for a negative one."""
     if asked is not None and asked < 0:
         raise UsageError(f"--workers is {asked}; it must not be negative.")
-    return usable_cores() if asked is None else asked
+    if asked is not None:
+        return asked
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(

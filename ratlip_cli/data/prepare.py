@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ratlip_cli.data.layout import INFO, DatasetInfo, Problem, Record, read_dataset
 from ratlip_cli.data.parallel import processes
@@ -78,13 +78,8 @@ def resolve_dataset(name_or_path: str, data_dir: Path, image_size: int, progress
     """Return the folder of a prepared dataset, preparing it in `data_dir` first where that is needed.
 
     A name stands for the dataset of that name in `data_dir`; a prepared folder is taken as it is; your own images are
-    prepared under their own name, again when they have changed, with the options of the last time.
-
-    Args:
-        name_or_path: what `--dataset` was given.
-        data_dir: folder of prepared datasets.
-        image_size: side of the images that are wanted, in pixels.
-        progress: called while downloading and preparing.
+    prepared under their own name, again when they have changed, with the options of the last time. `image_size` is the
+    side in pixels of the images that are wanted.
 
     Raises what `prepare` raises, and DataError for a dataset that was prepared for smaller images.
     """
@@ -104,13 +99,8 @@ def own_folder(path: Path, data_dir: Path) -> Path:
     return out.with_name(f"{out.name}-prepared") if out.resolve() == path.resolve() else out
 
 
-@dataclass(frozen=True)
-class _Material:
-    """What a source has, once it is at hand."""
-
-    checksums: Mapping[str, str]  # They tell one state of the source from another.
-    total: int | None  # Number of images to expect, where it is known.
-    records: Callable[[int], Iterable[Record | Problem]]  # From a number of worker processes.
+_Material: TypeAlias = tuple[Mapping[str, str], int | None, Iterable[Record | Problem]]
+"""Checksums, which tell one state of a source from another; the number of images, where it is known; the records."""
 
 
 @dataclass(frozen=True)
@@ -137,16 +127,9 @@ def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
             and not (request.strict and before.left_out)
         ):
             return Prepared(out, before, before)
-        material = source.material(progress)
-        info = write_dataset(
-            out,
-            material.records(workers),
-            replace(source.info, checksums=material.checksums),
-            total=material.total,
-            workers=workers,
-            strict=request.strict,
-            progress=progress,
-        )
+        checksums, total, records = source.material(progress)
+        info = replace(source.info, checksums=checksums)
+        info = write_dataset(out, records, info, total=total, workers=workers, strict=request.strict, progress=progress)
         return Prepared(out, info, before)
 
 
@@ -188,7 +171,7 @@ def _own(request: PrepareRequest) -> _Source:
 
     def material(progress: Progress) -> _Material:
         checksums = {"files": own_images.fingerprint(path)}
-        return _Material(checksums, own_images.count(path), lambda workers: own_images.records(path, options))
+        return checksums, own_images.count(path), own_images.records(path, options)
 
     return _Source(own_folder(path, request.data_dir), info, material)
 
@@ -208,7 +191,7 @@ def _rendered(request: PrepareRequest) -> _Source:
     )
 
     def material(progress: Progress) -> _Material:
-        return _Material({}, count, lambda workers: demo.records(name, count, seed, size, workers))
+        return {}, count, demo.records(name, count, seed, size, processes(request.workers))
 
     return _Source(request.data_dir / name, info, material, lasting=True)
 
@@ -229,8 +212,7 @@ def _official(request: PrepareRequest) -> _Source:
             places = dataset.downloaded(request.data_dir / DOWNLOADS, progress)
         else:
             places = dataset.located(request.raw)
-        checksums = dataset.checksums(places)
-        return _Material(checksums, sum(dataset.counts.values()), lambda workers: dataset.counted(places))
+        return dataset.checksums(places), sum(dataset.counts.values()), dataset.counted(places)
 
     return _Source(request.data_dir / dataset.name, info, material, lasting=request.raw is None)
 

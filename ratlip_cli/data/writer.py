@@ -50,32 +50,29 @@ def write_dataset(
     """Write `records` as the dataset `out`, which appears whole or not at all.
 
     A record that cannot be used, and a Problem that the source met, is left out and listed in the result; with
-    `strict` the first one is a DataError. Images are read, resized and compressed in `workers` processes, which
-    changes nothing in what is written; memory does not grow with their number.
+    `strict` the first one is a DataError. Images are read, resized and compressed in `workers` processes (fewer
+    than 2: in this one), which changes nothing in what is written; memory does not grow with their number.
 
     The work is done in a hidden folder beside `out`, which stays there when it is interrupted: called again with the
     same description, the images already there are kept. A finished dataset of the same description is returned as it
     is, one of the same source is replaced.
 
     Args:
-        out: folder of the dataset.
         records: what is to be written; read once, and closed where it is a generator.
         info: describes the dataset; its `counts` and `left_out` are not looked at.
         total: number of records, for `progress`; None where it is not known.
-        workers: processes; fewer than 2 for this one alone.
-        strict: whether a record that cannot be used is an error.
         progress: called with the number of records written or left out so far.
 
-    Returns `info` with `counts` and `left_out`.
-
-    Raises DataError where no record can be used or another dataset is at `out`, UsageError for an image size that is
-    not positive, and RatlipError where `out` cannot be written.
+    Returns `info` with `counts` and `left_out`. Raises DataError where no record can be used or another dataset is at
+    `out`, UsageError for an image size that is not positive, and RatlipError where `out` cannot be written.
     """
     if info.image_size < 1:
         raise UsageError(f"the image size must be positive, not {info.image_size}")
     info = replace(info, counts={}, left_out=())
-    finished = _finished(out, info, strict)
-    if finished is not None:
+    finished = existing(out, info.source)
+    if finished is not None and replace(finished, counts={}, left_out=()) == info:
+        if strict and finished.left_out:
+            raise _refusal(finished.left_out[0])
         return finished
     staging = _staging(out, info)
     counts: dict[str, int] = {}
@@ -93,7 +90,8 @@ def write_dataset(
             elif isinstance(task, _Task):
                 split = task.record.split
                 if split not in metadata:
-                    metadata[split] = files.enter_context(_whole_text(staging / split / METADATA))
+                    file = files.enter_context(whole_file(staging / split / METADATA))
+                    metadata[split] = files.enter_context(file.open("w", encoding="utf-8", newline="\n"))
                 metadata[split].write(task.row)
                 counts[split] = counts.get(split, 0) + 1
             progress("prepare", sum(counts.values()) + len(left_out), total, "images")
@@ -204,24 +202,8 @@ def _metadata_row(record: Record) -> str:
     return line
 
 
-@contextlib.contextmanager
-def _whole_text(target: Path) -> Iterator[TextIO]:
-    with whole_file(target) as partial, partial.open("w", encoding="utf-8", newline="\n") as opened:
-        yield opened
-
-
 def _refusal(problem: Problem) -> DataError:
     return DataError(f"{problem.name}: {problem.reason}. Fix it, or leave it out by not asking for --strict.")
-
-
-def _finished(out: Path, wanted: DatasetInfo, strict: bool) -> DatasetInfo | None:
-    """Return what is at `out` if it is just what is `wanted`, None if `out` may be written."""
-    info = existing(out, wanted.source)
-    if info is None or replace(info, counts={}, left_out=()) != wanted:
-        return None
-    if strict and info.left_out:
-        raise _refusal(info.left_out[0])
-    return info
 
 
 def _staging(out: Path, wanted: DatasetInfo) -> Path:

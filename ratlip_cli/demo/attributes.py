@@ -51,7 +51,6 @@ PAIRED = {"bird": ("body", "wings"), "flower": ("petals", "centre")}
 _ODDS = {"hat": 0.5, "beard": 0.35, "glasses": 0.45}
 """How often something that can be absent is there; every other attribute is uniform."""
 
-
 HELD_OUT: dict[str, tuple[tuple[str, str], ...]] = {
     "bird": (
         ("red", "blue"),

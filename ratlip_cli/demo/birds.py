@@ -6,20 +6,7 @@ import random
 
 from ratlip_cli.demo import scenes
 from ratlip_cli.demo.attributes import Attributes
-from ratlip_cli.demo.canvas import (
-    INK,
-    WHITE,
-    Canvas,
-    Colour,
-    Place,
-    ellipse,
-    mix,
-    outline_colour,
-    placed,
-    placing,
-    smooth,
-    vary,
-)
+from ratlip_cli.demo.canvas import INK, WHITE, Canvas, Colour, dark_tone, ellipse, mix, placing, smooth, vary
 
 SEGMENTS = ("perch", "legs", "tail", "body", "belly", "beak", "wings", "eye")
 
@@ -37,12 +24,7 @@ COLOURS: dict[str, Colour] = {
 }
 """Colour name -> plumage, before light and shade."""
 
-_BEAK: dict[str, Colour] = {
-    "yellow": (252, 208, 44),
-    "orange": (248, 138, 30),
-    "red": (216, 44, 44),
-    "black": (44, 42, 48),
-}
+_BEAK = {"yellow": (252, 208, 44), "orange": (248, 138, 30), "red": (216, 44, 44), "black": (44, 42, 48)}
 
 
 def render(attributes: Attributes, canvas: Canvas, rng: random.Random) -> None:
@@ -51,108 +33,65 @@ def render(attributes: Attributes, canvas: Canvas, rng: random.Random) -> None:
     scale, facing_left = rng.uniform(0.56, 0.65), attributes["facing"] == "left"
     x, y = 0.5 + rng.uniform(-0.03, 0.03), 0.49 + rng.uniform(-0.04, 0.04)
     place = placing(x, y, scale, rng.uniform(-0.14, 0.1), facing_left)
+    bird = canvas.at(place)
     feet = y + 0.37 * scale
     _PERCHES[attributes["perch"]](canvas, rng, x, feet)
     body, wing, belly = (vary(COLOURS[attributes[name]], rng) for name in ("body", "wings", "belly"))
-    _legs(canvas, place, x, feet)
-    _tail(canvas, place, wing, rng)
-    _beak(canvas, place, vary(_BEAK[attributes["beak"]], rng, 6), attributes["beak_length"], rng)
-    _body(canvas, place, body, belly)
-    _wing(canvas, place, wing, rng)
-    _eye(canvas, place)
-
-
-def _legs(canvas: Canvas, place: Place, x: float, feet: float) -> None:
     for u in (-0.02, 0.1):
         hip = place(u, 0.15)
         canvas.line([hip, (hip[0], feet + 0.01)], (92, 62, 40), 0.02, "legs")
+    _tail(bird, wing, rng)
+    _beak(bird, vary(_BEAK[attributes["beak"]], rng, 6), attributes["beak_length"], rng)
+    _body(bird, body, belly)
+    _wing(bird, wing, rng)
+    bird.polygon(ellipse(0.27, -0.25, 0.052, 0.052, count=16), (250, 250, 246), "eye")
+    bird.polygon(ellipse(0.28, -0.25, 0.035, 0.035, count=16), INK, "eye")
+    bird.polygon(ellipse(0.29, -0.263, 0.012, 0.012, count=8), WHITE, "eye")
 
 
-def _tail(canvas: Canvas, place: Place, wing: Colour, rng: random.Random) -> None:
+def _tail(bird: Canvas, wing: Colour, rng: random.Random) -> None:
     lift = rng.uniform(-0.06, 0.1)
-    corners = [
-        (-0.2, -0.01),
-        (-0.42, 0.03 - lift),
-        (-0.56, 0.06 - lift),
-        (-0.55, 0.15 - lift),
-        (-0.36, 0.15 - lift / 2),
-        (-0.18, 0.13),
-    ]
-    canvas.outlined(placed(smooth(corners, 4), place), mix(wing, INK, 0.08), "tail")
+    corners = [(-0.2, -0.01), (-0.42, 0.03 - lift), (-0.56, 0.06 - lift), (-0.55, 0.15 - lift)]
+    corners += [(-0.36, 0.15 - lift / 2), (-0.18, 0.13)]
+    bird.outlined(smooth(corners, 4), mix(wing, INK, 0.08), "tail")
 
 
-def _beak(canvas: Canvas, place: Place, colour: Colour, length: str, rng: random.Random) -> None:
+def _beak(bird: Canvas, colour: Colour, length: str, rng: random.Random) -> None:
     reach = rng.uniform(0.27, 0.31) if length == "long" else rng.uniform(0.14, 0.165)
     tip, root, half = 0.31 + reach, 0.29, 0.075
-    points = placed(
-        [
-            (root, -0.22 - half),
-            (root + 0.45 * reach, -0.225 - half * 0.8),
-            (tip, -0.185),
-            (root + 0.4 * reach, -0.22 + half * 0.7),
-            (root, -0.22 + half),
-        ],
-        place,
-    )
-    canvas.outlined(points, colour, "beak", 0.7)
-    canvas.line(placed([(root, -0.2), (tip - 0.03, -0.188)], place), outline_colour(colour), 0.009)
+    corners = [(root, -0.22 - half), (root + 0.45 * reach, -0.225 - half * 0.8), (tip, -0.185)]
+    corners += [(root + 0.4 * reach, -0.22 + half * 0.7), (root, -0.22 + half)]
+    bird.outlined(corners, colour, "beak", 0.7)
+    bird.line([(root, -0.2), (tip - 0.03, -0.188)], dark_tone(colour), 0.009)
 
 
-def _body(canvas: Canvas, place: Place, body: Colour, belly: Colour) -> None:
-    trunk = placed(
-        smooth(
-            [
-                (-0.32, 0.07),
-                (-0.14, -0.1),
-                (0.08, -0.22),
-                (0.26, -0.16),
-                (0.33, 0.0),
-                (0.22, 0.17),
-                (0.0, 0.23),
-                (-0.2, 0.19),
-            ]
-        ),
-        place,
-    )
-    head = placed(ellipse(0.23, -0.21, 0.155, 0.15), place)
-    edge = outline_colour(body)
-    canvas.outline(trunk, edge)
-    canvas.outline(head, edge)
-    canvas.shaded(trunk, body, "body")
-    canvas.shaded(head, body, "body", 0.8)
-    canvas.shaded(
-        placed(
-            smooth([(0.27, -0.08), (0.305, 0.02), (0.2, 0.15), (0.02, 0.2), (-0.08, 0.17), (0.06, 0.1), (0.18, 0.02)]),
-            place,
-        ),
-        belly,
-        "belly",
-        0.5,
-    )
+def _body(bird: Canvas, body: Colour, belly: Colour) -> None:
+    corners = [(-0.32, 0.07), (-0.14, -0.1), (0.08, -0.22), (0.26, -0.16), (0.33, 0.0), (0.22, 0.17), (0.0, 0.23)]
+    trunk = smooth([*corners, (-0.2, 0.19)])
+    head = ellipse(0.23, -0.21, 0.155, 0.15)
+    edge = dark_tone(body)
+    bird.outline(trunk, edge)
+    bird.outline(head, edge)
+    bird.shaded(trunk, body, "body")
+    bird.shaded(head, body, "body", 0.8)
+    front = [(0.27, -0.08), (0.305, 0.02), (0.2, 0.15), (0.02, 0.2), (-0.08, 0.17), (0.06, 0.1), (0.18, 0.02)]
+    bird.shaded(smooth(front), belly, "belly", 0.5)
 
 
-def _wing(canvas: Canvas, place: Place, colour: Colour, rng: random.Random) -> None:
+def _wing(bird: Canvas, colour: Colour, rng: random.Random) -> None:
     turn = rng.uniform(-0.1, 0.25) if rng.random() < 0.6 else rng.uniform(0.9, 1.3)
-    long = rng.uniform(0.94, 1.08)
-    shoulder = placing(0.1, -0.06, long, turn)
+    wing = bird.at(placing(0.1, -0.06, rng.uniform(0.94, 1.08), turn))
     corners = [(0.05, 0.0), (-0.06, -0.1), (-0.24, -0.08), (-0.46, 0.06), (-0.3, 0.1), (-0.14, 0.14), (0.02, 0.11)]
-    wing = [shoulder(u, v) for u, v in smooth(corners)]
-    canvas.outlined(placed(wing, place), colour, "wings", 0.8)
+    wing.outlined(smooth(corners), colour, "wings", 0.8)
     mark = mix(colour, INK, 0.45) if sum(colour) > 240 else mix(colour, WHITE, 0.3)
-    for start, end in (((-0.08, 0.0), (-0.32, 0.045)), ((-0.06, 0.055), (-0.24, 0.085))):
-        canvas.line([place(*shoulder(*start)), place(*shoulder(*end))], mark, 0.01)
-
-
-def _eye(canvas: Canvas, place: Place) -> None:
-    canvas.polygon(placed(ellipse(0.27, -0.25, 0.052, 0.052, count=16), place), (250, 250, 246), "eye")
-    canvas.polygon(placed(ellipse(0.28, -0.25, 0.035, 0.035, count=16), place), INK, "eye")
-    canvas.polygon(placed(ellipse(0.29, -0.263, 0.012, 0.012, count=8), place), WHITE, "eye")
+    for ends in ([(-0.08, 0.0), (-0.32, 0.045)], [(-0.06, 0.055), (-0.24, 0.085)]):
+        wing.line(ends, mark, 0.01)
 
 
 def _branch(canvas: Canvas, rng: random.Random, x: float, feet: float) -> None:
     slope, wood = rng.uniform(-0.07, 0.07), vary((122, 88, 60), rng, 8)
     ends = [(-0.05, feet + 0.035 - slope * (x + 0.05)), (1.05, feet + 0.035 + slope * (1.05 - x))]
-    canvas.line(ends, outline_colour(wood), 0.072)
+    canvas.line(ends, dark_tone(wood), 0.072)
     canvas.line(ends, wood, 0.056, "perch")
     canvas.line([(a, b - 0.012) for a, b in ends], mix(wood, WHITE, 0.25), 0.014)
     for _ in range(rng.randint(3, 4)):
@@ -164,14 +103,8 @@ def _branch(canvas: Canvas, rng: random.Random, x: float, feet: float) -> None:
 
 def _rock(canvas: Canvas, rng: random.Random, x: float, feet: float) -> None:
     half = rng.uniform(0.27, 0.36)
-    corners = [
-        (x - half, 1.1),
-        (x - half * 0.9, feet + 0.12),
-        (x - half * 0.4, feet + 0.01),
-        (x + half * 0.3, feet),
-        (x + half * 0.85, feet + 0.1),
-        (x + half, 1.1),
-    ]
+    corners = [(x - half, 1.1), (x - half * 0.9, feet + 0.12), (x - half * 0.4, feet + 0.01)]
+    corners += [(x + half * 0.3, feet), (x + half * 0.85, feet + 0.1), (x + half, 1.1)]
     canvas.outlined(corners, vary((150, 146, 148), rng, 10), "perch")
     canvas.line([(x - 0.1, feet + 0.1), (x - 0.02, feet + 0.14), (x - 0.04, feet + 0.2)], (108, 104, 110), 0.012)
 
@@ -180,14 +113,10 @@ def _fence(canvas: Canvas, rng: random.Random, x: float, feet: float) -> None:
     wood = vary((196, 160, 116), rng, 8)
     start = rng.uniform(0.05, 0.2)
     for u in (start, start + 0.35, start + 0.7):
-        canvas.outlined(
-            [(u - 0.04, 1.1), (u - 0.04, feet), (u, feet - 0.04), (u + 0.04, feet), (u + 0.04, 1.1)],
-            mix(wood, INK, 0.06),
-            "perch",
-            0.5,
-        )
+        post = [(u - 0.04, 1.1), (u - 0.04, feet), (u, feet - 0.04), (u + 0.04, feet), (u + 0.04, 1.1)]
+        canvas.outlined(post, mix(wood, INK, 0.06), "perch", 0.5)
     rail = [(-0.1, feet), (1.1, feet), (1.1, feet + 0.075), (-0.1, feet + 0.075)]
-    canvas.outline(rail, outline_colour(wood))
+    canvas.outline(rail, dark_tone(wood))
     canvas.polygon(rail, wood, "perch")
     canvas.line([(-0.1, feet + 0.022), (1.1, feet + 0.022)], mix(wood, WHITE, 0.3), 0.018)
 
@@ -199,10 +128,8 @@ def _grass(canvas: Canvas, rng: random.Random, x: float, feet: float) -> None:
     blade = mix(green, (20, 60, 20), 0.3)
     for slot in range(17):
         u, v, lean = (slot + rng.random()) / 17, level + rng.uniform(0.0, 0.14), rng.uniform(-0.03, 0.03)
-        colour = green if slot % 2 else blade
-        canvas.polygon(
-            [(u - 0.016, v + 0.03), (u + lean, v - rng.uniform(0.05, 0.09)), (u + 0.016, v + 0.03)], colour, "perch"
-        )
+        corners = [(u - 0.016, v + 0.03), (u + lean, v - rng.uniform(0.05, 0.09)), (u + 0.016, v + 0.03)]
+        canvas.polygon(corners, green if slot % 2 else blade, "perch")
 
 
 _PERCHES = {"branch": _branch, "rock": _rock, "fence": _fence, "grass": _grass}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -25,7 +26,7 @@ class Canvas:
     """A square image of `size` pixels; coordinates run from 0 to 1, x to the right and y down.
 
     `segments` names the labels 1, 2, ... of the label map; 0 is whatever belongs to no segment. `light` is where the
-    light comes from, as a direction in the image.
+    light comes from, as a direction in the image. Widths are in units of the image's side, also on a canvas of `at`.
     """
 
     def __init__(self, size: int, background: Sequence[Colour], segments: Sequence[str], light: Point) -> None:
@@ -39,17 +40,24 @@ class Canvas:
         self.labels = Image.new("L", (self.side, self.side))
         self._draw = ImageDraw.Draw(self.image)
         self._draw_label = ImageDraw.Draw(self.labels)
+        self._place: Place | None = None
+
+    def at(self, place: Place) -> Canvas:
+        """The same canvas for points in the own coordinates of an object that `place` takes to this one's."""
+        outer, inner = self._place, copy.copy(self)
+        inner._place = place if outer is None else lambda u, v: outer(*place(u, v))
+        return inner
 
     def polygon(self, points: Sequence[Point], colour: Colour, segment: str | None = None) -> None:
         """Fill a polygon; with `segment`, its pixels take that label."""
-        pixels = self._pixels(points)
+        pixels = self._pixels(self._placed(points))
         self._draw.polygon(pixels, fill=colour)
         if segment is not None:
             self._draw_label.polygon(pixels, fill=self._label[segment])
 
     def line(self, points: Sequence[Point], colour: Colour, width: float, segment: str | None = None) -> None:
-        """Draw a line with round joints, `width` in units of the image's side."""
-        pixels = self._pixels(points)
+        """Draw a line with round joints."""
+        pixels = self._pixels(self._placed(points))
         thick = max(1, round(width * self.side))
         self._draw.line(pixels, fill=colour, width=thick, joint="curve")
         if segment is not None:
@@ -61,19 +69,19 @@ class Canvas:
 
     def shaded(self, points: Sequence[Point], colour: Colour, segment: str | None = None, depth: float = 1.0) -> None:
         """Fill a star-shaped polygon as if it were round: dark at its edge, lightest on the side of the light."""
-        x = sum(p[0] for p in points) / len(points)
-        y = sum(p[1] for p in points) / len(points)
-        reach = 0.3 * max(math.hypot(px - x, py - y) for px, py in points)
+        placed = self._placed(points)
+        x, y = (sum(coordinates) / len(placed) for coordinates in zip(*placed, strict=True))
+        reach = 0.3 * max(math.hypot(px - x, py - y) for px, py in placed)
         x, y = x + reach * self.light[0], y + reach * self.light[1]
         dark, bright = mix(colour, INK, 0.22 * depth), mix(colour, WHITE, 0.24 * depth)
         self.polygon(points, dark, segment)
         for share in (0.9, 0.78, 0.62, 0.44, 0.26):
-            ring = [(x + share * (px - x), y + share * (py - y)) for px, py in points]
-            self.polygon(ring, mix(bright, dark, share**1.5), None)
+            ring = [(x + share * (px - x), y + share * (py - y)) for px, py in placed]
+            self._draw.polygon(self._pixels(ring), fill=mix(bright, dark, share**1.5))
 
     def outlined(self, points: Sequence[Point], colour: Colour, segment: str | None = None, depth: float = 1.0) -> None:
         """`outline` in a dark tone of the colour, then `shaded`."""
-        self.outline(points, outline_colour(colour))
+        self.outline(points, dark_tone(colour))
         self.shaded(points, colour, segment, depth)
 
     def finish(self, rng: random.Random) -> tuple[Image.Image, np.ndarray]:
@@ -88,17 +96,17 @@ class Canvas:
         labels = np.ascontiguousarray(np.asarray(self.labels)[middle::SUPERSAMPLING, middle::SUPERSAMPLING])
         return Image.fromarray(lit), labels
 
-    def _pixels(self, points: Iterable[Point]) -> list[Point]:
+    def _placed(self, points: Sequence[Point]) -> Sequence[Point]:
+        return points if self._place is None else [self._place(u, v) for u, v in points]
+
+    def _pixels(self, points: Sequence[Point]) -> list[Point]:
         return [(x * self.side, y * self.side) for x, y in points]
 
 
 def mix(colour: Colour, other: Colour, share: float) -> Colour:
     """`colour` with `share` of `other` in it."""
-    return (
-        round(colour[0] + share * (other[0] - colour[0])),
-        round(colour[1] + share * (other[1] - colour[1])),
-        round(colour[2] + share * (other[2] - colour[2])),
-    )
+    red, green, blue = (round(c + share * (o - c)) for c, o in zip(colour, other, strict=True))
+    return (red, green, blue)
 
 
 def vary(colour: Colour, rng: random.Random, amount: int = 10) -> Colour:
@@ -108,7 +116,7 @@ def vary(colour: Colour, rng: random.Random, amount: int = 10) -> Colour:
     return (red, green, blue)
 
 
-def outline_colour(colour: Colour) -> Colour:
+def dark_tone(colour: Colour) -> Colour:
     """A dark tone of `colour` that stands out from it and from pale backgrounds."""
     return mix(colour, INK, 0.72)
 
@@ -138,9 +146,9 @@ def smooth(corners: Sequence[Point], steps: int = 6) -> list[Point]:
     return points
 
 
-def placed(points: Iterable[Point], place: Place) -> list[Point]:
-    """The points taken to the image by `place`."""
-    return [place(x, y) for x, y in points]
+def symmetric(half: Sequence[Point]) -> list[Point]:
+    """A closed outline from its right half, where x is not negative; points on the axis x = 0 stand once."""
+    return [*half, *((-x, y) for x, y in reversed(half) if x > 0)]
 
 
 def placing(x: float, y: float, scale: float, angle: float = 0.0, mirrored: bool = False) -> Place:

@@ -102,10 +102,7 @@ def _flower(a: Attributes, rng: random.Random) -> str:
     middle = rng.choice(("centre", "centre", "center", "middle"))
     petals = rng.random() < 0.8
     colour = a["petals"] if petals else ""
-    detail = _words(
-        a["petal_count"] if rng.random() < 0.3 else "",
-        a["petal_shape"] if rng.random() < 0.35 else "",
-    )
+    detail = _words(a["petal_count"] if rng.random() < 0.3 else "", a["petal_shape"] if rng.random() < 0.35 else "")
     centre = [f"{_article(a['centre'])} {middle}"] if rng.random() < 0.72 else []
     leaves = {"none": "no leaves", "one": "one leaf", "two": "two leaves"}[a["leaves"]]
     leafy = [leaves] if rng.random() < 0.24 else []
@@ -141,13 +138,10 @@ def _face(a: Attributes, rng: random.Random) -> str:
     hairs = [f"{_words(length, a['hair'] if hair else '')} hair"] if hair or length else []
     beard = [_beard(a, rng)] if rng.random() < 0.3 else []
     skin = [rng.choice(_SKIN[a["skin"]])] if rng.random() < 0.26 else []
-    worn = _some(
-        rng,
-        [
-            ("glasses" if a["glasses"] == "yes" else "no glasses", 0.55 if a["glasses"] == "yes" else 0.16),
-            (_hat(a, rng), 0.62 if a["hat"] != "none" else 0.14),
-        ],
-    )
+    glasses = ("glasses", 0.55) if a["glasses"] == "yes" else ("no glasses", 0.16)
+    coloured = f"{_article(a['hat'])} hat"
+    hat = ("no hat", 0.14) if a["hat"] == "none" else (rng.choice((coloured, coloured, "a hat")), 0.62)
+    worn = _some(rng, [glasses, hat])
     scene = ""
     if rng.random() < 0.3:
         wall = rng.choice(("background", "background", "wall"))
@@ -165,12 +159,6 @@ def _face(a: Attributes, rng: random.Random) -> str:
     if worn and rng.random() < 0.5 and not any(thing.startswith("no ") for thing in worn):
         return _words(who, _with(has) + ("," if has else ""), f"wearing {_listed(worn)}", scene).replace(" ,", ",")
     return _words(who, _with([*has, *worn]), scene)
-
-
-def _hat(a: Attributes, rng: random.Random) -> str:
-    if a["hat"] == "none":
-        return "no hat"
-    return rng.choice((f"{_article(a['hat'])} hat", f"{_article(a['hat'])} hat", "a hat"))
 
 
 def _beard(a: Attributes, rng: random.Random) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from ratlip_cli.demo.canvas import Canvas, Colour, ellipse, mix, smooth, vary
+from ratlip_cli.demo.canvas import WHITE, Canvas, Colour, ellipse, mix, smooth, vary
 
 GRADIENTS: dict[str, tuple[Colour, ...]] = {
     "sky": ((112, 176, 232), (160, 206, 244), (208, 232, 250)),
@@ -27,9 +27,8 @@ def _sky(canvas: Canvas, rng: random.Random) -> None:
         x, y, width = rng.uniform(0.05, 0.95), rng.uniform(0.06, 0.9), rng.uniform(0.1, 0.17)
         cloud = vary((246, 250, 254), rng, 4)
         for offset, radius in ((-0.8, 0.5), (0.0, 0.75), (0.8, 0.55)):
-            canvas.polygon(
-                ellipse(x + offset * width, y - radius * width * 0.25, radius * width, radius * width * 0.6), cloud
-            )
+            puff = ellipse(x + offset * width, y - radius * width * 0.25, radius * width, radius * width * 0.6)
+            canvas.polygon(puff, cloud)
         canvas.polygon(ellipse(x, y + 0.04 * width, 1.25 * width, 0.25 * width), cloud)
 
 
@@ -40,23 +39,10 @@ def _forest(canvas: Canvas, rng: random.Random) -> None:
         canvas.polygon([(x - width, 1), (x - width * 0.7, 0), (x + width * 0.7, 0), (x + width, 1)], trunk)
     for slot in range(5):
         x, y = (slot + rng.uniform(0.0, 1.0)) / 5, rng.uniform(-0.02, 0.1)
-        canvas.polygon(
-            ellipse(x, y, rng.uniform(0.12, 0.17), rng.uniform(0.08, 0.14)),
-            mix(leaf, (255, 255, 255), rng.uniform(0, 0.1)),
-        )
-    canvas.polygon(
-        smooth(
-            [
-                (-0.1, 1.1),
-                (-0.1, 0.9),
-                (0.3, rng.uniform(0.86, 0.92)),
-                (0.7, rng.uniform(0.86, 0.92)),
-                (1.1, 0.9),
-                (1.1, 1.1),
-            ]
-        ),
-        leaf,
-    )
+        crown = ellipse(x, y, rng.uniform(0.12, 0.17), rng.uniform(0.08, 0.14))
+        canvas.polygon(crown, mix(leaf, WHITE, rng.uniform(0, 0.1)))
+    ground = [(0.3, rng.uniform(0.86, 0.92)), (0.7, rng.uniform(0.86, 0.92))]
+    canvas.polygon(smooth([(-0.1, 1.1), (-0.1, 0.9), *ground, (1.1, 0.9), (1.1, 1.1)]), leaf)
 
 
 def _sunset(canvas: Canvas, rng: random.Random) -> None:
@@ -90,15 +76,11 @@ def _meadow(canvas: Canvas, rng: random.Random) -> None:
 def _desert(canvas: Canvas, rng: random.Random) -> None:
     _hills(canvas, rng, rng.uniform(0.55, 0.66), vary((222, 184, 128), rng, 6))
     _hills(canvas, rng, rng.uniform(0.74, 0.84), vary((208, 166, 110), rng, 6))
-    x, height, cactus = (
-        rng.choice([rng.uniform(0.06, 0.2), rng.uniform(0.8, 0.94)]),
-        rng.uniform(0.2, 0.28),
-        (138, 168, 122),
-    )
+    x, height = rng.choice([rng.uniform(0.06, 0.2), rng.uniform(0.8, 0.94)]), rng.uniform(0.2, 0.28)
+    cactus = (138, 168, 122)
     canvas.line([(x, 0.8), (x, 0.8 - height)], cactus, 0.045)
-    canvas.line(
-        [(x - 0.06, 0.8 - height * 0.75), (x - 0.06, 0.8 - height * 0.4), (x, 0.8 - height * 0.4)], cactus, 0.03
-    )
+    arm = [(x - 0.06, 0.8 - height * 0.75), (x - 0.06, 0.8 - height * 0.4), (x, 0.8 - height * 0.4)]
+    canvas.line(arm, cactus, 0.03)
 
 
 def _hills(canvas: Canvas, rng: random.Random, level: float, colour: Colour) -> None:
@@ -106,11 +88,4 @@ def _hills(canvas: Canvas, rng: random.Random, level: float, colour: Colour) -> 
     canvas.polygon([(-0.2, 1.2), *smooth([*tops, (1.3, 1.2), (-0.3, 1.2)])[: 6 * len(tops)], (1.2, 1.2)], colour)
 
 
-_PAINTERS = {
-    "sky": _sky,
-    "forest": _forest,
-    "sunset": _sunset,
-    "snow": _snow,
-    "meadow": _meadow,
-    "desert": _desert,
-}
+_PAINTERS = {"sky": _sky, "forest": _forest, "sunset": _sunset, "snow": _snow, "meadow": _meadow, "desert": _desert}

@@ -18,14 +18,8 @@ import ratlip_cli
 from ratlip_cli.errors import UsageError
 from ratlip_cli.files import write_text
 from ratlip_cli.tensor_files import load_tensors_and_metadata
-from ratlip_cli.weights.model_folder import (
-    CARD_FILE,
-    GENERATOR_FILE,
-    SAMPLES_FILE,
-    ModelConfig,
-    model_fingerprint,
-    read_model_config,
-)
+from ratlip_cli.weights import model_folder
+from ratlip_cli.weights.model_folder import CARD_FILE, SAMPLES_FILE, ModelConfig
 
 NOT_TO_BE_SHOWN = "no redistribution"
 """Words in the licence of a dataset, such as CelebAMask-HQ's, of which a card shows no image: a model that was
@@ -43,8 +37,7 @@ class Scores:
     dataset: str
     split: str
     protocol: str
-    fingerprint: str
-    """Of all that decides the scores."""
+    fingerprint: str  # Of all that decides the scores.
     metrics: Mapping[str, Mapping[str, Any]]
 
     def results(self) -> list[EvalResult]:
@@ -95,11 +88,10 @@ def data_licence(config: ModelConfig) -> str:
 
 def write_card(folder: Path) -> None:
     """Write README.md of a model folder that has no name on the Hub."""
-    config = read_model_config(folder)
-    weights, metadata = load_tensors_and_metadata(folder / GENERATOR_FILE)
-    shown = (folder / SAMPLES_FILE).is_file()
-    card = model_card(config, model_fingerprint(weights, config), metadata.get("step"), shown=shown)
-    write_text(folder / CARD_FILE, card)
+    config = model_folder.read_model_config(folder)
+    weights, metadata = load_tensors_and_metadata(folder / model_folder.GENERATOR_FILE)
+    fingerprint, shown = model_folder.model_fingerprint(weights, config), (folder / SAMPLES_FILE).is_file()
+    write_text(folder / CARD_FILE, model_card(config, fingerprint, metadata.get("step"), shown=shown))
 
 
 def model_card(
@@ -122,16 +114,19 @@ def model_card(
         shown: whether samples.png goes with the card.
     """
     title = name.partition("/")[2] if name else "A text-to-image GAN on a frozen CLIP"
+    size = config.generator.image_size
     sections = (
         f"# {title}",
-        _introduction(config),
+        f"Generates {size} x {size} images of a prompt in one pass. {config.family.about}. For "
+        f"ratlip {ratlip_cli.__version__} or newer.",
         f"![Images that this model generated]({SAMPLES_FILE})" if shown else "",
         _use(config, name or "FOLDER", fingerprint),
         _data(config),
         _training(config, step),
         _scores(scores, name or "FOLDER"),
         _LIMITS,
-        _identity(config, fingerprint),
+        "## Fingerprints\n\nOf the weights as stored here; `ratlip info --model` shows them.\n\n"
+        + _table([("model", fingerprint), ("CLIP", config.clip_fingerprint)]),
     )
     metadata = _metadata(config, name, title, licence, scores).to_yaml()
     return f"---\n{metadata.strip()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n"
@@ -156,16 +151,8 @@ def _metadata(
     )
 
 
-def _introduction(config: ModelConfig) -> str:
-    size = config.generator.image_size
-    return (
-        f"Generates {size} x {size} images of a prompt in one pass. {config.family.about}. For "
-        f"ratlip {ratlip_cli.__version__} or newer."
-    )
-
-
 def _use(config: ModelConfig, model: str, fingerprint: str) -> str:
-    prompt = _prompts(config)[0]
+    prompt = str(next(iter(config.training.get("prompts", [])), "a small bird with a red head"))
     return f"""## Use
 
 ```sh
@@ -198,9 +185,8 @@ def _data(config: ModelConfig) -> str:
 
 
 def _training(config: ModelConfig, step: str | None) -> str:
-    settings = config.training.get("settings", {})
-    sizes = {"CLIP": _clip_name(config), **asdict(config.generator)}
-    rows = {**sizes, **settings, "steps done": step}
+    clip = config.clip if ":" in config.clip else f"in the folder `{config.clip}/`"
+    rows = {"CLIP": clip, **asdict(config.generator), **config.training.get("settings", {}), "steps done": step}
     return f"## Model and training\n\n{_table((key, value) for key, value in rows.items() if value is not None)}"
 
 
@@ -225,20 +211,6 @@ _LIMITS = """## Limits
 - Combinations that the training images do not show, numbers, and left and right are often missed.
 - It inherits what its data and CLIP leave out and lean to; trained on few images it may reproduce them.
 - Its images are not photographs of anything and prove nothing."""
-
-
-def _identity(config: ModelConfig, fingerprint: str) -> str:
-    rows = [("model", fingerprint), ("CLIP", config.clip_fingerprint)]
-    return f"## Fingerprints\n\nOf the weights as stored here; `ratlip info --model` shows them.\n\n{_table(rows)}"
-
-
-def _prompts(config: ModelConfig) -> list[str]:
-    prompts = [str(prompt) for prompt in config.training.get("prompts", [])]
-    return prompts or ["a small bird with a red head"]
-
-
-def _clip_name(config: ModelConfig) -> str:
-    return config.clip if ":" in config.clip else f"in the folder `{config.clip}/`"
 
 
 def _table(rows: Iterable[tuple[str, object]]) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ratlip_cli import fast
-from ratlip_cli.errors import UsageError, WeightsError, unknown_name
+from ratlip_cli.errors import UsageError, WeightsError, first_line, unknown_name
 from ratlip_cli.files import write_text
 from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP
 from ratlip_cli.tensor_files import load_into, load_tensors, load_weights, save_tensors
@@ -39,8 +39,7 @@ def load_clip(spec: str, device: str | torch.device = "cpu", swaps: frozenset[fa
             file; or `random`; left out, `openai`), a folder written by `save_clip`, or the bundled `ratlip-demo`.
         swaps: accelerated modules, see `fast`; left out, those that pay on the device.
 
-    Raises:
-        UsageError: an unknown name or tag. WeightsError: weights that cannot be downloaded or read, or do not fit.
+    Raises UsageError for an unknown name or tag, WeightsError for weights that cannot be loaded or do not fit.
     """
     return fast.clip_for(_load(spec).to(device), swaps)
 
@@ -81,11 +80,7 @@ def clip_architecture(spec: str) -> FrozenCLIP:
         return FrozenCLIP(kind(**model_cfg), open_clip.get_tokenizer(name), spec, mean, std)
 
 
-def save_clip(
-    folder: Path,
-    config: Mapping[str, Any],
-    weights: Mapping[str, Tensor],
-) -> None:
+def save_clip(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Write a CLIP of one's own as a folder that `load_clip` takes.
 
     Args:
@@ -100,17 +95,10 @@ def save_clip(
 
 def build_clip(config: Mapping[str, Any], spec: str) -> FrozenCLIP:
     """A CLIP with open_clip's initial weights from the content of a CLIP folder's configuration."""
-    model_cfg = dict(config["model_cfg"])
-    context = model_cfg["text_cfg"]["context_length"]
-    return FrozenCLIP(
-        open_clip.CLIP(**model_cfg),
-        open_clip.SimpleTokenizer(context_length=context),
-        spec,
-        mean=config["preprocess_cfg"]["mean"],
-        std=config["preprocess_cfg"]["std"],
-        vocabulary=config.get("vocabulary"),
-        config=config,
-    )
+    model_cfg, pixels = dict(config["model_cfg"]), config["preprocess_cfg"]
+    tokenizer = open_clip.SimpleTokenizer(context_length=model_cfg["text_cfg"]["context_length"])
+    vocabulary = config.get("vocabulary")
+    return FrozenCLIP(open_clip.CLIP(**model_cfg), tokenizer, spec, pixels["mean"], pixels["std"], vocabulary, config)
 
 
 def _model_cfg(spec: str, name: str) -> dict[str, Any]:
@@ -165,19 +153,13 @@ def _named(spec: str, name: str, pretrained: str | None) -> FrozenCLIP:
             torch.manual_seed(0)  # random weights are the same ones every time
             model = open_clip.create_model(name, pretrained=pretrained)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(
-            f"the weights of CLIP {spec} could not be downloaded ({reason}). Go online once, or give a file: "
-            f"{name}:PATH."
+            f"the weights of CLIP {spec} could not be downloaded ({first_line(error)}). Go online once, or give a "
+            f"file: {name}:PATH."
         ) from error
-    visual = model.visual
-    return FrozenCLIP(
-        model,
-        open_clip.get_tokenizer(name),
-        spec,
-        mean=getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN,
-        std=getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD,
-    )
+    mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
+    std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
+    return FrozenCLIP(model, open_clip.get_tokenizer(name), spec, mean, std)
 
 
 @contextmanager

@@ -9,33 +9,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors, snapshot_download
 
 import ratlip_cli
-from ratlip_cli.errors import RatlipError, UsageError, WeightsError
+from ratlip_cli.errors import RatlipError, UsageError, WeightsError, first_line
 from ratlip_cli.weights.model_folder import CARD_FILES, MODEL_FILES
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
-_CHUNK = 1 << 20
+_ADVICE = {
+    401: "the Hugging Face Hub does not know who you are. Log in with `hf auth login`.",
+    403: "your Hugging Face token does not allow it. Ask the owner for access, or log in with a token that has it: "
+    "`hf auth login`.",
+    404: "it is not on the Hugging Face Hub (any more). Check the name, or pick another one.",
+    429: "too many requests for the Hugging Face Hub. Wait a few minutes; logged in, you may ask more.",
+}
+"""By the status of the Hub's answer, what to say after what could not be done."""
 
 
 @dataclass(frozen=True)
 class Pushed:
     """A model folder that was uploaded."""
 
-    name: str
-    """owner/name@commit: what `download` takes to get exactly this model."""
-    url: str
-    """The commit's page."""
+    name: str  # owner/name@commit: what `download` takes to get exactly this model.
+    url: str  # The commit's page.
 
 
 def download(name: str) -> Path:
@@ -43,8 +40,7 @@ def download(name: str) -> Path:
 
     Only MODEL_FILES: no pickle, no code. Every file is compared with its hash on the Hub; one that differs is removed.
 
-    Raises:
-        WeightsError: one line that says whether to log in, ask for access, go online or pick another name.
+    Raises WeightsError: one line that says whether to log in, ask for access, go online or pick another name.
     """
     repository, _, revision = name.partition("@")
     with _explained(name, f"{repository} could not be downloaded"):
@@ -76,8 +72,7 @@ def push(files: Mapping[str, Path], repository: str, private: bool = False, revi
         private: make the repository private; one that is public already is refused.
         revision: a branch, made where there is none; left out, `main`.
 
-    Raises:
-        WeightsError: one line that says what to do. UsageError: `repository` is not owner/name.
+    Raises WeightsError, one line that says what to do, and UsageError where `repository` is not owner/name.
     """
     check_repository(repository)
     api = HfApi(library_name="ratlip", library_version=ratlip_cli.__version__)
@@ -87,16 +82,13 @@ def push(files: Mapping[str, Path], repository: str, private: bool = False, revi
             raise WeightsError(f"{repository} is there and public: choose another name, or change it on its page.")
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
-        there = set(api.list_repo_files(repository, revision=revision))
-        commit = api.create_commit(
-            repository,
-            [
-                *(CommitOperationAdd(name, path) for name, path in files.items()),
-                *(CommitOperationDelete(name) for name in (*MODEL_FILES, *CARD_FILES) if name in there - files.keys()),
-            ],
-            commit_message=f"Model folder, pushed with ratlip {ratlip_cli.__version__}",
-            revision=revision,
-        )
+        surplus = set(api.list_repo_files(repository, revision=revision)) - files.keys()
+        changes: list[CommitOperationAdd | CommitOperationDelete] = [
+            *(CommitOperationAdd(name, path) for name, path in files.items()),
+            *(CommitOperationDelete(name) for name in (*MODEL_FILES, *CARD_FILES) if name in surplus),
+        ]
+        message = f"Model folder, pushed with ratlip {ratlip_cli.__version__}"
+        commit = api.create_commit(repository, changes, commit_message=message, revision=revision)
     return Pushed(f"{repository}@{commit.oid}", commit.commit_url)
 
 
@@ -123,7 +115,7 @@ def _verify(name: str, snapshot: Path) -> None:
         else:
             continue
         with content.open("rb") as file:
-            while chunk := file.read(_CHUNK):
+            while chunk := file.read(2**20):
                 digest.update(chunk)
         if digest.hexdigest() != expected:
             pointer.unlink()
@@ -148,53 +140,37 @@ def _explained(name: str, failure: str) -> Iterator[None]:
 def _advice(name: str, failure: str, error: Exception) -> str:
     repository, _, revision = name.partition("@")
     chain = list(_causes(error))
-    status = next((code for cause in chain if (code := _status(cause)) is not None), None)
-    if _has(chain, GatedRepoError):
+    codes = (getattr(getattr(cause, "response", None), "status_code", None) for cause in chain)
+    status = next((code for code in codes if isinstance(code, int)), None)
+    if _has(chain, errors.GatedRepoError):
         return f"{repository} on the Hugging Face Hub is gated: ask for access on its page, then run `hf auth login`."
-    if _has(chain, RepositoryNotFoundError):
+    if _has(chain, errors.RepositoryNotFoundError):
         return (
             f"{repository} is neither a folder here nor a repository on the Hugging Face Hub that you may see. "
             "Check the name; for a private one run `hf auth login`."
         )
-    if _has(chain, RevisionNotFoundError):
+    if _has(chain, errors.RevisionNotFoundError):
         return f"{repository} on the Hugging Face Hub has no revision '{revision}': name a branch, tag or commit of it."
-    if _has(chain, HFValidationError):
+    if _has(chain, errors.HFValidationError):
         return f"'{name}' is not a name on the Hugging Face Hub: use owner/name or owner/name@revision."
-    if status == 401:
-        return f"{failure}: the Hugging Face Hub does not know who you are. Log in with `hf auth login`."
-    if status == 403:
-        return (
-            f"{failure}: your Hugging Face token does not allow it. Ask the owner for access, or log in with a token "
-            "that has it: `hf auth login`."
-        )
-    if status == 404:
-        return f"{failure}: it is not on the Hugging Face Hub (any more). Check the name, or pick another one."
-    if status == 429:
-        return (
-            f"{failure}: too many requests for the Hugging Face Hub. Wait a few minutes; logged in, you may ask more."
-        )
+    if status in _ADVICE:
+        return f"{failure}: {_ADVICE[status]}"
     if status is not None and status >= 500:
         return f"{failure}: the Hugging Face Hub is out of order (status {status}). Try again later."
-    if status is None and _has(chain, OfflineModeIsEnabled):
+    if status is None and _has(chain, errors.OfflineModeIsEnabled):
         return f"{failure}: it is not in the cache, and HF_HUB_OFFLINE is set. Go online: unset it."
     disk = next((cause for cause in chain if isinstance(cause, OSError) and cause.errno and cause.filename), None)
     if disk is not None:
         return f"{failure}: {disk.filename}: {disk.strerror}."
-    if _has(chain, LocalEntryNotFoundError, ConnectionError):
+    if _has(chain, errors.LocalEntryNotFoundError, ConnectionError):
         return f"{failure}: it is not in the cache, and the Hugging Face Hub cannot be reached. Go online."
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{failure} ({reason}). Check your connection and try again: what is complete is kept."
+    return f"{failure} ({first_line(error)}). Check your connection and try again: what is complete is kept."
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _status(error: BaseException) -> int | None:
-    code = getattr(getattr(error, "response", None), "status_code", None)
-    return code if isinstance(code, int) else None
 
 
 def _has(chain: list[BaseException], *kinds: type[BaseException]) -> bool:

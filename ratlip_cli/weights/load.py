@@ -39,12 +39,8 @@ def load_model(spec: str, device: str | torch.device = "cpu") -> Model:
 def pull_model(name: str, fingerprint: str | None = None) -> Model:
     """Download a model `owner/name[@revision]` of the Hugging Face Hub and its CLIP, and load it once.
 
-    Args:
-        fingerprint: the one that the model must have.
-
-    Raises:
-        UsageError: the name is none of the Hub. WeightsError: what keeps it from being downloaded or loaded, or that
-            it is another model.
+    Raises UsageError where the name is none of the Hub; WeightsError, which says what keeps it from being downloaded or
+    loaded, or that its fingerprint is another one than `fingerprint`.
     """
     if not is_hub_name(name):
         raise UsageError(f"'{name}' is not a name on the Hugging Face Hub: use owner/name or owner/name@revision.")
@@ -60,9 +56,13 @@ def pull_model(name: str, fingerprint: str | None = None) -> Model:
 
 def locate_model(spec: str) -> tuple[str, Path]:
     """The name that records give, with the commit of a model of the Hub, and the model folder. See `find_model`."""
-    if spec == DEMO and not Path(spec).exists():
-        return DEMO, _demo_folder()
     folder = Path(spec)
+    if spec == DEMO and not folder.exists():
+        if not (_DEMO_FOLDER / GENERATOR_FILE).is_file():
+            raise WeightsError(
+                f"{DEMO} is not bundled with this version: train a model with `ratlip train` or name one with --model."
+            )
+        return DEMO, _DEMO_FOLDER
     for candidate in (folder / MODEL_IN_RUN, folder):
         if (candidate / CONFIG_FILE).is_file():
             return spec, candidate
@@ -72,14 +72,6 @@ def locate_model(spec: str) -> tuple[str, Path]:
         snapshot = download(spec)
         return pinned_name(spec, snapshot), snapshot
     raise unknown_name("model", spec, [DEMO, *(str(run) for run in _runs_with_generator())])
-
-
-def _demo_folder() -> Path:
-    if not (_DEMO_FOLDER / GENERATOR_FILE).is_file():
-        raise WeightsError(
-            f"{DEMO} is not bundled with this version: train a model with `ratlip train` or name one with --model."
-        )
-    return _DEMO_FOLDER
 
 
 def _runs_with_generator() -> list[Path]:

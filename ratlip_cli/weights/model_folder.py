@@ -54,19 +54,13 @@ CARD_FILES = (CARD_FILE, SAMPLES_FILE)
 class ModelConfig:
     """What config.json says."""
 
-    generator: Any
-    """The generator's sizes, a dataclass of the family's; its `variant` names the family."""
-    discriminator: Any
-    """The discriminator's sizes, a dataclass of the family's."""
-    clip: str
-    """NAME:PRETRAINED of open_clip, or `clip`, the folder inside the model folder."""
-    clip_fingerprint: str
-    """Of the CLIP that the model was trained with; with another one the images are nonsense."""
+    generator: Any  # The generator's sizes, a dataclass of the family's; its `variant` names the family.
+    discriminator: Any  # The discriminator's sizes, a dataclass of the family's.
+    clip: str  # NAME:PRETRAINED of open_clip, or `clip`, the folder inside the model folder.
+    clip_fingerprint: str  # Of the CLIP that the model was trained with; with another one the images are nonsense.
     geometry: ClipGeometry
-    training: Mapping[str, Any] = field(default_factory=dict)
-    """Data and settings the model was trained with, for people and records."""
-    features: str = "inception"
-    """What its images are scored by: `inception`, or `clip`, its own CLIP, where they are far from photographs."""
+    training: Mapping[str, Any] = field(default_factory=dict)  # Data and settings, for people and records.
+    features: str = "inception"  # What scores its images: `inception`, or `clip`, its own, far from photographs.
 
     @property
     def family(self) -> Family:
@@ -78,14 +72,12 @@ class ModelConfig:
 class Model:
     """A loaded model, ready to generate."""
 
-    name: str
-    """What the user called it by, or the folder it was found in."""
+    name: str  # What the user called it by, or the folder it was found in.
     folder: Path
     config: ModelConfig
     generator: nn.Module
     clip: FrozenCLIP
-    fingerprint: str
-    """Of the generator's weights, its sizes and its CLIP; it stands in every output."""
+    fingerprint: str  # Of the generator's weights, its sizes and its CLIP; it stands in every output.
 
     @cached_property
     def sampler(self) -> Sampler:
@@ -148,9 +140,9 @@ def save_weights(
         half: store float16, in half the space; vectors, such as BatchNorm's statistics, stay float32. The fingerprint
             is of the values as stored, so it is another one.
     """
-    if discriminator is not None:
-        save_tensors(folder / DISCRIMINATOR_FILE, _halved(discriminator) if half else discriminator, metadata)
-    save_tensors(folder / GENERATOR_FILE, _halved(generator) if half else generator, metadata)
+    for file, tensors in ((DISCRIMINATOR_FILE, discriminator), (GENERATOR_FILE, generator)):
+        if tensors is not None:
+            save_tensors(folder / file, _halved(tensors) if half else tensors, metadata)
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -214,10 +206,8 @@ def files_of(folder: Path) -> dict[str, Path]:
 def save_half(folder: Path, target: Path) -> None:
     """Write the weights of a model folder into `target` as float16, see `save_weights`."""
     generator, metadata = load_tensors_and_metadata(folder / GENERATOR_FILE)
-    discriminator = folder / DISCRIMINATOR_FILE
-    save_weights(
-        target, generator, load_tensors(discriminator) if discriminator.is_file() else None, metadata, half=True
-    )
+    file = folder / DISCRIMINATOR_FILE
+    save_weights(target, generator, load_tensors(file) if file.is_file() else None, metadata, half=True)
 
 
 def load_discriminator(model: Model) -> nn.Module:

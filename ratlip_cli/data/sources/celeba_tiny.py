@@ -42,10 +42,7 @@ def tiny_list() -> dict[int, str]:
 
 
 def records(places: Places) -> Iterator[Record | Problem]:
-    """Yield the faces in the order of their archive, and what cannot be used.
-
-    Raises DataError where an archive is damaged or lacks what all of them need.
-    """
+    """Yield the faces in the order of their archive, see :class:`Official`."""
     splits = tiny_list()
     attributes, problems = _attributes(places)
     yield from problems
@@ -71,10 +68,7 @@ def records(places: Places) -> Iterator[Record | Problem]:
 
 
 def _attributes(places: Places) -> tuple[dict[int, Mapping[str, bool]], list[Problem]]:
-    """Return the attributes of each face, and the lines that cannot be used.
-
-    Raises DataError where their table is another one.
-    """
+    """Return the attributes of each face, and the lines that cannot be used; raises DataError for another table."""
     (table,) = texts(places[FACES.name], _ATTRIBUTES)
     names = table[1].split() if len(table) > 1 else []
     if sorted(names) != sorted(ATTRIBUTES):

@@ -42,10 +42,7 @@ def crop(x: float, y: float, width: float, height: float) -> tuple[int, int, int
 
 
 def records(places: Places) -> Iterator[Record | Problem]:
-    """Yield the birds in the order of their archive, and what cannot be used.
-
-    Raises DataError where an archive is damaged or lacks what all of them need.
-    """
+    """Yield the birds in the order of their archive, see :class:`Official`."""
     archive = places[IMAGES.name]
     boxes, problems = _boxes(places)
     yield from problems

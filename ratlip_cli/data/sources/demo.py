@@ -89,14 +89,10 @@ def _numbers(families: Sequence[str], count: int) -> list[tuple[str, str, int]]:
 
 
 def _records(chunk: Sequence[tuple[str, str, int]], seed: int, size: int) -> list[Record]:
-    return [_record(family, split, seed, index, size) for family, split, index in chunk]
-
-
-def _record(family: str, split: str, seed: int, index: int, size: int) -> Record:
-    rendered = rendered_image(family, split, seed, index, size)
-    extra: dict[str, Json] = {
-        "class": family,
-        "attributes": rendered.attributes,
-        "parts": encode_segments(rendered.labels, SEGMENTS[family]),
-    }
-    return Record(f"{family}_{index:05d}", split, rendered.captions, rendered.image, extra=extra)
+    chunk_records = []
+    for family, split, index in chunk:
+        attributes, captions, image, labels = rendered_image(family, split, seed, index, size)
+        segments = encode_segments(labels, SEGMENTS[family])
+        extra: dict[str, Json] = {"class": family, "attributes": attributes, "parts": segments}
+        chunk_records.append(Record(f"{family}_{index:05d}", split, captions, image, extra=extra))
+    return chunk_records

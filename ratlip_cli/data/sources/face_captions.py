@@ -30,13 +30,7 @@ _HAIR_FORMS = {"Straight_Hair": "straight", "Wavy_Hair": "wavy"}
 _NOSES = {"Big_Nose": "big", "Pointy_Nose": "pointy"}
 _EYEBROWS = {"Bushy_Eyebrows": "bushy", "Arched_Eyebrows": "arched"}
 
-_QUALITIES = {
-    "Attractive": "attractive",
-    "Smiling": "smiling",
-    "Chubby": "chubby",
-    "Bald": "bald",
-    "Young": "young",
-}
+_QUALITIES = {word.capitalize(): word for word in ("attractive", "smiling", "chubby", "bald", "young")}
 """In the order in which they stand before a noun."""
 
 _FEATURES = {
@@ -156,16 +150,15 @@ def _caption(noun: str, facts: Sequence[_Fact], rng: random.Random) -> str:
 
 def _noun_phrase(noun: str, said: Mapping[_Kind, Sequence[str]], rng: random.Random) -> str:
     """A noun phrase, or one that something shows: "A photo of a bald man with big lips, wearing a hat."."""
-    phrase = _with_article(" ".join([*said[_Kind.QUALITY], noun]))
+    words = " ".join([*said[_Kind.QUALITY], noun])
+    phrase = f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
     if said[_Kind.FEATURE]:
         phrase += f" with {_enumeration(said[_Kind.FEATURE])}"
     if said[_Kind.WORN]:
         phrase += f"{',' if said[_Kind.FEATURE] else ''} wearing {_enumeration(said[_Kind.WORN])}"
-    openings = [
-        opening for opening in _OPENINGS if not said[_Kind.BLURRY] or "picture" in opening or "photo" in opening
-    ]
-    opening = rng.choice(openings)
-    if said[_Kind.BLURRY]:
+    blurry = bool(said[_Kind.BLURRY])
+    opening = rng.choice([words for words in _OPENINGS if not blurry or "picture" in words or "photo" in words])
+    if blurry:
         opening = opening.replace("picture", "blurry picture").replace("photo", "blurry photo")
     return _as_sentence(opening.format(phrase))
 
@@ -192,10 +185,6 @@ def _enumeration(phrases: Sequence[str]) -> str:
         return phrases[0]
     last = ", and" if any(" and " in phrase for phrase in phrases) else " and"
     return f"{', '.join(phrases[:-1])}{last} {phrases[-1]}"
-
-
-def _with_article(words: str) -> str:
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def _as_sentence(words: str) -> str:

@@ -41,6 +41,8 @@ class Official:
     pieces: tuple[Piece, ...]
     counts: Mapping[str, int]  # Images per split, if all is there.
     records: Callable[[Places], Iterator[Record | Problem]]
+    """In the order of the images' archive, and what cannot be used; raises DataError where an archive is damaged or
+    lacks what all of them need."""
     must_be_accepted: bool = False  # Whether the licence asks more of its user than the usual.
 
     def check_accepted(self, accepted: bool) -> None:
@@ -57,8 +59,7 @@ class Official:
         Raises DataError, which says what to get by hand and how to go on, where some could not be downloaded; the
         others are there then.
         """
-        places = {}
-        failures = []
+        places, failures = {}, []
         for piece in self.pieces:
             if piece.required:
                 try:
@@ -78,12 +79,10 @@ class Official:
         Raises DataError, naming what is missing and where to get it, where a required one does not.
         """
         if not raw.is_dir():
-            raise DataError(
-                f"--raw {raw} is not a folder. Give the one that holds {self._names()}, packed or unpacked."
-            )
+            names = ", ".join(piece.file.name for piece in self.pieces if piece.required)
+            raise DataError(f"--raw {raw} is not a folder. Give the one that holds {names}, packed or unpacked.")
         files = [path for path in sorted([*raw.iterdir(), *raw.glob("*/*")]) if path.is_file()]
-        places = {}
-        missing = []
+        places, missing = {}, []
         for piece in self.pieces:
             wanted = piece.file.name
             named = [path for path in files if path.name == wanted]
@@ -123,15 +122,9 @@ class Official:
             if counts[split] != expected:
                 yield Problem(split, f"{counts[split]} images with captions were found, not {expected}")
 
-    def _names(self) -> str:
-        return ", ".join(piece.file.name for piece in self.pieces if piece.required)
-
 
 def texts(place: Path, *names: str) -> list[list[str]]:
-    """Return the lines of the first text of each of these names in `place`.
-
-    Raises DataError where one is missing, or not UTF-8.
-    """
+    """Return the lines of the first text of each of these names; raises DataError where one is missing or not UTF-8."""
     inside = re.compile(rf"(?:^|/)({'|'.join(map(re.escape, names))})$")
     lines: dict[str, list[str]] = {}
     for member in members(place, inside):

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from ratlip_cli.data import archives
 from ratlip_cli.data.images import SUFFIXES
-from ratlip_cli.data.layout import INFO, ImageSource, Json, Problem, Record
+from ratlip_cli.data.layout import INFO, Problem, Record
 from ratlip_cli.data.sources import tables, webdataset
 from ratlip_cli.errors import DataError, UsageError
 
 LICENCE = "that of the images' owner"
 
 _TABLES = ("metadata.jsonl", "metadata.csv")
-_SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,8 @@ class Options:
 
     def split_rule(self) -> str:
         """Return the rule in words, for dataset.json."""
-        return (
-            "the folders train and test; elsewhere "
-            f"{self.test_fraction:g} of the images are test, by name (seed {self.seed})"
-        )
+        share = f"{self.test_fraction:g} of the images are test, by name (seed {self.seed})"
+        return f"the folders train and test; elsewhere {share}"
 
     def split(self, name: str) -> str:
         """Return "train" or "test", for this name alone: adding an image moves no other."""
@@ -92,9 +89,8 @@ def fingerprint(path: Path) -> str:
     files = [path, *(_named(path) if _is_table(path) else ())] if path.is_file() else _files_below(path)
     for file in files:
         state = file.stat()
-        digest.update(
-            f"{file.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
-        )
+        words = f"{file.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}\0"
+        digest.update(words.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -130,7 +126,7 @@ def _with_text_files(files: list[Path], folder: Path, options: Options) -> Itera
             except OSError as error:
                 yield Problem(origin, f"{text.name}: {error.strerror}")
             else:
-                yield _record(file, folder, options, file, captions, {})
+                yield _record(file, folder, options, tables.Row(file.name, captions))
 
 
 def _in_table(table: Path, folder: Path, options: Options) -> Iterator[Record | Problem]:
@@ -154,7 +150,7 @@ def _from_row(row: tables.Row, table: Path, folder: Path, options: Options) -> R
         file = _image_of(row.file_name, table)
     except ValueError as error:
         return Problem(row.file_name, str(error))
-    return _record(file, folder, options, file, row.captions, row.further)
+    return _record(file, folder, options, row)
 
 
 def _image_of(file_name: str, table: Path) -> Path:
@@ -190,24 +186,19 @@ def _in_shard(shard: Path, folder: Path, options: Options) -> Iterator[Record | 
             yield Problem(f"{origin}/{sample.name}", sample.reason)
         else:
             place = shard.with_name(archives.stem(shard.name)) / sample.file_name
-            yield _record(place, folder, options, sample.image, sample.captions, sample.further)
+            yield _record(place, folder, options, sample)
 
 
-def _record(
-    place: Path,
-    folder: Path,
-    options: Options,
-    image: ImageSource,
-    captions: tuple[str, ...],
-    further: Mapping[str, Json],
-) -> Record:
+def _record(place: Path, folder: Path, options: Options, row: tables.Row) -> Record:
     """The record of an image, whose name and split are those of its `place` in `folder`."""
-    parts = PurePath(place.relative_to(folder)).with_suffix("").parts
-    if len(parts) > 1 and parts[0] in _SPLITS:
+    origin = place.relative_to(folder)
+    parts = origin.with_suffix("").parts
+    if len(parts) > 1 and parts[0] in ("train", "test"):
         split, parts = parts[0], parts[1:]
     else:
         split = options.split("/".join(parts))
-    return Record("_".join(parts), split, captions, image, extra=further, origin=str(place.relative_to(folder)))
+    image = place if row.image is None else row.image
+    return Record("_".join(parts), split, row.captions, image, extra=row.further, origin=str(origin))
 
 
 def _is_table(file: Path) -> bool:

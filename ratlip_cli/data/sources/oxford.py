@@ -19,18 +19,13 @@ from ratlip_cli.errors import DataError, one_line
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 
-IMAGES = RemoteFile(
-    name="102flowers.tgz",
-    addresses=(f"{PAGE}102flowers.tgz", "https://thor.robots.ox.ac.uk/flowers/102/102flowers.tgz"),
-    page=PAGE,
-    md5="52808999861908f626f3c1f4e79d11fa",
-)
-LABELS = RemoteFile(
-    name="imagelabels.mat",
-    addresses=(f"{PAGE}imagelabels.mat", "https://thor.robots.ox.ac.uk/flowers/102/imagelabels.mat"),
-    page=PAGE,
-    md5="e0620be6f572b9609742df49c70aed4d",
-)
+
+def _of_page(name: str, md5: str) -> RemoteFile:
+    return RemoteFile(name, (f"{PAGE}{name}", f"https://thor.robots.ox.ac.uk/flowers/102/{name}"), PAGE, md5)
+
+
+IMAGES = _of_page("102flowers.tgz", "52808999861908f626f3c1f4e79d11fa")
+LABELS = _of_page("imagelabels.mat", "e0620be6f572b9609742df49c70aed4d")
 CAPTIONS = RemoteFile(
     name="cvpr2016_flowers.tar.gz",
     addresses=google_drive("0B0ywwgffWnLLcms2WWJQRFNSWXM", "0-Av8zFbeDDvNcF1sSjDR32w"),
@@ -46,15 +41,11 @@ _LABELS = re.compile(r"(?:^|/)imagelabels\.mat$")
 
 def class_names() -> list[str]:
     """Return the 102 names of the classes, in the order of their labels, as the dataset's page lists them."""
-    text = files(__package__).joinpath("oxford_classes.txt").read_text(encoding="utf-8")
-    return text.splitlines()
+    return files(__package__).joinpath("oxford_classes.txt").read_text(encoding="utf-8").splitlines()
 
 
 def records(places: Places) -> Iterator[Record | Problem]:
-    """Yield the flowers in the order of their archive, and what cannot be used.
-
-    Raises DataError where an archive is damaged or lacks what all of them need.
-    """
+    """Yield the flowers in the order of their archive, see :class:`Official`."""
     labels = read_labels(places[LABELS.name])
     captions = reed.read_reed(places[CAPTIONS.name])
     yield from captions.problems

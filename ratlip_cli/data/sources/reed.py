@@ -30,28 +30,18 @@ class Reed:
     problems: tuple[Problem, ...]
 
     def record(
-        self,
-        image: Member,
-        path: str,
-        directory: str,
-        class_name: str,
-        crop: tuple[int, int, int, int] | None = None,
+        self, image: Member, path: str, directory: str, class_name: str, crop: tuple[int, int, int, int] | None = None
     ) -> Record | Problem:
-        """Return the record of an image, whose captions are in `directory`; a Problem where that is in neither list.
+        """Return the record of an image; a Problem where its class is in neither list.
 
-        Args:
-            image: the image in its archive.
-            path: what reports call it; the record has the name of its file.
-            directory: the class's folder in the archive of captions.
-            class_name: the class's name, for the column of that name.
-            crop: see :class:`Record`.
+        Reports call it `path`, whose stem is the record's name; its captions are in the class's folder `directory`.
+        `class_name` is what the column `class` says.
         """
         if directory not in self.splits:
             return Problem(path, f"its class {directory} is in neither list of classes")
-        name = PurePosixPath(path).stem
+        name, split = PurePosixPath(path).stem, self.splits[directory]
         captions = self.captions.get((directory, name), ())
-        extra = {"class": class_name}
-        return Record(name, self.splits[directory], captions, image.content, crop=crop, extra=extra, origin=path)
+        return Record(name, split, captions, image.content, crop=crop, extra={"class": class_name}, origin=path)
 
 
 def read_reed(place: Path) -> Reed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +21,12 @@ CAPTION_COLUMNS = ("captions", "caption", "text")
 
 
 class Row(NamedTuple):
-    """What a row says."""
+    """What a row of a table, or a sample of a shard, says."""
 
     file_name: str
     captions: tuple[str, ...]
-    further: Mapping[str, Json]  # Its other columns.
+    further: Mapping[str, Json] = {}  # Its other columns.
+    image: bytes | Path | None = None  # None: the file of that name.
 
 
 def rows(table: Path, caption_column: str | None = None) -> Iterator[Row | Problem]:
@@ -93,37 +94,34 @@ def _file_column(row: Mapping[str, Any]) -> str | None:
 
 
 def _cells(table: Path) -> Iterator[dict[str, Any] | Problem]:
-    return _jsonl_rows(table) if table.suffix.lower() == ".jsonl" else _csv_rows(table)
-
-
-def _jsonl_rows(table: Path) -> Iterator[dict[str, Any] | Problem]:
+    read, newline = (_jsonl_rows, "\n") if table.suffix.lower() == ".jsonl" else (_csv_rows, "")
     try:
-        with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    try:
-                        yield json_object(line)
-                    except ValueError as error:
-                        yield Problem(f"{table.name}, line {number}", str(error))
+        with table.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as lines:
+            yield from read(table.name, lines)
     except OSError as error:
         raise DataError(f"cannot read {table}: {error.strerror}") from error
 
 
-def _csv_rows(table: Path) -> Iterator[dict[str, Any] | Problem]:
-    try:
-        with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-            reader = csv.DictReader(lines)
-            while True:
-                try:
-                    row = next(reader, None)
-                except csv.Error as error:
-                    yield Problem(f"{table.name}, line {reader.reader.line_num}", f"not CSV: {error}")
-                    continue
-                if row is None:
-                    return
-                if None in row:
-                    yield Problem(f"{table.name}, line {reader.line_num}", "more cells than columns")
-                else:
-                    yield row
-    except OSError as error:
-        raise DataError(f"cannot read {table}: {error.strerror}") from error
+def _jsonl_rows(name: str, lines: Iterable[str]) -> Iterator[dict[str, Any] | Problem]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield json_object(line)
+            except ValueError as error:
+                yield Problem(f"{name}, line {number}", str(error))
+
+
+def _csv_rows(name: str, lines: Iterable[str]) -> Iterator[dict[str, Any] | Problem]:
+    reader = csv.DictReader(lines)
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            yield Problem(f"{name}, line {reader.reader.line_num}", f"not CSV: {error}")
+            continue
+        if row is None:
+            return
+        if None in row:
+            yield Problem(f"{name}, line {reader.line_num}", "more cells than columns")
+        else:
+            yield row

@@ -10,25 +10,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
 from ratlip_cli.data import images
 from ratlip_cli.data.archives import ArchiveError, Member, members
 from ratlip_cli.data.layout import Json, Problem
-from ratlip_cli.data.sources.tables import caption_cells, json_object
+from ratlip_cli.data.sources.tables import Row, caption_cells, json_object
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 _INSIDE = re.compile(rf"\.(?:{'|'.join(suffix[1:] for suffix in sorted(images.SUFFIXES))}|txt|json)$", re.IGNORECASE)
-
-
-class Sample(NamedTuple):
-    """An image of a shard and what is said of it."""
-
-    file_name: str  # The image's path in the shard.
-    image: bytes | Path
-    captions: tuple[str, ...]
-    further: Mapping[str, Json]
 
 
 def is_shard(file: Path) -> bool:
@@ -36,7 +26,7 @@ def is_shard(file: Path) -> bool:
     return file.name.lower().endswith(SUFFIXES)
 
 
-def samples(shard: Path, caption_column: str | None = None) -> Iterator[Sample | Problem]:
+def samples(shard: Path, caption_column: str | None = None) -> Iterator[Row | Problem]:
     """Yield the samples of `shard` in their order, and a Problem for what cannot be used.
 
     Captions are taken from the .json file where a `caption_column` is asked for or there is no .txt file. A shard that
@@ -64,7 +54,7 @@ def _key(member: Member | Problem) -> str | Problem:
     return f"{folder}{slash}{name.split('.', 1)[0]}"
 
 
-def _sample(key: str, files: Iterable[Member | Problem], caption_column: str | None) -> Sample | Problem:
+def _sample(key: str, files: Iterable[Member | Problem], caption_column: str | None) -> Row | Problem:
     by_ending = {file.name.lower().rsplit(".", 1)[-1]: file for file in files if isinstance(file, Member)}
     text, columns = by_ending.pop("txt", None), by_ending.pop("json", None)
     if not by_ending:
@@ -81,4 +71,4 @@ def _sample(key: str, files: Iterable[Member | Problem], caption_column: str | N
         return Problem(image.name, "its caption is not UTF-8")
     except ValueError as error:
         return Problem(image.name, str(error))
-    return Sample(image.name, image.content, captions, further)
+    return Row(image.name, captions, further, image.content)

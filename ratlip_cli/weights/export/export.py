@@ -44,10 +44,8 @@ class Exported:
     """An exported model that was compared with the original."""
 
     folder: Path
-    image_difference: float
-    """Largest difference of a pixel in [-1,1]."""
-    text_difference: float
-    """Largest difference of a text vector's component, relative to the largest component."""
+    image_difference: float  # Largest difference of a pixel in [-1,1].
+    text_difference: float  # Largest difference of a text vector's component, relative to the largest component.
 
 
 class _Generating(nn.Module):
@@ -77,15 +75,11 @@ class _Encoding(nn.Module):
 def export_model(model: Model, folder: Path, file_format: str) -> Exported:
     """Write the self-contained folder of a model and compare what it computes with the model itself.
 
-    Args:
-        model: on the CPU.
-        folder: where to; must not exist.
-        file_format: one of FORMATS.
+    The model is on the CPU; `file_format` is one of FORMATS.
 
-    Raises:
-        UsageError: an unknown format, or the folder exists. WeightsError: the CLIP has another tokenizer than OpenAI's,
-            or the family another condition than CLIP's text vectors.
-        RatlipError: a package is missing, or the exported model computes something else.
+    Raises UsageError for an unknown format or a folder that exists; WeightsError where the CLIP has another tokenizer
+    than OpenAI's, or the family another condition than CLIP's text vectors; RatlipError where a package is missing, or
+    the exported model computes something else.
     """
     if file_format not in FORMATS:
         raise unknown_name("format", file_format, FORMATS)
@@ -109,8 +103,8 @@ def export_model(model: Model, folder: Path, file_format: str) -> Exported:
         generator, encoder = partial / f"generator.{ending}", partial / f"text_encoder.{ending}"
         save, run = (_save_onnx, _run_onnx) if file_format == "onnx" else (_save_archive, _run_archive)
         with quiet():
-            save(_traced(generating, noise[:2], text[:2]), generator, ("noise", "text"), "images", model.fingerprint)
-            save(_traced(encoding, tokens[:2]), encoder, ("tokens",), "text", model.fingerprint)
+            save(_traced(generating, noise[:2], text[:2]), generator, ("noise", "text", "images"), model.fingerprint)
+            save(_traced(encoding, tokens[:2]), encoder, ("tokens", "text"), model.fingerprint)
             image_difference = float((run(generator, {"noise": noise, "text": text}) - images).abs().max())
             text_difference = float((run(encoder, {"tokens": tokens}) - text).abs().max() / text.abs().max())
         for what, difference in (("images", image_difference), ("text vectors", text_difference)):
@@ -154,24 +148,22 @@ def _traced(module: nn.Module, *arguments: Tensor) -> ExportedProgram:
     return torch.export.export(module, arguments, dynamic_shapes=tuple({0: batch} for _ in arguments), strict=False)
 
 
-def _save_onnx(
-    program: ExportedProgram, path: Path, inputs: tuple[str, ...], output: str, model_fingerprint: str
-) -> None:
+def _save_onnx(program: ExportedProgram, path: Path, names: tuple[str, ...], fingerprint: str) -> None:
+    """Write the computation; `names` are those of its inputs and, last, of its output."""
+    *inputs, output = names
     onnx_program = torch.onnx.export(program, (), input_names=inputs, output_names=[output], dynamo=True, verbose=False)
     if onnx_program is None:
         raise RatlipError("this PyTorch cannot export to ONNX; install another.")
     for node in onnx_program.model.graph.all_nodes():
         node.metadata_props.clear()  # where in the code it came from, with the paths of this machine
-    onnx_program.model.metadata_props["fingerprint"] = model_fingerprint
+    onnx_program.model.metadata_props["fingerprint"] = fingerprint
     onnx_program.save(path)
 
 
-def _save_archive(
-    program: ExportedProgram, path: Path, inputs: tuple[str, ...], output: str, model_fingerprint: str
-) -> None:
+def _save_archive(program: ExportedProgram, path: Path, _names: tuple[str, ...], fingerprint: str) -> None:
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
-    torch.export.save(program, path, extra_files={"fingerprint": model_fingerprint})
+    torch.export.save(program, path, extra_files={"fingerprint": fingerprint})
 
 
 def _run_onnx(path: Path, inputs: dict[str, Tensor]) -> Tensor:

@@ -12,15 +12,9 @@ from torch import Tensor
 class ReleasedCheckpoint:
     """A published checkpoint under this package's names, float32."""
 
-    generator_config: Any
-    """The generator's sizes, a dataclass of the family's."""
-    discriminator_config: Any
-    """The discriminator's sizes, a dataclass of the family's."""
-    generator: dict[str, Tensor]
-    """The generator's state dict."""
-    discriminator: dict[str, Tensor] | None
-    """The discriminator's; None where the file holds a generator alone."""
-    clip: dict[str, Tensor]
-    """Those tensors of the frozen CLIP's vision transformer that came with the generator, as open_clip names them."""
-    is_ema: bool = False
-    """Whether the generator is an EMA that the file holds beside the trained one."""
+    generator_config: Any  # The generator's sizes, a dataclass of the family's.
+    discriminator_config: Any  # The discriminator's sizes, a dataclass of the family's.
+    generator: dict[str, Tensor]  # The generator's state dict.
+    discriminator: dict[str, Tensor] | None  # The discriminator's; None where the file holds a generator alone.
+    clip: dict[str, Tensor]  # What came with it of the CLIP's vision transformer, by open_clip's names.
+    is_ema: bool = False  # Whether the generator is an EMA that the file holds beside the trained one.

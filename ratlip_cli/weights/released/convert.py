@@ -38,9 +38,8 @@ def convert_released(
         ema: take the generator's EMA where the file holds one.
         half: store float16.
 
-    Raises:
-        WeightsError: the file is anything else, holds more than tensors, or belongs to another CLIP. UsageError: `out`
-            exists.
+    Raises WeightsError where the file is anything else, holds more than tensors, or belongs to another CLIP; UsageError
+    where `out` exists.
     """
     if variant is not None and variant not in RELEASED_VARIANTS:
         raise unknown_name("variant of the published code", variant, RELEASED_VARIANTS)

@@ -61,17 +61,22 @@ _CLIP_PREFIX = "mapping.CLIP_ViT."
 _CLIP_TENSORS = re.compile(r"class_embedding|positional_embedding|conv1\.|ln_pre\.|transformer\.")
 _EMA = re.compile(r"netG_?ema", re.IGNORECASE)
 _STAGES = ("DBlocks.0", "DBlocks.1", "main")
+_EXTRACTOR = {  # names of ours and in netD
+    **{
+        f"extractor.residual{number}.{layer}.weight": f"{stage}.conv_r.{layer}.weight"
+        for number, stage in enumerate(_STAGES, start=1)
+        for layer in (0, 2)
+    },
+    **{f"extractor.project.{kind}": f"main.conv_s.{kind}" for kind in ("weight", "bias")},
+}
+_REFEREE = {"referee.conv1.weight": "joint_conv.0.weight", "referee.conv2.weight": "joint_conv.2.weight"}  # in netC
 _UNUSED = re.compile(r"DBlocks\.\d+\.conv_s\.")  # 1x1 shortcuts that the published code builds and never calls
 
 
 def read_released(path: Path, ema: bool = True) -> ReleasedCheckpoint:
-    """Read a published checkpoint file.
+    """Read a published checkpoint file; with `ema`, the generator's EMA where the file holds one.
 
-    Args:
-        ema: take the generator's EMA where the file holds one.
-
-    Raises:
-        WeightsError: the file is anything else, or a pickle that would execute something.
+    Raises WeightsError where the file is anything else, or a pickle that would execute something.
     """
     content = load_pickled(path)
     nets = content.get("model", content) if isinstance(content, dict) else None
@@ -86,8 +91,7 @@ def read_released(path: Path, ema: bool = True) -> ReleasedCheckpoint:
 def write_released(model: Model, path: Path) -> None:
     """Write a model as a checkpoint file that the published code loads.
 
-    Raises:
-        UsageError: the published code has no such model, or `path` exists.
+    Raises UsageError where the published code has no such model, or `path` exists.
     """
     config = model.config
     if path.exists():
@@ -104,9 +108,8 @@ def write_released(model: Model, path: Path) -> None:
         )
     if config.discriminator.pixel_stem:
         raise UsageError(f"the discriminator of {model.name} has a pixel stem, which the published code does not know.")
-    discriminator = None
-    if (model.folder / DISCRIMINATOR_FILE).is_file():
-        discriminator = load_discriminator(model).state_dict()
+    trained = (model.folder / DISCRIMINATOR_FILE).is_file()
+    discriminator = load_discriminator(model).state_dict() if trained else None
     nets = export_released(model.generator.state_dict(), discriminator, model.clip.visual.state_dict())
     with whole_file(path) as partial:
         torch.save({"model": nets}, partial)
@@ -120,8 +123,7 @@ def import_released(nets: Mapping[str, Mapping[str, Tensor]], ema: bool = True) 
     generator = {
         _own_name(name): _float32(tensor) for name, tensor in released.items() if not name.startswith(_CLIP_PREFIX)
     }
-    discriminator = None
-    discriminator_config = DiscriminatorConfig()
+    discriminator, discriminator_config = None, DiscriminatorConfig()
     if _are_tensors(nets.get("netD")) and _are_tensors(nets.get("netC")):
         discriminator = _discriminator_tensors(_without_module(nets["netD"]), _without_module(nets["netC"]))
         discriminator_config = DiscriminatorConfig(base_channels=len(discriminator["referee.conv1.weight"]) // 2)
@@ -144,10 +146,7 @@ def export_released(
     nets["netG"] |= {_CLIP_PREFIX + name: tensor for name, tensor in visual.items() if _CLIP_TENSORS.match(name)}
     if discriminator is not None:
         nets["netD"] = _released_extractor(discriminator)
-        nets["netC"] = {
-            f"joint_conv.{layer}.weight": discriminator[f"referee.conv{number}.weight"]
-            for number, layer in ((1, 0), (2, 2))
-        }
+        nets["netC"] = {theirs: discriminator[own] for own, theirs in _REFEREE.items()}
     return nets
 
 
@@ -177,34 +176,21 @@ def _renamed(name: str, rules: Iterable[tuple[str, str]]) -> str:
 
 def _discriminator_tensors(extractor: Mapping[str, Tensor], referee: Mapping[str, Tensor]) -> dict[str, Tensor]:
     used = {name: _float32(tensor) for name, tensor in extractor.items() if not _UNUSED.match(name)}
-    renamed = {
-        f"extractor.residual{number}.{layer}.weight": used.pop(f"{stage}.conv_r.{layer}.weight")
-        for number, stage in enumerate(_STAGES, start=1)
-        for layer in (0, 2)
-    }
+    renamed = {own: used.pop(theirs) for own, theirs in _EXTRACTOR.items()}
     renamed["extractor.a"] = torch.cat([used.pop(f"{stage}.gamma") for stage in _STAGES])
     renamed["extractor.b"] = torch.cat([used.pop(f"{stage}.beta") for stage in _STAGES[:2]])
-    for kind in ("weight", "bias"):
-        renamed[f"extractor.project.{kind}"] = used.pop(f"main.conv_s.{kind}")
     if used:
         raise ValueError(f"unknown tensor {next(iter(used))} in netD")
-    renamed["referee.conv1.weight"] = _float32(referee["joint_conv.0.weight"])
-    renamed["referee.conv2.weight"] = _float32(referee["joint_conv.2.weight"])
-    return renamed
+    return renamed | {own: _float32(referee[theirs]) for own, theirs in _REFEREE.items()}
 
 
 def _released_extractor(discriminator: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """netD; the shortcuts that it builds and never calls are filled with zeros."""
-    net = {}
+    net = {theirs: discriminator[own] for own, theirs in _EXTRACTOR.items()}
     width = discriminator["extractor.project.weight"].shape[1]
     for number, stage in enumerate(_STAGES):
         net[f"{stage}.gamma"] = discriminator["extractor.a"][number : number + 1].clone()
-        for layer in (0, 2):
-            net[f"{stage}.conv_r.{layer}.weight"] = discriminator[f"extractor.residual{number + 1}.{layer}.weight"]
-        if stage == "main":
-            for kind in ("weight", "bias"):
-                net[f"{stage}.conv_s.{kind}"] = discriminator[f"extractor.project.{kind}"]
-        else:
+        if stage != "main":
             net[f"{stage}.beta"] = discriminator["extractor.b"][number : number + 1].clone()
             net[f"{stage}.conv_s.weight"] = torch.zeros(width, width, 1, 1)
             net[f"{stage}.conv_s.bias"] = torch.zeros(width)
@@ -213,15 +199,14 @@ def _released_extractor(discriminator: Mapping[str, Tensor]) -> dict[str, Tensor
 
 def _generator_config(generator: Mapping[str, Tensor]) -> GeneratorConfig:
     recurrent = generator.get("bridge.recurrence.cells.0.weight_hh")
-    bridge_channels, noise_dim = generator["bridge.to_clip.weight"].shape[1], generator["code.weight"].shape[1]
     blocks = {int(name.split(".")[2]) for name in generator if name.startswith("bridge.blocks.")}
     return GeneratorConfig(
         variant="galip" if recurrent is None else "ratlip-released",
         image_size=RELEASED_IMAGE_SIZE,
-        noise_dim=noise_dim,
+        noise_dim=generator["code.weight"].shape[1],
         hidden_size=GeneratorConfig.hidden_size if recurrent is None else recurrent.shape[1],
         base_channels=generator["to_rgb.weight"].shape[1],
-        bridge_channels=bridge_channels,
+        bridge_channels=generator["bridge.to_clip.weight"].shape[1],
         bridge_blocks=len(blocks),
     )
 
