@@ -13,7 +13,7 @@ from report import Context
 from torch import Tensor
 
 from ratlip_cli.data.dataset import CaptionedImages, text_vectors, training_batches
-from ratlip_cli.data.parallel import usable_cores
+from ratlip_cli.data.parallel import processes
 from ratlip_cli.data.prepare import PrepareRequest, prepare
 from ratlip_cli.demo.attributes import FAMILIES, sample_attributes
 from ratlip_cli.demo.captions import captions as captions_of
@@ -40,7 +40,7 @@ SHOWN = 8
 def run(context: Context) -> None:
     """Render the data, then train, score and save until shortly before the step would be cut."""
     end = time.monotonic() + (TINY_SECONDS if context.tiny else context.left - max(6.0, 0.07 * context.left))
-    workers = 1 if context.tiny else usable_cores()
+    workers = 1 if context.tiny else processes(None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "demo"
         count = images_in(context, Path(folder), workers)

@@ -25,7 +25,7 @@ from harness import (
 from report import Context
 
 from ratlip_cli.data.dataset import CaptionedImages, training_batches
-from ratlip_cli.data.parallel import usable_cores
+from ratlip_cli.data.parallel import processes
 from ratlip_cli.data.prepare import OFFICIAL, PrepareRequest, prepare
 from ratlip_cli.fast.recompute import recompute
 from ratlip_cli.training.settings import TrainSettings, read_settings
@@ -193,7 +193,7 @@ def loader(context: Context, trainer: Trainer) -> None:
             )
         )
         dataset = CaptionedImages(path, "train", size)
-        for workers in (0,) if context.tiny else (2, min(8, usable_cores())):
+        for workers in (0,) if context.tiny else (2, min(8, processes(None))):
             found: dict[str, float | None] = {"step alone": step_seconds}
             found["reading alone"] = by_stream(context, dataset, count, workers, None)
             with mode(context, trainer, "eager"):
