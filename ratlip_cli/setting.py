@@ -95,3 +95,8 @@ def settings_of(kind: type[Any]) -> dict[str, Setting]:
 def ordered(settings: Sequence[Setting]) -> list[Setting]:
     """By group as they come, the advanced ones of all groups last."""
     return sorted(settings, key=lambda one: one.about.advanced)
+
+
+def several(given: Any) -> tuple[Any, ...]:
+    """What a request takes several of, as a tuple; a string, path or model given alone is one, never its letters."""
+    return tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given,)

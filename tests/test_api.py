@@ -14,6 +14,9 @@ from PIL import Image
 import ratlip_cli as ratlip
 from ratlip_cli import api
 from ratlip_cli.errors import UsageError
+from ratlip_cli.evaluation import run as evaluation_run
+from ratlip_cli.explain.gradcam import run as gradcam_run
+from ratlip_cli.explain.latent import run as latent_run
 from ratlip_cli.sampling import generate
 from ratlip_cli.training.settings import TrainSettings
 
@@ -89,7 +92,7 @@ def test_importing_it_imports_no_torch() -> None:
     assert (Path(ratlip.__file__).parent / "py.typed").is_file()
 
 
-@pytest.mark.parametrize("module", [api, ratlip])
+@pytest.mark.parametrize("module", [api, ratlip, gradcam_run, latent_run, evaluation_run])
 def test_examples_in_docstrings_run(module: object) -> None:
     result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)  # type: ignore[arg-type]
     assert result.attempted > 0
@@ -107,3 +110,11 @@ def test_the_analyses_take_a_request_and_give_a_result(model: ratlip.Model, tiny
         files = result.save(tmp_path)
         assert all(file.is_file() for file in files)
         assert len(repr(result)) < 300
+
+
+def test_one_name_is_one_name_and_never_its_letters(model: ratlip.Model) -> None:
+    assert ratlip.GradCamRequest("a red bird", models="ratlip-demo", words="red").models == ("ratlip-demo",)
+    assert ratlip.GradCamRequest("a red bird", models=model, images=Path("x.png")).images == (Path("x.png"),)
+    assert ratlip.EvaluationRequest(metrics="kid").metrics == ("kid",)
+    with pytest.raises(UsageError, match="one --caption has nothing"):
+        ratlip.LatentRequest(captions="a red bird")

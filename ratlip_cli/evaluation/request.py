@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratlip_cli.errors import UsageError, unknown_name
-from ratlip_cli.setting import setting
+from ratlip_cli.setting import setting, several
 
 if TYPE_CHECKING:
     from ratlip_cli.weights.model_folder import Model
@@ -86,6 +86,7 @@ class EvaluationRequest:
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.", group=HOW)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", several(self.metrics))
         for metric in self.metrics:
             if metric not in METRICS:
                 raise unknown_name("metric", metric, METRICS)

@@ -104,7 +104,8 @@ class Evaluation:
 def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluation:
     """Score a model, or images from anywhere.
 
-        evaluate(EvaluationRequest(model="ratlip-demo", metrics=("fid",), captions_per_image=1)).score("fid").value
+        >>> request = EvaluationRequest(model="ratlip-demo", metrics=("fid",), captions_per_image=1)
+        >>> evaluate(request).score("fid").value < 20  # doctest: +SKIP
 
     Args:
         progress: called while a dataset is prepared, images are read and generated, and scores are resampled.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ratlip_cli.errors import RatlipError, UsageError, unknown_name
 from ratlip_cli.explain.gradcam.words import phrases_of
-from ratlip_cli.setting import setting
+from ratlip_cli.setting import setting, several
 
 if TYPE_CHECKING:
     from ratlip_cli.weights.model_folder import Model
@@ -63,6 +63,8 @@ class GradCamRequest:
     data_dir: Path = setting(Path("data"), "Folder of prepared datasets.", group=SHOWN, envvar="RATLIP_DATA")
 
     def __post_init__(self) -> None:
+        for name in ("models", "images", "words"):
+            object.__setattr__(self, name, several(getattr(self, name)))
         if self.dataset is not None and (self.prompt is not None or self.images or self.words):
             raise UsageError("--dataset brings its own images and captions; leave out the prompt, --image and --word.")
         if self.images and self.count is not None:
@@ -113,6 +115,7 @@ class LatentRequest:
     data_dir: Path = setting(Path("data"), "Folder of prepared datasets.", group=SHOWN, envvar="RATLIP_DATA")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "captions", several(self.captions))
         ends = [caption for caption in (self.start, self.end) if caption is not None]
         if len(ends) == 1:
             raise UsageError("an interpolation needs both --from and --to.")

@@ -40,6 +40,10 @@ def explain(request: GradCamRequest, progress: Progress = silent) -> GradCamResu
 
     Every model explains its own images where they are generated, and the same ones otherwise.
 
+        >>> result = explain(GradCamRequest("a red bird", models="ratlip-demo", words="red"))
+        >>> [one["layer"] for one in result.record()["models"]]
+        [5]
+
     Raises UsageError for a layer that does not exist, and WeightsError, DataError or DeviceError where a model, an
     image or a device cannot be used.
     """

@@ -44,6 +44,10 @@ class LatentResult(Result):
 def view(request: LatentRequest, progress: Progress = silent) -> LatentResult:
     """Show images as vectors: an interpolation where the request has one, else captions, else pairs of a dataset.
 
+        >>> result = view(LatentRequest(model="ratlip-demo", start="a red bird", end="a blue bird", steps=3))
+        >>> result.record()["view"], len(result.tables["points"])
+        ('interpolation', 3)
+
     Raises UsageError where a dataset is missing or too small, and WeightsError, DataError or DeviceError where a
     model, a dataset or a device cannot be used.
     """
