@@ -19,8 +19,8 @@ import torch
 
 from ratlip_cli.evaluation.request import EvaluationRequest
 from ratlip_cli.evaluation.run import evaluate
-from ratlip_cli.explain.gradcam.run import explain as gradcam
-from ratlip_cli.explain.latent.run import view as latent_view
+from ratlip_cli.explain.gradcam.run import gradcam
+from ratlip_cli.explain.latent.run import latent_view
 from ratlip_cli.explain.request import GradCamRequest, LatentRequest
 from ratlip_cli.outputs import ImageFolder
 from ratlip_cli.pixels import captioned_grid

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from ratlip_cli.errors import RatlipError
+from ratlip_cli.errors import RatlipError, unknown_name
 from ratlip_cli.files import cannot_write, whole_file
 from ratlip_cli.pixels import captioned_grid
 from ratlip_cli.sampling import Sample
@@ -32,6 +32,8 @@ class ImageFolder:
     """
 
     def __init__(self, folder: Path, format: str = "png") -> None:
+        if format not in FORMATS:
+            raise unknown_name("format", format, FORMATS)
         self.folder = folder
         self.format = format
         self.first = next_number(folder)

@@ -108,6 +108,7 @@ def test_the_analyses_take_a_request_and_give_a_result(model: ratlip.Model, tiny
     view = ratlip.latent_view(ratlip.LatentRequest(model=model, captions=("a red bird", "a blue bird"), count=2))
     for result in (maps, view):
         files = result.save(tmp_path)
+        assert Image.open(io.BytesIO(result._repr_png_())).width > 100
         assert all(file.is_file() for file in files)
         assert len(repr(result)) < 300
 
@@ -116,5 +117,13 @@ def test_one_name_is_one_name_and_never_its_letters(model: ratlip.Model) -> None
     assert ratlip.GradCamRequest("a red bird", models="ratlip-demo", words="red").models == ("ratlip-demo",)
     assert ratlip.GradCamRequest("a red bird", models=model, images=Path("x.png")).images == (Path("x.png"),)
     assert ratlip.EvaluationRequest(metrics="kid").metrics == ("kid",)
+    assert ratlip.GradCamRequest("a red bird", images="x.png", data_dir="data").images == (Path("x.png"),)
+    assert ratlip.EvaluationRequest(images="one", reference="other").reference == Path("other")
+    assert ratlip.GradCamRequest("a bird", images=(Path(name) for name in "ab")).images == (Path("a"), Path("b"))
     with pytest.raises(UsageError, match="one --caption has nothing"):
         ratlip.LatentRequest(captions="a red bird")
+
+
+def test_wrong_values_are_told_in_one_line(model: ratlip.Model, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown format 'jpeg'"):
+        model.generate("a red bird").save(tmp_path, format="jpeg")

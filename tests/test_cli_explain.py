@@ -228,7 +228,7 @@ def test_latent_viz_of_an_interpolation(models: dict[str, Path], tmp_path: Path)
             *("--from", "a red bird", "--to", "a blue bird", "--steps", 5),
         )
     )
-    assert (content["steps"], content["noises"]) == (5, [0, 1])
+    assert (content["steps"], content["noise_vectors"]) == (5, [0, 1])
     with Image.open(next(file for file in content["files"] if file.endswith(".gif"))) as frames:
         assert frames.n_frames == 8  # forth and back
         assert frames.size == (2 * 128 + 4, 128)

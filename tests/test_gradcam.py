@@ -23,7 +23,7 @@ from ratlip_cli.explain.gradcam.explanation import explain_image
 from ratlip_cli.explain.gradcam.faithfulness import KINDS, RANDOM_ORDERS, STEPS, compare, curves
 from ratlip_cli.explain.gradcam.gradcam import Target, gradcam, make_target, resolve_layer, upsample
 from ratlip_cli.explain.gradcam.input_images import InputImage, from_dataset, from_file, generated
-from ratlip_cli.explain.gradcam.run import explain
+from ratlip_cli.explain.gradcam.run import gradcam as explain
 from ratlip_cli.explain.gradcam.segments import (
     FEWEST,
     WHOLE,

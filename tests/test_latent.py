@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.errors import RatlipError, UsageError
-from ratlip_cli.explain.latent.run import view
+from ratlip_cli.explain.latent.run import latent_view
 from ratlip_cli.explain.latent.space import angles, make_space, project, unit
 from ratlip_cli.explain.latent.views import (
     caption_view,
@@ -197,7 +197,7 @@ def test_the_discriminators_space_is_its_extractor(model: Model) -> None:
 
 def test_a_request_gives_a_result_that_shows_says_and_saves(model: Model, tmp_path: Path) -> None:
     reports: list[tuple[str, int, int | None, str]] = []
-    result = view(LatentRequest(model=model, captions=CAPTIONS, count=2), lambda *state: reports.append(state))
+    result = latent_view(LatentRequest(model=model, captions=CAPTIONS, count=2), lambda *state: reports.append(state))
     assert reports == [(f"captions by {model.name}", done, 4, "images") for done in (1, 2, 3, 4)]
     assert (
         repr(result) == f"LatentResult('{' against '.join(CAPTIONS)}', model {model.name} ({model.fingerprint}) on cpu)"

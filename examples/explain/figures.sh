@@ -22,8 +22,8 @@ cp words/0000_*wings.png "$here/gradcam_words.png"
 cp words/0000_*wings.json "$here/gradcam_words.json"
 cp discriminator/0000_*wings.png "$here/gradcam_discriminator.png"
 cp segments/0000_*test.png "$here/gradcam_dataset.png"
-cp segments/0000_*segments.png "$here/gradcam_parts.png"
-python - segments/0000_*.json "$here/gradcam_parts.json" <<'END'
+cp segments/0000_*segments.png "$here/gradcam_segments.png"
+python - segments/0000_*.json "$here/gradcam_segments.json" <<'END'
 import json, sys  # without the numbers of each image
 from pathlib import Path
 content = json.loads(Path(sys.argv[1]).read_text())
@@ -34,6 +34,6 @@ cp pairs/0000_*test.png "$here/latent_pairs.png"
 cp pairs/0000_*test.json "$here/latent_pairs.json"
 cp captions/0000_*.png "$here/latent_captions.png"
 cp captions/0000_*.json "$here/latent_captions.json"
-cp interpolation/0000_*.png "$here/latent_way.png"
-cp interpolation/0000_*.gif "$here/latent_way.gif"
-cp interpolation/0000_*.json "$here/latent_way.json"
+cp interpolation/0000_*.png "$here/latent_interpolation.png"
+cp interpolation/0000_*.gif "$here/latent_interpolation.gif"
+cp interpolation/0000_*.json "$here/latent_interpolation.json"

@@ -51,7 +51,7 @@ def gradcam(
     """
     console.set_up(quiet)
     request = GradCamRequest(prompt, model or (), image or (), count=count, every_word=words, words=word or (), **typed)
-    from ratlip_cli.explain.gradcam.run import explain
+    from ratlip_cli.explain.gradcam.run import gradcam as explain
 
     with console.bars() as progress:
         result = explain(request, progress)

@@ -44,8 +44,8 @@ def latent_viz(
     """
     console.set_up(quiet)
     request = LatentRequest(captions=caption or (), start=start, end=end, same_noise=same_noise, **typed)
-    from ratlip_cli.explain.latent.run import view
+    from ratlip_cli.explain.latent.run import latent_view
 
     with console.bars() as progress:
-        result = view(request, progress)
+        result = latent_view(request, progress)
     show(result, out, svg, json)

@@ -46,7 +46,9 @@ def with_options(settings: Iterable[Setting]) -> Callable[[Callable[..., None]],
 
 def _parameter(setting: Setting) -> inspect.Parameter:
     about, default = setting.about, setting.default
-    help_text = about.text if default in (None, "", False) else f"{about.text} Default: {default}."
+    help_text = (
+        about.text if default is None or default is False or default == "" else f"{about.text} Default: {default}."
+    )
     option = typer.Option(
         help=help_text,
         show_default=False,

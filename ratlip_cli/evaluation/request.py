@@ -87,6 +87,9 @@ class EvaluationRequest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", several(self.metrics))
+        for name in ("images", "reference", "data_dir", "inception_weights"):
+            if isinstance(path := getattr(self, name), str):
+                object.__setattr__(self, name, Path(path))
         for metric in self.metrics:
             if metric not in METRICS:
                 raise unknown_name("metric", metric, METRICS)

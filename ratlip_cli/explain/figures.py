@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import matplotlib
 import numpy as np
@@ -29,7 +29,7 @@ SMALL, FONT = 6.5, 7.5
 DPI = 200
 
 
-def save_figure(figure: Figure, path: Path, kind: str) -> None:
+def save_figure(figure: Figure, path: Path | BinaryIO, kind: str) -> None:
     """Write `figure` as `kind`, png or svg: the same bytes for the same figure."""
     with matplotlib.rc_context({"svg.hashsalt": "ratlip"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # letters that the font lacks become boxes

@@ -38,6 +38,11 @@ class Result:
     animations: Mapping[str, Sequence[Image.Image]] = field(default_factory=dict)
     """Frames, which run forth and back without end."""
 
+    def _repr_png_(self) -> bytes:
+        shown = io.BytesIO()
+        save_figure(next(iter(self.figures.values())), shown, "png")
+        return shown.getvalue()
+
     def record(self) -> dict[str, object]:
         """The numbers and what they say, as the JSON file has them."""
         return {**self.numbers, "says": self.says}

@@ -63,8 +63,10 @@ class GradCamRequest:
     data_dir: Path = setting(Path("data"), "Folder of prepared datasets.", group=SHOWN, envvar="RATLIP_DATA")
 
     def __post_init__(self) -> None:
-        for name in ("models", "images", "words"):
+        for name in ("models", "words"):
             object.__setattr__(self, name, several(getattr(self, name)))
+        object.__setattr__(self, "images", tuple(map(Path, several(self.images))))
+        object.__setattr__(self, "data_dir", Path(self.data_dir))
         if self.dataset is not None and (self.prompt is not None or self.images or self.words):
             raise UsageError("--dataset brings its own images and captions; leave out the prompt, --image and --word.")
         if self.images and self.count is not None:
@@ -116,6 +118,7 @@ class LatentRequest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "captions", several(self.captions))
+        object.__setattr__(self, "data_dir", Path(self.data_dir))
         ends = [caption for caption in (self.start, self.end) if caption is not None]
         if len(ends) == 1:
             raise UsageError("an interpolation needs both --from and --to.")

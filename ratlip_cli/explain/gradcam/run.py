@@ -35,12 +35,12 @@ class GradCamResult(Result):
     explanations: list[Explanation]
 
 
-def explain(request: GradCamRequest, progress: Progress = silent) -> GradCamResult:
+def gradcam(request: GradCamRequest, progress: Progress = silent) -> GradCamResult:
     """Show where images hold what a text says (Grad-CAM), and measure whether the maps are right.
 
     Every model explains its own images where they are generated, and the same ones otherwise.
 
-        >>> result = explain(GradCamRequest("a red bird", models="ratlip-demo", words="red"))
+        >>> result = gradcam(GradCamRequest("a red bird", models="ratlip-demo", words="red"))
         >>> [one["layer"] for one in result.record()["models"]]
         [5]
 

@@ -41,10 +41,10 @@ class LatentResult(Result):
     views: Sequence[PairView | CaptionView | Interpolation]
 
 
-def view(request: LatentRequest, progress: Progress = silent) -> LatentResult:
+def latent_view(request: LatentRequest, progress: Progress = silent) -> LatentResult:
     """Show images as vectors: an interpolation where the request has one, else captions, else pairs of a dataset.
 
-        >>> result = view(LatentRequest(model="ratlip-demo", start="a red bird", end="a blue bird", steps=3))
+        >>> result = latent_view(LatentRequest(model="ratlip-demo", start="a red bird", end="a blue bird", steps=3))
         >>> result.record()["view"], len(result.tables["points"])
         ('interpolation', 3)
 
@@ -124,7 +124,7 @@ def _captions(request: LatentRequest, space: Space, models: list[Model], progres
             **_head(request, space, "captions"),
             **(_pairs_record(request, pairs) if pairs else {}),
             "captions": request.captions,
-            "noises": len(views[0].vectors),
+            "noise_vectors": len(views[0].vectors),
             **_projection_record(projection),
             "models": [_caption_record(view) for view in views],
         },
@@ -146,7 +146,7 @@ def _interpolations(
         says=[_interpolation_says(view) for view in views],
         numbers={
             **_head(request, space, "interpolation"),
-            **{"from": start, "to": end, "steps": len(views[0].images), "noises": views[0].noise},
+            **{"from": start, "to": end, "steps": len(views[0].images), "noise_vectors": views[0].noise},
             "models": [_interpolation_record(view) for view in views],
         },
         figures={"": interpolation_figure(views, start, end)},
@@ -224,12 +224,12 @@ def _caption_record(view: CaptionView) -> dict[str, Any]:
     return {
         **model_record(view.model),
         "captions": view.captions,
-        "noises": len(view.vectors),
+        "noise_vectors": len(view.vectors),
         "swaps": [
             {"from": s.start, "to": s.end, "angle": asdict(mean_interval(s.angles)), "angle_of_texts": s.text_angle}
             for s in view.swaps
         ],
-        "angle_between_noises": asdict(mean_interval(view.noise_angles)) if len(view.vectors) > 1 else None,
+        "angle_between_noise_vectors": asdict(mean_interval(view.noise_angles)) if len(view.vectors) > 1 else None,
     }
 
 
