@@ -46,9 +46,8 @@ def with_options(settings: Iterable[Setting]) -> Callable[[Callable[..., None]],
 
 def _parameter(setting: Setting) -> inspect.Parameter:
     about, default = setting.about, setting.default
-    help_text = (
-        about.text if default is None or default is False or default == "" else f"{about.text} Default: {default}."
-    )
+    has_default = default is not None and default is not False and default != ""
+    help_text = f"{about.text} Default: {default}." if has_default else about.text
     option = typer.Option(
         help=help_text,
         show_default=False,
