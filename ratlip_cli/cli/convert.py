@@ -25,7 +25,7 @@ def convert(
     ] = "ViT-B-32-quickgelu:openai",
     ema: Annotated[bool, typer.Option(help="Take the EMA where the file holds one.")] = True,
     half: Annotated[bool, typer.Option("--half", help="Store the weights as float16, in half the space.")] = False,
-    to_released: Annotated[bool, typer.Option("--to-released", help="From a model to a file of the published code.")] = False,
+    to_released: Annotated[bool, typer.Option("--to-released", help="From a model to a published-style file.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
