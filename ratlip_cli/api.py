@@ -151,14 +151,10 @@ def load_model(name: str | Path = load.DEMO, device: str | torch.device = "cpu")
 class Run:
     """A training run that has ended."""
 
-    folder: Path
-    """The run folder."""
-    steps: int
-    """Steps done."""
-    finished: bool
-    """Whether the last step is done; else train again with `resume`."""
-    last: StepRecord | None
-    """The last step's record; None where there was nothing left to do."""
+    folder: Path  # The run folder.
+    steps: int  # Steps done.
+    finished: bool  # Whether the last step is done; else train again with `resume`.
+    last: StepRecord | None  # The last step's record; None where there was nothing left to do.
 
     def model(self, device: str | torch.device = "cpu") -> Model:
         """Its newest model."""

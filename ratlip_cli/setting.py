@@ -28,28 +28,18 @@ _KINDS: dict[str, tuple[type, tuple[type, ...], str]] = {
 class About:
     """What a field says of itself."""
 
-    text: str
-    """One sentence: comment in TOML files, and help on the command line."""
-    group: str = "Model"
-    """Under which heading help shows it."""
-    name: str = ""
-    """The setting's name, where it is another one than the field's."""
-    choices: tuple[str, ...] = ()
-    """The values it takes, where they are few."""
-    metavar: str | None = None
-    """What help calls its value."""
-    envvar: str | None = None
-    """Environment variable that gives it on the command line."""
-    architecture: bool = False
-    """Whether it decides the shapes of networks, so that a checkpoint of another value does not fit."""
-    free: bool = False
-    """Whether it may change when a run is resumed: it changes where and how fast the run goes, and nothing else."""
-    recorded: bool = False
-    """Whether a model's config.json and card give it."""
-    repeated: bool = True
-    """Whether a run's config.toml gives it."""
-    advanced: bool = False
-    """Whether help shows it last."""
+    text: str  # One sentence: comment in TOML files, and help on the command line.
+    group: str = "Model"  # Under which heading help shows it.
+    name: str = ""  # The setting's name, where it is another one than the field's.
+    choices: tuple[str, ...] = ()  # The values it takes, where they are few.
+    metavar: str | None = None  # What help calls its value.
+    envvar: str | None = None  # Environment variable that gives it on the command line.
+    architecture: bool = False  # Whether it decides shapes of networks: a checkpoint of another value does not fit.
+    free: bool = False  # Whether it may change when a run is resumed: it changes where and how fast it goes alone.
+    recorded: bool = False  # Whether a model's config.json and card give it.
+    repeated: bool = True  # Whether a run's config.toml gives it.
+    advanced: bool = False  # Whether help shows it last.
+    flag: bool = False  # Whether the command line can only switch it on.
 
 
 def setting(default: Any, about: str, **more: Any) -> Any:

@@ -48,6 +48,7 @@ def _parameter(setting: Setting) -> inspect.Parameter:
     about, default = setting.about, setting.default
     help_text = about.text if default in (None, "", False) else f"{about.text} Default: {default}."
     option = typer.Option(
+        *([f"--{setting.name.replace('_', '-')}"] if about.flag else []),
         help=help_text,
         show_default=False,
         rich_help_panel=f"{about.group}, advanced" if about.advanced else about.group,

@@ -72,22 +72,14 @@ def norm_and_attention(c: Tensor, norm: nn.BatchNorm2d, attention: ShuffleAttent
 class _Gates(NamedTuple):
     """What shuffle attention computes of x (B,C,H,W) before it multiplies."""
 
-    x0: Tensor
-    """One half of every group, for channel attention (B,a,b,C/2G,H,W), see `_halves`."""
-    x1: Tensor
-    """The other, for spatial attention."""
-    pooled: Tensor
-    """x0, averaged over its pixels (B,a,b,C/2G,1,1)."""
-    channel_gate: Tensor
-    """What x0 is multiplied by (B,a,b,C/2G,1,1)."""
-    rows: Tensor
-    """x1 as GroupNorm sees it (BG,C/2G,H,W)."""
-    mean: Tensor
-    """Of each channel of `rows` (BG,C/2G)."""
-    rstd: Tensor
-    """One over its standard deviation (BG,C/2G)."""
-    spatial_gate: Tensor
-    """What x1 is multiplied by (B,a,b,C/2G,H,W)."""
+    x0: Tensor  # One half of every group, for channel attention (B,a,b,C/2G,H,W), see `_halves`.
+    x1: Tensor  # The other, for spatial attention.
+    pooled: Tensor  # x0, averaged over its pixels (B,a,b,C/2G,1,1).
+    channel_gate: Tensor  # What x0 is multiplied by (B,a,b,C/2G,1,1).
+    rows: Tensor  # x1 as GroupNorm sees it (BG,C/2G,H,W).
+    mean: Tensor  # Of each channel of `rows` (BG,C/2G).
+    rstd: Tensor  # One over its standard deviation (BG,C/2G).
+    spatial_gate: Tensor  # What x1 is multiplied by (B,a,b,C/2G,H,W).
 
 
 class _NormAndAttention(torch.autograd.Function):

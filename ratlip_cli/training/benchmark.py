@@ -33,14 +33,11 @@ SHORTEST_SECONDS = 2.0
 class SamplingSpeed:
     """How fast images are generated."""
 
-    latency_seconds: float
-    """From one text vector to its image."""
-    images_per_second: float
-    """In batches of `batch_size`."""
+    latency_seconds: float  # From one text vector to its image.
+    images_per_second: float  # In batches of `batch_size`.
     batch_size: int
     gflop_per_image: float
-    share_of_matrix_rate: float
-    """What the batch reaches of the rate of large matrix products."""
+    share_of_matrix_rate: float  # What the batch reaches of the rate of large matrix products.
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,7 @@ class TrainingSpeed:
     batch_size: int
     gflop_per_step: float
     share_of_matrix_rate: float
-    epoch_minutes: dict[str, float]
-    """How long one pass over each dataset takes, without reading its images."""
+    epoch_minutes: dict[str, float]  # How long one pass over each dataset takes, without reading its images.
 
 
 @dataclass(frozen=True)
@@ -61,14 +57,11 @@ class Benchmark:
 
     device: str
     precision: str
-    threads: int
-    """Of the CPU."""
-    matrix_gflops: float
-    """10^9 floating-point operations a second in products of large matrices, in this precision."""
+    threads: int  # Of the CPU.
+    matrix_gflops: float  # 10^9 floating-point operations a second in products of large matrices, in this precision.
     sampling: SamplingSpeed
     training: TrainingSpeed | None
-    peak_memory_mib: float
-    """Of the whole process, or of the GPU where there is one."""
+    peak_memory_mib: float  # Of the whole process, or of the GPU where there is one.
 
 
 @torch.no_grad()

@@ -20,11 +20,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ratlip_cli.errors import DataError, RatlipError, WeightsError
+from ratlip_cli.errors import DataError, RatlipError, WeightsError, first_line
 from ratlip_cli.files import PARTIAL, whole_folder, write_text
 from ratlip_cli.setting import Value
 from ratlip_cli.tensor_files import load_into, load_pickled, load_tensors, save_tensors
-from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import Trainer
 
 FORMAT = 1
@@ -39,17 +38,9 @@ _OLD_NAMES = {"ema": "average.safetensors"}
 class Identity:
     """What a checkpoint belongs to: it can be resumed only where all of it is the same."""
 
-    architecture: dict[str, Value]
-    """See `TrainSettings.architecture`."""
-    clip: str
-    """Fingerprint of the frozen CLIP."""
-    dataset: str
-    """Fingerprint of the dataset."""
-
-    @classmethod
-    def of(cls, settings: TrainSettings, clip: str, dataset: str) -> Identity:
-        """The identity of a run from its settings and the two fingerprints."""
-        return cls(settings.architecture, clip, dataset)
+    architecture: dict[str, Value]  # See `TrainSettings.architecture`.
+    clip: str  # Fingerprint of the frozen CLIP.
+    dataset: str  # Fingerprint of the dataset.
 
 
 class Checkpoint(NamedTuple):
@@ -76,13 +67,8 @@ def save_checkpoint(folder: Path, trainer: Trainer, identity: Identity, keep: in
         for name in NETWORKS:
             save_tensors(partial / f"{name}.safetensors", getattr(trainer, name).state_dict())
         _save_state(partial / "state.pt", trainer.state())
-        content = {
-            "format": FORMAT,
-            "step": trainer.steps_done,
-            **asdict(identity),
-            "torch": torch.__version__,
-        }
-        write_text(partial / "checkpoint.json", json.dumps(content, indent=2) + "\n")
+        saved = {"format": FORMAT, "step": trainer.steps_done, **asdict(identity), "torch": torch.__version__}
+        write_text(partial / "checkpoint.json", json.dumps(saved, indent=2) + "\n")
         _remove(target)  # a damaged one of the same step
     not_newer = [path for path in list_checkpoints(folder) if path.name <= target.name]
     for old in not_newer[keep:]:
@@ -168,7 +154,7 @@ def _save_state(path: Path, state: dict[str, Any]) -> None:
     try:
         torch.save(state, path)
     except RuntimeError as error:  # what PyTorch makes of a full disk
-        raise RatlipError(f"cannot write {path}: {str(error).splitlines()[0]}. Free some space.") from error
+        raise RatlipError(f"cannot write {path}: {first_line(error)}. Free some space.") from error
 
 
 def _remove(checkpoint: Path) -> None:

@@ -129,17 +129,11 @@ class TrainingSession:
             self.write_model()
             self._saved_step = self.trainer.steps_done
 
-    def write_model(self) -> None:
-        """Put the newest EMA into the model folder."""
-        self._write_model(self.folder.model)
-
-    def _write_model(self, folder: Path) -> None:
-        save_weights(
-            folder,
-            self.trainer.ema.state_dict(),
-            self.trainer.discriminator.state_dict(),
-            metadata={"step": str(self.trainer.steps_done)},
-        )
+    def write_model(self, folder: Path | None = None) -> None:
+        """Put the newest EMA into a model folder; left out, the run's."""
+        folder, step = folder or self.folder.model, str(self.trainer.steps_done)
+        ema, discriminator = self.trainer.ema.state_dict(), self.trainer.discriminator.state_dict()
+        save_weights(folder, ema, discriminator, metadata={"step": step})
         write_card(folder)
 
     def _evaluate(self, is_over: Callable[[], bool]) -> Evaluation | None:
@@ -157,7 +151,7 @@ class TrainingSession:
         if best is not None and best.value <= deciding_score(evaluation)[1]:
             return
         create_model_folder(self.folder.best, read_model_config(self.folder.model), self.trainer.clip)
-        self._write_model(self.folder.best)
+        self.write_model(self.folder.best)
         write_best(self.folder.best, self.trainer.steps_done, evaluation)
         self.save()
 

@@ -70,19 +70,14 @@ def open_session(
         raise already_there(Path(settings.out))
     tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
     trainer = Trainer(settings, clip, _conditions(settings, dataset, clip), len(dataset), device)
-    identity = Identity.of(settings, clip.fingerprint, dataset.fingerprint)
+    identity = Identity(settings.architecture, clip.fingerprint, dataset.fingerprint)
     if checkpoint is not None:
         resume(trainer, checkpoint, identity)
         tell(f"going on from {checkpoint.path}")
     elif settings.init_from:
         _start_from(settings.init_from, trainer)
         tell(f"starting from model {settings.init_from}")
-    config = model_config(
-        *settings.configs(),
-        clip,
-        training=_record(settings, dataset),
-        features=_features(settings),
-    )
+    config = model_config(*settings.configs(), clip, training=_record(settings, dataset), features=_features(settings))
     validation = None
     if settings.eval_every:
         model = Model("the run", Path(), config, trainer.ema, clip, fingerprint="")

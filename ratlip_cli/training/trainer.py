@@ -38,22 +38,14 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class StepRecord:
     """What one step did."""
 
-    step: int
-    """Steps done, this one counted."""
-    epoch: float
-    """Passes over the training images, this step counted."""
-    logs: Mapping[str, float | None]
-    """What the objective measured, means over the batch by name; None where a value was not finite."""
-    lr_g: float
-    """Learning rate of the generator."""
-    lr_d: float
-    """Learning rate of the discriminator."""
-    images_per_second: float
-    """Real images a second in this step, without what reading, sampling and saving take."""
-    memory_mib: float
-    """Peak memory so far in MiB."""
-    skipped: bool
-    """Whether the step was not finite, and so left everything as it was."""
+    step: int  # Steps done, this one counted.
+    epoch: float  # Passes over the training images, this step counted.
+    logs: Mapping[str, float | None]  # What the objective measured, means over the batch; None where not finite.
+    lr_g: float  # Learning rate of the generator.
+    lr_d: float  # Learning rate of the discriminator.
+    images_per_second: float  # Real images a second in this step, without what reading, sampling and saving take.
+    memory_mib: float  # Peak memory so far in MiB.
+    skipped: bool  # Whether the step was not finite, and so left everything as it was.
 
     def line(self) -> dict[str, Any]:
         """Its line in metrics.jsonl."""

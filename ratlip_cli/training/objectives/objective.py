@@ -16,16 +16,11 @@ Logs: TypeAlias = dict[str, Tensor]
 class MicroBatch(NamedTuple):
     """One of the equal parts of a step's batch; there is more than one under gradient accumulation."""
 
-    images: Tensor
-    """Real images (B,3,S,S) in [-1,1]."""
-    text: Tensor
-    """Their condition (B,...)."""
-    mismatched: Tensor
-    """The condition of other images (B,...)."""
-    noise: Tensor
-    """z (B,noise_dim)."""
-    fake_text: Tensor
-    """The condition of the images to generate (B,...)."""
+    images: Tensor  # Real images (B,3,S,S) in [-1,1].
+    text: Tensor  # Their condition (B,...).
+    mismatched: Tensor  # The condition of other images (B,...).
+    noise: Tensor  # z (B,noise_dim).
+    fake_text: Tensor  # The condition of the images to generate (B,...).
 
 
 class Objective(ABC):

@@ -28,24 +28,18 @@ from ratlip_cli.training.objectives.objective import Logs, MicroBatch, Objective
 class Weights(Protocol):
     """What Eq. 8 takes from the settings."""
 
-    @property
-    def penalty_weight(self) -> float: ...
-    @property
-    def penalty_power(self) -> float: ...
-    @property
-    def clip_weight(self) -> float: ...
-    @property
-    def diversity_weight(self) -> float: ...
-    @property
-    def compile(self) -> bool: ...
+    penalty_weight: float  # k
+    penalty_power: float  # p
+    clip_weight: float  # lambda
+    diversity_weight: float
+    compile: bool
 
 
 class RatlipObjective(Objective):
     """Eq. 8. The penalty is computed in float32, outside autocast; the sixth power of a norm overflows in half.
 
     Args:
-        settings: `penalty_weight` k, `penalty_power` p, `clip_weight` lambda, `diversity_weight` and `compile`.
-        generator, discriminator, clip: see `model/`.
+        settings, generator, discriminator, clip: of the run; see `Weights` and `model/`.
         autocast: the context in which networks compute in the run's precision.
     """
 
