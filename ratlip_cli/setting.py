@@ -5,7 +5,6 @@ Standard library only: the command line reads settings before torch is imported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -80,8 +79,3 @@ def settings_of(kind: type[Any]) -> dict[str, Setting]:
     """The settings among a dataclass's fields, by name and in order."""
     found = [(item, item.metadata["about"]) for item in fields(kind) if "about" in item.metadata]
     return {about.name or item.name: Setting(about.name or item.name, item, about) for item, about in found}
-
-
-def ordered(settings: Sequence[Setting]) -> list[Setting]:
-    """By group as they come, the advanced ones of all groups last."""
-    return sorted(settings, key=lambda one: one.about.advanced)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ratlip_cli.setting import Setting, Value, ordered
+from ratlip_cli.setting import Setting, Value
 
 Model = Annotated[
     str | None,
@@ -25,7 +25,7 @@ def with_options(settings: Iterable[Setting]) -> Callable[[Callable[..., None]],
 
     An option that is not given is left out, so that a settings file is not overwritten by a default.
     """
-    names = {one.name: one for one in ordered(list(settings))}
+    names = {one.name: one for one in sorted(settings, key=lambda one: one.about.advanced)}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True).parameters

@@ -15,7 +15,7 @@ from ratlip_cli.data.request import PrepareRequest
 from ratlip_cli.data.sources import celeba_tiny, cub, demo, own_images, oxford
 from ratlip_cli.data.writer import existing, write_dataset
 from ratlip_cli.errors import DataError, UsageError, unknown_name
-from ratlip_cli.files import cannot_write, locked
+from ratlip_cli.files import locked, writing
 from ratlip_cli.progress import Progress, silent
 
 OFFICIAL = {dataset.name: dataset for dataset in (cub.DATASET, oxford.DATASET, celeba_tiny.DATASET)}
@@ -226,11 +226,9 @@ def _large_enough(out: Path, what: str, image_size: int) -> Path:
 def _claimed(out: Path) -> Iterator[None]:
     """Keep other processes from preparing `out`."""
     with ExitStack() as stack:
-        try:
+        with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             free = stack.enter_context(locked(out.with_name(f".{out.name}.lock")))
-        except OSError as error:
-            raise cannot_write(out, error) from error
         if not free:
             raise DataError(f"another ratlip is preparing {out} at this moment; wait for it to end, or stop it.")
         yield

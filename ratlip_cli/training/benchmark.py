@@ -71,9 +71,8 @@ def matrix_gflops(device: torch.device, dtype: torch.dtype) -> float:
     On a CPU PyTorch multiplies by MKL, convolves by oneDNN, and either may be the faster in products.
     """
     left, right = (torch.randn(MATRIX_SIDE, MATRIX_SIDE, device=device).to(dtype) for _ in range(2))
-    fastest = min(
-        seconds(product, device) for product in (lambda: left @ right, lambda: fixed_linear(left, right, None))
-    )
+    products = (lambda: left @ right, lambda: fixed_linear(left, right, None))
+    fastest = min(seconds(product, device) for product in products)
     return 2 * MATRIX_SIDE**3 / fastest / 1e9
 
 
@@ -143,13 +142,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 def measure(
     model: Model, batch_size: int, precision: str, dtype: torch.dtype, settings: TrainSettings | None = None
 ) -> Benchmark:
-    """Everything that `ratlip bench` shows.
-
-    Args:
-        batch_size: images at a time.
-        precision, dtype: of sampling; training has its own setting.
-        settings: a training run to measure too.
-    """
+    """Everything that `ratlip bench` shows: sampling in this precision and, with `settings`, training in its own."""
     rate = matrix_gflops(model.device, dtype)
     sampling = measure_sampling(model, batch_size, rate, dtype)
     training = measure_training(settings, model.clip, model.device, rate) if settings else None

@@ -37,10 +37,11 @@ PRESETS = Path(__file__).parent / "presets"
 MODEL = "model"
 """The table of the model's sizes in a TOML file."""
 
-_data, _model, _length, _learning, _machine, _run, _evaluation = (
-    functools.partial(setting, group=group)
-    for group in ("Data", "Model", "How long", "How it learns", "Machine", "Run folder", "Evaluation")
+_data, _model, _length, _machine = (
+    functools.partial(setting, group=group) for group in ("Data", "Model", "How long", "Machine")
 )
+_learning = functools.partial(setting, group="How it learns", recorded=True)
+_run, _evaluation = (functools.partial(setting, group=group, free=True) for group in ("Run folder", "Evaluation"))
 
 
 @dataclass(frozen=True)
@@ -73,27 +74,22 @@ class TrainSettings:
         "", "Stop and save after this long, as 90s, 30m, 2h or 1h30m; resume goes on.", metavar="DURATION", free=True
     )
 
-    batch_size: int = _learning(32, "Images in one step, over all its micro-batches.", recorded=True)
-    grad_accum: int = _learning(1, "Micro-batches that a step's batch is cut into, to save memory.")
-    lr_g: float = _learning(1e-4, "Learning rate of the generator.", recorded=True)
-    lr_d: float = _learning(4e-4, "Learning rate of the discriminator.", recorded=True)
-    beta1: float = _learning(0.0, "First beta of both Adam optimisers.", recorded=True, advanced=True)
-    beta2: float = _learning(0.9, "Second beta of both Adam optimisers.", recorded=True, advanced=True)
-    clip_weight: float = _learning(4.0, "Weight lambda of the CLIP similarity in the generator's loss.", recorded=True)
+    batch_size: int = _learning(32, "Images in one step, over all its micro-batches.")
+    grad_accum: int = _learning(1, "Micro-batches that a step's batch is cut into, to save memory.", recorded=False)
+    lr_g: float = _learning(1e-4, "Learning rate of the generator.")
+    lr_d: float = _learning(4e-4, "Learning rate of the discriminator.")
+    beta1: float = _learning(0.0, "First beta of both Adam optimisers.", advanced=True)
+    beta2: float = _learning(0.9, "Second beta of both Adam optimisers.", advanced=True)
+    clip_weight: float = _learning(4.0, "Weight lambda of the CLIP similarity in the generator's loss.")
     diversity_weight: float = _learning(
         0.0,
         "Weight of the mode-seeking term, which keeps images of one caption apart; not in the paper.",
-        recorded=True,
         advanced=True,
     )
-    penalty_weight: float = _learning(
-        2.0, "Weight k of the matching-aware gradient penalty.", recorded=True, advanced=True
-    )
-    penalty_power: float = _learning(
-        6.0, "Power p of the matching-aware gradient penalty.", recorded=True, advanced=True
-    )
-    ema: float = _learning(0.999, "Decay of the generator's exponential moving average; 0 keeps none.", recorded=True)
-    seed: int = _learning(0, "Seed of the first weights, the order of images, the crops and the noise.", recorded=True)
+    penalty_weight: float = _learning(2.0, "Weight k of the matching-aware gradient penalty.", advanced=True)
+    penalty_power: float = _learning(6.0, "Power p of the matching-aware gradient penalty.", advanced=True)
+    ema: float = _learning(0.999, "Decay of the generator's exponential moving average; 0 keeps none.")
+    seed: int = _learning(0, "Seed of the first weights, the order of images, the crops and the noise.")
 
     device: str = _machine("auto", "Where to train: auto, cpu, cuda, cuda:N or mps.", free=True)
     precision: str = _machine(
@@ -105,46 +101,34 @@ class TrainSettings:
     )
     workers: int = _machine(2, "Processes that read images; 0 reads them in the training process.", free=True)
 
-    sample_every: int = _run(500, "Steps between two grids of sample images; 0 makes none.", metavar="STEPS", free=True)
-    save_every: int = _run(
-        1000, "Steps between two checkpoints; the last step is always saved.", metavar="STEPS", free=True
-    )
-    keep: int = _run(3, "Number of newest checkpoints to keep.", free=True)
+    sample_every: int = _run(500, "Steps between two grids of sample images; 0 makes none.", metavar="STEPS")
+    save_every: int = _run(1000, "Steps between two checkpoints; the last step is always saved.", metavar="STEPS")
+    keep: int = _run(3, "Number of newest checkpoints to keep.")
     eval_every: int = _evaluation(
         0,
         "Steps between two evaluations on the test split, the best of which is kept; 0 evaluates none.",
         metavar="STEPS",
-        free=True,
     )
-    eval_captions: int = _evaluation(
-        10, "Captions of each test image that an evaluation generates.", free=True, advanced=True
-    )
+    eval_captions: int = _evaluation(10, "Captions of each test image that an evaluation generates.", advanced=True)
     eval_features: str = _evaluation(
         "auto",
         "What scores the images: inception, clip (the model's own), or auto: clip with the bundled CLIP.",
         choices=EVAL_FEATURES,
-        free=True,
         advanced=True,
     )
     inception_weights: str = _evaluation(
-        "",
-        "Weights file of the Inception network, where evaluation needs it offline.",
-        metavar="FILE",
-        free=True,
-        advanced=True,
+        "", "Weights file of the Inception network, where evaluation needs it offline.", metavar="FILE", advanced=True
     )
     out: str = _run(
         "",
         "Folder of the run; left out, runs/DATASET-VARIANT-N with the next free N.",
         metavar="FOLDER",
-        free=True,
         repeated=False,
     )
     resume: str = _run(
         "",
         "Run folder or checkpoint to go on from, or auto: the newest unfinished such run.",
         metavar="PATH|auto",
-        free=True,
         repeated=False,
     )
 
@@ -372,9 +356,8 @@ def parse_duration(text: str) -> float:
         UsageError: anything else, or no time at all.
     """
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
-    seconds = (
-        sum(int(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
-    )
+    parts = match.groups() if match else ()
+    seconds = sum(int(part or 0) * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
     if seconds == 0:
         raise UsageError(f"'{text}' is not a duration; write it as 90s, 30m, 2h or 1h30m.")
     return float(seconds)

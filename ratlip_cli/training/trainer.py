@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,7 +138,8 @@ class Trainer:
         totals: Logs = {}
         keep_graph = len(batches) == 1
         for batch in batches:
-            with contextlib.nullcontext() if keep_graph else self._without_trace():
+            untouched = contextlib.nullcontext() if keep_graph else statistics_untouched(self.generator)
+            with torch.set_grad_enabled(keep_graph), untouched:
                 fake = self.objective.fake(batch)
             loss, logs = self.objective.discriminator_loss(batch, fake)
             torch.autograd.backward(self.scaler.scale(loss / len(batches)), inputs=self._weights_d)
@@ -184,12 +185,6 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         dtype = DTYPES[self.precision]
         return torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32)
-
-    @contextlib.contextmanager
-    def _without_trace(self) -> Iterator[None]:
-        """Without gradients, and without leaving a trace in BatchNorm's running statistics."""
-        with torch.no_grad(), statistics_untouched(self.generator):
-            yield
 
     def _count(self, finite: bool) -> None:
         """Count the step. One that fp16 lost while its loss scale can still fall is no sign of divergence."""
