@@ -29,11 +29,9 @@ from ratlip_cli.weights.model_folder import (
     write_model_config,
 )
 
-SCORES_FILE = "scores.json"
-"""Where a run folder keeps what `ratlip evaluate --out` wrote."""
+SCORES_FILE = "scores.json"  # Where a run folder keeps what `ratlip evaluate --out` wrote.
 
-SAMPLES = 4
-"""Images of each prompt on the card."""
+SAMPLES = 4  # Images of each prompt on the card.
 
 logger = logging.getLogger(__name__)
 

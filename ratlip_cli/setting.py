@@ -11,8 +11,7 @@ from typing import Any, TypeAlias
 
 from ratlip_cli.errors import UsageError
 
-Value: TypeAlias = str | int | float | bool
-"""What a setting can be in a TOML file and on the command line."""
+Value: TypeAlias = str | int | float | bool  # What a setting can be in a TOML file and on the command line.
 
 _KINDS: dict[str, tuple[type, tuple[type, ...], str]] = {
     "int": (int, (int,), "a whole number"),

@@ -25,8 +25,7 @@ from ratlip_cli.weights.clip_files import clip_architecture
 from ratlip_cli.weights.model_folder import Model, clip_spec
 
 MATRIX_SIDE = 2048
-SHORTEST_SECONDS = 2.0
-"""Everything is measured at least this long, and at least three times; the median counts."""
+SHORTEST_SECONDS = 2.0  # Everything is measured at least this long, and at least three times; the median counts.
 
 
 @dataclass(frozen=True)

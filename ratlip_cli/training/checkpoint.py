@@ -26,12 +26,10 @@ from ratlip_cli.setting import Value
 from ratlip_cli.tensor_files import load_into, load_pickled, load_tensors, save_tensors
 from ratlip_cli.training.trainer import Trainer
 
-FORMAT = 1
-"""Version of the files above; a checkpoint of another one is refused."""
+FORMAT = 1  # Version of the files above; a checkpoint of another one is refused.
 
 NETWORKS = ("generator", "ema", "discriminator")
-_OLD_NAMES = {"ema": "average.safetensors"}
-"""How an earlier version of ratlip called a network's file."""
+_OLD_NAMES = {"ema": "average.safetensors"}  # How an earlier version of ratlip called a network's file.
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from ratlip_cli.training.start import check_out, open_dataset
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import load_clip
 
-MEASURED_STEPS = 3
-"""Steps that a dry run measures, after a first one to warm up."""
+MEASURED_STEPS = 3  # Steps that a dry run measures, after a first one to warm up.
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,9 @@ from ratlip_cli.pixels import captioned_grid
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import StepRecord
 
-RUNS = Path("runs")
-"""Where runs without `--out` go, and where `--resume auto` looks."""
+RUNS = Path("runs")  # Where runs without `--out` go, and where `--resume auto` looks.
 
-TENSORBOARD_EVERY = 10
-"""Steps between two points of a TensorBoard curve; metrics.jsonl has them all."""
+TENSORBOARD_EVERY = 10  # Steps between two points of a TensorBoard curve; metrics.jsonl has them all.
 
 
 class RunFolder:

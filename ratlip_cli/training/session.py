@@ -33,11 +33,9 @@ from ratlip_cli.weights.model_folder import (
     save_weights,
 )
 
-PATIENCE = 10
-"""Number of steps in a row that may be not finite before training stops."""
+PATIENCE = 10  # Number of steps in a row that may be not finite before training stops.
 
-SAMPLE_ROWS, SAMPLE_COLUMNS = 4, 4
-"""Prompts, and images of each, in a grid of samples."""
+SAMPLE_ROWS, SAMPLE_COLUMNS = 4, 4  # Prompts, and images of each, in a grid of samples.
 
 
 @dataclass

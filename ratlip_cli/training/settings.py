@@ -34,8 +34,7 @@ EVAL_FEATURES = ("auto", "inception", "clip")
 PRESETS = Path(__file__).parent / "presets"
 """One TOML file a dataset: the paper's settings for the real ones, `small` for a few own images on a CPU."""
 
-MODEL = "model"
-"""The table of the model's sizes in a TOML file."""
+MODEL = "model"  # The table of the model's sizes in a TOML file.
 
 _data, _model, _length, _machine = (
     functools.partial(setting, group=group) for group in ("Data", "Model", "How long", "Machine")
@@ -234,8 +233,7 @@ class TrainSettings:
         return all(getattr(self, name) == getattr(other, name) for name in (*decisive, MODEL))
 
 
-SETTINGS = settings_of(TrainSettings)
-"""The settings by name, without the sizes of models."""
+SETTINGS = settings_of(TrainSettings)  # The settings by name, without the sizes of models.
 
 
 def all_settings() -> dict[str, Setting]:

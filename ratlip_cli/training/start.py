@@ -41,8 +41,7 @@ from ratlip_cli.weights.model_folder import (
     read_model_config,
 )
 
-ENCODED_AT_ONCE = 256
-"""Captions whose conditions are computed at once."""
+ENCODED_AT_ONCE = 256  # Captions whose conditions are computed at once.
 
 
 def open_session(
