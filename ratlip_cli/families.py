@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ratlip_cli.errors import unknown_name
-from ratlip_cli.family import Family
+from ratlip_cli.family import Autocast, Family
 from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
 
 if TYPE_CHECKING:
@@ -38,12 +36,7 @@ class Ratlip(Family):
         return Discriminator(config, geometry)
 
     def objective(
-        self,
-        settings: Any,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        clip: FrozenCLIP,
-        autocast: Callable[[], AbstractContextManager[Any]],
+        self, settings: Any, generator: nn.Module, discriminator: nn.Module, clip: FrozenCLIP, autocast: Autocast
     ) -> Objective:
         from ratlip_cli.training.objectives.ratlip import RatlipObjective
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from ratlip_cli.errors import UsageError
 from ratlip_cli.setting import Setting, Value, settings_of
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ratlip_cli.model.clip import FrozenCLIP
     from ratlip_cli.model.config import ClipGeometry
     from ratlip_cli.training.objectives.objective import Objective
+
+Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]  # The context to compute in a run's precision.
 
 
 class Family(ABC):
@@ -72,19 +74,9 @@ class Family(ABC):
 
     @abstractmethod
     def objective(
-        self,
-        settings: Any,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        clip: FrozenCLIP,
-        autocast: Callable[[], AbstractContextManager[Any]],
+        self, settings: Any, generator: nn.Module, discriminator: nn.Module, clip: FrozenCLIP, autocast: Autocast
     ) -> Objective:
-        """What both networks are trained for.
-
-        Args:
-            settings: the run's TrainSettings.
-            autocast: the context in which networks compute in the run's precision.
-        """
+        """What both networks are trained for; `settings` are the run's TrainSettings."""
 
     def encode(self, clip: FrozenCLIP, captions: Sequence[str]) -> Tensor:
         """How captions become the generator's condition: one row each. Left as it is, CLIP's text vectors T (B,d)."""

@@ -6,13 +6,12 @@ L_G = - E D(G(z,T),T) - lambda E cos(CLIP(G(z,T)), T)
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ratlip_cli.family import Autocast
 from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.losses import (
@@ -36,20 +35,10 @@ class Weights(Protocol):
 
 
 class RatlipObjective(Objective):
-    """Eq. 8. The penalty is computed in float32, outside autocast; the sixth power of a norm overflows in half.
-
-    Args:
-        settings, generator, discriminator, clip: of the run; see `Weights` and `model/`.
-        autocast: the context in which networks compute in the run's precision.
-    """
+    """Eq. 8. The penalty is computed in float32, outside autocast; the sixth power of a norm overflows in half."""
 
     def __init__(
-        self,
-        settings: Weights,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        clip: FrozenCLIP,
-        autocast: Callable[[], AbstractContextManager[Any]],
+        self, settings: Weights, generator: nn.Module, discriminator: nn.Module, clip: FrozenCLIP, autocast: Autocast
     ) -> None:
         if not isinstance(discriminator, Discriminator):
             raise TypeError(f"Eq. 8 needs Mate-D, not {type(discriminator).__name__}.")
