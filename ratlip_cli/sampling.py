@@ -97,8 +97,7 @@ def generate(
         best_of: generate this many times `count` images, and keep those of highest CLIP similarity, best first.
         batch_size: see `sample`.
 
-    Raises:
-        UsageError: an empty prompt, or numbers out of range.
+    Raises UsageError: an empty prompt, or numbers out of range.
     """
     check_request(prompts, count, seed, truncation, best_of)
     for prompt_index, prompt in enumerate(prompts):

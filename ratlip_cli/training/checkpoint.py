@@ -57,8 +57,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, identity: Identity, keep: in
     Args:
         spared: the step of a checkpoint that is kept besides.
 
-    Raises:
-        RatlipError: the folder cannot be written or the disk is full; what was there before is still there.
+    Raises RatlipError: the folder cannot be written or the disk is full; what was there before is still there.
     """
     target = folder / _name(trainer.steps_done)
     with whole_folder(target) as partial:
@@ -87,8 +86,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint to the CPU.
 
-    Raises:
-        WeightsError: a file is missing, cut short or foreign, or the checkpoint is of another format.
+    Raises WeightsError: a file is missing, cut short or foreign, or the checkpoint is of another format.
     """
     try:
         content = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))

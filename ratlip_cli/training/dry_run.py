@@ -46,12 +46,7 @@ class DryRun:
 def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
     """Measure a few steps of the run that `settings` describe, and write nothing but what preparing the data takes.
 
-    Args:
-        settings: what decides the run.
-        progress: called while a dataset is prepared that was not before.
-
-    Raises:
-        RatlipError: what `open_session` would raise.
+    `progress` is called while a dataset is prepared that was not before. Raises what `open_session` would raise.
     """
     device = resolve_device(settings.device)
     check_out(settings)

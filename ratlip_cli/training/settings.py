@@ -244,11 +244,6 @@ def all_settings() -> dict[str, Setting]:
     return dict([*items[:before], *sizes.items(), *items[before:]])
 
 
-def about(name: str) -> str:
-    """The sentence that explains the setting `name`."""
-    return all_settings()[name].about.text
-
-
 def _toml(given: tuple[Setting, Value | None]) -> str:
     one, value = given
     return "" if value is None else f"# {one.about.text}\n{tomli_w.dumps({one.name: value})}"
@@ -329,8 +324,7 @@ def preset_names() -> list[str]:
 def read_settings(config: str | Path) -> dict[str, Value]:
     """The settings in a TOML file, or in the shipped preset of that name.
 
-    Raises:
-        UsageError: no such file or preset, not TOML, an unknown key, or a value of the wrong kind.
+    Raises UsageError: no such file or preset, not TOML, an unknown key, or a value of the wrong kind.
     """
     path = Path(config)
     if not path.is_file():
@@ -350,8 +344,7 @@ def read_settings(config: str | Path) -> dict[str, Value]:
 def parse_duration(text: str) -> float:
     """Seconds in a duration such as 90s, 30m, 2h or 1h30m.
 
-    Raises:
-        UsageError: anything else, or no time at all.
+    Raises UsageError: anything else, or no time at all.
     """
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
     parts = match.groups() if match else ()
@@ -393,8 +386,7 @@ def _unknown_setting(path: Path, key: str, known: list[str]) -> UsageError:
 def run_of(path: Path) -> Path:
     """The run folder that `path` is, or that the checkpoint `path` belongs to.
 
-    Raises:
-        UsageError: it is neither.
+    Raises UsageError: it is neither.
     """
     for run in (path, path.parent.parent):
         if path.is_dir() and (run / "config.toml").is_file():

@@ -50,7 +50,6 @@ def open_session(
     """Read the data, load the CLIP, build the networks or resume them, and open the run folder.
 
     Args:
-        settings: what decides the run.
         tell: called with lines about what was found, such as a damaged checkpoint that was passed over.
         progress: called while a dataset is prepared that was not before.
 

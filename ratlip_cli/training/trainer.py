@@ -99,8 +99,7 @@ class Trainer:
     def train_step(self, batch: Batch) -> StepRecord:
         """One step on a batch; it is applied whole or, where anything in it is not finite, not at all.
 
-        Raises:
-            TrainingError: the GPU's memory is full; the step is not applied.
+        Raises TrainingError: the GPU's memory is full; the step is not applied.
         """
         started = time.perf_counter()
         self._undo.remember_statistics()
