@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ratlip_cli.errors import unknown_name
-from ratlip_cli.family import Autocast, Family
+from ratlip_cli.family import Family
 from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures
-    from ratlip_cli.training.objectives.objective import Objective
+    from ratlip_cli.training.objectives.objective import Autocast, Objective
 
 
 class Ratlip(Family):

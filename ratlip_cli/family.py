@@ -7,9 +7,8 @@ family is one file with a subclass of `Family`, one line in the table, and tests
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ratlip_cli.errors import UsageError
 from ratlip_cli.setting import Setting, Value, settings_of
@@ -19,9 +18,7 @@ if TYPE_CHECKING:
 
     from ratlip_cli.model.clip import FrozenCLIP
     from ratlip_cli.model.config import ClipGeometry
-    from ratlip_cli.training.objectives.objective import Objective
-
-Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]  # The context to compute in a run's precision.
+    from ratlip_cli.training.objectives.objective import Autocast, Objective
 
 
 class Family(ABC):

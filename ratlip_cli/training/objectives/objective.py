@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
 from ratlip_cli.model.losses import mismatched
+
+Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]  # The context to compute in a run's precision.
 
 Logs: TypeAlias = dict[str, Tensor]
 """What was measured, by the name that it has in metrics.jsonl; each tensor's mean over the micro-batch counts."""

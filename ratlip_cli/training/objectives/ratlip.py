@@ -11,7 +11,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ratlip_cli.family import Autocast
 from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.losses import (
@@ -21,7 +20,7 @@ from ratlip_cli.model.losses import (
     matching_aware_gradient_penalty,
     mode_seeking,
 )
-from ratlip_cli.training.objectives.objective import Logs, MicroBatch, Objective
+from ratlip_cli.training.objectives.objective import Autocast, Logs, MicroBatch, Objective
 
 
 class Weights(Protocol):
