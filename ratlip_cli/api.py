@@ -13,10 +13,12 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import torch
 
+from ratlip_cli.device import resolve_device
+from ratlip_cli.errors import UsageError
 from ratlip_cli.evaluation.request import EvaluationRequest
 from ratlip_cli.evaluation.run import evaluate
 from ratlip_cli.explain.gradcam.run import gradcam
@@ -25,8 +27,7 @@ from ratlip_cli.explain.request import GradCamRequest, LatentRequest
 from ratlip_cli.outputs import ImageFolder
 from ratlip_cli.pixels import captioned_grid
 from ratlip_cli.sampling import Sample, generate
-from ratlip_cli.setting import Value
-from ratlip_cli.training.settings import TrainSettings, resolve_settings
+from ratlip_cli.training.settings import TrainSettings, checked, resolve_settings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.training.trainer import StepRecord
 from ratlip_cli.weights import load, model_folder
@@ -139,11 +140,11 @@ def load_model(name: str | Path = load.DEMO, device: str | torch.device = "cpu")
 
     Args:
         name: a run folder, a model folder, `owner/name[@revision]` on the Hugging Face Hub, or `ratlip-demo`.
-        device: where it computes, such as `cuda`.
+        device: where it computes: auto, cpu, cuda, cuda:N or mps.
 
-    Raises WeightsError where there is none, or it is damaged.
+    Raises WeightsError where there is none, or it is damaged; DeviceError for a device that is not there.
     """
-    loaded = load.load_model(str(name), device)
+    loaded = load.load_model(str(name), resolve_device(str(device)))
     return Model(loaded.name, loaded.folder, loaded.config, loaded.generator, loaded.clip, loaded.fingerprint)
 
 
@@ -151,14 +152,10 @@ def load_model(name: str | Path = load.DEMO, device: str | torch.device = "cpu")
 class Run:
     """A training run that has ended."""
 
-    folder: Path
-    """The run folder."""
-    steps: int
-    """Steps done."""
-    finished: bool
-    """Whether the last step is done; else train again with `resume`."""
-    last: StepRecord | None
-    """The last step's record; None where there was nothing left to do."""
+    folder: Path  # The run folder.
+    steps: int  # Steps done.
+    finished: bool  # Whether the last step is done; else train again with `resume`.
+    last: StepRecord | None  # The last step's record; None where there was nothing left to do.
 
     def model(self, device: str | torch.device = "cpu") -> Model:
         """Its newest model."""
@@ -166,7 +163,7 @@ class Run:
 
 
 def train(
-    settings: TrainSettings | Mapping[str, Value],
+    settings: TrainSettings | Mapping[str, Any],
     config: str | None = None,
     on_step: Callable[[StepRecord], None] = lambda record: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -179,12 +176,16 @@ def train(
         settings: the options of `ratlip train` by their names with underscores, over the preset of the dataset.
         config: a TOML file or a preset, under `settings`.
         on_step: called with the record of every step.
-        should_stop: asked before every step; the run is saved and can be resumed.
+        should_stop: asked before every step; the run is saved and can be resumed. Ctrl-C leaves the newest checkpoint.
 
     Raises RatlipError like `ratlip train`: for settings that cannot be, data or weights that cannot be used.
     """
-    resolved = settings if isinstance(settings, TrainSettings) else resolve_settings(settings, config)
-    session = open_session(resolved)
+    if not isinstance(settings, TrainSettings):
+        texts = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+        settings = resolve_settings(checked("settings", texts), config)
+    elif config is not None:
+        raise UsageError("give either TrainSettings or a config, not both.")
+    session = open_session(settings)
     last = None
     for last in session.run(should_stop):
         on_step(last)

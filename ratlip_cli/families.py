@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ratlip_cli.errors import unknown_name
@@ -14,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures
-    from ratlip_cli.training.objectives.objective import Objective
+    from ratlip_cli.training.objectives.objective import Autocast, Objective
 
 
 class Ratlip(Family):
@@ -38,12 +36,7 @@ class Ratlip(Family):
         return Discriminator(config, geometry)
 
     def objective(
-        self,
-        settings: Any,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        clip: FrozenCLIP,
-        autocast: Callable[[], AbstractContextManager[Any]],
+        self, settings: Any, generator: nn.Module, discriminator: nn.Module, clip: FrozenCLIP, autocast: Autocast
     ) -> Objective:
         from ratlip_cli.training.objectives.ratlip import RatlipObjective
 

@@ -7,8 +7,7 @@ family is one file with a subclass of `Family`, one line in the table, and tests
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ratlip_cli.errors import UsageError
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from ratlip_cli.model.clip import FrozenCLIP
     from ratlip_cli.model.config import ClipGeometry
-    from ratlip_cli.training.objectives.objective import Objective
+    from ratlip_cli.training.objectives.objective import Autocast, Objective
 
 
 class Family(ABC):
@@ -72,19 +71,9 @@ class Family(ABC):
 
     @abstractmethod
     def objective(
-        self,
-        settings: Any,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        clip: FrozenCLIP,
-        autocast: Callable[[], AbstractContextManager[Any]],
+        self, settings: Any, generator: nn.Module, discriminator: nn.Module, clip: FrozenCLIP, autocast: Autocast
     ) -> Objective:
-        """What both networks are trained for.
-
-        Args:
-            settings: the run's TrainSettings.
-            autocast: the context in which networks compute in the run's precision.
-        """
+        """What both networks are trained for; `settings` are the run's TrainSettings."""
 
     def encode(self, clip: FrozenCLIP, captions: Sequence[str]) -> Tensor:
         """How captions become the generator's condition: one row each. Left as it is, CLIP's text vectors T (B,d)."""

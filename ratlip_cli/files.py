@@ -16,6 +16,16 @@ PARTIAL = ".partial"
 """How temporary names end, so that a later run can recognise and remove what a kill left behind."""
 
 
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Raise RatlipError where `target` cannot be written inside: permission, a file in the way, a full disk."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RatlipError(f"cannot write {target}: {reason}. Choose another folder or free some space.") from error
+
+
 def _partial_name(target: Path) -> Path:
     return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
 
@@ -30,13 +40,12 @@ def whole_file(target: Path, durable: bool = True) -> Iterator[Path]:
     """
     partial = _partial_name(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        if durable:
-            _to_disk(partial)
-        partial.replace(target)
-    except OSError as error:
-        raise cannot_write(target, error) from error
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            if durable:
+                _to_disk(partial)
+            partial.replace(target)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -50,14 +59,13 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """
     partial = _partial_name(target)
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        for path in partial.rglob("*"):
-            if path.is_file():
-                _to_disk(path)
-        partial.rename(target)
-    except OSError as error:
-        raise cannot_write(target, error) from error
+        with writing(target):
+            partial.mkdir(parents=True)
+            yield partial
+            for path in partial.rglob("*"):
+                if path.is_file():
+                    _to_disk(path)
+            partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -102,9 +110,3 @@ def remove_partials(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def cannot_write(target: Path, error: OSError) -> RatlipError:
-    """The error for a path that cannot be written: permission, a file in the way, a full disk."""
-    reason = error.strerror or str(error)
-    return RatlipError(f"cannot write {target}: {reason}. Choose another folder or free some space.")

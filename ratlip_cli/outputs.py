@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from ratlip_cli.errors import RatlipError, unknown_name
-from ratlip_cli.files import cannot_write, whole_file
+from ratlip_cli.files import whole_file, writing
 from ratlip_cli.pixels import captioned_grid
 from ratlip_cli.sampling import Sample
 
@@ -50,11 +50,8 @@ class ImageFolder:
                 exif[ExifTags.Base.ImageDescription] = json.dumps(image.record())
                 image.image.save(partial, {"jpg": "JPEG", "webp": "WEBP"}[self.format], quality=95, exif=exif)
         lines, line = self.folder / RECORDS_FILE, json.dumps({"file_name": name, **image.record()}, ensure_ascii=False)
-        try:
-            with lines.open("ab", buffering=0) as records:
-                records.write(line.encode() + b"\n")  # one write: whole or not at all
-        except OSError as error:
-            raise cannot_write(lines, error) from error
+        with writing(lines), lines.open("ab", buffering=0) as records:
+            records.write(line.encode() + b"\n")  # one write: whole or not at all
         return path
 
     def save_grid(self, images: Sequence[Sample]) -> Path:

@@ -29,11 +29,9 @@ from ratlip_cli.weights.model_folder import (
     write_model_config,
 )
 
-SCORES_FILE = "scores.json"
-"""Where a run folder keeps what `ratlip evaluate --out` wrote."""
+SCORES_FILE = "scores.json"  # Where a run folder keeps what `ratlip evaluate --out` wrote.
 
-SAMPLES = 4
-"""Images of each prompt on the card."""
+SAMPLES = 4  # Images of each prompt on the card.
 
 logger = logging.getLogger(__name__)
 
@@ -42,42 +40,30 @@ logger = logging.getLogger(__name__)
 class Publication:
     """What to publish, where and how."""
 
-    model: str
-    """A model folder or a run folder, see `load_model`."""
-    repository: str
-    """owner/name; made where there is none."""
-    private: bool = False
-    """Make the repository private; one that is public already is refused."""
-    revision: str | None = None
-    """A branch, made where there is none; left out, `main`."""
-    licence: str | None = None
-    """Of the weights, as the Hub calls it, such as `cc-by-4.0`; left out, that of the training data."""
-    scores: Path | None = None
-    """What `ratlip evaluate --out` wrote of this model; left out, SCORES_FILE in the run folder, if it is there."""
-    prompts: Sequence[str] = ()
-    """Of the card's images; left out, those of the run's samples."""
-    half: bool = False
-    """Store the weights as float16."""
-    dry_run: bool = False
-    """Make everything, upload nothing."""
+    model: str  # A model folder or a run folder, see `load_model`.
+    repository: str  # owner/name; made where there is none.
+    private: bool = False  # Make the repository private; one that is public already is refused.
+    revision: str | None = None  # A branch, made where there is none; left out, `main`.
+    licence: str | None = None  # Of the weights, as the Hub calls it: `cc-by-4.0`; left out, that of the training data.
+    scores: Path | None = (
+        None  # What `ratlip evaluate --out` wrote of it; left out, the run folder's SCORES_FILE, if any.
+    )
+    prompts: Sequence[str] = ()  # Of the card's images; left out, those of the run's samples.
+    half: bool = False  # Store the weights as float16.
+    dry_run: bool = False  # Make everything, upload nothing.
 
 
 @dataclass(frozen=True)
 class Published:
     """What was published, or, after a dry run, would be."""
 
-    model: str | None
-    """owner/name@commit: what gets exactly this model. None after a dry run, as is `url`."""
-    url: str | None
-    """The commit's page."""
-    fingerprint: str
-    """Of the model, as its weights are stored there."""
+    model: str | None  # owner/name@commit: what gets exactly this model. None after a dry run, as is `url`.
+    url: str | None  # The commit's page.
+    fingerprint: str  # Of the model, as its weights are stored there.
     repository: str
     dry_run: bool
-    files: dict[str, int]
-    """Sizes in bytes, by name."""
-    card: str
-    """The model card, Markdown."""
+    files: dict[str, int]  # Sizes in bytes, by name.
+    card: str  # The model card, Markdown.
 
 
 def publish(request: Publication, progress: Progress = silent) -> Published:
@@ -109,8 +95,9 @@ def publish(request: Publication, progress: Progress = silent) -> Published:
         write_text(folder / CARD_FILE, card)
         files[CARD_FILE] = folder / CARD_FILE
         sizes = {name: path.stat().st_size for name, path in files.items()}
-        pushed = None if request.dry_run else push(files, request.repository, request.private, request.revision)
-    name, url = (pushed.name, pushed.url) if pushed else (None, None)
+        name, url = None, None
+        if not request.dry_run:
+            name, url = push(files, request.repository, request.private, request.revision)
     return Published(name, url, fingerprint, request.repository, request.dry_run, sizes, card)
 
 

@@ -30,17 +30,13 @@ class Sample:
 
     image: Image.Image
     prompt: str
-    prompt_index: int
-    """Which of the prompts of this call, from 0."""
-    index: int
-    """Which noise, from 0: k."""
+    prompt_index: int  # Which of the prompts of this call, from 0.
+    index: int  # Which noise, from 0: k.
     seed: int
     truncation: float
     model: str
-    fingerprint: str
-    """Of the model."""
-    clip_similarity: float
-    """Cosine of the image and its prompt under the model's CLIP, in [-1,1]."""
+    fingerprint: str  # Of the model.
+    clip_similarity: float  # Cosine of the image and its prompt under the model's CLIP, in [-1,1].
 
     def __repr__(self) -> str:
         return f"<Sample {self.index} of '{self.prompt[:40]}', seed {self.seed}, by {self.model}>"
@@ -101,8 +97,7 @@ def generate(
         best_of: generate this many times `count` images, and keep those of highest CLIP similarity, best first.
         batch_size: see `sample`.
 
-    Raises:
-        UsageError: an empty prompt, or numbers out of range.
+    Raises UsageError: an empty prompt, or numbers out of range.
     """
     check_request(prompts, count, seed, truncation, best_of)
     for prompt_index, prompt in enumerate(prompts):
@@ -158,12 +153,7 @@ def check_request(prompts: Sequence[str], count: int, seed: int, truncation: flo
             raise UsageError(f"prompt {number} is not UTF-8 text; type or save it as UTF-8.")
     if count < 1 or best_of < 1:
         raise UsageError(f"the number of images is {count} and best-of is {best_of}; both must be at least 1.")
-    check_seed(seed)
-    if not 0 <= truncation <= 10:
-        raise UsageError(f"truncation is {truncation}; it must be between 0 and 10, usually 0.5 to 1.")
-
-
-def check_seed(seed: int) -> None:
-    """Raise UsageError for a seed out of range."""
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed is {seed}; it must not be negative, and below 2^63.")
+    if not 0 <= truncation <= 10:
+        raise UsageError(f"truncation is {truncation}; it must be between 0 and 10, usually 0.5 to 1.")

@@ -5,15 +5,14 @@ Standard library only: the command line reads settings before torch is imported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ratlip_cli.errors import UsageError
 
-Value: TypeAlias = str | int | float | bool
-"""What a setting can be in a TOML file and on the command line."""
+Value: TypeAlias = str | int | float | bool  # What a setting can be in a TOML file and on the command line.
 
 _KINDS: dict[str, tuple[type, tuple[type, ...], str]] = {
     "int": (int, (int,), "a whole number"),
@@ -28,28 +27,18 @@ _KINDS: dict[str, tuple[type, tuple[type, ...], str]] = {
 class About:
     """What a field says of itself."""
 
-    text: str
-    """One sentence: comment in TOML files, and help on the command line."""
-    group: str = "Model"
-    """Under which heading help shows it."""
-    name: str = ""
-    """The setting's name, where it is another one than the field's."""
-    choices: tuple[str, ...] = ()
-    """The values it takes, where they are few."""
-    metavar: str | None = None
-    """What help calls its value."""
-    envvar: str | None = None
-    """Environment variable that gives it on the command line."""
-    architecture: bool = False
-    """Whether it decides the shapes of networks, so that a checkpoint of another value does not fit."""
-    free: bool = False
-    """Whether it may change when a run is resumed: it changes where and how fast the run goes, and nothing else."""
-    recorded: bool = False
-    """Whether a model's config.json and card give it."""
-    repeated: bool = True
-    """Whether a run's config.toml gives it."""
-    advanced: bool = False
-    """Whether help shows it last."""
+    text: str  # One sentence: comment in TOML files, and help on the command line.
+    group: str = "Model"  # Under which heading help shows it.
+    name: str = ""  # The setting's name, where it is another one than the field's.
+    choices: tuple[str, ...] = ()  # The values it takes, where they are few.
+    metavar: str | None = None  # What help calls its value.
+    envvar: str | None = None  # Environment variable that gives it on the command line.
+    architecture: bool = False  # Whether it decides shapes of networks: a checkpoint of another value does not fit.
+    free: bool = False  # Whether it may change when a run is resumed: it changes where and how fast it goes alone.
+    recorded: bool = False  # Whether a model's config.json and card give it.
+    repeated: bool = True  # Whether a run's config.toml gives it.
+    advanced: bool = False  # Whether help shows it last.
+    flag: bool = False  # Whether the command line can only switch it on.
 
 
 def setting(default: Any, about: str, **more: Any) -> Any:
@@ -77,7 +66,8 @@ class Setting:
 
     @property
     def _kind(self) -> str:
-        return str(self.field.type).partition(" | ")[0]
+        kind: object = self.field.type  # a type where a module does not postpone its annotations
+        return (kind.__name__ if isinstance(kind, type) else str(kind)).partition(" | ")[0]
 
     def check(self, where: str, value: object) -> None:
         """Raise UsageError where a value of a file is of another type."""
@@ -92,11 +82,6 @@ def settings_of(kind: type[Any]) -> dict[str, Setting]:
     return {about.name or item.name: Setting(about.name or item.name, item, about) for item, about in found}
 
 
-def ordered(settings: Sequence[Setting]) -> list[Setting]:
-    """By group as they come, the advanced ones of all groups last."""
-    return sorted(settings, key=lambda one: one.about.advanced)
-
-
 def several(given: Any) -> tuple[Any, ...]:
     """What a request takes several of, as a tuple; a string, path or model given alone is one, never its letters."""
-    return tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)

@@ -31,16 +31,11 @@ class ModuleSummary:
     """One module of the model."""
 
     name: str
-    shape: tuple[int, ...]
-    """Of its output for one image, without the batch."""
-    trained: int
-    """Parameters that training changes."""
-    frozen: int
-    """Parameters of CLIP."""
-    flops: int
-    """Floating-point operations for one image; a multiplication and an addition are two."""
-    generates: bool
-    """Whether it works when an image is generated; else it works in training alone."""
+    shape: tuple[int, ...]  # Of its output for one image, without the batch.
+    trained: int  # Parameters that training changes.
+    frozen: int  # Parameters of CLIP.
+    flops: int  # Floating-point operations for one image; a multiplication and an addition are two.
+    generates: bool  # Whether it works when an image is generated; else it works in training alone.
 
 
 def summarise(generator: Any, discriminator: Any, clip: FrozenCLIP) -> list[ModuleSummary]:
@@ -73,12 +68,9 @@ class ParameterCount:
     """A row of the paper's table of parameters."""
 
     variant: str
-    hidden_size: int | None
-    """None for a variant without an LSTM."""
-    generator: int
-    """With CLIP-BLK: the paper's GPs."""
-    with_discriminator: int
-    """And with FE extractor and referee, as the published code counts them: the paper's TPs."""
+    hidden_size: int | None  # None for a variant without an LSTM.
+    generator: int  # With CLIP-BLK: the paper's GPs.
+    with_discriminator: int  # And with FE extractor and referee, as the published code counts them: the paper's TPs.
 
 
 def paper_table(generator: GeneratorConfig, clip: FrozenCLIP) -> list[ParameterCount]:
@@ -104,22 +96,23 @@ def parameter_counts(config: Any, clip: FrozenCLIP) -> tuple[int, int]:
     """
     with torch.device("meta"):
         generator = family_of(config.variant).generator(config, clip.geometry)
-    return _count(generator), clip_blk_parameters(clip)
+    return count_parameters(generator), clip_blk_parameters(clip)
 
 
 def clip_blk_parameters(clip: FrozenCLIP) -> int:
     """Parameters of the frozen vision transformer up to its last block: what the published generator carries along."""
-    return _count(clip.visual) - _count(clip.visual.ln_post) - int(clip.visual.proj.numel())
+    return count_parameters(clip.visual) - count_parameters(clip.visual.ln_post) - int(clip.visual.proj.numel())
 
 
 def discriminator_parameters(config: DiscriminatorConfig, geometry: ClipGeometry) -> tuple[int, int]:
     """Parameters of FE extractor and referee, and of two shortcuts that the published code counts and never uses."""
     with torch.device("meta"):
-        used = _count(Discriminator(config, geometry))
+        used = count_parameters(Discriminator(config, geometry))
     return used, 2 * (geometry.width**2 + geometry.width)
 
 
-def _count(module: nn.Module) -> int:
+def count_parameters(module: nn.Module) -> int:
+    """Parameters of a network, frozen ones included."""
     return sum(int(parameter.numel()) for parameter in module.parameters())
 
 
@@ -141,11 +134,11 @@ def _recorded(
         return record
 
     for name, module in modules.items():
-        module.forward = recorded(name, module.forward, _count(module), 0)
+        module.forward = recorded(name, module.forward, count_parameters(module), 0)
     uses = {
-        "encode_tokens": (TEXT_ENCODER, _count(clip) - _count(clip.visual)),
+        "encode_tokens": (TEXT_ENCODER, count_parameters(clip) - count_parameters(clip.visual)),
         "clip_blk": ("CLIP-BLK", clip_blk_parameters(clip)),
-        "features": ("CLIP image encoder", _count(clip.visual)),
+        "features": ("CLIP image encoder", count_parameters(clip.visual)),
     }
     for method, (name, frozen) in uses.items():
         setattr(clip, method, recorded(name, getattr(clip, method), 0, frozen))

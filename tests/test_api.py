@@ -127,3 +127,15 @@ def test_one_name_is_one_name_and_never_its_letters(model: ratlip.Model) -> None
 def test_wrong_values_are_told_in_one_line(model: ratlip.Model, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown format 'jpeg'"):
         model.generate("a red bird").save(tmp_path, format="jpeg")
+    with pytest.raises(UsageError, match="unknown device 'gpu'"):
+        ratlip.load_model("ratlip-demo", device="gpu")
+    for settings, message in (
+        ({"batchsize": 4}, "unknown setting 'batchsize'. Did you mean 'batch_size'"),
+        ({"steps": "10"}, "'steps' must be a whole number, not '10'"),
+        ({"model": {"image_size": "64"}}, "'image_size' must be a whole number"),
+        ({"image_size": 32, "model": {"image_size": 64}}, "stands in 'model' and beside it"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            ratlip.train(settings)
+    with pytest.raises(UsageError, match="either TrainSettings or a config"):
+        ratlip.train(TrainSettings(), config="small")

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import pytest
 import torch
 import toy_family
 from command_line import ratlip
+from torch import nn
 
+from ratlip_cli import fast
 from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.families import FAMILIES, family_of
 from ratlip_cli.model.config import VARIANTS, GeneratorConfig
+from ratlip_cli.setting import setting, settings_of
 from ratlip_cli.training.settings import TrainSettings, resolve_settings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.weights.load import load_model
@@ -74,6 +78,10 @@ def test_its_settings_come_from_files_and_are_checked(tmp_path: Path) -> None:
     file = tmp_path / "toy.toml"
     file.write_text("variant = 'toy'\n[model]\ntoy_width = 5\n")
     assert resolve_settings({"dataset": "demo"}, str(file)).model["toy_width"] == 5, "sizes of the preset do not matter"
+    file.write_text("variant = 'galip'\n[model]\ntoy_width = 5\n")
+    with pytest.raises(UsageError, match="variant galip has no setting 'toy_width'"):
+        resolve_settings({}, str(file))
+    assert "toy_width" in resolve_settings({"variant": "toy"}, str(file)).model
     with pytest.raises(UsageError, match="variant toy has no setting 'hidden_size'"):
         resolve_settings({"variant": "toy", "hidden_size": 5})
     with pytest.raises(UsageError, match="variant galip has no setting 'toy_width'"):
@@ -152,3 +160,26 @@ def test_the_papers_variants_are_families(name: str) -> None:
 def test_an_unknown_family_is_told_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="Did you mean 'galip'"):
         family_of("galipp")
+
+
+def test_swaps_leave_a_family_of_its_own_alone() -> None:
+    """A residual reads its input after the activation: in place, it would read something else."""
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act, self.conv = nn.LeakyReLU(0.2), nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = 2 * x
+            return h + self.conv(self.act(h))
+
+    network, x = Residual(), torch.randn(1, 3, 4, 4)
+    before = network(x)
+    fast.for_training(network, nn.Identity(), frozenset(fast.Swap))
+    torch.testing.assert_close(network(x), before)
+
+
+def test_a_config_may_have_types_that_are_not_postponed() -> None:
+    config = make_dataclass("Config", [("size", int, setting(3, "A size.")), ("on", bool, setting(True, "A switch."))])
+    assert [one.kind for one in settings_of(config).values()] == [int, bool]

@@ -195,15 +195,15 @@ def test_push_then_pull(repository: Path, connect: Connect) -> None:
     (repository / "README.md").write_text(card)
     with serve() as hub:
         connect(hub, WRITE_TOKEN)
-        pushed = push(files_of(repository), "me/birds")
+        name, page = push(files_of(repository), "me/birds")
         commit = hub.repositories["me/birds"].branches["main"]
-        assert pushed.name == f"me/birds@{commit}"
-        assert pushed.url.endswith(commit)
+        assert name == f"me/birds@{commit}"
+        assert page.endswith(commit)
         files = hub.repositories["me/birds"].commits[commit]
         assert set(files) == {"config.json", "generator.safetensors", "clip/open_clip_config.json", "README.md"}
         assert hub.file("me/birds", "README.md").decode() == card
         connect(hub, cache="another-machine")
-        assert (download(pushed.name) / "generator.safetensors").read_bytes() == WEIGHTS
+        assert (download(name) / "generator.safetensors").read_bytes() == WEIGHTS
         assert hub.leaked == []
 
 
@@ -215,8 +215,8 @@ def test_push_and_pull_by_xet(repository: Path, connect: Connect) -> None:
     (repository / "generator.safetensors").write_bytes(weights)
     with serve() as hub:
         connect(hub, WRITE_TOKEN, xet=True)
-        pushed = push(files_of(repository), "me/birds")
-        assert (download(pushed.name) / "generator.safetensors").read_bytes() == weights
+        name, _ = push(files_of(repository), "me/birds")
+        assert (download(name) / "generator.safetensors").read_bytes() == weights
         asked = " ".join(hub.requests)
         assert "/v1/xorbs/" in asked
         assert "/v1/reconstructions/" in asked
@@ -233,8 +233,8 @@ def test_push_again_sends_what_changed_and_removes_what_is_gone(repository: Path
         hub.repositories["me/birds"].commits[COMMIT] = {
             name: newer / name for name in ("config.json", "generator.safetensors", "clip/open_clip_config.json")
         } | {"discriminator.safetensors": newer / "other.safetensors", "mine.txt": newer / "old.pth"}
-        pushed = push(files_of(newer), "me/birds")
-        files = hub.repositories["me/birds"].commits[pushed.name.partition("@")[2]]
+        name, _ = push(files_of(newer), "me/birds")
+        files = hub.repositories["me/birds"].commits[name.partition("@")[2]]
         assert set(files) == {"config.json", "generator.safetensors", "clip/open_clip_config.json", "mine.txt"}
         assert not any("PUT /lfs" in request for request in hub.requests)
 

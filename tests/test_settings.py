@@ -14,7 +14,6 @@ from ratlip_cli.errors import UsageError
 from ratlip_cli.training.settings import (
     SETTINGS,
     TrainSettings,
-    about,
     all_settings,
     parse_duration,
     preset_names,
@@ -33,7 +32,7 @@ def write(tmp_path: Path, text: str) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_is_an_option_without_a_default_of_its_own(name: str) -> None:
     assert inspect.signature(train).parameters[name].default is None
-    assert about(name).endswith(".")
+    assert all_settings()[name].about.text.endswith(".")
 
 
 def test_layers_win_in_order(tmp_path: Path) -> None:
@@ -80,7 +79,7 @@ def test_what_is_written_reads_back_as_the_same_settings(tmp_path: Path, preset:
     settings = resolve_settings(changed, preset)
     again = resolve_settings({}, write(tmp_path, settings.to_toml()))
     assert again == settings
-    assert all(f"# {about(name)}\n{name} = " in settings.to_toml() for name in ("ema", "compile", "clip"))
+    assert all(f"# {SETTINGS[name].about.text}\n{name} = " in settings.to_toml() for name in ("ema", "compile", "clip"))
 
 
 def test_where_it_was_written_is_not_repeated() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ratlip_cli.setting import Setting, Value, ordered
+from ratlip_cli.setting import Setting, Value
 
 Model = Annotated[
     str | None,
@@ -25,7 +25,7 @@ def with_options(settings: Iterable[Setting]) -> Callable[[Callable[..., None]],
 
     An option that is not given is left out, so that a settings file is not overwritten by a default.
     """
-    names = {one.name: one for one in ordered(list(settings))}
+    names = {one.name: one for one in sorted(settings, key=lambda one: one.about.advanced)}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True).parameters
@@ -49,6 +49,7 @@ def _parameter(setting: Setting) -> inspect.Parameter:
     has_default = default is not None and default is not False and default != ""
     help_text = f"{about.text} Default: {default}." if has_default else about.text
     option = typer.Option(
+        *([f"--{setting.name.replace('_', '-')}"] if about.flag else []),
         help=help_text,
         show_default=False,
         rich_help_panel=f"{about.group}, advanced" if about.advanced else about.group,

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet
+from ratlip_cli.cli.options import Json, Quiet, with_options
+from ratlip_cli.data.request import PrepareRequest
 from ratlip_cli.errors import DataError
+from ratlip_cli.setting import settings_of
 
 SHOWN = 10
 """Images left out that are named on the terminal; dataset.json names all."""
 
 
+@with_options(settings_of(PrepareRequest).values())
 def prepare(
+    typed: dict[str, Any],
     dataset: Annotated[
         str,
         typer.Argument(
@@ -24,30 +28,6 @@ def prepare(
             help="cub, oxford, celeba-tiny, demo, demo-birds, demo-flowers, demo-faces, or your own images.",
         ),
     ],
-    data_dir: Annotated[
-        Path, typer.Option(envvar="RATLIP_DATA", help="Folder that holds prepared datasets by name.")
-    ] = Path("data"),
-    name: Annotated[str | None, typer.Option(help="Name in the data folder; the folder's own if left out.")] = None,
-    raw: Annotated[
-        Path | None,
-        typer.Option(help="cub, oxford, celeba-tiny: folder that has the archives, or what is in them; no download."),
-    ] = None,
-    accept_license: Annotated[
-        bool, typer.Option("--accept-license", help="celeba-tiny: you accept its licence, which the command prints.")
-    ] = False,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side of the images to train on; 256, and 64 for rendered ones, if left out.")
-    ] = None,
-    caption_column: Annotated[
-        str | None, typer.Option(help="Own images: the captions' column; captions, caption or text if left out.")
-    ] = None,
-    test_fraction: Annotated[
-        float | None, typer.Option(help="Own images: share for the test split; 0.1 if left out.")
-    ] = None,
-    count: Annotated[int | None, typer.Option(help="Rendered images: how many; 20000 if left out.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides the test split of own images, and what is rendered.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes; one per core if left out.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be used.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Verify a prepared dataset, image by image.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -68,25 +48,12 @@ def prepare(
     ratlip prepare data/my-images --check
     """
     console.set_up(quiet)
+    request = PrepareRequest(dataset, **typed)
+    if check:
+        _check(request, json)
+        return
     from ratlip_cli.data import prepare as data
 
-    if check:
-        _check(dataset, data_dir, workers, json)
-        return
-    request = data.PrepareRequest(
-        dataset=dataset,
-        data_dir=data_dir,
-        name=name,
-        image_size=image_size,
-        raw=raw,
-        accept_license=accept_license,
-        caption_column=caption_column,
-        test_fraction=test_fraction,
-        count=count,
-        seed=seed,
-        workers=workers,
-        strict=strict,
-    )
     with console.bars() as progress:
         prepared = data.prepare(request, progress)
     if prepared.info == prepared.before:
@@ -103,14 +70,15 @@ def prepare(
     console.answer(json, {"path": prepared.path, **asdict(info)}, prepared.path)
 
 
-def _check(dataset: str, data_dir: Path, workers: int | None, json: bool) -> None:
+def _check(request: PrepareRequest, json: bool) -> None:
     from ratlip_cli.data.layout import INFO, check_dataset, read_dataset
     from ratlip_cli.data.parallel import processes
 
-    path = Path(dataset) if (Path(dataset) / INFO).is_file() else data_dir / dataset
+    given = Path(request.dataset)
+    path = given if (given / INFO).is_file() else request.data_dir / given
     total = sum(read_dataset(path).counts.values())
     with console.bars() as progress:
-        problems = check_dataset(path, processes(workers), progress)
+        problems = check_dataset(path, processes(request.workers), progress)
     if json:
         console.result_json({"path": path, "problems": [asdict(problem) for problem in problems]})
     for problem in problems[:SHOWN]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import ratlip_cli
 from ratlip_cli.data.archives import check_archive, is_archive, md5
 from ratlip_cli.errors import DataError
-from ratlip_cli.files import cannot_write, locked
+from ratlip_cli.files import locked, writing
 from ratlip_cli.progress import Progress, silent
 
 TIMEOUT = 30.0
@@ -69,14 +69,12 @@ def fetch(file: RemoteFile, folder: Path, progress: Progress = silent) -> Path:
     target = folder / file.name
     if target.is_file():
         return target
-    try:
+    with writing(target):
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / f".{file.name}.lock") as free:
             if not free:
                 raise DataError(f"another ratlip is downloading {target} at this moment; wait for it to end.")
             return _fetch(file, target, progress)
-    except OSError as error:
-        raise cannot_write(target, error) from error
 
 
 def _fetch(file: RemoteFile, target: Path, progress: Progress) -> Path:

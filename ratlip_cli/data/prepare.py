@@ -11,10 +11,11 @@ from typing import Any, TypeAlias
 
 from ratlip_cli.data.layout import INFO, DatasetInfo, Problem, Record, read_dataset
 from ratlip_cli.data.parallel import processes
+from ratlip_cli.data.request import PrepareRequest
 from ratlip_cli.data.sources import celeba_tiny, cub, demo, own_images, oxford
 from ratlip_cli.data.writer import existing, write_dataset
 from ratlip_cli.errors import DataError, UsageError, unknown_name
-from ratlip_cli.files import cannot_write, locked
+from ratlip_cli.files import locked, writing
 from ratlip_cli.progress import Progress, silent
 
 OFFICIAL = {dataset.name: dataset for dataset in (cub.DATASET, oxford.DATASET, celeba_tiny.DATASET)}
@@ -29,24 +30,6 @@ DOWNLOADS = "downloads"
 """Folder, beside the prepared datasets, that keeps what was downloaded."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PrepareRequest:
-    """What to prepare, and how. None is the default of the source; an option of another source is a UsageError."""
-
-    dataset: str  # One of KNOWN, or the path of your own images.
-    data_dir: Path = Path("data")  # Folder of the prepared datasets.
-    name: str | None = None  # Folder in `data_dir`; None: the dataset's own name.
-    image_size: int | None = None  # Side of the images to train on, in pixels; None: 256, of rendered images 64.
-    raw: Path | None = None  # Datasets of the paper: folder that holds the archives, packed or unpacked; no download.
-    accept_license: bool = False  # Whether the user accepts a licence that has to be accepted.
-    caption_column: str | None = None  # Own images: column of the captions; None: captions, caption or text.
-    test_fraction: float | None = None  # Own images: share of the test split, in [0,1); None: 0.1.
-    count: int | None = None  # Rendered images: how many; None: DEMO_COUNT.
-    seed: int = 0  # Decides the test split of own images, and what is rendered.
-    workers: int | None = None  # Processes; None: one per core.
-    strict: bool = False  # Whether an image that cannot be used is an error.
 
 
 @dataclass(frozen=True)
@@ -243,11 +226,9 @@ def _large_enough(out: Path, what: str, image_size: int) -> Path:
 def _claimed(out: Path) -> Iterator[None]:
     """Keep other processes from preparing `out`."""
     with ExitStack() as stack:
-        try:
+        with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             free = stack.enter_context(locked(out.with_name(f".{out.name}.lock")))
-        except OSError as error:
-            raise cannot_write(out, error) from error
         if not free:
             raise DataError(f"another ratlip is preparing {out} at this moment; wait for it to end, or stop it.")
         yield

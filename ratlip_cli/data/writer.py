@@ -28,7 +28,7 @@ from ratlip_cli.data.layout import (
 )
 from ratlip_cli.data.parallel import in_order
 from ratlip_cli.errors import DataError, UsageError
-from ratlip_cli.files import cannot_write, remove_partials, whole_file, write_text
+from ratlip_cli.files import remove_partials, whole_file, write_text, writing
 from ratlip_cli.progress import Progress, silent
 
 _STAGING = ".preparing"
@@ -211,15 +211,13 @@ def _staging(out: Path, wanted: DatasetInfo) -> Path:
     description = json.dumps(asdict(wanted), sort_keys=True)
     mark = hashlib.sha256(description.encode()).hexdigest()[:8]
     staging = out.with_name(f".{out.name}.{mark}{_STAGING}")
-    try:
+    with writing(out):
         staging.mkdir(parents=True, exist_ok=True)
         for folder in out.parent.iterdir():
             if folder.name.startswith(f".{out.name}.") and folder.name.endswith(_STAGING) and folder != staging:
                 shutil.rmtree(folder)
         for split in staging.iterdir():
             remove_partials(split)
-    except OSError as error:
-        raise cannot_write(out, error) from error
     return staging
 
 
@@ -228,10 +226,8 @@ def _move(staging: Path, out: Path) -> None:
     replaced = out.with_name(f".{out.name}.replaced{_STAGING}")
     if hasattr(os, "sync"):
         os.sync()  # One wait for all images, instead of one for each.
-    try:
+    with writing(out):
         if out.exists():
             out.rename(replaced)
         staging.rename(out)
-    except OSError as error:
-        raise cannot_write(out, error) from error
     shutil.rmtree(replaced, ignore_errors=True)

@@ -2,8 +2,8 @@
 
 A swap replaces modules of a model by subclasses with the same parameters under the same names, equal in values and
 gradients to the plain ones (`tests/test_fast.py`). SWAPS says which a device takes: only those that were measured to
-win there. torch.compile and torch.export take the plain forwards, by the subclasses themselves; what `for_export` makes
-is fast when exported.
+win there. torch.compile and torch.export take the plain forwards of generator and discriminator, by the subclasses
+themselves; what `for_export` makes is fast when exported. Where the functions here are given no swaps, they take those that pay on the network's device.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import torch
 from ratlip_cli.fast.sampling import Sampler
 from ratlip_cli.fast.swaps import SWAPS, Swap, for_export, swap_clip, swap_discriminator, swap_generator, swaps_for
 from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.model.discriminator import Discriminator
+from ratlip_cli.model.generator import Generator
 
 __all__ = ["SWAPS", "Sampler", "Swap", "clip_for", "for_export", "for_sampling", "for_training", "swaps_for"]
 
@@ -20,31 +22,21 @@ __all__ = ["SWAPS", "Sampler", "Swap", "clip_for", "for_export", "for_sampling",
 def for_training(
     generator: torch.nn.Module, discriminator: torch.nn.Module, swaps: frozenset[Swap] | None = None
 ) -> None:
-    """Swap the modules of two networks that are trained, in place. The CLIP is `clip_for`'s, of whoever loaded it.
-
-    Args:
-        swaps: which; left out, those that pay on the networks' device.
-    """
+    """Swap the modules of two networks that are trained, in place. The CLIP is `clip_for`'s, of whoever loaded it."""
     chosen = swaps_for(_device(generator)) if swaps is None else swaps
-    swap_generator(generator, chosen)
-    swap_discriminator(discriminator, chosen)
+    if isinstance(generator, Generator):  # modules that another family borrows may have to be differentiated twice
+        swap_generator(generator, chosen)
+    if isinstance(discriminator, Discriminator):
+        swap_discriminator(discriminator, chosen)
 
 
 def for_sampling(generator: torch.nn.Module, clip: FrozenCLIP, swaps: frozenset[Swap] | None = None) -> Sampler:
-    """What turns noise and text vectors into images with the least work; `generator` stays as it is.
-
-    Args:
-        swaps: which; left out, those that pay on the generator's device.
-    """
+    """What turns noise and text vectors into images with the least work; `generator` stays as it is."""
     return Sampler(generator, clip, swaps_for(_device(generator)) if swaps is None else swaps)
 
 
 def clip_for(clip: FrozenCLIP, swaps: frozenset[Swap] | None = None) -> FrozenCLIP:
-    """Swap the modules of a frozen CLIP, in place, and return it.
-
-    Args:
-        swaps: which; left out, those that pay on its device.
-    """
+    """Swap the modules of a frozen CLIP, in place, and return it."""
     swap_clip(clip, swaps_for(clip.mean.device) if swaps is None else swaps)
     return clip
 

@@ -63,31 +63,22 @@ def norm_and_attention(c: Tensor, norm: nn.BatchNorm2d, attention: ShuffleAttent
             norm.num_batches_tracked.add_(1)
         mean, var = torch.batch_norm_update_stats(c.detach(), mean, var, norm.momentum or 0.0)
     weights = (norm.weight, norm.bias, attention.channel_weight, attention.channel_bias, *spatial_affine(attention))
-    out: Tensor = _NormAndAttention.apply(
-        c, mean, var, norm.training, norm.eps, attention.groups, attention.norm.eps, *weights
-    )
+    options = (norm.training, norm.eps, attention.groups, attention.norm.eps)
+    out: Tensor = _NormAndAttention.apply(c, mean, var, options, *weights)
     return out
 
 
 class _Gates(NamedTuple):
     """What shuffle attention computes of x (B,C,H,W) before it multiplies."""
 
-    x0: Tensor
-    """One half of every group, for channel attention (B,a,b,C/2G,H,W), see `_halves`."""
-    x1: Tensor
-    """The other, for spatial attention."""
-    pooled: Tensor
-    """x0, averaged over its pixels (B,a,b,C/2G,1,1)."""
-    channel_gate: Tensor
-    """What x0 is multiplied by (B,a,b,C/2G,1,1)."""
-    rows: Tensor
-    """x1 as GroupNorm sees it (BG,C/2G,H,W)."""
-    mean: Tensor
-    """Of each channel of `rows` (BG,C/2G)."""
-    rstd: Tensor
-    """One over its standard deviation (BG,C/2G)."""
-    spatial_gate: Tensor
-    """What x1 is multiplied by (B,a,b,C/2G,H,W)."""
+    x0: Tensor  # One half of every group, for channel attention (B,a,b,C/2G,H,W), see `_halves`.
+    x1: Tensor  # The other, for spatial attention.
+    pooled: Tensor  # x0, averaged over its pixels (B,a,b,C/2G,1,1).
+    channel_gate: Tensor  # What x0 is multiplied by (B,a,b,C/2G,1,1).
+    rows: Tensor  # x1 as GroupNorm sees it (BG,C/2G,H,W).
+    mean: Tensor  # Of each channel of `rows` (BG,C/2G).
+    rstd: Tensor  # One over its standard deviation (BG,C/2G).
+    spatial_gate: Tensor  # What x1 is multiplied by (B,a,b,C/2G,H,W).
 
 
 class _NormAndAttention(torch.autograd.Function):
@@ -95,18 +86,12 @@ class _NormAndAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        c: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        training: bool,
-        eps: float,
-        groups: int,
-        group_eps: float,
-        *weights: Tensor,
+        ctx: Any, c: Tensor, mean: Tensor, var: Tensor, options: tuple[bool, float, int, float], *weights: Tensor
     ) -> Tensor:
+        """`options`: whether it trains, epsilon of BatchNorm, groups of the attention, epsilon of its GroupNorm."""
         ctx.save_for_backward(c, mean, var, *weights)
-        ctx.settings = training, eps, groups, group_eps
+        ctx.options = options
+        _, eps, groups, group_eps = options
         scale, shift = _normalisation(mean, var, eps, *weights[:2])
         out = scale.new_empty(c.shape)
         for chunk in chunks(c):
@@ -118,7 +103,7 @@ class _NormAndAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         c, mean, var, norm_weight, norm_bias, *weights = ctx.saved_tensors
-        training, eps, groups, group_eps = ctx.settings
+        training, eps, groups, group_eps = ctx.options
         scale, shift = _normalisation(mean, var, eps, norm_weight, norm_bias)
         mean, rstd = mean[:, None, None], torch.rsqrt(var + eps)[:, None, None]
         d_c, totals = gradient.new_empty(c.shape), [torch.zeros_like(tensor) for tensor in (scale, shift, *weights)]
@@ -137,8 +122,7 @@ class _NormAndAttention(torch.autograd.Function):
             if training:  # mean and variance depend on c: nothing gets through that only shifts or scales it
                 d.sub_((c[chunk] - mean).mul_(rstd * d_norm_weight / pixels)).sub_(d_norm_bias / pixels)
             d.mul_(scale)
-        none = [None] * 6
-        return d_c.to(c.dtype), *none, d_norm_weight.flatten(), d_norm_bias.flatten(), *d_weights
+        return d_c.to(c.dtype), None, None, None, d_norm_weight.flatten(), d_norm_bias.flatten(), *d_weights
 
 
 def _normalisation(mean: Tensor, var: Tensor, eps: float, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

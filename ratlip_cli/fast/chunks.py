@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-CACHE_BYTES = 16 * 2**20
-"""What is assumed to stay in a CPU's cache between one layer and the next."""
-_TENSORS = 4
-"""How many tensors of a chunk's size are held at once while it is worked on."""
+CACHE_BYTES = 16 * 2**20  # What is assumed to stay in a CPU's cache between one layer and the next.
+_TENSORS = 4  # How many tensors of a chunk's size are held at once while it is worked on.
 
 
 def chunks(x: Tensor) -> list[slice]:

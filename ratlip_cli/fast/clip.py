@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from ratlip_cli.fast.onednn import fixed_linear
 from ratlip_cli.model.clip import FrozenCLIP
 
-_QUICK = 1.702
-"""The slope in QuickGELU, with which it is near GELU."""
+_QUICK = 1.702  # The slope in QuickGELU, with which it is near GELU.
 
 
 class FastCLIP(FrozenCLIP):

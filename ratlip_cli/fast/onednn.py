@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-_NOTHING_BEHIND: tuple[Any, ...] = ("none", [], "")
-"""The operators could do more to what comes out."""
+_NOTHING_BEHIND: tuple[Any, ...] = ("none", [], "")  # The operators could do more to what comes out.
 
 
 class FixedLinear(nn.Linear):

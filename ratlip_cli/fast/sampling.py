@@ -19,8 +19,7 @@ from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.model.shuffle_attention import SAConv, ShuffleAttention
 
-BATCH_SIZE = 16
-"""Images at a time where nobody says how many."""
+BATCH_SIZE = 16  # Images at a time where nobody says how many.
 
 
 class Sampler:

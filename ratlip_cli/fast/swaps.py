@@ -27,30 +27,18 @@ from ratlip_cli.model.shuffle_attention import SAConv, ShuffleAttention
 class Swap(Enum):
     """One way of doing the same with less work."""
 
-    AFFINES = "affines"
-    """Two affines and their LeakyReLUs as one operation, with a gradient that keeps input and output alone."""
-    ATTENTION = "attention"
-    """BatchNorm, LeakyReLU and shuffle attention as one operation, with a gradient that keeps its input alone."""
-    UPSAMPLING = "upsampling"
-    """Image-G's blocks without the enlarged input: a transposed convolution of summed weights, affines before it."""
-    COLOURS = "colours"
-    """The last convolution, to three colours, by rows."""
-    IN_PLACE = "in-place"
-    """LeakyReLUs that overwrite their input."""
-    REFEREE = "referee"
-    """The referee without a tiled text vector."""
-    CLIP_ATTENTION = "clip-attention"
-    """CLIP's attention with all positions in one product."""
-    CLIP_LINEAR = "clip-linear"
-    """CLIP's products by oneDNN, whose weights get no gradient."""
-    CLIP_GELU = "clip-gelu"
-    """CLIP's QuickGELU as a SiLU."""
-    CLIP_PATCHES = "clip-patches"
-    """CLIP's patch convolution as one matrix, and of its last block the class token alone."""
-    FOLDED = "folded"
-    """For sampling: BatchNorm folded into the convolution before it, channel shuffles into the order of weights."""
-    PACKED = "packed"
-    """For sampling, on top of FOLDED: convolutions whose weights lie in memory as oneDNN's kernels read them."""
+    AFFINES = "affines"  # Two affines and their LeakyReLUs as one operation; kept for the gradient: input and output.
+    ATTENTION = "attention"  # BatchNorm, LeakyReLU and shuffle attention as one operation; kept: its input alone.
+    UPSAMPLING = "upsampling"  # Image-G's blocks without the enlarged input: transposed convolutions of summed weights.
+    COLOURS = "colours"  # The last convolution, to three colours, by rows.
+    IN_PLACE = "in-place"  # LeakyReLUs that overwrite their input.
+    REFEREE = "referee"  # The referee without a tiled text vector.
+    CLIP_ATTENTION = "clip-attention"  # CLIP's attention with all positions in one product.
+    CLIP_LINEAR = "clip-linear"  # CLIP's products by oneDNN, whose weights get no gradient.
+    CLIP_GELU = "clip-gelu"  # CLIP's QuickGELU as a SiLU.
+    CLIP_PATCHES = "clip-patches"  # CLIP's patch convolution as one matrix; of its last block the class token alone.
+    FOLDED = "folded"  # For sampling: BatchNorm folded into convolutions, channel shuffles into the order of weights.
+    PACKED = "packed"  # For sampling, on top of FOLDED: weights of convolutions as oneDNN's kernels read them.
 
 
 SWAPS: dict[str, frozenset[Swap]] = {"cpu": frozenset(Swap)}
@@ -98,8 +86,8 @@ def swap_generator(generator: nn.Module, swaps: frozenset[Swap]) -> nn.Module:
         generator.to_rgb.__class__ = ColourConv
     if Swap.IN_PLACE in swaps:
         for module in generator.modules():
-            if isinstance(module, nn.LeakyReLU):
-                module.inplace = True
+            if isinstance(module, Generator | SAConv):
+                module.activation.inplace = True
     return generator
 
 

@@ -17,14 +17,7 @@ from torch.nn import functional as F
 from ratlip_cli.fast.attention import FastSAConv
 from ratlip_cli.model.generator import GBlock
 
-_SPREAD = torch.tensor(
-    [
-        [1.0, 0.0, 0.0],
-        [1.0, 1.0, 0.0],
-        [0.0, 1.0, 1.0],
-        [0.0, 0.0, 1.0],
-    ]
-)
+_SPREAD = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
 """A pixel of the small image is two of the large one side by side: their taps, added up."""
 
 

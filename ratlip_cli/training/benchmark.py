@@ -24,23 +24,20 @@ from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import clip_architecture
 from ratlip_cli.weights.model_folder import Model, clip_spec
 
+PROMPT = "a red bird with black wings"
 MATRIX_SIDE = 2048
-SHORTEST_SECONDS = 2.0
-"""Everything is measured at least this long, and at least three times; the median counts."""
+SHORTEST_SECONDS = 2.0  # Everything is measured at least this long, and at least three times; the median counts.
 
 
 @dataclass(frozen=True)
 class SamplingSpeed:
     """How fast images are generated."""
 
-    latency_seconds: float
-    """From one text vector to its image."""
-    images_per_second: float
-    """In batches of `batch_size`."""
+    latency_seconds: float  # From one text vector to its image.
+    images_per_second: float  # In batches of `batch_size`.
     batch_size: int
     gflop_per_image: float
-    share_of_matrix_rate: float
-    """What the batch reaches of the rate of large matrix products."""
+    share_of_matrix_rate: float  # What the batch reaches of the rate of large matrix products.
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,7 @@ class TrainingSpeed:
     batch_size: int
     gflop_per_step: float
     share_of_matrix_rate: float
-    epoch_minutes: dict[str, float]
-    """How long one pass over each dataset takes, without reading its images."""
+    epoch_minutes: dict[str, float]  # How long one pass over each dataset takes, without reading its images.
 
 
 @dataclass(frozen=True)
@@ -61,14 +57,11 @@ class Benchmark:
 
     device: str
     precision: str
-    threads: int
-    """Of the CPU."""
-    matrix_gflops: float
-    """10^9 floating-point operations a second in products of large matrices, in this precision."""
+    threads: int  # Of the CPU.
+    matrix_gflops: float  # 10^9 floating-point operations a second in products of large matrices, in this precision.
     sampling: SamplingSpeed
     training: TrainingSpeed | None
-    peak_memory_mib: float
-    """Of the whole process, or of the GPU where there is one."""
+    peak_memory_mib: float  # Of the whole process, or of the GPU where there is one.
 
 
 @torch.no_grad()
@@ -78,17 +71,16 @@ def matrix_gflops(device: torch.device, dtype: torch.dtype) -> float:
     On a CPU PyTorch multiplies by MKL, convolves by oneDNN, and either may be the faster in products.
     """
     left, right = (torch.randn(MATRIX_SIDE, MATRIX_SIDE, device=device).to(dtype) for _ in range(2))
-    fastest = min(
-        seconds(product, device) for product in (lambda: left @ right, lambda: fixed_linear(left, right, None))
-    )
+    products = (lambda: left @ right, lambda: fixed_linear(left, right, None))
+    fastest = min(seconds(product, device) for product in products)
     return 2 * MATRIX_SIDE**3 / fastest / 1e9
 
 
 def measure_sampling(model: Model, batch_size: int, matrix_rate: float, dtype: torch.dtype) -> SamplingSpeed:
     """Generate one image at a time, then `batch_size` at a time. `matrix_rate` is from `matrix_gflops`."""
-    config, geometry = model.config.generator, model.config.geometry
+    config = model.config.generator
     noise = noise_vectors(0, range(batch_size), config.noise_dim)
-    text = torch.randn(batch_size, geometry.embed_dim, generator=torch.Generator().manual_seed(0))
+    text = model.encode([PROMPT] * batch_size)
     with torch.autocast(model.device.type, dtype, enabled=dtype is not torch.float32):
         latency = seconds(lambda: sample(model, noise[:1], text[:1]), model.device)
         together = seconds(lambda: sample(model, noise, text, batch_size), model.device)
@@ -104,7 +96,7 @@ def measure_training(
     """Train a new model of these settings on noise."""
     size, count = settings.image_size, settings.batch_size
     random = torch.Generator().manual_seed(0)
-    text = torch.randn(count, clip.geometry.embed_dim, generator=random)
+    text = settings.family.encode(clip, [PROMPT] * count)
     trainer = Trainer(settings, clip, text, count, device)
     batch = Batch(torch.rand(count, 3, size, size, generator=random) * 2 - 1, torch.arange(count))
     step = seconds(lambda: trainer.train_step(batch), device)
@@ -150,13 +142,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 def measure(
     model: Model, batch_size: int, precision: str, dtype: torch.dtype, settings: TrainSettings | None = None
 ) -> Benchmark:
-    """Everything that `ratlip bench` shows.
-
-    Args:
-        batch_size: images at a time.
-        precision, dtype: of sampling; training has its own setting.
-        settings: a training run to measure too.
-    """
+    """Everything that `ratlip bench` shows: sampling in this precision and, with `settings`, training in its own."""
     rate = matrix_gflops(model.device, dtype)
     sampling = measure_sampling(model, batch_size, rate, dtype)
     training = measure_training(settings, model.clip, model.device, rate) if settings else None

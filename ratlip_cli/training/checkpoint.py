@@ -20,36 +20,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ratlip_cli.errors import DataError, RatlipError, WeightsError
+from ratlip_cli.errors import DataError, RatlipError, WeightsError, first_line
 from ratlip_cli.files import PARTIAL, whole_folder, write_text
 from ratlip_cli.setting import Value
 from ratlip_cli.tensor_files import load_into, load_pickled, load_tensors, save_tensors
-from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import Trainer
 
-FORMAT = 1
-"""Version of the files above; a checkpoint of another one is refused."""
+FORMAT = 1  # Version of the files above; a checkpoint of another one is refused.
 
 NETWORKS = ("generator", "ema", "discriminator")
-_OLD_NAMES = {"ema": "average.safetensors"}
-"""How an earlier version of ratlip called a network's file."""
+_OLD_NAMES = {"ema": "average.safetensors"}  # How an earlier version of ratlip called a network's file.
 
 
 @dataclass(frozen=True)
 class Identity:
     """What a checkpoint belongs to: it can be resumed only where all of it is the same."""
 
-    architecture: dict[str, Value]
-    """See `TrainSettings.architecture`."""
-    clip: str
-    """Fingerprint of the frozen CLIP."""
-    dataset: str
-    """Fingerprint of the dataset."""
-
-    @classmethod
-    def of(cls, settings: TrainSettings, clip: str, dataset: str) -> Identity:
-        """The identity of a run from its settings and the two fingerprints."""
-        return cls(settings.architecture, clip, dataset)
+    architecture: dict[str, Value]  # See `TrainSettings.architecture`.
+    clip: str  # Fingerprint of the frozen CLIP.
+    dataset: str  # Fingerprint of the dataset.
 
 
 class Checkpoint(NamedTuple):
@@ -68,21 +57,15 @@ def save_checkpoint(folder: Path, trainer: Trainer, identity: Identity, keep: in
     Args:
         spared: the step of a checkpoint that is kept besides.
 
-    Raises:
-        RatlipError: the folder cannot be written or the disk is full; what was there before is still there.
+    Raises RatlipError: the folder cannot be written or the disk is full; what was there before is still there.
     """
     target = folder / _name(trainer.steps_done)
     with whole_folder(target) as partial:
         for name in NETWORKS:
             save_tensors(partial / f"{name}.safetensors", getattr(trainer, name).state_dict())
         _save_state(partial / "state.pt", trainer.state())
-        content = {
-            "format": FORMAT,
-            "step": trainer.steps_done,
-            **asdict(identity),
-            "torch": torch.__version__,
-        }
-        write_text(partial / "checkpoint.json", json.dumps(content, indent=2) + "\n")
+        saved = {"format": FORMAT, "step": trainer.steps_done, **asdict(identity), "torch": torch.__version__}
+        write_text(partial / "checkpoint.json", json.dumps(saved, indent=2) + "\n")
         _remove(target)  # a damaged one of the same step
     not_newer = [path for path in list_checkpoints(folder) if path.name <= target.name]
     for old in not_newer[keep:]:
@@ -103,8 +86,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint to the CPU.
 
-    Raises:
-        WeightsError: a file is missing, cut short or foreign, or the checkpoint is of another format.
+    Raises WeightsError: a file is missing, cut short or foreign, or the checkpoint is of another format.
     """
     try:
         content = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
@@ -168,7 +150,7 @@ def _save_state(path: Path, state: dict[str, Any]) -> None:
     try:
         torch.save(state, path)
     except RuntimeError as error:  # what PyTorch makes of a full disk
-        raise RatlipError(f"cannot write {path}: {str(error).splitlines()[0]}. Free some space.") from error
+        raise RatlipError(f"cannot write {path}: {first_line(error)}. Free some space.") from error
 
 
 def _remove(checkpoint: Path) -> None:

@@ -9,65 +9,44 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from ratlip_cli.data.dataset import training_batches
 from ratlip_cli.device import peak_memory_mib, resolve_device
 from ratlip_cli.progress import Progress, silent
+from ratlip_cli.summary import count_parameters
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.start import check_out, open_dataset
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import load_clip
 
-MEASURED_STEPS = 3
-"""Steps that a dry run measures, after a first one to warm up."""
+MEASURED_STEPS = 3  # Steps that a dry run measures, after a first one to warm up.
 
 
 @dataclass(frozen=True)
 class DryRun:
     """What a run would be and cost, measured on a few steps that are thrown away."""
 
-    dataset: str
-    """Folder of the dataset."""
-    images: int
-    """Training images."""
-    captions: int
-    """Their captions."""
-    device: str
-    """Where it would train."""
-    precision: str
-    """In which arithmetic."""
-    generator_parameters: int
-    """Trained parameters of the generator."""
-    discriminator_parameters: int
-    """Trained parameters of the discriminator."""
-    clip_parameters: int
-    """Frozen parameters of the CLIP."""
-    steps: int
-    """Steps in all."""
-    epochs: float
-    """The same in passes over the training images."""
-    seconds_per_step: float
-    """Median of the steps measured."""
-    seconds_for_text: float
-    """Once, to encode all captions, where that was not done before."""
-    seconds: float
-    """In all, without samples and checkpoints."""
-    memory_mib: float
-    """Peak memory in MiB, of the GPU where there is one."""
-    checkpoint_mib: float
-    """Size of one checkpoint in MiB."""
+    dataset: str  # Folder of the dataset.
+    images: int  # Training images.
+    captions: int  # Their captions.
+    device: str  # Where it would train.
+    precision: str  # In which arithmetic.
+    generator_parameters: int  # Trained parameters of the generator.
+    discriminator_parameters: int  # Trained parameters of the discriminator.
+    clip_parameters: int  # Frozen parameters of the CLIP.
+    steps: int  # Steps in all.
+    epochs: float  # The same in passes over the training images.
+    seconds_per_step: float  # Median of the steps measured.
+    seconds_for_text: float  # Once, to encode all captions, where that was not done before.
+    seconds: float  # In all, without samples and checkpoints.
+    memory_mib: float  # Peak memory in MiB, of the GPU where there is one.
+    checkpoint_mib: float  # Size of one checkpoint in MiB.
 
 
 def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
     """Measure a few steps of the run that `settings` describe, and write nothing but what preparing the data takes.
 
-    Args:
-        settings: what decides the run.
-        progress: called while a dataset is prepared that was not before.
-
-    Raises:
-        RatlipError: what `open_session` would raise.
+    `progress` is called while a dataset is prepared that was not before. Raises what `open_session` would raise.
     """
     device = resolve_device(settings.device)
     check_out(settings)
@@ -90,7 +69,7 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
     seconds_per_step = statistics.median(step_seconds[1:])
     seconds_for_text = statistics.median(text_seconds[1:]) * len(dataset.captions)
     steps = settings.total_steps(len(dataset))
-    generator, discriminator = _size(trainer.generator), _size(trainer.discriminator)
+    generator, discriminator = count_parameters(trainer.generator), count_parameters(trainer.discriminator)
     return DryRun(
         dataset=str(dataset.path),
         images=len(dataset),
@@ -99,7 +78,7 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
         precision=trainer.precision,
         generator_parameters=generator,
         discriminator_parameters=discriminator,
-        clip_parameters=_size(clip),
+        clip_parameters=count_parameters(clip),
         steps=steps,
         epochs=steps * settings.batch_size / len(dataset),
         seconds_per_step=seconds_per_step,
@@ -108,7 +87,3 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
         memory_mib=peak_memory_mib(device),
         checkpoint_mib=4 * (4 * generator + 3 * discriminator) / 2**20,
     )
-
-
-def _size(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -25,17 +25,15 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from ratlip_cli.errors import RatlipError, TrainingError, UsageError
 from ratlip_cli.evaluation.run import Evaluation
-from ratlip_cli.files import cannot_write, locked, remove_partials, whole_file, write_text
+from ratlip_cli.files import locked, remove_partials, whole_file, write_text, writing
 from ratlip_cli.outputs import png_text
 from ratlip_cli.pixels import captioned_grid
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import StepRecord
 
-RUNS = Path("runs")
-"""Where runs without `--out` go, and where `--resume auto` looks."""
+RUNS = Path("runs")  # Where runs without `--out` go, and where `--resume auto` looks.
 
-TENSORBOARD_EVERY = 10
-"""Steps between two points of a TensorBoard curve; metrics.jsonl has them all."""
+TENSORBOARD_EVERY = 10  # Steps between two points of a TensorBoard curve; metrics.jsonl has them all.
 
 
 class RunFolder:
@@ -60,40 +58,32 @@ class RunFolder:
         Raises:
             UsageError: `settings.out` exists already. RatlipError: it cannot be made.
         """
-        path = Path(settings.out) if settings.out else None
-        try:
-            while True:
-                target = path or _next_free(settings)
+        while True:
+            with writing(Path(settings.out or RUNS)):
                 try:
-                    target.mkdir(parents=True)
-                    break
+                    path = Path(settings.out) if settings.out else _next_free(settings)
+                    path.mkdir(parents=True)
+                    return cls(path)
                 except FileExistsError:
-                    if path is not None:
-                        raise already_there(path) from None
-        except OSError as error:
-            raise cannot_write(path or RUNS, error) from error
-        return cls(target)
+                    if settings.out:
+                        raise already_there(Path(settings.out)) from None
 
     def open(self, settings: TrainSettings, steps_done: int) -> None:
         """Open for appending after step `steps_done`; what a kill left half-written or ahead of it is dropped.
 
         Raises TrainingError where another process has it open.
         """
-        try:
+        with writing(self.path):
             alone = self._lock.enter_context(locked(self.path / ".lock"))
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
         if not alone:
             raise TrainingError(f"another ratlip trains in {self.path}; wait for it, or choose another --out.")
         for folder in (self.path, self.checkpoints, self.samples, self.model, self.best):
             remove_partials(folder)
         write_text(self.config, settings.to_toml())
-        try:
+        with writing(self.path):
             truncate_metrics(self.metrics, steps_done)
             self._log = self.metrics.open("a", encoding="utf-8", buffering=1)
             self._tensorboard = SummaryWriter(str(self.path / "tensorboard"), purge_step=steps_done + 1)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
 
     def log(self, record: StepRecord, evaluation: Evaluation | None = None) -> None:
         """Append one record to metrics.jsonl, and now and then to TensorBoard; scores always to both."""
@@ -101,14 +91,12 @@ class RunFolder:
             raise RatlipError(f"{self.path} is not open.")
         scores = {name: score.value for name, score in evaluation.metrics.items()} if evaluation else {}
         values = record.line() | scores | ({"evaluation": evaluation.fingerprint} if evaluation else {})
-        try:
+        with writing(self.path):
             self._log.write(json.dumps(values) + "\n")
             shown = record.line() if record.step % TENSORBOARD_EVERY == 0 else {}
             for name, value in (shown | scores).items():
                 if name != "step" and value is not None:
                     self._tensorboard.add_scalar(name, value, record.step)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
 
     def save_samples(self, rows: Sequence[tuple[str, Sequence[Image.Image]]], step: int, fingerprint: str) -> Path:
         """Write samples/step_N.png: a grid with a row for each prompt; its metadata names the model."""

@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,47 +33,28 @@ from ratlip_cli.weights.model_folder import (
     save_weights,
 )
 
-PATIENCE = 10
-"""Number of steps in a row that may be not finite before training stops."""
+PATIENCE = 10  # Number of steps in a row that may be not finite before training stops.
 
-SAMPLE_ROWS, SAMPLE_COLUMNS = 4, 4
-"""Prompts, and images of each, in a grid of samples."""
+SAMPLE_ROWS, SAMPLE_COLUMNS = 4, 4  # Prompts, and images of each, in a grid of samples.
 
 
+@dataclass
 class TrainingSession:
-    """One run: opened with `start.open_session`, and advanced by iterating over `run`.
+    """One run: opened with `start.open_session`, and advanced by iterating over `run`."""
 
-    Attributes:
-        settings: the settings, resolved.
-        dataset: the training split.
-        trainer: networks and optimisers.
-        folder: the run folder.
-        validation: what scores the model now and then, if anything does.
-        scores: what it last said, by metric.
-        total_steps: the step at which the run is finished.
-    """
+    settings: TrainSettings
+    dataset: CaptionedImages  # The training split.
+    trainer: Trainer
+    identity: Identity  # What its checkpoints belong to.
+    folder: RunFolder
+    saved_step: int  # The step of the last checkpoint written, 0 before the first.
+    validation: Validation | None = None  # What scores the model now and then, if anything does.
+    scores: dict[str, float] = field(default_factory=dict)  # What it last said, by metric.
 
-    def __init__(
-        self,
-        settings: TrainSettings,
-        dataset: CaptionedImages,
-        trainer: Trainer,
-        identity: Identity,
-        folder: RunFolder,
-        saved_step: int,
-        validation: Validation | None = None,
-    ) -> None:
-        self.settings = settings
-        self.dataset = dataset
-        self.trainer = trainer
-        self.folder = folder
-        self.validation = validation
-        self.scores: dict[str, float] = {}
-        self.total_steps = settings.total_steps(len(dataset))
-        self._identity = identity
-        self._saved_step = saved_step
-        self._prompts = sample_prompts(dataset)
-        self._conditions = settings.family.encode(trainer.clip, self._prompts)
+    def __post_init__(self) -> None:
+        self.total_steps = self.settings.total_steps(len(self.dataset))
+        self._prompts = sample_prompts(self.dataset)
+        self._conditions = self.settings.family.encode(self.trainer.clip, self._prompts)
 
     @property
     def finished(self) -> bool:
@@ -122,24 +104,18 @@ class TrainingSession:
 
     def save(self) -> None:
         """Write a checkpoint and the model folder's weights, unless this step is saved already."""
-        if self.trainer.steps_done != self._saved_step:
+        if self.trainer.steps_done != self.saved_step:
             best = read_best(self.folder.best)
             spared = None if best is None else best.step
-            save_checkpoint(self.folder.checkpoints, self.trainer, self._identity, self.settings.keep, spared)
+            save_checkpoint(self.folder.checkpoints, self.trainer, self.identity, self.settings.keep, spared)
             self.write_model()
-            self._saved_step = self.trainer.steps_done
+            self.saved_step = self.trainer.steps_done
 
-    def write_model(self) -> None:
-        """Put the newest EMA into the model folder."""
-        self._write_model(self.folder.model)
-
-    def _write_model(self, folder: Path) -> None:
-        save_weights(
-            folder,
-            self.trainer.ema.state_dict(),
-            self.trainer.discriminator.state_dict(),
-            metadata={"step": str(self.trainer.steps_done)},
-        )
+    def write_model(self, folder: Path | None = None) -> None:
+        """Put the newest EMA into a model folder; left out, the run's."""
+        folder, step = folder or self.folder.model, str(self.trainer.steps_done)
+        ema, discriminator = self.trainer.ema.state_dict(), self.trainer.discriminator.state_dict()
+        save_weights(folder, ema, discriminator, metadata={"step": step})
         write_card(folder)
 
     def _evaluate(self, is_over: Callable[[], bool]) -> Evaluation | None:
@@ -157,7 +133,7 @@ class TrainingSession:
         if best is not None and best.value <= deciding_score(evaluation)[1]:
             return
         create_model_folder(self.folder.best, read_model_config(self.folder.model), self.trainer.clip)
-        self._write_model(self.folder.best)
+        self.write_model(self.folder.best)
         write_best(self.folder.best, self.trainer.steps_done, evaluation)
         self.save()
 

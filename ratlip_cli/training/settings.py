@@ -34,13 +34,13 @@ EVAL_FEATURES = ("auto", "inception", "clip")
 PRESETS = Path(__file__).parent / "presets"
 """One TOML file a dataset: the paper's settings for the real ones, `small` for a few own images on a CPU."""
 
-MODEL = "model"
-"""The table of the model's sizes in a TOML file."""
+MODEL = "model"  # The table of the model's sizes in a TOML file.
 
-_data, _model, _length, _learning, _machine, _run, _evaluation = (
-    functools.partial(setting, group=group)
-    for group in ("Data", "Model", "How long", "How it learns", "Machine", "Run folder", "Evaluation")
+_data, _model, _length, _machine = (
+    functools.partial(setting, group=group) for group in ("Data", "Model", "How long", "Machine")
 )
+_learning = functools.partial(setting, group="How it learns", recorded=True)
+_run, _evaluation = (functools.partial(setting, group=group, free=True) for group in ("Run folder", "Evaluation"))
 
 
 @dataclass(frozen=True)
@@ -73,27 +73,22 @@ class TrainSettings:
         "", "Stop and save after this long, as 90s, 30m, 2h or 1h30m; resume goes on.", metavar="DURATION", free=True
     )
 
-    batch_size: int = _learning(32, "Images in one step, over all its micro-batches.", recorded=True)
-    grad_accum: int = _learning(1, "Micro-batches that a step's batch is cut into, to save memory.")
-    lr_g: float = _learning(1e-4, "Learning rate of the generator.", recorded=True)
-    lr_d: float = _learning(4e-4, "Learning rate of the discriminator.", recorded=True)
-    beta1: float = _learning(0.0, "First beta of both Adam optimisers.", recorded=True, advanced=True)
-    beta2: float = _learning(0.9, "Second beta of both Adam optimisers.", recorded=True, advanced=True)
-    clip_weight: float = _learning(4.0, "Weight lambda of the CLIP similarity in the generator's loss.", recorded=True)
+    batch_size: int = _learning(32, "Images in one step, over all its micro-batches.")
+    grad_accum: int = _learning(1, "Micro-batches that a step's batch is cut into, to save memory.", recorded=False)
+    lr_g: float = _learning(1e-4, "Learning rate of the generator.")
+    lr_d: float = _learning(4e-4, "Learning rate of the discriminator.")
+    beta1: float = _learning(0.0, "First beta of both Adam optimisers.", advanced=True)
+    beta2: float = _learning(0.9, "Second beta of both Adam optimisers.", advanced=True)
+    clip_weight: float = _learning(4.0, "Weight lambda of the CLIP similarity in the generator's loss.")
     diversity_weight: float = _learning(
         0.0,
         "Weight of the mode-seeking term, which keeps images of one caption apart; not in the paper.",
-        recorded=True,
         advanced=True,
     )
-    penalty_weight: float = _learning(
-        2.0, "Weight k of the matching-aware gradient penalty.", recorded=True, advanced=True
-    )
-    penalty_power: float = _learning(
-        6.0, "Power p of the matching-aware gradient penalty.", recorded=True, advanced=True
-    )
-    ema: float = _learning(0.999, "Decay of the generator's exponential moving average; 0 keeps none.", recorded=True)
-    seed: int = _learning(0, "Seed of the first weights, the order of images, the crops and the noise.", recorded=True)
+    penalty_weight: float = _learning(2.0, "Weight k of the matching-aware gradient penalty.", advanced=True)
+    penalty_power: float = _learning(6.0, "Power p of the matching-aware gradient penalty.", advanced=True)
+    ema: float = _learning(0.999, "Decay of the generator's exponential moving average; 0 keeps none.")
+    seed: int = _learning(0, "Seed of the first weights, the order of images, the crops and the noise.")
 
     device: str = _machine("auto", "Where to train: auto, cpu, cuda, cuda:N or mps.", free=True)
     precision: str = _machine(
@@ -105,46 +100,34 @@ class TrainSettings:
     )
     workers: int = _machine(2, "Processes that read images; 0 reads them in the training process.", free=True)
 
-    sample_every: int = _run(500, "Steps between two grids of sample images; 0 makes none.", metavar="STEPS", free=True)
-    save_every: int = _run(
-        1000, "Steps between two checkpoints; the last step is always saved.", metavar="STEPS", free=True
-    )
-    keep: int = _run(3, "Number of newest checkpoints to keep.", free=True)
+    sample_every: int = _run(500, "Steps between two grids of sample images; 0 makes none.", metavar="STEPS")
+    save_every: int = _run(1000, "Steps between two checkpoints; the last step is always saved.", metavar="STEPS")
+    keep: int = _run(3, "Number of newest checkpoints to keep.")
     eval_every: int = _evaluation(
         0,
         "Steps between two evaluations on the test split, the best of which is kept; 0 evaluates none.",
         metavar="STEPS",
-        free=True,
     )
-    eval_captions: int = _evaluation(
-        10, "Captions of each test image that an evaluation generates.", free=True, advanced=True
-    )
+    eval_captions: int = _evaluation(10, "Captions of each test image that an evaluation generates.", advanced=True)
     eval_features: str = _evaluation(
         "auto",
         "What scores the images: inception, clip (the model's own), or auto: clip with the bundled CLIP.",
         choices=EVAL_FEATURES,
-        free=True,
         advanced=True,
     )
     inception_weights: str = _evaluation(
-        "",
-        "Weights file of the Inception network, where evaluation needs it offline.",
-        metavar="FILE",
-        free=True,
-        advanced=True,
+        "", "Weights file of the Inception network, where evaluation needs it offline.", metavar="FILE", advanced=True
     )
     out: str = _run(
         "",
         "Folder of the run; left out, runs/DATASET-VARIANT-N with the next free N.",
         metavar="FOLDER",
-        free=True,
         repeated=False,
     )
     resume: str = _run(
         "",
         "Run folder or checkpoint to go on from, or auto: the newest unfinished such run.",
         metavar="PATH|auto",
-        free=True,
         repeated=False,
     )
 
@@ -250,8 +233,7 @@ class TrainSettings:
         return all(getattr(self, name) == getattr(other, name) for name in (*decisive, MODEL))
 
 
-SETTINGS = settings_of(TrainSettings)
-"""The settings by name, without the sizes of models."""
+SETTINGS = settings_of(TrainSettings)  # The settings by name, without the sizes of models.
 
 
 def all_settings() -> dict[str, Setting]:
@@ -260,11 +242,6 @@ def all_settings() -> dict[str, Setting]:
     before = list(SETTINGS).index("init_from")
     items = [*SETTINGS.items()]
     return dict([*items[:before], *sizes.items(), *items[before:]])
-
-
-def about(name: str) -> str:
-    """The sentence that explains the setting `name`."""
-    return all_settings()[name].about.text
 
 
 def _toml(given: tuple[Setting, Value | None]) -> str:
@@ -334,7 +311,11 @@ def _overlaid(*layers: Mapping[str, Value]) -> TrainSettings:
             merged = {name: value for name, value in merged.items() if name not in ("steps", "epochs")}
         merged.update(layer)
     sizes = family_of(str(merged.get("variant", TrainSettings.variant))).sizes
-    foreign = [name for name in layers[-1] if name not in SETTINGS and name not in sizes]  # of what was typed
+    asked = [
+        *layers[-1],
+        *(layers[1] if len(layers) > 1 and "variant" not in layers[-1] else ()),
+    ]  # typed, or in a file
+    foreign = [name for name in asked if name not in SETTINGS and name not in sizes]
     kept = {name: value for name, value in merged.items() if name in SETTINGS or name in sizes or name in foreign}
     return TrainSettings.of(**kept)
 
@@ -347,8 +328,7 @@ def preset_names() -> list[str]:
 def read_settings(config: str | Path) -> dict[str, Value]:
     """The settings in a TOML file, or in the shipped preset of that name.
 
-    Raises:
-        UsageError: no such file or preset, not TOML, an unknown key, or a value of the wrong kind.
+    Raises UsageError: no such file or preset, not TOML, an unknown key, or a value of the wrong kind.
     """
     path = Path(config)
     if not path.is_file():
@@ -362,19 +342,17 @@ def read_settings(config: str | Path) -> dict[str, Value]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"cannot read the settings in {path}: {error}.") from error
-    return _checked(path, table)
+    return checked(path, table)
 
 
 def parse_duration(text: str) -> float:
     """Seconds in a duration such as 90s, 30m, 2h or 1h30m.
 
-    Raises:
-        UsageError: anything else, or no time at all.
+    Raises UsageError: anything else, or no time at all.
     """
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
-    seconds = (
-        sum(int(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
-    )
+    parts = match.groups() if match else ()
+    seconds = sum(int(part or 0) * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
     if seconds == 0:
         raise UsageError(f"'{text}' is not a duration; write it as 90s, 30m, 2h or 1h30m.")
     return float(seconds)
@@ -386,8 +364,11 @@ def _preset_of(dataset: str) -> dict[str, Value]:
     return read_settings(preset) if dataset and preset.is_file() else {}
 
 
-def _checked(path: Path, table: Mapping[str, Any]) -> dict[str, Value]:
-    """The settings of a file by flat names: sizes may stand in their table, or beside the others as they once did."""
+def checked(path: Path | str, table: Mapping[str, Any]) -> dict[str, Value]:
+    """The settings of a file by flat names: sizes may stand in their table, or beside the others as they once did.
+
+    Raises UsageError, which names `path`: an unknown setting, or a value of another type.
+    """
     sizes = table.get(MODEL, {})
     if not isinstance(sizes, dict):
         raise UsageError(f"{path}: '{MODEL}' must be a table of sizes, not {sizes!r}.")
@@ -395,6 +376,8 @@ def _checked(path: Path, table: Mapping[str, Any]) -> dict[str, Value]:
     for key in sizes:
         if key not in known or key in SETTINGS:
             raise _unknown_setting(path, f"{MODEL}.{key}", [name for name in known if name not in SETTINGS])
+    for key in sizes.keys() & table.keys():
+        raise UsageError(f"{path}: '{key}' stands in '{MODEL}' and beside it; leave out one of them.")
     flat = {**{key: value for key, value in table.items() if key != MODEL}, **sizes}
     for key, value in flat.items():
         if key not in known:
@@ -403,7 +386,7 @@ def _checked(path: Path, table: Mapping[str, Any]) -> dict[str, Value]:
     return flat
 
 
-def _unknown_setting(path: Path, key: str, known: list[str]) -> UsageError:
+def _unknown_setting(path: Path | str, key: str, known: list[str]) -> UsageError:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known)}."
     return UsageError(f"{path}: unknown setting '{key}'. {hint}")
@@ -412,8 +395,7 @@ def _unknown_setting(path: Path, key: str, known: list[str]) -> UsageError:
 def run_of(path: Path) -> Path:
     """The run folder that `path` is, or that the checkpoint `path` belongs to.
 
-    Raises:
-        UsageError: it is neither.
+    Raises UsageError: it is neither.
     """
     for run in (path, path.parent.parent):
         if path.is_dir() and (run / "config.toml").is_file():

@@ -41,8 +41,7 @@ from ratlip_cli.weights.model_folder import (
     read_model_config,
 )
 
-ENCODED_AT_ONCE = 256
-"""Captions whose conditions are computed at once."""
+ENCODED_AT_ONCE = 256  # Captions whose conditions are computed at once.
 
 
 def open_session(
@@ -51,7 +50,6 @@ def open_session(
     """Read the data, load the CLIP, build the networks or resume them, and open the run folder.
 
     Args:
-        settings: what decides the run.
         tell: called with lines about what was found, such as a damaged checkpoint that was passed over.
         progress: called while a dataset is prepared that was not before.
 
@@ -70,19 +68,14 @@ def open_session(
         raise already_there(Path(settings.out))
     tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
     trainer = Trainer(settings, clip, _conditions(settings, dataset, clip), len(dataset), device)
-    identity = Identity.of(settings, clip.fingerprint, dataset.fingerprint)
+    identity = Identity(settings.architecture, clip.fingerprint, dataset.fingerprint)
     if checkpoint is not None:
         resume(trainer, checkpoint, identity)
         tell(f"going on from {checkpoint.path}")
     elif settings.init_from:
         _start_from(settings.init_from, trainer)
         tell(f"starting from model {settings.init_from}")
-    config = model_config(
-        *settings.configs(),
-        clip,
-        training=_record(settings, dataset),
-        features=_features(settings),
-    )
+    config = model_config(*settings.configs(), clip, training=_record(settings, dataset), features=_features(settings))
     validation = None
     if settings.eval_every:
         model = Model("the run", Path(), config, trainer.ema, clip, fingerprint="")

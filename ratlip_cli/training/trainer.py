@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,22 +38,14 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class StepRecord:
     """What one step did."""
 
-    step: int
-    """Steps done, this one counted."""
-    epoch: float
-    """Passes over the training images, this step counted."""
-    logs: Mapping[str, float | None]
-    """What the objective measured, means over the batch by name; None where a value was not finite."""
-    lr_g: float
-    """Learning rate of the generator."""
-    lr_d: float
-    """Learning rate of the discriminator."""
-    images_per_second: float
-    """Real images a second in this step, without what reading, sampling and saving take."""
-    memory_mib: float
-    """Peak memory so far in MiB."""
-    skipped: bool
-    """Whether the step was not finite, and so left everything as it was."""
+    step: int  # Steps done, this one counted.
+    epoch: float  # Passes over the training images, this step counted.
+    logs: Mapping[str, float | None]  # What the objective measured, means over the batch; None where not finite.
+    lr_g: float  # Learning rate of the generator.
+    lr_d: float  # Learning rate of the discriminator.
+    images_per_second: float  # Real images a second in this step, without what reading, sampling and saving take.
+    memory_mib: float  # Peak memory so far in MiB.
+    skipped: bool  # Whether the step was not finite, and so left everything as it was.
 
     def line(self) -> dict[str, Any]:
         """Its line in metrics.jsonl."""
@@ -107,8 +99,7 @@ class Trainer:
     def train_step(self, batch: Batch) -> StepRecord:
         """One step on a batch; it is applied whole or, where anything in it is not finite, not at all.
 
-        Raises:
-            TrainingError: the GPU's memory is full; the step is not applied.
+        Raises TrainingError: the GPU's memory is full; the step is not applied.
         """
         started = time.perf_counter()
         self._undo.remember_statistics()
@@ -146,7 +137,8 @@ class Trainer:
         totals: Logs = {}
         keep_graph = len(batches) == 1
         for batch in batches:
-            with contextlib.nullcontext() if keep_graph else self._without_trace():
+            untouched = contextlib.nullcontext() if keep_graph else statistics_untouched(self.generator)
+            with torch.set_grad_enabled(keep_graph), untouched:
                 fake = self.objective.fake(batch)
             loss, logs = self.objective.discriminator_loss(batch, fake)
             torch.autograd.backward(self.scaler.scale(loss / len(batches)), inputs=self._weights_d)
@@ -192,12 +184,6 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         dtype = DTYPES[self.precision]
         return torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32)
-
-    @contextlib.contextmanager
-    def _without_trace(self) -> Iterator[None]:
-        """Without gradients, and without leaving a trace in BatchNorm's running statistics."""
-        with torch.no_grad(), statistics_untouched(self.generator):
-            yield
 
     def _count(self, finite: bool) -> None:
         """Count the step. One that fp16 lost while its loss scale can still fall is no sign of divergence."""

@@ -33,8 +33,7 @@ class Best:
     """The best evaluation of a run so far."""
 
     step: int
-    metric: str
-    """The Fréchet distance that decides, by its name."""
+    metric: str  # The Fréchet distance that decides, by its name.
     value: float
 
 

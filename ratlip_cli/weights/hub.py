@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors, snapshot_download
@@ -25,14 +24,6 @@ _ADVICE = {
     429: "too many requests for the Hugging Face Hub. Wait a few minutes; logged in, you may ask more.",
 }
 """By the status of the Hub's answer, what to say after what could not be done."""
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """A model folder that was uploaded."""
-
-    name: str  # owner/name@commit: what `download` takes to get exactly this model.
-    url: str  # The commit's page.
 
 
 def download(name: str) -> Path:
@@ -62,7 +53,9 @@ def pinned_name(name: str, snapshot: Path) -> str:
     return f"{name.partition('@')[0]}@{snapshot.name}"
 
 
-def push(files: Mapping[str, Path], repository: str, private: bool = False, revision: str | None = None) -> Pushed:
+def push(
+    files: Mapping[str, Path], repository: str, private: bool = False, revision: str | None = None
+) -> tuple[str, str]:
     """Upload a model in one commit; the repository is made where there is none.
 
     Args:
@@ -72,7 +65,8 @@ def push(files: Mapping[str, Path], repository: str, private: bool = False, revi
         private: make the repository private; one that is public already is refused.
         revision: a branch, made where there is none; left out, `main`.
 
-    Raises WeightsError, one line that says what to do, and UsageError where `repository` is not owner/name.
+    Returns owner/name@commit, which `download` takes to get exactly this model, and the commit's page. Raises
+    WeightsError, one line that says what to do, and UsageError where `repository` is not owner/name.
     """
     check_repository(repository)
     api = HfApi(library_name="ratlip", library_version=ratlip_cli.__version__)
@@ -89,7 +83,7 @@ def push(files: Mapping[str, Path], repository: str, private: bool = False, revi
         ]
         message = f"Model folder, pushed with ratlip {ratlip_cli.__version__}"
         commit = api.create_commit(repository, changes, commit_message=message, revision=revision)
-    return Pushed(f"{repository}@{commit.oid}", commit.commit_url)
+    return f"{repository}@{commit.oid}", commit.commit_url
 
 
 def is_hub_name(name: str) -> bool:

@@ -429,7 +429,7 @@ def exact_resume(context: Context) -> None:
             stepped(whole, 4)
             stepped(again, 2)
             with tempfile.TemporaryDirectory() as folder:
-                identity = Identity.of(again.settings, "clip", "data")
+                identity = Identity(again.settings.architecture, "clip", "data")
                 path = save_checkpoint(Path(folder), again, identity, keep=1)
                 resumed = small_trainer(context.device)
                 resume(resumed, read_checkpoint(path), identity)

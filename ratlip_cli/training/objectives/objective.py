@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
 from ratlip_cli.model.losses import mismatched
+
+Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]  # The context to compute in a run's precision.
 
 Logs: TypeAlias = dict[str, Tensor]
 """What was measured, by the name that it has in metrics.jsonl; each tensor's mean over the micro-batch counts."""
@@ -16,16 +20,11 @@ Logs: TypeAlias = dict[str, Tensor]
 class MicroBatch(NamedTuple):
     """One of the equal parts of a step's batch; there is more than one under gradient accumulation."""
 
-    images: Tensor
-    """Real images (B,3,S,S) in [-1,1]."""
-    text: Tensor
-    """Their condition (B,...)."""
-    mismatched: Tensor
-    """The condition of other images (B,...)."""
-    noise: Tensor
-    """z (B,noise_dim)."""
-    fake_text: Tensor
-    """The condition of the images to generate (B,...)."""
+    images: Tensor  # Real images (B,3,S,S) in [-1,1].
+    text: Tensor  # Their condition (B,...).
+    mismatched: Tensor  # The condition of other images (B,...).
+    noise: Tensor  # z (B,noise_dim).
+    fake_text: Tensor  # The condition of the images to generate (B,...).
 
 
 class Objective(ABC):

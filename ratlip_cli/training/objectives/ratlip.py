@@ -6,9 +6,7 @@ L_G = - E D(G(z,T),T) - lambda E cos(CLIP(G(z,T)), T)
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,40 +20,24 @@ from ratlip_cli.model.losses import (
     matching_aware_gradient_penalty,
     mode_seeking,
 )
-from ratlip_cli.training.objectives.objective import Logs, MicroBatch, Objective
+from ratlip_cli.training.objectives.objective import Autocast, Logs, MicroBatch, Objective
 
 
 class Weights(Protocol):
     """What Eq. 8 takes from the settings."""
 
-    @property
-    def penalty_weight(self) -> float: ...
-    @property
-    def penalty_power(self) -> float: ...
-    @property
-    def clip_weight(self) -> float: ...
-    @property
-    def diversity_weight(self) -> float: ...
-    @property
-    def compile(self) -> bool: ...
+    penalty_weight: float  # k
+    penalty_power: float  # p
+    clip_weight: float  # lambda
+    diversity_weight: float
+    compile: bool
 
 
 class RatlipObjective(Objective):
-    """Eq. 8. The penalty is computed in float32, outside autocast; the sixth power of a norm overflows in half.
-
-    Args:
-        settings: `penalty_weight` k, `penalty_power` p, `clip_weight` lambda, `diversity_weight` and `compile`.
-        generator, discriminator, clip: see `model/`.
-        autocast: the context in which networks compute in the run's precision.
-    """
+    """Eq. 8. The penalty is computed in float32, outside autocast; the sixth power of a norm overflows in half."""
 
     def __init__(
-        self,
-        settings: Weights,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        clip: FrozenCLIP,
-        autocast: Callable[[], AbstractContextManager[Any]],
+        self, settings: Weights, generator: nn.Module, discriminator: nn.Module, clip: FrozenCLIP, autocast: Autocast
     ) -> None:
         if not isinstance(discriminator, Discriminator):
             raise TypeError(f"Eq. 8 needs Mate-D, not {type(discriminator).__name__}.")
