@@ -3,7 +3,8 @@
 A swap replaces modules of a model by subclasses with the same parameters under the same names, equal in values and
 gradients to the plain ones (`tests/test_fast.py`). SWAPS says which a device takes: only those that were measured to
 win there. torch.compile and torch.export take the plain forwards of generator and discriminator, by the subclasses
-themselves; what `for_export` makes is fast when exported. Where the functions here are given no swaps, they take those that pay on the network's device.
+themselves; what `for_export` makes is fast when exported. Where the functions here are given no swaps, they take those
+that pay on the network's device.
 """
 
 from __future__ import annotations
