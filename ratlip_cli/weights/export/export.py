@@ -145,7 +145,9 @@ def _with_towers(clip: FrozenCLIP, visual: bool) -> FrozenCLIP:
 def _traced(module: nn.Module, *arguments: Tensor) -> ExportedProgram:
     """The computation of `module` for any batch size; the arguments have two rows."""
     batch = Dim("batch", min=1, max=_LARGEST_BATCH)
-    return torch.export.export(module, arguments, dynamic_shapes=tuple({0: batch} for _ in arguments), strict=False)
+    shapes = tuple({0: batch} for _ in arguments)
+    with torch.no_grad():  # else PyTorch 2.6 puts what switches gradients off into the program, and cannot write it
+        return torch.export.export(module, arguments, dynamic_shapes=shapes, strict=False)
 
 
 def _save_onnx(program: ExportedProgram, path: Path, names: tuple[str, ...], fingerprint: str) -> None:
