@@ -7,9 +7,9 @@ import sys
 
 import torch
 
-from ratlip_cli.errors import DeviceError, UsageError
+from ratlip_cli.errors import DeviceError
+from ratlip_cli.setting import check_device
 
-DEVICES = "auto, cpu, cuda, cuda:N or mps"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h: how much free memory the process keeps, and up to what size it looks for memory there."""
 _LARGEST_REUSED = (2**27, 2**25)
@@ -20,12 +20,11 @@ _LARGEST = 2**31 - 1
 def resolve_device(name: str) -> torch.device:
     """The device of that name; `auto` is CUDA when present, else the CPU.
 
-    Raises UsageError for a name that is none of DEVICES, DeviceError for a device that is not there: there is no silent
-    fallback.
+    Raises UsageError for a name that is none of `setting.DEVICES`, DeviceError for a device that is not there: there is
+    no silent fallback.
     """
+    check_device(name)
     kind, _, index = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda", "mps") or (":" in name and not (kind == "cuda" and index.isdigit())):
-        raise UsageError(f"unknown device '{name}'; use {DEVICES}.")
     if kind == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if kind == "cuda" and not torch.cuda.is_available():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import shutil
@@ -10,7 +11,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from ratlip_cli.errors import RatlipError
+from ratlip_cli.errors import RatlipError, UsageError
 
 PARTIAL = ".partial"
 """How temporary names end, so that a later run can recognise and remove what a kill left behind."""
@@ -101,6 +102,25 @@ def write_text(target: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
     with whole_file(target) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def decoded(content: bytes, what: str) -> str:
+    """The text of a file that a user wrote: UTF-8, or UTF-16 or 32 with its byte order mark; the mark is left out.
+
+    Raises UsageError, which names `what` and the line, for anything else.
+    """
+    marks = (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16")
+    for mark, encoding in (*marks, (codecs.BOM_UTF16_BE, "utf-16"), (b"", "utf-8-sig")):
+        if content.startswith(mark):
+            break
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UsageError(f"{what}, line {line}, is not UTF-8 text; save it as UTF-8.") from error
+    if "\0" in text:
+        raise UsageError(f"{what} is not UTF-8 text: it has zero bytes, as UTF-16 has; save it as UTF-8.")
+    return text
 
 
 def remove_partials(folder: Path) -> None:

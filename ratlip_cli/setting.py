@@ -5,14 +5,17 @@ Standard library only: the command line reads settings before torch is imported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ratlip_cli.errors import UsageError
+from ratlip_cli.errors import UsageError, unknown_name
 
 Value: TypeAlias = str | int | float | bool  # What a setting can be in a TOML file and on the command line.
+
+DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 
 _KINDS: dict[str, tuple[type, tuple[type, ...], str]] = {
     "int": (int, (int,), "a whole number"),
@@ -31,6 +34,9 @@ class About:
     group: str = "Model"  # Under which heading help shows it.
     name: str = ""  # The setting's name, where it is another one than the field's.
     choices: tuple[str, ...] = ()  # The values it takes, where they are few.
+    names: str = ""  # What it names, where names can be completed: dataset, model or device.
+    option: str = ""  # Its option on the command line, where it is called otherwise there.
+    formerly: str = ""  # What it was called once; files and the command line still take that name.
     metavar: str | None = None  # What help calls its value.
     envvar: str | None = None  # Environment variable that gives it on the command line.
     architecture: bool = False  # Whether it decides shapes of networks: a checkpoint of another value does not fit.
@@ -70,16 +76,37 @@ class Setting:
         return (kind.__name__ if isinstance(kind, type) else str(kind)).partition(" | ")[0]
 
     def check(self, where: str, value: object) -> None:
-        """Raise UsageError where a value of a file is of another type."""
+        """Raise UsageError where a value of a file is of another type, or none of the choices."""
         _, wanted, name = _KINDS[self._kind]
         if not isinstance(value, wanted) or (isinstance(value, bool) and self._kind != "bool"):
             raise UsageError(f"{where}: '{self.name}' must be {name}, not {value!r}.")
+        if self.about.choices and value not in self.about.choices:
+            raise UsageError(f"{where}: {unknown_name(self.name, str(value), self.about.choices)}")
 
 
 def settings_of(kind: type[Any]) -> dict[str, Setting]:
     """The settings among a dataclass's fields, by name and in order."""
     found = [(item, item.metadata["about"]) for item in fields(kind) if "about" in item.metadata]
     return {about.name or item.name: Setting(about.name or item.name, item, about) for item, about in found}
+
+
+def check_choice(kind: str, value: object, choices: Sequence[str]) -> None:
+    """Raise UsageError, with the nearest right one, where `choices` are given and `value` is none of them."""
+    if choices and value not in choices:
+        raise unknown_name(kind, str(value), choices)
+
+
+def check_choices(record: Any) -> None:
+    """Raise UsageError where a setting of the dataclass `record` is none of its choices; None is no choice made."""
+    for one in settings_of(type(record)).values():
+        if (value := getattr(record, one.field.name)) is not None:
+            check_choice(one.name, value, one.about.choices)
+
+
+def check_device(name: str) -> None:
+    """Raise UsageError where `name` is none of DEVICES, whether the device is there or not."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?|mps", name):
+        raise UsageError(f"unknown device '{name}'; use {', '.join(DEVICES[:-1])} or {DEVICES[-1]}.")
 
 
 def several(given: Any) -> tuple[Any, ...]:

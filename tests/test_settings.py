@@ -69,7 +69,7 @@ def test_presets_of_the_papers_datasets_are_the_papers(preset: str) -> None:
         "ViT-B-32-quickgelu:openai",
     )
     assert (settings.lr_g, settings.lr_d, settings.beta1, settings.beta2) == (1e-4, 4e-4, 0.0, 0.9)
-    assert (settings.clip_weight, settings.penalty_weight, settings.penalty_power) == (4.0, 2.0, 6.0)
+    assert (settings.similarity_weight, settings.penalty_weight, settings.penalty_power) == (4.0, 2.0, 6.0)
     assert settings.image_size == 256
 
 
@@ -131,7 +131,7 @@ def test_missing_files_and_unknown_presets_are_told_apart() -> None:
         ({"ema": 1.0}, "ema is 1.0; it must be from 0 to below 1"),
         ({"lr_g": float("nan")}, "lr_g is nan"),
         ({"lr_d": 0.0}, "lr_d is 0.0; it must be a number above 0"),
-        ({"clip_weight": -1.0}, "clip_weight is -1.0"),
+        ({"similarity_weight": -1.0}, "similarity_weight is -1.0"),
         ({"seed": -1}, "seed is -1; it must not be negative"),
         ({"max_time": "soon"}, "'soon' is not a duration"),
     ],

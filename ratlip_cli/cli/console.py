@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ratlip_cli.errors import UsageError
+from ratlip_cli.files import decoded
 
 PLAIN_INTERVAL = 10.0
 """Seconds between progress lines where stderr is not a terminal."""
@@ -213,11 +214,8 @@ def read_prompts(arguments: Sequence[str], file: Path | None) -> list[str]:
 
 
 def _lines(content: bytes, where: str) -> list[str]:
-    try:
-        lines = re.split(r"\r\n|\r|\n", content.decode("utf-8-sig"))
-        return [line.strip() for line in lines if line.strip()]
-    except UnicodeDecodeError as problem:
-        raise UsageError(f"the prompts in {where} are not UTF-8 text; save them as UTF-8.") from problem
+    lines = re.split(r"\r\n|\r|\n", decoded(content, where))
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _figures(figures: dict[str, object]) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Json, Quiet, with_options
+from ratlip_cli.data.request import check_dataset_name
 from ratlip_cli.errors import ThresholdError, UsageError
 from ratlip_cli.evaluation.request import DEFAULT_METRICS, EvaluationRequest
 from ratlip_cli.setting import settings_of
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 METRICS, THRESHOLDS = "Metrics (none named: fid and clip-score)", "Thresholds"
 
 
-@with_options(settings_of(EvaluationRequest).values())
+@with_options(settings_of(EvaluationRequest).values(), noun_of="model")
 def evaluate(
     typed: dict[str, Any],
     fid: Annotated[bool, typer.Option("--fid", help="Fréchet distance.", rich_help_panel=METRICS)] = False,
@@ -52,7 +53,7 @@ def evaluate(
 
     ratlip evaluate --fid --clip-score
 
-    ratlip evaluate --model runs/cub-ratlip-1 --dataset cub --max-fid 15 --min-clip-score 30 --json
+    ratlip evaluate runs/cub-ratlip-1 --dataset cub --max-fid 15 --min-clip-score 30 --json
 
     ratlip evaluate --images their-images --reference real-images --fid --kid --precision-recall
     """
@@ -73,6 +74,8 @@ def evaluate(
     request = EvaluationRequest(metrics=metrics or DEFAULT_METRICS, **typed)
     if out is not None and out.exists():
         raise UsageError(f"{out} exists; choose another --out.")
+    if request.dataset is not None:
+        check_dataset_name(str(request.dataset), request.data_dir)
 
     from ratlip_cli.device import keep_freed_memory
     from ratlip_cli.evaluation import run

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet, with_options
+from ratlip_cli.cli.options import Json, Quiet, complete_model, with_options
+from ratlip_cli.data.request import check_dataset_name
 from ratlip_cli.explain.request import GradCamRequest
 from ratlip_cli.setting import settings_of
 
@@ -28,7 +29,10 @@ def gradcam(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Model folder, run folder, owner/name or ratlip-demo; repeat it for a row each."),
+        typer.Option(
+            help="Model folder, run folder, owner/name or ratlip-demo; repeat it for a row each.",
+            autocompletion=complete_model,
+        ),
     ] = None,
     words: Annotated[bool, typer.Option("--words", help="Also a map for every word of the prompt.")] = False,
     word: Annotated[
@@ -51,6 +55,8 @@ def gradcam(
     """
     console.set_up(quiet)
     request = GradCamRequest(prompt, model or (), image or (), count=count, every_word=words, words=word or (), **typed)
+    if request.dataset is not None:
+        check_dataset_name(request.dataset, request.data_dir)
     from ratlip_cli.explain.gradcam.run import gradcam as explain
 
     with console.bars() as progress:

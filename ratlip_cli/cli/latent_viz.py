@@ -10,11 +10,12 @@ import typer
 from ratlip_cli.cli import console
 from ratlip_cli.cli.gradcam import show
 from ratlip_cli.cli.options import Json, Quiet, with_options
+from ratlip_cli.data.request import check_dataset_name
 from ratlip_cli.explain.request import LatentRequest
 from ratlip_cli.setting import settings_of
 
 
-@with_options(settings_of(LatentRequest).values())
+@with_options(settings_of(LatentRequest).values(), noun_of="model")
 def latent_viz(
     typed: dict[str, Any],
     caption: Annotated[
@@ -36,7 +37,7 @@ def latent_viz(
 
     [bold]Examples[/]
 
-    ratlip latent-viz --model runs/baseline --against runs/ours --count 500
+    ratlip latent-viz runs/baseline --against runs/ours --count 500
 
     ratlip latent-viz --caption "he is young, receding hairline" --caption "he is old, receding hairline"
 
@@ -44,6 +45,8 @@ def latent_viz(
     """
     console.set_up(quiet)
     request = LatentRequest(captions=caption or (), start=start, end=end, same_noise=same_noise, **typed)
+    if request.dataset is not None:
+        check_dataset_name(request.dataset, request.data_dir)
     from ratlip_cli.explain.latent.run import latent_view
 
     with console.bars() as progress:

@@ -4,37 +4,142 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
-from ratlip_cli.setting import Setting, Value
+from ratlip_cli.cli import console
+from ratlip_cli.data.request import DATASETS, prepared_names
+from ratlip_cli.errors import UsageError
+from ratlip_cli.setting import DEVICES, Setting, Value, check_choice, check_device
 
-Model = Annotated[
+ADVANCED = "Advanced"
+"""The heading, the last one, of what few people need."""
+
+ABOUT_MODEL = escape("Model folder, run folder, owner/name[@revision] on the Hugging Face Hub, or ratlip-demo.")
+
+
+def complete_dataset(incomplete: str) -> list[str]:
+    """Names of datasets that begin so: known ones, and those prepared in the data folder."""
+    known = {*DATASETS, *prepared_names(Path(os.environ.get("RATLIP_DATA", "data")))}
+    return [name for name in sorted(known) if name.startswith(incomplete)]
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Models that begin so: the bundled one, and the runs in ./runs that have one."""
+    runs = sorted(str(config.parent.parent) for config in Path("runs").glob("*/model/config.json"))
+    return [name for name in ("ratlip-demo", *runs) if name.startswith(incomplete)]
+
+
+def complete_choice(choices: Iterable[str]) -> Callable[[str], list[str]]:
+    """A function that gives those of `choices` that begin so."""
+    known = tuple(choices)
+
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in known if choice.startswith(incomplete)]
+
+    return complete
+
+
+def choice(
+    choices: Sequence[str], help: str, kind: str, declarations: Sequence[str] = (), panel: str | None = None
+) -> Any:
+    """An option that takes one of `choices`: help lists them, completion completes them, and another one is told.
+
+    A value of its own type would be told by Typer, without the nearest right one and in a box.
+
+    Args:
+        kind: what the choices are, for the message.
+        declarations: the option, where it is called otherwise than its parameter.
+        panel: the heading in help.
+    """
+
+    def parse(value: str) -> str:
+        check_choice(kind, value, choices)
+        return value
+
+    return typer.Option(
+        *declarations,
+        help=help,
+        metavar="|".join(choices),
+        parser=parse,
+        autocompletion=complete_choice(choices),
+        rich_help_panel=panel,
+    )
+
+
+def _device(value: str) -> str:
+    check_device(value)
+    return value
+
+
+_DEVICE: dict[str, Any] = {
+    "metavar": "|".join(DEVICES),
+    "parser": _device,
+    "autocompletion": complete_choice(DEVICES),
+}
+_NAMES: dict[str, dict[str, Any]] = {
+    "dataset": {"autocompletion": complete_dataset},
+    "model": {"autocompletion": complete_model},
+    "device": _DEVICE,
+}
+"""What an option of a setting gets beside its help, by `About.names`."""
+
+Model = Annotated[str | None, typer.Option(help=ABOUT_MODEL, autocompletion=complete_model)]
+ModelNoun = Annotated[
     str | None,
-    typer.Option(help="Model folder, run folder, owner/name[@revision] on the Hugging Face Hub, or ratlip-demo."),
+    typer.Argument(metavar="MODEL", help="The same as --model.", show_default=False, autocompletion=complete_model),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[str, typer.Option(help="Where to compute.", **_DEVICE)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")]
 
 
-def with_options(settings: Iterable[Setting]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def noun(name: str, argument: str | None, option: str | None) -> str | None:
+    """What a command is about, which may be given as its argument or as the option --`name`."""
+    if None not in (argument, option) and argument != option:
+        raise UsageError(f"the {name} is given twice, as '{argument}' and by --{name} {option}; leave out one of them.")
+    return option if argument is None else argument
+
+
+def with_options(
+    settings: Iterable[Setting], noun_of: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for every setting. What was typed comes as its argument `typed`.
 
-    An option that is not given is left out, so that a settings file is not overwritten by a default.
+    An option that is not given is left out, so that a settings file is not overwritten by a default. What a setting
+    was called once is an option too, which help does not show.
+
+    Args:
+        noun_of: the setting that the command is about, which may be given without its option too.
     """
-    names = {one.name: one for one in sorted(settings, key=lambda one: one.about.advanced)}
+    ordered = sorted(settings, key=lambda one: one.about.advanced)
+    renamed = {f"{one.about.formerly}_before": one for one in ordered if one.about.formerly}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True).parameters
         parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, one in own.items() if name != "typed"]
-        parameters += [_parameter(one) for one in names.values()]
+        parameters += [_argument(one) for one in ordered if one.name == noun_of]
+        parameters += [_parameter(one) for one in ordered]
+        parameters += [_old_parameter(name, one) for name, one in renamed.items()]
 
         @functools.wraps(command)
         def with_typed(**given: Any) -> None:
-            typed = {name: given.pop(name) for name in names}
+            typed = {one.name: given.pop(one.name) for one in ordered}
+            if noun_of is not None:
+                typed[noun_of] = noun(noun_of, given.pop(_NOUN), typed[noun_of])
+            for name, one in renamed.items():
+                if (value := given.pop(name)) is not None:
+                    old, new = _flag(one.about.formerly), _flag(one.about.option or one.name)
+                    if typed[one.name] is not None:
+                        raise UsageError(f"{old} is what {new} was called before; give one of them.")
+                    console.set_up(given.get("quiet", False))
+                    console.note(f"{old} is called {new} now")
+                    typed[one.name] = value
             command(typed={name: value for name, value in typed.items() if value is not None}, **given)
 
         with_typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -44,28 +149,49 @@ def with_options(settings: Iterable[Setting]) -> Callable[[Callable[..., None]],
     return decorate
 
 
+_NOUN = "noun"  # The parameter of a command's argument.
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _keyword(name: str, kind: Any, declared: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, declared]
+    )
+
+
+def _argument(setting: Setting) -> inspect.Parameter:
+    named = _NAMES[setting.about.names]
+    what = f": {', '.join(DATASETS)}, or a folder" if setting.about.names == "dataset" else ""
+    help_text = f"The same as {_flag(setting.name)}{what}."
+    argument = typer.Argument(metavar=setting.name.upper(), help=help_text, show_default=False, **named)
+    return _keyword(_NOUN, str, argument)
+
+
 def _parameter(setting: Setting) -> inspect.Parameter:
     about, default = setting.about, setting.default
     has_default = default is not None and default is not False and default != ""
-    help_text = f"{about.text} Default: {default}." if has_default else about.text
-    option = typer.Option(
-        *([f"--{setting.name.replace('_', '-')}"] if about.flag else []),
-        help=help_text,
-        show_default=False,
-        rich_help_panel=f"{about.group}, advanced" if about.advanced else about.group,
-        metavar="|".join(about.choices) or about.metavar,
-        envvar=about.envvar,
-        autocompletion=_completion(about.choices) if about.choices else None,
-    )
-    annotation = Annotated[setting.kind | None, option]  # type: ignore[name-defined]
-    return inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    help_text = escape(f"{about.text} Default: {default}." if has_default else about.text)
+    panel = f"{about.group}, advanced" if about.advanced else about.group
+    declared = [_flag(about.option or setting.name)] if about.flag or about.option else []
+    if about.choices:
+        option = choice(about.choices, help_text, setting.name, declared, panel)
+    else:
+        option = typer.Option(
+            *declared, help=help_text, rich_help_panel=panel, envvar=about.envvar, **_beside(about.names, about.metavar)
+        )
+    option.show_default = False
+    return _keyword(setting.name, setting.kind, option)
 
 
-def _completion(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
-    def complete(incomplete: str) -> list[str]:
-        return [choice for choice in choices if choice.startswith(incomplete)]
+def _beside(names: str, metavar: str | None) -> dict[str, Any]:
+    return {"metavar": metavar} | _NAMES.get(names, {})
 
-    return complete
+
+def _old_parameter(name: str, setting: Setting) -> inspect.Parameter:
+    return _keyword(name, setting.kind, typer.Option(_flag(setting.about.formerly), hidden=True))
 
 
 Typed = dict[str, Value]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet, Typed, with_options
+from ratlip_cli.cli.options import Json, Quiet, Typed, complete_choice, with_options
 from ratlip_cli.errors import Interrupted
-from ratlip_cli.training.settings import all_settings, preset_names, resolve_settings
+from ratlip_cli.training.settings import all_settings, check_beginning, preset_names, resolve_settings
 
 if TYPE_CHECKING:
     from ratlip_cli.training.dry_run import DryRun
@@ -24,13 +24,15 @@ SHOWN = {"D": "loss_d", "G": "loss_g", "CLIP": "clip_similarity"}
 """Of what a step measured, what stands beside the bar."""
 
 
-@with_options(all_settings().values())
+@with_options(all_settings().values(), noun_of="dataset")
 def train(
     typed: Typed,
     config: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|PRESET", help=f"TOML file with any of these settings, or one of: {', '.join(preset_names())}."
+            metavar="FILE|PRESET",
+            help=f"TOML file with any of these settings, or one of: {', '.join(preset_names())}.",
+            autocompletion=complete_choice(preset_names()),
         ),
     ] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings as TOML and stop.")] = False,
@@ -46,17 +48,18 @@ def train(
 
     [bold]Examples[/]
 
-    ratlip train --dataset oxford --device cuda
+    ratlip train oxford --device cuda
 
-    ratlip train --dataset data/my-images --config small --dry-run
+    ratlip train data/my-images --config small --dry-run
 
-    ratlip train --resume auto --dataset cub --variant galip --max-time 8h
+    ratlip train cub --resume auto --variant galip --max-time 8h
     """
     console.set_up(quiet)
     settings = resolve_settings(typed, config)
     if print_config:
         console.result(settings.to_toml().rstrip())
         return
+    check_beginning(settings)
 
     from ratlip_cli.device import keep_freed_memory
     from ratlip_cli.training.dry_run import dry_run as measure

@@ -6,7 +6,13 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
+from ratlip_cli.errors import DataError, unknown_name
 from ratlip_cli.setting import setting
+
+DATASETS = ("cub", "oxford", "celeba-tiny", "demo", "demo-birds", "demo-flowers", "demo-faces")
+"""The datasets that are known by name."""
+
+_INFO = "dataset.json"  # `layout.INFO`; that module imports Pillow.
 
 OPTIONS = "Options"
 _option = functools.partial(setting, group=OPTIONS)
@@ -38,3 +44,22 @@ class PrepareRequest:
     seed: int = _option(0, "Decides the test split of own images, and what is rendered; 0 if left out.")
     workers: int | None = _option(None, "Processes; one per core if left out.")
     strict: bool = _option(False, "Stop at the first image that cannot be used.", flag=True)
+
+
+def prepared_names(data_dir: Path) -> list[str]:
+    """Names of the datasets that are prepared in `data_dir`."""
+    return sorted(info.parent.name for info in data_dir.glob(f"*/{_INFO}"))
+
+
+def check_dataset_name(name: str, data_dir: Path) -> None:
+    """Raise UsageError or DataError for a dataset that cannot be: so a misspelled one is told before anything is loaded.
+
+    Whether one that may be is there and whole shows when it is opened.
+    """
+    path = Path(name)
+    if name in DATASETS or path.exists() or (data_dir / path.name / _INFO).is_file():
+        return
+    if len(path.parts) != 1:
+        known = ", ".join(DATASETS)
+        raise DataError(f"{name} does not exist. Give a folder of images with captions, or one of: {known}.")
+    raise unknown_name("dataset or folder", name, {*DATASETS, *prepared_names(data_dir)})

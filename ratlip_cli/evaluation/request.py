@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratlip_cli.errors import UsageError, unknown_name
-from ratlip_cli.setting import setting, several
+from ratlip_cli.setting import check_choices, check_device, setting, several
 
 if TYPE_CHECKING:
     from ratlip_cli.weights.model_folder import Model
@@ -42,10 +42,14 @@ class EvaluationRequest:
     """
 
     model: str | Path | Model | None = setting(
-        None, "Model folder, run folder, owner/name on the Hugging Face Hub, or ratlip-demo.", group=SCORED
+        None, "Model folder, run folder, owner/name on the Hugging Face Hub, or ratlip-demo.", group=SCORED, names="model"
     )
     dataset: str | Path | None = setting(
-        None, "Real images; the model's own dataset if left out.", group=SCORED, metavar="NAME|FOLDER"
+        None,
+        "Real images; the model's own dataset if left out.",
+        group=SCORED,
+        metavar="NAME|FOLDER",
+        names="dataset",
     )
     split: str = setting("test", "Split of the dataset.", group=SCORED)
     images: Path | None = setting(None, "Score these images instead of a model's.", group=SCORED, metavar="DIR")
@@ -68,22 +72,29 @@ class EvaluationRequest:
         choices=FEATURES,
     )
     inception_weights: Path | None = setting(
-        None, "Inception's weights, for a machine without internet.", group=HOW, metavar="FILE"
+        None, "Inception's weights, for a machine without internet.", group=HOW, metavar="FILE", advanced=True
     )
     clip: str | None = setting(
         None,
         "CLIP to score by; a model's own ViT-B/32, or OpenAI's, if left out.",
         group=HOW,
         metavar="MODEL[:PRETRAINED]",
+        option="score-clip",
+        formerly="clip",
+        advanced=True,
     )
     clip_score_clip: str | None = setting(
-        None, "A second CLIP for the CLIP metrics, which training never saw.", group=HOW, metavar="MODEL:PRETRAINED"
+        None,
+        "A second CLIP for the CLIP metrics, which training never saw.",
+        group=HOW,
+        metavar="MODEL:PRETRAINED",
+        advanced=True,
     )
     captions_per_image: int = setting(10, "Captions of each image, or all where there are fewer.", group=HOW)
     bootstrap: int = setting(0, "Resamples for 95 % intervals; 0 for none.", group=HOW, metavar="N")
     seed: int = setting(0, "Decides the noise vectors.", group=HOW)
-    batch_size: int | None = setting(None, "Images at a time; changes no score.", group=HOW)
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.", group=HOW)
+    batch_size: int | None = setting(None, "Images at a time; changes no score.", group=HOW, advanced=True)
+    device: str = setting("auto", "Where to compute.", group=HOW, names="device")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", several(self.metrics))
@@ -93,10 +104,8 @@ class EvaluationRequest:
         for metric in self.metrics:
             if metric not in METRICS:
                 raise unknown_name("metric", metric, METRICS)
-        if self.protocol not in PROTOCOLS:
-            raise unknown_name("protocol", self.protocol, PROTOCOLS)
-        if self.features is not None and self.features not in FEATURES:
-            raise unknown_name("features", self.features, FEATURES)
+        check_choices(self)
+        check_device(self.device)
         if self.captions_per_image < 1:
             raise UsageError(f"captions per image is {self.captions_per_image}; it must be at least 1.")
         if self.bootstrap < 0 or 0 < self.bootstrap < FEWEST_RESAMPLES:

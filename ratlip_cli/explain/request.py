@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ratlip_cli.errors import RatlipError, UsageError, unknown_name
 from ratlip_cli.explain.gradcam.words import phrases_of
-from ratlip_cli.setting import setting, several
+from ratlip_cli.setting import check_choices, check_device, setting, several
 
 if TYPE_CHECKING:
     from ratlip_cli.weights.model_folder import Model
@@ -43,7 +43,11 @@ class GradCamRequest:
     images: Sequence[Path] = ()
     """Image files to explain instead of generated ones."""
     dataset: str | None = setting(
-        None, "Explain images of a dataset; those with known segments are scored.", group=SHOWN, metavar="NAME|FOLDER"
+        None,
+        "Explain images of a dataset; those with known segments are scored.",
+        group=SHOWN,
+        metavar="NAME|FOLDER",
+        names="dataset",
     )
     split: str = setting("test", "The split of --dataset.", group=SHOWN)
     count: int | None = None
@@ -52,14 +56,18 @@ class GradCamRequest:
         "clip", "clip: cosine of image and text; discriminator: the logit of Mate-D.", group=HOW, choices=TARGETS
     )
     layer: int | None = setting(
-        None, "The ViT block whose incoming patch tokens are read; the last if left out.", group=HOW, metavar="L"
+        None,
+        "The ViT block whose incoming patch tokens are read; the last if left out.",
+        group=HOW,
+        metavar="L",
+        advanced=True,
     )
     every_word: bool = False
     """Whether to make a map of every word of the prompt."""
     words: Sequence[str] = ()
     """Words or phrases of the prompt to make a map of."""
     seed: int = setting(0, "Decides the noise vectors and the random baselines.", group=HOW)
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.", group=HOW)
+    device: str = setting("auto", "Where to compute.", group=HOW, names="device")
     data_dir: Path = setting(Path("data"), "Folder of prepared datasets.", group=SHOWN, envvar="RATLIP_DATA")
 
     def __post_init__(self) -> None:
@@ -76,8 +84,8 @@ class GradCamRequest:
         if self.prompt is not None and not self.prompt.strip():
             raise UsageError("the prompt is empty; give one, such as 'a red bird'.")
         _check_numbers("-n", self.count, self.seed)
-        if self.target not in TARGETS:
-            raise unknown_name("target", self.target, TARGETS)
+        check_choices(self)
+        check_device(self.device)
         if self.prompt is not None:
             phrases_of(self.prompt, self.every_word, self.words)
 
@@ -90,12 +98,18 @@ class LatentRequest:
     together, RatlipError for a method that is not installed.
     """
 
-    model: str | Model | None = setting(None, "Model folder, run folder, owner/name or ratlip-demo.", group=SHOWN)
+    model: str | Model | None = setting(
+        None, "Model folder, run folder, owner/name or ratlip-demo.", group=SHOWN, names="model"
+    )
     against: str | Model | None = setting(
-        None, "A second model, beside it on the same axes.", group=SHOWN, metavar="MODEL"
+        None, "A second model, beside it on the same axes.", group=SHOWN, metavar="MODEL", names="model"
     )
     dataset: str | None = setting(
-        None, "Real images; the model's own dataset if left out.", group=SHOWN, metavar="NAME|FOLDER"
+        None,
+        "Real images; the model's own dataset if left out.",
+        group=SHOWN,
+        metavar="NAME|FOLDER",
+        names="dataset",
     )
     split: str = setting("test", "The split of the dataset.", group=SHOWN)
     count: int | None = setting(
@@ -113,7 +127,7 @@ class LatentRequest:
     same_noise: bool = False
     """Whether the interpolation keeps its noise vector; else it goes from the first to the second."""
     seed: int = setting(0, "Decides the noise vectors.", group=HOW)
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.", group=HOW)
+    device: str = setting("auto", "Where to compute.", group=HOW, names="device")
     data_dir: Path = setting(Path("data"), "Folder of prepared datasets.", group=SHOWN, envvar="RATLIP_DATA")
 
     def __post_init__(self) -> None:
@@ -133,8 +147,8 @@ class LatentRequest:
         if self.steps is not None and self.steps < 2:
             raise UsageError(f"--steps is {self.steps}; an interpolation has at least 2.")
         _check_numbers("--count", self.count, self.seed)
-        if self.space not in SPACES:
-            raise unknown_name("space", self.space, SPACES)
+        check_choices(self)
+        check_device(self.device)
         check_method(self.method)
         if self.captions:
             check_points((self.count or NOISE_VECTORS) * len(self.captions))

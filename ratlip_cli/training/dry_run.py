@@ -14,10 +14,9 @@ from ratlip_cli.data.dataset import training_batches
 from ratlip_cli.device import peak_memory_mib, resolve_device
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.summary import count_parameters
-from ratlip_cli.training.settings import TrainSettings
-from ratlip_cli.training.start import check_out, open_dataset
+from ratlip_cli.training.settings import TrainSettings, check_beginning
+from ratlip_cli.training.start import open_inputs
 from ratlip_cli.training.trainer import Trainer
-from ratlip_cli.weights.clip_files import load_clip
 
 MEASURED_STEPS = 3  # Steps that a dry run measures, after a first one to warm up.
 
@@ -49,9 +48,8 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
     `progress` is called while a dataset is prepared that was not before. Raises what `open_session` would raise.
     """
     device = resolve_device(settings.device)
-    check_out(settings)
-    clip = load_clip(settings.clip, device)
-    dataset = open_dataset(settings, progress)
+    check_beginning(settings)
+    dataset, clip = open_inputs(settings, device, progress)
     first = settings.family.encode(clip, dataset.captions[:1])
     text = torch.zeros(len(dataset.captions), *first.shape[1:])
     trainer = Trainer(settings, clip, text, len(dataset), device)

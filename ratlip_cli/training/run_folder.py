@@ -28,7 +28,7 @@ from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import locked, remove_partials, whole_file, write_text, writing
 from ratlip_cli.outputs import png_text
 from ratlip_cli.pixels import captioned_grid
-from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.settings import TrainSettings, already_there
 from ratlip_cli.training.trainer import StepRecord
 
 RUNS = Path("runs")  # Where runs without `--out` go, and where `--resume auto` looks.
@@ -113,11 +113,6 @@ class RunFolder:
             if self._tensorboard is not None:
                 self._tensorboard.close()
         self._lock.close()
-
-
-def already_there(path: Path) -> UsageError:
-    """The error for an `--out` that exists."""
-    return UsageError(f"{path} exists already; go on with --resume {path}, or choose another --out.")
 
 
 def truncate_metrics(path: Path, steps_done: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import logging
 import math
 import re
 import sys
@@ -18,15 +19,19 @@ from typing import Any
 
 import tomli_w
 
+from ratlip_cli.data.request import check_dataset_name
 from ratlip_cli.errors import UsageError, unknown_name
 from ratlip_cli.families import FAMILIES, family_of
 from ratlip_cli.family import Family
-from ratlip_cli.setting import Setting, Value, setting, settings_of
+from ratlip_cli.files import decoded
+from ratlip_cli.setting import Setting, Value, check_choices, check_device, setting, settings_of
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 EVAL_FEATURES = ("auto", "inception", "clip")
@@ -47,7 +52,9 @@ _run, _evaluation = (functools.partial(setting, group=group, free=True) for grou
 class TrainSettings:
     """The settings of one training run; the defaults are the paper's where the paper gives a value."""
 
-    dataset: str = _data("", "Prepared dataset to learn from, by name or by folder.", metavar="NAME|FOLDER")
+    dataset: str = _data(
+        "", "Prepared dataset to learn from, by name or by folder.", metavar="NAME|FOLDER", names="dataset"
+    )
     data_dir: str = _data(
         "data", "Folder that holds prepared datasets by name.", metavar="FOLDER", envvar="RATLIP_DATA", free=True
     )
@@ -63,6 +70,7 @@ class TrainSettings:
         "",
         "Model to start from: a folder, a run or owner/name; its sizes and its CLIP are taken over.",
         metavar="MODEL",
+        names="model",
     )
 
     epochs: int | None = _length(
@@ -79,7 +87,9 @@ class TrainSettings:
     lr_d: float = _learning(4e-4, "Learning rate of the discriminator.")
     beta1: float = _learning(0.0, "First beta of both Adam optimisers.", advanced=True)
     beta2: float = _learning(0.9, "Second beta of both Adam optimisers.", advanced=True)
-    clip_weight: float = _learning(4.0, "Weight lambda of the CLIP similarity in the generator's loss.")
+    similarity_weight: float = _learning(
+        4.0, "Weight lambda of the CLIP similarity in the generator's loss.", formerly="clip_weight"
+    )
     diversity_weight: float = _learning(
         0.0,
         "Weight of the mode-seeking term, which keeps images of one caption apart; not in the paper.",
@@ -90,7 +100,7 @@ class TrainSettings:
     ema: float = _learning(0.999, "Decay of the generator's exponential moving average; 0 keeps none.")
     seed: int = _learning(0, "Seed of the first weights, the order of images, the crops and the noise.")
 
-    device: str = _machine("auto", "Where to train: auto, cpu, cuda, cuda:N or mps.", free=True)
+    device: str = _machine("auto", "Where to train.", names="device", free=True)
     precision: str = _machine(
         "auto", "Arithmetic; auto is bf16 on a GPU that has it, else fp32.", choices=PRECISIONS, recorded=True
     )
@@ -134,10 +144,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         configs = self.family.configs(self.model)
         object.__setattr__(self, "model", self.family.model_of(*configs))
-        if self.precision not in PRECISIONS:
-            raise unknown_name("precision", self.precision, PRECISIONS)
-        if self.eval_features not in EVAL_FEATURES:
-            raise unknown_name("eval_features", self.eval_features, EVAL_FEATURES)
+        check_choices(self)
+        check_device(self.device)
         if (self.epochs is None) == (self.steps is None):
             raise UsageError("give either epochs or steps, not both.")
         for name in ("epochs", "steps", "batch_size", "grad_accum", "keep", "save_every", "eval_captions"):
@@ -147,7 +155,7 @@ class TrainSettings:
         for name in ("workers", "seed", "sample_every", "eval_every"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative.")
-        for name in ("clip_weight", "diversity_weight", "penalty_weight"):
+        for name in ("similarity_weight", "diversity_weight", "penalty_weight"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be a number from 0.")
         for name in ("lr_g", "lr_d", "penalty_power"):
@@ -281,7 +289,7 @@ def resolve_settings(command_line: Mapping[str, Value], config: str | None = Non
     file = read_settings(config) if config else {}
     typed = {**file, **command_line}
     if typed.get("resume", "auto") not in ("", "auto"):
-        base = read_settings(run_of(Path(str(typed["resume"]))) / "config.toml")
+        base = read_settings(run_of(Path(str(typed["resume"]))) / "config.toml", own=True)
     else:
         base = _preset_of(str(typed.get("dataset", "")))
         if typed.get("init_from"):
@@ -325,8 +333,11 @@ def preset_names() -> list[str]:
     return sorted(preset.stem for preset in PRESETS.glob("*.toml"))
 
 
-def read_settings(config: str | Path) -> dict[str, Value]:
+def read_settings(config: str | Path, own: bool = False) -> dict[str, Value]:
     """The settings in a TOML file, or in the shipped preset of that name.
+
+    Args:
+        own: whether ratlip wrote the file, so that names of an earlier version in it are no news for the user.
 
     Raises UsageError: no such file or preset, not TOML, an unknown key, or a value of the wrong kind.
     """
@@ -339,10 +350,10 @@ def read_settings(config: str | Path) -> dict[str, Value]:
             raise unknown_name("preset", str(config), known)
         path = PRESETS / f"{config}.toml"
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = tomllib.loads(decoded(path.read_bytes(), f"the settings file {path}"))
+    except (OSError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"cannot read the settings in {path}: {error}.") from error
-    return checked(path, table)
+    return checked(path, table, own)
 
 
 def parse_duration(text: str) -> float:
@@ -364,7 +375,7 @@ def _preset_of(dataset: str) -> dict[str, Value]:
     return read_settings(preset) if dataset and preset.is_file() else {}
 
 
-def checked(path: Path | str, table: Mapping[str, Any]) -> dict[str, Value]:
+def checked(path: Path | str, table: Mapping[str, Any], own: bool = False) -> dict[str, Value]:
     """The settings of a file by flat names: sizes may stand in their table, or beside the others as they once did.
 
     Raises UsageError, which names `path`: an unknown setting, or a value of another type.
@@ -378,12 +389,23 @@ def checked(path: Path | str, table: Mapping[str, Any]) -> dict[str, Value]:
             raise _unknown_setting(path, f"{MODEL}.{key}", [name for name in known if name not in SETTINGS])
     for key in sizes.keys() & table.keys():
         raise UsageError(f"{path}: '{key}' stands in '{MODEL}' and beside it; leave out one of them.")
-    flat = {**{key: value for key, value in table.items() if key != MODEL}, **sizes}
+    flat = {**_renamed(path, {key: value for key, value in table.items() if key != MODEL}, own), **sizes}
     for key, value in flat.items():
         if key not in known:
             raise _unknown_setting(path, key, list(known))
         known[key].check(str(path), value)
     return flat
+
+
+def _renamed(path: Path | str, table: Mapping[str, Any], own: bool) -> dict[str, Any]:
+    """The settings with those that were called otherwise once under the names that they have now."""
+    now = {one.about.formerly: name for name, one in SETTINGS.items() if one.about.formerly}
+    for old in now.keys() & table.keys():
+        if now[old] in table:
+            raise UsageError(f"{path}: '{old}' is what '{now[old]}' was called before; leave out one of them.")
+        if not own:
+            logger.info("%s: '%s' is called '%s' now", path, old, now[old])
+    return {now.get(key, key): value for key, value in table.items()}
 
 
 def _unknown_setting(path: Path | str, key: str, known: list[str]) -> UsageError:
@@ -403,6 +425,20 @@ def run_of(path: Path) -> Path:
     raise UsageError(f"{path} is no run folder and no checkpoint of one; give the folder that train wrote, or auto.")
 
 
+def already_there(path: Path) -> UsageError:
+    """The error for an `--out` that exists."""
+    return UsageError(f"{path} exists already; go on with --resume {path}, or choose another --out.")
+
+
+def check_beginning(settings: TrainSettings) -> None:
+    """Raise UsageError or DataError where no run of these settings can begin, before anything costly is done."""
+    if settings.out and not settings.resume and Path(settings.out).exists():
+        raise already_there(Path(settings.out))
+    if not settings.dataset:
+        raise UsageError("give the --dataset to train on: a name or a folder.")
+    check_dataset_name(settings.dataset, Path(settings.data_dir))
+
+
 def settings_of_run(run: Path) -> TrainSettings:
     """The settings that a run folder keeps. Raises UsageError where they are damaged."""
-    return _overlaid(read_settings(run / "config.toml"))
+    return _overlaid(read_settings(run / "config.toml", own=True))

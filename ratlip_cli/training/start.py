@@ -25,12 +25,12 @@ from ratlip_cli.training.checkpoint import (
     read_checkpoint,
     resume,
 )
-from ratlip_cli.training.run_folder import RUNS, RunFolder, already_there
+from ratlip_cli.training.run_folder import RUNS, RunFolder
 from ratlip_cli.training.session import TrainingSession, sample_prompts
-from ratlip_cli.training.settings import TrainSettings, run_of, settings_of_run
+from ratlip_cli.training.settings import TrainSettings, already_there, check_beginning, run_of, settings_of_run
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.training.validation import Validation
-from ratlip_cli.weights.clip_files import BUNDLED, load_clip
+from ratlip_cli.weights.clip_files import BUNDLED, clip_architecture, load_clip
 from ratlip_cli.weights.load import find_model
 from ratlip_cli.weights.model_folder import (
     DISCRIMINATOR_FILE,
@@ -60,9 +60,8 @@ def open_session(
         DeviceError: the device is not there.
     """
     device = resolve_device(settings.device)
-    check_out(settings)
-    clip = load_clip(settings.clip, device)
-    dataset = open_dataset(settings, progress)
+    check_beginning(settings)
+    dataset, clip = open_inputs(settings, device, progress)
     run, checkpoint = _where_to_start(settings, settings.total_steps(len(dataset)), tell)
     if run is None and settings.out and Path(settings.out).exists():
         raise already_there(Path(settings.out))
@@ -140,18 +139,14 @@ def _features(settings: TrainSettings) -> str:
     return "clip" if settings.clip in BUNDLED else "inception"
 
 
-def check_out(settings: TrainSettings) -> None:
-    """Raise UsageError for an `out` that exists, before anything costly is done."""
-    if settings.out and not settings.resume and Path(settings.out).exists():
-        raise already_there(Path(settings.out))
-
-
-def open_dataset(settings: TrainSettings, progress: Progress) -> CaptionedImages:
-    """The training split; a dataset that is not prepared yet is prepared first."""
-    if not settings.dataset:
-        raise UsageError("give the --dataset to train on: a name or a folder.")
+def open_inputs(
+    settings: TrainSettings, device: torch.device, progress: Progress
+) -> tuple[CaptionedImages, FrozenCLIP]:
+    """The training split, prepared first where it was not before, and the CLIP, which may have to be downloaded."""
+    clip_architecture(settings.clip)  # a misspelled one is told before data are prepared
     folder = resolve_dataset(settings.dataset, Path(settings.data_dir), settings.image_size, progress=progress)
-    return CaptionedImages(folder, "train", settings.image_size, settings.seed)
+    dataset = CaptionedImages(folder, "train", settings.image_size, settings.seed)
+    return dataset, load_clip(settings.clip, device)
 
 
 def _where_to_start(

@@ -28,7 +28,7 @@ class Weights(Protocol):
 
     penalty_weight: float  # k
     penalty_power: float  # p
-    clip_weight: float  # lambda
+    similarity_weight: float  # lambda
     diversity_weight: float
     compile: bool
 
@@ -86,7 +86,7 @@ class RatlipObjective(Objective):
         with self.autocast():
             logit_fake = self.discriminator(fake.patches, batch.fake_text, fake.pixels)
         similarity = clip_similarity(fake.embedding, batch.fake_text)
-        loss = generator_loss(logit_fake, similarity, self.settings.clip_weight)
+        loss = generator_loss(logit_fake, similarity, self.settings.similarity_weight)
         if self.settings.diversity_weight:
             loss = loss + self.settings.diversity_weight * mode_seeking(fake.embedding, batch.fake_text, batch.noise)
         return loss, {"loss_g": loss, "clip_similarity": similarity}
