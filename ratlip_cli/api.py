@@ -107,6 +107,7 @@ class Model(model_folder.Model):
         truncation: float = 1.0,
         best_of: int = 1,
         batch_size: int | None = None,
+        indices: Sequence[int] | None = None,
     ) -> Images:
         """Generate `n` images of each prompt; image k depends on the model, the prompt, the seed and k alone.
 
@@ -119,11 +120,12 @@ class Model(model_folder.Model):
             truncation: psi, by which noise is scaled; below 1 images are more alike.
             best_of: generate this many times `n`, and keep those of highest CLIP similarity, best first.
             batch_size: images at a time; left out, 16, and on a CPU the same bits whatever else is generated.
+            indices: the images k, instead of the first `n`.
 
         Raises UsageError for an empty prompt or numbers out of range.
         """
         asked = [prompts] if isinstance(prompts, str) else list(prompts)
-        return Images(list(generate(self, asked, n, seed, truncation, best_of, batch_size)))
+        return Images(list(generate(self, asked, n, seed, truncation, best_of, batch_size, indices)))
 
     def __repr__(self) -> str:
         config = self.config.generator

@@ -104,15 +104,18 @@ def write_text(target: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+_MARKS = {
+    **{codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"},  # before those of UTF-16, with which they begin
+    **{codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", b"": "utf-8-sig"},
+}
+
+
 def decoded(content: bytes, what: str) -> str:
     """The text of a file that a user wrote: UTF-8, or UTF-16 or 32 with its byte order mark; the mark is left out.
 
     Raises UsageError, which names `what` and the line, for anything else.
     """
-    marks = (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16")
-    for mark, encoding in (*marks, (codecs.BOM_UTF16_BE, "utf-16"), (b"", "utf-8-sig")):
-        if content.startswith(mark):
-            break
+    encoding = next(encoding for mark, encoding in _MARKS.items() if content.startswith(mark))
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:

@@ -13,10 +13,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from ratlip_cli.errors import RatlipError, unknown_name
 from ratlip_cli.files import whole_file, writing
+from ratlip_cli.generation import FORMATS
 from ratlip_cli.pixels import captioned_grid
 from ratlip_cli.sampling import Sample
 
-FORMATS = ("png", "jpg", "webp")
 RECORDS_FILE = "images.jsonl"
 _SLUG_BYTES = 60
 
@@ -28,7 +28,7 @@ class ImageFolder:
 
     Args:
         folder: made where it does not exist.
-        format: one of FORMATS.
+        format: one of `generation.FORMATS`.
     """
 
     def __init__(self, folder: Path, format: str = "png") -> None:

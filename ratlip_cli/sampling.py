@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ratlip_cli.errors import RatlipError, UsageError
+from ratlip_cli.errors import RatlipError
 from ratlip_cli.fast.sampling import BATCH_SIZE
+from ratlip_cli.generation import check_request
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.pixels import to_images
 from ratlip_cli.weights.model_folder import Model
@@ -88,6 +89,7 @@ def generate(
     truncation: float = 1.0,
     best_of: int = 1,
     batch_size: int | None = None,
+    indices: Sequence[int] | None = None,
 ) -> Iterator[Sample]:
     """Generate `count` images for each prompt, prompt by prompt.
 
@@ -96,10 +98,12 @@ def generate(
         truncation: psi, by which noise is scaled; below 1 images are more alike.
         best_of: generate this many times `count` images, and keep those of highest CLIP similarity, best first.
         batch_size: see `sample`.
+        indices: the images k of each prompt, instead of the first `count`.
 
     Raises UsageError: an empty prompt, or numbers out of range.
     """
-    check_request(prompts, count, seed, truncation, best_of)
+    check_request(prompts, count, seed, truncation, best_of, batch_size, indices)
+    wanted = range(count * best_of) if indices is None else indices
     for prompt_index, prompt in enumerate(prompts):
         if model.clip.is_overlong(prompt):
             tokens = model.clip.context_length
@@ -107,7 +111,7 @@ def generate(
                 "prompt %d is as long as the %d tokens that CLIP reads; its end may be cut.", prompt_index + 1, tokens
             )
         best: list[Sample] = []
-        for made in _samples_of(model, prompt, prompt_index, count * best_of, seed, truncation, batch_size):
+        for made in _samples_of(model, prompt, prompt_index, wanted, seed, truncation, batch_size):
             if best_of == 1:
                 yield made
             else:
@@ -116,13 +120,19 @@ def generate(
 
 
 def _samples_of(
-    model: Model, prompt: str, prompt_index: int, count: int, seed: int, truncation: float, batch_size: int | None
+    model: Model,
+    prompt: str,
+    prompt_index: int,
+    wanted: Sequence[int],
+    seed: int,
+    truncation: float,
+    batch_size: int | None,
 ) -> Iterator[Sample]:
-    """The images of one prompt, a batch at a time."""
+    """The images `wanted` of one prompt, a batch at a time."""
     condition, text = model.encode([prompt]), model.clip.encode_text([prompt]).cpu()
     together = batch_size or BATCH_SIZE
-    for start in range(0, count, together):
-        indices = range(start, min(start + together, count))
+    for start in range(0, len(wanted), together):
+        indices = wanted[start : start + together]
         noise = truncation * noise_vectors(seed, indices, model.config.generator.noise_dim)
         images = sample(model, noise, condition.expand(len(indices), *condition.shape[1:]), batch_size)
         similarities = clip_similarity(
@@ -140,20 +150,3 @@ def _samples_of(
                 fingerprint=model.fingerprint,
                 clip_similarity=round(similarity, 4),
             )
-
-
-def check_request(prompts: Sequence[str], count: int, seed: int, truncation: float, best_of: int) -> None:
-    """Raise UsageError where `generate` would: no prompt, an empty one, or numbers out of range."""
-    if not prompts:
-        raise UsageError("there is no prompt; give at least one, such as 'a red bird'.")
-    for number, prompt in enumerate(prompts, start=1):
-        if not prompt.strip():
-            raise UsageError(f"prompt {number} is empty; give one, such as 'a red bird'.")
-        if not prompt.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
-            raise UsageError(f"prompt {number} is not UTF-8 text; type or save it as UTF-8.")
-    if count < 1 or best_of < 1:
-        raise UsageError(f"the number of images is {count} and best-of is {best_of}; both must be at least 1.")
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"seed is {seed}; it must not be negative, and below 2^63.")
-    if not 0 <= truncation <= 10:
-        raise UsageError(f"truncation is {truncation}; it must be between 0 and 10, usually 0.5 to 1.")

@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ratlip_cli"
 FLOORS = [
-    {"errors", "files", "progress", "setting"},
+    {"errors", "files", "generation", "progress", "setting"},
     {"tensor_files", "pixels", "device"},
     {"demo", "model"},
     {"training.objectives"},
@@ -20,7 +20,7 @@ FLOORS = [
     {"families"},
     {"fast"},
     {"weights", "data"},
-    {"sampling", "summary"},
+    {"environment", "sampling", "summary"},
     {"outputs"},
     {"explain", "evaluation", "publish"},
     {"training"},

@@ -17,6 +17,7 @@ import ratlip_cli
 from ratlip_cli.cli import console
 from ratlip_cli.cli.bench import bench
 from ratlip_cli.cli.convert import convert
+from ratlip_cli.cli.env import env
 from ratlip_cli.cli.evaluate import evaluate
 from ratlip_cli.cli.export import export
 from ratlip_cli.cli.generate import generate
@@ -26,6 +27,7 @@ from ratlip_cli.cli.latent_viz import latent_viz
 from ratlip_cli.cli.prepare import prepare
 from ratlip_cli.cli.pull import pull
 from ratlip_cli.cli.push import push
+from ratlip_cli.cli.runs import runs
 from ratlip_cli.cli.train import train
 from ratlip_cli.errors import Interrupted, RatlipError
 
@@ -49,7 +51,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (prepare, train, generate, evaluate, gradcam, latent_viz, info, bench, pull, push, convert, export):
+for command in (prepare, train, generate, evaluate, gradcam, latent_viz):
+    app.command()(command)
+for command in (runs, info, bench, pull, push, convert, export, env):
     app.command()(command)
 
 

@@ -8,16 +8,18 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Device, Json, Model, Quiet
+from ratlip_cli.cli.options import Device, Json, Model, ModelNoun, Quiet, check_model_name, choice, noun
+from ratlip_cli.errors import UsageError
 
 PRECISIONS = ("fp32", "bf16")
 
 
 def bench(
+    model_noun: ModelNoun = None,
     model: Model = None,
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 8,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16, of sampling.")] = "fp32",
+    precision: Annotated[str, choice(PRECISIONS, "Arithmetic of sampling.", "precision")] = "fp32",
     train: Annotated[
         bool, typer.Option("--train", help="Also measure training steps of a model of these sizes.")
     ] = False,
@@ -30,22 +32,22 @@ def bench(
 
     ratlip bench
 
-    ratlip bench --model runs/cub-ratlip-1 --device cuda --batch-size 64 --precision bf16
+    ratlip bench runs/cub-ratlip-1 --device cuda --batch-size 64 --precision bf16
 
     ratlip bench --train --batch-size 24 --json
     """
     console.set_up(quiet)
+    if batch_size < 1 or (train and batch_size < 2):
+        raise UsageError(f"--batch-size is {batch_size}; it must be at least {2 if train else 1}.")
+    model = noun("model", model_noun, model)
+    check_model_name(model)
+
     from ratlip_cli.device import keep_freed_memory, resolve_device
-    from ratlip_cli.errors import UsageError, unknown_name
     from ratlip_cli.training.benchmark import measure
     from ratlip_cli.training.settings import resolve_settings
     from ratlip_cli.training.trainer import DTYPES
     from ratlip_cli.weights.load import default_model, load_model
 
-    if precision not in PRECISIONS:
-        raise unknown_name("precision", precision, PRECISIONS)
-    if batch_size < 1 or (train and batch_size < 2):
-        raise UsageError(f"--batch-size is {batch_size}; it must be at least {2 if train else 1}.")
     keep_freed_memory()
     target = resolve_device(device)
     spec = model or default_model()

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ratlip_cli.errors import UsageError
 from ratlip_cli.files import decoded
@@ -31,7 +32,7 @@ _quiet = False
 
 def stderr() -> Console:
     """The console for notes and progress; it obeys NO_COLOR."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def set_up(quiet: bool = False) -> None:
@@ -93,11 +94,11 @@ def as_json(value: Any) -> str:
 
 def result_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """The result as a table: the first column to the left, the others to the right."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     width = None if sys.stdout.isatty() else 160
     Console(width=width, highlight=False).print(table)
 
@@ -153,7 +154,7 @@ def bars() -> Iterator[Callable[[str, int, int | None, str], None]]:
 
 def _bar(unit: str) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -209,7 +210,7 @@ def read_prompts(arguments: Sequence[str], file: Path | None) -> list[str]:
             content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         except OSError as problem:
             raise UsageError(f"--prompts {file} cannot be read: {problem.strerror}.") from problem
-        prompts += _lines(content, str(file))
+        prompts += _lines(content, f"the prompts file {file}")
     return prompts
 
 

@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet
+from ratlip_cli.cli.options import Json, Quiet, check_model_name, check_new, choice
+
+VARIANTS = ("galip", "ratlip-released")
+"""Of the published code."""
 
 
 def convert(
@@ -18,7 +21,7 @@ def convert(
     out: Annotated[Path, typer.Option(metavar="PATH", help="The model folder to make; with --to-released, the file.")],
     variant: Annotated[
         str | None,
-        typer.Option(help="galip or ratlip-released: fail unless it is this one; it is inferred from the tensors."),
+        choice(VARIANTS, "Fail unless it is this one; left out, it is inferred from the tensors.", "variant"),
     ] = None,
     clip: Annotated[
         str, typer.Option(metavar="MODEL[:PRETRAINED]", help="The CLIP that it was trained with, or a file of it.")
@@ -40,6 +43,10 @@ def convert(
     ratlip convert models/birds --to-released --out state_epoch_1080.pth
     """
     console.set_up(quiet)
+    check_new(out)
+    if to_released:
+        check_model_name(source)
+
     from ratlip_cli.weights.load import load_model
     from ratlip_cli.weights.model_folder import fingerprint_of
     from ratlip_cli.weights.released.convert import convert_released

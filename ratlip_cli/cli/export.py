@@ -9,13 +9,17 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet
+from ratlip_cli.cli.options import Json, Model, ModelNoun, Quiet, check_model_name, check_new, choice, noun
+from ratlip_cli.errors import UsageError
+
+FORMATS = ("onnx", "torch-export")
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, run folder, owner/name or ratlip-demo.")],
+    model_noun: ModelNoun = None,
+    model: Model = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to make.")] = Path("exported"),
-    file_format: Annotated[str, typer.Option("--format", help="onnx or torch-export.")] = "onnx",
+    file_format: Annotated[str, choice(FORMATS, "What files to write.", "format", ["--format"])] = "onnx",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -30,6 +34,12 @@ def export(
     ratlip export owner/name --format torch-export --out birds-torch
     """
     console.set_up(quiet)
+    model = noun("model", model_noun, model)
+    if model is None:
+        raise UsageError("name the MODEL to export: a model folder, a run folder, owner/name or ratlip-demo.")
+    check_model_name(model)
+    check_new(out)
+
     from ratlip_cli.weights.export.export import export_model
     from ratlip_cli.weights.load import load_model
 

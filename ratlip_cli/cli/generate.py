@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Device, Json, Model, Quiet
+from ratlip_cli.cli.options import ADVANCED, Device, Json, Model, Quiet, check_model_name, check_out_folder, choice
+from ratlip_cli.generation import FORMATS, check_request, parse_indices
 
 GRID_IMAGES = 256
 """At most so many images go into the grid."""
@@ -21,16 +22,28 @@ def generate(
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="Images of each prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Decides the noise vectors; prompts share them.")] = 0,
+    indices: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Generate these images k of each prompt instead, such as 7,12-20."),
+    ] = None,
     model: Model = None,
     out: Annotated[Path, typer.Option(help="Folder for the images; what it holds is kept.")] = Path("generated"),
-    image_format: Annotated[str, typer.Option("--format", help="png, jpg or webp.")] = "png",
+    image_format: Annotated[str, choice(FORMATS, "What files to write.", "format", ["--format"])] = "png",
     grid: Annotated[bool, typer.Option(help="Also write one captioned image of all images.")] = True,
-    truncation: Annotated[float, typer.Option(metavar="PSI", help="Scale the noise: below 1, less variety.")] = 1.0,
+    truncation: Annotated[
+        float, typer.Option(metavar="PSI", help="Scale the noise: below 1, less variety.", rich_help_panel=ADVANCED)
+    ] = 1.0,
     best_of: Annotated[
         int,
-        typer.Option(metavar="K", help="Generate K times as many; keep those that CLIP finds most like the prompt."),
+        typer.Option(
+            metavar="K",
+            help="Generate K times as many; keep those that CLIP finds most like the prompt.",
+            rich_help_panel=ADVANCED,
+        ),
     ] = 1,
-    batch_size: Annotated[int | None, typer.Option(help="Images at a time; 16 if left out.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images at a time; 16 if left out.", rich_help_panel=ADVANCED)
+    ] = None,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
@@ -41,22 +54,23 @@ def generate(
 
     ratlip generate "a red bird with black wings" -n 8
 
+    ratlip generate "a red bird" --indices 7,12-20
+
     ratlip generate --prompts birds.txt --model runs/cub-ratlip-1 --seed 7 --out birds
 
     echo "a yellow flower" | ratlip generate - --best-of 4 --format webp
     """
     console.set_up(quiet)
+    texts = console.read_prompts(prompts or [], prompts_file)
+    chosen = None if indices is None else parse_indices(indices)
+    check_request(texts, count, seed, truncation, best_of, batch_size, chosen)
+    check_model_name(model)
+    check_out_folder(out)
+
     from ratlip_cli import outputs, sampling
     from ratlip_cli.device import keep_freed_memory, resolve_device
-    from ratlip_cli.errors import UsageError, unknown_name
     from ratlip_cli.weights.load import default_model, load_model
 
-    if image_format not in outputs.FORMATS:
-        raise unknown_name("format", image_format, outputs.FORMATS)
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"--batch-size is {batch_size}; it must be at least 1.")
-    texts = console.read_prompts(prompts or [], prompts_file)
-    sampling.check_request(texts, count, seed, truncation, best_of)
     keep_freed_memory()
     target = resolve_device(device)
     loaded = load_model(model or default_model(), target)
@@ -65,8 +79,8 @@ def generate(
     folder = outputs.ImageFolder(out, image_format)
     images: list[sampling.Sample] = []
     records = []
-    with console.progress("generate", len(texts) * count) as advance:
-        for image in sampling.generate(loaded, texts, count, seed, truncation, best_of, batch_size):
+    with console.progress("generate", len(texts) * (count if chosen is None else len(chosen))) as advance:
+        for image in sampling.generate(loaded, texts, count, seed, truncation, best_of, batch_size, chosen):
             path = folder.save(image)
             if not json:
                 console.result(path)

@@ -8,15 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json
+from ratlip_cli.cli.options import Json, ModelNoun, check_model_name, choice, complete_model, noun
 from ratlip_cli.families import FAMILIES, family_of
 
 
 def info(
+    model_noun: ModelNoun = None,
     model: Annotated[
-        str | None, typer.Option(help="Describe this model (folder, run or owner/name) instead of a new one.")
+        str | None,
+        typer.Option(
+            help="Describe this model (folder, run or owner/name) instead of a new one.", autocompletion=complete_model
+        ),
     ] = None,
-    variant: Annotated[str, typer.Option(help=f"{', '.join(FAMILIES)}.")] = "ratlip",
+    variant: Annotated[str, choice(tuple(FAMILIES), "The architecture of a new one.", "variant")] = "ratlip",
     hidden_size: Annotated[
         int | None, typer.Option(help="Hidden units D of the LSTM; left out, as the variant has it.")
     ] = None,
@@ -37,10 +41,12 @@ def info(
 
     ratlip info --variant galip
 
-    ratlip info --model runs/cub-ratlip-1
+    ratlip info runs/cub-ratlip-1
 
     ratlip info --table
     """
+    model = noun("model", model_noun, model)
+    check_model_name(model)
     from ratlip_cli.summary import gflop_per_image, summarise
     from ratlip_cli.weights.clip_files import clip_architecture
     from ratlip_cli.weights.load import locate_model

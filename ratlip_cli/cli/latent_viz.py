@@ -9,7 +9,7 @@ import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.gradcam import show
-from ratlip_cli.cli.options import Json, Quiet, with_options
+from ratlip_cli.cli.options import Json, Quiet, check_model_name, check_out_folder, with_options
 from ratlip_cli.data.request import check_dataset_name
 from ratlip_cli.explain.request import LatentRequest
 from ratlip_cli.setting import settings_of
@@ -45,6 +45,9 @@ def latent_viz(
     """
     console.set_up(quiet)
     request = LatentRequest(captions=caption or (), start=start, end=end, same_noise=same_noise, **typed)
+    check_out_folder(out)
+    for name in (typed.get("model"), typed.get("against")):
+        check_model_name(name)
     if request.dataset is not None:
         check_dataset_name(request.dataset, request.data_dir)
     from ratlip_cli.explain.latent.run import latent_view

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from ratlip_cli.cli import console
 from ratlip_cli.data.request import DATASETS, prepared_names
-from ratlip_cli.errors import UsageError
+from ratlip_cli.errors import UsageError, unknown_name
 from ratlip_cli.setting import DEVICES, Setting, Value, check_choice, check_device
 
 ADVANCED = "Advanced"
@@ -31,8 +31,12 @@ def complete_dataset(incomplete: str) -> list[str]:
 
 def complete_model(incomplete: str) -> list[str]:
     """Models that begin so: the bundled one, and the runs in ./runs that have one."""
+    return [name for name in _models() if name.startswith(incomplete)]
+
+
+def _models() -> list[str]:
     runs = sorted(str(config.parent.parent) for config in Path("runs").glob("*/model/config.json"))
-    return [name for name in ("ratlip-demo", *runs) if name.startswith(incomplete)]
+    return ["ratlip-demo", *runs]
 
 
 def complete_choice(choices: Iterable[str]) -> Callable[[str], list[str]]:
@@ -97,6 +101,29 @@ ModelNoun = Annotated[
 Device = Annotated[str, typer.Option(help="Where to compute.", **_DEVICE)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")]
+
+
+def check_model_name(name: str | None) -> None:
+    """Raise UsageError for a model that cannot be: so a misspelled one is told before torch is imported.
+
+    It can be where it is a file or folder, or has the form of a name on the Hub and no folder that is here before it.
+    """
+    if name is None or name == "ratlip-demo" or Path(name).exists():
+        return
+    if Path(name).parent.is_dir() or Path(name).parts[:1] == ("runs",):
+        raise unknown_name("model", name, _models())
+
+
+def check_out_folder(out: Path) -> None:
+    """Raise UsageError where a file is in the place of a folder to write into."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; give a folder.")
+
+
+def check_new(out: Path) -> None:
+    """Raise UsageError where `out`, which is to be made, is there."""
+    if out.exists():
+        raise UsageError(f"{out} exists; choose another --out.")
 
 
 def noun(name: str, argument: str | None, option: str | None) -> str | None:

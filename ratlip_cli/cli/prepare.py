@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet, with_options
-from ratlip_cli.data.request import PrepareRequest
+from ratlip_cli.cli.options import Json, Quiet, complete_dataset, with_options
+from ratlip_cli.data.request import DATASETS, PrepareRequest
 from ratlip_cli.errors import DataError
 from ratlip_cli.setting import settings_of
 
@@ -25,7 +25,8 @@ def prepare(
         str,
         typer.Argument(
             metavar="NAME|PATH",
-            help="cub, oxford, celeba-tiny, demo, demo-birds, demo-flowers, demo-faces, or your own images.",
+            help=f"{', '.join(DATASETS)}, or your own images.",
+            autocompletion=complete_dataset,
         ),
     ],
     check: Annotated[bool, typer.Option("--check", help="Verify a prepared dataset, image by image.")] = False,

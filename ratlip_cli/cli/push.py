@@ -9,11 +9,13 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet
+from ratlip_cli.cli.options import Json, Quiet, check_model_name, complete_model
 
 
 def push(
-    model: Annotated[str, typer.Argument(metavar="RUN|FOLDER", help="The model to upload.")],
+    model: Annotated[
+        str, typer.Argument(metavar="RUN|FOLDER", help="The model to upload.", autocompletion=complete_model)
+    ],
     repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Where to; made where there is none.")],
     private: Annotated[bool, typer.Option("--private", help="Only you and whom you name may see it.")] = False,
     revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Upload to this branch; else main.")] = None,
@@ -44,6 +46,7 @@ def push(
     ratlip push runs/birds-ratlip-1 me/birds --scores scores.json --revision v2 --half
     """
     console.set_up(quiet)
+    check_model_name(model)
     from ratlip_cli.publish import Publication, publish
 
     request = Publication(model, repository, private, revision, licence, scores, prompt or (), half, dry_run)

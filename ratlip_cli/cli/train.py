@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet, Typed, complete_choice, with_options
+from ratlip_cli.cli.options import Json, Quiet, Typed, check_model_name, complete_choice, with_options
 from ratlip_cli.errors import Interrupted
 from ratlip_cli.training.settings import all_settings, check_beginning, preset_names, resolve_settings
 
@@ -55,6 +55,7 @@ def train(
     ratlip train cub --resume auto --variant galip --max-time 8h
     """
     console.set_up(quiet)
+    check_model_name(str(typed["init_from"]) if "init_from" in typed else None)
     settings = resolve_settings(typed, config)
     if print_config:
         console.result(settings.to_toml().rstrip())

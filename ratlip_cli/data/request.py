@@ -52,7 +52,7 @@ def prepared_names(data_dir: Path) -> list[str]:
 
 
 def check_dataset_name(name: str, data_dir: Path) -> None:
-    """Raise UsageError or DataError for a dataset that cannot be: so a misspelled one is told before anything is loaded.
+    """Raise UsageError or DataError for a dataset that cannot be: it is told before anything is loaded.
 
     Whether one that may be is there and whole shows when it is opened.
     """

@@ -42,7 +42,10 @@ class EvaluationRequest:
     """
 
     model: str | Path | Model | None = setting(
-        None, "Model folder, run folder, owner/name on the Hugging Face Hub, or ratlip-demo.", group=SCORED, names="model"
+        None,
+        "Model folder, run folder, owner/name on the Hugging Face Hub, or ratlip-demo.",
+        group=SCORED,
+        names="model",
     )
     dataset: str | Path | None = setting(
         None,

@@ -23,7 +23,7 @@ from typing import IO
 from PIL import Image
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from ratlip_cli.errors import RatlipError, TrainingError, UsageError
+from ratlip_cli.errors import RatlipError, TrainingError
 from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import locked, remove_partials, whole_file, write_text, writing
 from ratlip_cli.outputs import png_text

@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 import ratlip_cli
 from ratlip_cli.errors import UsageError
-from ratlip_cli.files import write_text
+from ratlip_cli.files import decoded, write_text
 from ratlip_cli.tensor_files import load_tensors_and_metadata
 from ratlip_cli.weights import model_folder
 from ratlip_cli.weights.model_folder import CARD_FILE, SAMPLES_FILE, ModelConfig
@@ -59,7 +59,7 @@ class Scores:
 def read_scores(path: Path) -> Scores:
     """Read the JSON that `ratlip evaluate --out` wrote. Raises UsageError where the file is anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(decoded(path.read_bytes(), f"the scores file {path}"))
         return Scores(
             content["model_fingerprint"],
             Path(content["dataset"]).name,

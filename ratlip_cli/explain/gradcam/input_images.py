@@ -18,8 +18,9 @@ from ratlip_cli.demo.segments import decode_segments
 from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.explain.gradcam.segments import phrases_naming_segments
 from ratlip_cli.explain.inputs import spread
+from ratlip_cli.generation import check_request
 from ratlip_cli.pixels import from_image
-from ratlip_cli.sampling import check_request, noise_vectors, sample
+from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.weights.model_folder import Model
 
 

@@ -1,0 +1,64 @@
+"""What can be asked of `generate`. Standard library only: the command line checks it before torch is imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ratlip_cli.errors import UsageError
+
+FORMATS = ("png", "jpg", "webp")
+"""Of image files."""
+
+MOST_INDICES = 1_000_000
+"""Images of one prompt that can be asked for by their indices."""
+
+
+def check_request(
+    prompts: Sequence[str],
+    count: int = 1,
+    seed: int = 0,
+    truncation: float = 1.0,
+    best_of: int = 1,
+    batch_size: int | None = None,
+    indices: Sequence[int] | None = None,
+) -> None:
+    """Raise UsageError where `generate` would: no prompt, an empty one, or numbers out of range."""
+    if not prompts:
+        raise UsageError("there is no prompt; give at least one, such as 'a red bird'.")
+    for number, prompt in enumerate(prompts, start=1):
+        if not prompt.strip():
+            raise UsageError(f"prompt {number} is empty; give one, such as 'a red bird'.")
+        if not prompt.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise UsageError(f"prompt {number} is not UTF-8 text; type or save it as UTF-8.")
+    if count < 1 or best_of < 1:
+        raise UsageError(f"the number of images is {count} and best-of is {best_of}; both must be at least 1.")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed is {seed}; it must not be negative, and below 2^63.")
+    if not 0 <= truncation <= 10:
+        raise UsageError(f"truncation is {truncation}; it must be between 0 and 10, usually 0.5 to 1.")
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"batch size is {batch_size}; it must be at least 1.")
+    if indices is not None:
+        if not indices or min(indices) < 0:
+            raise UsageError("indices are whole numbers from 0, at least one, such as 7,12-20.")
+        if count > 1 or best_of > 1:
+            raise UsageError("indices say which images to generate; leave out the number of images and best-of.")
+
+
+def parse_indices(text: str) -> list[int]:
+    """The numbers in a list such as 7,12-20, each once, in its order. Raises UsageError for any other text."""
+    indices: dict[int, None] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,18})(?:\s*-\s*([0-9]{1,18}))?\s*", part)
+        if match is None:
+            raise UsageError(f"'{text}' is no list of indices; write numbers and ranges, such as 7,12-20.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UsageError(
+                f"'{text}' has the range {part.strip()}, which goes backwards; write the smaller one first."
+            )
+        if last - first + len(indices) >= MOST_INDICES:
+            raise UsageError(f"'{text}' are more than {MOST_INDICES:,} indices; ask for fewer at a time.")
+        indices |= dict.fromkeys(range(first, last + 1))
+    return list(indices)
