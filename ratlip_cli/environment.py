@@ -31,7 +31,7 @@ VARIABLES = (
 
 
 def describe(data_dir: Path) -> dict[str, Any]:
-    """Versions, devices, threads, caches with their sizes in bytes, and datasets; what is broken is said in its place."""
+    """Versions, devices, threads, caches with their sizes in bytes, datasets; what is broken is said in its place."""
     devices, threads, torch_cache = _torch()
     caches = {
         "Hugging Face Hub": _hub_cache(),

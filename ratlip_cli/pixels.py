@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
+
+from ratlip_cli.fonts import Lettering, wrap
 
 _MARGIN = 4
 _MOST_COLUMNS = 16
@@ -54,21 +55,17 @@ def captioned_grid(rows: Sequence[tuple[str, Sequence[Image.Image]]], scale: int
     width, height = width * scale, height * scale
     columns = max(len(images) for _, images in rows)
     font_size = max(11, min(16, width // 8))
-    font = ImageFont.load_default(font_size)
+    lettering = Lettering(font_size, "".join(caption for caption, _ in rows))
     total_width = columns * (width + _MARGIN) + _MARGIN
-    letters = max(8, int(total_width / font.getlength("n")))
-    wrapped = [
-        textwrap.fill(caption, letters, max_lines=_MOST_LINES, placeholder=" ...", break_on_hyphens=False)
-        for caption, _ in rows
-    ]
+    wrapped = [wrap(caption, total_width - 2 * _MARGIN, _MOST_LINES, lettering.width) for caption, _ in rows]
     line = font_size + 3
-    heights = [line * (text.count("\n") + 1) + height + 2 * _MARGIN for text in wrapped]
+    heights = [line * max(1, len(lines)) + height + 2 * _MARGIN for lines in wrapped]
 
     grid = Image.new("RGB", (total_width, sum(heights) + _MARGIN), "white")
-    draw = ImageDraw.Draw(grid)
     top = _MARGIN
-    for text, row_height, (_, images) in zip(wrapped, heights, rows, strict=True):
-        draw.multiline_text((_MARGIN, top), text, fill="black", font=font, spacing=3)
+    for lines, row_height, (_, images) in zip(wrapped, heights, rows, strict=True):
+        for number, text in enumerate(lines):
+            lettering.write(grid, (_MARGIN, top + number * line), text)
         image_top = top + row_height - height - _MARGIN
         for column, image in enumerate(images):
             shown = image.resize((width, height), Image.Resampling.NEAREST) if scale > 1 else image

@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ratlip_cli"
 FLOORS = [
-    {"errors", "files", "generation", "progress", "setting"},
+    {"errors", "files", "fonts", "generation", "progress", "setting"},
     {"tensor_files", "pixels", "device"},
     {"demo", "model"},
     {"training.objectives"},

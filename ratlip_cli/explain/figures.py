@@ -15,7 +15,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.text import Text
 from numpy.typing import NDArray
+
+from ratlip_cli.fonts import fonts_for
 
 GREEN, ORANGE, BLUE, GREY = "#009E73", "#E69F00", "#0072B2", "#6E6E6E"
 OTHERS = (BLUE, "#CC79A7", "#000000", "#56B4E9", "#D55E00")
@@ -31,9 +35,21 @@ DPI = 200
 
 def save_figure(figure: Figure, path: Path | BinaryIO, kind: str) -> None:
     """Write `figure` as `kind`, png or svg: the same bytes for the same figure."""
+    _give_fonts(figure)
     with matplotlib.rc_context({"svg.hashsalt": "ratlip"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # letters that the font lacks become boxes
         figure.savefig(path, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
+
+
+def _give_fonts(figure: Figure) -> None:
+    """Let every text that has letters beyond ASCII find them: in DejaVu Sans, else in a font of the system."""
+    texts = [text for text in figure.findobj(Text) if not text.get_text().isascii()]
+    files = fonts_for("".join(text.get_text() for text in texts), scalable=True) if texts else ()
+    for file in files:
+        fontManager.addfont(file)
+    for text in texts:
+        text.set_fontfamily([FontProperties(fname=file).get_name() for file in files])
+        text.set_fontstyle("normal")  # the oblique DejaVu Sans has neither Arabic nor Hebrew
 
 
 def as_text(words: str) -> str:

@@ -93,7 +93,7 @@ def _newest_step(checkpoints: list[Path]) -> tuple[int, str]:
 
 
 def _metrics(path: Path) -> tuple[int, dict[str, float] | None]:
-    """The last step in metrics.jsonl, and the scores of the last evaluation in it; what cannot be read is passed over."""
+    """The last step in metrics.jsonl, and the last scores in it; what cannot be read is passed over."""
     step, scores = 0, None
     try:
         lines = path.read_bytes().splitlines()

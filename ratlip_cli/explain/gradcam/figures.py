@@ -18,6 +18,7 @@ from PIL import Image
 from ratlip_cli.explain.figures import BLUE, FONT, GREY, ORANGE, SMALL, WIDTH, as_text, legend_below, plain_axes, show
 from ratlip_cli.explain.gradcam.explanation import Explanation, Map
 from ratlip_cli.explain.gradcam.segments import FEWEST, Measured, SegmentSummary
+from ratlip_cli.fonts import wrapped
 from ratlip_cli.pixels import to_images
 
 MOST_ROWS = 6
@@ -51,9 +52,7 @@ def gradcam_figure(models: Sequence[Sequence[Explanation]]) -> Figure:
     side = min(1.5 if len(rows) <= 3 else 1.1, (WIDTH - left - right) / columns - _GAP)
     width = left + columns * (side + _GAP) + right
     letters = round(width / (0.5 * FONT / 72))
-    captions = [
-        "\n".join(textwrap.wrap(as_text(row.caption), letters, max_lines=2, placeholder=" ...")) for row in rows
-    ]
+    captions = [wrapped(as_text(row.caption), letters, 2) for row in rows]
     heights = [side + (3 + max(cell.note.count("\n") for cell in row.cells)) * _LINE for row in rows]
     below = [_LINE * (caption.count("\n") + 1) + 0.08 if caption else 0.04 for caption in captions]
     height = sum(heights) + sum(below)

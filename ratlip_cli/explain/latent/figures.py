@@ -31,6 +31,7 @@ from ratlip_cli.explain.figures import (
 from ratlip_cli.explain.intervals import mean_interval
 from ratlip_cli.explain.latent.space import Projection
 from ratlip_cli.explain.latent.views import CaptionView, Interpolation, PairView
+from ratlip_cli.fonts import columns_of, wrap
 from ratlip_cli.pixels import to_images
 
 _AXES = {"tsne": "t-SNE", "umap": "UMAP"}
@@ -215,4 +216,4 @@ def _quoted(caption: str) -> str:
 
 def _under(caption: str, side: float) -> list[str]:
     """A caption in lines that fit under an image of `side` inches."""
-    return textwrap.wrap(as_text(caption), max(8, round(side / (0.5 * SMALL / 72))), max_lines=4, placeholder=" ...")
+    return wrap(as_text(caption), max(8, round(side / (0.5 * SMALL / 72))), 4, columns_of)
