@@ -10,6 +10,7 @@ import logging
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -100,6 +101,9 @@ def _is_scalable(file: str) -> bool:
     return bool(FT2Font(file).scalable)
 
 
+_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
 class Lettering:
     """How captions are written: each run of letters in the first font that has them.
 
@@ -111,7 +115,7 @@ class Lettering:
     def __init__(self, size: int, text: str) -> None:
         self._size = size
         self._files = () if text.isascii() else fonts_for(text)
-        self._fonts = [_load(file, size) for file in self._files] or [ImageFont.load_default(size)]
+        self._fonts: list[_Font] = [_load(file, size) for file in self._files] or [ImageFont.load_default(size)]
         self._ascent = self._fonts[0].getbbox("Ag", anchor="la")[3] - self._fonts[0].getbbox("g", anchor="ls")[3]
 
     def width(self, text: str) -> float:
@@ -130,11 +134,11 @@ class Lettering:
                 _paste(image, (round(x), round(baseline)), run, font, scale)
             x += font.getlength(run) * scale
 
-    def _scale(self, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> float:
+    def _scale(self, font: _Font) -> float:
         size = getattr(font, "size", self._size)
         return self._size / size
 
-    def _runs(self, text: str) -> list[tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, str]]:
+    def _runs(self, text: str) -> list[tuple[_Font, str]]:
         """The text in pieces of one font each, in its order."""
         runs: list[tuple[int, str]] = []
         for letter in text:
@@ -168,7 +172,7 @@ def _paste(
     image: Image.Image,
     place: tuple[int, int],
     run: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: _Font,
     scale: float,
 ) -> None:
     """Write letters that are coloured images, made smaller; `place` is on the baseline."""
@@ -204,8 +208,11 @@ def wrap(text: str, width: float, lines: int, measure: Callable[[str], float]) -
     done += [line] if line else []
     if len(done) <= lines and len(text) <= longest:
         return done
-    last = done[lines - 1 : lines] or [""]
-    end = last[0][: _fitting(last[0], width - measure(" ..."), measure)]
+    last = "".join(done[lines - 1 : lines])
+    fits = _fitting(last, width - measure(" ..."), measure)
+    end = last[:fits]
+    if last[fits:].strip() and not last[fits].isspace() and " " in end:  # no half of a word
+        end = end.rpartition(" ")[0]
     return [*done[: lines - 1], f"{end.rstrip()} ..."]
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,29 @@ def test_image_that_cannot_be_read_stops_with_its_name_and_saves(settings: Train
     assert [path.name for path in list_checkpoints(Path(settings.out) / "checkpoints")] == (
         [f"step_{done:08d}"] if done else []
     )
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder.mkdir(), "broken"),
+        (lambda folder: (folder.mkdir(), (folder / "dataset.json").write_text("{")), "dataset.json is damaged"),
+    ],
+)
+def test_the_dataset_is_opened_before_a_clip_is_loaded(
+    settings: TrainSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path], object],
+    message: str,
+    dry: tuple[str, ...],
+) -> None:
+    make(tmp_path / "broken")
+    monkeypatch.setattr("ratlip_cli.training.start.load_clip", lambda *_: pytest.fail("the CLIP was loaded"))
+    found = ratlip("train", "broken", *options(settings.replaced(dataset="")), *dry, "--quiet")
+    assert (found.code, found.out) == (1, "")
+    assert message in found.err
 
 
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

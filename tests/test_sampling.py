@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import ratlip
 from PIL import Image
 
+from ratlip_cli.cli.console import read_prompts
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError
+from ratlip_cli.generation import parse_indices
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
@@ -88,6 +91,47 @@ def test_a_image_depends_on_prompt_seed_and_index_alone(model: Model) -> None:
     assert both[:3] == pixels(model, PROMPT, count=5)[:3]
     assert len(set(both)) == 6
     assert pixels(model, PROMPT, count=3, seed=1) != both[:3]
+
+
+@pytest.mark.parametrize(
+    ("text", "indices"), [("7", [7]), ("7,12-14", [7, 12, 13, 14]), (" 3 - 4 , 0,4", [3, 4, 0]), ("5-5", [5])]
+)
+def test_indices_are_read(text: str, indices: list[int]) -> None:
+    assert parse_indices(text) == indices
+
+
+@pytest.mark.parametrize("text", ["", ",", "a", "-1", "3-", "1.5", "5-3", "1;2", "0-99999999", "9" * 30, "\u0663"])
+def test_what_is_no_list_of_indices(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_indices(text)
+
+
+def test_images_by_their_indices_are_the_same_images(model: Model, model_folder: Path, tmp_path: Path) -> None:
+    every = pixels(model, PROMPT, "a yellow flower", count=5)
+    chosen = list(generate(model, [PROMPT, "a yellow flower"], indices=[4, 1]))
+    assert [image.image.tobytes() for image in chosen] == [every[4], every[1], every[9], every[6]]
+    assert [image.index for image in chosen] == [4, 1, 4, 1]
+    answer = ratlip("generate", PROMPT, "--indices", "4,1", "--model", model_folder, "--out", tmp_path / "out")
+    names = [f"0000_a-red-bird-with-black-wings_{index}.png" for index in (4, 1)]
+    assert [Path(line).name for line in answer.out.splitlines()] == [*names, "0000_grid.png"]
+    for name, expected in zip(names, (every[4], every[1]), strict=True):
+        with Image.open(tmp_path / "out" / name) as image:
+            assert image.tobytes() == expected
+    records = [json.loads(line) for line in (tmp_path / "out" / "images.jsonl").read_text().splitlines()]
+    assert [(record["file_name"], record["index"]) for record in records] == list(zip(names, (4, 1), strict=True))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_prompts_are_read_in_the_encodings_that_say_what_they_are(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes("красная птица\r\n\nun pájaro\n".encode(encoding))
+    assert read_prompts([], tmp_path / "prompts.txt") == ["красная птица", "un pájaro"]
+
+
+@pytest.mark.parametrize("content", ["un pájaro".encode("latin-1"), "a bird".encode("utf-16-le"), b"\xff\xfe\x00"])
+def test_prompts_in_other_encodings_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes(b"a bird\n" + content if b"p" in content else content)
+    with pytest.raises(UsageError, match=r"prompts\.txt.* is not UTF-8 text.*save it as UTF-8"):
+        read_prompts([], tmp_path / "prompts.txt")
 
 
 def test_the_batch_size_changes_nothing_but_rounding(model: Model) -> None:
@@ -214,6 +258,11 @@ def test_slugs_are_safe_file_names() -> None:
         (["a"], {"best_of": 0}, "at least 1"),
         (["a"], {"seed": -1}, "negative"),
         (["a"], {"truncation": float("nan")}, "truncation"),
+        (["a"], {"batch_size": 0}, "batch size is 0"),
+        (["a"], {"indices": []}, "indices are whole numbers"),
+        (["a"], {"indices": [-1]}, "indices are whole numbers"),
+        (["a"], {"indices": [1], "count": 2}, "leave out the number of images"),
+        (["a"], {"indices": [1], "best_of": 2}, "leave out the number of images"),
     ],
 )
 def test_bad_requests_are_refused(model: Model, prompts: list[str], options: dict[str, float], words: str) -> None:

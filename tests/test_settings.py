@@ -88,6 +88,18 @@ def test_where_it_was_written_is_not_repeated() -> None:
     assert "auto" not in [line for line in settings.to_toml().splitlines() if line.startswith("resume")]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
+def test_encodings_of_files(tmp_path: Path, encoding: str) -> None:
+    """Those with a byte order mark are read, those that only guessing would tell are refused in one line."""
+    path = tmp_path / "given.toml"
+    path.write_bytes('# ü\nsteps = 3\nout = "é"\n'.encode(encoding))
+    if encoding in ("latin-1", "utf-16-le", "utf-16-be"):
+        with pytest.raises(UsageError, match=r"given\.toml.* is not UTF-8 text.*save it as UTF-8\.$"):
+            read_settings(path)
+    else:
+        assert read_settings(path) == {"steps": 3, "out": "é"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

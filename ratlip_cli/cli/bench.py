@@ -15,7 +15,7 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def bench(
-    model_noun: ModelNoun = None,
+    model_name: ModelNoun = None,
     model: Model = None,
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 8,
@@ -39,7 +39,7 @@ def bench(
     console.set_up(quiet)
     if batch_size < 1 or (train and batch_size < 2):
         raise UsageError(f"--batch-size is {batch_size}; it must be at least {2 if train else 1}.")
-    model = noun("model", model_noun, model)
+    model = noun("model", model_name, model)
     check_model_name(model)
 
     from ratlip_cli.device import keep_freed_memory, resolve_device

@@ -16,7 +16,7 @@ FORMATS = ("onnx", "torch-export")
 
 
 def export(
-    model_noun: ModelNoun = None,
+    model_name: ModelNoun = None,
     model: Model = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to make.")] = Path("exported"),
     file_format: Annotated[str, choice(FORMATS, "What files to write.", "format", ["--format"])] = "onnx",
@@ -34,7 +34,7 @@ def export(
     ratlip export owner/name --format torch-export --out birds-torch
     """
     console.set_up(quiet)
-    model = noun("model", model_noun, model)
+    model = noun("model", model_name, model)
     if model is None:
         raise UsageError("name the MODEL to export: a model folder, a run folder, owner/name or ratlip-demo.")
     check_model_name(model)

@@ -13,7 +13,7 @@ from ratlip_cli.families import FAMILIES, family_of
 
 
 def info(
-    model_noun: ModelNoun = None,
+    model_name: ModelNoun = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -45,7 +45,7 @@ def info(
 
     ratlip info --table
     """
-    model = noun("model", model_noun, model)
+    model = noun("model", model_name, model)
     check_model_name(model)
     from ratlip_cli.summary import gflop_per_image, summarise
     from ratlip_cli.weights.clip_files import clip_architecture

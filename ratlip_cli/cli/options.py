@@ -158,7 +158,7 @@ def with_options(
         def with_typed(**given: Any) -> None:
             typed = {one.name: given.pop(one.name) for one in ordered}
             if noun_of is not None:
-                typed[noun_of] = noun(noun_of, given.pop(_NOUN), typed[noun_of])
+                typed[noun_of] = noun(noun_of, given.pop(f"{noun_of}_name"), typed[noun_of])
             for name, one in renamed.items():
                 if (value := given.pop(name)) is not None:
                     old, new = _flag(one.about.formerly), _flag(one.about.option or one.name)
@@ -176,9 +176,6 @@ def with_options(
     return decorate
 
 
-_NOUN = "noun"  # The parameter of a command's argument.
-
-
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -194,7 +191,7 @@ def _argument(setting: Setting) -> inspect.Parameter:
     what = f": {', '.join(DATASETS)}, or a folder" if setting.about.names == "dataset" else ""
     help_text = f"The same as {_flag(setting.name)}{what}."
     argument = typer.Argument(metavar=setting.name.upper(), help=help_text, show_default=False, **named)
-    return _keyword(_NOUN, str, argument)
+    return _keyword(f"{setting.name}_name", str, argument)
 
 
 def _parameter(setting: Setting) -> inspect.Parameter:

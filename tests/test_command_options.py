@@ -1,0 +1,301 @@
+"""What all commands have in common: choices, nouns, old spellings, names of any letters, and checks before torch."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from command_line import ratlip
+from rich.console import Console
+
+from ratlip_cli.cli import console
+from ratlip_cli.cli.app import app
+from ratlip_cli.cli.convert import VARIANTS
+from ratlip_cli.cli.export import FORMATS
+from ratlip_cli.data.layout import INFO
+from ratlip_cli.data.prepare import KNOWN
+from ratlip_cli.data.request import DATASETS, check_dataset_name
+from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.evaluation.request import EvaluationRequest
+from ratlip_cli.setting import DEVICES
+from ratlip_cli.training.settings import preset_names
+from ratlip_cli.weights.export import export
+from ratlip_cli.weights.released.ratlip import RELEASED_VARIANTS
+
+COMMANDS = typer.main.get_command(app).commands
+VARIANT_NAMES = ("ratlip", "rat", "galip", "ratlip-released")
+
+CHOICES = [
+    ("train", "variant", VARIANT_NAMES),
+    ("train", "precision", ("auto", "fp32", "bf16", "fp16")),
+    ("train", "eval_features", ("auto", "inception", "clip")),
+    ("generate", "image_format", ("png", "jpg", "webp")),
+    ("evaluate", "protocol", ("standard", "released")),
+    ("evaluate", "features", ("inception", "clip")),
+    ("gradcam", "target", ("clip", "discriminator")),
+    ("latent-viz", "method", ("pca", "tsne", "umap")),
+    ("latent-viz", "space", ("clip", "discriminator")),
+    ("info", "variant", VARIANT_NAMES),
+    ("bench", "precision", ("fp32", "bf16")),
+    ("convert", "variant", ("galip", "ratlip-released")),
+    ("export", "file_format", ("onnx", "torch-export")),
+    *((command, "device", DEVICES) for command in ("train", "generate", "evaluate", "gradcam", "latent-viz", "bench")),
+]
+AROUND = {
+    "generate": ["a bird"],
+    "gradcam": ["a bird"],
+    "convert": ["x.pth", "--out", "new"],
+    "export": ["ratlip-demo"],
+}
+"""What a command cannot do without."""
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RATLIP_DATA", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def parameter(command: str, name: str, option: bool = True):
+    (found,) = [
+        one for one in COMMANDS[command].params if one.name == name and (one.param_type_name == "option") == option
+    ]
+    return found
+
+
+def completed(command: str, name: str, incomplete: str, option: bool = True) -> list[str]:
+    context = COMMANDS[command].make_context(command, list(AROUND.get(command, ["cub"])), resilient_parsing=True)
+    return [item.value for item in parameter(command, name, option).shell_complete(context, incomplete)]
+
+
+@pytest.mark.parametrize(("command", "name", "choices"), CHOICES)
+def test_choices_are_listed_completed_and_corrected(command: str, name: str, choices: tuple[str, ...]) -> None:
+    option = parameter(command, name)
+    assert option.metavar == "|".join(choices)
+    assert completed(command, name, "") == list(choices)
+    assert completed(command, name, choices[-1][:2]) == [one for one in choices if one.startswith(choices[-1][:2])]
+    answer = ratlip(command, *AROUND.get(command, []), option.opts[0], f"{choices[1]}q")
+    assert (answer.code, answer.out) == (2, "")
+    (line,) = answer.err.splitlines()
+    assert f"'{choices[1]}q'" in line
+    assert all(choice in line for choice in choices)
+
+
+def test_every_setting_of_few_values_is_checked_in_files_too(tmp_path: Path) -> None:
+    (tmp_path / "given.toml").write_text("eval_features = 'incepton'")
+    answer = ratlip("train", "cub", "--config", "given.toml", "--eval-features", "clip")
+    assert answer.code == 2
+    assert "given.toml: unknown eval_features 'incepton'. Did you mean 'inception'?" in answer.err
+
+
+def test_names_are_completed(tmp_path: Path) -> None:
+    (tmp_path / "data" / "[my] birds").mkdir(parents=True)
+    (tmp_path / "data" / "[my] birds" / INFO).touch()
+    (tmp_path / "runs" / "birds-1" / "model").mkdir(parents=True)
+    (tmp_path / "runs" / "birds-1" / "model" / "config.json").touch()
+    everything = sorted([*DATASETS, "[my] birds"])
+    assert completed("train", "dataset_name", "", option=False) == completed("train", "dataset", "") == everything
+    assert completed("prepare", "dataset", "demo-", option=False) == ["demo-birds", "demo-faces", "demo-flowers"]
+    assert completed("train", "config", "") == preset_names()
+    for command in ("evaluate", "generate", "bench", "gradcam", "latent-viz", "info", "export"):
+        assert completed(command, "model", "r") == ["ratlip-demo", "runs/birds-1"]
+
+
+def test_what_is_repeated_to_spare_an_import_is_the_same() -> None:
+    assert set(DATASETS) == set(KNOWN)
+    assert set(FORMATS) == set(export.FORMATS)
+    assert set(VARIANTS) == set(RELEASED_VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("command", "noun"),
+    [
+        ("train", "dataset"),
+        ("evaluate", "model"),
+        ("info", "model"),
+        ("bench", "model"),
+        ("export", "model"),
+        ("latent-viz", "model"),
+    ],
+)
+def test_what_a_command_is_about_is_its_argument_or_an_option(command: str, noun: str) -> None:
+    for given in (["none-such"], [f"--{noun}", "none-such"], ["none-such", f"--{noun}", "none-such"]):
+        answer = ratlip(command, *given)
+        assert answer.code == 2
+        assert "'none-such'" in answer.err
+    twice = ratlip(command, "one", f"--{noun}", "other")
+    assert (twice.code, len(twice.err.splitlines())) == (2, 1)
+    assert f"the {noun} is given twice" in twice.err
+
+
+def test_old_spellings_work_with_a_note_and_are_not_shown(tmp_path: Path) -> None:
+    new = ratlip("train", "cub", "--similarity-weight", "2.5", "--print-config")
+    old = ratlip("train", "cub", "--clip-weight", "2.5", "--print-config")
+    assert (new.err, old.out) == ("", new.out)
+    assert old.err == "--clip-weight is called --similarity-weight now\n"
+    assert ratlip("train", "cub", "--clip-weight", "2.5", "--print-config", "--quiet").err == ""
+    assert ratlip("train", "cub", "--clip-weight", "2", "--similarity-weight", "2").code == 2
+    (tmp_path / "old.toml").write_text("clip_weight = 2.5")
+    file = ratlip("train", "cub", "--config", "old.toml", "--print-config")
+    assert (file.out, file.err) == (new.out, "old.toml: 'clip_weight' is called 'similarity_weight' now\n")
+    (tmp_path / "old.toml").write_text("clip_weight = 2.5\nsimilarity_weight = 3.0")
+    assert ratlip("train", "cub", "--config", "old.toml", "--print-config").code == 2
+    assert "--clip-weight" not in ratlip("train", "--help").out
+
+
+def test_evaluate_has_a_name_of_its_own_for_the_clip_that_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[EvaluationRequest] = []
+
+    def evaluate(request: EvaluationRequest, progress: object) -> None:
+        asked.append(request)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("ratlip_cli.evaluation.run.evaluate", evaluate)
+    new, old = (ratlip("evaluate", option, "ViT-B-16:openai") for option in ("--score-clip", "--clip"))
+    assert [request.clip for request in asked] == ["ViT-B-16:openai"] * 2
+    assert new.err == "error: enough\n"
+    assert old.err == "--clip is called --score-clip now\nerror: enough\n"
+    shown = ratlip("evaluate", "--help").out
+    assert "--score-clip" in shown
+    assert "--clip " not in shown
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "evaluate", "gradcam", "latent-viz", "prepare"])
+def test_what_few_need_is_last_in_help(command: str) -> None:
+    panels = [line for line in ratlip(command, "--help").out.splitlines() if line.startswith("╭")]
+    advanced = ["dvanced" in panel for panel in panels]
+    assert advanced == sorted(advanced)
+    assert any(advanced) == (command in ("train", "generate", "evaluate", "gradcam"))
+
+
+def test_whatever_needs_no_torch_is_checked_before_it_is_imported(tmp_path: Path) -> None:
+    """Each command with one mistake, in one process, in which torch is not there in the end."""
+    (tmp_path / "file").touch()
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    wrong = [
+        ["generate", "x", "-n", "0"],
+        ["generate", "x", "--seed", "-1"],
+        ["generate", "x", "--truncation", "11"],
+        ["generate", "x", "--best-of", "0"],
+        ["generate", "x", "--batch-size", "0"],
+        ["generate", "x", "--format", "gif"],
+        ["generate", "x", "--device", "gpu"],
+        ["generate", "x", "--indices", "3-1"],
+        ["generate", "x", "--model", "runs/b"],
+        ["generate", "x", "--out", "file"],
+        ["generate", " "],
+        ["generate"],
+        ["generate", "--prompts", "none.txt"],
+        ["evaluate", "runs/b"],
+        ["evaluate", "--dataset", "oxfrod"],
+        ["evaluate", "--out", "file"],
+        ["evaluate", "--device", "cuda:x"],
+        ["gradcam", "x", "--model", "b"],
+        ["gradcam", "x", "--seed", "-1"],
+        ["gradcam", "--dataset", "oxfrod"],
+        ["gradcam", "x", "--out", "file"],
+        ["latent-viz", "b"],
+        ["latent-viz", "--against", "b"],
+        ["latent-viz", "--dataset", "oxfrod"],
+        ["train"],
+        ["train", "oxfrod"],
+        ["train", "no/such/folder"],
+        ["train", "cub", "--out", "runs"],
+        ["train", "cub", "--device", "gpu"],
+        ["train", "cub", "--init-from", "b"],
+        ["train", "cub", "--resume", "b"],
+        ["bench", "b"],
+        ["bench", "--batch-size", "0"],
+        ["info", "b"],
+        ["export", "b"],
+        ["export", "ratlip-demo", "--out", "runs"],
+        ["convert", "x.pth", "--out", "runs"],
+        ["convert", "b", "--to-released", "--out", "new"],
+        ["push", "b", "me/b"],
+        ["runs", "none"],
+    ]
+    code = (
+        "import sys\nfrom ratlip_cli.cli.app import main\n"
+        f"for arguments in {wrong!r}:\n"
+        "    sys.argv = ['ratlip', *arguments]\n"
+        "    try:\n        main()\n        code = 0\n"
+        "    except SystemExit as stop:\n        code = stop.code\n"
+        "    assert code in (1, 2), arguments\n"
+        "    assert 'torch' not in sys.modules, arguments\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == len(wrong)
+    assert all(line.startswith("error: ") for line in done.stderr.splitlines())
+
+
+def test_a_dataset_that_may_be_there_is_no_misspelling(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    (data_dir / "mine").mkdir(parents=True)
+    (data_dir / "mine" / INFO).touch()
+    (tmp_path / "folder").mkdir()
+    for name in (*DATASETS, "mine", "folder", str(tmp_path / "folder"), "moved/away/mine"):
+        check_dataset_name(name, data_dir)
+    with pytest.raises(UsageError, match="Did you mean 'mine'"):
+        check_dataset_name("mien", data_dir)
+    with pytest.raises(DataError, match="moved/away/other does not exist"):
+        check_dataset_name("moved/away/other", data_dir)
+
+
+@pytest.mark.parametrize("name", ["[bold]x", "[/]", "[/red]", "{}", "{0} %s 100%", ":bird: [@click]", "a\\[b]"])
+def test_names_of_any_letters_are_shown_as_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert name in ratlip("train", name).err
+
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(sys, "stderr", shown)
+    console.set_up()
+    console.note(f"note: {name}")
+    console.error(f"mistake: {name}")
+    console.result_table(f"title: {name}", ("column", "value"), [(f"cell: {name}", name)])
+    for what in ("note", "mistake", "title", "cell"):
+        assert f"{what}: {name}" in shown.getvalue()
+
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=200, emoji=False)
+    monkeypatch.setattr(console, "stderr", lambda: terminal)
+    with console.progress(f"prepare {name}", 2, unit="images") as advance:
+        advance(1, **{f"figure {name}": 1.0})
+    assert isinstance(terminal.file, io.StringIO)
+    assert f"prepare {name}" in terminal.file.getvalue()
+    assert f"figure {name} 1" in terminal.file.getvalue()
+
+
+def test_env_says_what_a_report_needs_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "hf_aVerySecretToken"
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, f"https://user:{secret}@host")
+    cache = tmp_path / "data" / "birds" / ".features"
+    cache.mkdir(parents=True)
+    (cache / "one.npy").write_bytes(bytes(1000))
+    (cache.parent / INFO).touch()
+    monkeypatch.setenv("RATLIP_DATA", "data")
+    answer, table = ratlip("env", "--json"), ratlip("env")
+    assert (answer.code, table.code) == (0, 0)
+    assert secret not in answer.out + answer.err + table.out + table.err
+    told = json.loads(answer.out)
+    assert told["packages"]["torch"] in table.out
+    assert told["python"].endswith(".".join(map(str, sys.version_info[:3])))
+    assert told["devices"][0]["device"] == "cpu"
+    assert told["threads"]["cores"] == os.cpu_count()
+    assert told["data_dir"] == {"folder": "data", "datasets": ["birds"]}
+    assert {one["cache"]: one["bytes"] for one in told["caches"]}["features"] == 1000
+    assert told["variables"]["RATLIP_DATA"] == "data"
+
+
+def test_env_says_that_torch_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    answer = ratlip("env")
+    assert answer.code == 0
+    assert "torch cannot be imported" in answer.out
