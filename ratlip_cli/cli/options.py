@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from ratlip_cli.cli import console
 from ratlip_cli.data.request import DATASETS, prepared_names
-from ratlip_cli.errors import UsageError, unknown_name
+from ratlip_cli.errors import RatlipError, UsageError, unknown_name
 from ratlip_cli.setting import DEVICES, Setting, Value, check_choice, check_device
 
 ADVANCED = "Advanced"
@@ -115,9 +115,9 @@ def check_model_name(name: str | None) -> None:
 
 
 def check_out_folder(out: Path) -> None:
-    """Raise UsageError where a file is in the place of a folder to write into."""
+    """Raise RatlipError where a file is in the place of a folder to write into."""
     if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; give a folder.")
+        raise RatlipError(f"cannot write {out}: it is a file. Choose another folder.")
 
 
 def check_new(out: Path) -> None:
