@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from ratlip_cli.training.checkpoint import list_checkpoints, read_checkpoint
+from ratlip_cli.training.runs import runs_in
 from ratlip_cli.training.settings import TrainSettings, read_settings
 from ratlip_cli.weights.model_folder import fingerprint_of
 
@@ -61,6 +62,8 @@ def test_run_folder_holds_what_is_promised(settings: TrainSettings) -> None:
     assert last.text == {"step": "6", "fingerprint": fingerprint_of(run / "model")}
     assert any((run / "tensorboard").iterdir())
     assert "6/6" in found.err
+    (one,) = runs_in(run.parent)
+    assert (one.state, one.steps, one.total_steps) == ("finished", 6, 6)
 
 
 def test_resolved_settings_repeat_the_run(settings: TrainSettings) -> None:

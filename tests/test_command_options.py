@@ -240,8 +240,10 @@ def test_a_dataset_that_may_be_there_is_no_misspelling(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     (data_dir / "mine").mkdir(parents=True)
     (data_dir / "mine" / INFO).touch()
+    (data_dir / "renamed").mkdir()
+    (data_dir / "renamed" / INFO).write_text(json.dumps({"source": str((tmp_path / "moved" / "away").resolve())}))
     (tmp_path / "folder").mkdir()
-    for name in (*DATASETS, "mine", "folder", str(tmp_path / "folder"), "moved/away/mine"):
+    for name in (*DATASETS, "mine", "folder", str(tmp_path / "folder"), "moved/away"):
         check_dataset_name(name, data_dir)
     with pytest.raises(UsageError, match="Did you mean 'mine'"):
         check_dataset_name("mien", data_dir)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ratlip_cli.errors import DataError, unknown_name
+from ratlip_cli.errors import DataError, RatlipError, UsageError, unknown_name
 from ratlip_cli.setting import setting
 
 DATASETS = ("cub", "oxford", "celeba-tiny", "demo", "demo-birds", "demo-flowers", "demo-faces")
@@ -52,14 +54,32 @@ def prepared_names(data_dir: Path) -> list[str]:
 
 
 def check_dataset_name(name: str, data_dir: Path) -> None:
-    """Raise UsageError or DataError for a dataset that cannot be: it is told before anything is loaded.
+    """Raise UsageError or DataError for a dataset that cannot be: so it is told before anything is loaded.
 
-    Whether one that may be is there and whole shows when it is opened.
+    It can be where it is known, prepared under this name or from this path, or a path that is there; whether it is
+    whole shows when it is opened.
     """
     path = Path(name)
-    if name in DATASETS or path.exists() or (data_dir / path.name / _INFO).is_file():
+    if name in DATASETS or path.exists() or (data_dir / name / _INFO).is_file():
         return
-    if len(path.parts) != 1:
+    if str(path.resolve()) not in _sources(data_dir):
+        raise missing_dataset(name, data_dir)
+
+
+def missing_dataset(name: str, data_dir: Path) -> RatlipError:
+    """The error for a dataset that is not there: DataError for a path, UsageError with the nearest for a name."""
+    here = f"Paths begin at {Path.cwd()}, and prepared datasets are in {data_dir.absolute()}"
+    here += ": give --dataset the path of one that is elsewhere."
+    if len(Path(name).parts) != 1:
         known = ", ".join(DATASETS)
-        raise DataError(f"{name} does not exist. Give a folder of images with captions, or one of: {known}.")
-    raise unknown_name("dataset or folder", name, {*DATASETS, *prepared_names(data_dir)})
+        return DataError(f"{name} does not exist. Give a folder of images with captions, or one of: {known}. {here}")
+    return UsageError(f"{unknown_name('dataset or folder', name, {*DATASETS, *prepared_names(data_dir)})} {here}")
+
+
+def _sources(data_dir: Path) -> set[str]:
+    """Where the images of prepared datasets came from; what is damaged says so when it is opened."""
+    sources = set()
+    for name in prepared_names(data_dir):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            sources.add(str(json.loads((data_dir / name / _INFO).read_bytes())["source"]))
+    return sources
