@@ -218,7 +218,13 @@ def test_whatever_needs_no_torch_is_checked_before_it_is_imported(tmp_path: Path
         ["export", "ratlip-demo", "--out", "runs"],
         ["convert", "x.pth", "--out", "runs"],
         ["convert", "b", "--to-released", "--out", "new"],
+        ["convert", "none.pth", "--out", "new"],
         ["push", "b", "me/b"],
+        ["push", "ratlip-demo", "me/b", "--scores", "none.json"],
+        ["evaluate", "--images", "none"],
+        ["evaluate", "--images", "runs", "--reference", "none"],
+        ["evaluate", "--inception-weights", "none"],
+        ["gradcam", "x", "--image", "none.png"],
         ["runs", "none"],
     ]
     code = (

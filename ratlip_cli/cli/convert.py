@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet, check_model_name, check_new, choice
+from ratlip_cli.cli.options import Json, Quiet, check_model_name, check_new, check_there, choice
 
 VARIANTS = ("galip", "ratlip-released")
 """Of the published code."""
@@ -46,6 +46,8 @@ def convert(
     check_new(out)
     if to_released:
         check_model_name(source)
+    else:
+        check_there(Path(source))
 
     from ratlip_cli.weights.load import load_model
     from ratlip_cli.weights.model_folder import fingerprint_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet, check_model_name, check_new, with_options
+from ratlip_cli.cli.options import Json, Quiet, check_model_name, check_new, check_there, with_options
 from ratlip_cli.data.request import check_dataset_name
 from ratlip_cli.errors import ThresholdError, UsageError
 from ratlip_cli.evaluation.request import DEFAULT_METRICS, EvaluationRequest
@@ -73,6 +73,9 @@ def evaluate(
     metrics = tuple(metric for metric, wanted in named.items() if wanted)
     request = EvaluationRequest(metrics=metrics or DEFAULT_METRICS, **typed)
     check_model_name(typed.get("model"))
+    check_there(request.images, " is no folder of images")
+    check_there(request.reference, " is no folder of images")
+    check_there(request.inception_weights)
     if out is not None:
         check_new(out)
     if request.dataset is not None:

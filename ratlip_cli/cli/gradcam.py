@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet, check_model_name, check_out_folder, complete_model, with_options
+from ratlip_cli.cli.options import (
+    Json,
+    Quiet,
+    check_model_name,
+    check_out_folder,
+    check_there,
+    complete_model,
+    with_options,
+)
 from ratlip_cli.data.request import check_dataset_name
 from ratlip_cli.explain.request import GradCamRequest
 from ratlip_cli.setting import settings_of
@@ -56,6 +64,8 @@ def gradcam(
     console.set_up(quiet)
     request = GradCamRequest(prompt, model or (), image or (), count=count, every_word=words, words=word or (), **typed)
     check_out_folder(out)
+    for file in request.images:
+        check_there(file, ": the image does not exist")
     for name in model or ():
         check_model_name(name)
     if request.dataset is not None:

@@ -120,6 +120,12 @@ def check_out_folder(out: Path) -> None:
         raise RatlipError(f"cannot write {out}: it is a file. Choose another folder.")
 
 
+def check_there(path: Path | None, problem: str = " does not exist") -> None:
+    """Raise RatlipError, which tells the problem behind the path, where a file or folder to be read is not there."""
+    if path is not None and not path.exists():
+        raise RatlipError(f"{path}{problem}.")
+
+
 def check_new(out: Path) -> None:
     """Raise UsageError where `out`, which is to be made, is there."""
     if out.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,5 +107,6 @@ def _metrics(path: Path) -> tuple[int, dict[str, float] | None]:
             record: dict[str, Any] = json.loads(line)
             step = step or int(record["step"])
             if "evaluation" in record:
-                return step, {name: float(value) for name, value in record.items() if name.startswith(SCORES)}
+                scores = {name: float(value) for name, value in record.items() if name.startswith(SCORES)}
+                return step, {name: score for name, score in scores.items() if math.isfinite(score)}
     return step, scores
