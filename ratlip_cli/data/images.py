@@ -298,7 +298,7 @@ def _to_srgb(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
     return mode, transform if np.abs(difference).max() > _ROUNDING else None
 
 
-_BLACK_POINT = 0x2000
+_BLACK_POINT: Any = 0x2000  # A plain number: Pillow 10.0 has no name for it.
 """littlecms: black becomes black, as in the programs that people look at photographs with."""
 
 _ROUNDING = 2
