@@ -127,7 +127,7 @@ class _Reader:
         elif entry.is_dir():
             self._add_folder(folder, path, real, is_link=entry.is_symlink())
         elif entry.is_symlink():
-            folder.problems.append(self._problem(path, f"a link to {printable(os.readlink(path))}, which is not there"))
+            folder.problems.append(self._problem(path, f"a link to {printable(path.readlink())}, which is not there"))
 
     def _add_folder(self, folder: Folder, path: Path, real: Path, is_link: bool) -> None:
         target = path.resolve() if is_link else real / path.name
@@ -158,7 +158,7 @@ def _is_output(path: Path, names: set[str]) -> bool:
     """Whether the folder `path` of these `names` is a run, a model, or of generated images or figures alone."""
     if {"config.toml", "metrics.jsonl"} <= names or {"config.json", "generator.safetensors"} <= names:
         return True
-    if not all(_NUMBERED.match(name) for name in names if is_image(Path(name))):
+    if not all(_NUMBERED.match(name) for name in names if is_image(path / name)):
         return False
     return _holds(path / "images.jsonl", b'"clip_similarity"') or any(
         _holds(path / name, b'"says"') for name in names if _NUMBERED.match(name) and name.endswith(".json")

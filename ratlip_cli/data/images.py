@@ -217,10 +217,13 @@ def resize_shorter_side(image: Image.Image, side: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
 
 
-def stored_image(image: Image.Image, crop: tuple[int, int, int, int] | None, side: int) -> Image.Image:
+def stored_image(
+    image: Image.Image, crop: tuple[int, int, int, int] | None, side: int
+) -> tuple[Image.Image, tuple[int, int] | None]:
     """Return the RGB image to store: `crop` (left, upper, right, lower; clipped to the image), shorter side `side`.
 
-    Raises ImageError where the crop lies outside the image or the image is too narrow.
+    With it goes the size, width and height, that it was enlarged from: None where it was not. Raises ImageError where
+    the crop lies outside the image or the image is too narrow.
     """
     if crop is not None:
         left, upper, right, lower = crop
@@ -230,7 +233,7 @@ def stored_image(image: Image.Image, crop: tuple[int, int, int, int] | None, sid
         image = image.crop(box)
     if max(image.size) >= MAX_ASPECT * min(image.size):
         raise ImageError(f"too narrow: {image.width} x {image.height}")
-    return resize_shorter_side(image, side)
+    return resize_shorter_side(image, side), image.size if min(image.size) < side else None
 
 
 def _read(file: Path | bytes) -> Image.Image:
