@@ -183,7 +183,7 @@ def _image_of(file_name: str, table: Path) -> Path:
 def _named(table: Path) -> Iterator[Path]:
     """Yield the images that are there and that a table names."""
     for file_name in tables.file_names(table):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OSError):  # OSError: no file can be called that.
             file = _image_of(file_name, table)
             if file.is_file():
                 yield file
