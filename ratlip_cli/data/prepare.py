@@ -73,7 +73,7 @@ def resolve_dataset(name_or_path: str, data_dir: Path, image_size: int, progress
     if (out / INFO).is_file():
         return _large_enough(out, name_or_path, image_size)
     usual = DEMO_IMAGE_SIZE if name_or_path in demo.DATASETS else IMAGE_SIZE
-    return _prepare(PrepareRequest(name_or_path, data_dir, image_size=max(image_size, usual)), progress).path
+    return _prepared(PrepareRequest(name_or_path, data_dir, image_size=max(image_size, usual)), progress)
 
 
 def own_folder(path: Path, data_dir: Path) -> Path:
@@ -212,7 +212,15 @@ def _resolve_own(path: Path, data_dir: Path, image_size: int, progress: Progress
             _log.warning("%s has changed since it was prepared in %s; preparing it again", path, out)
             options: Any = before.options
             request = replace(request, image_size=max(image_size, before.image_size), **options)
-    return _prepare(request, progress).path
+    return _prepared(request, progress)
+
+
+def _prepared(request: PrepareRequest, progress: Progress) -> Path:
+    """Prepare a dataset on the way to something else; what is worth knowing of it is logged."""
+    prepared = _prepare(request, progress)
+    for note in prepared.info.notes:
+        _log.info("%s: %s", prepared.info.name, note)
+    return prepared.path
 
 
 def _large_enough(out: Path, what: str, image_size: int) -> Path:
