@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import signal
@@ -27,7 +29,8 @@ from ratlip_cli.data.layout import (
 )
 from ratlip_cli.data.parallel import IN_FLIGHT, in_order
 from ratlip_cli.data.writer import write_dataset
-from ratlip_cli.errors import DataError, RatlipError, UsageError
+from ratlip_cli.errors import DataError, Interrupted, RatlipError, UsageError
+from ratlip_cli.progress import silent
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -59,7 +62,7 @@ def write(out: Path, items: Iterable[Record | Problem], **changes: Any) -> Datas
         "split_rule": "every fourth",
         "checksums": {"noise": "abc"},
     }
-    given = {name: changes.pop(name) for name in ("workers", "strict") if name in changes}
+    given = {name: changes.pop(name) for name in ("workers", "strict", "progress") if name in changes}
     return write_dataset(out, items, DatasetInfo(**(described | changes)), **given)
 
 
@@ -231,24 +234,108 @@ def test_bad_records_are_left_out_by_name_and_reason(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("this is no image")
     image = noise(50, 50)
     bad = {
-        "": Record("", "train", ("a caption",), image),
-        "../outside": Record("../outside", "train", ("a caption",), image),
-        ".hidden": Record(".hidden", "train", ("a caption",), image),
-        "new\nline": Record("new\nline", "train", ("a caption",), image),
-        "long" * 60: Record("long" * 60, "train", ("a caption",), image),
         "surrogate": Record("surrogate", "train", ("not UTF-8: \udcff",), image),
         "infinite": Record("infinite", "train", ("a caption",), image, extra={"weight": float("inf")}),
         "none": Record("none", "train", (), image),
         "folder/text.jpg": Record("text", "train", ("a caption",), tmp_path / "text.jpg", origin="folder/text.jpg"),
         "missing": Record("missing", "train", ("a caption",), tmp_path / "missing.jpg"),
         "narrow": Record("narrow", "train", ("a caption",), noise(3, 900)),
-        "GOOD": Record("GOOD", "train", ("differs in case alone",), image),
     }
     info = write(tmp_path / "noise", [Record("good", "train", ("a caption",), image), *bad.values()])
     assert info.counts == {"train": 1}
     assert {problem.name for problem in info.left_out} == set(bad)
     assert all(problem.reason and "\n" not in problem.reason for problem in info.left_out)
     assert read_dataset(tmp_path / "noise") == info
+
+
+NAMES = {
+    "": "_",
+    "../outside": "_outside",
+    ".hidden": "hidden",
+    "new\nline": "new line",
+    "a\\b/c": "a_b_c",
+    "Screenshot 4.42\u202fPM": "Screenshot 4.42 PM",
+    "\u7d75\u3000\u8d64": "\u7d75 \u8d64",
+    "rtl\u200fsoft\xadjoined\u200d": "rtlsoftjoined",
+    "latin\udce9": "latin_",
+    'q?*<>|":': "q_______",
+    "con.v1": "_con.v1",
+    "e\u0301": "\xe9",
+    "long" * 60: "long" * 50,
+    "\u00e4" * 150: "\u00e4" * 100,
+    "plain name (1) [a]": "plain name (1) [a]",
+}
+"""What images are called -> what their files are."""
+
+
+def test_names_are_made_fit_for_files_and_keep_their_origin(tmp_path: Path) -> None:
+    items = [Record(name, "train", ("a caption",), noise(50, 50)) for name in NAMES]
+    info = write(tmp_path / "noise", items)
+    assert info.left_out == ()
+    entries = read_split(tmp_path / "noise", "train")
+    assert [entry.file.stem for entry in entries] == list(NAMES.values())
+    for name, entry in zip(NAMES, entries, strict=True):
+        assert entry.extra == (
+            {} if NAMES[name] == name else {"origin": name.encode("utf-8", "backslashreplace").decode()}
+        )
+    assert check_dataset(tmp_path / "noise") == []
+
+
+def test_names_that_are_taken_are_numbered_on(tmp_path: Path) -> None:
+    names = ["a", "A", "a_2", "a", "a?", "a*", "\u00e9", "e\u0301", "x" * 200, "x" * 201, "x" * 203]
+    colours = [noise(50, 50, number) for number in range(len(names))]
+    items = [Record(name, "train", (f"the {n}",), colours[n], origin=f"{n}") for n, name in enumerate(names)]
+    assert write(tmp_path / "noise", items).left_out == ()
+    entries = read_split(tmp_path / "noise", "train")
+    stems = [entry.file.stem for entry in entries]
+    assert stems[:6] == ["a", "A_2", "a_2_2", "a_3", "a_", "a__2"]
+    assert len({stem.casefold() for stem in stems}) == len(names)
+    assert [entry.extra.get("origin") for entry in entries] == [
+        None,
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+        None,
+        "7",
+        None,
+        "9",
+        "10",
+    ]
+    for number, entry in enumerate(entries):
+        assert entry.captions == (f"the {number}",)
+        with Image.open(entry.file) as stored:
+            assert np.array_equal(
+                np.asarray(stored), np.asarray(colours[number].resize(stored.size, 1, reducing_gap=3))
+            )
+
+
+@pytest.mark.parametrize("refusal", [errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ])
+def test_an_image_whose_name_the_file_system_refuses_costs_that_image_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    save = Image.Image.save
+
+    def refusing(image: Image.Image, file: Path, *given: Any, **options: Any) -> None:
+        if "image-3" in file.name:
+            raise OSError(refusal, os.strerror(refusal), str(file))
+        save(image, file, *given, **options)
+
+    monkeypatch.setattr(Image.Image, "save", refusing)
+    info = write(tmp_path / "noise", records())
+    assert sum(info.counts.values()) == 11
+    (problem,) = (problem for problem in info.left_out if problem.name == "image-3")
+    assert problem.reason == f"the file system refuses the name image-3.png: {os.strerror(refusal)}"
+
+
+def test_an_error_of_the_source_is_not_told_as_one_of_writing(tmp_path: Path) -> None:
+    def broken() -> Iterator[Record | Problem]:
+        yield from records()
+        raise PermissionError(errno.EACCES, "Permission denied", "/photos/x")
+
+    with pytest.raises(PermissionError, match="/photos/x"):
+        write(tmp_path / "noise", broken())
 
 
 def test_splits_may_share_names(tmp_path: Path) -> None:
@@ -398,3 +485,125 @@ def end_the_worker(number: int) -> None:
 def test_a_killed_worker_is_one_clear_line() -> None:
     with pytest.raises(DataError, match="worker process was killed"):
         list(in_order(end_the_worker, [1, 2, 3], workers=2))
+
+
+def test_notes_say_what_is_worth_knowing(tmp_path: Path) -> None:
+    adobe = noise(50, 50, 1)
+    adobe.info["icc_profile"] = b"no profile"
+    items = [
+        Record("large", "train", ("a caption",), noise(50, 50)),
+        Record("small", "train", ("a caption",), noise(7, 9)),
+        Record("crop", "train", ("a caption",), noise(50, 50), crop=(0, 0, 50, 20)),
+        Record("profile", "train", ("a caption",), adobe),
+        Record("again", "test", ("another",), noise(50, 50)),
+    ]
+    info = write(tmp_path / "noise", items, notes=("from the source",))
+    assert read_dataset(tmp_path / "noise") == info
+    source, same_caption, twice, enlarged, unused = info.notes
+    assert source == "from the source"
+    assert same_caption.startswith("all images of the train split have the same caption")
+    assert "1 image outside the train split" in twice
+    assert "test/again.png, which is train/large.png too" in twice
+    assert "2 of 5 images had a shorter side of less than 38 pixels" in enlarged
+    assert "train/small.png, had 7 x 9" in enlarged
+    assert "profile of 1 image could not be used" in unused
+    assert "train/profile.png" in unused
+    assert write(tmp_path / "noise", items) == info  # Notes do not make it another dataset.
+
+
+@pytest.mark.parametrize(
+    ("captions", "is_told"),
+    [
+        ([("a",)], True),
+        ([("a", "b")], True),
+        ([("a",), (" a ",)], True),
+        ([("a", "b"), ("b", "a")], True),
+        ([("a",), ("b",)], False),
+        ([("a", "b"), ("a",)], False),
+    ],
+)
+def test_no_mismatched_pair_is_said(tmp_path: Path, captions: list[tuple[str, ...]], is_told: bool) -> None:
+    items = [Record(str(n), "train", own, noise(50, 50, n)) for n, own in enumerate(captions)]
+    assert bool(write(tmp_path / "noise", items).notes) == is_told
+
+
+def test_a_dataset_with_nothing_worth_knowing_has_no_notes(tmp_path: Path) -> None:
+    assert write(tmp_path / "noise", records()).notes == ()
+    file = tmp_path / "noise" / "dataset.json"
+    description = json.loads(file.read_text())
+    del description["notes"]  # As earlier versions wrote it.
+    file.write_text(json.dumps(description))
+    before = file.read_bytes()
+    assert write(tmp_path / "noise", stopping([], 0)).notes == ()
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("after", [0, 2, 3, 6])
+def test_notes_and_splits_are_the_same_after_an_interruption(tmp_path: Path, after: int) -> None:
+    items: list[Record | Problem] = [
+        Record(str(n), "train", ("a caption",), noise(20 + n, 40, n % 3), rank=(n * 7 % 5) / 5) for n in range(6)
+    ]
+    info = write(tmp_path / "whole", items)
+    assert info.counts == {"train": 5, "test": 1}
+    with pytest.raises(Stopped):
+        write(tmp_path / "noise", stopping(items, after))
+    assert write(tmp_path / "noise", items) == info
+    assert contents(tmp_path / "noise") == contents(tmp_path / "whole")
+
+
+TERMINATED = Interrupted("terminated; what was finished is kept.", signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("where", "workers", "stop"),
+    [
+        *itertools.product(
+            ("the source", "a decoder", "what an earlier run wrote", "the progress"),
+            (1,),
+            (TERMINATED, KeyboardInterrupt()),
+        ),
+        ("the source", 2, TERMINATED),  # Workers themselves end at once, by the signal's default.
+        ("the progress", 2, TERMINATED),
+    ],
+)
+def test_an_interruption_leaves_no_image_out_and_no_set_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException, workers: int, where: str
+) -> None:
+    def stopped(*_: object) -> None:
+        raise stop
+
+    def source() -> Iterator[Record | Problem]:
+        yield from files[:3]
+        if where == "the source":
+            stopped()
+        yield from files[3:]
+
+    files: list[Record | Problem] = []
+    for number in range(6):
+        noise(50, 50, number).save(tmp_path / f"{number}.png")
+        files.append(Record(str(number), "train", (f"number {number}",), tmp_path / f"{number}.png"))
+    out = tmp_path / "noise"
+    if where == "what an earlier run wrote":
+        with pytest.raises(Stopped):
+            write(out, stopping(files, 4))
+    with monkeypatch.context() as patch:
+        if where == "a decoder":
+            patch.setattr("PIL.ImageFile.ImageFile.load", stopped)
+        if where == "what an earlier run wrote":
+            patch.setattr("PIL.PngImagePlugin.PngImageFile.verify", stopped)
+        with pytest.raises(type(stop)):
+            write(out, source(), workers=workers, progress=stopped if where == "the progress" else silent)
+    assert not out.exists()
+    info = write(out, files)
+    assert (info.counts, info.left_out) == ({"train": 6}, ())
+
+
+def test_a_set_that_lost_an_image_to_a_signal_is_not_finished(tmp_path: Path) -> None:
+    """Earlier versions took the signal for damage, and the set as finished."""
+    whole = write(tmp_path / "noise", records())
+    file = tmp_path / "noise" / "dataset.json"
+    lost = {"name": "image-3", "reason": "the image is damaged or cut short: terminated; what was finished is kept."}
+    description = json.loads(file.read_text())
+    file.write_text(json.dumps(description | {"left_out": [lost], "counts": {"train": 8, "test": 3}}))
+    assert write(tmp_path / "noise", records()) == whole
+    assert check_dataset(tmp_path / "noise") == []

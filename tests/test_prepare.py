@@ -182,6 +182,25 @@ def test_own_images_are_prepared_again_when_they_changed(
     assert read_dataset(path).image_size == 32
 
 
+def test_notes_are_told_by_prepare_and_on_the_way_to_something_else(
+    tmp_path: Path, ratlip: Ratlip, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = photos(tmp_path / "photos")
+    (folder / "Thumbs.db").touch()
+    enlarged = "8 of 8 images had a shorter side of less than 76 pixels"
+    passed_over = "passed over files that are neither images nor captions: Thumbs.db"
+    _, _, err = ratlip("photos", "--image-size", "64", "--workers", "1")
+    assert enlarged in err
+    assert f"\n{passed_over}\n" in err
+    assert ratlip("photos", "--image-size", "64")[2].count(enlarged) == 1
+    notes = json.loads(ratlip("photos", "--image-size", "64", "--json")[1])["notes"]
+    assert [note.startswith((passed_over, enlarged)) for note in notes] == [True, True]
+    monkeypatch.setattr(logging.getLogger("ratlip_cli"), "propagate", True)
+    caplog.set_level(logging.INFO, "ratlip_cli")
+    resolve_dataset(str(folder), tmp_path / "elsewhere", 64)
+    assert [record.getMessage() for record in caplog.records] == [f"photos: {note}" for note in notes]
+
+
 def test_own_images_keep_their_options_when_they_are_prepared_again(tmp_path: Path, ratlip: Ratlip) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -301,7 +320,7 @@ def bad_images(folder: Path) -> tuple[set[str], set[str]]:
     header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     (folder / "enormous.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
-    grey.save(folder / "grey.bmp")  # After grey.bmp comes grey.png, which would be stored under the same name.
+    grey.save(folder / "grey.bmp")  # After grey.bmp comes grey.png, which is numbered on.
     grey.save(folder / "no-caption.png")
     grey.save(folder / "empty-caption.png")
     grey.save(folder / "not-utf-8.png")
@@ -310,8 +329,8 @@ def bad_images(folder: Path) -> tuple[set[str], set[str]]:
             file.with_suffix(".txt").write_text(f"this is {file.stem}")
     (folder / "empty-caption.txt").write_text(" \n\n")
     (folder / "not-utf-8.txt").write_bytes("caf\xe9".encode("latin-1"))
-    bad = {"truncated.jpg", "unreadable.png", "enormous.png", "grey.png"}
-    return good - {"grey.png"} | {"grey.bmp"}, bad | {"no-caption.png", "empty-caption.png", "not-utf-8.png"}
+    bad = {"truncated.jpg", "unreadable.png", "enormous.png"}
+    return good | {"grey_2.png"}, bad | {"no-caption.png", "empty-caption.png", "not-utf-8.png"}
 
 
 def test_every_image_is_read_right_or_left_out_by_name_and_reason(tmp_path: Path, ratlip: Ratlip) -> None:

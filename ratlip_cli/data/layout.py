@@ -2,7 +2,8 @@
 
     DATASET/
       dataset.json            where the images come from and what they became: :class:`DatasetInfo`
-      train/metadata.jsonl    {"file_name": "x.png", "captions": ["...", ...], further columns}
+      train/metadata.jsonl    {"file_name": "x.png", "captions": ["...", ...], further columns}; among them "origin",
+                              the image's former name, where `plain_name` or a number changed it
       train/x.png             RGB, shorter side = :func:`stored_side` (image_size)
       test/...                and any further split, such as ``unseen``
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,7 +35,7 @@ INFO = "dataset.json"
 METADATA = "metadata.jsonl"
 
 LONGEST_NAME = 200
-"""Bytes in an image's name; file systems allow 255 with the ending and a temporary file's marks."""
+"""Bytes in an image's name without its ending; file systems allow 255 with the ending and a temporary file's marks."""
 
 _EARLIER_SOURCES = {
     "drawn by ratlip (ratlip_cli/data/drawn)": "rendered by ratlip (ratlip_cli/demo)",
@@ -53,13 +55,14 @@ ImageSource: TypeAlias = Path | bytes | Image.Image | Callable[[], Image.Image]
 class Record:
     """One captioned image, as a source yields it."""
 
-    name: str  # Stem of the PNG file; unique within its split, whatever the case of its letters.
+    name: str  # What the PNG file is called, see `plain_name`; numbered on where several have one name.
     split: str  # "train", "test" or a further split.
     captions: tuple[str, ...]  # At least one that is not empty.
     image: ImageSource  # Of any mode and size; see `images.read_image`.
     crop: tuple[int, int, int, int] | None = None  # Left, upper, right, lower; in pixels of the upright image.
     extra: Mapping[str, Json] = field(default_factory=dict)  # Further columns of metadata.jsonl.
     origin: str = ""  # What reports call it, such as the file's path in its folder; else its name.
+    rank: float | None = None  # Where a share goes to test by rank: the lowest does if no other image does.
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class DatasetInfo:
     flip: bool = True  # Whether training may mirror images: not where captions speak of left and right.
     counts: Mapping[str, int] = field(default_factory=dict)  # Images per split.
     left_out: tuple[Problem, ...] = ()  # What was not taken over, sorted by name.
+    notes: tuple[str, ...] = ()  # What is worth knowing of the rest, in one line each.
     layout_version: int = LAYOUT_VERSION
 
 
@@ -106,6 +110,32 @@ def is_plain(name: str) -> bool:
     if not name or name.startswith(".") or not name.isprintable() or "/" in name or "\\" in name:
         return False
     return len(name.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
+
+
+def plain_name(name: str, ending: str = "") -> str:
+    """`name` as a file can be called on every system, then `ending`: at most :data:`LONGEST_NAME` bytes of UTF-8.
+
+    Unicode is composed (NFC), blanks of any kind become spaces, marks that nobody sees are dropped, and what some
+    system does not allow becomes "_".
+    """
+    fit = "".join(map(_plain_character, unicodedata.normalize("NFC", name))).lstrip(".")
+    if not fit.strip() or fit.split(".")[0].strip().upper() in _DEVICES:
+        fit = f"_{fit}"
+    return fit.encode()[: LONGEST_NAME - len(ending.encode())].decode(errors="ignore") + ending
+
+
+def _plain_character(character: str) -> str:
+    if character.isspace():
+        return " "
+    if character.isprintable():
+        return "_" if character in '<>:"/\\|?*' else character
+    return "" if unicodedata.category(character) == "Cf" else "_"
+
+
+_DEVICES = frozenset(
+    {"CON", "PRN", "AUX", "NUL"} | {f"{device}{number}" for device in ("COM", "LPT") for number in range(1, 10)}
+)
+"""Names that Windows keeps for itself."""
 
 
 def read_dataset(path: Path) -> DatasetInfo:
@@ -198,6 +228,7 @@ def _parse_info(value: Any) -> DatasetInfo:
         flip=value["flip"],
         counts=dict(value["counts"]),
         left_out=tuple(Problem(str(item["name"]), str(item["reason"])) for item in value["left_out"]),
+        notes=tuple(str(note) for note in value.get("notes", ())),
     )
 
 
@@ -206,6 +237,6 @@ def _parse_entry(folder: Path, row: Any) -> Entry:
     name = row.pop("file_name")
     if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
         raise ValueError(f"the captions of {name} are not a list of text")
-    if not is_plain(name):
+    if not is_plain(name.removesuffix(".png")):
         raise ValueError(f"{name} is not the name of a file")
     return Entry(folder / name, tuple(captions), row)

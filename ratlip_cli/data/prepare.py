@@ -73,7 +73,7 @@ def resolve_dataset(name_or_path: str, data_dir: Path, image_size: int, progress
     if (out / INFO).is_file():
         return _large_enough(out, name_or_path, image_size)
     usual = DEMO_IMAGE_SIZE if name_or_path in demo.DATASETS else IMAGE_SIZE
-    return _prepare(PrepareRequest(name_or_path, data_dir, image_size=max(image_size, usual)), progress).path
+    return _prepared(PrepareRequest(name_or_path, data_dir, image_size=max(image_size, usual)), progress)
 
 
 def own_folder(path: Path, data_dir: Path) -> Path:
@@ -82,8 +82,9 @@ def own_folder(path: Path, data_dir: Path) -> Path:
     return out.with_name(f"{out.name}-prepared") if out.resolve() == path.resolve() else out
 
 
-_Material: TypeAlias = tuple[Mapping[str, str], int | None, Iterable[Record | Problem]]
-"""Checksums, which tell one state of a source from another; the number of images, where it is known; the records."""
+_Material: TypeAlias = tuple[Mapping[str, str], int | None, Iterable[Record | Problem], tuple[str, ...]]
+"""Checksums, which tell one state of a source from another; the number of images, where it is known; the records; and
+what was not looked at, in a line each."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,12 @@ def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
         if (
             source.lasting
             and before is not None
-            and replace(before, checksums={}, counts={}, left_out=()) == source.info
+            and replace(before, checksums={}, counts={}, left_out=(), notes=()) == source.info
             and not (request.strict and before.left_out)
         ):
             return Prepared(out, before, before)
-        checksums, total, records = source.material(progress)
-        info = replace(source.info, checksums=checksums)
+        checksums, total, records, notes = source.material(progress)
+        info = replace(source.info, checksums=checksums, notes=notes)
         info = write_dataset(out, records, info, total=total, workers=workers, strict=request.strict, progress=progress)
         return Prepared(out, info, before)
 
@@ -154,7 +155,7 @@ def _own(request: PrepareRequest) -> _Source:
 
     def material(progress: Progress) -> _Material:
         checksums = {"files": own_images.fingerprint(path)}
-        return checksums, own_images.count(path), own_images.records(path, options)
+        return checksums, own_images.count(path), own_images.records(path, options), own_images.passed_over(path)
 
     return _Source(own_folder(path, request.data_dir), info, material)
 
@@ -174,7 +175,7 @@ def _rendered(request: PrepareRequest) -> _Source:
     )
 
     def material(progress: Progress) -> _Material:
-        return {}, count, demo.records(name, count, seed, size, processes(request.workers))
+        return {}, count, demo.records(name, count, seed, size, processes(request.workers)), ()
 
     return _Source(request.data_dir / name, info, material, lasting=True)
 
@@ -195,7 +196,7 @@ def _official(request: PrepareRequest) -> _Source:
             places = dataset.downloaded(request.data_dir / DOWNLOADS, progress)
         else:
             places = dataset.located(request.raw)
-        return dataset.checksums(places), sum(dataset.counts.values()), dataset.counted(places)
+        return dataset.checksums(places), sum(dataset.counts.values()), dataset.counted(places), ()
 
     return _Source(request.data_dir / dataset.name, info, material, lasting=request.raw is None)
 
@@ -205,13 +206,21 @@ def _resolve_own(path: Path, data_dir: Path, image_size: int, progress: Progress
     out = own_folder(path, data_dir)
     if (out / INFO).is_file():
         before = read_dataset(out)
-        if before.source == str(path.resolve()):
+        if before.source == str(path.resolve()) and existing(out, before.source) is not None:
             if before.checksums == {"files": own_images.fingerprint(path)}:
                 return _large_enough(out, str(path), image_size)
             _log.warning("%s has changed since it was prepared in %s; preparing it again", path, out)
             options: Any = before.options
             request = replace(request, image_size=max(image_size, before.image_size), **options)
-    return _prepare(request, progress).path
+    return _prepared(request, progress)
+
+
+def _prepared(request: PrepareRequest, progress: Progress) -> Path:
+    """Prepare a dataset on the way to something else; what is worth knowing of it is logged."""
+    prepared = _prepare(request, progress)
+    for note in prepared.info.notes:
+        _log.info("%s: %s", prepared.info.name, note)
+    return prepared.path
 
 
 def _large_enough(out: Path, what: str, image_size: int) -> Path:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ratlip_cli.data import archives
-from ratlip_cli.data.images import SUFFIXES
-from ratlip_cli.data.layout import INFO, Problem, Record
+from ratlip_cli.data.folders import Folder, read_folder
+from ratlip_cli.data.images import is_image, is_other_image
+from ratlip_cli.data.layout import Problem, Record
 from ratlip_cli.data.sources import tables, webdataset
 from ratlip_cli.errors import DataError, UsageError
 
@@ -43,8 +44,12 @@ class Options:
 
     def split(self, name: str) -> str:
         """Return "train" or "test", for this name alone: adding an image moves no other."""
+        return "test" if self.rank(name) < self.test_fraction else "train"
+
+    def rank(self, name: str) -> float:
+        """Return a number in [0,1), for this name alone: images below the test fraction are test."""
         digest = hashlib.sha256(f"{self.seed}/{name}".encode("utf-8", "surrogateescape")).digest()
-        return "test" if int.from_bytes(digest[:8], "big") < self.test_fraction * 2**64 else "train"
+        return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def records(path: Path, options: Options) -> Iterator[Record | Problem]:
@@ -53,7 +58,7 @@ def records(path: Path, options: Options) -> Iterator[Record | Problem]:
     Raises DataError where it, or a folder in it, cannot be read, or it is nothing that images can be read from.
     """
     if not path.is_file():
-        return _in_folder(path, path, options)
+        return _in_folder(read_folder(path), path, options)
     if webdataset.is_shard(path):
         return _in_shard(path, path.parent, options)
     if _is_table(path):
@@ -79,7 +84,12 @@ def count(path: Path) -> int | None:
     files = list(_files_below(path))
     if any(webdataset.is_shard(file) for file in files):
         return None
-    return sum(file.suffix.lower() in SUFFIXES for file in files)
+    return sum(map(is_image, files))
+
+
+def passed_over(path: Path) -> tuple[str, ...]:
+    """Return one line for each kind of thing in the folder `path` that is not looked at."""
+    return () if path.is_file() else read_folder(path).passed_over()
 
 
 def fingerprint(path: Path) -> str:
@@ -88,33 +98,40 @@ def fingerprint(path: Path) -> str:
     folder = path.parent if path.is_file() else path
     files = [path, *(_named(path) if _is_table(path) else ())] if path.is_file() else _files_below(path)
     for file in files:
-        state = file.stat()
+        try:
+            state = file.stat()
+        except OSError:  # Its folder may be listed, but not read.
+            continue
         words = f"{file.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}\0"
         digest.update(words.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _in_folder(directory: Path, folder: Path, options: Options) -> Iterator[Record | Problem]:
-    files, folders = _listing(directory)
-    table = next((directory / name for name in _TABLES if directory / name in files), None)
+def _in_folder(found: Folder, folder: Path, options: Options) -> Iterator[Record | Problem]:
+    yield from found.problems
+    table = next((found.path / name for name in _TABLES if found.path / name in found.files), None)
     if table is not None:
-        yield from _in_table(table, folder, options)
-        yield from _unnamed(table, folder)
+        try:
+            yield from _in_table(table, folder, options)
+            yield from _unnamed(table, folder)
+        except DataError as error:  # It cannot be read: the other folders can.
+            yield Problem(str(table.relative_to(folder)), str(error))
         return
-    yield from _with_text_files(files, folder, options)
-    for shard in filter(webdataset.is_shard, files):
+    yield from _with_text_files(found.files, folder, options)
+    for shard in filter(webdataset.is_shard, found.files):
         yield from _in_shard(shard, folder, options)
-    for inner in folders:
+    for inner in found.folders:
         yield from _in_folder(inner, folder, options)
 
 
 def _with_text_files(files: list[Path], folder: Path, options: Options) -> Iterator[Record | Problem]:
     texts = {file for file in files if file.suffix == ".txt"}
-    stems = {file.stem for file in files if file.suffix.lower() in SUFFIXES}
+    images = {file for file in files if is_image(file)}
+    stems = {file.stem for file in images}
     for file in files:
         origin, text = str(file.relative_to(folder)), file.with_suffix(".txt")
-        if file.suffix.lower() not in SUFFIXES:
-            if file.stem not in stems and file not in texts and text in texts:
+        if file not in images:
+            if is_other_image(file) or (file.stem not in stems and file not in texts and text in texts):
                 yield Problem(origin, "not a kind of image that can be read; convert it to PNG or JPEG")
         elif text not in texts:
             yield Problem(origin, f"it has no caption: {text.name} is missing")
@@ -166,7 +183,7 @@ def _image_of(file_name: str, table: Path) -> Path:
 def _named(table: Path) -> Iterator[Path]:
     """Yield the images that are there and that a table names."""
     for file_name in tables.file_names(table):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OSError):  # OSError: no file can be called that.
             file = _image_of(file_name, table)
             if file.is_file():
                 yield file
@@ -175,7 +192,7 @@ def _named(table: Path) -> Iterator[Path]:
 def _unnamed(table: Path, folder: Path) -> Iterator[Problem]:
     named = set(_named(table))
     for file in _files_below(table.parent):
-        if file.suffix.lower() in SUFFIXES and file not in named:
+        if (is_image(file) or is_other_image(file)) and file not in named:
             yield Problem(str(file.relative_to(folder)), f"it has no caption: {table.name} does not name it")
 
 
@@ -192,13 +209,15 @@ def _in_shard(shard: Path, folder: Path, options: Options) -> Iterator[Record | 
 def _record(place: Path, folder: Path, options: Options, row: tables.Row) -> Record:
     """The record of an image, whose name and split are those of its `place` in `folder`."""
     origin = place.relative_to(folder)
-    parts = origin.with_suffix("").parts
+    parts = (*origin.parent.parts, origin.stem)
+    rank = None
     if len(parts) > 1 and parts[0] in ("train", "test"):
         split, parts = parts[0], parts[1:]
     else:
         split = options.split("/".join(parts))
+        rank = options.rank("/".join(parts)) if options.test_fraction else None
     image = place if row.image is None else row.image
-    return Record("_".join(parts), split, row.captions, image, extra=row.further, origin=str(origin))
+    return Record("_".join(parts), split, row.captions, image, extra=row.further, origin=str(origin), rank=rank)
 
 
 def _is_table(file: Path) -> bool:
@@ -206,22 +225,4 @@ def _is_table(file: Path) -> bool:
 
 
 def _files_below(directory: Path) -> Iterator[Path]:
-    files, folders = _listing(directory)
-    yield from files
-    for inner in folders:
-        yield from _files_below(inner)
-
-
-def _listing(directory: Path) -> tuple[list[Path], list[Path]]:
-    """Return the visible files of `directory` and the folders to look into: no links, no prepared datasets."""
-    try:
-        paths = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
-        files = [path for path in paths if path.is_file()]
-        folders = [path for path in paths if path.is_dir() and not path.is_symlink() and not (path / INFO).exists()]
-    except FileNotFoundError:
-        raise DataError(f"{directory} does not exist. Give a folder of images with captions.") from None
-    except NotADirectoryError:
-        raise DataError(f"{directory} is a file. Give the folder of images with captions that it is in.") from None
-    except OSError as error:
-        raise DataError(f"cannot read {directory}: {error.strerror}") from error
-    return files, folders
+    return read_folder(directory).all_files()
