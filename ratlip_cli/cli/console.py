@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -67,27 +68,41 @@ def error(message: str) -> None:
 
 
 def result(line: object) -> None:
-    """One line of the result, at once. A reader that has seen enough, such as head, does not stop the work."""
-    try:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    """One line of the result, at once. A path comes out as the bytes that it has on the disk, whatever the encoding."""
+    stdout = sys.stdout
+    if isinstance(line, Path) and isinstance(stdout, io.TextIOWrapper) and os.name == "posix":
+        stdout.flush()
+        stdout.buffer.write(os.fsencode(line) + b"\n")
+    else:
+        stdout.write(f"{line}\n")
+    stdout.flush()
 
 
 def result_json(value: Any) -> None:
-    """The result as one JSON object."""
-    result(as_json(value))
+    """The result as one JSON object, which is one whatever the encoding of stdout."""
+    result(as_json(value, sys.stdout.encoding))
 
 
-def answer(json: bool, value: Any, line: object) -> None:
-    """The result: `value` as one JSON object where `json` says so, else one line."""
-    result(as_json(value) if json else line)
+def answer(json: bool, value: Any, *lines: object) -> None:
+    """The result: `value` as one JSON object where `json` says so, else the lines."""
+    if json:
+        result_json(value)
+    else:
+        for line in lines:
+            result(line)
 
 
-def as_json(value: Any) -> str:
-    """`value` as JSON for people and programs; what JSON does not know, such as a path, as its text."""
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+def as_json(value: Any, encoding: str | None = "utf-8") -> str:
+    """`value` as JSON for people and programs; what JSON does not know, such as a path, as its text.
+
+    Where `encoding` (None: UTF-8) lacks a letter, or a name has a byte that is none, letters beyond ASCII are escaped.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=2, default=str)
+    return text
 
 
 def result_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

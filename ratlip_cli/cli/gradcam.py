@@ -63,4 +63,4 @@ def show(result: Result, out: Path, svg: bool, json: bool) -> None:
     files = result.save(out, svg)
     for line in result.says:
         console.note(line)
-    console.answer(json, {**result.record(), "files": files}, "\n".join(map(str, files)))
+    console.answer(json, {**result.record(), "files": files}, *files)
