@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,27 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
             os.umask(mask)
             partial.chmod(0o666 & ~mask)  # safetensors makes files that nobody else may read
         except SafetensorError as error:
-            raise OSError(str(error)) from error
+            raise _system_error(error) from error
+
+
+def save_pickled(path: Path, content: Any) -> None:
+    """Write `content` as `torch.save` does, whole or not at all."""
+    with whole_file(path) as partial:
+        try:
+            with partial.open("wb") as file:
+                torch.save(content, file)
+        except RuntimeError as error:  # what PyTorch makes of a full disk
+            raise _system_error(error) from error
+
+
+def _system_error(error: Exception) -> OSError:
+    """What the system said, which `error` hides in its text or in what it was raised for."""
+    if number := re.search(r"os error (\d+)", str(error)):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    return cause or OSError(first_line(error))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

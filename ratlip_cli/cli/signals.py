@@ -38,19 +38,13 @@ def raising() -> Iterator[None]:
     """Let the signals that ask to stop raise Interrupted, but for those that are ignored."""
     hook, sys.unraisablehook = sys.unraisablehook, _again
     try:
-        with handled([one for one in stopping() if signal.getsignal(one) is not signal.SIG_IGN], _stop):
+        with handled([one for one in stopping() if signal.getsignal(one) is not signal.SIG_IGN], stop):
             yield
     finally:
         sys.unraisablehook = hook
 
 
-def say(line: str) -> None:
-    """Write a line to stderr from a signal handler, where print is not safe."""
-    with contextlib.suppress(OSError):
-        os.write(2, f"{line}\n".encode())
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
+def stop(number: int, frame: FrameType | None) -> None:
     """Raise Interrupted; while a module is imported, end the process.
 
     What imports a module may go on without it where that fails, and would take the interruption for the reason.
@@ -62,6 +56,12 @@ def _stop(number: int, frame: FrameType | None) -> None:
             os._exit(128 + number)
         frame = frame.f_back
     raise Interrupted(message, number)
+
+
+def say(line: str) -> None:
+    """Write a line to stderr from a signal handler, where print is not safe."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode())
 
 
 def _again(missed: Any) -> None:

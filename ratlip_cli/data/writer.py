@@ -28,7 +28,7 @@ from ratlip_cli.data.layout import (
 )
 from ratlip_cli.data.parallel import in_order
 from ratlip_cli.errors import DataError, UsageError
-from ratlip_cli.files import remove_partials, whole_file, write_text, writing
+from ratlip_cli.files import remove_partials, utf8, whole_file, write_text, writing
 from ratlip_cli.progress import Progress, silent
 
 _STAGING = ".preparing"
@@ -86,7 +86,7 @@ def write_dataset(
             if problem is not None:
                 if strict:
                     raise _refusal(problem)
-                left_out.append(Problem(problem.name.encode("utf-8", "backslashreplace").decode(), problem.reason))
+                left_out.append(Problem(utf8(problem.name).decode(), problem.reason))
             elif isinstance(task, _Task):
                 split = task.record.split
                 if split not in metadata:

@@ -79,6 +79,9 @@ class RunFolder:
             raise TrainingError(f"another ratlip trains in {self.path}; wait for it, or choose another --out.")
         for folder in (self.path, self.checkpoints, self.samples, self.model, self.best):
             remove_partials(folder)
+        for folder in (self.model, self.best):  # safetensors' own, which earlier versions of ratlip had beside the file
+            for path in folder.glob(".tmp??????"):
+                path.unlink(missing_ok=True)
         write_text(self.config, settings.to_toml())
         with writing(self.path):
             truncate_metrics(self.metrics, steps_done)
