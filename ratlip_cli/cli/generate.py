@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ratlip_cli.cli import console
+from ratlip_cli.cli import console, signals
 from ratlip_cli.cli.options import Device, Json, Model, Quiet
 
 GRID_IMAGES = 256
@@ -65,7 +65,8 @@ def generate(
     folder = outputs.ImageFolder(out, image_format)
     images: list[sampling.Sample] = []
     records = []
-    with console.progress("generate", len(texts) * count) as advance:
+    kept = f"Images that are finished are kept in {out}."
+    with signals.keeping(kept), console.progress("generate", len(texts) * count) as advance:
         for image in sampling.generate(loaded, texts, count, seed, truncation, best_of, batch_size):
             path = folder.save(image)
             if not json:

@@ -58,6 +58,15 @@ def stop(number: int, frame: FrameType | None) -> None:
     raise Interrupted(message, number)
 
 
+@contextlib.contextmanager
+def keeping(what: str) -> Iterator[None]:
+    """Add to Interrupted, where it is raised inside, the sentence `what` about the work that is kept."""
+    try:
+        yield
+    except Interrupted as error:
+        raise Interrupted(f"{error} {what}", error.exit_code - 128) from None
+
+
 def say(line: str) -> None:
     """Write a line to stderr from a signal handler, where print is not safe."""
     with contextlib.suppress(OSError):

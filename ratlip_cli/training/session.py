@@ -56,6 +56,7 @@ class TrainingSession:
 
     def __post_init__(self) -> None:
         self._tried_to_save = -1
+        self._unlogged: StepRecord | None = None
         self.total_steps = self.settings.total_steps(len(self.dataset))
         self._prompts = sample_prompts(self.dataset)
         self._conditions = self.settings.family.encode(self.trainer.clip, self._prompts)
@@ -88,12 +89,10 @@ class TrainingSession:
         try:
             while not self.finished and not is_over():
                 record = self.trainer.train_step(next(batches))
-                evaluation = None
-                try:
-                    if self._due(self.settings.eval_every):
-                        evaluation = self._evaluate(is_over)
-                finally:
-                    self.folder.log(record, evaluation)
+                self._unlogged = record
+                evaluation = self._evaluate(is_over) if self._due(self.settings.eval_every) else None
+                self._unlogged = None
+                self.folder.log(record, evaluation)
                 if evaluation is not None:
                     self._keep_if_best(evaluation)
                 if self._due(self.settings.sample_every):
@@ -128,6 +127,8 @@ class TrainingSession:
             _log.warning("the last step ended half-way: what is saved is step %d", self.saved_step)
         elif self._tried_to_save != self.trainer.steps_done:  # else `reason` is that it cannot be saved
             try:
+                if self._unlogged is not None:
+                    self.folder.log(self._unlogged)
                 self.save()
             except Exception as error:
                 _log.warning("step %d could not be saved: %s", self.trainer.steps_done, one_line(error))
