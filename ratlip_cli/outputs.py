@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -94,6 +95,11 @@ def next_number(folder: Path) -> int:
 
 
 def slug(prompt: str) -> str:
-    """A prompt as a part of a file name: lower-case letters and digits of any script, joined by hyphens."""
+    """A prompt as a part of a file name: lower-case letters and digits of any script, joined by hyphens.
+
+    Letters that the file names of this locale cannot have are left out.
+    """
+    names = sys.getfilesystemencoding()
+    prompt = prompt.encode(names, "ignore").decode(names)
     words = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFKC", prompt).lower()).strip("-")
     return words.encode()[:_SLUG_BYTES].decode(errors="ignore").strip("-") or "prompt"

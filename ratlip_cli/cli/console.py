@@ -213,11 +213,24 @@ def duration(seconds: float) -> str:
     return f"{hours}h {minutes:02d}m"
 
 
+def typed(text: str) -> str:
+    """Text of the command line, which is UTF-8 also where the locale, such as C, has no letters for it (PEP 538).
+
+    Raises UsageError where it is not.
+    """
+    if text.isprintable():
+        return text
+    try:
+        return re.sub("[\udc80-\udcff]+", lambda found: found[0].encode("utf-8", "surrogateescape").decode(), text)
+    except UnicodeDecodeError as problem:
+        raise UsageError(f"'{text}' is not UTF-8 text; type it as UTF-8.") from problem
+
+
 def read_prompts(arguments: Sequence[str], file: Path | None) -> list[str]:
     """Prompts as typed, or a line each from a file or, for `-`, from stdin. Empty lines are passed over."""
     prompts: list[str] = []
     for argument in arguments:
-        prompts += _lines(sys.stdin.buffer.read(), "stdin") if argument == "-" else [argument]
+        prompts += _lines(sys.stdin.buffer.read(), "stdin") if argument == "-" else [typed(argument)]
     if file is not None:
         try:
             content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()

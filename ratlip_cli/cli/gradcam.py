@@ -50,7 +50,8 @@ def gradcam(
     ratlip gradcam --dataset demo --count 200
     """
     console.set_up(quiet)
-    request = GradCamRequest(prompt, model or (), image or (), count=count, every_word=words, words=word or (), **typed)
+    prompt, phrases = prompt and console.typed(prompt), [console.typed(phrase) for phrase in word or ()]
+    request = GradCamRequest(prompt, model or (), image or (), count=count, every_word=words, words=phrases, **typed)
     from ratlip_cli.explain.gradcam.run import gradcam as explain
 
     with console.bars() as progress:
