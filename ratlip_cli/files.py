@@ -68,14 +68,17 @@ def _workplace(target: Path) -> Iterator[Path]:
 
     The first one that a process makes somewhere removes there what killed processes left.
     """
-    folder = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    mark = uuid.uuid4().hex
+    made, folder = target.with_name(f".{mark}"), target.with_name(f".{target.name}.{mark[:8]}{PARTIAL}")
     target.parent.mkdir(parents=True, exist_ok=True)
     _tidy(target.parent.absolute())
     try:
-        folder.mkdir()
-        with _claimed(folder):
+        made.mkdir()
+        with _claimed(made):  # before it has the name of something that could be removed
+            made.rename(folder)
             yield folder
     finally:
+        shutil.rmtree(made, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from test_cli_train import options
 from tqdm import tqdm
 
+from ratlip_cli import files
 from ratlip_cli.cli import console, signals, streams
 from ratlip_cli.cli.app import main
 from ratlip_cli.data.archives import check_archive
@@ -434,6 +435,20 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(writer: str, tmp
         left = {path.name for path in tmp_path.iterdir()}
         moved.rename(written.parent).joinpath("x").write_text("x")
     assert left - {"new", "elsewhere"} == {*OTHERS, moved.name}
+
+
+def test_what_is_begun_at_this_moment_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process looks for what was left behind, just before this one says that it is at work."""
+    lock = files._lock
+
+    def looked_at(descriptor: int) -> bool:
+        monkeypatch.setattr(files, "_lock", lock)
+        files.remove_partials(tmp_path)
+        return lock(descriptor)
+
+    monkeypatch.setattr(files, "_lock", looked_at)
+    write_text(tmp_path / "x", "whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_safetensors_leaves_its_temporary_files_where_they_are_removed(
