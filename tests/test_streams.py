@@ -488,6 +488,14 @@ def test_a_path_comes_out_as_scripts_can_use_it(name: str, encoding: str) -> Non
     assert taken.getvalue() == os.fsencode(name) + b"\n"
 
 
+@pytest.mark.usefixtures("_streams")
+def test_toml_is_utf8_whatever_the_encoding() -> None:
+    taken = io.BytesIO()
+    sys.stdout = io.TextIOWrapper(taken, encoding="cp1252", errors="strict")
+    console.result_toml('dataset = "déjà 鳥"')
+    assert taken.getvalue().decode("utf-8") == 'dataset = "déjà 鳥"\n'
+
+
 def test_a_prompt_is_utf8_where_the_locale_has_no_letters() -> None:
     assert console.typed("un \udcc3\udca9t\udcc3\udca9") == "un été"
     assert console.typed("un été 🐦\u200d") == "un été 🐦\u200d"

@@ -69,12 +69,26 @@ def error(message: str) -> None:
 
 def result(line: object) -> None:
     """One line of the result, at once. A path comes out as the bytes that it has on the disk, whatever the encoding."""
-    stdout = sys.stdout
-    if isinstance(line, Path) and isinstance(stdout, io.TextIOWrapper) and os.name == "posix":
-        stdout.flush()
-        stdout.buffer.write(os.fsencode(line) + b"\n")
+    if isinstance(line, Path) and os.name == "posix":
+        _result_bytes(os.fsencode(line), str(line))
     else:
-        stdout.write(f"{line}\n")
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+
+def result_toml(text: str) -> None:
+    """The result as TOML, which is UTF-8 whatever the encoding of stdout."""
+    _result_bytes(text.encode(), text)
+
+
+def _result_bytes(content: bytes, shown: str) -> None:
+    """A line of bytes; as the text `shown` on what takes text alone, such as a terminal."""
+    stdout = sys.stdout
+    if isinstance(stdout, io.TextIOWrapper) and not stdout.isatty():
+        stdout.flush()
+        stdout.buffer.write(content + b"\n")
+    else:
+        stdout.write(f"{shown}\n")
     stdout.flush()
 
 

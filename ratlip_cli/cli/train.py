@@ -55,7 +55,7 @@ def train(
     console.set_up(quiet)
     settings = resolve_settings(typed, config)
     if print_config:
-        console.result(settings.to_toml().rstrip())
+        console.result_toml(settings.to_toml().rstrip())
         return
 
     from ratlip_cli.device import keep_freed_memory
