@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import functools
 import os
+import re
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,19 +19,18 @@ from ratlip_cli.errors import RatlipError, UsageError
 PARTIAL = ".partial"
 """How temporary names end, so that a later run can recognise and remove what a kill left behind."""
 
+_TEMPORARY = re.compile(rf"\.(.+)\.[0-9a-f]{{8}}{re.escape(PARTIAL)}")
+"""A temporary name; its group is that of the target."""
+
 
 @contextlib.contextmanager
-def writing(target: Path) -> Iterator[None]:
+def writing(target: Path, remedy: str = "Choose another folder or free some space") -> Iterator[None]:
     """Raise RatlipError where `target` cannot be written inside: permission, a file in the way, a full disk."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise RatlipError(f"cannot write {target}: {reason}. Choose another folder or free some space.") from error
-
-
-def _partial_name(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+        named = Path(*(_TEMPORARY.sub(r"\1", part) for part in target.parts))
+        raise RatlipError(f"cannot write {named}: {error.strerror or error}. {remedy}.") from error
 
 
 @contextlib.contextmanager
@@ -39,17 +41,12 @@ def whole_file(target: Path, durable: bool = True) -> Iterator[Path]:
 
     Raises RatlipError where the folder cannot be written or the disk is full.
     """
-    partial = _partial_name(target)
-    try:
-        with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            yield partial
-            if durable:
-                _to_disk(partial)
-            partial.replace(target)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    with writing(target), _workplace(target) as folder:
+        partial = folder / target.name
+        yield partial
+        if durable:
+            _to_disk(partial)
+        partial.replace(target)
 
 
 @contextlib.contextmanager
@@ -58,17 +55,48 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
     Raises RatlipError where the folder cannot be written or the disk is full.
     """
-    partial = _partial_name(target)
+    with writing(target), _workplace(target) as partial:
+        yield partial
+        for path in partial.rglob("*"):
+            if path.is_file():
+                _to_disk(path)
+        partial.rename(target)
+
+
+@contextlib.contextmanager
+def _workplace(target: Path) -> Iterator[Path]:
+    """Yield a new folder beside `target`, which is gone in the end; libraries leave their own temporary files in it.
+
+    The first one that a process makes somewhere removes there what killed processes left.
+    """
+    mark = uuid.uuid4().hex
+    made, folder = target.with_name(f".{mark}"), target.with_name(f".{target.name}.{mark[:8]}{PARTIAL}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _tidy(target.parent.absolute())
     try:
-        with writing(target):
-            partial.mkdir(parents=True)
-            yield partial
-            for path in partial.rglob("*"):
-                if path.is_file():
-                    _to_disk(path)
-            partial.rename(target)
+        made.mkdir()
+        with _claimed(made):  # before it has the name of something that could be removed
+            made.rename(folder)
+            yield folder
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _claimed(path: Path) -> Iterator[bool]:
+    """Hold `path` for this process, so that others leave it alone; yields whether it could be had.
+
+    Windows has no lock on a folder: there, what is a day old can be had.
+    """
+    if sys.platform == "win32":
+        yield time.time() - path.stat().st_mtime > 24 * 3600
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield _lock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _to_disk(path: Path) -> None:
@@ -99,9 +127,14 @@ def _lock(descriptor: int) -> bool:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8, see `utf8`, whole or not at all."""
     with whole_file(target) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(utf8(text))
+
+
+def utf8(text: str) -> bytes:
+    """`text` as UTF-8. A byte of a name that is no letter becomes an escape such as \\udce9, which JSON reads back."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 _MARKS = {
@@ -127,9 +160,16 @@ def decoded(content: bytes, what: str) -> str:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what an earlier run, killed while writing, left in `folder`."""
-    for path in folder.glob(f".*{PARTIAL}"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    """Remove what processes that were killed while writing left in `folder`; what one is writing now stays."""
+    for path in [path for path in folder.glob(f".*{PARTIAL}") if _TEMPORARY.fullmatch(path.name)]:
+        with contextlib.suppress(OSError), _claimed(path) as abandoned:
+            if abandoned and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif abandoned:
+                path.unlink()
+
+
+@functools.lru_cache(maxsize=256)
+def _tidy(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        remove_partials(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from ratlip_cli.errors import RatlipError, unknown_name
-from ratlip_cli.files import whole_file, writing
+from ratlip_cli.files import remove_partials, utf8, whole_file, writing
 from ratlip_cli.generation import FORMATS
 from ratlip_cli.pixels import captioned_grid
 from ratlip_cli.sampling import Sample
@@ -36,6 +37,7 @@ class ImageFolder:
             raise unknown_name("format", format, FORMATS)
         self.folder = folder
         self.format = format
+        remove_partials(folder)
         self.first = next_number(folder)
 
     def save(self, image: Sample) -> Path:
@@ -51,7 +53,7 @@ class ImageFolder:
                 image.image.save(partial, {"jpg": "JPEG", "webp": "WEBP"}[self.format], quality=95, exif=exif)
         lines, line = self.folder / RECORDS_FILE, json.dumps({"file_name": name, **image.record()}, ensure_ascii=False)
         with writing(lines), lines.open("ab", buffering=0) as records:
-            records.write(line.encode() + b"\n")  # one write: whole or not at all
+            records.write(utf8(line) + b"\n")  # one write: whole or not at all
         return path
 
     def save_grid(self, images: Sequence[Sample]) -> Path:
@@ -75,7 +77,7 @@ def png_text(record: Mapping[str, object]) -> PngInfo:
     """A record as the text chunks of a PNG file."""
     info = PngInfo()
     for key, value in record.items():
-        info.add_itxt(key, str(value))
+        info.add_itxt(key, utf8(str(value)).decode())
     return info
 
 
@@ -93,6 +95,11 @@ def next_number(folder: Path) -> int:
 
 
 def slug(prompt: str) -> str:
-    """A prompt as a part of a file name: lower-case letters and digits of any script, joined by hyphens."""
+    """A prompt as a part of a file name: lower-case letters and digits of any script, joined by hyphens.
+
+    Letters that the file names of this locale cannot have are left out.
+    """
+    names = sys.getfilesystemencoding()
+    prompt = prompt.encode(names, "ignore").decode(names)
     words = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFKC", prompt).lower()).strip("-")
     return words.encode()[:_SLUG_BYTES].decode(errors="ignore").strip("-") or "prompt"

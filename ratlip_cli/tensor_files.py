@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import pickle
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,27 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
             os.umask(mask)
             partial.chmod(0o666 & ~mask)  # safetensors makes files that nobody else may read
         except SafetensorError as error:
-            raise OSError(str(error)) from error
+            raise _system_error(error) from error
+
+
+def save_pickled(path: Path, content: Any) -> None:
+    """Write `content` as `torch.save` does, whole or not at all."""
+    with whole_file(path) as partial:
+        try:
+            with partial.open("wb") as file:
+                torch.save(content, file)
+        except RuntimeError as error:  # what PyTorch makes of a full disk
+            raise _system_error(error) from error
+
+
+def _system_error(error: Exception) -> OSError:
+    """What the system said, which `error` hides in its text or in what it was raised for."""
+    if number := re.search(r"os error (\d+)", str(error)):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    return cause or OSError(first_line(error))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -42,7 +64,7 @@ def load_tensors_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, 
     if not path.is_file():
         raise WeightsError(f"{path} does not exist.")
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with _in_utf8(path) as name, safe_open(name, framework="pt", device="cpu") as file:
             # cloned out of the mapped file, which somebody may cut short while the tensors are in use
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             return tensors, dict(file.metadata() or {})
@@ -50,6 +72,18 @@ def load_tensors_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, 
         raise WeightsError(
             f"{path} cannot be read as safetensors ({first_line(error)}): damaged or cut short; get it again."
         ) from error
+
+
+@contextlib.contextmanager
+def _in_utf8(path: Path) -> Iterator[Path]:
+    """A name of the file for libraries that take UTF-8 alone: where `path` is something else, that of an open file."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield Path(f"/dev/fd/{file.fileno()}")
+    else:
+        yield path
 
 
 def load_pickled(path: Path) -> Any:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
-import signal
 import sys
 import traceback
-from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 import ratlip_cli
-from ratlip_cli.cli import console
+from ratlip_cli.cli import console, signals, streams
 from ratlip_cli.cli.bench import bench
 from ratlip_cli.cli.convert import convert
 from ratlip_cli.cli.env import env
@@ -31,19 +27,7 @@ from ratlip_cli.cli.runs import runs
 from ratlip_cli.cli.train import train
 from ratlip_cli.errors import Interrupted, RatlipError
 
-
-class _Commands(TyperGroup):
-    """Says 130 for Ctrl-C in every version of typer."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted; what was finished is kept.", signal.SIGINT) from None
-
-
 app = typer.Typer(
-    cls=_Commands,
     name="ratlip",
     help="Text-to-image GANs on frozen CLIP: train, generate, evaluate and explain RATLIP and GALIP models.",
     no_args_is_help=True,
@@ -74,26 +58,21 @@ def _ratlip(
 
 def main() -> None:
     """Run the command line. Exits with 0, 1, 2, 3 or 128 + signal; RATLIP_DEBUG=1 adds the traceback of an error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # letters that a terminal does not have are no reason to stop
-            stream.reconfigure(errors="backslashreplace")
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        app()
-    except (RatlipError, Interrupted, OSError, MemoryError, RuntimeError) as error:
-        told = error if isinstance(error, RatlipError | Interrupted) else _in_one_line(error)
-        if told is None:
-            raise
-        if os.environ.get("RATLIP_DEBUG") == "1":
-            traceback.print_exc()
-        console.error(str(told))
-        sys.exit(told.exit_code)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("terminated; what was finished is kept.", number)
+    streams.set_up()
+    with signals.raising():
+        try:
+            app()
+        except (RatlipError, Interrupted, OSError, MemoryError, RuntimeError) as error:
+            told = error if isinstance(error, RatlipError | Interrupted) else _in_one_line(error)
+            if told is None:
+                raise
+            if os.environ.get("RATLIP_DEBUG") == "1":
+                traceback.print_exc()
+            console.error(str(told))
+            sys.exit(told.exit_code)
+        finally:
+            if lost := streams.lost_result():
+                console.error(f"stdout: {lost}; the result that was to be shown there is not complete.")
 
 
 def _in_one_line(error: Exception) -> RatlipError | None:

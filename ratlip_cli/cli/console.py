@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -69,27 +70,55 @@ def error(message: str) -> None:
 
 
 def result(line: object) -> None:
-    """One line of the result, at once. A reader that has seen enough, such as head, does not stop the work."""
-    try:
+    """One line of the result, at once. A path comes out as the bytes that it has on the disk, whatever the encoding."""
+    if isinstance(line, Path) and os.name == "posix":
+        _result_bytes(os.fsencode(line), str(line))
+    else:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+
+
+def result_toml(text: str) -> None:
+    """The result as TOML, which is UTF-8 whatever the encoding of stdout."""
+    _result_bytes(text.encode(), text)
+
+
+def _result_bytes(content: bytes, shown: str) -> None:
+    """A line of bytes; as the text `shown` on what takes text alone, such as a terminal."""
+    stdout = sys.stdout
+    if isinstance(stdout, io.TextIOWrapper) and not stdout.isatty():
+        stdout.flush()
+        stdout.buffer.write(content + b"\n")
+    else:
+        stdout.write(f"{shown}\n")
+    stdout.flush()
 
 
 def result_json(value: Any) -> None:
-    """The result as one JSON object."""
-    result(as_json(value))
+    """The result as one JSON object, which is one whatever the encoding of stdout."""
+    result(as_json(value, sys.stdout.encoding))
 
 
-def answer(json: bool, value: Any, line: object) -> None:
-    """The result: `value` as one JSON object where `json` says so, else one line."""
-    result(as_json(value) if json else line)
+def answer(json: bool, value: Any, *lines: object) -> None:
+    """The result: `value` as one JSON object where `json` says so, else the lines."""
+    if json:
+        result_json(value)
+    else:
+        for line in lines:
+            result(line)
 
 
-def as_json(value: Any) -> str:
-    """`value` as JSON for people and programs; what JSON does not know, such as a path, as its text."""
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+def as_json(value: Any, encoding: str | None = "utf-8") -> str:
+    """`value` as JSON for people and programs; what JSON does not know, such as a path, as its text.
+
+    Where `encoding` (None: UTF-8) lacks a letter, or a name has a byte that is none, letters beyond ASCII are escaped.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=2, default=str)
+    return text
 
 
 def result_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -200,11 +229,24 @@ def duration(seconds: float) -> str:
     return f"{hours}h {minutes:02d}m"
 
 
+def typed(text: str) -> str:
+    """Text of the command line, which is UTF-8 also where the locale, such as C, has no letters for it (PEP 538).
+
+    Raises UsageError where it is not.
+    """
+    if text.isprintable():
+        return text
+    try:
+        return re.sub("[\udc80-\udcff]+", lambda found: found[0].encode("utf-8", "surrogateescape").decode(), text)
+    except UnicodeDecodeError as problem:
+        raise UsageError(f"'{text}' is not UTF-8 text; type it as UTF-8.") from problem
+
+
 def read_prompts(arguments: Sequence[str], file: Path | None) -> list[str]:
     """Prompts as typed, or a line each from a file or, for `-`, from stdin. Empty lines are passed over."""
     prompts: list[str] = []
     for argument in arguments:
-        prompts += _lines(sys.stdin.buffer.read(), "stdin") if argument == "-" else [argument]
+        prompts += _lines(sys.stdin.buffer.read(), "stdin") if argument == "-" else [typed(argument)]
     if file is not None:
         try:
             content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()

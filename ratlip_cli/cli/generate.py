@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ratlip_cli.cli import console
+from ratlip_cli.cli import console, signals
 from ratlip_cli.cli.options import ADVANCED, Device, Json, Model, Quiet, check_model_name, check_out_folder, choice
 from ratlip_cli.generation import FORMATS, check_request, parse_indices
 
@@ -79,7 +79,9 @@ def generate(
     folder = outputs.ImageFolder(out, image_format)
     images: list[sampling.Sample] = []
     records = []
-    with console.progress("generate", len(texts) * (count if chosen is None else len(chosen))) as advance:
+    total = len(texts) * (count if chosen is None else len(chosen))
+    kept = f"Images that are finished are kept in {out}."
+    with signals.keeping(kept), console.progress("generate", total) as advance:
         for image in sampling.generate(loaded, texts, count, seed, truncation, best_of, batch_size, chosen):
             path = folder.save(image)
             if not json:

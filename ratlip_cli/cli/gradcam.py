@@ -62,7 +62,8 @@ def gradcam(
     ratlip gradcam --dataset demo --count 200
     """
     console.set_up(quiet)
-    request = GradCamRequest(prompt, model or (), image or (), count=count, every_word=words, words=word or (), **typed)
+    prompt, phrases = prompt and console.typed(prompt), [console.typed(phrase) for phrase in word or ()]
+    request = GradCamRequest(prompt, model or (), image or (), count=count, every_word=words, words=phrases, **typed)
     check_out_folder(out)
     for file in request.images:
         check_there(file, ": the image does not exist")
@@ -82,4 +83,4 @@ def show(result: Result, out: Path, svg: bool, json: bool) -> None:
     files = result.save(out, svg)
     for line in result.says:
         console.note(line)
-    console.answer(json, {**result.record(), "files": files}, "\n".join(map(str, files)))
+    console.answer(json, {**result.record(), "files": files}, *files)

@@ -44,7 +44,9 @@ def latent_viz(
     ratlip latent-viz --from "a red bird" --to "a blue bird" --steps 12
     """
     console.set_up(quiet)
-    request = LatentRequest(captions=caption or (), start=start, end=end, same_noise=same_noise, **typed)
+    captions = [console.typed(one) for one in caption or ()]
+    start, end = start and console.typed(start), end and console.typed(end)
+    request = LatentRequest(captions=captions, start=start, end=end, same_noise=same_noise, **typed)
     check_out_folder(out)
     for name in (typed.get("model"), typed.get("against")):
         check_model_name(name)

@@ -50,7 +50,8 @@ def push(
     check_there(scores)
     from ratlip_cli.publish import Publication, publish
 
-    request = Publication(model, repository, private, revision, licence, scores, prompt or (), half, dry_run)
+    prompts = [console.typed(one) for one in prompt or ()]
+    request = Publication(model, repository, private, revision, licence, scores, prompts, half, dry_run)
     with console.bars() as progress:
         published = publish(request, progress)
     if json:

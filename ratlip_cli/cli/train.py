@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
+from contextlib import ExitStack
 from dataclasses import asdict
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ratlip_cli.cli import console
+from ratlip_cli.cli import console, signals
 from ratlip_cli.cli.options import Json, Quiet, Typed, check_model_name, complete_choice, with_options
 from ratlip_cli.errors import Interrupted
 from ratlip_cli.training.settings import all_settings, check_beginning, preset_names, resolve_settings
@@ -58,7 +58,7 @@ def train(
     check_model_name(str(typed["init_from"]) if "init_from" in typed else None)
     settings = resolve_settings(typed, config)
     if print_config:
-        console.result(settings.to_toml().rstrip())
+        console.result_toml(settings.to_toml().rstrip())
         return
     check_beginning(settings)
 
@@ -140,21 +140,25 @@ def _show_dry_run(measured: DryRun) -> None:
 
 
 class _StopRequest:
-    """Notes the first SIGINT or SIGTERM, so that the step can be ended and saved; the next one acts at once."""
+    """Notes the first signal, so that the step can be ended and saved; the next one acts at once.
+
+    Except SIGHUP: a terminal that is closed sends it to its programs, and so does the shell in it.
+    """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
-        self._handlers: dict[int, Any] = {}
+        self._handlers = ExitStack()
 
     def __enter__(self) -> _StopRequest:
-        self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._handlers.enter_context(signals.handled(signals.stopping(), self._note))
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self._handlers.close()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal_number = number
-        self.__exit__()
-        os.write(2, b"\nending the step and saving; once more stops at once\n")  # print is not safe in a handler
+        if self.signal_number is None:
+            self.signal_number = number
+            signals.say("\nending the step and saving; once more stops at once")
+        elif signal.Signals(number).name != "SIGHUP":
+            signals.stop(number, frame)

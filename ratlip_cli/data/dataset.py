@@ -123,8 +123,8 @@ def training_batches(
 
     Batch s holds positions s * `batch_size` to (s + 1) * `batch_size` - 1; a dataset smaller than a batch comes more
     than once in it. Images are read in `workers` processes (0: in this one), which changes nothing in the batches.
-    The workers leave SIGINT and SIGTERM to this process, so that it can end its step and save; they end with it, or
-    when the generator is closed. Raises DataError, naming the file, for an image that cannot be read.
+    The workers leave SIGINT, SIGTERM and SIGHUP to this process, so that it can end its step and save; they end with
+    it, or when the generator is closed. Raises DataError, naming the file, for an image that cannot be read.
     """
     loader = DataLoader(
         _TrainingStream(dataset),
@@ -193,6 +193,8 @@ def _as_it_is(batch: Any) -> Any:
 def _leave_signals_to_parent(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _close(generator: weakref.ref[Generator[Batch, None, None]]) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from typing import TypeVar
 
@@ -39,13 +41,14 @@ def in_order(
     With fewer than two `workers` everything runs in this process. Otherwise `function`, its items and its results are
     pickled, and the workers import the main module: a script that comes here does so under ``if __name__ ==
     "__main__"``. At most IN_FLIGHT * workers items are held at a time. An exception of `function` is raised here.
-    Workers leave Ctrl-C and hang-ups to this process and end with it, even when it is killed. Close the generator where
+    Workers leave Ctrl-C and SIGHUP to this process and end with it, even when it is killed. Close the generator where
     an error or Ctrl-C may leave it before its end. Raises DataError when a worker dies.
     """
     if workers < 2:
         for item in items:
             yield item, function(item)
         return
+    _start_helpers()
     pool = ProcessPoolExecutor(workers, mp_context=_context(), initializer=_start_worker)
     window: deque[tuple[Item, Future[Result]]] = deque()
     try:
@@ -69,6 +72,19 @@ def _context() -> BaseContext:
     """Processes that begin afresh: one that is forked from several threads may wait for a lock for ever."""
     methods = multiprocessing.get_all_start_methods()
     return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+
+
+def _start_helpers() -> None:
+    """Start the processes that multiprocessing needs besides, so that they leave SIGHUP to this one, as the rest."""
+    if sys.platform == "win32":
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # whoever is started now inherits it
+    try:
+        resource_tracker.ensure_running()
+        if "forkserver" in multiprocessing.get_all_start_methods():
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _start_worker() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+from ratlip_cli.files import writing
 
 CHUNK = 512
 """Rows in memory at a time."""
@@ -58,11 +61,17 @@ def feature_writer(path: Path, count: int, dimensions: int) -> Iterator[Callable
     Args:
         count, dimensions: n and d.
     """
-    with path.open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (count, dimensions)}
-        np.lib.format.write_array_header_1_0(file, header)
+    remedy = "Free some space; TMPDIR names another folder for temporary files"
+    with path.open("wb", buffering=0) as file:  # without a buffer, what does not fit is told where it is written
 
-        def append(features: Tensor) -> None:
-            file.write(features.cpu().numpy().astype("<f4").tobytes())
+        def write(content: bytes) -> None:
+            left = memoryview(content)
+            with writing(path, remedy):
+                while left:
+                    left = left[file.write(left) :]
 
-        yield append
+        header = io.BytesIO()
+        described = {"descr": "<f4", "fortran_order": False, "shape": (count, dimensions)}
+        np.lib.format.write_array_header_1_0(header, described)
+        write(header.getvalue())
+        yield lambda features: write(features.cpu().numpy().astype("<f4").tobytes())

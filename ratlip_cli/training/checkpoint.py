@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ratlip_cli.errors import DataError, RatlipError, WeightsError, first_line
+from ratlip_cli.errors import DataError, WeightsError
 from ratlip_cli.files import PARTIAL, whole_folder, write_text
 from ratlip_cli.setting import Value
-from ratlip_cli.tensor_files import load_into, load_pickled, load_tensors, save_tensors
+from ratlip_cli.tensor_files import load_into, load_pickled, load_tensors, save_pickled, save_tensors
 from ratlip_cli.training.trainer import Trainer
 
 FORMAT = 1  # Version of the files above; a checkpoint of another one is refused.
@@ -63,7 +63,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, identity: Identity, keep: in
     with whole_folder(target) as partial:
         for name in NETWORKS:
             save_tensors(partial / f"{name}.safetensors", getattr(trainer, name).state_dict())
-        _save_state(partial / "state.pt", trainer.state())
+        save_pickled(partial / "state.pt", trainer.state())
         saved = {"format": FORMAT, "step": trainer.steps_done, **asdict(identity), "torch": torch.__version__}
         write_text(partial / "checkpoint.json", json.dumps(saved, indent=2) + "\n")
         _remove(target)  # a damaged one of the same step
@@ -144,13 +144,6 @@ def resume(trainer: Trainer, checkpoint: Checkpoint, identity: Identity) -> None
         trainer.load_state(checkpoint.state, checkpoint.step)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f"{where / 'state.pt'} does not fit the optimisers: {error}.") from error
-
-
-def _save_state(path: Path, state: dict[str, Any]) -> None:
-    try:
-        torch.save(state, path)
-    except RuntimeError as error:  # what PyTorch makes of a full disk
-        raise RatlipError(f"cannot write {path}: {first_line(error)}. Free some space.") from error
 
 
 def _remove(checkpoint: Path) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ from ratlip_cli.outputs import png_text
 from ratlip_cli.pixels import captioned_grid
 from ratlip_cli.training.settings import TrainSettings, already_there
 from ratlip_cli.training.trainer import StepRecord
+
+_log = logging.getLogger(__name__)
 
 RUNS = Path("runs")  # Where runs without `--out` go, and where `--resume auto` looks.
 
@@ -79,15 +82,18 @@ class RunFolder:
             raise TrainingError(f"another ratlip trains in {self.path}; wait for it, or choose another --out.")
         for folder in (self.path, self.checkpoints, self.samples, self.model, self.best):
             remove_partials(folder)
+        for folder in (self.model, self.best):  # safetensors' own, which earlier versions of ratlip had beside the file
+            for path in folder.glob(".tmp??????"):
+                path.unlink(missing_ok=True)
         write_text(self.config, settings.to_toml())
         with writing(self.path):
             truncate_metrics(self.metrics, steps_done)
             self._log = self.metrics.open("a", encoding="utf-8", buffering=1)
-            self._tensorboard = SummaryWriter(str(self.path / "tensorboard"), purge_step=steps_done + 1)
+            self._tensorboard = self._curves(purge_step=steps_done + 1)
 
     def log(self, record: StepRecord, evaluation: Evaluation | None = None) -> None:
         """Append one record to metrics.jsonl, and now and then to TensorBoard; scores always to both."""
-        if self._log is None or self._tensorboard is None:
+        if self._log is None:
             raise RatlipError(f"{self.path} is not open.")
         scores = {name: score.value for name, score in evaluation.metrics.items()} if evaluation else {}
         values = record.line() | scores | ({"evaluation": evaluation.fingerprint} if evaluation else {})
@@ -95,8 +101,17 @@ class RunFolder:
             self._log.write(json.dumps(values) + "\n")
             shown = record.line() if record.step % TENSORBOARD_EVERY == 0 else {}
             for name, value in (shown | scores).items():
-                if name != "step" and value is not None:
+                if self._tensorboard is not None and name != "step" and value is not None:
                     self._tensorboard.add_scalar(name, value, record.step)
+
+    def _curves(self, purge_step: int) -> SummaryWriter | None:
+        try:
+            return SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step)
+        except UnicodeEncodeError:
+            _log.warning(
+                "TensorBoard needs names in UTF-8, which %s is not: the curves are in metrics.jsonl", self.path
+            )
+            return None
 
     def save_samples(self, rows: Sequence[tuple[str, Sequence[Image.Image]]], step: int, fingerprint: str) -> Path:
         """Write samples/step_N.png: a grid with a row for each prompt; its metadata names the model."""

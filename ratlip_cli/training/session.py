@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import time
@@ -14,7 +15,7 @@ import torch
 
 from ratlip_cli.data.dataset import CaptionedImages, training_batches
 from ratlip_cli.data.layout import read_split
-from ratlip_cli.errors import DataError, TrainingError
+from ratlip_cli.errors import Interrupted, TrainingError, one_line
 from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import whole_file
 from ratlip_cli.pixels import to_images
@@ -32,6 +33,8 @@ from ratlip_cli.weights.model_folder import (
     read_model_config,
     save_weights,
 )
+
+_log = logging.getLogger(__name__)
 
 PATIENCE = 10  # Number of steps in a row that may be not finite before training stops.
 
@@ -52,6 +55,8 @@ class TrainingSession:
     scores: dict[str, float] = field(default_factory=dict)  # What it last said, by metric.
 
     def __post_init__(self) -> None:
+        self._tried_to_save = -1
+        self._unlogged: StepRecord | None = None
         self.total_steps = self.settings.total_steps(len(self.dataset))
         self._prompts = sample_prompts(self.dataset)
         self._conditions = self.settings.family.encode(self.trainer.clip, self._prompts)
@@ -64,7 +69,8 @@ class TrainingSession:
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StepRecord]:
         """Train until the last step, `max_time`, or `should_stop`, asked before every step; yield a record a step.
 
-        The last step is always saved, also where the run ends with one of these errors.
+        The last whole step is always saved, whatever ends the run: one of these errors, any other, or a caller that
+        asks for no more records. Only Interrupted, which asks to stop at once, is obeyed without saving.
 
         Raises:
             TrainingError: ten steps in a row were not finite, or the GPU's memory is full.
@@ -83,7 +89,9 @@ class TrainingSession:
         try:
             while not self.finished and not is_over():
                 record = self.trainer.train_step(next(batches))
+                self._unlogged = record
                 evaluation = self._evaluate(is_over) if self._due(self.settings.eval_every) else None
+                self._unlogged = None
                 self.folder.log(record, evaluation)
                 if evaluation is not None:
                     self._keep_if_best(evaluation)
@@ -95,8 +103,9 @@ class TrainingSession:
                 if self.trainer.not_finite_in_a_row == PATIENCE:
                     raise TrainingError(self._diverged())
             self.save()
-        except (DataError, TrainingError):
-            self.save()
+        except BaseException as reason:
+            if not isinstance(reason, Interrupted):
+                self._save_in_spite_of(reason)
             raise
         finally:
             batches.close()
@@ -105,11 +114,24 @@ class TrainingSession:
     def save(self) -> None:
         """Write a checkpoint and the model folder's weights, unless this step is saved already."""
         if self.trainer.steps_done != self.saved_step:
+            self._tried_to_save = self.trainer.steps_done
             best = read_best(self.folder.best)
             spared = None if best is None else best.step
             save_checkpoint(self.folder.checkpoints, self.trainer, self.identity, self.settings.keep, spared)
             self.write_model()
             self.saved_step = self.trainer.steps_done
+
+    def _save_in_spite_of(self, reason: BaseException) -> None:
+        """Save the last whole step where the run ends for `reason`, which no further error is to hide."""
+        if not self.trainer.between_steps:
+            _log.warning("the last step ended half-way: what is saved is step %d", self.saved_step)
+        elif self._tried_to_save != self.trainer.steps_done:  # else `reason` is that it cannot be saved
+            try:
+                if self._unlogged is not None:
+                    self.folder.log(self._unlogged)
+                self.save()
+            except Exception as error:
+                _log.warning("step %d could not be saved: %s", self.trainer.steps_done, one_line(error))
 
     def write_model(self, folder: Path | None = None) -> None:
         """Put the newest EMA into a model folder; left out, the run's."""

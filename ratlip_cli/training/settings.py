@@ -10,8 +10,10 @@ import difflib
 import functools
 import logging
 import math
+import os
 import re
 import sys
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -254,7 +256,23 @@ def all_settings() -> dict[str, Setting]:
 
 def _toml(given: tuple[Setting, Value | None]) -> str:
     one, value = given
-    return "" if value is None else f"# {one.about.text}\n{tomli_w.dumps({one.name: value})}"
+    return "" if value is None else f"# {one.about.text}\n{tomli_w.dumps({one.name: _to_letters(value)})}"
+
+
+_BYTES = "file:"
+"""How a name begins whose bytes are no letters, which are all that TOML has: they follow as in an address, %E9."""
+
+
+def _to_letters(value: Value) -> Value:
+    if isinstance(value, str) and (value.startswith(_BYTES) or re.search("[\ud800-\udfff]", value)):
+        return _BYTES + urllib.parse.quote(os.fsencode(value))
+    return value
+
+
+def _from_letters(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(_BYTES):
+        return os.fsdecode(urllib.parse.unquote_to_bytes(value.removeprefix(_BYTES)))
+    return value
 
 
 def _nested(typed: Mapping[str, Value | None], model: Mapping[str, Value] | None = None) -> dict[str, Any]:
@@ -353,7 +371,7 @@ def read_settings(config: str | Path, own: bool = False) -> dict[str, Value]:
         table = tomllib.loads(decoded(path.read_bytes(), f"the settings file {path}"))
     except (OSError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"cannot read the settings in {path}: {error}.") from error
-    return checked(path, table, own)
+    return checked(path, {key: _from_letters(value) for key, value in table.items()}, own)
 
 
 def parse_duration(text: str) -> float:

@@ -94,22 +94,32 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.objective = settings.family.objective(settings, self.generator, self.discriminator, clip, self._autocast)
         self.not_finite_in_a_row = 0
+        self.between_steps = True
+        """Whether every step is applied whole or not at all: False inside of one, and where one ended half-way."""
         self._undo = _Undo(self.generator, self.discriminator, self.optimizer_d)
 
     def train_step(self, batch: Batch) -> StepRecord:
         """One step on a batch; it is applied whole or, where anything in it is not finite, not at all.
 
-        Raises TrainingError: the GPU's memory is full; the step is not applied.
+        Raises TrainingError: the GPU's memory is full. After this and any other error in its two halves the step is
+        not applied.
         """
         started = time.perf_counter()
+        self.between_steps = False
         self._undo.remember_statistics()
         try:
             values = self._both_halves(self._micro_batches(batch))
-        except torch.OutOfMemoryError as error:
+        except BaseException as error:
             self._undo.restore()
-            raise TrainingError(
-                "the GPU's memory is full; use a smaller --batch-size, or cut it into micro-batches with --grad-accum."
-            ) from error
+            self.optimizer_d.zero_grad()
+            self.optimizer_g.zero_grad()
+            self.between_steps = True
+            if isinstance(error, torch.OutOfMemoryError):
+                raise TrainingError(
+                    "the GPU's memory is full; use a smaller --batch-size, or cut it into micro-batches with "
+                    "--grad-accum."
+                ) from error
+            raise
         finite = all(map(math.isfinite, values.values()))
         if finite:
             self.optimizer_g.step()
@@ -119,6 +129,7 @@ class Trainer:
             self._undo.restore()
         self.optimizer_g.zero_grad()
         self._count(finite)
+        self.between_steps = True
         return self._record(values, skipped=not finite, seconds=time.perf_counter() - started)
 
     def _both_halves(self, batches: list[MicroBatch]) -> dict[str, float]:
@@ -270,8 +281,9 @@ class _Undo:
         self._is_first_update = False
 
     def _remember(self, tensors: list[Tensor]) -> None:
+        copies = [tensor.detach().clone() for tensor in tensors]
         self._tensors += tensors
-        self._copies += [tensor.detach().clone() for tensor in tensors]
+        self._copies += copies
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

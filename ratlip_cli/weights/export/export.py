@@ -171,7 +171,7 @@ def _save_archive(program: ExportedProgram, path: Path, _names: tuple[str, ...],
 def _run_onnx(path: Path, inputs: dict[str, Tensor]) -> Tensor:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     (output,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     return torch.from_numpy(output)
 

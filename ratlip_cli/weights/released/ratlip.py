@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from ratlip_cli.errors import UsageError, WeightsError
-from ratlip_cli.files import whole_file
 from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
-from ratlip_cli.tensor_files import load_pickled
+from ratlip_cli.tensor_files import load_pickled, save_pickled
 from ratlip_cli.weights.model_folder import DISCRIMINATOR_FILE, Model, load_discriminator
 from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
 
@@ -111,8 +110,7 @@ def write_released(model: Model, path: Path) -> None:
     trained = (model.folder / DISCRIMINATOR_FILE).is_file()
     discriminator = load_discriminator(model).state_dict() if trained else None
     nets = export_released(model.generator.state_dict(), discriminator, model.clip.visual.state_dict())
-    with whole_file(path) as partial:
-        torch.save({"model": nets}, partial)
+    save_pickled(path, {"model": nets})
 
 
 def import_released(nets: Mapping[str, Mapping[str, Tensor]], ema: bool = True) -> ReleasedCheckpoint:

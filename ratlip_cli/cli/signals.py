@@ -1,0 +1,81 @@
+"""The signals that ask to stop: SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import Any
+
+from ratlip_cli.errors import Interrupted
+
+_SAYS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "the terminal was closed"}
+
+
+def stopping() -> list[signal.Signals]:
+    """The signals that ask to stop on this system; SIGHUP is not among them where `nohup` has it ignored."""
+    known = [signal.Signals[name] for name in _SAYS if name in signal.Signals.__members__]
+    return [one for one in known if one.name != "SIGHUP" or signal.getsignal(one) is not signal.SIG_IGN]
+
+
+@contextlib.contextmanager
+def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let `handler` have the signals `numbers`, whatever had them before."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+@contextlib.contextmanager
+def raising() -> Iterator[None]:
+    """Let the signals that ask to stop raise Interrupted, but for those that are ignored."""
+    hook, sys.unraisablehook = sys.unraisablehook, _again
+    try:
+        with handled([one for one in stopping() if signal.getsignal(one) is not signal.SIG_IGN], stop):
+            yield
+    finally:
+        sys.unraisablehook = hook
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """Raise Interrupted; while a module is imported, end the process.
+
+    What imports a module may go on without it where that fails, and would take the interruption for the reason.
+    """
+    message = f"{_SAYS[signal.Signals(number).name]}."
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            say(f"error: {message}")
+            os._exit(128 + number)
+        frame = frame.f_back
+    raise Interrupted(message, number)
+
+
+@contextlib.contextmanager
+def keeping(what: str) -> Iterator[None]:
+    """Add to Interrupted, where it is raised inside, the sentence `what` about the work that is kept."""
+    try:
+        yield
+    except Interrupted as error:
+        raise Interrupted(f"{error} {what}", error.exit_code - 128) from None
+
+
+def say(line: str) -> None:
+    """Write a line to stderr from a signal handler, where print is not safe."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode())
+
+
+def _again(missed: Any) -> None:
+    """Send the signal once more where Python had to drop its exception, as it does in destructors and callbacks."""
+    if isinstance(missed.exc_value, Interrupted):
+        threading.Timer(0.05, os.kill, (os.getpid(), missed.exc_value.exit_code - 128)).start()
+    else:
+        sys.__unraisablehook__(missed)
