@@ -28,7 +28,7 @@ from ratlip_cli.cli import console, signals, streams
 from ratlip_cli.cli.app import main
 from ratlip_cli.data.archives import check_archive
 from ratlip_cli.data.images import read_image
-from ratlip_cli.data.writer import _is_whole
+from ratlip_cli.data.writer import _stored_before
 from ratlip_cli.errors import Interrupted, RatlipError
 from ratlip_cli.evaluation.feature_file import feature_writer
 from ratlip_cli.files import whole_file, whole_folder, write_text
@@ -225,7 +225,7 @@ def test_a_signal_that_python_had_to_drop_comes_again() -> None:
     ("patched", "work"),
     [
         ("PIL.Image.open", read_image),
-        ("PIL.Image.open", _is_whole),
+        ("PIL.Image.open", _stored_before),
         ("zipfile.ZipFile.__init__", check_archive),
         ("tarfile.TarInfo.frombuf", check_archive),
         ("torch.load", load_pickled),
