@@ -72,11 +72,13 @@ def stem(name: str) -> str:
     return name[: len(name) - len(ending)]
 
 
-def members(place: Path, wanted: re.Pattern[str]) -> Iterator[Member | Problem]:
+def members(
+    place: Path, wanted: re.Pattern[str], unread: re.Pattern[str] | None = None
+) -> Iterator[Member | Problem]:
     """Yield the files whose paths, with "/", in `place` the pattern `wanted` finds; a Problem for each that is refused.
 
     `place` is an archive (:data:`SUFFIXES`), a folder, which is searched whole and in order, or any other file, which
-    stands for itself.
+    stands for itself. Of a .tar, what `unread` finds comes too, with no content.
 
     Raises ArchiveError, after the members before, where the archive is damaged or cut short.
     """
@@ -84,7 +86,7 @@ def members(place: Path, wanted: re.Pattern[str]) -> Iterator[Member | Problem]:
         yield from _in_folder(place, wanted)
     elif is_archive(place):
         try:
-            yield from _in_archive(place, wanted)
+            yield from _in_archive(place, wanted, unread)
         except ArchiveError as error:
             raise ArchiveError(f"{place}: {error}. Remove it and get it again.") from error
     elif wanted.search(place.name):
@@ -144,7 +146,9 @@ def _in_folder(folder: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
                 yield Member(path, here / name)
 
 
-def _in_archive(file: Path, wanted: re.Pattern[str]) -> Iterator[Member | Problem]:
+def _in_archive(
+    file: Path, wanted: re.Pattern[str], unread: re.Pattern[str] | None = None
+) -> Iterator[Member | Problem]:
     magic = _magic(file)
     limit = max(ALWAYS_ALLOWED, LARGEST_RATIO * file.stat().st_size)
     try:
@@ -153,7 +157,7 @@ def _in_archive(file: Path, wanted: re.Pattern[str]) -> Iterator[Member | Proble
                 yield from _in_zip(archive, wanted, limit)
         else:
             with gzip.open(file, "rb") if magic == b"\x1f\x8b" else file.open("rb") as unpacked:
-                yield from _in_tar(cast(IO[bytes], unpacked), wanted, limit)
+                yield from _in_tar(cast(IO[bytes], unpacked), wanted, limit, unread)
     except ArchiveError:
         raise
     except Exception as error:  # Damaged archives are met with exceptions of every kind.
@@ -235,7 +239,9 @@ class OpenZip(contextlib.AbstractContextManager["OpenZip"]):
         return _read(self._archive, self.names[name])
 
 
-def _in_tar(unpacked: IO[bytes], wanted: re.Pattern[str], limit: int) -> Iterator[Member | Problem]:
+def _in_tar(
+    unpacked: IO[bytes], wanted: re.Pattern[str], limit: int, unread: re.Pattern[str] | None = None
+) -> Iterator[Member | Problem]:
     damaged, ended = 0, False
 
     class Header(tarfile.TarInfo):
@@ -303,6 +309,8 @@ def _in_tar(unpacked: IO[bytes], wanted: re.Pattern[str], limit: int) -> Iterato
             raise error
         elif is_wanted:
             yield Problem(name, refusal or _LINK) if content is None else Member(name, content)
+        elif unread is not None and refusal is None and unread.search(name) and not _is_clutter(name):
+            yield Member(name, b"")
     if not ended:
         raise ArchiveError("cut short: it has no end")
 

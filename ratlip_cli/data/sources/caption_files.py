@@ -27,6 +27,9 @@ class CaptionFiles:
         files = list(names)
         self._texts = {name for name in files if name.lower().endswith(SUFFIXES)}
         self._elsewhere = self._matched(files)
+        self._used = set(self._elsewhere.values())
+        images = {name for name in files if posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES}
+        self._stems = images | {posixpath.splitext(name)[0] for name in images}
 
     def beside(self, image: str) -> str | None:
         """Return the text file beside `image`, if there is one."""
@@ -36,6 +39,14 @@ class CaptionFiles:
     def of(self, image: str) -> str | None:
         """Return the text file that belongs to `image`, if there is one."""
         return self.beside(image) or self._elsewhere.get(image)
+
+    def belongs(self, text: str) -> bool:
+        """Whether `text` lies in a folder of captions, for an image elsewhere."""
+        return text in self._used
+
+    def is_beside_image(self, file: str) -> bool:
+        """Whether `file` has the name of an image beside it, but for its ending."""
+        return posixpath.splitext(file)[0] in self._stems
 
     def _matched(self, files: list[str]) -> dict[str, str]:
         """The text files in folders of their own, by their images: the best match of each, if it is the only one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -35,13 +36,16 @@ class Folder:
         opened, inner = self._inside(name)
         return self.root / name if opened is None else opened.read(inner)
 
-    def relative(self, name: str) -> str:
-        """Return `name`, from the root of the disk where it lies in this folder, as a path in this folder."""
-        if is_absolute(name):
-            for root in (self.root.absolute(), self.root.resolve()):
-                if name.startswith(f"{root.as_posix().rstrip('/')}/"):
-                    return name[len(root.as_posix().rstrip("/")) + 1 :]
-        return name
+    def relative(self, found: Iterable[Row | Problem], base: str) -> Iterator[Row | Problem]:
+        """Yield rows, in which names from the root of the disk that lead into this folder begin at `base` instead."""
+        roots = [f"{root.as_posix().rstrip('/')}/" for root in (self.root.absolute(), self.root.resolve())]
+        for row in found:
+            root = None if isinstance(row, Problem) else next((r for r in roots if row.file_name.startswith(r)), None)
+            if isinstance(row, Problem) or root is None:
+                yield row
+            else:
+                inner = posixpath.normpath(row.file_name[len(root) :])
+                yield row._replace(file_name=posixpath.relpath(inner, base) if base else inner)
 
     def zip_of(self, name: str) -> Path | None:
         """Return the .zip file that holds `name`, if one does."""
@@ -130,6 +134,20 @@ def merged(
             yield Problem(name, str(place))
         else:
             by_file[place] = _with_captions(by_file.get(place), row)
+    yield from by_file.items()
+
+
+def of_tables(
+    tables: Iterable[tuple[Iterable[Row | Problem], str]], files: ImageFiles, anywhere: bool = False
+) -> Iterator[tuple[str, Row] | Row | Problem]:
+    """`merged` for the rows of several tables, each with the folder at which its names begin."""
+    by_file: dict[str, Row] = {}
+    for found, base in tables:
+        for item in merged(found, files, base, anywhere):
+            if isinstance(item, (Row, Problem)):
+                yield item
+            else:
+                by_file[item[0]] = _with_captions(by_file.get(item[0]), item[1])
     yield from by_file.items()
 
 
