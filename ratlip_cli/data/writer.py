@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TextIO
 
 from PIL import Image
@@ -86,7 +86,10 @@ def write_dataset(
             if problem is not None:
                 if strict:
                     raise _refusal(problem)
-                left_out.append(Problem(problem.name.encode("utf-8", "backslashreplace").decode(), problem.reason))
+                name, reason = (
+                    text.encode("utf-8", "backslashreplace").decode() for text in (problem.name, problem.reason)
+                )
+                left_out.append(Problem(name, reason))
             elif isinstance(task, _Task):
                 split = task.record.split
                 if split not in metadata:
@@ -95,17 +98,34 @@ def write_dataset(
                 metadata[split].write(task.row)
                 counts[split] = counts.get(split, 0) + 1
             progress("prepare", sum(counts.values()) + len(left_out), total, "images")
-    left_out.sort(key=lambda problem: (problem.name, problem.reason))
     if not counts:
         shutil.rmtree(staging, ignore_errors=True)
-        hint = "See `ratlip prepare --help` for what it needs."
-        if left_out:
-            hint = f"The first of {len(left_out)} left out: {left_out[0].name}: {left_out[0].reason}."
-        raise DataError(f"{info.source} has no image with a caption that can be used. {hint}")
+        raise DataError(
+            f"{info.source} has no image with a caption that can be used. {_causes(left_out)}"
+            "See `ratlip prepare --help` for the layouts and options that there are."
+        )
+    left_out.sort(key=lambda problem: (problem.name, problem.reason))
     info = replace(info, counts=counts, left_out=tuple(left_out))
     write_text(staging / INFO, json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n")
     _move(staging, out)
     return info
+
+
+def _causes(left_out: list[Problem]) -> str:
+    """Why everything was left out, by kind and counted: in the order met, in which causes come before consequences."""
+    kinds: dict[str, list[Problem]] = {}
+    for problem in left_out:
+        kinds.setdefault(problem.reason.replace(PurePath(problem.name).stem, "*"), []).append(problem)
+    told = []
+    for same in list(kinds.values())[:_CAUSES]:
+        names = list(dict.fromkeys(problem.name for problem in same))
+        more = f" ({len(same)} times)" if len(names) == 1 < len(same) else f" and {len(same) - 1} more" * (len(same) > 1)
+        told.append(f"{names[0]}{more}: {same[0].reason.rstrip('.')}. ")
+    return f"{len(left_out)} left out: {''.join(told)}" if told else ""
+
+
+_CAUSES = 3
+"""Kinds of reasons that are told where nothing can be used."""
 
 
 def existing(out: Path, source: str) -> DatasetInfo | None:
@@ -116,7 +136,10 @@ def existing(out: Path, source: str) -> DatasetInfo | None:
         raise DataError(f"{out} exists and is not a prepared dataset. Choose another name or --data-dir.")
     info = read_dataset(out)
     if info.source != source:
-        raise DataError(f"{out} holds another dataset, from {info.source}. Choose another name or --data-dir.")
+        raise DataError(
+            f"{out} holds another dataset, from {info.source}. Choose another name or --data-dir, or give --dataset "
+            f"{out} to use it as it is."
+        )
     return info
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,10 +31,16 @@ _WORDS = re.compile(rb'"(?:captions?|sentences|text)"|^\s*\{\s*"[^"]+\.\w{3,4}"\
 
 def is_captions(file: Member) -> bool:
     """Whether the JSON `file` is, by its beginning and its words, one of captions; COCO's boxes are not."""
+    if isinstance(file.content, bytes):
+        return _is_captions(file.content)
     try:
-        content = file.read()
-    except DataError:
+        with file.content.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            return _is_captions(mapped)
+    except (OSError, ValueError):  # It cannot be read, or is empty.
         return False
+
+
+def _is_captions(content: bytes | mmap.mmap) -> bool:
     return bool(_BEGINNING.match(content)) and _WORDS.search(content) is not None
 
 
@@ -44,7 +51,10 @@ def rows(file: Member, caption_column: str | None = None) -> Iterator[Row | Prob
     """
     name = file.name.rsplit("/", 1)[-1]
     try:
-        value = tables.json_value(decoded(file.read(), name))
+        content = file.content if isinstance(file.content, bytes) else file.content.read_bytes()
+        value = tables.json_value(decoded(content, name))
+    except OSError as error:
+        raise DataError(f"cannot read {file.content!r}: {error.strerror}") from error
     except ValueError as error:
         yield Problem(name, str(error))
         return

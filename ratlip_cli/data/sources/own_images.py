@@ -111,23 +111,18 @@ def fingerprint(path: Path, options: Options | None = None) -> str:
     return digest.hexdigest()
 
 
-_ENDS = 4096
-"""Bytes at the beginning and at the end of a file that tell it from others of its size."""
-
-
 def content(path: Path, options: Options | None = None) -> str:
-    """Return 64 hex digits of the names, the sizes and the ends of all files of `path`: the same after it was moved."""
+    """Return 64 hex digits of the names and bytes of all files of `path`: the same after it was moved or copied."""
     digest = hashlib.sha256()
     for file, name in _all_files(path, options or Options()):
+        of_file = hashlib.blake2b(digest_size=32)
         try:
             with file.open("rb") as opened:
-                size = file.stat().st_size
-                ends = opened.read(_ENDS)
-                opened.seek(max(0, size - _ENDS))
-                ends += opened.read(_ENDS)
+                while block := opened.read(2**20):
+                    of_file.update(block)
         except OSError as error:
-            raise DataError(f"cannot read {file}: {error.strerror}") from error
-        digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape") + hashlib.sha256(ends).digest())
+            of_file.update(str(error.strerror).encode())  # It is told where its image is read.
+        digest.update(f"{name}\0".encode("utf-8", "surrogateescape") + of_file.digest())
     return digest.hexdigest()
 
 
