@@ -90,8 +90,15 @@ def _made_from(path: Path, data_dir: Path) -> Path | None:
 
 def own_folder(path: Path, data_dir: Path) -> Path:
     """Return where your own images are prepared: under their own name, unless they lie there themselves."""
-    out = data_dir / own_images.name(path)
+    name = own_images.name(path)
+    if not (data_dir / name / INFO).is_file():
+        name = name.translate(_NO_PATTERN)
+    out = data_dir / name
     return out.with_name(f"{out.name}-prepared") if out.resolve() == path.resolve() else out
+
+
+_NO_PATTERN = str.maketrans("[]:", "()_")
+"""What the `datasets` library would take, in the name of a folder, for a pattern or a chain of addresses."""
 
 
 _Material: TypeAlias = tuple[Mapping[str, str], int | None, Iterable[Record | Problem]]
@@ -128,7 +135,16 @@ def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
             return Prepared(out, before, before)
         checksums, total, records = source.material(progress, before)
         info = replace(source.info, checksums=checksums)
-        info = write_dataset(out, records, info, total=total, workers=workers, strict=request.strict, progress=progress)
+        info = write_dataset(
+            out,
+            records,
+            info,
+            total=total,
+            workers=workers,
+            strict=request.strict,
+            one_type=source.path is not None,
+            progress=progress,
+        )
         return Prepared(out, info, before)
 
 

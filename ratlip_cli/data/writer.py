@@ -14,6 +14,7 @@ from typing import TextIO
 
 from PIL import Image
 
+from ratlip_cli.data.columns import Columns
 from ratlip_cli.data.images import ImageError, read_image, stored_image, upright_rgb
 from ratlip_cli.data.layout import (
     INFO,
@@ -45,6 +46,7 @@ def write_dataset(
     total: int | None = None,
     workers: int = 1,
     strict: bool = False,
+    one_type: bool = False,
     progress: Progress = silent,
 ) -> DatasetInfo:
     """Write `records` as the dataset `out`, which appears whole or not at all.
@@ -60,6 +62,7 @@ def write_dataset(
     Args:
         records: what is to be written; read once, and closed where it is a generator.
         info: describes the dataset; its `counts` and `left_out` are not looked at.
+        one_type: make each further column one of one type (see :mod:`ratlip_cli.data.columns`).
         total: number of records, for `progress`; None where it is not known.
         progress: called with the number of records written or left out so far.
 
@@ -78,6 +81,7 @@ def write_dataset(
     counts: dict[str, int] = {}
     left_out: list[Problem] = []
     metadata: dict[str, TextIO] = {}
+    columns = Columns()
     with contextlib.ExitStack() as files, contextlib.ExitStack() as work:
         if isinstance(records, Generator):
             work.callback(records.close)
@@ -96,6 +100,7 @@ def write_dataset(
                     file = files.enter_context(whole_file(staging / split / METADATA))
                     metadata[split] = files.enter_context(file.open("w", encoding="utf-8", newline="\n"))
                 metadata[split].write(task.row)
+                columns.note(split, task.record.extra)
                 counts[split] = counts.get(split, 0) + 1
             progress("prepare", sum(counts.values()) + len(left_out), total, "images")
     if not counts:
@@ -105,6 +110,8 @@ def write_dataset(
             "See `ratlip prepare --help` for the layouts and options that there are."
         )
     left_out.sort(key=lambda problem: (problem.name, problem.reason))
+    if one_type:
+        columns.settle(staging)
     info = replace(info, counts=counts, left_out=tuple(left_out))
     write_text(staging / INFO, json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n")
     _move(staging, out)

@@ -279,6 +279,7 @@ def _in_table(table: Path, folder: Path, options: Options) -> Iterator[Record | 
         place = _place(folder, options, closing)
         for item in _merged(table, place, "" if base == "." else base, options):
             if isinstance(item, Problem):
+                named.add(table.parent / item.name)
                 yield item
             elif isinstance(item, tables.Row):
                 yield _record(table.parent / item.file_name, folder, options, item)
