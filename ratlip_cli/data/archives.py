@@ -72,9 +72,7 @@ def stem(name: str) -> str:
     return name[: len(name) - len(ending)]
 
 
-def members(
-    place: Path, wanted: re.Pattern[str], unread: re.Pattern[str] | None = None
-) -> Iterator[Member | Problem]:
+def members(place: Path, wanted: re.Pattern[str], unread: re.Pattern[str] | None = None) -> Iterator[Member | Problem]:
     """Yield the files whose paths, with "/", in `place` the pattern `wanted` finds; a Problem for each that is refused.
 
     `place` is an archive (:data:`SUFFIXES`), a folder, which is searched whole and in order, or any other file, which
@@ -346,7 +344,9 @@ def _header_in(opened: IO[bytes] | _Bounded, start: int, end: int) -> int | None
     opened.seek(start)
     while start < end and (blocks := opened.read(min(2**20, end - start))):
         for offset in range(0, len(blocks), tarfile.BLOCKSIZE):
-            if blocks[offset + 257 : offset + 262] == b"ustar" and _is_header(blocks[offset : offset + tarfile.BLOCKSIZE]):
+            if blocks[offset + 257 : offset + 262] == b"ustar" and _is_header(
+                blocks[offset : offset + tarfile.BLOCKSIZE]
+            ):
                 return start + offset
         start += len(blocks)
     return None

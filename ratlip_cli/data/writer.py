@@ -126,7 +126,9 @@ def _causes(left_out: list[Problem]) -> str:
     told = []
     for same in list(kinds.values())[:_CAUSES]:
         names = list(dict.fromkeys(problem.name for problem in same))
-        more = f" ({len(same)} times)" if len(names) == 1 < len(same) else f" and {len(same) - 1} more" * (len(same) > 1)
+        more = (
+            f" ({len(same)} times)" if len(names) == 1 < len(same) else f" and {len(same) - 1} more" * (len(same) > 1)
+        )
         told.append(f"{names[0]}{more}: {same[0].reason.rstrip('.')}. ")
     return f"{len(left_out)} left out: {''.join(told)}" if told else ""
 

@@ -1,8 +1,8 @@
 """Text files of captions: beside an image, or in a folder of their own that has the same folders in it.
 
-    x.jpg  with  x.txt, x.caption, x.jpg.txt or x.jpg.caption
-    images/001.red/x.jpg  with  text/001.red/x.txt
-    x.jpg  with  captions/x.txt
+x.jpg  with  x.txt, x.caption, x.jpg.txt or x.jpg.caption
+images/001.red/x.jpg  with  text/001.red/x.txt
+x.jpg  with  captions/x.txt
 """
 
 from __future__ import annotations

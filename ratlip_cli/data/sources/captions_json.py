@@ -1,9 +1,9 @@
 """Captions in one JSON file: COCO's captions_*.json, Karpathy's dataset_*.json, a list of rows, names with captions.
 
-    {"images": [{"id": 1, "file_name": "x.jpg"}], "annotations": [{"image_id": 1, "caption": "..."}]}
-    {"images": [{"filename": "x.jpg", "sentences": [{"raw": "..."}]}]}
-    [{"image": "x.jpg", "caption": "..."}]
-    {"x.jpg": ["...", "..."]}
+{"images": [{"id": 1, "file_name": "x.jpg"}], "annotations": [{"image_id": 1, "caption": "..."}]}
+{"images": [{"filename": "x.jpg", "sentences": [{"raw": "..."}]}]}
+[{"image": "x.jpg", "caption": "..."}]
+{"x.jpg": ["...", "..."]}
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def rows(file: Member, caption_column: str | None = None) -> Iterator[Row | Prob
         content = file.content if isinstance(file.content, bytes) else file.content.read_bytes()
         value = tables.json_value(decoded(content, name))
     except OSError as error:
-        raise DataError(f"cannot read {file.content!r}: {error.strerror}") from error
+        raise DataError(f"cannot read {file.name}: {error.strerror}") from error
     except ValueError as error:
         yield Problem(name, str(error))
         return
@@ -93,7 +93,9 @@ def _coco(images: list[Any], annotations: list[Any], name: str) -> Iterator[Row 
             continue
         found = captions.pop(image["id"], None)
         if found is None:
-            yield Problem(str(image.get("file_name", image["id"])), f"it has no caption: no annotation of {name} is of it")
+            yield Problem(
+                str(image.get("file_name", image["id"])), f"it has no caption: no annotation of {name} is of it"
+            )
         else:
             yield tables.row_of({"file_name": image.get("file_name"), "captions": found}, name, None)
     for number in captions:

@@ -6,9 +6,10 @@ import difflib
 import posixpath
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 
 from ratlip_cli.data.images import SUFFIXES
+from ratlip_cli.data.layout import LONGEST_NAME
 
 _HINTS = 20
 """Names that are not there for which the nearest is looked for: it takes long, and nobody reads more."""
@@ -39,17 +40,18 @@ class ImageFiles:
         for name in (wanted, wanted.replace("\\", "/"), wanted.strip()):
             path = posixpath.normpath(posixpath.join(base, name))
             if path.split("/")[0] == ".." or is_absolute(wanted):
-                raise ValueError("it lies outside its folder; --image-root says where the names begin")
+                raise ValueError("it lies outside its folder: --image-root says where names begin")
             if self._exists(path):
                 return path
         if not re.search(r"[^./\\\s]", wanted):
             raise ValueError("it is the name of a folder, not of an image")
         return None
 
-    def similar(self, wanted: str, base: str = "", taken: Iterable[str] = ()) -> str:
+    def similar(self, wanted: str, base: str = "", taken: Set[str] = frozenset()) -> str | None:
         """Return the one file that `wanted` means, spelled in another way, in another folder or without its ending.
 
-        None of `taken` is meant. Raises ValueError where there is none, with the nearest name, or several.
+        None of `taken` is meant. Raises ValueError where several may be, or with the nearest name; None where no name
+        is near.
         """
         if not self._listed:
             self._list()
@@ -63,12 +65,16 @@ class ImageFiles:
             found = inside or near
             longest = max((_common(_plain(name), relative) for name in found), default=0)
             found = [name for name in found if _common(_plain(name), relative) == longest]
-        left = [name for name in found if name not in set(taken)]
+        left = [name for name in found if name not in taken]
         if len(left) == 1:
             return left[0]
         if left:
             raise ValueError(f"{len(left)} files are called so: {', '.join(left[:3])}; give the path of one")
-        raise ValueError(f"the image does not exist{self._nearest(last)}")
+        nearest = self._nearest(last, taken)
+        if nearest is not None or not wanted.isprintable() or len(wanted) > LONGEST_NAME:
+            hint = "" if nearest is None else f"; the nearest name is {nearest}"
+            raise ValueError(f"the image does not exist{hint}")
+        return None
 
     def _list(self) -> None:
         for name in self._names():
@@ -81,12 +87,13 @@ class ImageFiles:
                 self._by_name.setdefault(stem.rsplit("/", 1)[-1], []).append(name)
         self._listed = True
 
-    def _nearest(self, last: str) -> str:
+    def _nearest(self, last: str, apart: Set[str]) -> str | None:
         self._hints -= 1
         if self._hints < 0:
-            return ""
-        near = difflib.get_close_matches(last, self._by_name, n=1)
-        return f"; the nearest name is {self._by_name[near[0]][0]}" if near else ""
+            return None
+        images = {key.rsplit("/", 1)[-1]: names[0] for key, names in self._by_stem.items() if names[0] not in apart}
+        near = difflib.get_close_matches(posixpath.splitext(last)[0], images, n=1)
+        return images[near[0]] if near else None
 
 
 def is_absolute(name: str) -> bool:
@@ -116,4 +123,6 @@ def _one_ends_the_other(name: str, base: str, path: str, relative: str) -> bool:
 def _common(name: str, wanted: str) -> int:
     """How many parts at their ends two paths have in common."""
     pairs = zip(reversed(name.split("/")[:-1]), reversed(wanted.split("/")[:-1]), strict=False)
-    return next((count for count, (one, other) in enumerate(pairs) if one != other), min(name.count("/"), wanted.count("/")))
+    return next(
+        (count for count, (one, other) in enumerate(pairs) if one != other), min(name.count("/"), wanted.count("/"))
+    )

@@ -93,8 +93,8 @@ def is_table(file: Member, caption_column: str | None = None) -> bool:
 
 def rows(table: Member, caption_column: str | None) -> Iterator[Row | Problem]:
     """Yield the rows of a table of any kind; raises DataError where it cannot be read."""
-    if table.name.lower().endswith(parquet.SUFFIXES):
-        return parquet.rows(table.content, table.name, caption_column)
+    if isinstance(table.content, Path) and table.name.lower().endswith(parquet.SUFFIXES):
+        return parquet.rows(table.content, caption_column)
     if table.name.lower().endswith(captions_json.SUFFIXES) and not tables.is_caption_table(table, caption_column):
         return captions_json.rows(table, caption_column)
     return tables.rows(table, caption_column)
@@ -105,6 +105,7 @@ def merged(
 ) -> Iterator[tuple[str, Row] | Row | Problem]:
     """Yield the images that rows name, with the captions of all their rows: the file of each, and its row.
 
+    A file of which there is nothing near comes as well: who reads it says that it does not exist.
     Rows that hold their image come as they are. Names begin at the folder `base`; with `anywhere`, names that begin
     at a root are looked for by their ends.
     """
@@ -126,10 +127,12 @@ def merged(
     taken = {place for place in places.values() if isinstance(place, str)}
     by_file: dict[str, Row] = {}
     for name, row in by_name.items():
-        try:
-            place = places[name] if name in places else files.similar(_from_root(name), base, taken)
-        except ValueError as error:
-            place = error
+        place = places.get(name)
+        if place is None:
+            try:
+                place = files.similar(_from_root(name), base, taken) or posixpath.normpath(posixpath.join(base, name))
+            except ValueError as error:
+                place = error
         if isinstance(place, ValueError):
             yield Problem(name, str(place))
         else:

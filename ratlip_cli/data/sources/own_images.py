@@ -194,9 +194,7 @@ def _root(path: Path, options: Options) -> Path:
     return path.parent if path.is_file() else path
 
 
-def _other_tables(
-    path: Path, files: list[Path], texts: CaptionFiles, options: Options
-) -> Iterator[archives.Member]:
+def _other_tables(path: Path, files: list[Path], texts: CaptionFiles, options: Options) -> Iterator[archives.Member]:
     """Yield the tables of captions below `path` that are called otherwise than metadata.*, by what is in them."""
     covered = {file.parent for file in files if file.name in named_images.METADATA}
     for file in files:
@@ -305,7 +303,9 @@ def _from_row(found: tuple[str, tables.Row], place: named_images.Folder, options
         image = place.content(name)
     except archives.ArchiveError as error:
         return Problem(name, str(error))
-    return _record(place.root / name, place.root, options, row if isinstance(image, Path) else row._replace(image=image))
+    return _record(
+        place.root / name, place.root, options, row if isinstance(image, Path) else row._replace(image=image)
+    )
 
 
 def _named(table: Path, options: Options) -> list[Path]:
@@ -316,9 +316,7 @@ def _named(table: Path, options: Options) -> list[Path]:
         return list(dict.fromkeys(place.zip_of(name) or place.root / name for name in found))
 
 
-def _in_zip(
-    file: Path, folder: Path, options: Options, named: set[Path] | None = None
-) -> Iterator[Record | Problem]:
+def _in_zip(file: Path, folder: Path, options: Options, named: set[Path] | None = None) -> Iterator[Record | Problem]:
     """The images of a .zip, under the name of the .zip unless `folder` is that itself."""
     inside = _stem(file)
     apart = {place.relative_to(inside).as_posix() for place in named or () if place.is_relative_to(inside)}

@@ -46,16 +46,17 @@ def rows(file: Path, caption_column: str | None = None) -> Iterator[Row | Proble
 
 
 def _row(cells: dict[str, Any], number: str, table: str, caption_column: str | None) -> Row | Problem:
-    image: bytes | None = None
+    image, file_name = None, None
     for column, value in cells.items():
         content = value.get("bytes") if isinstance(value, Mapping) else value
         if isinstance(content, bytes):
             image = content
             name = value.get("path") if isinstance(value, Mapping) else None
             stem = PurePosixPath(name.replace("\\", "/")).stem if isinstance(name, str) else ""
-            cells = {"file_name": stem or number} | {key: cell for key, cell in cells.items() if key != column}
+            file_name = f"{stem or number}"
+            cells = {key: cell for key, cell in cells.items() if key != column}
             break
-    row = tables.row_of({key: _as_json(cell) for key, cell in cells.items()}, table, caption_column)
+    row = tables.row_of({key: _as_json(cell) for key, cell in cells.items()}, table, caption_column, file_name)
     return row._replace(image=image) if isinstance(row, Row) else row
 
 

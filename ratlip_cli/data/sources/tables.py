@@ -85,13 +85,15 @@ def is_caption_table(file: Member, caption_column: str | None = None) -> bool:
     return layout is not None and layout.is_sure
 
 
-def row_of(cells: Mapping[str, Any], table: str, caption_column: str | None) -> Row | Problem:
-    """Return the row of a table, called `table` in reports, whose cells are `cells`."""
-    column = file_column(cells)
-    if column is None:
+def row_of(
+    cells: Mapping[str, Any], table: str, caption_column: str | None, file_name: str | None = None
+) -> Row | Problem:
+    """Return the row of a table, called `table` in reports, whose cells are `cells`, and name its image if need be."""
+    column = file_column(cells) if file_name is None else None
+    if column is None and file_name is None:
         names = ", ".join(repr(str(name)) for name in cells)[:200]
         return Problem(table, f"a row has no file_name: its columns are {names}. Name one of them file_name")
-    file_name = _CAPTION_NUMBER.sub(r"\1", cells[column])
+    file_name = _CAPTION_NUMBER.sub(r"\1", cells[column]) if column is not None else str(file_name)
     try:
         captions, further = caption_cells(cells, caption_column)
         further = _encodable({key: value for key, value in further.items() if key != column})
@@ -171,7 +173,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _encodable(further: dict[str, Json]) -> Mapping[str, Json]:
-    """`further` with a question mark for each character that UTF-8 cannot hold; raises ValueError for what is no JSON."""
+    """`further` with a question mark for what UTF-8 cannot hold; raises ValueError for what is no JSON."""
     try:
         text = json.dumps(further, ensure_ascii=False, allow_nan=False)
         text.encode()
@@ -190,7 +192,7 @@ def _opened(file: Member) -> IO[bytes]:
     try:
         return io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content.open("rb")
     except OSError as error:
-        raise DataError(f"cannot read {file.content}: {error.strerror}") from error
+        raise DataError(f"cannot read {file.name}: {error.strerror}") from error
 
 
 def _decoded_head(opened: IO[bytes]) -> str:
@@ -213,7 +215,7 @@ def _cells(file: Member, caption_column: str | None) -> Iterator[Mapping[str, An
             lines = io.TextIOWrapper(opened, encoding, errors=errors, newline="\n" if is_jsonl else "")
             yield from _jsonl_rows(name, lines) if is_jsonl else _csv_rows(name, lines, _layout(head, caption_column))
     except OSError as error:
-        raise DataError(f"cannot read {file.content!r}: {error.strerror}") from error
+        raise DataError(f"cannot read {file.name}: {error.strerror}") from error
 
 
 def _jsonl_rows(name: str, lines: Iterable[str]) -> Iterator[dict[str, Any] | Problem]:
@@ -239,7 +241,9 @@ def _layout(head: str, caption_column: str | None) -> _Layout | None:
     """Tell the layout of a table from its first lines; None where it has none."""
     samples = {}
     for delimiter in DELIMITERS:
-        found = [cells for _, cells in _records(head.splitlines(keepends=True)[:50], delimiter) if isinstance(cells, list)]
+        found = [
+            cells for _, cells in _records(head.splitlines(keepends=True)[:50], delimiter) if isinstance(cells, list)
+        ]
         if found:
             samples[delimiter] = found
     headers = {delimiter: [cell.strip() for cell in sample[0]] for delimiter, sample in samples.items()}

@@ -79,7 +79,9 @@ def _assigned(shard: Path, asked: str | None) -> tuple[dict[str, _Texts], list[P
         elif _IMAGES.search(member.name):
             names[member.name] = None
         elif member.name in texts:
-            problems.append(Problem(member.name, f"two texts of the shard are called {member.name}; the first is taken"))
+            problems.append(
+                Problem(member.name, f"two texts of the shard are called {member.name}; the first is taken")
+            )
         else:
             texts[member.name] = member
     stems: dict[str, list[Member]] = {}
@@ -136,6 +138,6 @@ def _sample(image: Member, texts: _Texts) -> Row | Problem:
         cells = json_object(decoded(texts.columns.read(), texts.columns.name.rsplit("/", 1)[-1]))
     except ValueError as error:
         return Problem(image.name, str(error))
-    cells = {key: cell for key, cell in cells.items() if key not in {"file_name", "image"}} | {"file_name": image.name}
-    row = row_of(cells, texts.columns.name, texts.asked)
-    return row._replace(file_name=image.name, image=image.content) if isinstance(row, Row) else row
+    cells = {key: cell for key, cell in cells.items() if key not in {"file_name", "image"}}
+    row = row_of(cells, texts.columns.name, texts.asked, image.name)
+    return row._replace(image=image.content) if isinstance(row, Row) else row
