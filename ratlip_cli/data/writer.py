@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -107,7 +108,7 @@ def write_dataset(
         shutil.rmtree(staging, ignore_errors=True)
         raise DataError(
             f"{info.source} has no image with a caption that can be used. {_causes(left_out)}"
-            "See `ratlip prepare --help` for the layouts and options that there are."
+            "See `ratlip prepare --help`, such as --image-root, --caption-column and --caption."
         )
     left_out.sort(key=lambda problem: (problem.name, problem.reason))
     if one_type:
@@ -122,14 +123,16 @@ def _causes(left_out: list[Problem]) -> str:
     """Why everything was left out, by kind and counted: in the order met, in which causes come before consequences."""
     kinds: dict[str, list[Problem]] = {}
     for problem in left_out:
-        kinds.setdefault(problem.reason.replace(PurePath(problem.name).stem, "*"), []).append(problem)
+        own_name = rf"(?<!\w){re.escape(PurePath(problem.name).stem)}\."
+        kinds.setdefault(re.sub(own_name, "*.", problem.reason), []).append(problem)
+    most = sorted(kinds, key=lambda kind: -len(kinds[kind]))[:_CAUSES]
     told = []
-    for same in list(kinds.values())[:_CAUSES]:
-        names = list(dict.fromkeys(problem.name for problem in same))
+    for same in (problems for kind, problems in kinds.items() if kind in most):
+        names = {problem.name for problem in same}
         more = (
             f" ({len(same)} times)" if len(names) == 1 < len(same) else f" and {len(same) - 1} more" * (len(same) > 1)
         )
-        told.append(f"{names[0]}{more}: {same[0].reason.rstrip('.')}. ")
+        told.append(f"{same[0].name}{more}: {same[0].reason.rstrip('.')}. ")
     return f"{len(left_out)} left out: {''.join(told)}" if told else ""
 
 

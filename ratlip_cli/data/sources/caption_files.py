@@ -82,6 +82,7 @@ def _keys(image: str) -> Iterator[tuple[int, str]]:
     for place in known:
         yield 0, "/".join(parts[:place] + parts[place + 1 :])
     for place in known:
-        yield 1, "/".join(parts[place + 1 :])
+        for start in range(place):
+            yield 1, "/".join(parts[:start] + parts[place + 1 :])
     for place in range(len(parts) - 1):
         yield 2, "/".join(parts[:place] + parts[place + 1 :])

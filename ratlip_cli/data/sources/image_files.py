@@ -7,12 +7,16 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Set
+from pathlib import PurePosixPath
 
 from ratlip_cli.data.images import SUFFIXES
 from ratlip_cli.data.layout import LONGEST_NAME
 
 _HINTS = 20
 """Names that are not there for which the nearest is looked for: it takes long, and nobody reads more."""
+
+
+_FOLDER = "it is the name of a folder, not of an image"
 
 
 class ImageFiles:
@@ -30,6 +34,7 @@ class ImageFiles:
         self._by_path: dict[str, list[str]] = {}
         self._by_stem: dict[str, list[str]] = {}  # Images alone: by their path without an ending.
         self._by_name: dict[str, list[str]] = {}  # By the last part of both.
+        self._folders: set[str] = set()
         self._hints = _HINTS
 
     def exact(self, wanted: str, base: str = "") -> str | None:
@@ -44,20 +49,20 @@ class ImageFiles:
             if self._exists(path):
                 return path
         if not re.search(r"[^./\\\s]", wanted):
-            raise ValueError("it is the name of a folder, not of an image")
+            raise ValueError(_FOLDER)
         return None
 
     def similar(self, wanted: str, base: str = "", taken: Set[str] = frozenset()) -> str | None:
         """Return the one file that `wanted` means, spelled in another way, in another folder or without its ending.
 
-        None of `taken` is meant. Raises ValueError where several may be, or with the nearest name; None where no name
-        is near.
+        A file in another folder is not meant if it is among `taken`, which other names mean. Raises ValueError where
+        several files may be meant, or with the nearest name; returns None where no name is near.
         """
         if not self._listed:
             self._list()
         path = _plain(posixpath.join(base, wanted))
         last = path.rsplit("/", 1)[-1]
-        found = self._by_path.get(path) or self._by_stem.get(path)
+        found = self._by_path.get(path) or self._by_stem.get(path) or []
         if not found:
             relative = _plain(wanted)
             near = [name for name in self._by_name.get(last, ()) if _one_ends_the_other(name, base, path, relative)]
@@ -65,11 +70,13 @@ class ImageFiles:
             found = inside or near
             longest = max((_common(_plain(name), relative) for name in found), default=0)
             found = [name for name in found if _common(_plain(name), relative) == longest]
-        left = [name for name in found if name not in taken]
-        if len(left) == 1:
-            return left[0]
-        if left:
-            raise ValueError(f"{len(left)} files are called so: {', '.join(left[:3])}; give the path of one")
+            found = [name for name in found if name not in taken]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ValueError(f"{len(found)} files are called so: {', '.join(found[:3])}; give the path of one")
+        if path in self._folders:
+            raise ValueError(_FOLDER)
         nearest = self._nearest(last, taken)
         if nearest is not None or not wanted.isprintable() or len(wanted) > LONGEST_NAME:
             hint = "" if nearest is None else f"; the nearest name is {nearest}"
@@ -80,6 +87,7 @@ class ImageFiles:
         for name in self._names():
             path = _plain(name)
             self._by_path.setdefault(path, []).append(name)
+            self._folders.update(parent.as_posix() for parent in PurePosixPath(path).parents)
             self._by_name.setdefault(path.rsplit("/", 1)[-1], []).append(name)
             stem, ending = posixpath.splitext(path)
             if ending in SUFFIXES:

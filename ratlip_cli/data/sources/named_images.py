@@ -130,7 +130,8 @@ def merged(
         place = places.get(name)
         if place is None:
             try:
-                place = files.similar(_from_root(name), base, taken) or posixpath.normpath(posixpath.join(base, name))
+                others = frozenset() if is_absolute(name) else taken
+                place = files.similar(_from_root(name), base, others) or posixpath.normpath(posixpath.join(base, name))
             except ValueError as error:
                 place = error
         if isinstance(place, ValueError):

@@ -73,7 +73,7 @@ def records(path: Path, options: Options) -> Iterator[Record | Problem]:
     if webdataset.is_shard(path):
         return _in_shard(path, path.parent, options)
     if path.name.lower().endswith(archives.ZIP):
-        return _in_zip(path, _stem(path), options)
+        return _in_zip(path, _stem(path) / zipped.top(path), options)
     if _is_table(path):
         return _of_table(path, options)
     raise DataError(
@@ -264,7 +264,7 @@ def _of_table(table: Path, options: Options) -> Iterator[Record | Problem]:
             if isinstance(item, Problem):
                 yield item
             elif isinstance(item, tables.Row):
-                yield _record(table.parent / item.file_name, table.parent, options, item)
+                yield _record(table.parent / Path(item.file_name).name, table.parent, options, item)
             else:
                 yield _from_row(item, place, options)
 
@@ -280,7 +280,7 @@ def _in_table(table: Path, folder: Path, options: Options) -> Iterator[Record | 
                 named.add(table.parent / item.name)
                 yield item
             elif isinstance(item, tables.Row):
-                yield _record(table.parent / item.file_name, folder, options, item)
+                yield _record(table.parent / Path(item.file_name).name, folder, options, item)
             else:
                 named.add(place.root / item[0])
                 yield _from_row(item, place, options)
@@ -313,7 +313,8 @@ def _named(table: Path, options: Options) -> list[Path]:
     with ExitStack() as closing:
         place = _place(table, options, closing)
         found = [item[0] for item in _merged(table, place, "", options) if not isinstance(item, (tables.Row, Problem))]
-        return list(dict.fromkeys(place.zip_of(name) or place.root / name for name in found))
+        files = dict.fromkeys(place.zip_of(name) or place.root / name for name in found)
+        return [file for file in files if file.is_file()]
 
 
 def _in_zip(file: Path, folder: Path, options: Options, named: set[Path] | None = None) -> Iterator[Record | Problem]:

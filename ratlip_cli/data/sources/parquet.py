@@ -6,6 +6,7 @@ pyarrow, which reads them, is an extra: ``pip install 'ratlip[parquet]'``.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,28 +25,39 @@ _AT_ONCE = 32
 def rows(file: Path, caption_column: str | None = None) -> Iterator[Row | Problem]:
     """Yield the rows of `file` in their order, and a Problem for each that cannot be used.
 
-    Images without a name are called by their row's number. Raises DataError where the file cannot be read, RatlipError
-    where pyarrow is not installed.
+    Images in it are called by the file's own name and theirs, or the number of their row; those of
+    train-00000-of-00002, as the `datasets` library calls files, are in the folder train. Raises DataError where the
+    file cannot be read, RatlipError where pyarrow is not installed.
     """
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise RatlipError(f"{file} is Parquet, which needs pyarrow: `pip install pyarrow`.") from None
-    number = 0
+    number, folder = 0, _folder(file.stem)
     try:
         with pyarrow.parquet.ParquetFile(file) as opened:
             for batch in opened.iter_batches(batch_size=_AT_ONCE):
                 for cells in batch.to_pylist():
-                    yield _row(cells, f"{number:06d}", file.name, caption_column)
+                    yield _row(cells, folder, f"{number:06d}", file.name, caption_column)
                     number += 1
     except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
         if number == 0:
-            raise DataError(f"{file} cannot be read as Parquet: {one_line(error)}. Get it again.") from error
+            raise DataError(
+                f"{file} cannot be read as Parquet: {one_line(error).rstrip('.')}. Get it again."
+            ) from error
         yield Problem(f"{file.name}, from row {number}", f"damaged: {one_line(error)}")
 
 
-def _row(cells: dict[str, Any], number: str, table: str, caption_column: str | None) -> Row | Problem:
+def _folder(stem: str) -> str:
+    split = re.fullmatch(r"(train|test)(?:-(\d+)-of-(\d+).*)?", stem)
+    if split is None:
+        return stem
+    is_only = split[3] is None or int(split[3]) == 1
+    return split[1] if is_only else f"{split[1]}/{split[2]}"
+
+
+def _row(cells: dict[str, Any], folder: str, number: str, table: str, caption_column: str | None) -> Row | Problem:
     image, file_name = None, None
     for column, value in cells.items():
         content = value.get("bytes") if isinstance(value, Mapping) else value
@@ -53,7 +65,7 @@ def _row(cells: dict[str, Any], number: str, table: str, caption_column: str | N
             image = content
             name = value.get("path") if isinstance(value, Mapping) else None
             stem = PurePosixPath(name.replace("\\", "/")).stem if isinstance(name, str) else ""
-            file_name = f"{stem or number}"
+            file_name = f"{folder}/{stem or number}"
             cells = {key: cell for key, cell in cells.items() if key != column}
             break
     row = tables.row_of({key: _as_json(cell) for key, cell in cells.items()}, table, caption_column, file_name)

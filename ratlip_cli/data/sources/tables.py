@@ -91,6 +91,8 @@ def row_of(
     """Return the row of a table, called `table` in reports, whose cells are `cells`, and name its image if need be."""
     column = file_column(cells) if file_name is None else None
     if column is None and file_name is None:
+        if found := [name for name in cells if _plain(name) in FILE_COLUMNS]:
+            return Problem(table, f"a row has no file_name: its {found[0]} is {str(cells[found[0]])[:40]!r}")
         names = ", ".join(repr(str(name)) for name in cells)[:200]
         return Problem(table, f"a row has no file_name: its columns are {names}. Name one of them file_name")
     file_name = _CAPTION_NUMBER.sub(r"\1", cells[column]) if column is not None else str(file_name)
@@ -110,6 +112,8 @@ def caption_cells(row: Mapping[str, Any], asked: str | None) -> tuple[tuple[str,
     Columns that name files are dropped: they would mislead who reads the layout.
     """
     columns = _caption_columns(row, asked)
+    if not columns and _caption_columns(dict.fromkeys(row, ""), asked):
+        raise ValueError("it has no caption")
     if not columns:
         wanted = CAPTION_COLUMNS[:3] if asked is None else (asked,)
         raise ValueError(f"it has no caption: no column {' or '.join(wanted)} among {', '.join(map(str, row))[:200]}")
@@ -286,7 +290,7 @@ def _headless(delimiter: str, sample: list[list[str]], caption_column: str | Non
 def _csv_rows(name: str, lines: Iterable[str], layout: _Layout | None) -> Iterator[dict[str, Any] | Problem]:
     if layout is None:
         return
-    records = _records(lines, layout.delimiter)
+    records = _records(lines, layout.delimiter, skip_blanks=not layout.joined)
     if layout.has_header:
         next(records)
     columns = layout.columns
@@ -303,22 +307,22 @@ def _csv_rows(name: str, lines: Iterable[str], layout: _Layout | None) -> Iterat
             yield dict.fromkeys(columns) | dict(zip(columns, cells, strict=False))
 
 
-def _records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
+def _records(lines: Iterable[str], delimiter: str, skip_blanks: bool = True) -> Iterator[tuple[int, list[str] | str]]:
     """Yield the number of its last line and the cells of each record, or what is wrong with it.
 
     A record that cannot be read to its end, such as one with a quote that is never closed, costs its first line alone.
     """
     source = _Lines(lines)
-    reader = csv.reader(source, delimiter=delimiter, skipinitialspace=True, strict=True)
+    reader = csv.reader(source, delimiter=delimiter, skipinitialspace=skip_blanks, strict=True)
     while True:
         source.begin()
         try:
             cells = next(reader, None)
         except csv.Error:
             first = source.back_to_second()
-            reader = csv.reader(source, delimiter=delimiter, skipinitialspace=True, strict=True)
+            reader = csv.reader(source, delimiter=delimiter, skipinitialspace=skip_blanks, strict=True)
             try:
-                cells = next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
+                cells = next(csv.reader([first], delimiter=delimiter, skipinitialspace=skip_blanks), [])
             except csv.Error as error:
                 yield source.number, str(error)
                 continue

@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Iterator, Set
 from pathlib import Path
 
-from ratlip_cli.data.archives import ArchiveError, Member, OpenZip
+from ratlip_cli.data.archives import ArchiveError, Member, OpenZip, stem
 from ratlip_cli.data.images import SUFFIXES as IMAGE_SUFFIXES
 from ratlip_cli.data.layout import Problem
 from ratlip_cli.data.sources import named_images, parquet
@@ -32,7 +32,22 @@ def samples(
             yield from opened.refused
             yield from _samples(opened, caption_column, without_caption, set(apart))
     except ArchiveError as error:
-        yield Problem(file.name, str(error))
+        yield Problem("its content", str(error))
+
+
+def top(file: Path) -> str:
+    """Return the folder in the .zip `file` that stands for all of it: called as it is, or with train or test in it."""
+    try:
+        with OpenZip(file) as opened:
+            names = [name.split("/") for name in opened.names]
+    except ArchiveError:
+        return ""  # It is told where it is read.
+    first = {parts[0] for parts in names if len(parts) > 1}
+    if len(first) != 1 or any(len(parts) == 1 for parts in names):
+        return ""
+    (only,) = first
+    is_whole = only == stem(file.name) or any(parts[1] in ("train", "test") for parts in names if len(parts) > 2)
+    return only if is_whole and only not in ("train", "test") else ""
 
 
 def _samples(
@@ -69,8 +84,8 @@ def _samples(
         elif tables:
             yield Problem(name, f"it has no caption: {posixpath.basename(tables[0].name)} does not name it")
         else:
-            stem, _ = posixpath.splitext(posixpath.basename(name))
-            yield Problem(name, f"it has no caption: {stem}.txt is missing")
+            missing, _ = posixpath.splitext(posixpath.basename(name))
+            yield Problem(name, f"it has no caption: {missing}.txt is missing")
 
 
 def _table(
