@@ -40,8 +40,12 @@ class ThresholdError(RatlipError):
     exit_code = 3
 
 
-class Interrupted(RatlipError):
-    """A signal asked to stop; the work so far is kept. The exit code is 128 + signal number."""
+class Interrupted(BaseException):
+    """A signal asked to stop. The exit code is 128 + signal number.
+
+    Like KeyboardInterrupt it is no Exception, so that nobody who meets damaged files with exceptions of every kind
+    takes it for one of them.
+    """
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -231,24 +232,108 @@ def test_bad_records_are_left_out_by_name_and_reason(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("this is no image")
     image = noise(50, 50)
     bad = {
-        "": Record("", "train", ("a caption",), image),
-        "../outside": Record("../outside", "train", ("a caption",), image),
-        ".hidden": Record(".hidden", "train", ("a caption",), image),
-        "new\nline": Record("new\nline", "train", ("a caption",), image),
-        "long" * 60: Record("long" * 60, "train", ("a caption",), image),
         "surrogate": Record("surrogate", "train", ("not UTF-8: \udcff",), image),
         "infinite": Record("infinite", "train", ("a caption",), image, extra={"weight": float("inf")}),
         "none": Record("none", "train", (), image),
         "folder/text.jpg": Record("text", "train", ("a caption",), tmp_path / "text.jpg", origin="folder/text.jpg"),
         "missing": Record("missing", "train", ("a caption",), tmp_path / "missing.jpg"),
         "narrow": Record("narrow", "train", ("a caption",), noise(3, 900)),
-        "GOOD": Record("GOOD", "train", ("differs in case alone",), image),
     }
     info = write(tmp_path / "noise", [Record("good", "train", ("a caption",), image), *bad.values()])
     assert info.counts == {"train": 1}
     assert {problem.name for problem in info.left_out} == set(bad)
     assert all(problem.reason and "\n" not in problem.reason for problem in info.left_out)
     assert read_dataset(tmp_path / "noise") == info
+
+
+NAMES = {
+    "": "_",
+    "../outside": "_outside",
+    ".hidden": "hidden",
+    "new\nline": "new line",
+    "a\\b/c": "a_b_c",
+    "Screenshot 4.42\u202fPM": "Screenshot 4.42 PM",
+    "\u7d75\u3000\u8d64": "\u7d75 \u8d64",
+    "rtl\u200fsoft\xadjoined\u200d": "rtlsoftjoined",
+    "latin\udce9": "latin_",
+    'q?*<>|":': "q_______",
+    "con.v1": "_con.v1",
+    "e\u0301": "\xe9",
+    "long" * 60: "long" * 50,
+    "\u00e4" * 150: "\u00e4" * 100,
+    "plain name (1) [a]": "plain name (1) [a]",
+}
+"""What images are called -> what their files are."""
+
+
+def test_names_are_made_fit_for_files_and_keep_their_origin(tmp_path: Path) -> None:
+    items = [Record(name, "train", ("a caption",), noise(50, 50)) for name in NAMES]
+    info = write(tmp_path / "noise", items)
+    assert info.left_out == ()
+    entries = read_split(tmp_path / "noise", "train")
+    assert [entry.file.stem for entry in entries] == list(NAMES.values())
+    for name, entry in zip(NAMES, entries, strict=True):
+        assert entry.extra == (
+            {} if NAMES[name] == name else {"origin": name.encode("utf-8", "backslashreplace").decode()}
+        )
+    assert check_dataset(tmp_path / "noise") == []
+
+
+def test_names_that_are_taken_are_numbered_on(tmp_path: Path) -> None:
+    names = ["a", "A", "a_2", "a", "a?", "a*", "\u00e9", "e\u0301", "x" * 200, "x" * 201, "x" * 203]
+    colours = [noise(50, 50, number) for number in range(len(names))]
+    items = [Record(name, "train", (f"the {n}",), colours[n], origin=f"{n}") for n, name in enumerate(names)]
+    assert write(tmp_path / "noise", items).left_out == ()
+    entries = read_split(tmp_path / "noise", "train")
+    stems = [entry.file.stem for entry in entries]
+    assert stems[:6] == ["a", "A_2", "a_2_2", "a_3", "a_", "a__2"]
+    assert len({stem.casefold() for stem in stems}) == len(names)
+    assert [entry.extra.get("origin") for entry in entries] == [
+        None,
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+        None,
+        "7",
+        None,
+        "9",
+        "10",
+    ]
+    for number, entry in enumerate(entries):
+        assert entry.captions == (f"the {number}",)
+        with Image.open(entry.file) as stored:
+            assert np.array_equal(
+                np.asarray(stored), np.asarray(colours[number].resize(stored.size, 1, reducing_gap=3))
+            )
+
+
+@pytest.mark.parametrize("refusal", [errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ])
+def test_an_image_whose_name_the_file_system_refuses_costs_that_image_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    save = Image.Image.save
+
+    def refusing(image: Image.Image, file: Path, *given: Any, **options: Any) -> None:
+        if "image-3" in file.name:
+            raise OSError(refusal, os.strerror(refusal), str(file))
+        save(image, file, *given, **options)
+
+    monkeypatch.setattr(Image.Image, "save", refusing)
+    info = write(tmp_path / "noise", records())
+    assert sum(info.counts.values()) == 11
+    (problem,) = (problem for problem in info.left_out if problem.name == "image-3")
+    assert problem.reason == f"the file system refuses the name image-3.png: {os.strerror(refusal)}"
+
+
+def test_an_error_of_the_source_is_not_told_as_one_of_writing(tmp_path: Path) -> None:
+    def broken() -> Iterator[Record | Problem]:
+        yield from records()
+        raise PermissionError(errno.EACCES, "Permission denied", "/photos/x")
+
+    with pytest.raises(PermissionError, match="/photos/x"):
+        write(tmp_path / "noise", broken())
 
 
 def test_splits_may_share_names(tmp_path: Path) -> None:

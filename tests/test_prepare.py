@@ -301,7 +301,7 @@ def bad_images(folder: Path) -> tuple[set[str], set[str]]:
     header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     (folder / "enormous.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
-    grey.save(folder / "grey.bmp")  # After grey.bmp comes grey.png, which would be stored under the same name.
+    grey.save(folder / "grey.bmp")  # After grey.bmp comes grey.png, which is numbered on.
     grey.save(folder / "no-caption.png")
     grey.save(folder / "empty-caption.png")
     grey.save(folder / "not-utf-8.png")
@@ -310,8 +310,8 @@ def bad_images(folder: Path) -> tuple[set[str], set[str]]:
             file.with_suffix(".txt").write_text(f"this is {file.stem}")
     (folder / "empty-caption.txt").write_text(" \n\n")
     (folder / "not-utf-8.txt").write_bytes("caf\xe9".encode("latin-1"))
-    bad = {"truncated.jpg", "unreadable.png", "enormous.png", "grey.png"}
-    return good - {"grey.png"} | {"grey.bmp"}, bad | {"no-caption.png", "empty-caption.png", "not-utf-8.png"}
+    bad = {"truncated.jpg", "unreadable.png", "enormous.png"}
+    return good | {"grey_2.png"}, bad | {"no-caption.png", "empty-caption.png", "not-utf-8.png"}
 
 
 def test_every_image_is_read_right_or_left_out_by_name_and_reason(tmp_path: Path, ratlip: Ratlip) -> None:

@@ -76,8 +76,8 @@ def main() -> None:
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
-    except (RatlipError, OSError, MemoryError, RuntimeError) as error:
-        told = error if isinstance(error, RatlipError) else _in_one_line(error)
+    except (RatlipError, Interrupted, OSError, MemoryError, RuntimeError) as error:
+        told = error if isinstance(error, RatlipError | Interrupted) else _in_one_line(error)
         if told is None:
             raise
         if os.environ.get("RATLIP_DEBUG") == "1":

@@ -67,6 +67,8 @@ def prepare(
         console.note(f"left out: {problem.name}: {problem.reason}")
     if len(info.left_out) > SHOWN:
         console.note(f"left out: {len(info.left_out) - SHOWN} more; dataset.json names all")
+    for line in info.notes:
+        console.note(line)
     console.answer(json, {"path": prepared.path, **asdict(info)}, prepared.path)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ratlip_cli.data.layout import METADATA, Json
+from ratlip_cli.data.layout import Json
 from ratlip_cli.files import whole_file
 
 _DEEPEST = 16
@@ -29,44 +29,42 @@ class _Kind:
 _NULL, _MIXED = _Kind("null"), _Kind("mixed")
 
 
-class Columns:
-    """The types of the further columns of all splits of a dataset."""
+def settle(files: Sequence[Path]) -> None:
+    """Rewrite each metadata.jsonl of a dataset in which a column is of several types, or others than elsewhere.
 
-    def __init__(self) -> None:
-        self._kinds: dict[str, dict[str, _Kind]] = {}  # By split and column.
+    Whole numbers among fractions become fractions; everything else becomes text, as JSON writes it.
+    """
+    by_file = {file: _kinds(file) for file in files}
+    names = {name for kinds in by_file.values() for name in kinds} - {"file_name", "captions"}
+    found = {name: {kinds.get(name, _NULL) for kinds in by_file.values()} for name in names}
+    as_number = {name for name, kinds in found.items() if kinds == {_Kind("int"), _Kind("float")}}
+    as_text = {name for name, kinds in found.items() if len(kinds) > 1 or any(map(_is_mixed, kinds))} - as_number
+    if not as_number | as_text:
+        return
+    for file, kinds in by_file.items():
+        blank = dict.fromkeys(sorted(name for name in as_text if kinds.get(name, _NULL) == _NULL), "")
+        with (
+            whole_file(file) as partial,
+            partial.open("w", encoding="utf-8", newline="\n") as written,
+            file.open(encoding="utf-8") as lines,
+        ):
+            for line in lines:
+                row = json.loads(line)
+                for name in row.keys() & as_number:
+                    row[name] = None if row[name] is None else float(row[name])
+                for name in row.keys() & as_text:
+                    row[name] = _as_text(row[name])
+                written.write(json.dumps(row | blank, ensure_ascii=False, allow_nan=False) + "\n")
 
-    def note(self, split: str, row: Mapping[str, Json]) -> None:
-        """Note the further columns of a row."""
-        kinds = self._kinds.setdefault(split, {})
-        for name, value in row.items():
-            kinds[name] = _merged(kinds.get(name, _NULL), _kind(value))
 
-    def settle(self, folder: Path) -> None:
-        """Rewrite each metadata.jsonl below `folder` in which a column is of several types, or others than elsewhere.
-
-        Whole numbers among fractions become fractions; everything else becomes text, as JSON writes it.
-        """
-        names = {name for kinds in self._kinds.values() for name in kinds}
-        found = {name: {kinds.get(name, _NULL) for kinds in self._kinds.values()} for name in names}
-        as_number = {name for name, kinds in found.items() if kinds == {_Kind("int"), _Kind("float")}}
-        as_text = {name for name, kinds in found.items() if len(kinds) > 1 or any(map(_is_mixed, kinds))} - as_number
-        if not as_number | as_text:
-            return
-        for split, kinds in self._kinds.items():
-            blank = dict.fromkeys(sorted(name for name in as_text if kinds.get(name, _NULL) == _NULL), "")
-            file = folder / split / METADATA
-            with (
-                whole_file(file) as partial,
-                partial.open("w", encoding="utf-8", newline="\n") as written,
-                file.open(encoding="utf-8") as lines,
-            ):
-                for line in lines:
-                    row = json.loads(line)
-                    for name in row.keys() & as_number:
-                        row[name] = None if row[name] is None else float(row[name])
-                    for name in row.keys() & as_text:
-                        row[name] = _as_text(row[name])
-                    written.write(json.dumps(row | blank, ensure_ascii=False, allow_nan=False) + "\n")
+def _kinds(file: Path) -> dict[str, _Kind]:
+    """The types of the columns of a metadata.jsonl."""
+    kinds: dict[str, _Kind] = {}
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            for name, value in json.loads(line).items():
+                kinds[name] = _merged(kinds.get(name, _NULL), _kind(value))
+    return kinds
 
 
 def _kind(value: Json, depth: int = 0) -> _Kind:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -53,13 +54,14 @@ ImageSource: TypeAlias = Path | bytes | Image.Image | Callable[[], Image.Image]
 class Record:
     """One captioned image, as a source yields it."""
 
-    name: str  # Stem of the PNG file; unique within its split, whatever the case of its letters.
+    name: str  # What the PNG file is called, see `plain_name`; numbered on where several have one name.
     split: str  # "train", "test" or a further split.
     captions: tuple[str, ...]  # At least one that is not empty.
     image: ImageSource  # Of any mode and size; see `images.read_image`.
     crop: tuple[int, int, int, int] | None = None  # Left, upper, right, lower; in pixels of the upright image.
     extra: Mapping[str, Json] = field(default_factory=dict)  # Further columns of metadata.jsonl.
     origin: str = ""  # What reports call it, such as the file's path in its folder; else its name.
+    rank: float | None = None  # Where a share goes to test by rank: the lowest does if no other image does.
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class DatasetInfo:
     flip: bool = True  # Whether training may mirror images: not where captions speak of left and right.
     counts: Mapping[str, int] = field(default_factory=dict)  # Images per split.
     left_out: tuple[Problem, ...] = ()  # What was not taken over, sorted by name.
+    notes: tuple[str, ...] = ()  # What is worth knowing of the rest, in one line each.
     layout_version: int = LAYOUT_VERSION
 
 
@@ -106,6 +109,32 @@ def is_plain(name: str) -> bool:
     if not name or name.startswith(".") or not name.isprintable() or "/" in name or "\\" in name:
         return False
     return len(name.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
+
+
+def plain_name(name: str, ending: str = "") -> str:
+    """`name` as a file can be called on every system, then `ending`: at most :data:`LONGEST_NAME` bytes of UTF-8.
+
+    Unicode is composed (NFC), blanks of any kind become spaces, marks that nobody sees are dropped, and what some
+    system does not allow becomes "_".
+    """
+    fit = "".join(map(_plain_character, unicodedata.normalize("NFC", name))).lstrip(".")
+    if not fit.strip() or fit.split(".")[0].strip().upper() in _DEVICES:
+        fit = f"_{fit}"
+    return fit.encode()[: LONGEST_NAME - len(ending.encode())].decode(errors="ignore") + ending
+
+
+def _plain_character(character: str) -> str:
+    if character.isspace():
+        return " "
+    if character.isprintable():
+        return "_" if character in '<>:"/\\|?*' else character
+    return "" if unicodedata.category(character) == "Cf" else "_"
+
+
+_DEVICES = frozenset(
+    {"CON", "PRN", "AUX", "NUL"} | {f"{device}{number}" for device in ("COM", "LPT") for number in range(1, 10)}
+)
+"""Names that Windows keeps for itself."""
 
 
 def read_dataset(path: Path) -> DatasetInfo:
@@ -198,6 +227,7 @@ def _parse_info(value: Any) -> DatasetInfo:
         flip=value["flip"],
         counts=dict(value["counts"]),
         left_out=tuple(Problem(str(item["name"]), str(item["reason"])) for item in value["left_out"]),
+        notes=tuple(str(note) for note in value.get("notes", ())),
     )
 
 

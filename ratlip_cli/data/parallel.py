@@ -39,8 +39,8 @@ def in_order(
     With fewer than two `workers` everything runs in this process. Otherwise `function`, its items and its results are
     pickled, and the workers import the main module: a script that comes here does so under ``if __name__ ==
     "__main__"``. At most IN_FLIGHT * workers items are held at a time. An exception of `function` is raised here.
-    Workers leave Ctrl-C to this process and end with it, even when it is killed. Close the generator where an error or
-    Ctrl-C may leave it before its end. Raises DataError when a worker dies.
+    Workers leave Ctrl-C and hang-ups to this process and end with it, even when it is killed. Close the generator where
+    an error or Ctrl-C may leave it before its end. Raises DataError when a worker dies.
     """
     if workers < 2:
         for item in items:
@@ -73,7 +73,9 @@ def _context() -> BaseContext:
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # So the pool ends its workers, when one of them has died.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

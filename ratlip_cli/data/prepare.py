@@ -101,8 +101,9 @@ _NO_PATTERN = str.maketrans("[]:", "()_")
 """What the `datasets` library would take, in the name of a folder, for a pattern or a chain of addresses."""
 
 
-_Material: TypeAlias = tuple[Mapping[str, str], int | None, Iterable[Record | Problem]]
-"""Checksums, which tell one state of a source from another; the number of images, where it is known; the records."""
+_Material: TypeAlias = tuple[Mapping[str, str], int | None, Iterable[Record | Problem], tuple[str, ...]]
+"""Checksums, which tell one state of a source from another; the number of images, where it is known; the records; and
+what was not looked at, in a line each."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,12 @@ def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
         if (
             source.lasting
             and before is not None
-            and replace(before, checksums={}, counts={}, left_out=()) == source.info
+            and replace(before, checksums={}, counts={}, left_out=(), notes=()) == source.info
             and not (request.strict and before.left_out)
         ):
             return Prepared(out, before, before)
-        checksums, total, records = source.material(progress, before)
-        info = replace(source.info, checksums=checksums)
+        checksums, total, records, notes = source.material(progress, before)
+        info = replace(source.info, checksums=checksums, notes=notes)
         info = write_dataset(
             out,
             records,
@@ -199,8 +200,8 @@ def _own(request: PrepareRequest) -> _Source:
     )
 
     def material(progress: Progress, before: DatasetInfo | None) -> _Material:
-        state = _state(path, options, before)
-        return state, own_images.count(path, options), own_images.records(path, options)
+        state, passed_over = _state(path, options, before), own_images.passed_over(path)
+        return state, own_images.count(path, options), own_images.records(path, options), passed_over
 
     return _Source(own_folder(path, request.data_dir), info, material, path)
 
@@ -251,7 +252,7 @@ def _rendered(request: PrepareRequest) -> _Source:
     )
 
     def material(progress: Progress, before: DatasetInfo | None) -> _Material:
-        return {}, count, demo.records(name, count, seed, size, processes(request.workers))
+        return {}, count, demo.records(name, count, seed, size, processes(request.workers)), ()
 
     return _Source(request.data_dir / name, info, material, lasting=True)
 
@@ -272,7 +273,7 @@ def _official(request: PrepareRequest) -> _Source:
             places = dataset.downloaded(request.data_dir / DOWNLOADS, progress)
         else:
             places = dataset.located(request.raw)
-        return dataset.checksums(places), sum(dataset.counts.values()), dataset.counted(places)
+        return dataset.checksums(places), sum(dataset.counts.values()), dataset.counted(places), ()
 
     return _Source(request.data_dir / dataset.name, info, material, lasting=request.raw is None)
 
@@ -283,7 +284,7 @@ def _resolve_own(path: Path, data_dir: Path, image_size: int, progress: Progress
     _adopt(out, path)
     if (out / INFO).is_file():
         before = read_dataset(out)
-        if before.source == str(path.resolve()):
+        if before.source == str(path.resolve()) and existing(out, before.source) is not None:
             options = _options_of(before)
             if before.checksums.get("files") == own_images.fingerprint(path, options):
                 return _large_enough(out, str(path), image_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -11,29 +12,35 @@ import shutil
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from ratlip_cli.data.columns import Columns
-from ratlip_cli.data.images import ImageError, read_image, stored_image, upright_rgb
+from ratlip_cli.data.columns import settle
+from ratlip_cli.data.folders import printable
+from ratlip_cli.data.images import PROFILE_UNUSED, ImageError, read_image, stored_image, upright_rgb
 from ratlip_cli.data.layout import (
     INFO,
-    LONGEST_NAME,
     METADATA,
     DatasetInfo,
     Problem,
     Record,
     is_plain,
+    plain_name,
     read_dataset,
     stored_side,
 )
+from ratlip_cli.data.notes import ENLARGED, PROFILE, Stored, notes
 from ratlip_cli.data.parallel import in_order
-from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.errors import DataError, RatlipError, UsageError
 from ratlip_cli.files import remove_partials, whole_file, write_text, writing
 from ratlip_cli.progress import Progress, silent
 
 _STAGING = ".preparing"
+
+_CUT_SHORT = "what was finished is kept"
+"""Reason for which earlier versions left out the image at which a signal stopped them; the rest was not read."""
 
 COMPRESSION = 1
 """zlib level of the PNG files: photographs take a third of the time of Pillow's default (6), and a tenth more room."""
@@ -53,8 +60,10 @@ def write_dataset(
     """Write `records` as the dataset `out`, which appears whole or not at all.
 
     A record that cannot be used, and a Problem that the source met, is left out and listed in the result; with
-    `strict` the first one is a DataError. Images are read, resized and compressed in `workers` processes (fewer
-    than 2: in this one), which changes nothing in what is written; memory does not grow with their number.
+    `strict` the first one is a DataError. Files get names that every system allows, numbered on where several records
+    have one name; metadata.jsonl keeps the origin of those whose name changed. Where records have a rank and one of
+    train and test would be empty, it gets the image that is next. Images are read, resized and compressed in `workers`
+    processes (fewer than 2: in this one), which changes nothing in what is written; of each, memory keeps a line.
 
     The work is done in a hidden folder beside `out`, which stays there when it is interrupted: called again with the
     same description, the images already there are kept. A finished dataset of the same description is returned as it
@@ -62,64 +71,68 @@ def write_dataset(
 
     Args:
         records: what is to be written; read once, and closed where it is a generator.
-        info: describes the dataset; its `counts` and `left_out` are not looked at.
+        info: describes the dataset; its `counts` and `left_out` are not looked at. What is worth knowing of the images
+            is added to its `notes`.
         one_type: make each further column one of one type (see :mod:`ratlip_cli.data.columns`).
         total: number of records, for `progress`; None where it is not known.
         progress: called with the number of records written or left out so far.
 
-    Returns `info` with `counts` and `left_out`. Raises DataError where no record can be used or another dataset is at
-    `out`, UsageError for an image size that is not positive, and RatlipError where `out` cannot be written.
+    Returns `info` with `counts`, `left_out` and `notes`. Raises DataError where no record can be used or `out` holds
+    another dataset, UsageError for an image size that is not positive, and RatlipError where `out` cannot be written.
     """
     if info.image_size < 1:
         raise UsageError(f"the image size must be positive, not {info.image_size}")
     info = replace(info, counts={}, left_out=())
     finished = existing(out, info.source)
-    if finished is not None and replace(finished, counts={}, left_out=()) == info:
+    if finished is not None and replace(finished, counts={}, left_out=(), notes=info.notes) == info:
         if strict and finished.left_out:
             raise _refusal(finished.left_out[0])
         return finished
-    staging = _staging(out, info)
-    counts: dict[str, int] = {}
+    staging = _staging(out, replace(info, notes=()))
+    stored: list[Stored] = []
     left_out: list[Problem] = []
     metadata: dict[str, TextIO] = {}
-    columns = Columns()
+    side = stored_side(info.image_size)
     with contextlib.ExitStack() as files, contextlib.ExitStack() as work:
         if isinstance(records, Generator):
             work.callback(records.close)
-        tasks = _tasks(records, staging, stored_side(info.image_size))
-        for task, problem in work.enter_context(contextlib.closing(in_order(_write_image, tasks, workers))):
-            if problem is not None:
+        tasks = _tasks(records, staging, side)
+        for task, outcome in work.enter_context(contextlib.closing(in_order(_write_image, tasks, workers))):
+            if isinstance(outcome, Problem):
                 if strict:
-                    raise _refusal(problem)
-                name, reason = (
-                    text.encode("utf-8", "backslashreplace").decode() for text in (problem.name, problem.reason)
-                )
-                left_out.append(Problem(name, reason))
+                    raise _refusal(outcome)
+                left_out.append(Problem(printable(outcome.name), printable(outcome.reason)))
             elif isinstance(task, _Task):
                 split = task.record.split
-                if split not in metadata:
-                    file = files.enter_context(whole_file(staging / split / METADATA))
-                    metadata[split] = files.enter_context(file.open("w", encoding="utf-8", newline="\n"))
-                metadata[split].write(task.row)
-                columns.note(split, task.record.extra)
-                counts[split] = counts.get(split, 0) + 1
-            progress("prepare", sum(counts.values()) + len(left_out), total, "images")
-    if not counts:
+                file = staging / split / METADATA
+                with writing(file):
+                    if split not in metadata:
+                        metadata[split] = files.enter_context(file.open("w", encoding="utf-8", newline="\n"))
+                    metadata[split].write(task.row)
+                captions = hash(frozenset(task.captions))
+                stored.append(Stored(split, task.file.name, captions, *outcome, rank=task.record.rank))
+            progress("prepare", len(stored) + len(left_out), total, "images")
+    if not stored:
         shutil.rmtree(staging, ignore_errors=True)
         raise DataError(
-            f"{info.source} has no image with a caption that can be used. {_causes(left_out)}"
+            f"{printable(info.source)} has no image with a caption that can be used. {_causes(left_out, info.notes)}"
             "See `ratlip prepare --help`, such as --image-root, --caption-column and --caption."
         )
     left_out.sort(key=lambda problem: (problem.name, problem.reason))
+    _give_both_splits(stored, staging)
+    counts: dict[str, int] = {}
+    for image in stored:
+        counts[image.split] = counts.get(image.split, 0) + 1
     if one_type:
-        columns.settle(staging)
-    info = replace(info, counts=counts, left_out=tuple(left_out))
-    write_text(staging / INFO, json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n")
+        settle([staging / split / METADATA for split in counts])
+    info = replace(info, counts=counts, left_out=tuple(left_out), notes=(*info.notes, *notes(stored, side)))
+    description = json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n"
+    write_text(staging / INFO, printable(description))  # In JSON, too, \udce9 is a byte that is not UTF-8.
     _move(staging, out)
     return info
 
 
-def _causes(left_out: list[Problem]) -> str:
+def _causes(left_out: list[Problem], passed_over: tuple[str, ...]) -> str:
     """Why everything was left out, by kind and counted: in the order met, in which causes come before consequences."""
     kinds: dict[str, list[Problem]] = {}
     for problem in left_out:
@@ -133,7 +146,9 @@ def _causes(left_out: list[Problem]) -> str:
             f" ({len(same)} times)" if len(names) == 1 < len(same) else f" and {len(same) - 1} more" * (len(same) > 1)
         )
         told.append(f"{same[0].name}{more}: {same[0].reason.rstrip('.')}. ")
-    return f"{len(left_out)} left out: {''.join(told)}" if told else ""
+    if told:
+        return f"{len(left_out)} left out: {''.join(told)}"
+    return "".join(f"{note[0].upper()}{note[1:]}. " for note in passed_over[:1])
 
 
 _CAUSES = 3
@@ -141,7 +156,10 @@ _CAUSES = 3
 
 
 def existing(out: Path, source: str) -> DatasetInfo | None:
-    """Return the dataset at `out`, None where there is nothing; raises DataError for anything not from `source`."""
+    """Return the dataset at `out`, None where there is none or it is not finished.
+
+    Raises DataError for anything not from `source`.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not (out / INFO).is_file():
@@ -152,7 +170,7 @@ def existing(out: Path, source: str) -> DatasetInfo | None:
             f"{out} holds another dataset, from {info.source}. Choose another name or --data-dir, or give --dataset "
             f"{out} to use it as it is."
         )
-    return info
+    return None if any(_CUT_SHORT in problem.reason for problem in info.left_out) else info
 
 
 @dataclass(frozen=True)
@@ -160,81 +178,154 @@ class _Task:
     """One image to write, and the row of metadata.jsonl that names it."""
 
     record: Record
+    captions: tuple[str, ...]
     row: str
     file: Path
     side: int
 
 
+class _Outcome(NamedTuple):
+    """What became of an image: see `notes.Stored`."""
+
+    content: bytes
+    remarks: dict[str, str]
+
+
 def _tasks(records: Iterable[Record | Problem], folder: Path, side: int) -> Iterator[_Task | Problem]:
     """Yield what is to be written, and a Problem for what can be refused before its image is read."""
-    names = set()
+    names = _Names()
     for record in records:
         if isinstance(record, Problem):
             yield record
             continue
-        name = (record.split, record.name.casefold())
         try:
-            row = _metadata_row(record)
-            if name in names:
-                raise ImageError("another image has the same name; rename one of them")
+            captions = _captions(record)
+            name = names.free(record)
+            row = _metadata_row(record, name, captions)
         except ImageError as error:
             yield _problem(record, error)
         else:
-            names.add(name)
-            yield _Task(record, row, folder / record.split / f"{record.name}.png", side)
+            names.take(record, name)
+            yield _Task(record, captions, row, folder / record.split / f"{name}.png", side)
+
+
+class _Names:
+    """What the files of a dataset are called; no two of a split differ in the case of letters alone."""
+
+    def __init__(self) -> None:
+        self._taken: set[tuple[str, str]] = set()
+        self._number: dict[tuple[str, str], int] = {}  # The last one given, by the name without it.
+
+    def free(self, record: Record) -> str:
+        """Return the name of the record's file, numbered on where it is taken."""
+        name = plain_name(record.name)
+        key = (record.split, name.casefold())
+        while (record.split, name.casefold()) in self._taken:
+            self._number[key] = self._number.get(key, 1) + 1
+            name = plain_name(record.name, f"_{self._number[key]}")
+        return name
+
+    def take(self, record: Record, name: str) -> None:
+        """Give this name to no other record."""
+        self._taken.add((record.split, name.casefold()))
 
 
 def _problem(record: Record, error: ImageError) -> Problem:
     return Problem(record.origin or record.name, str(error))
 
 
-def _write_image(task: _Task | Problem) -> Problem | None:
-    """Write one image unless an earlier run did; return why it cannot be used, if it cannot. Runs in a worker."""
+def _write_image(task: _Task | Problem) -> _Outcome | Problem:
+    """Write one image unless an earlier run did, or say why it cannot be used. Runs in a worker."""
     if isinstance(task, Problem):
         return task
-    if _is_whole(task.file):
-        return None
+    outcome = _stored_before(task.file)
+    if outcome is not None:
+        return outcome
     source = task.record.image
     try:
         if isinstance(source, (Path, bytes)):
-            image = read_image(source)
+            read = read_image(source)
         else:
-            image = upright_rgb(source if isinstance(source, Image.Image) else source())
-        image = stored_image(image, task.record.crop, task.side)
+            read = upright_rgb(source if isinstance(source, Image.Image) else source())
+        image, enlarged_from = stored_image(read, task.record.crop, task.side)
     except ImageError as error:
         return _problem(task.record, error)
-    with whole_file(task.file, durable=False) as partial_file:
-        image.save(partial_file, format="PNG", compress_level=COMPRESSION)
-    return None
+    remarks = {}
+    if enlarged_from is not None:
+        remarks[ENLARGED] = f"{enlarged_from[0]} x {enlarged_from[1]}"
+    if PROFILE_UNUSED in read.info:
+        remarks[PROFILE] = read.info[PROFILE_UNUSED]
+    texts = PngInfo()
+    for key, remark in remarks.items():
+        texts.add_text(key, remark)
+    try:
+        with whole_file(task.file, durable=False) as partial_file:
+            image.save(partial_file, format="PNG", compress_level=COMPRESSION, pnginfo=texts)
+    except RatlipError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NAME_REFUSED:
+            reason = f"the file system refuses the name {task.file.name}: {error.__cause__.strerror}"
+            return _problem(task.record, ImageError(reason))
+        raise
+    return _Outcome(_content(image), remarks)
 
 
-def _is_whole(file: Path) -> bool:
-    """Whether `file` is a PNG whose every checksum is right."""
+_NAME_REFUSED = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+
+
+def _stored_before(file: Path) -> _Outcome | None:
+    """Return what became of an image that an earlier run wrote: None where `file` is no PNG that is whole."""
     try:
         with Image.open(file, formats=["PNG"]) as image:
             image.verify()
+        with Image.open(file, formats=["PNG"]) as image:
+            image.load()
+            remarks = {key: str(value) for key, value in image.info.items() if key in (ENLARGED, PROFILE)}
+            return _Outcome(_content(image), remarks)
     except Exception:  # Decoders meet damaged files with exceptions of every kind.
-        return False
-    return True
+        return None
 
 
-def _metadata_row(record: Record) -> str:
-    """Return the record's line of metadata.jsonl; raises ImageError where it cannot be written."""
-    if not is_plain(record.name) or not is_plain(record.split):
-        raise ImageError(
-            f"its name is empty, hidden, longer than {LONGEST_NAME} bytes or has characters files cannot have"
-        )
-    captions = [" ".join(caption.split()) for caption in record.captions]
-    captions = [caption for caption in captions if caption]
+def _content(image: Image.Image) -> bytes:
+    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()[:16]
+
+
+def _captions(record: Record) -> tuple[str, ...]:
+    """Return the record's captions in one line each; raises ImageError where it has none."""
+    captions = tuple(line for caption in record.captions if (line := " ".join(caption.split())))
     if not captions:
         raise ImageError("it has no caption")
-    row = {"file_name": f"{record.name}.png", "captions": captions, **record.extra}
+    return captions
+
+
+def _metadata_row(record: Record, name: str, captions: tuple[str, ...]) -> str:
+    """Return the record's line of metadata.jsonl; raises ImageError where it cannot be written."""
+    if not is_plain(record.split):
+        raise ImageError(f"{record.split!r} cannot be the name of a split")
+    origin = {} if name == record.name else {"origin": printable(record.origin or record.name)}
+    row = {"file_name": f"{name}.png", "captions": captions, **origin, **record.extra}
     try:
         line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
         line.encode("utf-8")
     except (ValueError, RecursionError):  # Surrogates stand for bytes that were not UTF-8.
         raise ImageError("its captions or columns are not UTF-8 or not JSON") from None
     return line
+
+
+def _give_both_splits(images: list[Stored], folder: Path) -> None:
+    """Where a share was promised and train or test is empty, move the image to it whose rank is next."""
+    for empty, full, nearest in (("test", "train", min), ("train", "test", max)):
+        own = [image for image in images if image.split == full]
+        ranked = [image for image in own if image.rank is not None]
+        if ranked and len(own) > 1 and not any(image.split == empty for image in images):
+            moved = nearest(ranked, key=lambda image: image.rank or 0.0)
+            with writing(folder):
+                lines = (folder / full / METADATA).read_bytes().splitlines(keepends=True)
+                line = lines.pop(own.index(moved))
+                (folder / empty).mkdir(exist_ok=True)
+                (folder / full / moved.name).replace(folder / empty / moved.name)
+                (folder / empty / METADATA).write_bytes(line)
+                (folder / full / METADATA).write_bytes(b"".join(lines))
+            moved.split = empty
 
 
 def _refusal(problem: Problem) -> DataError:

@@ -21,7 +21,7 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet"
 """Tables that belong to all images of their folder: the first that is there."""
 
 
-class Folder:
+class Place:
     """The files below a folder, and in the .zip files there, under paths relative to it."""
 
     def __init__(self, root: Path, files: Iterable[Path], closing: ExitStack) -> None:

@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ratlip_cli.data import archives
-from ratlip_cli.data.images import SUFFIXES
-from ratlip_cli.data.layout import INFO, Json, Problem, Record
+from ratlip_cli.data.folders import Folder, read_folder
+from ratlip_cli.data.images import is_image, is_other_image
+from ratlip_cli.data.layout import Json, Problem, Record
 from ratlip_cli.data.sources import named_images, parquet, tables, webdataset, zipped
 from ratlip_cli.data.sources.caption_files import CaptionFiles
 from ratlip_cli.data.sources.texts import decoded
@@ -59,8 +60,12 @@ class Options:
 
     def split(self, name: str) -> str:
         """Return "train" or "test", for this name alone: adding an image moves no other."""
+        return "test" if self.rank(name) < self.test_fraction else "train"
+
+    def rank(self, name: str) -> float:
+        """Return a number in [0,1), for this name alone: images below the test fraction are test."""
         digest = hashlib.sha256(f"{self.seed}/{name}".encode("utf-8", "surrogateescape")).digest()
-        return "test" if int.from_bytes(digest[:8], "big") < self.test_fraction * 2**64 else "train"
+        return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def records(path: Path, options: Options) -> Iterator[Record | Problem]:
@@ -98,14 +103,22 @@ def count(path: Path, options: Options | None = None) -> int | None:
     files = list(_files_below(path))
     if any(archives.is_archive(file) or _is_parquet(file) for file in files):
         return None
-    return sum(file.suffix.lower() in SUFFIXES for file in files)
+    return sum(map(is_image, files))
+
+
+def passed_over(path: Path) -> tuple[str, ...]:
+    """Return one line for each kind of thing in the folder `path` that is not looked at."""
+    return () if path.is_file() else read_folder(path).passed_over()
 
 
 def fingerprint(path: Path, options: Options | None = None) -> str:
     """Return 64 hex digits that change when a file of `path` comes, goes or is written again."""
     digest = hashlib.sha256()
     for file, name in _all_files(path, options or Options()):
-        state = file.stat()
+        try:
+            state = file.stat()
+        except OSError:  # Its folder may be listed, but not read.
+            continue
         words = f"{name}\0{state.st_size}\0{state.st_mtime_ns}\0"
         digest.update(words.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
@@ -143,19 +156,16 @@ def _all_files(path: Path, options: Options) -> Iterator[tuple[Path, str]]:
 
 def _of_folder(path: Path, options: Options) -> Iterator[Record | Problem]:
     """The images of a folder: those that tables other than metadata.* name, then those of each folder in it."""
-    files = list(_files_below(path))
+    found = read_folder(path)
+    files = list(found.all_files())
     texts = CaptionFiles(file.relative_to(path).as_posix() for file in files)
     named: set[Path] = set()
     with ExitStack() as closing:
         place = _place(path, options, closing, files)
-        for item in named_images.of_tables(
-            (
-                (named_images.rows(table, options.caption_column), _base(table.name, options))
-                for table in _other_tables(path, files, texts, options)
-            ),
-            place.images,
-            anywhere=options.image_root is not None,
-        ):
+        tables_of_rows = (
+            (_rows(table, options), _base(table.name, options)) for table in _other_tables(path, files, texts, options)
+        )
+        for item in named_images.of_tables(tables_of_rows, place.images, options.image_root is not None):
             if isinstance(item, Problem):
                 yield item
             elif isinstance(item, tables.Row):
@@ -163,19 +173,27 @@ def _of_folder(path: Path, options: Options) -> Iterator[Record | Problem]:
             elif options.image_root is not None or texts.beside(item[0]) is None:
                 named.add(place.root / item[0])
                 yield _from_row(item, place, options)
-    yield from _in_folder(path, path, options, texts, named)
+    yield from _in_folder(found, path, options, texts, named)
+
+
+def _rows(table: archives.Member, options: Options) -> Iterator[tables.Row | Problem]:
+    """The rows of one table of several: where it cannot be read, the others can."""
+    try:
+        yield from named_images.rows(table, options.caption_column)
+    except DataError as error:
+        yield Problem(table.name, str(error))
 
 
 def _base(table: str, options: Options) -> str:
     return table.rpartition("/")[0] if options.image_root is None else ""
 
 
-def _place(path: Path, options: Options, closing: ExitStack, files: list[Path] | None = None) -> named_images.Folder:
+def _place(path: Path, options: Options, closing: ExitStack, files: list[Path] | None = None) -> named_images.Place:
     """Where the names in the tables of `path`, a folder or a table, are looked for."""
     root = _root(path, options)
     if files is None or root != path:
-        return named_images.Folder(root, _Below(root), closing)
-    return named_images.Folder(root, files, closing)
+        return named_images.Place(root, _Below(root), closing)
+    return named_images.Place(root, files, closing)
 
 
 class _Below:
@@ -209,21 +227,24 @@ def _other_tables(path: Path, files: list[Path], texts: CaptionFiles, options: O
 
 
 def _in_folder(
-    directory: Path, folder: Path, options: Options, captions: CaptionFiles, named: set[Path]
+    found: Folder, folder: Path, options: Options, captions: CaptionFiles, named: set[Path]
 ) -> Iterator[Record | Problem]:
     """The images of a folder, but for those `named` in a table already."""
-    files, folders = _listing(directory)
-    table = next((directory / name for name in named_images.METADATA if directory / name in files), None)
+    yield from found.problems
+    table = next((found.path / name for name in named_images.METADATA if found.path / name in found.files), None)
     if table is not None:
-        yield from _in_table(table, folder, options)
+        try:
+            yield from _in_table(table, folder, options)
+        except DataError as error:  # It cannot be read: the other folders can.
+            yield Problem(str(table.relative_to(folder)), str(error))
         return
-    yield from _with_text_files([file for file in files if file not in named], folder, options, captions)
-    for file in files:
+    yield from _with_text_files([file for file in found.files if file not in named], folder, options, captions)
+    for file in found.files:
         if webdataset.is_shard(file):
             yield from _in_shard(file, folder, options)
         elif file.name.lower().endswith(archives.ZIP):
             yield from _in_zip(file, folder, options, named)
-    for inner in folders:
+    for inner in found.folders:
         yield from _in_folder(inner, folder, options, captions, named)
 
 
@@ -231,11 +252,12 @@ def _with_text_files(
     files: list[Path], folder: Path, options: Options, captions: CaptionFiles
 ) -> Iterator[Record | Problem]:
     texts = {file for file in files if file.suffix == ".txt"}
-    stems = {file.stem for file in files if file.suffix.lower() in SUFFIXES}
+    images = {file for file in files if is_image(file)}
+    stems = {file.stem for file in images}
     for file in files:
         origin, text = str(file.relative_to(folder)), file.with_suffix(".txt")
-        if file.suffix.lower() not in SUFFIXES:
-            if file.stem not in stems and file not in texts and text in texts:
+        if file not in images:
+            if is_other_image(file) or (file.stem not in stems and file not in texts and text in texts):
                 yield Problem(origin, "not a kind of image that can be read; convert it to PNG or JPEG")
             continue
         found = captions.of(file.relative_to(folder).as_posix())
@@ -285,19 +307,19 @@ def _in_table(table: Path, folder: Path, options: Options) -> Iterator[Record | 
                 named.add(place.root / item[0])
                 yield _from_row(item, place, options)
     for file in _files_below(table.parent):
-        if file.suffix.lower() in SUFFIXES and file not in named and options.image_root is None:
+        if (is_image(file) or is_other_image(file)) and file not in named and options.image_root is None:
             yield Problem(str(file.relative_to(folder)), f"it has no caption: {table.name} does not name it")
 
 
 def _merged(
-    table: Path, place: named_images.Folder, base: str, options: Options
+    table: Path, place: named_images.Place, base: str, options: Options
 ) -> Iterator[tuple[str, tables.Row] | tables.Row | Problem]:
     """The rows of `table`, whose names begin at the folder `base` of `place`, by the images that they name."""
     rows = named_images.rows(archives.Member(table.name, table), options.caption_column)
     return named_images.merged(place.relative(rows, base), place.images, base, options.image_root is not None)
 
 
-def _from_row(found: tuple[str, tables.Row], place: named_images.Folder, options: Options) -> Record | Problem:
+def _from_row(found: tuple[str, tables.Row], place: named_images.Place, options: Options) -> Record | Problem:
     name, row = found
     try:
         image = place.content(name)
@@ -349,16 +371,18 @@ def _in_shard(shard: Path, folder: Path, options: Options) -> Iterator[Record | 
 def _record(place: Path, folder: Path, options: Options, row: tables.Row) -> Record:
     """The record of an image, whose name and split are those of its `place` in `folder`."""
     origin = place.relative_to(folder)
-    parts = origin.with_suffix("").parts
+    parts = (*origin.parent.parts, origin.stem)
+    rank = None
     if len(parts) > 1 and parts[0] in ("train", "test"):
         split, parts = parts[0], parts[1:]
     else:
         split = options.split("/".join(parts))
+        rank = options.rank("/".join(parts)) if options.test_fraction else None
     image = place if row.image is None else row.image
     captions = row.captions
     if options.caption is not None and not any(caption.strip() for caption in captions):
         captions = (options.caption.replace("{folder}", _in_words(origin, folder)),)
-    return Record("_".join(parts), split, captions, image, extra=row.further, origin=str(origin))
+    return Record("_".join(parts), split, captions, image, extra=row.further, origin=str(origin), rank=rank)
 
 
 def _in_words(origin: Path, folder: Path) -> str:
@@ -374,22 +398,4 @@ def _is_table(file: Path) -> bool:
 
 
 def _files_below(directory: Path) -> Iterator[Path]:
-    files, folders = _listing(directory)
-    yield from files
-    for inner in folders:
-        yield from _files_below(inner)
-
-
-def _listing(directory: Path) -> tuple[list[Path], list[Path]]:
-    """Return the visible files of `directory` and the folders to look into: no links, no prepared datasets."""
-    try:
-        paths = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
-        files = [path for path in paths if path.is_file()]
-        folders = [path for path in paths if path.is_dir() and not path.is_symlink() and not (path / INFO).exists()]
-    except FileNotFoundError:
-        raise DataError(f"{directory} does not exist. Give a folder of images with captions.") from None
-    except NotADirectoryError:
-        raise DataError(f"{directory} is a file. Give the folder of images with captions that it is in.") from None
-    except OSError as error:
-        raise DataError(f"cannot read {directory}: {error.strerror}") from error
-    return files, folders
+    return read_folder(directory).all_files()

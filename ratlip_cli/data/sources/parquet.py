@@ -64,8 +64,8 @@ def _row(cells: dict[str, Any], folder: str, number: str, table: str, caption_co
         if isinstance(content, bytes):
             image = content
             name = value.get("path") if isinstance(value, Mapping) else None
-            stem = PurePosixPath(name.replace("\\", "/")).stem if isinstance(name, str) else ""
-            file_name = f"{folder}/{stem or number}"
+            base = PurePosixPath(name.replace("\\", "/")).name if isinstance(name, str) else ""
+            file_name = f"{folder}/{base or number}"
             cells = {key: cell for key, cell in cells.items() if key != column}
             break
     row = tables.row_of({key: _as_json(cell) for key, cell in cells.items()}, table, caption_column, file_name)
