@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import signal
@@ -28,7 +29,8 @@ from ratlip_cli.data.layout import (
 )
 from ratlip_cli.data.parallel import IN_FLIGHT, in_order
 from ratlip_cli.data.writer import write_dataset
-from ratlip_cli.errors import DataError, RatlipError, UsageError
+from ratlip_cli.errors import DataError, Interrupted, RatlipError, UsageError
+from ratlip_cli.progress import silent
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -60,7 +62,7 @@ def write(out: Path, items: Iterable[Record | Problem], **changes: Any) -> Datas
         "split_rule": "every fourth",
         "checksums": {"noise": "abc"},
     }
-    given = {name: changes.pop(name) for name in ("workers", "strict") if name in changes}
+    given = {name: changes.pop(name) for name in ("workers", "strict", "progress") if name in changes}
     return write_dataset(out, items, DatasetInfo(**(described | changes)), **given)
 
 
@@ -483,3 +485,125 @@ def end_the_worker(number: int) -> None:
 def test_a_killed_worker_is_one_clear_line() -> None:
     with pytest.raises(DataError, match="worker process was killed"):
         list(in_order(end_the_worker, [1, 2, 3], workers=2))
+
+
+def test_notes_say_what_is_worth_knowing(tmp_path: Path) -> None:
+    adobe = noise(50, 50, 1)
+    adobe.info["icc_profile"] = b"no profile"
+    items = [
+        Record("large", "train", ("a caption",), noise(50, 50)),
+        Record("small", "train", ("a caption",), noise(7, 9)),
+        Record("crop", "train", ("a caption",), noise(50, 50), crop=(0, 0, 50, 20)),
+        Record("profile", "train", ("a caption",), adobe),
+        Record("again", "test", ("another",), noise(50, 50)),
+    ]
+    info = write(tmp_path / "noise", items, notes=("from the source",))
+    assert read_dataset(tmp_path / "noise") == info
+    source, same_caption, twice, enlarged, unused = info.notes
+    assert source == "from the source"
+    assert same_caption.startswith("all images of the train split have the same caption")
+    assert "1 image outside the train split" in twice
+    assert "test/again.png, which is train/large.png too" in twice
+    assert "2 of 5 images had a shorter side of less than 38 pixels" in enlarged
+    assert "train/small.png, had 7 x 9" in enlarged
+    assert "profile of 1 image could not be used" in unused
+    assert "train/profile.png" in unused
+    assert write(tmp_path / "noise", items) == info  # Notes do not make it another dataset.
+
+
+@pytest.mark.parametrize(
+    ("captions", "is_told"),
+    [
+        ([("a",)], True),
+        ([("a", "b")], True),
+        ([("a",), (" a ",)], True),
+        ([("a", "b"), ("b", "a")], True),
+        ([("a",), ("b",)], False),
+        ([("a", "b"), ("a",)], False),
+    ],
+)
+def test_no_mismatched_pair_is_said(tmp_path: Path, captions: list[tuple[str, ...]], is_told: bool) -> None:
+    items = [Record(str(n), "train", own, noise(50, 50, n)) for n, own in enumerate(captions)]
+    assert bool(write(tmp_path / "noise", items).notes) == is_told
+
+
+def test_a_dataset_with_nothing_worth_knowing_has_no_notes(tmp_path: Path) -> None:
+    assert write(tmp_path / "noise", records()).notes == ()
+    file = tmp_path / "noise" / "dataset.json"
+    description = json.loads(file.read_text())
+    del description["notes"]  # As earlier versions wrote it.
+    file.write_text(json.dumps(description))
+    before = file.read_bytes()
+    assert write(tmp_path / "noise", stopping([], 0)).notes == ()
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("after", [0, 2, 3, 6])
+def test_notes_and_splits_are_the_same_after_an_interruption(tmp_path: Path, after: int) -> None:
+    items: list[Record | Problem] = [
+        Record(str(n), "train", ("a caption",), noise(20 + n, 40, n % 3), rank=(n * 7 % 5) / 5) for n in range(6)
+    ]
+    info = write(tmp_path / "whole", items)
+    assert info.counts == {"train": 5, "test": 1}
+    with pytest.raises(Stopped):
+        write(tmp_path / "noise", stopping(items, after))
+    assert write(tmp_path / "noise", items) == info
+    assert contents(tmp_path / "noise") == contents(tmp_path / "whole")
+
+
+TERMINATED = Interrupted("terminated; what was finished is kept.", signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("where", "workers", "stop"),
+    [
+        *itertools.product(
+            ("the source", "a decoder", "what an earlier run wrote", "the progress"),
+            (1,),
+            (TERMINATED, KeyboardInterrupt()),
+        ),
+        ("the source", 2, TERMINATED),  # Workers themselves end at once, by the signal's default.
+        ("the progress", 2, TERMINATED),
+    ],
+)
+def test_an_interruption_leaves_no_image_out_and_no_set_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException, workers: int, where: str
+) -> None:
+    def stopped(*_: object) -> None:
+        raise stop
+
+    def source() -> Iterator[Record | Problem]:
+        yield from files[:3]
+        if where == "the source":
+            stopped()
+        yield from files[3:]
+
+    files: list[Record | Problem] = []
+    for number in range(6):
+        noise(50, 50, number).save(tmp_path / f"{number}.png")
+        files.append(Record(str(number), "train", (f"number {number}",), tmp_path / f"{number}.png"))
+    out = tmp_path / "noise"
+    if where == "what an earlier run wrote":
+        with pytest.raises(Stopped):
+            write(out, stopping(files, 4))
+    with monkeypatch.context() as patch:
+        if where == "a decoder":
+            patch.setattr("PIL.ImageFile.ImageFile.load", stopped)
+        if where == "what an earlier run wrote":
+            patch.setattr("PIL.PngImagePlugin.PngImageFile.verify", stopped)
+        with pytest.raises(type(stop)):
+            write(out, source(), workers=workers, progress=stopped if where == "the progress" else silent)
+    assert not out.exists()
+    info = write(out, files)
+    assert (info.counts, info.left_out) == ({"train": 6}, ())
+
+
+def test_a_set_that_lost_an_image_to_a_signal_is_not_finished(tmp_path: Path) -> None:
+    """Earlier versions took the signal for damage, and the set as finished."""
+    whole = write(tmp_path / "noise", records())
+    file = tmp_path / "noise" / "dataset.json"
+    lost = {"name": "image-3", "reason": "the image is damaged or cut short: terminated; what was finished is kept."}
+    description = json.loads(file.read_text())
+    file.write_text(json.dumps(description | {"left_out": [lost], "counts": {"train": 8, "test": 3}}))
+    assert write(tmp_path / "noise", records()) == whole
+    assert check_dataset(tmp_path / "noise") == []

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from ratlip_cli.data.layout import DatasetInfo, Problem, Record, read_split
-from ratlip_cli.data.sources.own_images import Options, count, fingerprint, records
+from ratlip_cli.data.folders import read_folder
+from ratlip_cli.data.layout import DatasetInfo, Problem, Record, check_dataset, read_split
+from ratlip_cli.data.prepare import PrepareRequest, prepare
+from ratlip_cli.data.sources.own_images import Options, count, fingerprint, passed_over, records
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.outputs import RECORDS_FILE, ImageFolder
+from ratlip_cli.sampling import Sample
 
 
 def image(file: Path, captions: str | bytes | None = None) -> None:
@@ -234,3 +240,195 @@ def test_a_missing_folder_or_a_file_is_one_clear_line(tmp_path: Path) -> None:
         read(tmp_path / "nowhere")
     with pytest.raises(DataError, match="is a file"):
         read(tmp_path / "a.jpg")
+
+
+def link(file: Path, target: Path | str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.symlink_to(target)
+
+
+def test_links_are_followed_and_those_that_lead_nowhere_are_named(tmp_path: Path) -> None:
+    image(tmp_path / "elsewhere" / "inner" / "a.png", "a caption")
+    image(tmp_path / "photos" / "own.png", "a caption")
+    link(tmp_path / "photos" / "images", tmp_path / "elsewhere")
+    link(tmp_path / "photos" / "train" / "one.png", "../../elsewhere/inner/a.png")
+    link(tmp_path / "photos" / "train" / "one.txt", "../../elsewhere/inner/a.txt")
+    link(tmp_path / "photos" / "test", "../elsewhere/inner")
+    link(tmp_path / "photos" / "gone.png", "/nowhere/x.png")
+    link(tmp_path / "photos" / "self.png", "self.png")
+    good, bad = read(tmp_path / "photos")
+    assert list(good) == ["own.png", "images/inner/a.png", "train/one.png"]
+    assert set(bad) == {"gone.png", "self.png"}
+    assert "/nowhere/x.png" in bad["gone.png"]
+    assert passed_over(tmp_path / "photos") == ("passed over links to folders that are read anyway: test",)
+    assert count(tmp_path / "photos") == 3
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "a", "other/..", "a/b/../.."])
+def test_links_in_circles_end(tmp_path: Path, target: str) -> None:
+    top = tmp_path / "x" / "photos"
+    image(top / "a" / "b" / "1.png", "a caption")
+    (top / "other").mkdir()
+    link(top / "circle", target)
+    assert list(read(top)[0]) == ["a/b/1.png"]
+    assert passed_over(top) == ("passed over links to folders that are read anyway: circle",)
+    assert len(fingerprint(top)) == 64
+
+
+def test_links_that_lead_to_one_another_end(tmp_path: Path) -> None:
+    for one, other in (("a", "b"), ("b", "a")):
+        image(tmp_path / one / f"{one}.png", "a caption")
+        link(tmp_path / one / "other", tmp_path / other)
+    link(tmp_path / "photos" / "both", tmp_path / "a")
+    assert list(read(tmp_path / "photos")[0]) == ["both/a.png", "both/other/b.png"]
+
+
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
+    for ending in ("jfif", "jpe", "pjpeg", "JPG"):
+        image(tmp_path / "a.jpg", "a caption")
+        (tmp_path / "a.jpg").rename(tmp_path / f"{ending}.{ending}")
+        (tmp_path / "a.txt").rename(tmp_path / f"{ending}.txt")
+    for name in ("phone.heic", "raw.NEF", "Thumbs.db", "desktop.ini", "notes.md", "b.png.part", "README.txt"):
+        (tmp_path / name).write_bytes(b"II*\0" if name.endswith("NEF") else b"something")
+    good, bad = read(tmp_path)
+    assert len(good) == count(tmp_path) == 4
+    assert set(bad) == {"phone.heic", "raw.NEF"}
+    assert passed_over(tmp_path) == (
+        "passed over files that are neither images nor captions: Thumbs.db, b.png.part, desktop.ini and 1 more",
+    )
+
+
+def test_what_ratlip_wrote_is_left_out_and_named(tmp_path: Path, tiny_dataset: Path) -> None:
+    image(tmp_path / "own" / "0001_a.png", "mine, though numbered")
+    image(tmp_path / "mixed" / "mine.png", "mine, though figures are here")
+    before = fingerprint(tmp_path)
+    image(tmp_path / "runs" / "a-1" / "samples" / "step_1.png", "not mine")
+    (tmp_path / "runs" / "a-1" / "config.toml").touch()
+    (tmp_path / "runs" / "a-1" / "metrics.jsonl").touch()
+    sample = Sample(Image.new("RGB", (8, 8)), "a bird", 0, 0, 0, 1.0, "model", "0123", 0.5)
+    generated = ImageFolder(tmp_path / "generated")
+    generated.save(sample)
+    generated.save_grid([sample])
+    for folder in ("latent", "mixed"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "0000_figure.png")
+        (tmp_path / folder / "0000_figure.json").write_text('{"says": []}')
+    shutil.copytree(tiny_dataset, tmp_path / "data" / "colours")
+    image(tmp_path / "data" / "downloads" / "x.png", "not mine")
+    good, bad = read(tmp_path)
+    assert list(good) == ["mixed/mine.png", "own/0001_a.png"]
+    assert set(bad) == {"mixed/0000_figure.png"}
+    written = "data/colours, data/downloads, generated and 2 more"
+    assert passed_over(tmp_path) == (f"passed over folders that ratlip wrote: {written}",)
+    assert RECORDS_FILE == "images.jsonl"
+    assert [file.name for file in read_folder(tmp_path / "generated").images()] == [
+        "0000_a-bird_0.png",
+        "0000_grid.png",
+    ]
+    both = {file.name for file in read_folder(tmp_path, with_written=True).images()}
+    assert {"0000_a-bird_0.png", "step_1.png"} <= both
+    for file in (tmp_path / "mixed").glob("0000*"):
+        file.unlink()
+    assert fingerprint(tmp_path) == before
+
+
+def test_a_description_that_is_not_ours_does_not_hide_a_folder(tmp_path: Path) -> None:
+    image(tmp_path / "faces" / "1.png", "a caption")
+    (tmp_path / "faces" / "dataset.json").write_text('{"labels": null}')
+    assert list(read(tmp_path)[0]) == ["faces/1.png"]
+
+
+def test_what_may_not_be_read_is_named_and_the_rest_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/1.png", "b/1.png", "c/1.png", "d/1.png"):
+        image(tmp_path / name, "a caption")
+    metadata(tmp_path / "c", {"file_name": "1.png", "text": "a caption"})
+    scan, opened = os.scandir, Path.open
+
+    def refuse(path: Path) -> None:
+        if path in {tmp_path / "b", tmp_path / "c" / "metadata.jsonl", tmp_path / "d" / "1.png"}:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", lambda path: refuse(Path(path)) or scan(path))
+    monkeypatch.setattr(Path, "open", lambda path, *given, **named: refuse(path) or opened(path, *given, **named))
+    good, bad = read(tmp_path)
+    assert list(good) == ["a/1.png", "d/1.png"]
+    assert set(bad) == {"b", "c/metadata.jsonl"}
+    assert all("Permission denied" in reason for reason in bad.values())
+    assert len(fingerprint(tmp_path)) == 64
+    with pytest.raises(DataError, match=r"cannot read .*b: Permission denied"):
+        read(tmp_path / "b")
+
+
+@pytest.mark.parametrize("count", [2, 3, 20])
+@pytest.mark.parametrize("fraction", [1e-9, 0.999999999])
+def test_each_split_that_was_promised_gets_an_image(tmp_path: Path, count: int, fraction: float) -> None:
+    for number in range(count):
+        image(tmp_path / "photos" / f"{number}.png", f"number {number}")
+    options = Options(test_fraction=fraction)
+    empty, full = ("test", "train") if fraction < 0.5 else ("train", "test")
+    info = prepared(tmp_path / "photos", tmp_path / "out", options)
+    assert info.counts == {empty: 1, full: count - 1}
+    assert not any("too few" in note for note in info.notes)
+    (moved,) = read_split(tmp_path / "out", empty)
+    assert moved.captions == (f"number {moved.file.stem}",)
+    nearest = min if empty == "test" else max
+    assert moved.file.stem == nearest((entry.stem for entry in (tmp_path / "photos").glob("*.png")), key=options.rank)
+    assert check_dataset(tmp_path / "out") == []
+
+
+def test_no_split_is_filled_that_was_not_promised(tmp_path: Path) -> None:
+    for number in range(3):
+        image(tmp_path / "photos" / f"{number}.png", "a caption")
+        image(tmp_path / "sorted" / "train" / f"{number}.png", "a caption")
+    assert prepared(tmp_path / "photos", tmp_path / "none", Options(test_fraction=0)).counts == {"train": 3}
+    assert prepared(tmp_path / "sorted", tmp_path / "train", Options(test_fraction=0.1)).counts == {"train": 3}
+    image(tmp_path / "one" / "x.png", "a caption")
+    info = prepared(tmp_path / "one", tmp_path / "single", Options(test_fraction=0.1))
+    assert info.counts == {"train": 1}
+    assert "no image is in the test split: 1 image is too few for two splits" in info.notes
+
+
+def prepared(folder: Path, out: Path, options: Options) -> DatasetInfo:
+    info = DatasetInfo(name="own", source=str(folder), licence="", image_size=32, split_rule="")
+    return write_dataset(out, records(folder, options), info)
+
+
+def test_images_of_one_path_after_flattening_are_all_kept(tmp_path: Path) -> None:
+    names = ["a_b.png", "a/b.png", "a_b.jpg", "A/b.png", "train/a_b.png", "train/a/b.png"]
+    for number, name in enumerate(names):
+        image(tmp_path / "photos" / name, f"number {number}")
+    info = prepared(tmp_path / "photos", tmp_path / "out", Options(test_fraction=0))
+    assert (info.counts, info.left_out) == ({"train": len(names)}, ())
+    entries = read_split(tmp_path / "out", "train")
+    assert {entry.captions for entry in entries} == {(f"number {number}",) for number in range(1, len(names))}
+    assert len({entry.file.name.casefold() for entry in entries}) == len(names)
+
+
+def test_bytes_of_names_that_are_not_utf8_are_no_reason_to_stop(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    try:
+        image(folder / os.fsdecode(b"\xe9t\xe9.png"), "a caption")
+    except OSError:
+        pytest.skip("a file system of UTF-8 alone")
+    image(folder / os.fsdecode(b"\xe8.png"))
+    request = PrepareRequest(str(folder), tmp_path / "data", image_size=32, workers=1)
+    first = prepare(request)
+    assert first.info.counts == {"train": 1}
+    assert [problem.name for problem in first.info.left_out] == ["\\udce8.png"]
+    (entry,) = read_split(first.path, "train")
+    assert (entry.file.name, entry.extra) == ("_t_.png", {"origin": "\\udce9t\\udce9.png"})
+    assert prepare(request).before == first.info
+
+
+def test_a_name_that_no_file_can_have_costs_its_row_alone(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    metadata(
+        tmp_path,
+        *(
+            {"file_name": name, "text": "a caption"}
+            for name in ("x" * 300 + ".png", "a.png", "y" * 5000 + ".png", "b.png")
+        ),
+    )
+    info = write(tmp_path, tmp_path / "out")
+    assert set(info) == {"x" * 300 + ".png", "y" * 5000 + ".png", "b.png"}
+    assert "name too long" in info["x" * 300 + ".png"]

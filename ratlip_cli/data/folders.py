@@ -68,7 +68,7 @@ class Folder:
         return tuple(f"passed over {self._named(what, paths)}" for what, paths in lines if paths)
 
     def _named(self, what: str, paths: Sequence[Path]) -> str:
-        names = [printable(path.relative_to(self.path)) for path in paths]
+        names = [printable(path.relative_to(self.path)) for path in sorted(paths)]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         return f"{what}: {', '.join(names[:_SHOWN])}{more}"
 

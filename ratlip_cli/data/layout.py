@@ -34,7 +34,7 @@ INFO = "dataset.json"
 METADATA = "metadata.jsonl"
 
 LONGEST_NAME = 200
-"""Bytes in an image's name; file systems allow 255 with the ending and a temporary file's marks."""
+"""Bytes in an image's name without its ending; file systems allow 255 with the ending and a temporary file's marks."""
 
 _EARLIER_SOURCES = {
     "drawn by ratlip (ratlip_cli/data/drawn)": "rendered by ratlip (ratlip_cli/demo)",
@@ -236,6 +236,6 @@ def _parse_entry(folder: Path, row: Any) -> Entry:
     name = row.pop("file_name")
     if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
         raise ValueError(f"the captions of {name} are not a list of text")
-    if not is_plain(name):
+    if not is_plain(name.removesuffix(".png")):
         raise ValueError(f"{name} is not the name of a file")
     return Entry(folder / name, tuple(captions), row)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import codecs
 import mmap
 import re
 from collections.abc import Iterator, Mapping
@@ -17,16 +18,16 @@ from ratlip_cli.data.archives import Member
 from ratlip_cli.data.layout import Problem
 from ratlip_cli.data.sources import tables
 from ratlip_cli.data.sources.tables import Row
-from ratlip_cli.data.sources.texts import decoded
+from ratlip_cli.data.sources.texts import decoded, encoding_of
 from ratlip_cli.errors import DataError
 
 SUFFIXES = (".json",)
 
-_BEGINNING = re.compile(
-    rb'\s*(?:\{\s*"(?:images|annotations|info|licenses|type|dataset)"|\[\s*\{|\{\s*"[^"]+\.(?:jpe?g|png|webp|gif|bmp)")',
-    re.IGNORECASE,
-)
-_WORDS = re.compile(rb'"(?:captions?|sentences|text)"|^\s*\{\s*"[^"]+\.\w{3,4}"\s*:')
+_HEAD = 4096
+
+_BEGINNING = re.compile(rb'\s*(?:\{\s*"(?:images|annotations|info|licenses|type|dataset)"|\[\s*\{)')
+_WORDS = re.compile(rb'"(?:captions?|sentences|text)"')
+_NAMES = re.compile(rb'\s*\{\s*"[^"]+\.(?:jpe?g|png|webp|gif|bmp)"\s*:\s*[\["]', re.IGNORECASE)
 
 
 def is_captions(file: Member) -> bool:
@@ -41,7 +42,12 @@ def is_captions(file: Member) -> bool:
 
 
 def _is_captions(content: bytes | mmap.mmap) -> bool:
-    return bool(_BEGINNING.match(content)) and _WORDS.search(content) is not None
+    encoding = encoding_of(content[:_HEAD])
+    if encoding == "utf-8-sig":
+        start = len(codecs.BOM_UTF8) if content[:3] == codecs.BOM_UTF8 else 0
+        of_names = _NAMES.match(content, start) is not None
+        return of_names or (_BEGINNING.match(content, start) is not None and _WORDS.search(content) is not None)
+    return _is_captions(content[:].decode(encoding, "replace").encode())
 
 
 def rows(file: Member, caption_column: str | None = None) -> Iterator[Row | Problem]:

@@ -322,7 +322,7 @@ def _records(lines: Iterable[str], delimiter: str, skip_blanks: bool = True) -> 
             first = source.back_to_second()
             reader = csv.reader(source, delimiter=delimiter, skipinitialspace=skip_blanks, strict=True)
             try:
-                cells = next(csv.reader([first], delimiter=delimiter, skipinitialspace=skip_blanks), [])
+                cells = next(csv.reader([first.rstrip("\r\n")], delimiter=delimiter, skipinitialspace=skip_blanks), [])
             except csv.Error as error:
                 yield source.number, str(error)
                 continue
