@@ -124,6 +124,31 @@ def test_what_cannot_be_used_of_a_shard_is_named(tmp_path: Path) -> None:
     assert titled == ["x_column"]
 
 
+@pytest.mark.parametrize("ending", ["txt", "json", "caption"])
+def test_base_names_that_differ_behind_the_first_dot_are_samples_of_their_own(tmp_path: Path, ending: str) -> None:
+    names = ("22.05", "22.06", "v1.0 red", "c")
+    texts = {f"{name}.{ending}": json.dumps({"caption": name}) if ending == "json" else name for name in names}
+    good, bad = read(shard(tmp_path / "x.tar", {f"{name}.png": png() for name in names} | texts))  # unsorted, too
+    assert bad == {}
+    assert {record.origin: record.captions for record in good.values()} == {f"x/{name}.png": (name,) for name in names}
+
+
+def test_images_that_share_a_caption_or_a_name_are_both_named(tmp_path: Path) -> None:
+    place = tmp_path / "x.tar"
+    with tarfile.open(place, "w") as archive:
+        for name in ("s.input.png", "s.mask.png", "s.txt", "a.png", "a.txt", "a.png", "a.seg.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(png())
+            archive.addfile(info, io.BytesIO(png() if name.endswith("png") else b"a caption".ljust(info.size)))
+    good, bad = read(place)
+    assert {record.origin for record in good.values()} == {"x/s.input.png", "x/a.png"}
+    assert bad == {
+        "x.tar/s.mask.png": "the caption of its sample went to s.input.png; give each image its own",
+        "x.tar/a.png": "two images of the shard are called a.png; the first is taken",
+        "x.tar/a.seg.png": "the caption of its sample went to a.png; give each image its own",
+    }
+
+
 def prepared(source: Path, out: Path) -> DatasetInfo:
     request = PrepareRequest(str(source), out.parent, name=out.name, image_size=32, test_fraction=0, workers=1)
     return prepare(request).info
