@@ -22,6 +22,7 @@ from file_server import serve_file
 from PIL import Image
 
 from ratlip_cli.data import download, prepare
+from ratlip_cli.data.images import FORMATS
 from ratlip_cli.data.layout import DatasetInfo, check_dataset, read_dataset, read_split, stored_side
 from ratlip_cli.data.prepare import PrepareRequest, resolve_dataset
 from ratlip_cli.data.sources import celeba_tiny, cub, oxford
@@ -270,7 +271,7 @@ def test_what_is_wrong_in_an_archive_is_named_and_the_rest_is_kept(tmp_path: Pat
         "bounding_boxes.txt, line 5": "not the number of an image and its box",
         "bounding_boxes.txt, line 6": "not the number of an image and its box",
         f"{text}, line 1": "not UTF-8",
-        images[0].removeprefix("images/"): "not an image that can be read (JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM)",
+        images[0].removeprefix("images/"): f"not an image that can be read ({', '.join(FORMATS)})",
         images[1].removeprefix("images/"): "its archive does not hold it",
         "003.Sooty_Albatross/Sooty_1.jpg": "it has no box in bounding_boxes.txt",
         "train": "2 images with captions were found, not 3",

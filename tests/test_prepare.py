@@ -183,6 +183,25 @@ def test_own_images_are_prepared_again_when_they_changed(
     assert read_dataset(path).image_size == 32
 
 
+def test_notes_are_told_by_prepare_and_on_the_way_to_something_else(
+    tmp_path: Path, ratlip: Ratlip, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = photos(tmp_path / "photos")
+    (folder / "Thumbs.db").touch()
+    enlarged = "8 of 8 images had a shorter side of less than 76 pixels"
+    passed_over = "passed over files that are neither images nor captions: Thumbs.db"
+    _, _, err = ratlip("photos", "--image-size", "64", "--workers", "1")
+    assert enlarged in err
+    assert f"\n{passed_over}\n" in err
+    assert ratlip("photos", "--image-size", "64")[2].count(enlarged) == 1
+    notes = json.loads(ratlip("photos", "--image-size", "64", "--json")[1])["notes"]
+    assert [note.startswith((passed_over, enlarged)) for note in notes] == [True, True]
+    monkeypatch.setattr(logging.getLogger("ratlip_cli"), "propagate", True)
+    caplog.set_level(logging.INFO, "ratlip_cli")
+    resolve_dataset(str(folder), tmp_path / "elsewhere", 64)
+    assert [record.getMessage() for record in caplog.records] == [f"photos: {note}" for note in notes]
+
+
 def test_own_images_keep_their_options_when_they_are_prepared_again(tmp_path: Path, ratlip: Ratlip) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -2,7 +2,8 @@
 
     DATASET/
       dataset.json            where the images come from and what they became: :class:`DatasetInfo`
-      train/metadata.jsonl    {"file_name": "x.png", "captions": ["...", ...], further columns}
+      train/metadata.jsonl    {"file_name": "x.png", "captions": ["...", ...], further columns}; among them "origin",
+                              the image's former name, where `plain_name` or a number changed it
       train/x.png             RGB, shorter side = :func:`stored_side` (image_size)
       test/...                and any further split, such as ``unseen``
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -77,14 +77,15 @@ def resolve_dataset(name_or_path: str, data_dir: Path, image_size: int, progress
     if (gone := _made_from(path, data_dir)) is not None:
         return _large_enough(gone, str(gone), image_size)
     usual = DEMO_IMAGE_SIZE if name_or_path in demo.DATASETS else IMAGE_SIZE
-    return _prepare(PrepareRequest(name_or_path, data_dir, image_size=max(image_size, usual)), progress).path
+    return _prepared(PrepareRequest(name_or_path, data_dir, image_size=max(image_size, usual)), progress)
 
 
 def _made_from(path: Path, data_dir: Path) -> Path | None:
     """Return the dataset that was prepared from own images at `path`, which may be there no longer."""
     for info in sorted(data_dir.glob(f"*/{INFO}")):
-        if read_dataset(info.parent).source == str(path.resolve()):
-            return info.parent
+        with suppress(DataError):  # A damaged one is told where it is asked for.
+            if read_dataset(info.parent).source == str(path.resolve()):
+                return info.parent
     return None
 
 
@@ -292,7 +293,15 @@ def _resolve_own(path: Path, data_dir: Path, image_size: int, progress: Progress
             root = None if options.image_root is None else Path(options.image_root)
             again: Any = asdict(options) | {"image_root": root}
             request = replace(request, image_size=max(image_size, before.image_size), **again)
-    return _prepare(request, progress).path
+    return _prepared(request, progress)
+
+
+def _prepared(request: PrepareRequest, progress: Progress) -> Path:
+    """Prepare a dataset on the way to something else; what is worth knowing of it is logged."""
+    prepared = _prepare(request, progress)
+    for note in prepared.info.notes:
+        _log.info("%s: %s", prepared.info.name, note)
+    return prepared.path
 
 
 def _large_enough(out: Path, what: str, image_size: int) -> Path:
