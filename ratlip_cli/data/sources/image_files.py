@@ -16,6 +16,9 @@ _HINTS = 20
 """Names that are not there for which the nearest is looked for: it takes long, and nobody reads more."""
 
 
+_LONGEST = 255
+"""Bytes in a file's name on every usual file system."""
+
 _FOLDER = "it is the name of a folder, not of an image"
 
 
@@ -80,6 +83,8 @@ class ImageFiles:
         nearest = self._nearest(last, taken)
         if nearest is not None or not wanted.isprintable() or len(wanted) > LONGEST_NAME:
             hint = "" if nearest is None else f"; the nearest name is {nearest}"
+            if any(len(part.encode("utf-8", "surrogatepass")) > _LONGEST for part in wanted.split("/")):
+                hint = ": a name too long for a file system"
             raise ValueError(f"the image does not exist{hint}")
         return None
 
