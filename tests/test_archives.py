@@ -280,3 +280,30 @@ def test_a_gzip_whose_checksum_is_wrong_is_damaged(tmp_path: Path, damage: Calla
 def test_a_missing_archive_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="cannot be read"):
         read(tmp_path / "x.zip")
+
+
+def with_size(whole: bytes, size: int) -> bytes:
+    """A .tar whose first member claims to have `size` bytes, with a right checksum."""
+    header = bytearray(whole[:512])
+    header[124:136] = b"%011o\0" % size if size < 8**11 else b"\x80" + size.to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + whole[512:]
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz"])
+@pytest.mark.parametrize(
+    ("first", "size"),
+    [
+        *((first, size) for first in ("0.txt", "0.mp4") for size in (0, 1600, 2048, 10**5, 10**8, 2 * 10**8, 2**62)),
+        *(("longer than a header has room for" * 9 + ".txt", size) for size in (0, 10**5, 10**8, 2**62)),
+    ],
+)
+def test_a_wrong_size_costs_its_member_alone(tmp_path: Path, name: str, first: str, size: int) -> None:
+    others = {f"{number}.txt": bytes([64 + number]) * 600 for number in range(1, 9)}
+    whole = tar(tmp_path / "whole.tar", (first, b"@" * 600), *others.items()).read_bytes()
+    damaged = with_size(whole, size)
+    (tmp_path / name).write_bytes(gzip.compress(damaged) if name.endswith("gz") else damaged)
+    found = list(members(tmp_path / name, TEXTS))
+    assert {item.name: item.read() for item in found if isinstance(item, Member) and item.name in others} == others
+    assert any(isinstance(item, Problem) for item in found) or first.endswith(".mp4")

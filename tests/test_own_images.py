@@ -77,11 +77,10 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "good.json").write_text("{}")
     image(tmp_path / ".hidden" / "x.jpg", "a caption")
     good, bad = read(tmp_path)
-    assert list(good) == ["good.jpg"]
+    assert captions(good) == {"good.jpg": ("a caption",), "windows.jpg": ("a caption",)}
     assert bad == {
         "alone.jpg": "it has no caption: alone.txt is missing",
-        "latin.jpg": "latin.txt is not UTF-8",
-        "windows.jpg": "windows.txt is not UTF-8",
+        "latin.jpg": "latin.txt is not UTF-8, by its looks Windows-1252; save latin.txt as UTF-8",
         "phone.heic": "not a kind of image that can be read; convert it to PNG or JPEG",
     }
 
@@ -145,10 +144,10 @@ def test_bad_rows_are_named_and_the_rest_is_kept(tmp_path: Path) -> None:
     assert good["a.jpg"].extra == {"weight": None}
     assert set(bad) == {
         *(f"metadata.jsonl, line {number}" for number in (1, 2, 3)),
-        *("metadata.jsonl", "../a.jpg", "/etc/a.jpg", "number.jpg", "mixed.jpg"),
+        *("metadata.jsonl", "../a.jpg", "/etc/a.jpg", "number.jpg", "mixed.jpg", "latin.jpg"),
     }
-    info = write(tmp_path, tmp_path / "out")
-    assert info == {"latin.jpg": "its captions or columns are not UTF-8 or not JSON"} | bad
+    assert bad["latin.jpg"] == "its caption is not UTF-8, by its looks Windows-1252; save metadata.jsonl as UTF-8"
+    assert write(tmp_path, tmp_path / "out") == bad
 
 
 def write(folder: Path, out: Path) -> dict[str, str]:

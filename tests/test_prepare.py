@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -220,6 +221,63 @@ def test_two_folders_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
     resolve_dataset(str(one), tmp_path / "data", 32)
     with pytest.raises(DataError, match="holds another dataset"):
         resolve_dataset(str(other), tmp_path / "data", 32)
+
+
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_a_set_whose_project_was_moved_is_the_same_set(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    photos(old / "photos")
+    monkeypatch.chdir(old)
+    resolve_dataset("photos", Path("data"), 32)
+    written = {file: file.stat().st_mtime_ns for file in old.glob("data/photos/*/*")}
+    if how == "copied":
+        shutil.copytree(old, new, copy_function=shutil.copyfile)
+        shutil.rmtree(old)
+    else:
+        old.rename(new)
+    monkeypatch.chdir(new)
+    again = prepare(PrepareRequest("photos", Path("data"), image_size=32))
+    assert again.before == again.info
+    assert again.info.source == str(new / "photos")
+    assert resolve_dataset("photos", Path("data"), 32) == Path("data/photos")
+    if how == "moved":
+        assert {file.name: time for file, time in written.items()} == {
+            file.name: file.stat().st_mtime_ns for file in new.glob("data/photos/*/*")
+        }
+    shutil.rmtree(new / "photos")
+    for asked in ("photos", str(new / "photos")):
+        assert resolve_dataset(asked, Path("data"), 32).resolve() == new / "data" / "photos"
+
+
+def test_a_set_of_other_images_is_not_taken_for_a_moved_one(tmp_path: Path) -> None:
+    one, other = photos(tmp_path / "one" / "photos"), photos(tmp_path / "other" / "photos")
+    resolve_dataset(str(one), tmp_path / "data", 32)
+    shutil.rmtree(one)
+    (other / "train" / "1.txt").write_text("Image 1")
+    with pytest.raises(DataError, match=r"holds another dataset.*--dataset .*data/photos to use it as it is"):
+        resolve_dataset(str(other), tmp_path / "data", 32)
+
+
+def test_another_working_folder_says_where_was_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=rf"Paths begin at {tmp_path}.*: give --dataset the path"):
+        resolve_dataset("photos", Path("data"), 32)
+
+
+def test_sets_of_earlier_versions_know_no_content_and_are_left_as_they_are(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos")
+    first = prepare(PrepareRequest(str(folder), tmp_path / "data", image_size=32))
+    file = first.path / "dataset.json"
+    description = json.loads(file.read_text())
+    assert description["options"] == {"caption_column": None, "test_fraction": 0.1, "seed": 0}
+    del description["checksums"]["content"]
+    file.write_text(json.dumps(description))
+    before = file.read_bytes()
+    again = prepare(PrepareRequest(str(folder), tmp_path / "data", image_size=32))
+    assert again.before == again.info
+    assert file.read_bytes() == before
 
 
 def test_images_in_the_data_folder_are_prepared_beside_themselves(tmp_path: Path) -> None:

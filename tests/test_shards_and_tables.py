@@ -113,7 +113,7 @@ def test_what_cannot_be_used_of_a_shard_is_named(tmp_path: Path) -> None:
     assert "cut short" in problems.pop("x.tar/its rest")
     assert problems == {
         "x/no-caption.jpg": "it has no caption",
-        "x.tar/latin.jpg": "its caption is not UTF-8",
+        "x.tar/latin.jpg": "latin.txt is not UTF-8, by its looks Windows-1252; save latin.txt as UTF-8",
         "x.tar/json.jpg": "not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
         "x/empty.jpg": "it has no caption",
         "x.tar/alone": "it has no image",
@@ -122,6 +122,31 @@ def test_what_cannot_be_used_of_a_shard_is_named(tmp_path: Path) -> None:
     }
     titled = [name for name, record in read(place, caption_column="title")[0].items() if record.captions]
     assert titled == ["x_column"]
+
+
+@pytest.mark.parametrize("ending", ["txt", "json", "caption"])
+def test_base_names_that_differ_behind_the_first_dot_are_samples_of_their_own(tmp_path: Path, ending: str) -> None:
+    names = ("22.05", "22.06", "v1.0 red", "c")
+    texts = {f"{name}.{ending}": json.dumps({"caption": name}) if ending == "json" else name for name in names}
+    good, bad = read(shard(tmp_path / "x.tar", {f"{name}.png": png() for name in names} | texts))  # unsorted, too
+    assert bad == {}
+    assert {record.origin: record.captions for record in good.values()} == {f"x/{name}.png": (name,) for name in names}
+
+
+def test_images_that_share_a_caption_or_a_name_are_both_named(tmp_path: Path) -> None:
+    place = tmp_path / "x.tar"
+    with tarfile.open(place, "w") as archive:
+        for name in ("s.input.png", "s.mask.png", "s.txt", "a.png", "a.txt", "a.png", "a.seg.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(png())
+            archive.addfile(info, io.BytesIO(png() if name.endswith("png") else b"a caption".ljust(info.size)))
+    good, bad = read(place)
+    assert {record.origin for record in good.values()} == {"x/s.input.png", "x/a.png"}
+    assert bad == {
+        "x.tar/s.mask.png": "the caption of its sample went to s.input.png; give each image its own",
+        "x.tar/a.png": "two images of the shard are called a.png; the first is taken",
+        "x.tar/a.seg.png": "the caption of its sample went to a.png; give each image its own",
+    }
 
 
 def prepared(source: Path, out: Path) -> DatasetInfo:
@@ -137,7 +162,7 @@ ROWS = (
     {"image": "../3.png", "caption": "outside"},
     {"image": "/etc/4.png", "caption": "outside"},
     {"image": "", "caption": "nothing"},
-    {"image": "images/2.png", "caption": "the same again, too late"},
+    {"image": "images/2.png", "caption": "two of two"},
 )
 
 
@@ -164,14 +189,13 @@ def test_a_table_names_images_of_its_folder(tmp_path: Path, name: str) -> None:
     entries = read_split(tmp_path / "out", "train")
     assert [(entry.file.name, entry.captions) for entry in entries] == [
         ("images_1.png", ("first of one", "second of one")),
-        ("images_2.png", ("one of two",)),
+        ("images_2.png", ("one of two", "two of two")),
     ]
     problems = [(problem.name, problem.reason.split(":")[0]) for problem in info.left_out]
     assert problems == [
         ("../3.png", "it lies outside its folder"),
         ("/etc/4.png", "it lies outside its folder"),
         (name, "a row has no file_name"),
-        ("images/2.png", "another image has the same name; rename one of them"),
     ]
     assert count(place) == 2
 

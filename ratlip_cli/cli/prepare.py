@@ -35,8 +35,9 @@ def prepare(
 ) -> None:
     """Get captioned images ready for training. The prepared folder goes to stdout.
 
-    Own images are a folder of x.jpg with x.txt (a caption a line) or with a metadata.jsonl or metadata.csv, a .csv or
-    .jsonl that names images, or a WebDataset shard or folder of shards. Run again, it goes on where it stopped.
+    Own images are a folder of x.jpg with x.txt (a caption a line) or with a table that names them: metadata.jsonl or
+    .csv, or any .csv, .tsv, .txt, .jsonl, .json (COCO) or .parquet of names and captions. Or a table, a .zip, a
+    WebDataset shard or a folder of those. Run again, it goes on where it stopped.
 
     [bold]Examples[/]
 
@@ -45,6 +46,8 @@ def prepare(
     ratlip prepare cub --raw ~/Downloads
 
     ratlip prepare ~/my-images --image-size 128 --test-fraction 0.2
+
+    ratlip prepare toys --caption "a photo of {folder}"
 
     ratlip prepare data/my-images --check
     """

@@ -6,6 +6,7 @@ claims to be enormous is passed over; an archive that would expand without bound
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -22,7 +23,9 @@ from typing import IO, cast
 from ratlip_cli.data.layout import Problem
 from ratlip_cli.errors import DataError, one_line
 
-SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
+ZIP = ".zip"
+
+SUFFIXES = (".tar.gz", ".tgz", ".tar", ZIP)
 """File name endings, in lower case, of the archives that can be read."""
 
 LARGEST_MEMBER = 128 * 2**20
@@ -69,11 +72,11 @@ def stem(name: str) -> str:
     return name[: len(name) - len(ending)]
 
 
-def members(place: Path, wanted: re.Pattern[str]) -> Iterator[Member | Problem]:
+def members(place: Path, wanted: re.Pattern[str], unread: re.Pattern[str] | None = None) -> Iterator[Member | Problem]:
     """Yield the files whose paths, with "/", in `place` the pattern `wanted` finds; a Problem for each that is refused.
 
     `place` is an archive (:data:`SUFFIXES`), a folder, which is searched whole and in order, or any other file, which
-    stands for itself.
+    stands for itself. Of a .tar, what `unread` finds comes too, with no content.
 
     Raises ArchiveError, after the members before, where the archive is damaged or cut short.
     """
@@ -81,7 +84,7 @@ def members(place: Path, wanted: re.Pattern[str]) -> Iterator[Member | Problem]:
         yield from _in_folder(place, wanted)
     elif is_archive(place):
         try:
-            yield from _in_archive(place, wanted)
+            yield from _in_archive(place, wanted, unread)
         except ArchiveError as error:
             raise ArchiveError(f"{place}: {error}. Remove it and get it again.") from error
     elif wanted.search(place.name):
@@ -141,7 +144,9 @@ def _in_folder(folder: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
                 yield Member(path, here / name)
 
 
-def _in_archive(file: Path, wanted: re.Pattern[str]) -> Iterator[Member | Problem]:
+def _in_archive(
+    file: Path, wanted: re.Pattern[str], unread: re.Pattern[str] | None = None
+) -> Iterator[Member | Problem]:
     magic = _magic(file)
     limit = max(ALWAYS_ALLOWED, LARGEST_RATIO * file.stat().st_size)
     try:
@@ -150,7 +155,7 @@ def _in_archive(file: Path, wanted: re.Pattern[str]) -> Iterator[Member | Proble
                 yield from _in_zip(archive, wanted, limit)
         else:
             with gzip.open(file, "rb") if magic == b"\x1f\x8b" else file.open("rb") as unpacked:
-                yield from _in_tar(cast(IO[bytes], unpacked), wanted, limit)
+                yield from _in_tar(cast(IO[bytes], unpacked), wanted, limit, unread)
     except ArchiveError:
         raise
     except Exception as error:  # Damaged archives are met with exceptions of every kind.
@@ -171,6 +176,20 @@ def _magic(file: Path) -> bytes:
 
 
 def _in_zip(archive: zipfile.ZipFile, wanted: re.Pattern[str], limit: int) -> Iterator[Member | Problem]:
+    for item in _listed(archive, wanted, limit):
+        if isinstance(item, Problem):
+            yield item
+            continue
+        try:
+            content = _read(archive, item)
+        except ArchiveError as error:
+            yield Problem(item.filename, str(error))
+        else:
+            yield Member(item.filename, content)
+
+
+def _listed(archive: zipfile.ZipFile, wanted: re.Pattern[str], limit: int) -> Iterator[zipfile.ZipInfo | Problem]:
+    """Yield the wanted members of a .zip, unread, and a Problem for each that is refused."""
     infos = archive.infolist()
     if sum(info.file_size for info in infos) > limit:
         raise ArchiveError(_BOMB)
@@ -178,18 +197,49 @@ def _in_zip(archive: zipfile.ZipFile, wanted: re.Pattern[str], limit: int) -> It
         name = info.filename
         if info.is_dir() or not wanted.search(name) or _is_clutter(name):
             continue
-        if refusal := _refusal(name, info.file_size, is_link=stat.S_ISLNK(info.external_attr >> 16)):
-            yield Problem(name, refusal)
-            continue
+        refusal = _refusal(name, info.file_size, is_link=stat.S_ISLNK(info.external_attr >> 16))
+        yield info if refusal is None else Problem(name, refusal)
+
+
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    try:
+        return archive.read(info)
+    except Exception as error:  # zipfile meets damaged members with exceptions of many kinds.
+        raise ArchiveError(f"damaged in its archive: {one_line(error)}") from error
+
+
+class OpenZip(contextlib.AbstractContextManager["OpenZip"]):
+    """The files of a .zip, each of which is read when it is asked for.
+
+    Raises ArchiveError where it cannot be read, or would expand without bound.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
         try:
-            content = archive.read(info)
-        except Exception as error:  # zipfile meets damaged members with exceptions of many kinds.
-            yield Problem(name, f"damaged in its archive: {one_line(error)}")
-        else:
-            yield Member(name, content)
+            with contextlib.ExitStack() as stack:
+                self._archive = stack.enter_context(zipfile.ZipFile(file))
+                limit = max(ALWAYS_ALLOWED, LARGEST_RATIO * file.stat().st_size)
+                listed = list(_listed(self._archive, re.compile(""), limit))
+                self._opened = stack.pop_all()
+        except ArchiveError as error:
+            raise ArchiveError(f"{file}: {error}. Remove it and get it again.") from error
+        except Exception as error:  # Damaged archives are met with exceptions of every kind.
+            raise ArchiveError(f"{file} is damaged or no .zip ({one_line(error)}). Get it again.") from error
+        self.names = {item.filename: item for item in listed if isinstance(item, zipfile.ZipInfo)}
+        self.refused = [item for item in listed if isinstance(item, Problem)]
+
+    def __exit__(self, *error: object) -> None:
+        self._opened.close()
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of one of `names`; raises ArchiveError where it is damaged."""
+        return _read(self._archive, self.names[name])
 
 
-def _in_tar(unpacked: IO[bytes], wanted: re.Pattern[str], limit: int) -> Iterator[Member | Problem]:
+def _in_tar(
+    unpacked: IO[bytes], wanted: re.Pattern[str], limit: int, unread: re.Pattern[str] | None = None
+) -> Iterator[Member | Problem]:
     damaged, ended = 0, False
 
     class Header(tarfile.TarInfo):
@@ -208,10 +258,24 @@ def _in_tar(unpacked: IO[bytes], wanted: re.Pattern[str], limit: int) -> Iterato
                 raise
             return header
 
-    archive = tarfile.open(fileobj=_Bounded(unpacked, limit), mode="r:", tarinfo=Header, ignore_zeros=True)  # noqa: SIM115
-    position = -1
+    bounded = _Bounded(unpacked, limit)
+    archive: tarfile.TarFile | None = None
+    start, position, again = 0, -1, 0
     while True:
-        member = archive.next()
+        try:
+            if archive is None:
+                bounded.seek(start)
+                archive = tarfile.open(fileobj=bounded, mode="r:", tarinfo=Header, ignore_zeros=True)  # noqa: SIM115
+            member = archive.next()
+        except _Bomb:
+            raise
+        except (ArchiveError, tarfile.TarError):  # Such as a header that claims a name of gigabytes.
+            start = (start if archive is None else archive.offset) + tarfile.BLOCKSIZE
+            again += 1
+            if again > _MOST_LIES or not _block(bounded, start):
+                raise
+            archive, damaged = None, damaged + 1
+            continue
         if damaged:
             yield Problem("a part of the archive", "damaged, and passed over")
             damaged = 0
@@ -222,16 +286,74 @@ def _in_tar(unpacked: IO[bytes], wanted: re.Pattern[str], limit: int) -> Iterato
         position = archive.offset
         archive.members.clear()  # type: ignore[attr-defined]  # It would keep them all.
         name = member.name
-        if member.isdir() or not wanted.search(name) or _is_clutter(name):
-            continue
+        is_wanted = not member.isdir() and wanted.search(name) is not None and not _is_clutter(name)
         refusal = _refusal(name, member.size, not member.isreg() or member.issparse())
-        content = None if refusal is not None else archive.extractfile(member)
-        if content is None:
-            yield Problem(name, refusal or _LINK)
-        else:
-            yield Member(name, content.read())
+        content, error = None, None
+        if is_wanted and refusal is None:
+            try:
+                content = cast(IO[bytes], archive.extractfile(member)).read()
+            except tarfile.TarError as short:
+                error = short
+        swallowed = None
+        if content is not None:
+            swallowed = _header_in(io.BytesIO(content), 0, len(content))
+            swallowed = None if swallowed is None else member.offset_data + swallowed
+        elif member.isreg() and (error is not None or not _leads_on(bounded, archive.offset)):
+            swallowed = _header_in(bounded, member.offset_data, archive.offset)
+        if swallowed is not None and again < _MOST_LIES:
+            yield Problem(name, "its size in the archive is wrong; it is passed over, and what follows is read")
+            archive, start, position, again = None, swallowed, swallowed, again + 1
+        elif error is not None:
+            raise error
+        elif is_wanted:
+            yield Problem(name, refusal or _LINK) if content is None else Member(name, content)
+        elif unread is not None and refusal is None and unread.search(name) and not _is_clutter(name):
+            yield Member(name, b"")
     if not ended:
         raise ArchiveError("cut short: it has no end")
+
+
+_MOST_LIES = 100
+"""Wrong headers in one archive, after which it is given up: each costs a search for the next."""
+
+
+def _block(opened: IO[bytes] | _Bounded, position: int) -> bytes:
+    """The block at `position`, read from one byte before: tarfile goes back to there, and gzip to the beginning."""
+    opened.seek(position - 1)
+    return opened.read(1 + tarfile.BLOCKSIZE)[1:]
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").size >= 0
+    except tarfile.HeaderError:
+        return False
+
+
+def _leads_on(opened: _Bounded, position: int) -> bool:
+    """Whether at `position` of a .tar there is what may follow a member."""
+    try:
+        block = _block(opened, position)
+    except ArchiveError:
+        return False
+    return len(block) == tarfile.BLOCKSIZE and (not any(block) or _is_header(block))
+
+
+def _header_in(opened: IO[bytes] | _Bounded, start: int, end: int) -> int | None:
+    """Return where, between `start` and `end`, the first header stands: what is there is more than one member."""
+    opened.seek(start)
+    while start < end and (blocks := opened.read(min(2**20, end - start))):
+        for offset in range(0, len(blocks), tarfile.BLOCKSIZE):
+            if blocks[offset + 257 : offset + 262] == b"ustar" and _is_header(
+                blocks[offset : offset + tarfile.BLOCKSIZE]
+            ):
+                return start + offset
+        start += len(blocks)
+    return None
+
+
+class _Bomb(ArchiveError):
+    """An archive expands without bound."""
 
 
 class _Bounded(io.RawIOBase):
@@ -244,8 +366,9 @@ class _Bounded(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= LARGEST_MEMBER:
             raise ArchiveError(f"damaged: a part of {size} bytes")
-        self._check(self.tell() + size)
-        return self._unpacked.read(size)
+        content = self._unpacked.read(size)  # Which may be less than a header claims.
+        self._check(self.tell())
+        return content
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if whence == io.SEEK_SET:
@@ -263,7 +386,7 @@ class _Bounded(io.RawIOBase):
 
     def _check(self, position: int) -> None:
         if position > self._limit:
-            raise ArchiveError(_BOMB)
+            raise _Bomb(_BOMB)
 
 
 _BOMB = f"refused: it expands to more than {LARGEST_RATIO} times its size"

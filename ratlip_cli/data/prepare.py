@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +17,7 @@ from ratlip_cli.data.request import PrepareRequest
 from ratlip_cli.data.sources import celeba_tiny, cub, demo, own_images, oxford
 from ratlip_cli.data.writer import existing, write_dataset
 from ratlip_cli.errors import DataError, UsageError, unknown_name
-from ratlip_cli.files import locked, writing
+from ratlip_cli.files import locked, write_text, writing
 from ratlip_cli.progress import Progress, silent
 
 OFFICIAL = {dataset.name: dataset for dataset in (cub.DATASET, oxford.DATASET, celeba_tiny.DATASET)}
@@ -72,14 +74,32 @@ def resolve_dataset(name_or_path: str, data_dir: Path, image_size: int, progress
     out = data_dir / name_or_path
     if (out / INFO).is_file():
         return _large_enough(out, name_or_path, image_size)
+    if (gone := _made_from(path, data_dir)) is not None:
+        return _large_enough(gone, str(gone), image_size)
     usual = DEMO_IMAGE_SIZE if name_or_path in demo.DATASETS else IMAGE_SIZE
     return _prepared(PrepareRequest(name_or_path, data_dir, image_size=max(image_size, usual)), progress)
 
 
+def _made_from(path: Path, data_dir: Path) -> Path | None:
+    """Return the dataset that was prepared from own images at `path`, which may be there no longer."""
+    for info in sorted(data_dir.glob(f"*/{INFO}")):
+        with suppress(DataError):  # A damaged one is told where it is asked for.
+            if read_dataset(info.parent).source == str(path.resolve()):
+                return info.parent
+    return None
+
+
 def own_folder(path: Path, data_dir: Path) -> Path:
     """Return where your own images are prepared: under their own name, unless they lie there themselves."""
-    out = data_dir / own_images.name(path)
+    name = own_images.name(path)
+    if not (data_dir / name / INFO).is_file():
+        name = name.translate(_NO_PATTERN)
+    out = data_dir / name
     return out.with_name(f"{out.name}-prepared") if out.resolve() == path.resolve() else out
+
+
+_NO_PATTERN = str.maketrans("[]:", "()_")
+"""What the `datasets` library would take, in the name of a folder, for a pattern or a chain of addresses."""
 
 
 _Material: TypeAlias = tuple[Mapping[str, str], int | None, Iterable[Record | Problem], tuple[str, ...]]
@@ -93,7 +113,9 @@ class _Source:
 
     out: Path  # Where they are written to by default.
     info: DatasetInfo  # Without checksums.
-    material: Callable[[Progress], _Material]  # Looks at the source, downloading it first where that is needed.
+    material: Callable[[Progress, DatasetInfo | None], _Material]
+    """Looks at the source, downloading it first where that is needed; is given what was made of it before."""
+    path: Path | None = None  # Where own images lie.
     lasting: bool = False  # Whether it never changes, so that a finished dataset needs no look at it.
 
 
@@ -103,6 +125,8 @@ def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
     source = _source(request)
     out = source.out.with_name(request.name) if request.name else source.out
     with _claimed(out):
+        if source.path is not None:
+            _adopt(out, source.path)
         before = existing(out, source.info.source)
         if (
             source.lasting
@@ -111,9 +135,18 @@ def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
             and not (request.strict and before.left_out)
         ):
             return Prepared(out, before, before)
-        checksums, total, records, notes = source.material(progress)
+        checksums, total, records, notes = source.material(progress, before)
         info = replace(source.info, checksums=checksums, notes=notes)
-        info = write_dataset(out, records, info, total=total, workers=workers, strict=request.strict, progress=progress)
+        info = write_dataset(
+            out,
+            records,
+            info,
+            total=total,
+            workers=workers,
+            strict=request.strict,
+            one_type=source.path is not None,
+            progress=progress,
+        )
         return Prepared(out, info, before)
 
 
@@ -124,40 +157,85 @@ def _source(request: PrepareRequest) -> _Source:
     kind = rendered if name in demo.DATASETS else official if name in OFFICIAL else own
     for whose, options in (
         (official, {"--raw": request.raw, "--accept-license": request.accept_license or None}),
-        (own, {"--caption-column": request.caption_column, "--test-fraction": request.test_fraction}),
+        (
+            own,
+            {
+                "--caption-column": request.caption_column,
+                "--image-root": request.image_root,
+                "--caption": request.caption,
+                "--test-fraction": request.test_fraction,
+            },
+        ),
         (rendered, {"--count": request.count}),
     ):
         if whose != kind and any(value is not None for value in options.values()):
             verb = "are" if len(options) > 1 else "is"
-            raise UsageError(f"{' and '.join(options)} {verb} for {whose}, not for {name}.")
+            *others, last = options
+            listed = f"{', '.join(others)} and {last}" if others else last
+            raise UsageError(f"{listed} {verb} for {whose}, not for {name}.")
     if kind != own:
         return _rendered(request) if kind == rendered else _official(request)
     if path.exists():
         return _own(request)
+    here = f"Paths begin at {Path.cwd()}, and prepared datasets are in {request.data_dir.absolute()}"
+    here += ": give --dataset the path of one that is elsewhere."
     if len(path.parts) != 1:
-        raise DataError(f"{name} does not exist. Give a folder of images with captions, or one of: {', '.join(KNOWN)}.")
+        known = ", ".join(KNOWN)
+        raise DataError(f"{name} does not exist. Give a folder of images with captions, or one of: {known}. {here}")
     prepared = {info.parent.name for info in request.data_dir.glob(f"*/{INFO}")}
-    raise unknown_name("dataset or folder", name, {*KNOWN, *prepared})
+    raise UsageError(f"{unknown_name('dataset or folder', name, {*KNOWN, *prepared})} {here}")
 
 
 def _own(request: PrepareRequest) -> _Source:
     path = Path(request.dataset)
     fraction = own_images.Options.test_fraction if request.test_fraction is None else request.test_fraction
-    options = own_images.Options(request.caption_column, fraction, request.seed)
+    root = None if request.image_root is None else str(request.image_root.resolve())
+    options = own_images.Options(request.caption_column, fraction, request.seed, root, request.caption)
     info = DatasetInfo(
         name=own_images.name(path),
         source=str(path.resolve()),
         licence=own_images.LICENCE,
-        options=asdict(options),
+        options=options.stated(),
         split_rule=options.split_rule(),
         image_size=IMAGE_SIZE if request.image_size is None else request.image_size,
     )
 
-    def material(progress: Progress) -> _Material:
-        checksums = {"files": own_images.fingerprint(path)}
-        return checksums, own_images.count(path), own_images.records(path, options), own_images.passed_over(path)
+    def material(progress: Progress, before: DatasetInfo | None) -> _Material:
+        state, passed_over = _state(path, options, before), own_images.passed_over(path)
+        return state, own_images.count(path, options), own_images.records(path, options), passed_over
 
-    return _Source(own_folder(path, request.data_dir), info, material)
+    return _Source(own_folder(path, request.data_dir), info, material, path)
+
+
+def _state(path: Path, options: own_images.Options, before: DatasetInfo | None = None) -> Mapping[str, str]:
+    """What tells one state of own images from another: "files" where they lie, "content" also after they were moved."""
+    files = own_images.fingerprint(path, options)
+    if before is not None and before.checksums.get("files") == files:
+        return before.checksums
+    return {"files": files, "content": own_images.content(path, options)}
+
+
+def _adopt(out: Path, path: Path) -> None:
+    """Note in the dataset `out` that its source is now at `path`: where it was is nothing, and here are its files."""
+    if not (out / INFO).is_file():
+        return
+    before = read_dataset(out)
+    if before.source == str(path.resolve()) or Path(before.source).exists():
+        return
+    options = _options_of(before)
+    if options.image_root is not None and not Path(options.image_root).is_dir():
+        moved = os.path.relpath(options.image_root, before.source)
+        options = replace(options, image_root=os.path.normpath(path.resolve() / moved))
+    state = _state(path, options, before)
+    if state is before.checksums or state["content"] == before.checksums.get("content"):
+        info = replace(before, source=str(path.resolve()), options=options.stated(), checksums=state)
+        write_text(out / INFO, json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n")
+
+
+def _options_of(info: DatasetInfo) -> own_images.Options:
+    names = [field.name for field in fields(own_images.Options)]
+    options: Any = {name: value for name, value in info.options.items() if name in names}
+    return own_images.Options(**options)
 
 
 def _rendered(request: PrepareRequest) -> _Source:
@@ -174,7 +252,7 @@ def _rendered(request: PrepareRequest) -> _Source:
         flip=False,  # The captions say which way birds face.
     )
 
-    def material(progress: Progress) -> _Material:
+    def material(progress: Progress, before: DatasetInfo | None) -> _Material:
         return {}, count, demo.records(name, count, seed, size, processes(request.workers)), ()
 
     return _Source(request.data_dir / name, info, material, lasting=True)
@@ -190,7 +268,7 @@ def _official(request: PrepareRequest) -> _Source:
         image_size=IMAGE_SIZE if request.image_size is None else request.image_size,
     )
 
-    def material(progress: Progress) -> _Material:
+    def material(progress: Progress, before: DatasetInfo | None) -> _Material:
         dataset.check_accepted(request.accept_license)
         if request.raw is None:
             places = dataset.downloaded(request.data_dir / DOWNLOADS, progress)
@@ -204,14 +282,17 @@ def _official(request: PrepareRequest) -> _Source:
 def _resolve_own(path: Path, data_dir: Path, image_size: int, progress: Progress) -> Path:
     request = PrepareRequest(str(path), data_dir, image_size=image_size)
     out = own_folder(path, data_dir)
+    _adopt(out, path)
     if (out / INFO).is_file():
         before = read_dataset(out)
         if before.source == str(path.resolve()) and existing(out, before.source) is not None:
-            if before.checksums == {"files": own_images.fingerprint(path)}:
+            options = _options_of(before)
+            if before.checksums.get("files") == own_images.fingerprint(path, options):
                 return _large_enough(out, str(path), image_size)
             _log.warning("%s has changed since it was prepared in %s; preparing it again", path, out)
-            options: Any = before.options
-            request = replace(request, image_size=max(image_size, before.image_size), **options)
+            root = None if options.image_root is None else Path(options.image_root)
+            again: Any = asdict(options) | {"image_root": root}
+            request = replace(request, image_size=max(image_size, before.image_size), **again)
     return _prepared(request, progress)
 
 

@@ -7,15 +7,17 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple, TextIO
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ratlip_cli.data.columns import settle
 from ratlip_cli.data.folders import printable
 from ratlip_cli.data.images import PROFILE_UNUSED, ImageError, read_image, stored_image, upright_rgb
 from ratlip_cli.data.layout import (
@@ -52,6 +54,7 @@ def write_dataset(
     total: int | None = None,
     workers: int = 1,
     strict: bool = False,
+    one_type: bool = False,
     progress: Progress = silent,
 ) -> DatasetInfo:
     """Write `records` as the dataset `out`, which appears whole or not at all.
@@ -70,6 +73,7 @@ def write_dataset(
         records: what is to be written; read once, and closed where it is a generator.
         info: describes the dataset; its `counts` and `left_out` are not looked at. What is worth knowing of the images
             is added to its `notes`.
+        one_type: make each further column one of one type (see :mod:`ratlip_cli.data.columns`).
         total: number of records, for `progress`; None where it is not known.
         progress: called with the number of records written or left out so far.
 
@@ -108,24 +112,47 @@ def write_dataset(
                 captions = hash(frozenset(task.captions))
                 stored.append(Stored(split, task.file.name, captions, *outcome, rank=task.record.rank))
             progress("prepare", len(stored) + len(left_out), total, "images")
-    left_out.sort(key=lambda problem: (problem.name, problem.reason))
     if not stored:
         shutil.rmtree(staging, ignore_errors=True)
-        hint = "See `ratlip prepare --help` for what it needs."
-        if left_out:
-            hint = f"The first of {len(left_out)} left out: {left_out[0].name}: {left_out[0].reason}."
-        elif info.notes:
-            hint = f"{info.notes[0][0].upper()}{info.notes[0][1:]}. {hint}"
-        raise DataError(f"{printable(info.source)} has no image with a caption that can be used. {hint}")
+        raise DataError(
+            f"{printable(info.source)} has no image with a caption that can be used. {_causes(left_out, info.notes)}"
+            "See `ratlip prepare --help`, such as --image-root, --caption-column and --caption."
+        )
+    left_out.sort(key=lambda problem: (problem.name, problem.reason))
     _give_both_splits(stored, staging)
     counts: dict[str, int] = {}
     for image in stored:
         counts[image.split] = counts.get(image.split, 0) + 1
+    if one_type:
+        settle([staging / split / METADATA for split in counts])
     info = replace(info, counts=counts, left_out=tuple(left_out), notes=(*info.notes, *notes(stored, side)))
     description = json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n"
     write_text(staging / INFO, printable(description))  # In JSON, too, \udce9 is a byte that is not UTF-8.
     _move(staging, out)
     return info
+
+
+def _causes(left_out: list[Problem], passed_over: tuple[str, ...]) -> str:
+    """Why everything was left out, by kind and counted: in the order met, in which causes come before consequences."""
+    kinds: dict[str, list[Problem]] = {}
+    for problem in left_out:
+        own_name = rf"(?<!\w){re.escape(PurePath(problem.name).stem)}\."
+        kinds.setdefault(re.sub(own_name, "*.", problem.reason), []).append(problem)
+    most = sorted(kinds, key=lambda kind: -len(kinds[kind]))[:_CAUSES]
+    told = []
+    for same in (problems for kind, problems in kinds.items() if kind in most):
+        names = {problem.name for problem in same}
+        more = (
+            f" ({len(same)} times)" if len(names) == 1 < len(same) else f" and {len(same) - 1} more" * (len(same) > 1)
+        )
+        told.append(f"{same[0].name}{more}: {same[0].reason.rstrip('.')}. ")
+    if told:
+        return f"{len(left_out)} left out: {''.join(told)}"
+    return "".join(f"{note[0].upper()}{note[1:]}. " for note in passed_over[:1])
+
+
+_CAUSES = 3
+"""Kinds of reasons that are told where nothing can be used."""
 
 
 def existing(out: Path, source: str) -> DatasetInfo | None:
@@ -139,7 +166,10 @@ def existing(out: Path, source: str) -> DatasetInfo | None:
         raise DataError(f"{out} exists and is not a prepared dataset. Choose another name or --data-dir.")
     info = read_dataset(out)
     if info.source != source:
-        raise DataError(f"{out} holds another dataset, from {info.source}. Choose another name or --data-dir.")
+        raise DataError(
+            f"{out} holds another dataset, from {info.source}. Choose another name or --data-dir, or give --dataset "
+            f"{out} to use it as it is."
+        )
     return None if any(_CUT_SHORT in problem.reason for problem in info.left_out) else info
 
 

@@ -1,28 +1,33 @@
 """Your own images: a folder of images with captions, a table that names images, or shards of WebDataset.
 
 In a folder, captions stand in `x.txt` beside `x.jpg`, one a line, or in a `metadata.jsonl` or `metadata.csv` that names
-the images of its folder in the column `file_name`. Folders may be nested; images below `train/` and `test/` go to
-these splits, others by their names.
+the images of its folder in the column `file_name`. Where neither is there, other tables of captions are looked for (see
+`tables`, `captions_json`, `parquet`), then text files in folders of their own (see `caption_files`). Folders may be
+nested; images below `train/` and `test/` go to these splits, others by their names.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ratlip_cli.data import archives
 from ratlip_cli.data.folders import Folder, read_folder
 from ratlip_cli.data.images import is_image, is_other_image
-from ratlip_cli.data.layout import Problem, Record
-from ratlip_cli.data.sources import tables, webdataset
+from ratlip_cli.data.layout import Json, Problem, Record
+from ratlip_cli.data.sources import named_images, parquet, tables, webdataset, zipped
+from ratlip_cli.data.sources.caption_files import CaptionFiles
+from ratlip_cli.data.sources.texts import decoded
 from ratlip_cli.errors import DataError, UsageError
 
 LICENCE = "that of the images' owner"
 
-_TABLES = ("metadata.jsonl", "metadata.csv")
+_LATER = ("image_root", "caption")
+"""Options that earlier versions did not have."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,21 @@ class Options:
     caption_column: str | None = None  # Column with a caption or a list of them; None: one of tables.CAPTION_COLUMNS.
     test_fraction: float = 0.1  # Share, in [0,1), of the images outside train/ and test/ that go to test.
     seed: int = 0  # Decides which.
+    image_root: str | None = None  # Folder at which the names in tables begin; None: that of the table.
+    caption: str | None = None  # Caption of images that have none, with {folder} for the name of their folder.
 
     def __post_init__(self) -> None:
+        unknown = set(re.findall(r"\{\w*\}", self.caption or "")) - {"{folder}"}
+        if unknown:
+            raise UsageError(f"--caption has {', '.join(sorted(unknown))}; it knows {{folder}} alone.")
+        if self.image_root is not None and not Path(self.image_root).is_dir():
+            raise UsageError(f"--image-root {self.image_root} is not a folder.")
         if not 0 <= self.test_fraction < 1:
             raise UsageError(f"the test fraction must be at least 0 and less than 1, not {self.test_fraction:g}")
+
+    def stated(self) -> dict[str, Json]:
+        """Return the options for dataset.json; what earlier versions did not know only where it is asked for."""
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value is not None}
 
     def split_rule(self) -> str:
         """Return the rule in words, for dataset.json."""
@@ -58,14 +74,16 @@ def records(path: Path, options: Options) -> Iterator[Record | Problem]:
     Raises DataError where it, or a folder in it, cannot be read, or it is nothing that images can be read from.
     """
     if not path.is_file():
-        return _in_folder(read_folder(path), path, options)
+        return _of_folder(path, options)
     if webdataset.is_shard(path):
         return _in_shard(path, path.parent, options)
+    if path.name.lower().endswith(archives.ZIP):
+        return _in_zip(path, _stem(path) / zipped.top(path), options)
     if _is_table(path):
-        return _in_table(path, path.parent, options)
+        return _of_table(path, options)
     raise DataError(
         f"{path} is a file. Give the folder of images with captions that it is in, a table "
-        f"({', '.join(tables.SUFFIXES)}) or a shard ({', '.join(webdataset.SUFFIXES)})."
+        f"({', '.join(named_images.SUFFIXES)}), a .zip or a shard ({', '.join(webdataset.SUFFIXES)})."
     )
 
 
@@ -77,12 +95,13 @@ def name(path: Path) -> str:
     return archives.stem(path.name) if archives.is_archive(path) else path.stem
 
 
-def count(path: Path) -> int | None:
-    """Return the number of images, with or without captions, in `path`; None where shards would have to be read."""
+def count(path: Path, options: Options | None = None) -> int | None:
+    """Return the number of images, with or without captions, in `path`; None where archives would have to be read."""
+    options = options or Options()
     if path.is_file():
-        return len(set(_named(path))) if _is_table(path) else None
+        return len(_named(path, options)) if _is_table(path) and not _is_parquet(path) else None
     files = list(_files_below(path))
-    if any(webdataset.is_shard(file) for file in files):
+    if any(archives.is_archive(file) or _is_parquet(file) for file in files):
         return None
     return sum(map(is_image, files))
 
@@ -92,39 +111,146 @@ def passed_over(path: Path) -> tuple[str, ...]:
     return () if path.is_file() else read_folder(path).passed_over()
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(path: Path, options: Options | None = None) -> str:
     """Return 64 hex digits that change when a file of `path` comes, goes or is written again."""
     digest = hashlib.sha256()
-    folder = path.parent if path.is_file() else path
-    files = [path, *(_named(path) if _is_table(path) else ())] if path.is_file() else _files_below(path)
-    for file in files:
+    for file, name in _all_files(path, options or Options()):
         try:
             state = file.stat()
         except OSError:  # Its folder may be listed, but not read.
             continue
-        words = f"{file.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}\0"
+        words = f"{name}\0{state.st_size}\0{state.st_mtime_ns}\0"
         digest.update(words.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _in_folder(found: Folder, folder: Path, options: Options) -> Iterator[Record | Problem]:
+def content(path: Path, options: Options | None = None) -> str:
+    """Return 64 hex digits of the names and bytes of all files of `path`: the same after it was moved or copied."""
+    digest = hashlib.sha256()
+    for file, name in _all_files(path, options or Options()):
+        of_file = hashlib.blake2b(digest_size=32)
+        try:
+            with file.open("rb") as opened:
+                while block := opened.read(2**20):
+                    of_file.update(block)
+        except OSError as error:
+            of_file.update(str(error.strerror).encode())  # It is told where its image is read.
+        digest.update(f"{name}\0".encode("utf-8", "surrogateescape") + of_file.digest())
+    return digest.hexdigest()
+
+
+def _all_files(path: Path, options: Options) -> Iterator[tuple[Path, str]]:
+    """Yield the files that `path` stands for, in a fixed order, and their names in it."""
+    folder = path.parent if path.is_file() else path
+    if not path.is_file():
+        yield from ((file, str(file.relative_to(folder))) for file in _files_below(path))
+    else:
+        yield path, path.name
+        if _is_table(path) and not _is_parquet(path):
+            root = _root(path, options)
+            yield from ((file, str(file.relative_to(root))) for file in _named(path, options))
+            return
+    if options.image_root is not None:
+        yield from ((file, file.name) for file in _files_below(Path(options.image_root)))
+
+
+def _of_folder(path: Path, options: Options) -> Iterator[Record | Problem]:
+    """The images of a folder: those that tables other than metadata.* name, then those of each folder in it."""
+    found = read_folder(path)
+    files = list(found.all_files())
+    texts = CaptionFiles(file.relative_to(path).as_posix() for file in files)
+    named: set[Path] = set()
+    with ExitStack() as closing:
+        place = _place(path, options, closing, files)
+        tables_of_rows = (
+            (_rows(table, options), _base(table.name, options)) for table in _other_tables(path, files, texts, options)
+        )
+        for item in named_images.of_tables(tables_of_rows, place.images, options.image_root is not None):
+            if isinstance(item, Problem):
+                yield item
+            elif isinstance(item, tables.Row):
+                yield _record(path / item.file_name, path, options, item)
+            elif options.image_root is not None or texts.beside(item[0]) is None:
+                named.add(place.root / item[0])
+                yield _from_row(item, place, options)
+    yield from _in_folder(found, path, options, texts, named)
+
+
+def _rows(table: archives.Member, options: Options) -> Iterator[tables.Row | Problem]:
+    """The rows of one table of several: where it cannot be read, the others can."""
+    try:
+        yield from named_images.rows(table, options.caption_column)
+    except DataError as error:
+        yield Problem(table.name, str(error))
+
+
+def _base(table: str, options: Options) -> str:
+    return table.rpartition("/")[0] if options.image_root is None else ""
+
+
+def _place(path: Path, options: Options, closing: ExitStack, files: list[Path] | None = None) -> named_images.Place:
+    """Where the names in the tables of `path`, a folder or a table, are looked for."""
+    root = _root(path, options)
+    if files is None or root != path:
+        return named_images.Place(root, _Below(root), closing)
+    return named_images.Place(root, files, closing)
+
+
+class _Below:
+    """The files below a folder, looked for when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __iter__(self) -> Iterator[Path]:
+        return _files_below(self._folder)
+
+
+def _root(path: Path, options: Options) -> Path:
+    if options.image_root is not None:
+        return Path(options.image_root)
+    return path.parent if path.is_file() else path
+
+
+def _other_tables(path: Path, files: list[Path], texts: CaptionFiles, options: Options) -> Iterator[archives.Member]:
+    """Yield the tables of captions below `path` that are called otherwise than metadata.*, by what is in them."""
+    covered = {file.parent for file in files if file.name in named_images.METADATA}
+    for file in files:
+        name = file.relative_to(path).as_posix()
+        if not file.name.lower().endswith(named_images.SUFFIXES) or covered & {*file.parents}:
+            continue
+        if texts.belongs(name) or texts.is_beside_image(name):
+            continue
+        table = archives.Member(name, file)
+        if named_images.is_table(table, options.caption_column):
+            yield table
+
+
+def _in_folder(
+    found: Folder, folder: Path, options: Options, captions: CaptionFiles, named: set[Path]
+) -> Iterator[Record | Problem]:
+    """The images of a folder, but for those `named` in a table already."""
     yield from found.problems
-    table = next((found.path / name for name in _TABLES if found.path / name in found.files), None)
+    table = next((found.path / name for name in named_images.METADATA if found.path / name in found.files), None)
     if table is not None:
         try:
             yield from _in_table(table, folder, options)
-            yield from _unnamed(table, folder)
         except DataError as error:  # It cannot be read: the other folders can.
             yield Problem(str(table.relative_to(folder)), str(error))
         return
-    yield from _with_text_files(found.files, folder, options)
-    for shard in filter(webdataset.is_shard, found.files):
-        yield from _in_shard(shard, folder, options)
+    yield from _with_text_files([file for file in found.files if file not in named], folder, options, captions)
+    for file in found.files:
+        if webdataset.is_shard(file):
+            yield from _in_shard(file, folder, options)
+        elif file.name.lower().endswith(archives.ZIP):
+            yield from _in_zip(file, folder, options, named)
     for inner in found.folders:
-        yield from _in_folder(inner, folder, options)
+        yield from _in_folder(inner, folder, options, captions, named)
 
 
-def _with_text_files(files: list[Path], folder: Path, options: Options) -> Iterator[Record | Problem]:
+def _with_text_files(
+    files: list[Path], folder: Path, options: Options, captions: CaptionFiles
+) -> Iterator[Record | Problem]:
     texts = {file for file in files if file.suffix == ".txt"}
     images = {file for file in files if is_image(file)}
     stems = {file.stem for file in images}
@@ -133,67 +259,104 @@ def _with_text_files(files: list[Path], folder: Path, options: Options) -> Itera
         if file not in images:
             if is_other_image(file) or (file.stem not in stems and file not in texts and text in texts):
                 yield Problem(origin, "not a kind of image that can be read; convert it to PNG or JPEG")
-        elif text not in texts:
-            yield Problem(origin, f"it has no caption: {text.name} is missing")
-        else:
-            try:
-                captions = tuple(text.read_text(encoding="utf-8-sig").splitlines())
-            except UnicodeDecodeError:
-                yield Problem(origin, f"{text.name} is not UTF-8")
-            except OSError as error:
-                yield Problem(origin, f"{text.name}: {error.strerror}")
+            continue
+        found = captions.of(file.relative_to(folder).as_posix())
+        if found is None:
+            if options.caption is None:
+                yield Problem(origin, f"it has no caption: {text.name} is missing")
             else:
-                yield _record(file, folder, options, tables.Row(file.name, captions))
+                yield _record(file, folder, options, tables.Row(file.name, ()))
+            continue
+        text = folder / found
+        try:
+            lines = tuple(decoded(text.read_bytes(), text.name).splitlines())
+        except ValueError as error:
+            yield Problem(origin, str(error))
+        except OSError as error:
+            yield Problem(origin, f"{text.name}: {error.strerror}")
+        else:
+            yield _record(file, folder, options, tables.Row(file.name, lines))
+
+
+def _of_table(table: Path, options: Options) -> Iterator[Record | Problem]:
+    """The images that a table names, which is given by itself."""
+    with ExitStack() as closing:
+        place = _place(table, options, closing)
+        for item in _merged(table, place, "", options):
+            if isinstance(item, Problem):
+                yield item
+            elif isinstance(item, tables.Row):
+                yield _record(table.parent / Path(item.file_name).name, table.parent, options, item)
+            else:
+                yield _from_row(item, place, options)
 
 
 def _in_table(table: Path, folder: Path, options: Options) -> Iterator[Record | Problem]:
-    """Rows that follow one another and name one image give it all their captions."""
-    pending: tables.Row | None = None
-    for row in tables.rows(table, options.caption_column):
-        if isinstance(row, Problem):
-            yield row
-        elif pending is not None and pending.file_name == row.file_name:
-            pending = pending._replace(captions=tuple(dict.fromkeys(pending.captions + row.captions)))
-        else:
-            if pending is not None:
-                yield _from_row(pending, table, folder, options)
-            pending = row
-    if pending is not None:
-        yield _from_row(pending, table, folder, options)
-
-
-def _from_row(row: tables.Row, table: Path, folder: Path, options: Options) -> Record | Problem:
-    try:
-        file = _image_of(row.file_name, table)
-    except ValueError as error:
-        return Problem(row.file_name, str(error))
-    return _record(file, folder, options, row)
-
-
-def _image_of(file_name: str, table: Path) -> Path:
-    """Return the image that a table calls `file_name`; raises ValueError where it lies outside its folder."""
-    path = Path(file_name)
-    if path.is_absolute() and path.is_relative_to(table.parent.resolve()):
-        path = path.relative_to(table.parent.resolve())
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError("it lies outside its folder")
-    return table.parent / path
-
-
-def _named(table: Path) -> Iterator[Path]:
-    """Yield the images that are there and that a table names."""
-    for file_name in tables.file_names(table):
-        with contextlib.suppress(ValueError, OSError):  # OSError: no file can be called that.
-            file = _image_of(file_name, table)
-            if file.is_file():
-                yield file
-
-
-def _unnamed(table: Path, folder: Path) -> Iterator[Problem]:
-    named = set(_named(table))
+    """The images that the metadata.* of a folder names, and those in the folder that it does not name."""
+    base = table.parent.relative_to(folder).as_posix() if options.image_root is None else ""
+    named = set()
+    with ExitStack() as closing:
+        place = _place(folder, options, closing)
+        for item in _merged(table, place, "" if base == "." else base, options):
+            if isinstance(item, Problem):
+                named.add(table.parent / item.name)
+                yield item
+            elif isinstance(item, tables.Row):
+                yield _record(table.parent / Path(item.file_name).name, folder, options, item)
+            else:
+                named.add(place.root / item[0])
+                yield _from_row(item, place, options)
     for file in _files_below(table.parent):
-        if (is_image(file) or is_other_image(file)) and file not in named:
+        if (is_image(file) or is_other_image(file)) and file not in named and options.image_root is None:
             yield Problem(str(file.relative_to(folder)), f"it has no caption: {table.name} does not name it")
+
+
+def _merged(
+    table: Path, place: named_images.Place, base: str, options: Options
+) -> Iterator[tuple[str, tables.Row] | tables.Row | Problem]:
+    """The rows of `table`, whose names begin at the folder `base` of `place`, by the images that they name."""
+    rows = named_images.rows(archives.Member(table.name, table), options.caption_column)
+    return named_images.merged(place.relative(rows, base), place.images, base, options.image_root is not None)
+
+
+def _from_row(found: tuple[str, tables.Row], place: named_images.Place, options: Options) -> Record | Problem:
+    name, row = found
+    try:
+        image = place.content(name)
+    except archives.ArchiveError as error:
+        return Problem(name, str(error))
+    return _record(
+        place.root / name, place.root, options, row if isinstance(image, Path) else row._replace(image=image)
+    )
+
+
+def _named(table: Path, options: Options) -> list[Path]:
+    """Return the images that are there and that a table, or the .zip files beside it, hold and it names."""
+    with ExitStack() as closing:
+        place = _place(table, options, closing)
+        found = [item[0] for item in _merged(table, place, "", options) if not isinstance(item, (tables.Row, Problem))]
+        files = dict.fromkeys(place.zip_of(name) or place.root / name for name in found)
+        return [file for file in files if file.is_file()]
+
+
+def _in_zip(file: Path, folder: Path, options: Options, named: set[Path] | None = None) -> Iterator[Record | Problem]:
+    """The images of a .zip, under the name of the .zip unless `folder` is that itself."""
+    inside = _stem(file)
+    apart = {place.relative_to(inside).as_posix() for place in named or () if place.is_relative_to(inside)}
+    for sample in zipped.samples(file, options.caption_column, options.caption is not None, apart):
+        if isinstance(sample, Problem):
+            yield Problem(f"{file.name}/{sample.name}", sample.reason)
+        else:
+            yield _record(inside / sample.file_name, folder, options, sample)
+
+
+def _stem(archive: Path) -> Path:
+    """The folder for which an archive stands."""
+    return archive.with_name(archives.stem(archive.name))
+
+
+def _is_parquet(file: Path) -> bool:
+    return file.name.lower().endswith(parquet.SUFFIXES)
 
 
 def _in_shard(shard: Path, folder: Path, options: Options) -> Iterator[Record | Problem]:
@@ -202,8 +365,7 @@ def _in_shard(shard: Path, folder: Path, options: Options) -> Iterator[Record | 
         if isinstance(sample, Problem):
             yield Problem(f"{origin}/{sample.name}", sample.reason)
         else:
-            place = shard.with_name(archives.stem(shard.name)) / sample.file_name
-            yield _record(place, folder, options, sample)
+            yield _record(_stem(shard) / sample.file_name, folder, options, sample)
 
 
 def _record(place: Path, folder: Path, options: Options, row: tables.Row) -> Record:
@@ -217,11 +379,22 @@ def _record(place: Path, folder: Path, options: Options, row: tables.Row) -> Rec
         split = options.split("/".join(parts))
         rank = options.rank("/".join(parts)) if options.test_fraction else None
     image = place if row.image is None else row.image
-    return Record("_".join(parts), split, row.captions, image, extra=row.further, origin=str(origin), rank=rank)
+    captions = row.captions
+    if options.caption is not None and not any(caption.strip() for caption in captions):
+        captions = (options.caption.replace("{folder}", _in_words(origin, folder)),)
+    return Record("_".join(parts), split, captions, image, extra=row.further, origin=str(origin), rank=rank)
+
+
+def _in_words(origin: Path, folder: Path) -> str:
+    """The name of the folder of an image as words: "001.Red_winged_Blackbird" is Red winged Blackbird."""
+    inner = origin.parent.name
+    if inner == "" or (inner in ("train", "test") and len(origin.parts) == 2):
+        inner = folder.resolve().name
+    return re.sub(r"[_\s]+", " ", re.sub(r"^\d+[.\-_\s]+(?=\D)", "", inner)).strip()
 
 
 def _is_table(file: Path) -> bool:
-    return file.suffix.lower() in tables.SUFFIXES
+    return file.name.lower().endswith(named_images.SUFFIXES)
 
 
 def _files_below(directory: Path) -> Iterator[Path]:

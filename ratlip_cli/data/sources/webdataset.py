@@ -1,24 +1,27 @@
-"""Shards of WebDataset: tar archives in which the files of one sample follow one another under one name.
+"""Shards of WebDataset: tar archives in which the files of one sample have one name, up to its first dot.
 
 000001.jpg  000001.txt                 a caption a line
 000002.jpg  000002.json                or a JSON object, with captions, caption or text
+22.05.jpg   22.05.txt                  whole names come first: 22.06.jpg is another sample if it has its own caption
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ratlip_cli.data import images
 from ratlip_cli.data.archives import ArchiveError, Member, members
-from ratlip_cli.data.layout import Json, Problem
-from ratlip_cli.data.sources.tables import Row, caption_cells, json_object
+from ratlip_cli.data.layout import Problem
+from ratlip_cli.data.sources.tables import Row, json_object, row_of
+from ratlip_cli.data.sources.texts import decoded
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
-_INSIDE = re.compile(rf"\.(?:{'|'.join(suffix[1:] for suffix in sorted(images.SUFFIXES))}|txt|json)$", re.IGNORECASE)
+_TEXTS = re.compile(r"\.(?:txt|caption|json)$", re.IGNORECASE)
+_IMAGES = re.compile(rf"\.(?:{'|'.join(suffix[1:] for suffix in sorted(images.SUFFIXES))})$", re.IGNORECASE)
 
 
 def is_shard(file: Path) -> bool:
@@ -27,48 +30,114 @@ def is_shard(file: Path) -> bool:
 
 
 def samples(shard: Path, caption_column: str | None = None) -> Iterator[Row | Problem]:
-    """Yield the samples of `shard` in their order, and a Problem for what cannot be used.
+    """Yield the images of `shard` with their captions, in their order, and a Problem for what cannot be used.
 
-    Captions are taken from the .json file where a `caption_column` is asked for or there is no .txt file. A shard that
-    is damaged or cut short is a Problem after the samples before.
+    The shard is read twice, first its texts alone, so that the files of a sample need not follow one another. Captions
+    are taken from the .json file where a `caption_column` is asked for or there is no .txt file. A shard that is
+    damaged or cut short is a Problem after the samples before.
     """
-    for key, files in groupby(_members(shard), key=_key):
-        if isinstance(key, Problem):
-            yield key
+    told: set[Problem] = set()
+    sample_of, problems = _assigned(shard, caption_column)
+    told.update(problems)
+    yield from problems
+    used: set[str] = set()
+    for image in _members(shard, _IMAGES):
+        if isinstance(image, Problem):
+            if image not in told:
+                yield image
+        elif image.name in used:
+            yield Problem(image.name, f"two images of the shard are called {image.name}; the first is taken")
         else:
-            yield _sample(key, files, caption_column)
+            used.add(image.name)
+            yield _sample(image, sample_of.get(image.name, _Texts()))
 
 
-def _members(shard: Path) -> Iterator[Member | Problem]:
+class _Texts(NamedTuple):
+    """The files that caption an image, or the one that has taken them."""
+
+    text: Member | None = None
+    columns: Member | None = None
+    asked: str | None = None
+    taken_by: str | None = None
+
+
+def _members(shard: Path, wanted: re.Pattern[str], unread: re.Pattern[str] | None = None) -> Iterator[Member | Problem]:
     try:
-        yield from members(shard, _INSIDE)
+        yield from members(shard, wanted, unread)
     except ArchiveError as error:
         yield Problem("its rest", str(error))
 
 
-def _key(member: Member | Problem) -> str | Problem:
+def _assigned(shard: Path, asked: str | None) -> tuple[dict[str, _Texts], list[Problem]]:
+    """Return the texts of each image of `shard`, and what cannot be used of its texts."""
+    problems: list[Problem] = []
+    texts: dict[str, Member] = {}
+    names: dict[str, None] = {}
+    for member in _members(shard, _TEXTS, _IMAGES):
+        if isinstance(member, Problem):
+            problems.append(member)
+        elif _IMAGES.search(member.name):
+            names[member.name] = None
+        elif member.name in texts:
+            problems.append(
+                Problem(member.name, f"two texts of the shard are called {member.name}; the first is taken")
+            )
+        else:
+            texts[member.name] = member
+    stems: dict[str, list[Member]] = {}
+    keys: dict[str, list[Member]] = {}
+    for member in texts.values():
+        stems.setdefault(_TEXTS.sub("", member.name), []).append(member)
+    own = {name: found for name in names if (found := stems.get(_IMAGES.sub("", name)) or stems.get(name))}
+    taken = {member.name for found in own.values() for member in found}
+    for member in texts.values():
+        if member.name not in taken:
+            keys.setdefault(_key(member.name), []).append(member)
+    first_of: dict[str, str] = {}
+    for name in own:
+        first_of.setdefault(_key(name), name)
+    owner: dict[str, str] = {}
+    assigned: dict[str, _Texts] = {}
+    for name in names:
+        key = _key(name)
+        if name in own:
+            assigned[name] = _texts(own[name], asked)
+        elif key in owner:
+            assigned[name] = _Texts(taken_by=owner[key])
+        elif key in keys:
+            assigned[name] = _texts(keys[key], asked)
+            owner[key] = name
+        else:
+            assigned[name] = _Texts(taken_by=first_of.get(key))
+    alone = [key for key in keys if key not in owner]
+    problems += [Problem(key, "it has no image") for key in alone]
+    return assigned, problems
+
+
+def _texts(found: list[Member], asked: str | None) -> _Texts:
+    columns = next((member for member in found if member.name.lower().endswith(".json")), None)
+    text = next((member for member in found if not member.name.lower().endswith(".json")), None)
+    return _Texts(text if asked is None else None, columns, asked)
+
+
+def _key(name: str) -> str:
     """Return the path up to the first dot of the file's name, as WebDataset does."""
-    if isinstance(member, Problem):
-        return member
-    folder, slash, name = member.name.rpartition("/")
-    return f"{folder}{slash}{name.split('.', 1)[0]}"
+    folder, slash, last = name.rpartition("/")
+    return f"{folder}{slash}{last.split('.', 1)[0]}"
 
 
-def _sample(key: str, files: Iterable[Member | Problem], caption_column: str | None) -> Row | Problem:
-    by_ending = {file.name.lower().rsplit(".", 1)[-1]: file for file in files if isinstance(file, Member)}
-    text, columns = by_ending.pop("txt", None), by_ending.pop("json", None)
-    if not by_ending:
-        return Problem(key, "it has no image")
-    image = next(iter(by_ending.values()))
-    captions: tuple[str, ...] = ()
-    further: Mapping[str, Json] = {}
+def _sample(image: Member, texts: _Texts) -> Row | Problem:
+    if texts.taken_by is not None:
+        return Problem(image.name, f"the caption of its sample went to {texts.taken_by}; give each image its own")
     try:
-        if text is not None and caption_column is None:
-            captions = tuple(text.read().decode("utf-8-sig").splitlines())
-        elif columns is not None:
-            captions, further = caption_cells(json_object(columns.read().decode("utf-8-sig")), caption_column)
-    except UnicodeDecodeError:
-        return Problem(image.name, "its caption is not UTF-8")
+        if texts.text is not None:
+            captions = decoded(texts.text.read(), texts.text.name.rsplit("/", 1)[-1]).splitlines()
+            return Row(image.name, tuple(captions), image=image.content)
+        if texts.columns is None:
+            return Row(image.name, (), image=image.content)
+        cells = json_object(decoded(texts.columns.read(), texts.columns.name.rsplit("/", 1)[-1]))
     except ValueError as error:
         return Problem(image.name, str(error))
-    return Row(image.name, captions, further, image.content)
+    cells = {key: cell for key, cell in cells.items() if key not in {"file_name", "image"}}
+    row = row_of(cells, texts.columns.name, texts.asked, image.name)
+    return row._replace(image=image.content) if isinstance(row, Row) else row
