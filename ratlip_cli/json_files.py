@@ -32,11 +32,11 @@ _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
-    Raises OSError where it cannot be read; ValueError where it is no JSON in UTF-8, nested deeper than DEEPEST, or holds
-    a whole number beyond 64 bits, a number that is not finite, or half of a surrogate pair.
+    Raises OSError where it cannot be read; ValueError where it is no JSON, nested deeper than DEEPEST, or holds a whole
+    number beyond 64 bits, a number that is not finite, or half of a surrogate pair.
     """
     try:
-        content = json.loads(path.read_bytes().decode("utf-8"))
+        content = json.loads(path.read_bytes())
     except RecursionError:
         raise ValueError(f"nested deeper than {DEEPEST} levels") from None
     _check_values(content, 0)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,9 @@ def load_pickled(path: Path) -> Any:
     try:
         if tensor_file(path) is TensorFile.TORCHSCRIPT:
             return script_tensors(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats and of pickle protocols, none of which the user can change
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} holds more than tensors and was refused, nothing in it executed; use a safetensors file."

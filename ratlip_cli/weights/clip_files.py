@@ -121,8 +121,9 @@ def _model_cfg(spec: str, name: str) -> dict[str, Any]:
         if reason is not None:
             raise WeightsError(f"CLIP {name} cannot be used: {reason}. Choose another, such as {DEFAULT_CLIP}.")
         return model_cfg
-    if name.replace("/", "-") in known:  # as OpenAI writes it
-        raise unknown_name("CLIP", name, [name.replace("/", "-"), *BUNDLED])
+    same = [one for one in known if one.lower() == name.replace("/", "-").lower()]  # OpenAI writes ViT-B/32
+    if same:
+        raise unknown_name("CLIP", name, [*same, *BUNDLED])
     if Path(spec).is_file():
         raise UsageError(f"{spec} is a file; say of which CLIP it is, such as --clip ViT-B-32-quickgelu:{spec}.")
     if "/" in name or name.startswith(".") or name in ("hf-hub", "local-dir"):  # as open_clip names other places
@@ -172,9 +173,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise WeightsError(f"{path} does not describe a CLIP of open_clip: {other_file(path) or error}.") from error
     try:
-        return {**config, "model_cfg": checked_model_cfg(config)}
+        model_cfg = checked_model_cfg(config)
     except ValueError as error:
         raise WeightsError(f"{path} does not describe a CLIP that can be used: {error}.") from error
+    return {**config, "model_cfg": model_cfg}
 
 
 def _what_else(folder: Path) -> str:

@@ -170,8 +170,8 @@ def read_model_config(folder: Path) -> ModelConfig:
         raise WeightsError(f"{path} does not describe a ratlip model.")
     if not is_of_kind(content.get("format_version"), int) or content["format_version"] != FORMAT_VERSION:
         raise WeightsError(
-            f"{path} has format version {content.get('format_version')!a}, this ratlip ({ratlip_cli.__version__}) "
-            f"reads {FORMAT_VERSION}; install the ratlip that wrote it ({content.get('library_version')!a}) or newer."
+            f"{path} has format version {content.get('format_version')!a:.20}, this ratlip ({ratlip_cli.__version__}) "
+            f"reads {FORMAT_VERSION}; install the ratlip that wrote it ({content.get('library_version')!a:.20}) or newer."
         )
     try:
         return _model_config(content)
@@ -276,7 +276,7 @@ def _model_config(content: dict[str, Any]) -> ModelConfig:
     }
     read: dict[str, Any] = {name: content[name] for name in ("clip", "clip_fingerprint", "features") if name in content}
     for name, text in read.items():
-        if not isinstance(text, str) or not text.isprintable():
+        if not isinstance(text, str) or not text.isprintable() or len(text) > 300:
             raise ValueError(f"'{name}' must be a text of one line, not {text!a:.60}.")
     for name, kind in sections.items():
         try:

@@ -80,7 +80,7 @@ def read_released(path: Path, ema: bool = True) -> ReleasedCheckpoint:
     """
     content = load_pickled(path)
     nets = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(nets, dict) or not isinstance(nets.get("netG"), dict):
+    if not isinstance(nets, dict) or not _is_filled(nets.get("netG")):
         raise WeightsError(
             f"{path} is not a checkpoint of the published GALIP or RATLIP code: it has no 'netG'. The tensors of a CLIP "
             "go by --clip NAME:FILE."
@@ -88,7 +88,7 @@ def read_released(path: Path, ema: bool = True) -> ReleasedCheckpoint:
     named = {
         net: named_tensors(nets[net], f"{net} in {path}")
         for net in nets
-        if isinstance(net, str) and _NETS.fullmatch(net) and nets[net] is not None
+        if isinstance(net, str) and _NETS.fullmatch(net) and _is_filled(nets[net])
     }
     try:
         return import_released(named, ema)
@@ -226,3 +226,7 @@ def _without_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _is_filled(value: object) -> bool:
+    return isinstance(value, dict) and bool(value)
