@@ -75,7 +75,9 @@ def check_keys(values: Mapping[str, Any], known: set[str], needed: set[str]) -> 
     unknown = [_shown(key) for key in sorted(values.keys() - known)]
     missing = sorted(needed - values.keys())
     if unknown or missing:
-        raise ValueError(f"unknown keys [{', '.join(unknown)}], missing keys {missing}; was it written by another ratlip?")
+        raise ValueError(
+            f"unknown keys [{', '.join(unknown)}], missing keys {missing}; was it written by another ratlip?"
+        )
 
 
 def _check_values(value: object, depth: int) -> None:

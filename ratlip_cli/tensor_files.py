@@ -66,9 +66,9 @@ def load_pickled(path: Path) -> Any:
     try:
         if tensor_file(path) is TensorFile.TORCHSCRIPT:
             return script_tensors(path)
-        with warnings.catch_warnings():
+        with path.open("rb") as file, warnings.catch_warnings():  # a file has no ending that PyTorch could go by
             warnings.simplefilter("ignore")  # of old formats and of pickle protocols, none of which the user can change
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} holds more than tensors and was refused, nothing in it executed; use a safetensors file."
@@ -101,8 +101,8 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 def named_tensors(content: object, where: object) -> dict[str, Tensor]:
     """`content`, which a file held, as tensors by name.
 
-    Raises WeightsError where it is anything else, or a tensor is complex, sparse, quantised, or larger than what the file
-    stores of it.
+    Raises WeightsError where it is anything else, or a tensor is complex, sparse, quantised, or larger than what the
+    file stores of it.
     """
     if not isinstance(content, dict) or not content:
         raise WeightsError(f"{where} does not hold named tensors; a state dict or a safetensors file is needed.")

@@ -47,8 +47,8 @@ class _Module:
 def script_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a TorchScript archive by their names in its state dict, on the CPU.
 
-    Raises pickle.UnpicklingError where it holds more than modules, tensors and containers; ValueError, zipfile.BadZipFile
-    and what a damaged pickle makes Python raise where it is damaged.
+    Raises pickle.UnpicklingError where it holds more than modules, tensors and containers; ValueError,
+    zipfile.BadZipFile and what a damaged pickle makes Python raise where it is damaged.
     """
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.partition("/")[2]: info for info in archive.infolist()}

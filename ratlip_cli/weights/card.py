@@ -211,7 +211,8 @@ def _scores(scores: Scores | None, model: str) -> str:
     )
     return (
         f"## Scores\n\nOn the split {_plain(scores.split)} of {_plain(scores.dataset)}, protocol "
-        f"{_plain(scores.protocol)}, fingerprint {_plain(scores.fingerprint)}, by `ratlip evaluate`. Scores of other protocols do not compare.\n\n"
+        f"{_plain(scores.protocol)}, fingerprint {_plain(scores.fingerprint)}, by `ratlip evaluate`. Scores of other "
+        "protocols do not compare.\n\n"
         f"| metric | value | network | real | generated |\n|---|---|---|---|---|\n{rows}"
     )
 

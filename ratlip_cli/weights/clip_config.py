@@ -132,14 +132,16 @@ def _check_vocabulary(vocabulary: Any, rows: int) -> None:
     """Raise ValueError where token ids would have no row of the embedding."""
     if vocabulary is None:
         if rows < WORDS:
-            raise ValueError(f"text_cfg: vocab_size is {rows} without a vocabulary; CLIP's tokenizer has {WORDS} tokens")
+            raise ValueError(f"text_cfg: vocab_size is {rows}, but CLIP's tokenizer has {WORDS} tokens")
         return
     if not isinstance(vocabulary, list) or not all(is_of_kind(token, int) for token in vocabulary):
         raise ValueError("'vocabulary' must be a list of whole numbers")
     if not all(UNKNOWN <= token < WORDS for token in vocabulary):
         raise ValueError(f"'vocabulary' must hold token ids below {WORDS} and one {UNKNOWN}")
-    if vocabulary.count(UNKNOWN) != 1 or not 2 <= len(vocabulary) <= rows:
-        raise ValueError(f"'vocabulary' must hold one {UNKNOWN}, and an id for each row of vocab_size")
+    if vocabulary.count(UNKNOWN) != 1 or len(vocabulary) > rows:
+        raise ValueError(f"'vocabulary' must hold one {UNKNOWN}, and not more ids than text_cfg has vocab_size")
+    if WORDS - 1 not in vocabulary:
+        raise ValueError(f"'vocabulary' must hold {WORDS - 1}, which ends every text")
 
 
 def _in_range(name: str, value: float, least: float, most: float) -> None:

@@ -48,7 +48,7 @@ def load_clip(spec: str, device: str | torch.device = "cpu", swaps: frozenset[fa
 
 
 def is_public(spec: str) -> bool:
-    """Whether `spec` is the bundled CLIP or one of open_clip with its weights by name: no file or folder of anybody's."""
+    """Whether `spec` is the bundled CLIP or one of open_clip with its weights by name, and no file or folder."""
     name, _, pretrained = spec.partition(":")
     known = name in open_clip.list_models() and pretrained in open_clip.list_pretrained_tags_by_model(name)
     return spec in BUNDLED or known
@@ -157,8 +157,8 @@ def _tokenizer(spec: str, name: str) -> Any:
             return open_clip.get_tokenizer(name)
     except (ImportError, OSError, ValueError) as error:
         raise WeightsError(
-            f"the tokenizer of CLIP {spec}, which is not CLIP's own, could not be loaded ({first_line(error)}): it needs "
-            f"the package transformers and a download. Choose another CLIP, such as {DEFAULT_CLIP}."
+            f"the tokenizer of CLIP {spec}, which is not CLIP's own, could not be loaded ({first_line(error)}): it "
+            f"needs the package transformers and a download. Choose another CLIP, such as {DEFAULT_CLIP}."
         ) from error
 
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors, snapshot_download
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors, snapshot_download, utils
 
 import ratlip_cli
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError, first_line
@@ -99,7 +98,7 @@ def is_hub_name(name: str) -> bool:
     if repository.count("/") != 1 or not repository.isascii():
         return False
     try:
-        validate_repo_id(repository)
+        utils.validate_repo_id(repository)  # type: ignore[attr-defined]
     except errors.HFValidationError:
         return False
     return not at or is_revision(revision)

@@ -77,7 +77,7 @@ def locate_model(spec: str) -> tuple[str, Path]:
             local = [str(config.parent) for config in Path().glob(f"*/*/{CONFIG_FILE}")]
             near = difflib.get_close_matches(spec, [*runs, *local], n=1)
             hint = f"; did you mean {near[0]}?" if near else "."
-            raise WeightsError(f"there is no folder {spec} here{hint} As a model of the Hugging Face Hub: {error}") from error
+            raise WeightsError(f"there is no folder {spec} here{hint} On the Hugging Face Hub: {error}") from error
         return pinned_name(spec, snapshot), snapshot
     raise unknown_name("model", spec, [DEMO, *runs])
 

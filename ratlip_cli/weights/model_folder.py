@@ -171,7 +171,8 @@ def read_model_config(folder: Path) -> ModelConfig:
     if not is_of_kind(content.get("format_version"), int) or content["format_version"] != FORMAT_VERSION:
         raise WeightsError(
             f"{path} has format version {content.get('format_version')!a:.20}, this ratlip ({ratlip_cli.__version__}) "
-            f"reads {FORMAT_VERSION}; install the ratlip that wrote it ({content.get('library_version')!a:.20}) or newer."
+            f"reads {FORMAT_VERSION}; install the ratlip that wrote it ({content.get('library_version')!a:.20}) or "
+            "newer."
         )
     try:
         return _model_config(content)

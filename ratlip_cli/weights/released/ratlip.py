@@ -82,8 +82,8 @@ def read_released(path: Path, ema: bool = True) -> ReleasedCheckpoint:
     nets = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(nets, dict) or not _is_filled(nets.get("netG")):
         raise WeightsError(
-            f"{path} is not a checkpoint of the published GALIP or RATLIP code: it has no 'netG'. The tensors of a CLIP "
-            "go by --clip NAME:FILE."
+            f"{path} is not a checkpoint of the published GALIP or RATLIP code: it has no 'netG'. The tensors of a "
+            "CLIP go by --clip NAME:FILE."
         )
     named = {
         net: named_tensors(nets[net], f"{net} in {path}")
