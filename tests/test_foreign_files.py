@@ -440,6 +440,7 @@ def test_a_torchscript_archive_takes_no_more_memory_than_its_file(tmp_path: Path
 def test_other_folders_and_files_name_the_next_command(made: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "[a] run"
     shutil.copytree(made, run / "model")
+    (run / "config.toml").touch()
     (run / "checkpoints").mkdir()
     (run / "samples.png").write_bytes(b"\x89PNG")
     alone = shutil.copy(made / "generator.safetensors", tmp_path)

@@ -27,7 +27,11 @@ def what_it_is(path: Path) -> str:
 
 def _model_around(path: Path) -> Path | None:
     """The run or model folder that `path` lies in."""
-    return next((folder for folder in path.parents if _is_model(folder) or _is_model(folder / MODEL_IN_RUN)), None)
+    return next((folder for folder in path.parents if _is_model(folder) or _is_run(folder)), None)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.toml").is_file() and _is_model(folder / MODEL_IN_RUN)
 
 
 def _is_model(folder: Path) -> bool:
