@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ratlip_cli"
 FLOORS = [
-    {"errors", "files", "fonts", "generation", "progress", "setting"},
+    {"errors", "file_kinds", "files", "fonts", "generation", "json_files", "progress", "setting", "torchscript"},
     {"tensor_files", "pixels", "device"},
     {"demo", "model"},
     {"training.objectives"},

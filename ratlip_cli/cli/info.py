@@ -100,7 +100,8 @@ def info(
         )
         for one in modules
     ]
-    title = f"{generator.variant}, {generator.image_size} pixels, on CLIP {clip}"
+    on = f"CLIP {clip}" if model is None or clip == config.clip else "its own CLIP"
+    title = f"{generator.variant}, {generator.image_size} pixels, on {on}"
     console.result_table(title, ("module", "output", "trained", "frozen", "MiB (float32)", "GFLOP/image"), rows)
     console.result(f"trained parameters: {trained:,}; one image of a prompt: {gflop:.1f} GFLOP")
     console.result("CLIP-BLK and the CLIP image encoder share their weights.")

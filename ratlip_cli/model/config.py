@@ -12,6 +12,20 @@ VARIANTS = ("ratlip", "rat", "galip", "ratlip-released")
 
 SMALLEST_IMAGE, LARGEST_IMAGE = 32, 512
 
+LARGEST = {
+    "width": 16384,
+    "grid": 256,
+    "layers": 128,
+    "embed_dim": 16384,
+    "noise_dim": 65536,
+    "hidden_size": 8192,
+    "base_channels": 2048,
+    "bridge_channels": 8192,
+    "bridge_blocks": 64,
+    "attention_groups": 4096,
+}
+"""The largest sizes, far above those of any published model: what a file may ask for before anything is built."""
+
 
 @dataclass(frozen=True)
 class ClipGeometry:
@@ -27,6 +41,11 @@ class ClipGeometry:
     """Dimension d of the image and text vectors (512 for ViT-B/32)."""
     image_size: int
     """Side of the image that CLIP takes, in pixels (224 for ViT-B/32)."""
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "width", "grid", "layers", "embed_dim")
+        if not 1 <= self.image_size <= 4096:
+            raise UsageError(f"image_size of the CLIP is {self.image_size}; it must be 1 to 4096 pixels.")
 
     @property
     def prompts(self) -> int:
@@ -64,13 +83,12 @@ class GeneratorConfig:
             raise unknown_name("variant", self.variant, VARIANTS)
         if not SMALLEST_IMAGE <= self.image_size <= LARGEST_IMAGE:
             raise UsageError(f"image_size is {self.image_size}; it must be {SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels.")
-        for name in ("noise_dim", "hidden_size", "bridge_blocks", "attention_groups"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        _check_sizes(self, "noise_dim", "hidden_size", "bridge_blocks", "attention_groups")
         for name, factor in (("base_channels", 2), ("bridge_channels", 4)):
             channels = getattr(self, name)
             if channels < factor or channels % factor:
                 raise UsageError(f"{name} is {channels}; it must be a positive multiple of {factor}.")
+            _check_sizes(self, name)
         if self.has_attention:
             for channels in (self.base_channels, self.bridge_channels):
                 groups = min(self.attention_groups, channels // 2)
@@ -115,5 +133,11 @@ class DiscriminatorConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.base_channels < 1:
-            raise UsageError(f"discriminator base_channels is {self.base_channels}; it must be at least 1.")
+        _check_sizes(self, "base_channels", whose="discriminator ")
+
+
+def _check_sizes(config: object, *names: str, whose: str = "") -> None:
+    for name in names:
+        size = getattr(config, name)
+        if not 1 <= size <= LARGEST[name]:
+            raise UsageError(f"{whose}{name} is {size}; it must be 1 to {LARGEST[name]}.")

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ratlip_cli.errors import DataError, WeightsError
 from ratlip_cli.files import PARTIAL, whole_folder, write_text
+from ratlip_cli.json_files import is_of_kind, read_json
 from ratlip_cli.setting import Value
 from ratlip_cli.tensor_files import load_into, load_pickled, load_tensors, save_pickled, save_tensors
 from ratlip_cli.training.trainer import Trainer
@@ -89,13 +90,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises WeightsError: a file is missing, cut short or foreign, or the checkpoint is of another format.
     """
     try:
-        content = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
-        version, step = content["format"], int(content["step"])
-        identity = Identity(dict(content["architecture"]), content["clip"], content["dataset"])
+        content = read_json(path / "checkpoint.json")
+        version, step = content["format"], content["step"]
+        identity = Identity(content["architecture"], content["clip"], content["dataset"])
+        if not is_of_kind(step, int) or step < 0 or not is_of_kind(identity.architecture, dict[str, Value]):
+            raise ValueError("its step is not a whole number, or its architecture no object")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path} is no whole checkpoint: its checkpoint.json cannot be read ({error}).") from error
     if version != FORMAT:
-        raise WeightsError(f"{path} has checkpoint format {version}; this version of ratlip reads {FORMAT}.")
+        raise WeightsError(f"{path} has checkpoint format {version!a:.20}; this version of ratlip reads {FORMAT}.")
     networks = {name: load_tensors(_file_of(path, name)) for name in NETWORKS}
     return Checkpoint(path, step, identity, networks, load_pickled(path / "state.pt"))
 

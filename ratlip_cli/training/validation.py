@@ -18,6 +18,7 @@ from ratlip_cli.evaluation.networks import load_networks
 from ratlip_cli.evaluation.request import EvaluationRequest
 from ratlip_cli.evaluation.run import Evaluation, score_inputs
 from ratlip_cli.files import write_text
+from ratlip_cli.json_files import read_json
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.weights.model_folder import Model, fingerprint_of
 
@@ -87,7 +88,7 @@ def read_best(folder: Path) -> Best | None:
     """How good the best model is, None where none was noted. Raises RatlipError where the note is damaged."""
     path = folder / RESULT_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return Best(int(content["step"]), str(content["metric"]), float(content["value"]))
     except FileNotFoundError:
         return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +17,17 @@ from huggingface_hub import EvalResult, ModelCardData
 
 import ratlip_cli
 from ratlip_cli.errors import UsageError
-from ratlip_cli.files import decoded, write_text
+from ratlip_cli.files import write_text
+from ratlip_cli.json_files import read_json
 from ratlip_cli.tensor_files import load_tensors_and_metadata
 from ratlip_cli.weights import model_folder
 from ratlip_cli.weights.model_folder import CARD_FILE, SAMPLES_FILE, ModelConfig
+
+_EARLIER_SOURCES = {
+    "drawn by ratlip (ratlip_cli/data/drawn)": "rendered by ratlip (ratlip_cli/demo)",
+    "10,000 pictures of": "10,000 images of",
+}
+"""What models of earlier versions say of their data -> what is said now."""
 
 NOT_TO_BE_SHOWN = "no redistribution"
 """Words in the licence of a dataset, such as CelebAMask-HQ's, of which a card shows no image: a model that was
@@ -59,13 +67,13 @@ class Scores:
 def read_scores(path: Path) -> Scores:
     """Read the JSON that `ratlip evaluate --out` wrote. Raises UsageError where the file is anything else."""
     try:
-        content = json.loads(decoded(path.read_bytes(), f"the scores file {path}"))
+        content = read_json(path)
         return Scores(
-            content["model_fingerprint"],
+            str(content["model_fingerprint"]),
             Path(content["dataset"]).name,
-            content["split"],
-            content["protocol"],
-            content["fingerprint"],
+            str(content["split"]),
+            str(content["protocol"]),
+            str(content["fingerprint"]),
             {name: {**score, "value": float(score["value"])} for name, score in content["metrics"].items()},
         )
     except OSError as error:
@@ -152,20 +160,21 @@ def _metadata(
 
 
 def _use(config: ModelConfig, model: str, fingerprint: str) -> str:
-    prompt = str(next(iter(config.training.get("prompts", [])), "a small bird with a red head"))
+    prompt = " ".join(next(iter(config.training.get("prompts", [])), "a small bird with a red head").split())
+    typed = shlex.quote(prompt) if set(prompt) & set('"$`\\!') else f'"{prompt}"'
     return f"""## Use
 
 ```sh
-pip install ratlip
+pip install .   # in a clone of ratlip's repository
 ratlip pull {model} --fingerprint {fingerprint}
-ratlip generate "{prompt}" -n 8 --model {model}
+ratlip generate {typed} -n 8 --model {model}
 ```
 
 ```python
 import ratlip_cli as ratlip
 
 model = ratlip.load_model("{model}")
-for sample in model.generate("{prompt}", n=8):
+for sample in model.generate({json.dumps(prompt, ensure_ascii=False)}, n=8):
     sample.image.save(f"{{sample.index}}.png")
 ```"""
 
@@ -174,7 +183,9 @@ def _data(config: ModelConfig) -> str:
     data = dict(config.training.get("data", {}))
     if "pictures" in data:  # as older versions called them
         data["images"] = data["pictures"]
-    rows = [(key, data[key]) for key in ("name", "source", "licence", "images", "captions") if key in data]
+    for earlier, now in _EARLIER_SOURCES.items():
+        data["source"] = str(data.get("source", "")).replace(earlier, now)
+    rows = [(key, data[key]) for key in ("name", "source", "licence", "images", "captions") if data.get(key)]
     if "converted_from" in config.training:
         rows.append(("converted from", config.training["converted_from"]))
     if not rows:
@@ -185,7 +196,7 @@ def _data(config: ModelConfig) -> str:
 
 
 def _training(config: ModelConfig, step: str | None) -> str:
-    clip = config.clip if ":" in config.clip else f"in the folder `{config.clip}/`"
+    clip = config.clip if ":" in config.clip else f"in the folder {config.clip}/"
     rows = {"CLIP": clip, **asdict(config.generator), **config.training.get("settings", {}), "steps done": step}
     return f"## Model and training\n\n{_table((key, value) for key, value in rows.items() if value is not None)}"
 
@@ -194,13 +205,14 @@ def _scores(scores: Scores | None, model: str) -> str:
     if scores is None:
         return f"## Scores\n\nNot scored yet: `ratlip evaluate --model {model}` does it."
     rows = "\n".join(
-        f"| {metric} | {score['value']:.4f} | {score.get('features', '')} | {score.get('n_real') or '-'} | "
-        f"{score.get('n_fake', '')} |"
+        f"| {_plain(metric)} | {score['value']:.4f} | {_plain(score.get('features', ''))} | "
+        f"{_plain(score.get('n_real') or '-')} | {_plain(score.get('n_fake', ''))} |"
         for metric, score in scores.metrics.items()
     )
     return (
-        f"## Scores\n\nOn the split {scores.split} of {scores.dataset}, protocol {scores.protocol}, fingerprint "
-        f"{scores.fingerprint}, by `ratlip evaluate`. Scores of other protocols do not compare.\n\n"
+        f"## Scores\n\nOn the split {_plain(scores.split)} of {_plain(scores.dataset)}, protocol "
+        f"{_plain(scores.protocol)}, fingerprint {_plain(scores.fingerprint)}, by `ratlip evaluate`. Scores of other "
+        "protocols do not compare.\n\n"
         f"| metric | value | network | real | generated |\n|---|---|---|---|---|\n{rows}"
     )
 
@@ -214,8 +226,13 @@ _LIMITS = """## Limits
 
 
 def _table(rows: Iterable[tuple[str, object]]) -> str:
-    cells = [(key.replace("_", " "), re.sub(r"\s+", " ", str(value)).replace("|", "\\|")) for key, value in rows]
+    cells = [(_plain(key.replace("_", " ")), _plain(value)) for key, value in rows]
     return "| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in cells)
+
+
+def _plain(value: object) -> str:
+    """A value as Markdown that shows it as it is, in one line: never a link, an image, HTML, code or a column."""
+    return re.sub(r"([\\`*\[\]<>|~&]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(value).split()))
 
 
 def _slug(words: str) -> str:

@@ -19,9 +19,12 @@ from torch import Tensor
 
 from ratlip_cli import fast
 from ratlip_cli.errors import UsageError, WeightsError, first_line, unknown_name
+from ratlip_cli.file_kinds import other_file
 from ratlip_cli.files import write_text
+from ratlip_cli.json_files import read_json
 from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP
-from ratlip_cli.tensor_files import load_into, load_tensors, load_weights, save_tensors
+from ratlip_cli.tensor_files import check_fit, load_into, load_tensors, load_weights, save_tensors
+from ratlip_cli.weights.clip_config import checked_model_cfg
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 BUNDLED = {"ratlip-demo": Path(__file__).parents[1] / "demo" / "model" / "clip"}
@@ -42,6 +45,13 @@ def load_clip(spec: str, device: str | torch.device = "cpu", swaps: frozenset[fa
     Raises UsageError for an unknown name or tag, WeightsError for weights that cannot be loaded or do not fit.
     """
     return fast.clip_for(_load(spec).to(device), swaps)
+
+
+def is_public(spec: str) -> bool:
+    """Whether `spec` is the bundled CLIP or one of open_clip with its weights by name, and no file or folder."""
+    name, _, pretrained = spec.partition(":")
+    known = name in open_clip.list_models() and pretrained in open_clip.list_pretrained_tags_by_model(name)
+    return spec in BUNDLED or known
 
 
 def _load(spec: str) -> FrozenCLIP:
@@ -69,15 +79,14 @@ def _load(spec: str) -> FrozenCLIP:
 
 def clip_architecture(spec: str) -> FrozenCLIP:
     """The CLIP of `load_clip(spec)` on the meta device: all its sizes, no weights, nothing downloaded."""
+    folder = BUNDLED.get(spec, Path(spec))
+    if folder.is_dir():
+        return _planned(folder, _read_config(folder))
+    name = spec.partition(":")[0]
+    model_cfg = _model_cfg(spec, name)
     with torch.device("meta"):
-        folder = BUNDLED.get(spec, Path(spec))
-        if folder.is_dir():
-            return build_clip(_read_config(folder), spec).to("meta")
-        name = spec.partition(":")[0]
-        model_cfg = _model_cfg(spec, name)
-        kind = open_clip.CustomTextCLIP if model_cfg.pop("custom_text", False) else open_clip.CLIP
         mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-        return FrozenCLIP(kind(**model_cfg), open_clip.get_tokenizer(name), spec, mean, std)
+        return FrozenCLIP(open_clip.CLIP(**model_cfg), _tokenizer(spec, name), spec, mean, std)
 
 
 def save_clip(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -102,36 +111,98 @@ def build_clip(config: Mapping[str, Any], spec: str) -> FrozenCLIP:
 
 
 def _model_cfg(spec: str, name: str) -> dict[str, Any]:
-    """open_clip's description of the CLIP of that name."""
+    """open_clip's description of the CLIP of that name. Raises an error that says why, if it cannot be used."""
     if name in BUNDLED:
         raise WeightsError(f"CLIP {name} is not bundled with this version; name another, such as {DEFAULT_CLIP}.")
-    if name in open_clip.list_models():
-        return dict(open_clip.get_model_config(name))
-    if "/" in name or name.startswith("."):
-        raise WeightsError(f"CLIP folder {spec} does not exist; give one with {CONFIG_FILE}, or NAME:PRETRAINED.")
-    usable = [known for known in open_clip.list_models() if known.startswith("ViT-") and "SigLIP" not in known]
+    known = open_clip.list_models()
+    if name in known:
+        model_cfg = dict(open_clip.get_model_config(name))
+        reason = _why_not(model_cfg)
+        if reason is not None:
+            raise WeightsError(f"CLIP {name} cannot be used: {reason}. Choose another, such as {DEFAULT_CLIP}.")
+        return model_cfg
+    same = [one for one in known if one.lower() == name.replace("/", "-").lower()]  # OpenAI writes ViT-B/32
+    if same:
+        raise unknown_name("CLIP", name, [*same, *BUNDLED])
+    if Path(spec).is_file():
+        raise UsageError(f"{spec} is a file; say of which CLIP it is, such as --clip ViT-B-32-quickgelu:{spec}.")
+    if "/" in name or name.startswith(".") or name in ("hf-hub", "local-dir"):  # as open_clip names other places
+        raise WeightsError(
+            f"CLIP folder {spec} does not exist; give one with {CONFIG_FILE}, or NAME:PRETRAINED of open_clip, such as "
+            f"{DEFAULT_CLIP}."
+        )
+    usable = [known_one for known_one in known if _why_not(open_clip.get_model_config(known_one)) is None]
     raise unknown_name("CLIP", name, [*usable, *BUNDLED])
 
 
+def _why_not(model_cfg: Mapping[str, Any]) -> str | None:
+    """Why a CLIP of open_clip cannot be used, if it cannot: it is built from two towers of CLIP's own kind alone."""
+    vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
+    if vision.get("timm_model_name"):
+        return f"its image encoder is {vision['timm_model_name']} of timm, no vision transformer of CLIP's kind"
+    if isinstance(vision.get("layers"), list):
+        return "its image encoder is a ResNet, no vision transformer"
+    if vision.get("attentional_pool") or vision.get("pool_type", "tok") != "tok":
+        return "its image encoder pools its patches and does not read its class token"
+    if text.get("hf_model_name"):
+        return f"its text encoder is {text['hf_model_name']} of transformers, not CLIP's"
+    if model_cfg.get("custom_text") or "multimodal_cfg" in model_cfg:
+        return "its text encoder is not CLIP's"
+    return None
+
+
+def _tokenizer(spec: str, name: str) -> Any:
+    try:
+        with quiet():
+            return open_clip.get_tokenizer(name)
+    except (ImportError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"the tokenizer of CLIP {spec}, which is not CLIP's own, could not be loaded ({first_line(error)}): it "
+            f"needs the package transformers and a download. Choose another CLIP, such as {DEFAULT_CLIP}."
+        ) from error
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
+    """The content of a CLIP folder's configuration, every value checked."""
     path = folder / CONFIG_FILE
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        _ = config["model_cfg"]["text_cfg"]["context_length"], config["preprocess_cfg"]["mean"]
+        config = read_json(path)
     except OSError as error:
-        raise WeightsError(f"CLIP folder {folder} has no readable {CONFIG_FILE}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path} does not describe a CLIP of open_clip: {error!r}.") from error
-    return dict(config)
+        hint = _what_else(folder)
+        raise WeightsError(f"CLIP folder {folder} has no readable {CONFIG_FILE}: {error.strerror}.{hint}") from error
+    except ValueError as error:
+        raise WeightsError(f"{path} does not describe a CLIP of open_clip: {other_file(path) or error}.") from error
+    try:
+        model_cfg = checked_model_cfg(config)
+    except ValueError as error:
+        raise WeightsError(f"{path} does not describe a CLIP that can be used: {error}.") from error
+    return {**config, "model_cfg": model_cfg}
+
+
+def _what_else(folder: Path) -> str:
+    """What to name instead of a folder that is no CLIP folder, where that is plain to see."""
+    for inner in (folder / "clip", folder / "model" / "clip"):
+        if (inner / CONFIG_FILE).is_file():
+            return f" It is a model; its CLIP is {inner}."
+    files = sorted(path.name for path in folder.glob("*") if path.suffix in WEIGHTS_SUFFIXES)
+    return f" Give its weights with the name of the CLIP: --clip NAME:{folder / files[0]}." if files else ""
+
+
+def _planned(folder: Path, config: Mapping[str, Any]) -> FrozenCLIP:
+    """The CLIP of a folder on the meta device: all its sizes, nothing allocated."""
+    try:
+        with torch.device("meta"):
+            return build_clip(config, str(folder)).to("meta")
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise WeightsError(f"{folder / CONFIG_FILE} does not describe a CLIP of open_clip: {error!r}.") from error
 
 
 def _load_folder(folder: Path) -> FrozenCLIP:
-    config = _read_config(folder)
-    try:
-        clip = build_clip(config, str(folder))
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise WeightsError(f"{folder / CONFIG_FILE} does not describe a CLIP of open_clip: {error!r}.") from error
-    load_into(clip.model, load_tensors(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+    config, path = _read_config(folder), folder / WEIGHTS_FILE
+    planned, weights = _planned(folder, config), load_tensors(path)
+    check_fit(planned.model, weights, path)  # before its sizes are allocated
+    clip = build_clip(config, str(folder))
+    load_into(clip.model, weights, path)
     return clip
 
 
@@ -141,7 +212,7 @@ def _from_file(spec: str, name: str, path: Path, model_cfg: Mapping[str, Any]) -
     for setting in ("input_resolution", "context_length", "vocab_size"):  # OpenAI's files carry them as tensors
         weights.pop(setting, None)
     load_into(clip.model, weights, path)
-    if not model_cfg.get("custom_text"):
+    if "hf_tokenizer_name" not in model_cfg["text_cfg"]:  # a folder has CLIP's own tokenizer
         preprocess_cfg = {"mean": clip.mean.flatten().tolist(), "std": clip.std.flatten().tolist()}
         clip.config = {"model_cfg": dict(model_cfg), "preprocess_cfg": preprocess_cfg}
     return clip
@@ -159,14 +230,14 @@ def _named(spec: str, name: str, pretrained: str | None) -> FrozenCLIP:
         ) from error
     mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
-    return FrozenCLIP(model, open_clip.get_tokenizer(name), spec, mean, std)
+    return FrozenCLIP(model, _tokenizer(spec, name), spec, mean, std)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Other libraries warn of what is meant here, such as a model without weights, and of their own internals."""
+    """Other libraries log what is meant here, such as a model without weights, and what is raised and told anyway."""
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

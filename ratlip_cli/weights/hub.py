@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors, snapshot_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors, snapshot_download, utils
 
 import ratlip_cli
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError, first_line
 from ratlip_cli.weights.model_folder import CARD_FILES, MODEL_FILES
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_REVISION = re.compile(r"(?!.*(\.\.|//|/\.|\.lock(/|$)))[A-Za-z0-9_][A-Za-z0-9_./-]*(?<![./])")
+"""Branches, tags and commits as git allows them, of letters that mean nothing in an address."""
 
 _ADVICE = {
     401: "the Hugging Face Hub does not know who you are. Log in with `hf auth login`.",
@@ -33,6 +34,8 @@ def download(name: str) -> Path:
 
     Raises WeightsError: one line that says whether to log in, ask for access, go online or pick another name.
     """
+    if not is_hub_name(name):
+        raise WeightsError(f"{name!a} is not a name on the Hugging Face Hub: use owner/name or owner/name@revision.")
     repository, _, revision = name.partition("@")
     with _explained(name, f"{repository} could not be downloaded"):
         snapshot = Path(
@@ -66,9 +69,12 @@ def push(
         revision: a branch, made where there is none; left out, `main`.
 
     Returns owner/name@commit, which `download` takes to get exactly this model, and the commit's page. Raises
-    WeightsError, one line that says what to do, and UsageError where `repository` is not owner/name.
+    WeightsError, one line that says what to do, and UsageError where `repository` is not owner/name or `revision` no
+    name of a branch.
     """
     check_repository(repository)
+    if revision is not None and not is_revision(revision):
+        raise UsageError(f"{revision!a} cannot be the name of a branch: use letters, digits, '.', '-', '_' and '/'.")
     api = HfApi(library_name="ratlip", library_version=ratlip_cli.__version__)
     with _explained(repository, f"{repository} could not be pushed"):
         api.create_repo(repository, private=private, exist_ok=True)
@@ -87,8 +93,20 @@ def push(
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether `name` has the form owner/name[@revision]."""
-    return _HUB_NAME.fullmatch(name) is not None
+    """Whether `name` has the form owner/name[@revision], each of them such as may stand in an address."""
+    repository, at, revision = name.partition("@")
+    if repository.count("/") != 1 or not repository.isascii():
+        return False
+    try:
+        utils.validate_repo_id(repository)  # type: ignore[attr-defined]
+    except errors.HFValidationError:
+        return False
+    return not at or is_revision(revision)
+
+
+def is_revision(revision: str) -> bool:
+    """Whether `revision` can be a branch, tag or commit, and stand in an address."""
+    return _REVISION.fullmatch(revision) is not None
 
 
 def check_repository(repository: str) -> None:

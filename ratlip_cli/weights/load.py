@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 import torch
@@ -9,10 +10,10 @@ import torch
 from ratlip_cli.errors import UsageError, WeightsError, unknown_name
 from ratlip_cli.weights.hub import download, is_hub_name, pinned_name
 from ratlip_cli.weights.model_folder import CONFIG_FILE, GENERATOR_FILE, Model, load_folder
+from ratlip_cli.weights.not_models import MODEL_IN_RUN, what_it_is
 
 DEMO = "ratlip-demo"
 RUNS = Path("runs")
-MODEL_IN_RUN = "model"
 _DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
 
 
@@ -67,11 +68,18 @@ def locate_model(spec: str) -> tuple[str, Path]:
         if (candidate / CONFIG_FILE).is_file():
             return spec, candidate
     if folder.exists():
-        raise WeightsError(f"{spec} is neither a model folder nor a run folder: it has no {CONFIG_FILE}.")
-    if is_hub_name(spec) and not folder.parent.is_dir():  # runs/typo is a misspelled run, not an owner's model
-        snapshot = download(spec)
+        raise WeightsError(what_it_is(folder))
+    runs = [str(run) for run in _runs_with_generator()]
+    if is_hub_name(spec) and folder.parts[0] != RUNS.name and not folder.parent.is_dir():
+        try:
+            snapshot = download(spec)
+        except WeightsError as error:  # perhaps a misspelled path
+            local = [str(config.parent) for config in Path().glob(f"*/*/{CONFIG_FILE}")]
+            near = difflib.get_close_matches(spec, [*runs, *local], n=1)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise WeightsError(f"there is no folder {spec} here{hint} On the Hugging Face Hub: {error}") from error
         return pinned_name(spec, snapshot), snapshot
-    raise unknown_name("model", spec, [DEMO, *(str(run) for run in _runs_with_generator())])
+    raise unknown_name("model", spec, [DEMO, *runs])
 
 
 def _runs_with_generator() -> list[Path]:

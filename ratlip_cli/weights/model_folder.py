@@ -10,26 +10,36 @@ README.md, samples.png      the model card, see card.py
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import torch
 from torch import Tensor, nn
 
 import ratlip_cli
 from ratlip_cli.errors import RatlipError, WeightsError
-from ratlip_cli.families import family_of
+from ratlip_cli.families import FAMILIES, family_of
 from ratlip_cli.family import Family
 from ratlip_cli.fast import Sampler, for_sampling
+from ratlip_cli.file_kinds import other_file
 from ratlip_cli.files import whole_folder, write_text
+from ratlip_cli.json_files import check_keys, from_json, is_of_kind, read_json
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import ClipGeometry
-from ratlip_cli.tensor_files import fingerprint, load_into, load_tensors, load_tensors_and_metadata, save_tensors
+from ratlip_cli.tensor_files import (
+    check_fit,
+    fingerprint,
+    load_into,
+    load_tensors,
+    load_tensors_and_metadata,
+    save_tensors,
+)
 from ratlip_cli.weights import clip_files
-from ratlip_cli.weights.clip_files import load_clip, save_clip
+from ratlip_cli.weights.clip_files import is_public, load_clip, save_clip
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -149,34 +159,24 @@ def read_model_config(folder: Path) -> ModelConfig:
     """Read and check config.json. Raises WeightsError where it is missing, damaged or of another format."""
     path = folder / CONFIG_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise WeightsError(
             f"{folder} is not a model folder: {CONFIG_FILE} cannot be read ({error.strerror})."
         ) from error
     except ValueError as error:
-        raise WeightsError(f"{path} is damaged: {error}.") from error
+        raise WeightsError(f"{path} is {other_file(path) or f'damaged: {error}'}.") from error
     if not isinstance(content, dict) or content.get("library") != "ratlip":
         raise WeightsError(f"{path} does not describe a ratlip model.")
-    if content.get("format_version") != FORMAT_VERSION:
+    if not is_of_kind(content.get("format_version"), int) or content["format_version"] != FORMAT_VERSION:
         raise WeightsError(
-            f"{path} has format version {content.get('format_version')}, this ratlip ({ratlip_cli.__version__}) reads "
-            f"{FORMAT_VERSION}; install the ratlip that wrote it ({content.get('library_version')}) or newer."
+            f"{path} has format version {content.get('format_version')!a:.20}, this ratlip ({ratlip_cli.__version__}) "
+            f"reads {FORMAT_VERSION}; install the ratlip that wrote it ({content.get('library_version')!a:.20}) or "
+            "newer."
         )
-    known = {"format_version", "library", "library_version", *(item.name for item in fields(ModelConfig))}
     try:
-        _check_keys(content, known, optional={"training", "features"})
-        family = family_of(content["generator"]["variant"])
-        return ModelConfig(
-            generator=_config(family.generator_config, content["generator"]),
-            discriminator=_config(family.discriminator_config, content["discriminator"]),
-            clip=str(content["clip"]),
-            clip_fingerprint=content["clip_fingerprint"],
-            geometry=_config(ClipGeometry, content["geometry"]),
-            training=content.get("training", {}),
-            features=content.get("features", "inception"),
-        )
-    except (AttributeError, KeyError, TypeError, RatlipError) as error:
+        return _model_config(content)
+    except (ValueError, RatlipError) as error:
         raise WeightsError(f"{path} does not describe a ratlip model: {error}") from error
 
 
@@ -187,6 +187,7 @@ def load_folder(folder: Path, device: str | torch.device = "cpu", name: str | No
     clip = load_model_clip(folder, config, device)
     with torch.device("meta"):
         generator = config.family.generator(config.generator, config.geometry)
+    check_fit(generator, tensors, folder / GENERATOR_FILE)  # before its sizes are allocated
     generator.to_empty(device="cpu")
     load_into(generator, tensors, folder / GENERATOR_FILE)
     generator.to(device).eval().requires_grad_(False)
@@ -214,14 +215,32 @@ def load_discriminator(model: Model) -> nn.Module:
     """The discriminator of a model folder. Raises WeightsError where the folder has none."""
     path = model.folder / DISCRIMINATOR_FILE
     tensors = load_tensors(path)
+    with torch.device("meta"):
+        check_fit(model.family.discriminator(model.config.discriminator, model.config.geometry), tensors, path)
     discriminator = model.family.discriminator(model.config.discriminator, model.config.geometry)
     load_into(discriminator, tensors, path)
     return discriminator.to(model.device)
 
 
 def clip_spec(folder: Path, config: ModelConfig) -> str:
-    """What `load_clip` takes to load the CLIP of a model folder."""
-    return str(folder / CLIP_FOLDER) if config.clip == CLIP_FOLDER else config.clip
+    """What `load_clip` takes to load the CLIP of a model folder.
+
+    Raises WeightsError where a model of the Hugging Face Hub names anything but a CLIP of open_clip, the bundled one or
+    the folder beside it: nobody else says which files of this machine are read.
+    """
+    if config.clip == CLIP_FOLDER:
+        return str(folder / CLIP_FOLDER)
+    if is_pulled(folder) and not is_public(config.clip):
+        raise WeightsError(
+            f"the model in {folder} was downloaded and names '{config.clip}' as its CLIP, which is neither a CLIP of "
+            f"open_clip, NAME:PRETRAINED, nor its own folder {CLIP_FOLDER}/: ask its owner to push it again."
+        )
+    return config.clip
+
+
+def is_pulled(folder: Path) -> bool:
+    """Whether a model folder was downloaded: it lies in the cache of the Hugging Face Hub."""
+    return Path(huggingface_hub.constants.HF_HUB_CACHE).resolve() in folder.resolve().parents
 
 
 def load_model_clip(folder: Path, config: ModelConfig, device: str | torch.device) -> FrozenCLIP:
@@ -243,16 +262,41 @@ def model_fingerprint(generator: Mapping[str, Tensor], config: ModelConfig) -> s
     return fingerprint(generator, {"generator": asdict(config.generator), "clip": config.clip_fingerprint})
 
 
-def _config(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    _check_keys(values, {item.name for item in fields(kind)})
-    return kind(**values)
+def _model_config(content: dict[str, Any]) -> ModelConfig:
+    """The config that the content of config.json describes; ValueError or a RatlipError names what is wrong in it."""
+    own = {item.name for item in fields(ModelConfig)}
+    check_keys(content, {"format_version", "library", "library_version", *own}, own - {"training", "features"})
+    generator = content["generator"]
+    variant = generator.get("variant") if isinstance(generator, dict) else None
+    if variant not in list(FAMILIES):
+        raise ValueError(f"'generator' is of no variant that this ratlip knows: {', '.join(FAMILIES)}.")
+    sections = {
+        "generator": FAMILIES[variant].generator_config,
+        "discriminator": FAMILIES[variant].discriminator_config,
+        "geometry": ClipGeometry,
+    }
+    read: dict[str, Any] = {name: content[name] for name in ("clip", "clip_fingerprint", "features") if name in content}
+    for name, text in read.items():
+        if not isinstance(text, str) or not text.isprintable() or len(text) > 300:
+            raise ValueError(f"'{name}' must be a text of one line, not {text!a:.60}.")
+    for name, kind in sections.items():
+        try:
+            read[name] = from_json(kind, content[name])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}.") from error
+    return ModelConfig(**read, training=_training(content.get("training", {})))
 
 
-def _check_keys(values: Mapping[str, Any], known: Set[str], optional: Set[str] = frozenset()) -> None:
-    unknown = sorted(values.keys() - known)
-    missing = sorted(known - optional - values.keys())
-    if unknown or missing:
-        raise WeightsError(f"unknown keys {unknown}, missing keys {missing}; was it written by another ratlip?")
+def _training(record: object) -> dict[str, Any]:
+    """What config.json says of the training, with those parts checked that this package reads."""
+    if not isinstance(record, dict):
+        raise ValueError("'training' must be an object.")
+    for name, kind in (("data", dict[str, Any]), ("settings", dict[str, Any]), ("prompts", list[str])):
+        if name in record and not is_of_kind(record[name], kind):
+            raise ValueError(f"'training' has {name} of another kind than this package writes.")
+    if not all(isinstance(prompt, str) for prompt in record.get("prompts", [])):
+        raise ValueError("'training' has prompts that are no text.")
+    return record
 
 
 def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -188,4 +188,4 @@ def _check_packages() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise RatlipError(f"ONNX needs the package {error.name}: pip install 'ratlip[export]'.") from error
+        raise RatlipError(f"ONNX needs the package {error.name}: pip install onnx onnxruntime onnxscript.") from error

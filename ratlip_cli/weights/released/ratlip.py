@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ratlip_cli.errors import UsageError, WeightsError
+from ratlip_cli.errors import RatlipError, UsageError, WeightsError
 from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
-from ratlip_cli.tensor_files import load_pickled, save_pickled
+from ratlip_cli.tensor_files import load_pickled, named_tensors, save_pickled
 from ratlip_cli.weights.model_folder import DISCRIMINATOR_FILE, Model, load_discriminator
 from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
 
@@ -59,6 +58,7 @@ _CELL = re.compile(r"bridge\.recurrence\.cells\.(\d+)\.(\w+)")
 _CLIP_PREFIX = "mapping.CLIP_ViT."
 _CLIP_TENSORS = re.compile(r"class_embedding|positional_embedding|conv1\.|ln_pre\.|transformer\.")
 _EMA = re.compile(r"netG_?ema", re.IGNORECASE)
+_NETS = re.compile(r"net[GDC]|netG_?ema", re.IGNORECASE)
 _STAGES = ("DBlocks.0", "DBlocks.1", "main")
 _EXTRACTOR = {  # names of ours and in netD
     **{
@@ -79,12 +79,21 @@ def read_released(path: Path, ema: bool = True) -> ReleasedCheckpoint:
     """
     content = load_pickled(path)
     nets = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(nets, dict) or not _are_tensors(nets.get("netG")):
-        raise WeightsError(f"{path} is not a checkpoint of the published GALIP or RATLIP code: it has no 'netG'.")
+    if not isinstance(nets, dict) or not _is_filled(nets.get("netG")):
+        raise WeightsError(
+            f"{path} is not a checkpoint of the published GALIP or RATLIP code: it has no 'netG'. The tensors of a "
+            "CLIP go by --clip NAME:FILE."
+        )
+    named = {
+        net: named_tensors(nets[net], f"{net} in {path}")
+        for net in nets
+        if isinstance(net, str) and _NETS.fullmatch(net) and _is_filled(nets[net])
+    }
     try:
-        return import_released(nets, ema)
-    except (KeyError, IndexError, ValueError) as error:
-        raise WeightsError(f"{path} is not a checkpoint that the published code writes: {error!r}.") from error
+        return import_released(named, ema)
+    except (KeyError, IndexError, ValueError, TypeError, RuntimeError, RatlipError) as error:
+        reason = error if isinstance(error, RatlipError) else repr(error)
+        raise WeightsError(f"{path} is not a checkpoint that the published code writes: {reason}") from error
 
 
 def write_released(model: Model, path: Path) -> None:
@@ -115,14 +124,14 @@ def write_released(model: Model, path: Path) -> None:
 
 def import_released(nets: Mapping[str, Mapping[str, Tensor]], ema: bool = True) -> ReleasedCheckpoint:
     """Rename the tensors of `netG`, `netD` and `netC`, and read the sizes off them."""
-    emas = [name for name in nets if ema and _EMA.fullmatch(name) and _are_tensors(nets[name])]
+    emas = [name for name in nets if ema and _EMA.fullmatch(name)]
     released = _without_module(nets[emas[0] if emas else "netG"])
     clip = {name[len(_CLIP_PREFIX) :]: tensor for name, tensor in released.items() if name.startswith(_CLIP_PREFIX)}
     generator = {
         _own_name(name): _float32(tensor) for name, tensor in released.items() if not name.startswith(_CLIP_PREFIX)
     }
     discriminator, discriminator_config = None, DiscriminatorConfig()
-    if _are_tensors(nets.get("netD")) and _are_tensors(nets.get("netC")):
+    if "netD" in nets and "netC" in nets:
         discriminator = _discriminator_tensors(_without_module(nets["netD"]), _without_module(nets["netC"]))
         discriminator_config = DiscriminatorConfig(base_channels=len(discriminator["referee.conv1.weight"]) // 2)
     config = _generator_config(generator)
@@ -217,5 +226,5 @@ def _float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _are_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
+def _is_filled(value: object) -> bool:
+    return isinstance(value, dict) and bool(value)

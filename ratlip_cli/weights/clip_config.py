@@ -1,0 +1,149 @@
+"""What open_clip_config.json may say: sizes of a CLIP with its own two towers, and nothing that is fetched or opened.
+
+open_clip itself takes names in this file: of networks of timm and transformers, of other repositories, of folders. Here
+no key that names anything is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ratlip_cli.errors import UsageError
+from ratlip_cli.json_files import from_json, is_of_kind
+from ratlip_cli.model.clip import UNKNOWN
+from ratlip_cli.model.config import LARGEST, ClipGeometry
+
+WORDS = 49408
+"""Tokens that CLIP's own tokenizer knows."""
+
+
+@dataclass(frozen=True)
+class _Vision:
+    """`vision_cfg`, with open_clip's defaults."""
+
+    layers: int = 12
+    width: int = 768
+    head_width: int = 64
+    mlp_ratio: float = 4.0
+    patch_size: int = 16
+    image_size: int = 224
+    ls_init_value: float | None = None
+    patch_dropout: float = 0.0
+    no_ln_pre: bool = False
+    final_ln_after_pool: bool = False
+    attentional_pool: bool = False
+    pool_type: str = "tok"
+
+    def __post_init__(self) -> None:
+        _in_range("width", self.width, 1, LARGEST["width"])
+        _in_range("head_width", self.head_width, 1, self.width)
+        _in_range("mlp_ratio", self.mlp_ratio, 1 / self.width, 64)
+        _in_range("image_size", self.image_size, 1, 4096)
+        _in_range("patch_size", self.patch_size, 1, self.image_size)
+        _in_range("patch_dropout", self.patch_dropout, 0, 0.99)
+        if self.pool_type != "tok" or self.attentional_pool:
+            raise ValueError("the image vector must be that of the class token, pool_type 'tok'")
+
+
+@dataclass(frozen=True)
+class _Text:
+    """`text_cfg`, with open_clip's defaults."""
+
+    context_length: int = 77
+    vocab_size: int = WORDS
+    width: int = 512
+    heads: int = 8
+    layers: int = 12
+    mlp_ratio: float = 4.0
+    ls_init_value: float | None = None
+    pad_id: int = 0
+    eos_id: int = 2
+    no_causal_mask: bool = False
+    final_ln_after_pool: bool = False
+    pool_type: str = "argmax"
+    proj_bias: bool = False
+
+    def __post_init__(self) -> None:
+        _in_range("context_length", self.context_length, 3, 1024)
+        _in_range("vocab_size", self.vocab_size, 1, 2**20)
+        _in_range("width", self.width, 1, LARGEST["width"])
+        _in_range("heads", self.heads, 1, self.width)
+        _in_range("layers", self.layers, 1, LARGEST["layers"])
+        _in_range("mlp_ratio", self.mlp_ratio, 1 / self.width, 64)
+        if self.pool_type not in ("argmax", "eos", "first", "last"):
+            raise ValueError("pool_type must be one of argmax, eos, first and last")
+
+
+@dataclass(frozen=True)
+class _Model:
+    """`model_cfg`."""
+
+    embed_dim: int
+    vision_cfg: dict[str, Any]
+    text_cfg: dict[str, Any]
+    quick_gelu: bool = False
+    init_logit_scale: float = 0.0
+    init_logit_bias: float | None = None
+    nonscalar_logit_scale: bool = False
+
+
+def checked_model_cfg(content: Any) -> dict[str, Any]:
+    """The arguments of `open_clip.CLIP` in the content of open_clip_config.json, every value checked.
+
+    Raises ValueError naming what is unknown, missing, of another type or out of range.
+    """
+    for key in ("model_cfg", "preprocess_cfg"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), dict):
+            raise ValueError(f"it has no {key}")
+    model_cfg = _given(content["model_cfg"])
+    _section("model_cfg", _Model, model_cfg)
+    model_cfg |= {key: _given(model_cfg[key]) for key in ("vision_cfg", "text_cfg")}
+    vision = _section("vision_cfg", _Vision, model_cfg["vision_cfg"])
+    text = _section("text_cfg", _Text, model_cfg["text_cfg"])
+    try:
+        grid = vision.image_size // vision.patch_size
+        ClipGeometry(vision.width, grid, vision.layers, model_cfg["embed_dim"], vision.image_size)
+    except UsageError as error:
+        raise ValueError(str(error).rstrip(".")) from error
+    for key in ("mean", "std"):
+        values = content["preprocess_cfg"].get(key)
+        if not (isinstance(values, list) and len(values) == 3 and all(is_of_kind(value, float) for value in values)):
+            raise ValueError(f"preprocess_cfg: '{key}' must be three numbers")
+        if not all(abs(value) < 1e6 and (value > 0 or key == "mean") for value in values):
+            raise ValueError(f"preprocess_cfg: '{key}' is out of range")
+    _check_vocabulary(content.get("vocabulary"), text.vocab_size)
+    return model_cfg
+
+
+def _section(name: str, kind: type[Any], values: dict[str, Any]) -> Any:
+    try:
+        return from_json(kind, values, optional=True)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _check_vocabulary(vocabulary: Any, rows: int) -> None:
+    """Raise ValueError where token ids would have no row of the embedding."""
+    if vocabulary is None:
+        if rows < WORDS:
+            raise ValueError(f"text_cfg: vocab_size is {rows}, but CLIP's tokenizer has {WORDS} tokens")
+        return
+    if not isinstance(vocabulary, list) or not all(is_of_kind(token, int) for token in vocabulary):
+        raise ValueError("'vocabulary' must be a list of whole numbers")
+    if not all(UNKNOWN <= token < WORDS for token in vocabulary):
+        raise ValueError(f"'vocabulary' must hold token ids below {WORDS} and one {UNKNOWN}")
+    if vocabulary.count(UNKNOWN) != 1 or len(vocabulary) > rows:
+        raise ValueError(f"'vocabulary' must hold one {UNKNOWN}, and not more ids than text_cfg has vocab_size")
+    if WORDS - 1 not in vocabulary:
+        raise ValueError(f"'vocabulary' must hold {WORDS - 1}, which ends every text")
+
+
+def _in_range(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"'{name}' is {value}; it must be {least:g} to {most:g}")
