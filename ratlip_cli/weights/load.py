@@ -8,7 +8,7 @@ import torch
 
 from ratlip_cli.errors import UsageError, WeightsError, unknown_name
 from ratlip_cli.weights.hub import download, is_hub_name, pinned_name
-from ratlip_cli.weights.model_folder import CONFIG_FILE, GENERATOR_FILE, Model, load_folder
+from ratlip_cli.weights.model_folder import CONFIG_FILE, GENERATOR_FILE, Model, file_of, load_folder
 
 DEMO = "ratlip-demo"
 RUNS = Path("runs")
@@ -17,7 +17,7 @@ _DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
 
 
 def find_model(spec: str) -> Path:
-    """The model folder meant by a model folder, a run folder, `owner/name[@revision]` or `ratlip-demo`.
+    """The model folder meant by a model folder, a run folder, a checkpoint of a run, `owner/name[@revision]` or `ratlip-demo`.
 
     Raises WeightsError or UsageError where there is none.
     """
@@ -64,7 +64,7 @@ def locate_model(spec: str) -> tuple[str, Path]:
             )
         return DEMO, _DEMO_FOLDER
     for candidate in (folder / MODEL_IN_RUN, folder):
-        if (candidate / CONFIG_FILE).is_file():
+        if file_of(candidate, CONFIG_FILE).is_file():
             return spec, candidate
     if folder.exists():
         raise WeightsError(f"{spec} is neither a model folder nor a run folder: it has no {CONFIG_FILE}.")
