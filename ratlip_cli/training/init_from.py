@@ -1,4 +1,4 @@
-"""Starting from the weights of a model, also of one for another image size: what fits is taken, the rest starts anew."""
+"""Starting from the weights of a model, also of one for another image size: what fits is taken, the rest is new."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ import os
 import re
 from pathlib import Path
 
-from ratlip_cli.data.layout import split_fingerprint
 from ratlip_cli.errors import DataError
 from ratlip_cli.files import write_text
 from ratlip_cli.training.settings import TrainSettings, read_settings
@@ -43,7 +42,7 @@ def _step(checkpoint: Path) -> int:
 
 
 def images_seen(checkpoint: Path, batch_size: int) -> int:
-    """The images in all steps up to a checkpoint; one of an earlier version, or a damaged one, had `batch_size` each."""
+    """The images in all steps up to a checkpoint; those of one that does not say so had `batch_size` each."""
     try:
         return int(json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))["images_seen"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -81,9 +80,8 @@ def noted_places(run: Path) -> tuple[list[Path], str]:
     """Where the dataset of a run may be by what `note_dataset` noted, and its fingerprint; nothing of an older run."""
     try:
         noted = json.loads((run / DATA_FILE).read_text(encoding="utf-8"))
-        return [Path(os.path.normpath(run.resolve() / str(place))) for place in noted["places"]], str(
-            noted["fingerprint"]
-        )
+        places = [Path(os.path.normpath(run.resolve() / str(place))) for place in noted["places"]]
+        return list(dict.fromkeys(places)), str(noted["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return [], ""
 
@@ -93,6 +91,8 @@ def dataset_of_run(run: Path) -> Path | None:
 
     It is the one whose captions, names and sizes of images are the same.
     """
+    from ratlip_cli.data.layout import split_fingerprint  # imports Pillow
+
     places, fingerprint = noted_places(run)
     for place in places:
         try:
@@ -109,13 +109,3 @@ def kept_dataset(settings: TrainSettings) -> Path | None:
     if run is None or read_settings(run / "config.toml", own=True).get("dataset") != settings.dataset:
         return None
     return dataset_of_run(run)
-
-
-def kept_clip(settings: TrainSettings) -> str:
-    """The CLIP of the settings; where it is a file or folder that is gone, the copy in the run that is resumed."""
-    run, (_, _, file) = settings.resumed_run, settings.clip.partition(":")
-    if run is None or read_settings(run / "config.toml", own=True).get("clip") != settings.clip:
-        return settings.clip
-    copy = run / "model" / "clip"  # there where the CLIP is none of open_clip's
-    gone = not Path(settings.clip).exists() and not (file and Path(file).exists())
-    return str(copy) if gone and copy.is_dir() else settings.clip

@@ -17,7 +17,6 @@ from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.family import Family
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.progress import Progress, silent
-from ratlip_cli.tensor_files import load_into, load_tensors
 from ratlip_cli.training.checkpoint import (
     Checkpoint,
     Identity,
@@ -30,7 +29,6 @@ from ratlip_cli.training.run_folder import RunFolder
 from ratlip_cli.training.run_paths import (
     RUNS,
     is_last,
-    kept_clip,
     kept_dataset,
     list_checkpoints,
     note_dataset,
@@ -38,18 +36,21 @@ from ratlip_cli.training.run_paths import (
     steps_logged,
 )
 from ratlip_cli.training.session import TrainingSession, sample_prompts
-from ratlip_cli.training.settings import TrainSettings, already_there, check_beginning, run_of, settings_of_run
+from ratlip_cli.training.settings import (
+    TrainSettings,
+    already_there,
+    check_beginning,
+    read_settings,
+    run_of,
+    settings_of_run,
+)
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.training.validation import Validation
 from ratlip_cli.weights.clip_files import BUNDLED, clip_architecture, load_clip
-from ratlip_cli.weights.load import find_model
 from ratlip_cli.weights.model_folder import (
-    DISCRIMINATOR_FILE,
-    GENERATOR_FILE,
     Model,
     create_model_folder,
     model_config,
-    read_model_config,
 )
 
 ENCODED_AT_ONCE = 256  # Captions whose conditions are computed at once.
@@ -142,13 +143,23 @@ def open_inputs(
     settings: TrainSettings, device: torch.device, progress: Progress
 ) -> tuple[CaptionedImages, FrozenCLIP]:
     """The training split, prepared first where it was not before, and the CLIP, which may have to be downloaded."""
-    clip = kept_clip(settings)
+    clip = _kept_clip(settings)
     clip_architecture(clip)  # a misspelled one is told before data are prepared
     folder = kept_dataset(settings) or resolve_dataset(
         settings.dataset, Path(settings.data_dir), settings.image_size, progress=progress
     )
     dataset = CaptionedImages(folder, "train", settings.image_size, settings.seed)
     return dataset, load_clip(clip, device)
+
+
+def _kept_clip(settings: TrainSettings) -> str:
+    """The CLIP of the settings; where it is a file or folder that is gone, the copy in the run that is resumed."""
+    run, (_, _, file) = settings.resumed_run, settings.clip.partition(":")
+    if run is None or read_settings(run / "config.toml", own=True).get("clip") != settings.clip:
+        return settings.clip
+    copy = run / "model" / "clip"  # there where the CLIP is none of open_clip's
+    gone = settings.clip not in BUNDLED and not Path(settings.clip).exists() and not (file and Path(file).exists())
+    return str(copy) if gone and copy.is_dir() else settings.clip
 
 
 def _where_to_start(

@@ -225,7 +225,7 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any], steps_done: int, images_seen: int) -> None:
-        """Go on from what `state` returned after so many steps and images; learning rates and betas stay the settings'."""
+        """Go on from what `state` returned after so many steps; learning rates and betas stay the settings'."""
         for optimizer, name in ((self.optimizer_g, "optimizer_g"), (self.optimizer_d, "optimizer_d")):
             loaded = state[name]
             for group, own in zip(loaded["param_groups"], optimizer.param_groups, strict=True):

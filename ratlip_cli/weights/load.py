@@ -17,7 +17,9 @@ _DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
 
 
 def find_model(spec: str) -> Path:
-    """The model folder meant by a model folder, a run folder, a checkpoint of a run, `owner/name[@revision]` or `ratlip-demo`.
+    """The model folder meant by a model folder, a run folder, `owner/name[@revision]` or `ratlip-demo`.
+
+    A checkpoint of a run is a model folder too, see `model_folder.file_of`.
 
     Raises WeightsError or UsageError where there is none.
     """
