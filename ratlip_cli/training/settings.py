@@ -185,6 +185,13 @@ class TrainSettings:
             )
         if self.recompute and self.compile:
             raise UsageError("recompute and compile do not go together; leave out one of them.")
+        for name in ("dataset", "data_dir", "clip", "init_from", "inception_weights"):  # config.toml keeps them
+            text = getattr(self, name)
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise UsageError(
+                    f"{name} is {text!a}, a name with bytes that are not UTF-8, which a settings file cannot hold: "
+                    "rename it, or prepare the dataset under another --name."
+                )
         if self.max_time:
             parse_duration(self.max_time)
 
