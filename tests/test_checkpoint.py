@@ -20,11 +20,13 @@ import torch
 
 from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
 from ratlip_cli.files import PARTIAL
+from ratlip_cli.publish import Publication, publish
 from ratlip_cli.training.checkpoint import list_checkpoints, newest_checkpoint, read_checkpoint
 from ratlip_cli.training.run_folder import truncate_metrics
-from ratlip_cli.training.settings import TrainSettings, resolve_settings
+from ratlip_cli.training.settings import TrainSettings, check_beginning, resolve_settings
 from ratlip_cli.training.start import open_session
-from ratlip_cli.weights.model_folder import load_folder
+from ratlip_cli.weights.load import load_model
+from ratlip_cli.weights.model_folder import fingerprint_of, load_discriminator, load_folder
 
 FILES = ("generator.safetensors", "ema.safetensors", "discriminator.safetensors", "state.pt", "checkpoint.json")
 
@@ -268,6 +270,121 @@ def test_metrics_are_cut_behind_the_resumed_step(tmp_path: Path, content: str, s
     truncate_metrics(path, steps_done)
     whole = [] if content.startswith("nonsense") else [line for line in content.splitlines() if line.endswith("}")]
     assert path.read_text().splitlines() == whole[:steps_done]
+
+
+# Where a run and its dataset are
+
+
+@pytest.fixture
+def project(tiny_settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with a run and, under relative names, its dataset and its CLIP; it is the working directory."""
+    folder = tmp_path / "old"
+    shutil.copytree(tiny_settings.dataset, folder / "data" / "mine")
+    shutil.copytree(tiny_settings.clip, folder / "clips" / "tiny")
+    monkeypatch.chdir(folder)
+    train(tiny_settings.replaced(dataset="mine", clip="clips/tiny", steps=2, out="runs/a"))
+    return folder
+
+
+def goes_on(run: Path, **changes: str) -> None:
+    """Resume the run at `run` for a step more, as the command line does."""
+    settings = resolve_settings({"resume": str(run), "steps": 3, **changes})
+    check_beginning(settings)
+    assert len(list(open_session(settings).run())) == 1
+
+
+def test_a_moved_project_goes_on_from_anywhere(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = project.rename(project.with_name("new"))
+    monkeypatch.chdir("/")
+    goes_on(new / "runs" / "a")
+
+
+def test_a_moved_renamed_run_goes_on_with_the_dataset_where_it_was(project: Path, tmp_path: Path) -> None:
+    shutil.move("runs/a", tmp_path / "another" / "place" / "b")
+    os.chdir(tmp_path)
+    goes_on(tmp_path / "another" / "place" / "b")
+
+
+def test_a_clip_that_is_gone_is_in_the_run(project: Path) -> None:
+    shutil.rmtree("clips")
+    goes_on(Path("runs/a"))
+    assert 'clip = "clips/tiny"' in Path("runs/a/config.toml").read_text()
+
+
+def test_a_dataset_that_is_gone_is_asked_for(project: Path, tmp_path: Path) -> None:
+    elsewhere = shutil.move("data", tmp_path / "disk")
+    with pytest.raises(DataError, match=r"dataset 'mine' of runs/a is not here nor at .*data/mine: say by --dataset"):
+        goes_on(Path("runs/a"))
+    goes_on(Path("runs/a"), dataset=f"{elsewhere}/mine")
+
+
+def test_another_dataset_under_its_name_is_not_taken_for_it(project: Path) -> None:
+    captions = Path("data/mine/train/metadata.jsonl")
+    captions.write_text(captions.read_text().replace("a red", "a crimson"))
+    with pytest.raises(DataError, match="is another one: name the one it was trained on by --dataset"):
+        goes_on(Path("runs/a"))
+
+
+def test_the_same_dataset_spelled_otherwise_is_the_same_run(settings: TrainSettings, tmp_path: Path) -> None:
+    assert settings.replaced(dataset="a/b").same_run(settings.replaced(dataset="./a/../a/b/"))
+    assert not settings.replaced(dataset="a").same_run(settings.replaced(dataset="b"))
+
+
+def test_checkpoints_that_are_gone_are_no_beginning(run: Path, settings: TrainSettings) -> None:
+    again = settings.replaced(save_every=2, resume=str(run))
+    (run / "config.toml").write_text(again.to_toml())
+    shutil.rmtree(run / "checkpoints")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(WeightsError, match=r"has done 6 steps, and its checkpoints are gone: .* --init-from"):
+        open_session(again)
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+# Which checkpoints are kept, and what they are
+
+
+def test_every_nth_is_kept_for_ever(settings: TrainSettings) -> None:
+    run = train(settings.replaced(steps=9, save_every=2, keep=1, keep_every=3))
+    assert steps_saved(run) == [3, 6, 9]
+
+
+def test_copies_that_people_make_are_none_of_the_runs(run: Path, settings: TrainSettings) -> None:
+    names = ["step_00000002 copy", "step_00000004_good", "step_x"]
+    for name in names:
+        shutil.copytree(run / "checkpoints" / "step_00000002", run / "checkpoints" / name)
+    list(open_session(settings.replaced(steps=7, keep=1, resume=str(run))).run())
+    assert steps_saved(run) == [7]
+    assert all((run / "checkpoints" / name).is_dir() for name in names)
+
+
+def test_more_than_eight_digits_are_newer(tmp_path: Path) -> None:
+    for step in (99_999_999, 100_000_000, 7):
+        (tmp_path / f"step_{step:08d}").mkdir()
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_100000000", "step_99999999", "step_00000007"]
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_checkpoint_is_a_model(run: Path, older: bool) -> None:
+    newest = run / "checkpoints" / "step_00000006"
+    if older:
+        (newest / "ema.safetensors").rename(newest / "average.safetensors")
+    whole, model = load_model(str(run)), load_model(str(newest))
+    assert (model.name, model.fingerprint) == (str(newest), whole.fingerprint)
+    assert model.fingerprint == fingerprint_of(newest)
+    for name, value in whole.generator.state_dict().items():
+        assert torch.equal(model.generator.state_dict()[name], value)
+    for name, value in load_discriminator(whole).state_dict().items():
+        assert torch.equal(load_discriminator(model).state_dict()[name], value)
+    assert load_model(str(run / "checkpoints" / "step_00000004")).fingerprint != whole.fingerprint
+    published = publish(Publication(str(newest), "me/it", dry_run=True))
+    assert published.fingerprint == model.fingerprint
+    assert older or "| steps done | 6 |" in published.card
+
+
+def test_a_checkpoint_without_its_run_is_no_model(run: Path, tmp_path: Path) -> None:
+    alone = shutil.copytree(run / "checkpoints" / "step_00000006", tmp_path / "alone" / "checkpoints" / "step_00000006")
+    with pytest.raises(WeightsError, match=r"step_00000006 .*run folder"):
+        load_model(str(alone))
 
 
 # A full disk and a kill

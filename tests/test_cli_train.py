@@ -16,7 +16,9 @@ from command_line import ratlip, ratlip_process
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
+from ratlip_cli.errors import RatlipError
 from ratlip_cli.training.checkpoint import list_checkpoints, read_checkpoint
+from ratlip_cli.training.run_folder import RunFolder
 from ratlip_cli.training.runs import runs_in
 from ratlip_cli.training.settings import TrainSettings, read_settings
 from ratlip_cli.weights.model_folder import fingerprint_of
@@ -43,6 +45,7 @@ def test_run_folder_holds_what_is_promised(settings: TrainSettings) -> None:
         ".lock",
         "checkpoints",
         "config.toml",
+        "data.json",
         "metrics.jsonl",
         "model",
         "samples",
@@ -77,6 +80,31 @@ def test_resolved_settings_repeat_the_run(settings: TrainSettings) -> None:
 def test_runs_are_numbered(settings: TrainSettings) -> None:
     arguments = ["train", *options(settings), "--out", "", "--steps", "1"]
     assert [ratlip(*arguments).out for _ in range(2)] == ["runs/colours-ratlip-1\n", "runs/colours-ratlip-2\n"]
+
+
+NAMES = ["[a]", "[examples] of (mine)", "*star?", "birds.v1.2", "[!x]*", "100%_{done}", "it's $(so)", "x" * 240]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_of_a_dataset_is_no_pattern(settings: TrainSettings, name: str) -> None:
+    wanted = settings.replaced(dataset=f"data/{name}", out="")
+    made = [RunFolder.create(wanted).path for _ in range(3)]
+    stem = f"runs/{name[:200]}-ratlip"
+    assert [str(path) for path in made] == [f"{stem}-{number}" for number in (1, 2, 3)]
+
+
+def test_a_run_folder_that_cannot_be_is_told(settings: TrainSettings, tmp_path: Path) -> None:
+    (tmp_path / "runs").symlink_to("nowhere")
+    with pytest.raises(RatlipError, match="cannot write runs: File exists"):
+        RunFolder.create(settings.replaced(out=""))
+
+
+def test_what_is_told_to_be_typed_is_quoted(settings: TrainSettings, tmp_path: Path) -> None:
+    (tmp_path / "my run").mkdir()
+    found = ratlip("train", *options(settings), "--out", "my run", "--quiet")
+    assert (found.code, "--resume 'my run'" in found.err) == (2, True)
+    found = ratlip("train", *options(settings), "--out", "new run", "--max-time", "1s", "--steps", "100000")
+    assert (found.code, "ratlip train --resume 'new run'" in found.err) == (0, True)
 
 
 def test_resume_goes_on_and_json_is_one_object(settings: TrainSettings) -> None:

@@ -165,7 +165,7 @@ def test_workers_change_nothing(dataset: CaptionedImages, workers: int) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_going_on_is_the_same_as_never_having_stopped(dataset: CaptionedImages, workers: int) -> None:
     whole = take(training_batches(dataset, 4), 9)
-    assert equal(take(training_batches(dataset, 4, start_step=5, workers=workers), 4), whole[5:])
+    assert equal(take(training_batches(dataset, 4, start=20, workers=workers), 4), whole[5:])
 
 
 def test_a_dataset_smaller_than_the_batch(dataset: CaptionedImages) -> None:

@@ -145,6 +145,7 @@ def test_missing_files_and_unknown_presets_are_told_apart() -> None:
         ({"lr_d": 0.0}, "lr_d is 0.0; it must be a number above 0"),
         ({"similarity_weight": -1.0}, "similarity_weight is -1.0"),
         ({"seed": -1}, "seed is -1; it must not be negative"),
+        ({"dataset": "caf\udce9"}, r"dataset is 'caf\udce9', a name with bytes that are not UTF-8"),
         ({"max_time": "soon"}, "'soon' is not a duration"),
     ],
 )
@@ -195,3 +196,14 @@ def test_a_setting_says_all_of_itself_in_one_place() -> None:
     assert settings.same_run(settings.replaced(workers=0, out="elsewhere"))
     assert not settings.same_run(settings.replaced(hidden_size=4))
     assert not settings.same_run(settings.replaced(lr_g=2.0))
+
+
+def test_settings_can_be_keys() -> None:
+    assert len({TrainSettings(), TrainSettings.of(hidden_size=64), TrainSettings.of(seed=1)}) == 2
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(4, 5 + 20), (8, 5 + 10), (7, 5 + 12), (1000, 5 + 1)])
+def test_epochs_count_images_whatever_the_batch_size_was(batch_size: int, steps: int) -> None:
+    settings = TrainSettings.of(epochs=1, batch_size=batch_size)
+    assert settings.total_steps(100, steps_done=5, images_seen=20) == steps
+    assert settings.total_steps(100, steps_done=5, images_seen=300) == 5

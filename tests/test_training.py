@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ratlip_cli.data.dataset import Batch, CaptionedImages, text_vectors, training_batches
-from ratlip_cli.errors import TrainingError
+from ratlip_cli.errors import TrainingError, WeightsError
 from ratlip_cli.model.losses import mode_seeking
 from ratlip_cli.training.dry_run import dry_run
 from ratlip_cli.training.ema import start_ema, tensors_of, update_ema
+from ratlip_cli.training.init_from import find_start, start_from
 from ratlip_cli.training.session import PATIENCE, TrainingSession
-from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.settings import TrainSettings, resolve_settings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.training.trainer import StepRecord, Trainer, step_noise
 from ratlip_cli.weights.clip_files import load_clip
+from ratlip_cli.weights.model_folder import create_model_folder, model_config, save_weights
 
 CPU = torch.device("cpu")
 
@@ -359,6 +361,86 @@ def test_stopping_and_resuming_is_as_if_it_had_never_stopped(
     ]
     saved = [sorted((run / "model").glob("*.safetensors")) for run in (through.folder.path, second.folder.path)]
     assert [path.read_bytes() for path in saved[0]] == [path.read_bytes() for path in saved[1]]
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_another_batch_size_goes_on_where_the_images_were(
+    settings: TrainSettings, monkeypatch: pytest.MonkeyPatch, counted: bool
+) -> None:
+    """Of 10 images 12 were seen in 3 steps of 4; 3 epochs are 18 more, in 9 steps of 2, none left out or twice."""
+    first = open_session(settings.replaced(steps=None, epochs=3))
+    assert first.total_steps == 8
+    run_all(first, steps=3)
+    if not counted:  # as an earlier version saved it
+        file = Path(settings.out) / "checkpoints" / "step_00000003" / "checkpoint.json"
+        file.write_text(file.read_text().replace('"images_seen": 12,', ""))
+    positions: list[int] = []
+    sample = CaptionedImages.training_sample
+    monkeypatch.setattr(
+        CaptionedImages, "training_sample", lambda self, at: (positions.append(at), sample(self, at))[1]
+    )
+    second = open_session(resolve_settings({"resume": settings.out, "batch_size": 2}))
+    records = run_all(second)
+    assert [record.epoch for record in records] == pytest.approx([1.4 + 0.2 * step for step in range(9)])
+    assert (second.trainer.steps_done, second.trainer.images_seen, second.finished) == (12, 30, True)
+    assert positions[:18] == list(range(12, 30))
+    assert open_session(resolve_settings({"resume": settings.out})).finished
+
+
+# Starting from another model
+
+
+def larger(settings: TrainSettings, image_size: int) -> Trainer:
+    changed = settings.replaced(image_size=image_size)
+    clip = load_clip(settings.clip)
+    return Trainer(changed, clip, torch.zeros(1, 16), 1, CPU)
+
+
+@pytest.mark.parametrize(
+    ("variant", "before", "after", "blocks"),
+    [
+        ("ratlip", 32, 64, {0: 0, 1: None, 2: 1, 3: 2, 4: 3}),
+        ("galip", 64, 128, {0: 0, 1: 1, 2: None, 3: 2, 4: 3, 5: 4}),
+        ("rat", 64, 256, {0: 0, 1: 1, 2: None, 3: None, 4: 2, 5: 3, 6: 4}),
+        ("rat", 128, 32, {0: 0, 1: 3, 2: 4, 3: 5}),
+        ("ratlip-released", 64, 48, {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}),
+    ],
+)
+def test_blocks_that_fit_are_taken_and_the_rest_is_new(
+    tiny_settings: TrainSettings, tmp_path: Path, variant: str, before: int, after: int, blocks: dict[int, int | None]
+) -> None:
+    settings = tiny_settings.replaced(variant=variant, seed=1)
+    old = larger(settings, before)
+    trainer = larger(settings.replaced(seed=2, init_from=str(tmp_path)), after)
+    new = copy.deepcopy(trainer.generator.state_dict())
+    create_model_folder(tmp_path, model_config(*old.settings.configs(), old.clip), old.clip)
+    save_weights(tmp_path, old.generator.state_dict(), old.discriminator.state_dict())
+    told = start_from(find_start(trainer.settings), trainer)
+    own = old.generator.state_dict()
+    for name, value in trainer.generator.state_dict().items():
+        path = name.split(".")
+        block = blocks[int(path[1])] if path[0] == "blocks" else -1
+        source = new if block is None else own
+        expected = ".".join(["blocks", str(block), *path[2:]]) if block not in (None, -1) else name
+        assert torch.equal(value, source[expected]), name
+        assert torch.equal(value, trainer.ema.state_dict()[name]), name
+    assert not differing(dict(trainer.discriminator.state_dict()), dict(old.discriminator.state_dict()))
+    anew = [f"block {place + 1} of image-G" for place, block in blocks.items() if block is None]
+    assert told.endswith(f"{', '.join(anew)} start{'s' if len(anew) == 1 else ''} anew" if anew else "are taken")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("variant", "galip"), ("generator_channels", 8), ("noise_dim", 9), ("pixel_stem", True)]
+)
+def test_a_model_of_other_sizes_is_told_with_both(
+    settings: TrainSettings, tmp_path: Path, name: str, value: str | int
+) -> None:
+    run_all(open_session(settings.replaced(steps=1)))
+    other = settings.replaced(out=str(tmp_path / "other"), init_from=settings.out, **{name: value})
+    words = rf"has {name} = {settings.architecture[name]}, this run {value}: .* leave out --{name.replace('_', '-')},"
+    with pytest.raises(WeightsError, match=words):
+        open_session(other)
+    assert not (tmp_path / "other").exists()
 
 
 def test_max_time_stops_and_saves(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:

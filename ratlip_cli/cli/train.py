@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -106,7 +107,7 @@ def _run(session: TrainingSession) -> StepRecord | None:
             advance(1, **_figures(record, skipped), **session.scores)
     if not session.finished:
         stopped = f"stopped after step {session.trainer.steps_done} of {total}; everything is saved"
-        message = f"{stopped}. Go on with: ratlip train --resume {path}"
+        message = f"{stopped}. Go on with: ratlip train --resume {shlex.quote(str(path))}"
         if stop.signal_number is not None:
             raise Interrupted(message, stop.signal_number)
         console.note(message)

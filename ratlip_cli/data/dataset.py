@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ratlip_cli.data.images import ImageError, read_image, resize_shorter_side
-from ratlip_cli.data.layout import METADATA, read_dataset, read_split, stored_side
+from ratlip_cli.data.layout import read_dataset, read_split, split_fingerprint, stored_side
 from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
 from ratlip_cli.pixels import from_image
 from ratlip_cli.tensor_files import load_tensors_and_metadata, save_tensors
@@ -76,13 +76,7 @@ class CaptionedImages:
     @functools.cached_property
     def fingerprint(self) -> str:
         """64 hex digits that change with the captions and with the names and sizes of the image files."""
-        digest = hashlib.sha256((self.path / self.split / METADATA).read_bytes())
-        for entry in self.entries:
-            try:
-                digest.update(entry.file.stat().st_size.to_bytes(8, "big"))
-            except OSError as error:
-                raise DataError(f"{entry.file}: {error.strerror}. Prepare {self.path} again.") from error
-        return digest.hexdigest()
+        return split_fingerprint(self.path, self.split, self.entries)
 
     def training_sample(self, position: int) -> tuple[Tensor, int]:
         """Return the image (3,S,S) in [-1,1] and the caption's number at `position` of the training stream."""
@@ -117,18 +111,18 @@ class CaptionedImages:
 
 
 def training_batches(
-    dataset: CaptionedImages, batch_size: int, start_step: int = 0, workers: int = 0, pin_memory: bool = False
+    dataset: CaptionedImages, batch_size: int, start: int = 0, workers: int = 0, pin_memory: bool = False
 ) -> Generator[Batch, None, None]:
-    """Yield the training stream's batches without end, from that of step `start_step` on.
+    """Yield the training stream's batches without end, from the sample at position `start` on.
 
-    Batch s holds positions s * `batch_size` to (s + 1) * `batch_size` - 1; a dataset smaller than a batch comes more
+    `start` is the number of samples seen before, in batches of whatever size; a dataset smaller than a batch comes more
     than once in it. Images are read in `workers` processes (0: in this one), which changes nothing in the batches.
     The workers leave SIGINT, SIGTERM and SIGHUP to this process, so that it can end its step and save; they end with
     it, or when the generator is closed. Raises DataError, naming the file, for an image that cannot be read.
     """
     loader = DataLoader(
         _TrainingStream(dataset),
-        batch_sampler=(list(range(step * batch_size, (step + 1) * batch_size)) for step in itertools.count(start_step)),
+        batch_sampler=(list(range(first, first + batch_size)) for first in itertools.count(start, batch_size)),
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pin_memory,

@@ -14,6 +14,7 @@ reads it as it is. It is written by :func:`ratlip_cli.data.writer.write_dataset`
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -174,6 +175,24 @@ def read_split(path: Path, split: str) -> list[Entry]:
             f"{file} has {len(entries)} lines for {info.counts[split]} images. Remove {path} and prepare it again."
         )
     return entries
+
+
+def split_fingerprint(path: Path, split: str, entries: Sequence[Entry] | None = None) -> str:
+    """64 hex digits that change with the captions and with the names and sizes of the image files of a split.
+
+    Args:
+        entries: what `read_split` returned, where it was read before.
+
+    Raises DataError where the dataset cannot be read.
+    """
+    entries = read_split(path, split) if entries is None else entries
+    digest = hashlib.sha256((path / split / METADATA).read_bytes())
+    for entry in entries:
+        try:
+            digest.update(entry.file.stat().st_size.to_bytes(8, "big"))
+        except OSError as error:
+            raise DataError(f"{entry.file}: {error.strerror}. Prepare {path} again.") from error
+    return digest.hexdigest()
 
 
 def check_dataset(path: Path, workers: int = 1, progress: Progress = silent) -> list[Problem]:

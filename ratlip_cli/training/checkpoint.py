@@ -3,7 +3,7 @@
     checkpoints/step_00001000/
       generator.safetensors, ema.safetensors, discriminator.safetensors
       state.pt            optimisers and loss scale; read with weights_only
-      checkpoint.json     the step, and what the checkpoint belongs to: architecture, CLIP, dataset
+      checkpoint.json     steps and images seen, and what the checkpoint belongs to: architecture, CLIP, dataset
 
 A checkpoint appears whole or not at all, and goes the same way: it is renamed before it is deleted.
 """
@@ -25,6 +25,8 @@ from ratlip_cli.files import PARTIAL, whole_folder, write_text
 from ratlip_cli.json_files import is_of_kind, read_json
 from ratlip_cli.setting import Value
 from ratlip_cli.tensor_files import load_into, load_pickled, load_tensors, save_pickled, save_tensors
+from ratlip_cli.training.run_paths import checkpoint_name, list_checkpoints, step_of
+from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import Trainer
 
 FORMAT = 1  # Version of the files above; a checkpoint of another one is refused.
@@ -47,41 +49,38 @@ class Checkpoint(NamedTuple):
 
     path: Path
     step: int
+    images_seen: int | None  # None where an earlier version, which did not count them, saved it.
     identity: Identity
     networks: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, trainer: Trainer, identity: Identity, keep: int, spared: int | None = None) -> Path:
+def save_checkpoint(
+    folder: Path, trainer: Trainer, identity: Identity, keep: int, spared: int | None = None, keep_every: int = 0
+) -> Path:
     """Write `folder`/step_N for the trainer's N steps, then remove all but the `keep` newest up to it.
 
     Args:
         spared: the step of a checkpoint that is kept besides.
+        keep_every: those whose step is a multiple of it are kept besides; 0 for none.
 
     Raises RatlipError: the folder cannot be written or the disk is full; what was there before is still there.
     """
-    target = folder / _name(trainer.steps_done)
+    step = trainer.steps_done
+    target = folder / checkpoint_name(step)
     with whole_folder(target) as partial:
         for name in NETWORKS:
-            save_tensors(partial / f"{name}.safetensors", getattr(trainer, name).state_dict())
+            save_tensors(partial / f"{name}.safetensors", getattr(trainer, name).state_dict(), {"step": str(step)})
         save_pickled(partial / "state.pt", trainer.state())
-        saved = {"format": FORMAT, "step": trainer.steps_done, **asdict(identity), "torch": torch.__version__}
+        counts = {"step": step, "images_seen": trainer.images_seen}
+        saved = {"format": FORMAT, **counts, **asdict(identity), "torch": torch.__version__}
         write_text(partial / "checkpoint.json", json.dumps(saved, indent=2) + "\n")
         _remove(target)  # a damaged one of the same step
-    not_newer = [path for path in list_checkpoints(folder) if path.name <= target.name]
-    for old in not_newer[keep:]:
-        if spared is None or old.name != _name(spared):
-            _remove(old)
+    not_newer = [(old, path) for path in list_checkpoints(folder) if (old := step_of(path) or 0) <= step]
+    for old, path in not_newer[keep:]:
+        if old != spared and not (keep_every and old % keep_every == 0):
+            _remove(path)
     return target
-
-
-def _name(step: int) -> str:
-    return f"step_{step:08d}"
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, the newest first; whether they are undamaged shows when they are read."""
-    return sorted((path for path in folder.glob("step_*") if path.is_dir()), reverse=True)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -91,16 +90,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         content = read_json(path / "checkpoint.json")
-        version, step = content["format"], content["step"]
+        version, step, seen = content["format"], content["step"], content.get("images_seen")
         identity = Identity(content["architecture"], content["clip"], content["dataset"])
-        if not is_of_kind(step, int) or step < 0 or not is_of_kind(identity.architecture, dict[str, Value]):
-            raise ValueError("its step is not a whole number, or its architecture no object")
+        if not all(is_of_kind(count, int) and count >= 0 for count in (step, 0 if seen is None else seen)):
+            raise ValueError("its step or images_seen is not a whole number")
+        if not is_of_kind(identity.architecture, dict[str, Value]):
+            raise ValueError("its architecture is no object")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path} is no whole checkpoint: its checkpoint.json cannot be read ({error}).") from error
     if version != FORMAT:
         raise WeightsError(f"{path} has checkpoint format {version!a:.20}; this version of ratlip reads {FORMAT}.")
     networks = {name: load_tensors(_file_of(path, name)) for name in NETWORKS}
-    return Checkpoint(path, step, identity, networks, load_pickled(path / "state.pt"))
+    return Checkpoint(path, step, seen, identity, networks, load_pickled(path / "state.pt"))
 
 
 def _file_of(path: Path, network: str) -> Path:
@@ -119,14 +120,19 @@ def newest_checkpoint(paths: Iterable[Path]) -> tuple[Checkpoint | None, list[st
     return None, damaged
 
 
-def resume(trainer: Trainer, checkpoint: Checkpoint, identity: Identity) -> None:
+def resume(trainer: Trainer, checkpoint: Checkpoint, identity: Identity, before: TrainSettings) -> None:
     """Put the trainer into the state of `checkpoint`.
+
+    Args:
+        before: the settings that it was trained with; their batch size counts the images seen where it does not.
 
     Raises:
         WeightsError: the checkpoint has another architecture or another CLIP; names what differs.
         DataError: the dataset is not the one that the checkpoint was trained on.
     """
     where, theirs = checkpoint.path, checkpoint.identity
+    counted = checkpoint.images_seen
+    images_seen = checkpoint.step * before.batch_size if counted is None else counted
     for name, value in identity.architecture.items():
         saved = theirs.architecture.get(name)
         if saved != value:
@@ -139,12 +145,13 @@ def resume(trainer: Trainer, checkpoint: Checkpoint, identity: Identity) -> None
         raise WeightsError(f"{where} was trained on another CLIP; resume with the --clip it was started with.")
     if theirs.dataset != identity.dataset:
         raise DataError(
-            f"the dataset has changed since {where} was saved; bring it back, or start a new run without --resume."
+            f"the dataset has changed since {where} was saved, or is another one: name the one it was trained on by "
+            "--dataset, or start a new run without --resume."
         )
     for name in NETWORKS:
         load_into(getattr(trainer, name), checkpoint.networks[name], where / f"{name}.safetensors")
     try:
-        trainer.load_state(checkpoint.state, checkpoint.step)
+        trainer.load_state(checkpoint.state, checkpoint.step, images_seen)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f"{where / 'state.pt'} does not fit the optimisers: {error}.") from error
 

@@ -2,6 +2,7 @@
 
 runs/oxford-ratlip-1/
   config.toml         the resolved settings; `ratlip train --config` repeats the run with them
+  data.json           where its prepared dataset was, see run_paths.py
   metrics.jsonl       one StepRecord a line, with the scores where the step was evaluated
   tensorboard/        the same for TensorBoard
   samples/            step_*.png: the same prompts and the same noise every time
@@ -24,17 +25,17 @@ from typing import IO
 from PIL import Image
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from ratlip_cli.data.layout import LONGEST_NAME
 from ratlip_cli.errors import RatlipError, TrainingError
 from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import locked, remove_partials, whole_file, write_text, writing
 from ratlip_cli.outputs import png_text
 from ratlip_cli.pixels import captioned_grid
+from ratlip_cli.training.run_paths import RUNS
 from ratlip_cli.training.settings import TrainSettings, already_there
 from ratlip_cli.training.trainer import StepRecord
 
 _log = logging.getLogger(__name__)
-
-RUNS = Path("runs")  # Where runs without `--out` go, and where `--resume auto` looks.
 
 TENSORBOARD_EVERY = 10  # Steps between two points of a TensorBoard curve; metrics.jsonl has them all.
 
@@ -61,15 +62,17 @@ class RunFolder:
         Raises:
             UsageError: `settings.out` exists already. RatlipError: it cannot be made.
         """
-        while True:
-            with writing(Path(settings.out or RUNS)):
-                try:
-                    path = Path(settings.out) if settings.out else _next_free(settings)
-                    path.mkdir(parents=True)
-                    return cls(path)
-                except FileExistsError:
-                    if settings.out:
-                        raise already_there(Path(settings.out)) from None
+        with writing(Path(settings.out or RUNS)):
+            if not settings.out:
+                RUNS.mkdir(exist_ok=True)
+                return cls(_made_next(settings))
+            path = Path(settings.out)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir()
+            except FileExistsError:
+                raise already_there(path) from None
+            return cls(path)
 
     def open(self, settings: TrainSettings, steps_done: int) -> None:
         """Open for appending after step `steps_done`; what a kill left half-written or ahead of it is dropped.
@@ -146,7 +149,16 @@ def truncate_metrics(path: Path, steps_done: int) -> None:
     os.truncate(path, whole)
 
 
-def _next_free(settings: TrainSettings) -> Path:
-    stem = f"{Path(settings.dataset).resolve().name}-{settings.variant}"
-    taken = [re.fullmatch(rf"{re.escape(stem)}-(\d+)", path.name) for path in RUNS.glob(f"{stem}-*")]
-    return RUNS / f"{stem}-{max((int(match[1]) for match in taken if match), default=0) + 1}"
+def _made_next(settings: TrainSettings) -> Path:
+    """Make runs/DATASET-VARIANT-N, N being one more than the largest there is, or the next that can be made."""
+    name = os.fsencode(Path(settings.dataset).resolve().name)[:LONGEST_NAME].decode(errors="ignore")
+    stem = f"{name}-{settings.variant}"
+    taken = [re.fullmatch(rf"{re.escape(stem)}-([0-9]+)", path.name) for path in RUNS.iterdir()]
+    number = max((int(match[1]) for match in taken if match), default=0) + 1
+    while True:
+        path = RUNS / f"{stem}-{number}"
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:  # made by another process, or in letters of another case
+            number += 1

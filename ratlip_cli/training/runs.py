@@ -12,7 +12,8 @@ from typing import Any
 from ratlip_cli.errors import RatlipError, UsageError
 from ratlip_cli.evaluation.request import OF_CLIP, OF_FEATURES
 from ratlip_cli.files import locked
-from ratlip_cli.training.settings import settings_of_run
+from ratlip_cli.training.run_paths import images_seen, list_checkpoints, step_of
+from ratlip_cli.training.settings import TrainSettings, settings_of_run
 
 SCORES = tuple(key for keys in (OF_FEATURES | OF_CLIP).values() for key in keys)
 """How the names of scores in metrics.jsonl begin."""
@@ -51,10 +52,10 @@ def _summary(run: Path) -> RunSummary:
     except UsageError as error:
         return RunSummary(run, "damaged", problem=str(error))
     last, scores = _metrics(run / "metrics.jsonl")
-    total = settings.steps or _steps_of_epochs(run, settings.batch_size, settings.epochs or 0)
     running = _is_open(run / ".lock")
-    checkpoints = sorted((run / "checkpoints").glob("step_*"))
+    checkpoints = list_checkpoints(run / "checkpoints")
     saved, problem = _newest_step(checkpoints)
+    total = settings.steps or _steps_of_epochs(run, settings, checkpoints, saved)
     steps = last if running else saved
     if running:
         state = "running"
@@ -65,10 +66,11 @@ def _summary(run: Path) -> RunSummary:
     return RunSummary(run, state, settings.dataset, settings.variant, steps, total, scores, problem)
 
 
-def _steps_of_epochs(run: Path, batch_size: int, epochs: int) -> int | None:
+def _steps_of_epochs(run: Path, settings: TrainSettings, checkpoints: list[Path], saved: int) -> int | None:
     try:
         images = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))["training"]["data"]["images"]
-        return -(-epochs * int(images) // batch_size)
+        seen = next((images_seen(path, settings.batch_size) for path in checkpoints if step_of(path) == saved), 0)
+        return settings.total_steps(int(images), saved, seen)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -85,7 +87,7 @@ def _is_open(lock: Path) -> bool:
 def _newest_step(checkpoints: list[Path]) -> tuple[int, str]:
     """The step of the newest checkpoint that says so, 0 before the first; and what is wrong where none of them does."""
     problem = ""
-    for path in reversed(checkpoints):
+    for path in checkpoints:
         try:
             return int(json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))["step"]), ""
         except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -57,7 +57,9 @@ class TrainingSession:
     def __post_init__(self) -> None:
         self._tried_to_save = -1
         self._unlogged: StepRecord | None = None
-        self.total_steps = self.settings.total_steps(len(self.dataset))
+        self.total_steps = self.settings.total_steps(
+            len(self.dataset), self.trainer.steps_done, self.trainer.images_seen
+        )
         self._prompts = sample_prompts(self.dataset)
         self._conditions = self.settings.family.encode(self.trainer.clip, self._prompts)
 
@@ -83,7 +85,7 @@ class TrainingSession:
         def is_over() -> bool:
             return should_stop() or time.monotonic() >= deadline
 
-        start = self.trainer.steps_done
+        start = self.trainer.images_seen
         pin_memory = self.trainer.device.type == "cuda"
         batches = training_batches(self.dataset, self.settings.batch_size, start, self.settings.workers, pin_memory)
         try:
@@ -97,7 +99,7 @@ class TrainingSession:
                     self._keep_if_best(evaluation)
                 if self._due(self.settings.sample_every):
                     self._write_samples()
-                if self._due(self.settings.save_every):
+                if self._due(self.settings.save_every) or self._due(self.settings.keep_every):
                     self.save()
                 yield record
                 if self.trainer.not_finite_in_a_row == PATIENCE:
@@ -117,7 +119,8 @@ class TrainingSession:
             self._tried_to_save = self.trainer.steps_done
             best = read_best(self.folder.best)
             spared = None if best is None else best.step
-            save_checkpoint(self.folder.checkpoints, self.trainer, self.identity, self.settings.keep, spared)
+            keep, forever = self.settings.keep, self.settings.keep_every
+            save_checkpoint(self.folder.checkpoints, self.trainer, self.identity, keep, spared, forever)
             self.write_model()
             self.saved_step = self.trainer.steps_done
 

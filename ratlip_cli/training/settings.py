@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import re
+import shlex
 import sys
 import urllib.parse
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from typing import Any
 import tomli_w
 
 from ratlip_cli.data.request import check_dataset_name
-from ratlip_cli.errors import UsageError, unknown_name
+from ratlip_cli.errors import DataError, UsageError, unknown_name
 from ratlip_cli.families import FAMILIES, family_of
 from ratlip_cli.family import Family
 from ratlip_cli.files import decoded
@@ -66,7 +67,7 @@ class TrainSettings:
         "Frozen CLIP: MODEL[:PRETRAINED] of open_clip, MODEL:random for a dry run, or a folder with one.",
         metavar="MODEL[:PRETRAINED]",
     )
-    model: Mapping[str, Value] = field(default_factory=dict)
+    model: Mapping[str, Value] = field(default_factory=dict, hash=False)
     """Sizes of the model by name, see `Family.sizes`; what is left out has its default."""
     init_from: str = _model(
         "",
@@ -115,6 +116,11 @@ class TrainSettings:
     sample_every: int = _run(500, "Steps between two grids of sample images; 0 makes none.", metavar="STEPS")
     save_every: int = _run(1000, "Steps between two checkpoints; the last step is always saved.", metavar="STEPS")
     keep: int = _run(3, "Number of newest checkpoints to keep.")
+    keep_every: int = _run(
+        0,
+        "Save and keep besides, for ever, every checkpoint whose step is a multiple of this; 0 for none.",
+        metavar="STEPS",
+    )
     eval_every: int = _evaluation(
         0,
         "Steps between two evaluations on the test split, the best of which is kept; 0 evaluates none.",
@@ -154,7 +160,7 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1.")
-        for name in ("workers", "seed", "sample_every", "eval_every"):
+        for name in ("workers", "seed", "sample_every", "eval_every", "keep_every"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative.")
         for name in ("similarity_weight", "diversity_weight", "penalty_weight"):
@@ -181,6 +187,13 @@ class TrainSettings:
             )
         if self.recompute and self.compile:
             raise UsageError("recompute and compile do not go together; leave out one of them.")
+        for name in ("dataset", "data_dir", "clip", "init_from", "inception_weights"):  # config.toml keeps them
+            text = getattr(self, name)
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise UsageError(
+                    f"{name} is {text!a}, a name with bytes that are not UTF-8, which a settings file cannot hold: "
+                    "rename it, or prepare the dataset under another --name."
+                )
         if self.max_time:
             parse_duration(self.max_time)
 
@@ -217,6 +230,14 @@ class TrainSettings:
         return self.family.configs(self.model)
 
     @property
+    def resumed_run(self) -> Path | None:
+        """The run folder that `resume` names, itself or by a checkpoint; None for a new run or the newest.
+
+        Raises UsageError where it names neither.
+        """
+        return None if self.resume in ("", "auto") else run_of(Path(self.resume))
+
+    @property
     def architecture(self) -> dict[str, Value]:
         """All that decides the shapes of the networks, but for the CLIP, by flat names."""
         own = {name: getattr(self, name) for name, one in SETTINGS.items() if one.about.architecture}
@@ -227,9 +248,15 @@ class TrainSettings:
         """What a model's config.json says of its training."""
         return {name: getattr(self, name) for name, one in SETTINGS.items() if one.about.recorded}
 
-    def total_steps(self, images: int) -> int:
-        """Steps of the whole run on a training split of `images` images."""
-        return self.steps if self.steps is not None else math.ceil((self.epochs or 0) * images / self.batch_size)
+    def total_steps(self, images: int, steps_done: int = 0, images_seen: int = 0) -> int:
+        """Steps of the whole run on a training split of `images` images.
+
+        Args:
+            steps_done, images_seen: what was done before, in batches of whatever size; epochs count images.
+        """
+        if self.steps is not None:
+            return self.steps
+        return steps_done + max(0, math.ceil(((self.epochs or 0) * images - images_seen) / self.batch_size))
 
     def to_toml(self) -> str:
         """The settings as a TOML file that repeats the run, each with its sentence, without `out` and `resume`."""
@@ -239,7 +266,9 @@ class TrainSettings:
 
     def same_run(self, other: TrainSettings) -> bool:
         """Whether both describe the same training, wherever and however fast it runs."""
-        decisive = [name for name, one in SETTINGS.items() if not one.about.free]
+        decisive = [name for name, one in SETTINGS.items() if not one.about.free and name != "dataset"]
+        if Path(self.dataset).resolve() != Path(other.dataset).resolve():
+            return False
         return all(getattr(self, name) == getattr(other, name) for name in (*decisive, MODEL))
 
 
@@ -445,7 +474,7 @@ def run_of(path: Path) -> Path:
 
 def already_there(path: Path) -> UsageError:
     """The error for an `--out` that exists."""
-    return UsageError(f"{path} exists already; go on with --resume {path}, or choose another --out.")
+    return UsageError(f"{path} exists already; go on with --resume {shlex.quote(str(path))}, or choose another --out.")
 
 
 def check_beginning(settings: TrainSettings) -> None:
@@ -454,7 +483,21 @@ def check_beginning(settings: TrainSettings) -> None:
         raise already_there(Path(settings.out))
     if not settings.dataset:
         raise UsageError("give the --dataset to train on: a name or a folder.")
-    check_dataset_name(settings.dataset, Path(settings.data_dir))
+    from ratlip_cli.training.run_paths import kept_dataset, noted_places  # which imports this
+
+    run = settings.resumed_run
+    if kept_dataset(settings) is not None:
+        return
+    try:
+        check_dataset_name(settings.dataset, Path(settings.data_dir))
+    except (UsageError, DataError) as error:
+        if run is None:
+            raise
+        noted, _ = noted_places(run)
+        where = f" nor at {' nor at '.join(map(str, noted))}" if noted else ""
+        raise DataError(
+            f"the dataset '{settings.dataset}' of {run} is not here{where}: say by --dataset FOLDER where it is now."
+        ) from error
 
 
 def settings_of_run(run: Path) -> TrainSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,29 +17,40 @@ from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.family import Family
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.progress import Progress, silent
-from ratlip_cli.tensor_files import load_into, load_tensors
 from ratlip_cli.training.checkpoint import (
     Checkpoint,
     Identity,
-    list_checkpoints,
     newest_checkpoint,
     read_checkpoint,
     resume,
 )
-from ratlip_cli.training.run_folder import RUNS, RunFolder
+from ratlip_cli.training.init_from import find_start, start_from
+from ratlip_cli.training.run_folder import RunFolder
+from ratlip_cli.training.run_paths import (
+    RUNS,
+    is_last,
+    kept_dataset,
+    list_checkpoints,
+    note_dataset,
+    step_of,
+    steps_logged,
+)
 from ratlip_cli.training.session import TrainingSession, sample_prompts
-from ratlip_cli.training.settings import TrainSettings, already_there, check_beginning, run_of, settings_of_run
+from ratlip_cli.training.settings import (
+    TrainSettings,
+    already_there,
+    check_beginning,
+    read_settings,
+    run_of,
+    settings_of_run,
+)
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.training.validation import Validation
 from ratlip_cli.weights.clip_files import BUNDLED, clip_architecture, load_clip
-from ratlip_cli.weights.load import find_model
 from ratlip_cli.weights.model_folder import (
-    DISCRIMINATOR_FILE,
-    GENERATOR_FILE,
     Model,
     create_model_folder,
     model_config,
-    read_model_config,
 )
 
 ENCODED_AT_ONCE = 256  # Captions whose conditions are computed at once.
@@ -61,19 +73,20 @@ def open_session(
     """
     device = resolve_device(settings.device)
     check_beginning(settings)
+    start = find_start(settings) if settings.init_from and not settings.resume else None
+    before = settings_of_run(settings.resumed_run) if settings.resumed_run else settings
     dataset, clip = open_inputs(settings, device, progress)
-    run, checkpoint = _where_to_start(settings, settings.total_steps(len(dataset)), tell)
+    run, checkpoint = _where_to_start(settings, len(dataset), tell)
     if run is None and settings.out and Path(settings.out).exists():
         raise already_there(Path(settings.out))
     tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
     trainer = Trainer(settings, clip, _conditions(settings, dataset, clip), len(dataset), device)
     identity = Identity(settings.architecture, clip.fingerprint, dataset.fingerprint)
     if checkpoint is not None:
-        resume(trainer, checkpoint, identity)
+        resume(trainer, checkpoint, identity, before)
         tell(f"going on from {checkpoint.path}")
     elif settings.init_from:
-        _start_from(settings.init_from, trainer)
-        tell(f"starting from model {settings.init_from}")
+        tell(start_from(start or find_start(settings), trainer))
     config = model_config(*settings.configs(), clip, training=_record(settings, dataset), features=_features(settings))
     validation = None
     if settings.eval_every:
@@ -81,6 +94,7 @@ def open_session(
         validation = Validation(settings, dataset, model)
     folder = RunFolder(run) if run is not None else RunFolder.create(settings)
     folder.open(settings, trainer.steps_done)
+    note_dataset(folder.path, dataset.path, dataset.fingerprint)
     branches_off = run is None and checkpoint is not None
     saved_step = 0 if branches_off else trainer.steps_done
     session = TrainingSession(settings, dataset, trainer, identity, folder, saved_step, validation)
@@ -88,20 +102,6 @@ def open_session(
     session.write_model()
     session.save()
     return session
-
-
-def _start_from(spec: str, trainer: Trainer) -> None:
-    """Put the weights of a model into the networks; without a discriminator, that one starts anew."""
-    folder = find_model(spec)
-    theirs, ours = read_model_config(folder).clip_fingerprint, trainer.clip.fingerprint
-    if theirs != ours:
-        raise WeightsError(f"{spec} was trained with another CLIP ({theirs}) than --clip names ({ours}).")
-    weights = load_tensors(folder / GENERATOR_FILE)
-    for network in (trainer.generator, trainer.ema):
-        load_into(network, weights, folder / GENERATOR_FILE)
-    if (folder / DISCRIMINATOR_FILE).is_file():
-        path = folder / DISCRIMINATOR_FILE
-        load_into(trainer.discriminator, load_tensors(path), path)
 
 
 def _conditions(settings: TrainSettings, dataset: CaptionedImages, clip: FrozenCLIP) -> Tensor:
@@ -143,30 +143,44 @@ def open_inputs(
     settings: TrainSettings, device: torch.device, progress: Progress
 ) -> tuple[CaptionedImages, FrozenCLIP]:
     """The training split, prepared first where it was not before, and the CLIP, which may have to be downloaded."""
-    clip_architecture(settings.clip)  # a misspelled one is told before data are prepared
-    folder = resolve_dataset(settings.dataset, Path(settings.data_dir), settings.image_size, progress=progress)
+    clip = _kept_clip(settings)
+    clip_architecture(clip)  # a misspelled one is told before data are prepared
+    folder = kept_dataset(settings) or resolve_dataset(
+        settings.dataset, Path(settings.data_dir), settings.image_size, progress=progress
+    )
     dataset = CaptionedImages(folder, "train", settings.image_size, settings.seed)
-    return dataset, load_clip(settings.clip, device)
+    return dataset, load_clip(clip, device)
+
+
+def _kept_clip(settings: TrainSettings) -> str:
+    """The CLIP of the settings; where it is a file or folder that is gone, the copy in the run that is resumed."""
+    run, (_, _, file) = settings.resumed_run, settings.clip.partition(":")
+    if run is None or read_settings(run / "config.toml", own=True).get("clip") != settings.clip:
+        return settings.clip
+    copy = run / "model" / "clip"  # there where the CLIP is none of open_clip's
+    gone = settings.clip not in BUNDLED and not Path(settings.clip).exists() and not (file and Path(file).exists())
+    return str(copy) if gone and copy.is_dir() else settings.clip
 
 
 def _where_to_start(
-    settings: TrainSettings, total_steps: int, tell: Callable[[str], None]
+    settings: TrainSettings, images: int, tell: Callable[[str], None]
 ) -> tuple[Path | None, Checkpoint | None]:
     """The run folder to go on in, None for a new one; and the checkpoint to go on from, None for the beginning."""
     if not settings.resume:
         return None, None
     path = Path(settings.resume)
     if settings.resume == "auto":
-        run = _newest_unfinished(settings, total_steps)
+        run = _newest_unfinished(settings, images)
         if run is None:
             tell("no unfinished run of these settings: a new one begins")
             return None, None
     else:
         run = run_of(path)
     checkpoints = list_checkpoints(run / "checkpoints")
+    checkpoint: Checkpoint | None
     if settings.resume != "auto" and path != run:
-        checkpoint: Checkpoint | None = read_checkpoint(path)
-        if checkpoints and checkpoints[0].name > path.name and not settings.out:
+        checkpoint = read_checkpoint(path)
+        if checkpoints and (step_of(checkpoints[0]) or 0) > checkpoint.step and not settings.out:
             raise UsageError(
                 f"{path} is not the newest checkpoint of its run, {checkpoints[0].name} is; give an --out for a new "
                 "run that goes on from it."
@@ -177,21 +191,36 @@ def _where_to_start(
             tell(line)
         if checkpoint is None and checkpoints:
             raise WeightsError(f"no checkpoint in {run} can be read; start a new run without --resume.")
+        if checkpoint is None:
+            _check_begun(run)
+            tell(f"{run} has no checkpoint yet: it begins again with step 1")
     elsewhere = settings.out and settings.resume != "auto" and Path(settings.out).resolve() != run.resolve()
     return None if elsewhere else run, checkpoint
 
 
-def _newest_unfinished(settings: TrainSettings, total_steps: int) -> Path | None:
+def _check_begun(run: Path) -> None:
+    """Raise WeightsError where a run without checkpoints has had some: its model is not to be overwritten."""
+    steps = steps_logged(run)
+    if steps > settings_of_run(run).save_every:
+        raise WeightsError(
+            f"{run} has done {steps} steps, and its checkpoints are gone: bring them back into {run / 'checkpoints'}, "
+            f"or start a new run from its model with --init-from {shlex.quote(str(run))}."
+        )
+
+
+def _newest_unfinished(settings: TrainSettings, images: int) -> Path | None:
     """The run of the same settings that was written to last and whose last step is not saved."""
     candidates = [Path(settings.out)] if settings.out else list(RUNS.glob("*"))
     unfinished = []
     for run in candidates:
         try:
-            same = settings_of_run(run).same_run(settings)
+            own = settings_of_run(run)
         except UsageError:  # no run folder, or one of another version
             continue
         newest = list_checkpoints(run / "checkpoints")[:1]
-        finished = bool(newest) and newest[0].name >= f"step_{total_steps:08d}"
-        if same and (settings.out or not finished):  # a run asked for by name is found to be finished, not begun anew
+        finished = any(is_last(checkpoint, settings, images) for checkpoint in newest)
+        if own.same_run(settings) and (
+            settings.out or not finished
+        ):  # a run asked for by name is found to be finished, not begun anew
             unfinished.append(run)
     return max(unfinished, key=lambda run: (run / "config.toml").stat().st_mtime, default=None)

@@ -74,6 +74,7 @@ class Trainer:
         self.images = images
         self.device = device
         self.steps_done = 0
+        self.images_seen = 0  # Images in all steps done; another number in each where the batch size changed.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             generator, discriminator = settings.configs()
@@ -201,6 +202,7 @@ class Trainer:
         scale_can_fall = self.scaler.is_enabled() and self.scaler.get_scale() > 1
         self.scaler.update()
         self.steps_done += 1
+        self.images_seen += self.settings.batch_size
         if finite:
             self.not_finite_in_a_row = 0
         elif not scale_can_fall:
@@ -215,7 +217,7 @@ class Trainer:
         batch_size = self.settings.batch_size
         return StepRecord(
             step=self.steps_done,
-            epoch=self.steps_done * batch_size / self.images,
+            epoch=self.images_seen / self.images,
             logs=logs,
             lr_g=self.settings.lr_g,
             lr_d=self.settings.lr_d,
@@ -233,8 +235,8 @@ class Trainer:
             "not_finite_in_a_row": self.not_finite_in_a_row,
         }
 
-    def load_state(self, state: dict[str, Any], steps_done: int) -> None:
-        """Go on from what `state` returned after `steps_done` steps; learning rates and betas stay the settings'."""
+    def load_state(self, state: dict[str, Any], steps_done: int, images_seen: int) -> None:
+        """Go on from what `state` returned after so many steps; learning rates and betas stay the settings'."""
         for optimizer, name in ((self.optimizer_g, "optimizer_g"), (self.optimizer_d, "optimizer_d")):
             loaded = state[name]
             for group, own in zip(loaded["param_groups"], optimizer.param_groups, strict=True):
@@ -243,7 +245,7 @@ class Trainer:
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.not_finite_in_a_row = state["not_finite_in_a_row"]
-        self.steps_done = steps_done
+        self.steps_done, self.images_seen = steps_done, images_seen
 
 
 class _Undo:

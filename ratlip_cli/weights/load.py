@@ -9,7 +9,7 @@ import torch
 
 from ratlip_cli.errors import UsageError, WeightsError, unknown_name
 from ratlip_cli.weights.hub import download, is_hub_name, pinned_name
-from ratlip_cli.weights.model_folder import CONFIG_FILE, GENERATOR_FILE, Model, load_folder
+from ratlip_cli.weights.model_folder import CONFIG_FILE, GENERATOR_FILE, Model, file_of, load_folder
 from ratlip_cli.weights.not_models import MODEL_IN_RUN, what_it_is
 
 DEMO = "ratlip-demo"
@@ -19,6 +19,8 @@ _DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
 
 def find_model(spec: str) -> Path:
     """The model folder meant by a model folder, a run folder, `owner/name[@revision]` or `ratlip-demo`.
+
+    A checkpoint of a run is a model folder too, see `model_folder.file_of`.
 
     Raises WeightsError or UsageError where there is none.
     """
@@ -65,7 +67,7 @@ def locate_model(spec: str) -> tuple[str, Path]:
             )
         return DEMO, _DEMO_FOLDER
     for candidate in (folder / MODEL_IN_RUN, folder):
-        if (candidate / CONFIG_FILE).is_file():
+        if file_of(candidate, CONFIG_FILE).is_file():
             return spec, candidate
     if folder.exists():
         raise WeightsError(what_it_is(folder))

@@ -54,6 +54,7 @@ MODEL_FILES = (
     f"{CLIP_FOLDER}/{clip_files.WEIGHTS_FILE}",
 )
 """All that a program reads of a model folder: JSON and safetensors."""
+CHECKPOINT_FILE = "checkpoint.json"  # What tells a checkpoint of a training run, see training/checkpoint.py.
 CARD_FILE = "README.md"
 SAMPLES_FILE = "samples.png"
 CARD_FILES = (CARD_FILE, SAMPLES_FILE)
@@ -155,9 +156,23 @@ def save_weights(
             save_tensors(folder / file, _halved(tensors) if half else tensors, metadata)
 
 
+def file_of(folder: Path, name: str) -> Path:
+    """Where a model folder keeps that one of MODEL_FILES.
+
+    A checkpoint of a training run is one too: its generator is the EMA that it holds, and its config.json and CLIP are
+    those of the model folder in its run.
+    """
+    if not (folder / CHECKPOINT_FILE).is_file() or name == DISCRIMINATOR_FILE:
+        return folder / name
+    if name != GENERATOR_FILE:
+        return folder.resolve().parents[1] / "model" / name
+    earlier = folder / "average.safetensors"
+    return earlier if earlier.is_file() else folder / "ema.safetensors"
+
+
 def read_model_config(folder: Path) -> ModelConfig:
     """Read and check config.json. Raises WeightsError where it is missing, damaged or of another format."""
-    path = folder / CONFIG_FILE
+    path = file_of(folder, CONFIG_FILE)
     try:
         content = read_json(path)
     except OSError as error:
@@ -183,30 +198,32 @@ def read_model_config(folder: Path) -> ModelConfig:
 def load_folder(folder: Path, device: str | torch.device = "cpu", name: str | None = None) -> Model:
     """Load a model folder for sampling. Raises WeightsError naming what is missing, damaged or does not fit."""
     config = read_model_config(folder)
-    tensors = load_tensors(folder / GENERATOR_FILE)
+    weights = file_of(folder, GENERATOR_FILE)
+    tensors = load_tensors(weights)
     clip = load_model_clip(folder, config, device)
     with torch.device("meta"):
         generator = config.family.generator(config.generator, config.geometry)
-    check_fit(generator, tensors, folder / GENERATOR_FILE)  # before its sizes are allocated
+    check_fit(generator, tensors, weights)  # before its sizes are allocated
     generator.to_empty(device="cpu")
-    load_into(generator, tensors, folder / GENERATOR_FILE)
+    load_into(generator, tensors, weights)
     generator.to(device).eval().requires_grad_(False)
     return Model(name or str(folder), folder, config, generator, clip, model_fingerprint(tensors, config))
 
 
 def fingerprint_of(folder: Path) -> str:
     """The fingerprint of a model folder: the same as that of the loaded model."""
-    return model_fingerprint(load_tensors(folder / GENERATOR_FILE), read_model_config(folder))
+    return model_fingerprint(load_tensors(file_of(folder, GENERATOR_FILE)), read_model_config(folder))
 
 
 def files_of(folder: Path) -> dict[str, Path]:
     """Those of MODEL_FILES and CARD_FILES that a model folder has, by name."""
-    return {name: folder / name for name in (*MODEL_FILES, *CARD_FILES) if (folder / name).is_file()}
+    files = {name: file_of(folder, name) for name in MODEL_FILES} | {name: folder / name for name in CARD_FILES}
+    return {name: path for name, path in files.items() if path.is_file()}
 
 
 def save_half(folder: Path, target: Path) -> None:
     """Write the weights of a model folder into `target` as float16, see `save_weights`."""
-    generator, metadata = load_tensors_and_metadata(folder / GENERATOR_FILE)
+    generator, metadata = load_tensors_and_metadata(file_of(folder, GENERATOR_FILE))
     file = folder / DISCRIMINATOR_FILE
     save_weights(target, generator, load_tensors(file) if file.is_file() else None, metadata, half=True)
 
@@ -229,7 +246,7 @@ def clip_spec(folder: Path, config: ModelConfig) -> str:
     the folder beside it: nobody else says which files of this machine are read.
     """
     if config.clip == CLIP_FOLDER:
-        return str(folder / CLIP_FOLDER)
+        return str(file_of(folder, CLIP_FOLDER))
     if is_pulled(folder) and not is_public(config.clip):
         raise WeightsError(
             f"the model in {folder} was downloaded and names '{config.clip}' as its CLIP, which is neither a CLIP of "

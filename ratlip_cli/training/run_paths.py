@@ -1,0 +1,111 @@
+"""Where a run folder keeps what, and where its dataset is now. Imports no torch: the command line asks it first."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from pathlib import Path
+
+from ratlip_cli.errors import DataError
+from ratlip_cli.files import write_text
+from ratlip_cli.training.settings import TrainSettings, read_settings
+
+RUNS = Path("runs")  # Where runs without `--out` go, and where `--resume auto` looks.
+
+DATA_FILE = "data.json"  # In a run folder: where the prepared dataset was, and what it was.
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder's name of the checkpoint of this step."""
+    return f"step_{step:08d}"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, the newest first; whether they are undamaged shows when they are read.
+
+    Folders of other names, such as a copy that somebody made, are none of the run's.
+    """
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted((path for path in found if step_of(path) is not None and path.is_dir()), key=_step, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """The step that the name of a checkpoint says, None where it is no such name."""
+    match = re.fullmatch(r"step_([0-9]{8,})", checkpoint.name)
+    return int(match[1]) if match else None
+
+
+def _step(checkpoint: Path) -> int:
+    return step_of(checkpoint) or 0
+
+
+def images_seen(checkpoint: Path, batch_size: int) -> int:
+    """The images in all steps up to a checkpoint; those of one that does not say so had `batch_size` each."""
+    try:
+        return int(json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))["images_seen"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return _step(checkpoint) * batch_size
+
+
+def is_last(checkpoint: Path, settings: TrainSettings, images: int) -> bool:
+    """Whether a checkpoint is the end of a run of these settings on so many images."""
+    steps = _step(checkpoint)
+    return steps >= settings.total_steps(images, steps, images_seen(checkpoint, settings.batch_size))
+
+
+def steps_logged(run: Path) -> int:
+    """The last step in a run's metrics.jsonl that can be read, 0 before the first."""
+    with contextlib.suppress(OSError):
+        for line in reversed((run / "metrics.jsonl").read_bytes().splitlines()):
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                return int(json.loads(line)["step"])
+    return 0
+
+
+def note_dataset(run: Path, dataset: Path, fingerprint: str) -> None:
+    """Note in a run folder where its prepared dataset is, from the root and from the run, and what it is.
+
+    Raises RatlipError where the run folder cannot be written.
+    """
+    place = dataset.resolve()
+    places = [str(place)]
+    if place.drive == run.resolve().drive:
+        places.append(Path(os.path.relpath(place, run.resolve())).as_posix())
+    write_text(run / DATA_FILE, json.dumps({"places": places, "fingerprint": fingerprint}, indent=2) + "\n")
+
+
+def noted_places(run: Path) -> tuple[list[Path], str]:
+    """Where the dataset of a run may be by what `note_dataset` noted, and its fingerprint; nothing of an older run."""
+    try:
+        noted = json.loads((run / DATA_FILE).read_text(encoding="utf-8"))
+        places = [Path(os.path.normpath(run.resolve() / str(place))) for place in noted["places"]]
+        return list(dict.fromkeys(places)), str(noted["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return [], ""
+
+
+def dataset_of_run(run: Path) -> Path | None:
+    """The prepared dataset that a run was trained on, wherever run and dataset went together; None if it is not there.
+
+    It is the one whose captions, names and sizes of images are the same.
+    """
+    from ratlip_cli.data.layout import split_fingerprint  # imports Pillow
+
+    places, fingerprint = noted_places(run)
+    for place in places:
+        try:
+            if split_fingerprint(place, "train") == fingerprint:
+                return place
+        except DataError:
+            continue
+    return None
+
+
+def kept_dataset(settings: TrainSettings) -> Path | None:
+    """`dataset_of_run` of the run that is resumed by its path, where the settings name no other dataset than it has."""
+    run = settings.resumed_run
+    if run is None or read_settings(run / "config.toml", own=True).get("dataset") != settings.dataset:
+        return None
+    return dataset_of_run(run)
