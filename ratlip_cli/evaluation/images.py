@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ratlip_cli.data.dataset import CaptionedImages, text_vectors
+from ratlip_cli.data.dataset import CaptionedImages, encode_captions, text_vectors
 from ratlip_cli.data.images import ImageError, read_image
 from ratlip_cli.errors import DataError
 from ratlip_cli.model.clip import FrozenCLIP
@@ -33,8 +33,6 @@ _READERS = 4
 
 _AHEAD = 2
 """Batches that are read in advance."""
-
-_TEXT_BATCH = 256
 
 
 class Images(Protocol):
@@ -106,7 +104,7 @@ class Captions:
     def vectors(self, clip: FrozenCLIP) -> Tensor:
         """Text vectors (number of captions, d) of a CLIP, on the CPU."""
         if clip.fingerprint not in self._vectors:
-            vectors = text_vectors(self.dataset, clip) if self.dataset else _encode(clip, self.texts)
+            vectors = text_vectors(self.dataset, clip) if self.dataset else encode_captions(clip, self.texts)
             self._vectors[clip.fingerprint] = vectors
         return self._vectors[clip.fingerprint]
 
@@ -221,11 +219,6 @@ class GeneratedImages:
             numbers = captions[start : start + batch_size]
             noise = noise_vectors(self._seed, numbers, self._model.config.generator.noise_dim)
             yield to_uint8(sample(self._model, noise, text[numbers], self._batch_size))
-
-
-def _encode(clip: FrozenCLIP, texts: Sequence[str]) -> Tensor:
-    starts = range(0, len(texts), _TEXT_BATCH)
-    return torch.cat([clip.encode_text(texts[start : start + _TEXT_BATCH]).cpu() for start in starts])
 
 
 def _read_batches(read: Callable[[int], Tensor], count: int, batch_size: int) -> Iterator[Tensor]:

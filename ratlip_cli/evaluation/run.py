@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ import numpy as np
 
 import ratlip_cli
 from ratlip_cli.device import resolve_device
-from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.errors import DataError, RatlipError, UsageError
 from ratlip_cli.evaluation.extract import extract
 from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_split
 from ratlip_cli.evaluation.metrics import FEATURE_METRICS, Metric, wanted_metrics
@@ -141,7 +142,7 @@ def score_inputs(
 
     Raises:
         DataError: an image cannot be read, there are too few, or captions or real images are missing.
-        RatlipError: the model generates NaN.
+        RatlipError: the model generates NaN, or a score is not finite. WeightsError: a network's features are not.
     """
     started = time.perf_counter()
     _check(inputs, request, networks)
@@ -193,6 +194,8 @@ def _score(metric: Metric, inputs: Inputs, bootstrap: int, extraction: float, pr
     for counts in resamples(bootstrap, inputs.n_real, inputs.scenes, inputs.paired):
         replicates.append(measurement.value(counts))
         progress(f"{metric.name} of resamples", len(replicates), bootstrap, "resamples")
+    if not all(map(math.isfinite, (value, *replicates))):
+        raise RatlipError(f"{metric.name} is not a number: the features by {metric.network.name} are out of range.")
     return Score(
         key=metric.key,
         name=metric.name,
