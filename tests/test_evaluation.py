@@ -27,8 +27,8 @@ from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
 from ratlip_cli.evaluation import feature_file, statistics
-from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer
-from ratlip_cli.evaluation.images import Captions, GeneratedImages, SplitImages
+from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer, kept_features
+from ratlip_cli.evaluation.images import Captions, GeneratedImages, Images, SplitImages
 from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_folder
 from ratlip_cli.evaluation.networks import (
     INCEPTION,
@@ -157,11 +157,30 @@ def test_formulas_are_torch_fidelitys(
     assert inside_manifold(real, fake).mean() == pytest.approx(prc["recall"], abs=1e-7)
 
 
-def test_feature_files_that_are_cut_short_are_refused(tmp_path: Path, random: np.random.Generator) -> None:
-    (file,) = feature_files(tmp_path, random.normal(size=(9, 4)))
-    file.path.write_bytes(file.path.read_bytes()[:-5])
-    with pytest.raises(ValueError, match=r"."):
-        FeatureFile(file.path)
+def test_kept_features_are_those_that_were_written_to_the_bit(tmp_path: Path, random: np.random.Generator) -> None:
+    path = tmp_path / "kept.npy"
+
+    def write(features: NDArray[np.float64], decisive: str = "these") -> None:
+        with feature_writer(path, *features.shape, decisive) as append:
+            append(torch.from_numpy(features.astype(np.float32)))
+
+    features = random.normal(size=(9, 4))
+    write(features)
+    kept = kept_features(path, 9, 4, "these")
+    assert kept is not None
+    assert np.array_equal(kept[:], features.astype(np.float32))
+    assert kept_features(path, 9, 4, "others") is None
+    assert kept_features(path, 4, 9, "these") is None
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert kept_features(path, 9, 4, "these") is None, place
+    for content in (b"", whole[:-5], whole[:-32], whole + b"0", b"PK\x03\x04" + whole[4:], b"\x80" * len(whole)):
+        path.write_bytes(content)
+        assert kept_features(path, 9, 4, "these") is None
+    for wrong in (np.nan, np.inf):  # with a checksum that is right
+        write(np.where(features > 1, wrong, features))
+        assert kept_features(path, 9, 4, "these") is None
 
 
 def test_interval_has_the_width_of_the_standard_error(random: np.random.Generator) -> None:
@@ -562,9 +581,16 @@ def captioned_folder(folder: Path, captions: Sequence[str], side: int = 16) -> P
     return folder
 
 
+def opened(folder: Path, captioned: bool, captions_per_image: int = 1) -> tuple[Images, Captions | None]:
+    """The images of a folder and their captions, whatever is said about them."""
+    request = EvaluationRequest(images=folder, captions_per_image=captions_per_image)
+    images, captions, _ = open_folder(folder, request, captioned)
+    return images, captions
+
+
 def test_folders_of_every_kind_are_read(tmp_path: Path, dataset_path: Path) -> None:
     folder = captioned_folder(tmp_path / "own", ["a\nb", "c", "d"])
-    images, captions = open_folder(folder, "test", True, 1)
+    images, captions = opened(folder, True)
     assert (len(images), images.size) == (3, (16, 16))
     assert captions is not None
     assert [captions.texts[number] for number in captions.first] == ["a", "c", "d"]
@@ -572,8 +598,8 @@ def test_folders_of_every_kind_are_read(tmp_path: Path, dataset_path: Path) -> N
         assert np.array_equal(next(images.batches(2))[1].permute(1, 2, 0).numpy(), np.asarray(image))
     for file in folder.glob("*.txt"):
         file.unlink()
-    assert open_folder(folder, "test", False, 1)[1] is None
-    images, captions = open_folder(dataset_path, "test", True, 2)
+    assert opened(folder, False)[1] is None
+    images, captions = opened(dataset_path, True, 2)
     assert (len(images), images.size) == (7, (32, 32))
     assert captions is not None
     assert [list(numbers) for numbers in captions.of_image[:2]] == [[0, 1], [2, 3]]
@@ -581,7 +607,7 @@ def test_folders_of_every_kind_are_read(tmp_path: Path, dataset_path: Path) -> N
         "".join(json.dumps({"file_name": f"x{number}.png", "prompt": f"p{number}"}) + "\n" for number in range(2))
     )
     Image.new("RGB", (90, 20)).save(folder / "0000_grid.png")
-    images, captions = open_folder(folder, "test", True, 10)
+    images, captions = opened(folder, True, 10)
     assert len(next(images.batches(9))) == 2
     assert captions is not None
     assert captions.texts == ["p0", "p1"]
@@ -589,11 +615,11 @@ def test_folders_of_every_kind_are_read(tmp_path: Path, dataset_path: Path) -> N
 
 def test_images_of_a_folder_change_its_fingerprint(tmp_path: Path) -> None:
     folder = captioned_folder(tmp_path / "own", ["a", "b"])
-    before = open_folder(folder, "test", False, 1)[0].fingerprint
+    before = opened(folder, False)[0].fingerprint
     shutil.copytree(folder, tmp_path / "copy")
-    assert open_folder(tmp_path / "copy", "test", False, 1)[0].fingerprint == before
+    assert opened(tmp_path / "copy", False)[0].fingerprint == before
     shutil.copyfile(folder / "x0.png", folder / "x1.png")
-    assert open_folder(folder, "test", False, 1)[0].fingerprint != before
+    assert opened(folder, False)[0].fingerprint != before
 
 
 @pytest.mark.parametrize(
@@ -626,8 +652,8 @@ def test_bad_folders_are_named(tmp_path: Path, clip: FrozenCLIP, damage: Callabl
 
 
 def test_too_few_or_missing_is_said(tmp_path: Path, clip: FrozenCLIP) -> None:
-    one, _ = open_folder(captioned_folder(tmp_path / "one", ["a"]), "test", False, 1)
-    three, _ = open_folder(captioned_folder(tmp_path / "three", "abc"), "test", False, 1)
+    one, _ = opened(captioned_folder(tmp_path / "one", ["a"]), False)
+    three, _ = opened(captioned_folder(tmp_path / "three", "abc"), False)
     network = ClipNetwork(clip, "tiny")
     for fake, real, metric, said in (
         (one, three, "fid", "too few generated images: 1; fid take at least 2"),

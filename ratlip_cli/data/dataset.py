@@ -168,10 +168,8 @@ def text_vectors(dataset: CaptionedImages, clip: FrozenCLIP, batch_size: int = 2
         except WeightsError:
             kept, metadata = {}, {"captions": captions}
         if metadata.get("captions") == captions:
-            vectors = kept.get(_VECTORS)
-            if vectors is not None and vectors.dtype == torch.float32 and vectors.isfinite().all():
-                if metadata == _described(vectors, captions, clip):
-                    return vectors
+            if _fit(kept, metadata, captions, clip):
+                return kept[_VECTORS]
             _log.info("%s does not hold what this ratlip keeps there: the captions are encoded again", file)
     vectors = encode_captions(clip, dataset.captions, batch_size)
     with contextlib.suppress(RatlipError):
@@ -196,10 +194,19 @@ def cut_captions(clip: FrozenCLIP, captions: Sequence[str]) -> str | None:
     cut = clip.overlong(captions)
     if not cut:
         return None
-    said = f"{len(cut):,} of {len(captions):,} captions are longer than the {clip.context_length} tokens that CLIP reads"
+    said = (
+        f"{len(cut):,} of {len(captions):,} captions are longer than the {clip.context_length} tokens that CLIP reads"
+    )
     alike = clip.alike([captions[number] for number in cut])
     same = f"; {alike:,} of them have the same text vector as another, because their beginnings are the same"
     return f"{said}, and their ends are cut{same if alike else ''}: shorten them"
+
+
+def _fit(kept: dict[str, Tensor], metadata: dict[str, str], captions: str, clip: FrozenCLIP) -> bool:
+    """Whether a file holds what `text_vectors` keeps for these captions and this CLIP."""
+    if kept.keys() != {_VECTORS} or kept[_VECTORS].dtype != torch.float32:
+        return False
+    return bool(kept[_VECTORS].isfinite().all()) and metadata == _described(kept[_VECTORS], captions, clip)
 
 
 def _described(vectors: Tensor, captions: str, clip: FrozenCLIP) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -23,6 +24,24 @@ MAX_ASPECT = 16
 
 class ImageError(Exception):
     """Why an image cannot be used, without its name: the caller knows which one it is."""
+
+
+class ImageHeader(NamedTuple):
+    """What an image's first bytes say of it."""
+
+    format: str  # Pillow's name.
+    size: tuple[int, int]  # Width and height as stored, before the image is turned upright.
+
+
+def image_header(file: Path | bytes) -> ImageHeader | None:
+    """Tell by its content, whatever its name, whether a file is an image of FORMATS; None where it is not."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
+                return ImageHeader(image.format or "", image.size)
+    except Exception:  # Decoders meet other files with exceptions of every kind.
+        return None
 
 
 def read_image(file: Path | bytes) -> Image.Image:

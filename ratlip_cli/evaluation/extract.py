@@ -90,8 +90,8 @@ class _Run:
                     features = network(batch)
                     if not features.isfinite().all():
                         raise WeightsError(
-                            f"{network.name} makes features of the {what} that are not numbers: its weights are broken; "
-                            "get them again."
+                            f"{network.name} makes features that are not numbers of the {what}: its weights are "
+                            "broken; get them again."
                         )
                     append(features)
                     self.seconds[network.name] += time.perf_counter() - started

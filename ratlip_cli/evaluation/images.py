@@ -18,10 +18,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from ratlip_cli.data.dataset import CaptionedImages, encode_captions, text_vectors
-from ratlip_cli.data.images import ImageError, read_image
+from ratlip_cli.data.images import ImageError, read_image, resize_shorter_side
 from ratlip_cli.errors import DataError
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.pixels import from_image, to_uint8
@@ -132,36 +133,45 @@ class SplitImages:
 
 
 class FolderImages:
-    """Image files of one size, as they are.
+    """Image files of one size, as they are, or brought to one size.
 
     Args:
         folder: where they are from.
         files: the images; at least one.
+        resize: shorter side in pixels to which each is resized before its centre is cropped to a square.
 
     Raises DataError where the first cannot be read.
     """
 
-    def __init__(self, folder: Path, files: Sequence[Path]) -> None:
+    def __init__(self, folder: Path, files: Sequence[Path], resize: int | None = None) -> None:
         self.folder = folder
-        self._files = files
+        self.files = files
+        self.resize = resize
         self.cache: Path | None = folder / ".features"
         _, height, width = self._read(0).shape
         self.size = (height, width)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the names and bytes of the files."""
-        digest = hashlib.sha256()
-        for file in self._files:
-            try:
-                content = hashlib.sha256(file.read_bytes()).digest()
-            except OSError as error:
-                raise DataError(f"{file} cannot be read: {error.strerror}.") from error
+        """Changes with the names and bytes of the files, and with the size that they are brought to."""
+        digest = hashlib.sha256() if self.resize is None else hashlib.sha256(f"resized to {self.resize}".encode())
+        for file, content in zip(self.files, self.digests, strict=True):
             digest.update(str(file.relative_to(self.folder)).encode("utf-8", "surrogateescape") + b"\0" + content)
         return digest.hexdigest()
 
+    @cached_property
+    def digests(self) -> list[bytes]:
+        """A SHA-256 of each file. Raises DataError for one that cannot be read."""
+        digests = []
+        for file in self.files:
+            try:
+                digests.append(hashlib.sha256(file.read_bytes()).digest())
+            except OSError as error:
+                raise DataError(f"{file} cannot be read: {error.strerror}.") from error
+        return digests
+
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """Yield the images (B,3,H,W). Raises DataError for one that cannot be read or is of another size."""
@@ -169,19 +179,26 @@ class FolderImages:
 
     def _read(self, index: int) -> Tensor:
         try:
-            return to_uint8(from_image(read_image(self._files[index])))
+            return to_uint8(from_image(self._resized(read_image(self.files[index]))))
         except ImageError as error:
-            raise DataError(f"{self._files[index]}: {error}. Fix or remove it.") from error
+            raise DataError(f"{self.files[index]}: {error}. Fix or remove it.") from error
 
     def _read_of_size(self, index: int) -> Tensor:
         image = self._read(index)
         _, height, width = image.shape
         if (height, width) != self.size:
             raise DataError(
-                f"{self._files[index]} has {width} x {height} pixels, but {self._files[0].name} {self.size[1]} x "
-                f"{self.size[0]}: give images of one size."
+                f"{self.files[index]} has {width} x {height} pixels, but {self.files[0].name} {self.size[1]} x "
+                f"{self.size[0]}: give images of one size, or --resize {min(self.size)} to bring all to one."
             )
         return image
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        if self.resize is None:
+            return image
+        image = resize_shorter_side(image, self.resize)
+        left, upper = ((length - self.resize) // 2 for length in image.size)
+        return image.crop((left, upper, left + self.resize, upper + self.resize))
 
 
 class GeneratedImages:
