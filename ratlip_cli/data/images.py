@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -26,22 +25,15 @@ class ImageError(Exception):
     """Why an image cannot be used, without its name: the caller knows which one it is."""
 
 
-class ImageHeader(NamedTuple):
-    """What an image's first bytes say of it."""
-
-    format: str  # Pillow's name.
-    size: tuple[int, int]  # Width and height as stored, before the image is turned upright.
-
-
-def image_header(file: Path | bytes) -> ImageHeader | None:
-    """Tell by its content, whatever its name, whether a file is an image of FORMATS; None where it is not."""
+def is_image(file: Path) -> bool:
+    """Whether `file` is to be read as an image: its ending says so, or it begins as one of :data:`FORMATS` does."""
+    if file.suffix.lower() in SUFFIXES:
+        return True
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
-                return ImageHeader(image.format or "", image.size)
+        with Image.open(file, formats=FORMATS):
+            return True
     except Exception:  # Decoders meet other files with exceptions of every kind.
-        return None
+        return False
 
 
 def read_image(file: Path | bytes) -> Image.Image:

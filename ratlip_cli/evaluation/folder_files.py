@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ratlip_cli.data.images import SUFFIXES, image_header
+from PIL import Image
+
+from ratlip_cli.data.images import FORMATS, SUFFIXES, is_image
 from ratlip_cli.errors import DataError
 
 _NAMED = 3
@@ -38,11 +41,10 @@ def files_below(folder: Path) -> FolderFiles:
     images: list[Path] = []
     others: list[Path] = []
     for path in sorted(_walk(folder)):
-        known = path.suffix.lower() in SUFFIXES
         if any(name.startswith(".") for name in path.relative_to(folder).parts):
-            others += [path] if known else []
+            others += [path] if path.suffix.lower() in SUFFIXES else []
         else:
-            (images if known or image_header(path) is not None else others).append(path)
+            (images if is_image(path) else others).append(path)
     captions = {image.with_suffix(".txt") for image in images}
     return FolderFiles(images, [path for path in others if path not in captions])
 
@@ -83,13 +85,22 @@ def passed_over(folder: Path, files: Sequence[Path], why: str = "no images") -> 
     return [f"passed over in {folder}, {why}: {', '.join(kinds)}"]
 
 
-def compression(files: Sequence[Path]) -> dict[str, int]:
-    """How many images are kept in each format that loses something, and `lossless` for all others."""
-    headers = (image_header(file) for file in files)
-    return dict(Counter(_FAMILIES.get(header.format, "lossless") for header in headers if header is not None))
+class Header(NamedTuple):
+    """What the first bytes of an image say of it."""
+
+    compression: str  # The name of a format that may lose something, or `lossless`.
+    shorter_side: int  # In pixels.
 
 
-def enlarged(files: Sequence[Path], side: int) -> int:
-    """How many images have a shorter side below `side` pixels."""
-    headers = (image_header(file) for file in files)
-    return sum(header is not None and min(header.size) < side for header in headers)
+def headers(files: Sequence[Path]) -> list[Header]:
+    """The headers of those files that can be read."""
+    read = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for file in files:
+            try:
+                with Image.open(file, formats=FORMATS) as image:
+                    read.append(Header(_FAMILIES.get(image.format or "", "lossless"), min(image.size)))
+            except Exception:
+                continue
+    return read

@@ -146,7 +146,7 @@ class FolderImages:
     def __init__(self, folder: Path, files: Sequence[Path], resize: int | None = None) -> None:
         self.folder = folder
         self.files = files
-        self.resize = resize
+        self._resize = resize
         self.cache: Path | None = folder / ".features"
         _, height, width = self._read(0).shape
         self.size = (height, width)
@@ -154,7 +154,7 @@ class FolderImages:
     @cached_property
     def fingerprint(self) -> str:
         """Changes with the names and bytes of the files, and with the size that they are brought to."""
-        digest = hashlib.sha256() if self.resize is None else hashlib.sha256(f"resized to {self.resize}".encode())
+        digest = hashlib.sha256() if self._resize is None else hashlib.sha256(f"resized to {self._resize}".encode())
         for file, content in zip(self.files, self.digests, strict=True):
             digest.update(str(file.relative_to(self.folder)).encode("utf-8", "surrogateescape") + b"\0" + content)
         return digest.hexdigest()
@@ -194,11 +194,11 @@ class FolderImages:
         return image
 
     def _resized(self, image: Image.Image) -> Image.Image:
-        if self.resize is None:
+        if self._resize is None:
             return image
-        image = resize_shorter_side(image, self.resize)
-        left, upper = ((length - self.resize) // 2 for length in image.size)
-        return image.crop((left, upper, left + self.resize, upper + self.resize))
+        image = resize_shorter_side(image, self._resize)
+        left, upper = ((length - self._resize) // 2 for length in image.size)
+        return image.crop((left, upper, left + self._resize, upper + self._resize))
 
 
 class GeneratedImages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from ratlip_cli.data.layout import INFO, Problem, read_dataset
 from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.data.sources import own_images
 from ratlip_cli.errors import DataError
-from ratlip_cli.evaluation.folder_files import FolderFiles, compression, enlarged, files_below, passed_over
+from ratlip_cli.evaluation.folder_files import FolderFiles, files_below, headers, passed_over
 from ratlip_cli.evaluation.images import Captions, FolderImages, GeneratedImages, Images, SplitImages
 from ratlip_cli.evaluation.request import EvaluationRequest
 from ratlip_cli.outputs import RECORDS_FILE
@@ -99,8 +100,9 @@ def folder_inputs(images: Path, request: EvaluationRequest, progress: Progress) 
         source |= {"dataset": str(dataset.path), "split": dataset.split}
     notes += [*_copies(fake, real), *_formats(fake, real)]
     for side in (fake, real):
-        if isinstance(side, FolderImages) and side.resize is not None and (small := enlarged(side.files, side.resize)):
-            notes.append(f"{small:,} of {len(side):,} images of {side.folder} are enlarged to {side.resize} pixels")
+        if isinstance(side, FolderImages) and request.resize is not None:
+            small = sum(header.shorter_side < request.resize for header in headers(side.files))
+            notes += [f"{small:,} of {len(side):,} images of {side.folder} are enlarged"] if small else []
     return Inputs(fake, real, captions, False, source, tuple(dict.fromkeys(notes)))
 
 
@@ -123,9 +125,11 @@ def _formats(fake: Images, real: Images | None) -> list[str]:
     """Say where one side was compressed in another way than the other: that alone makes a distance."""
     if real is None or not isinstance(fake, FolderImages):
         return []
-    ours = compression(fake.files)
-    theirs = compression(real.files) if isinstance(real, FolderImages) else {"lossless": len(real)}
-    if all(abs(ours.get(kind, 0) / len(fake) - theirs.get(kind, 0) / len(real)) < _ALIKE for kind in {*ours, *theirs}):
+    ours = Counter(header.compression for header in headers(fake.files))
+    theirs = Counter({"lossless": len(real)})
+    if isinstance(real, FolderImages):
+        theirs = Counter(header.compression for header in headers(real.files))
+    if all(abs(ours[kind] / len(fake) - theirs[kind] / len(real)) < _ALIKE for kind in {*ours, *theirs}):
         return []
     one, other = (", ".join(f"{n:,} {kind}" for kind, n in sorted(kinds.items())) for kinds in (ours, theirs))
     return [

@@ -1,8 +1,10 @@
-"""How unlike the sampled images are, for CLIP, and whether that fell: a generator that collapses shows it here first."""
+"""How unlike a run's samples are, for CLIP, and whether that fell: here a generator that collapses shows first."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,16 +20,16 @@ _FALLEN = 0.25
 
 _ADVICE = {
     UNDER_ONE_CAPTION: "images under one caption have become alike; --diversity-weight keeps them apart",
-    OVER_CAPTIONS: "images of different captions have become alike",
+    OVER_CAPTIONS: "images of different captions have become alike; try a lower --lr-g, or an earlier checkpoint",
 }
 
 
-def variety(image_vectors: Tensor) -> dict[str, float]:
+def variety(image_vectors: Tensor) -> dict[str, float | None]:
     """Mean of 1 - cos over pairs of images, in [0,2], by name: under one caption, and of different captions.
 
     Args:
         image_vectors: of CLIP (captions, noise vectors, d), the same noise vectors under each caption. A figure of
-            which there is no pair is left out.
+            which there is no pair is left out, and is None where vectors are not finite.
     """
     captions, noises, _ = image_vectors.shape
     directions = F.normalize(image_vectors.float(), dim=2).flatten(0, 1)  # (captions * noises, d)
@@ -36,7 +38,8 @@ def variety(image_vectors: Tensor) -> dict[str, float]:
     same = caption[:, None] == caption
     itself = torch.eye(len(caption), dtype=torch.bool, device=distances.device)
     pairs = {UNDER_ONE_CAPTION: same & ~itself, OVER_CAPTIONS: ~same}
-    return {name: distances[chosen].mean().item() for name, chosen in pairs.items() if chosen.any()}
+    means = {name: distances[chosen].mean().item() for name, chosen in pairs.items() if chosen.any()}
+    return {name: mean if math.isfinite(mean) else None for name, mean in means.items()}
 
 
 @dataclass
@@ -52,16 +55,18 @@ class Watch:
         watch = cls()
         if metrics.is_file():
             with metrics.open(encoding="utf-8") as lines:
-                for record in (
-                    json.loads(line) for line in lines if OVER_CAPTIONS in line or UNDER_ONE_CAPTION in line
-                ):
-                    watch.fallen(record["step"], {name: record[name] for name in _ADVICE if name in record})
+                for line in lines:
+                    if any(name in line for name in _ADVICE):
+                        record = json.loads(line)
+                        watch.fallen(record["step"], {name: record.get(name) for name in _ADVICE})
         return watch
 
-    def fallen(self, step: int, figures: dict[str, float]) -> list[str]:
+    def fallen(self, step: int, figures: Mapping[str, float | None]) -> list[str]:
         """Take the figures of a step; a line for each that has fallen."""
         lines = []
         for name, value in figures.items():
+            if value is None:
+                continue
             highest, at = self._highest.get(name, (0.0, step))
             if value >= highest:
                 self._highest[name] = (value, step)
@@ -69,8 +74,6 @@ class Watch:
                 self._fallen.discard(name)
             elif name not in self._fallen:
                 self._fallen.add(name)
-                lines.append(
-                    f"step {step}: {name} fell to {value:.3g} from {highest:.3g} at step {at}: {_ADVICE[name]}. Look at "
-                    "samples/; a lower --lr-g or an earlier checkpoint may help"
-                )
+                fall = f"step {step}: {name} fell to {value:.3g} from {highest:.3g} at step {at}"
+                lines.append(f"{fall}: {_ADVICE[name]}; look at samples/")
         return lines
