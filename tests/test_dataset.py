@@ -278,7 +278,7 @@ Kept = tuple[dict[str, torch.Tensor], dict[str, str]]
         lambda kept, header: ({"text_vectors": kept * float("nan")}, header),
         lambda kept, header: ({"text_vectors": kept / 0}, header),
         lambda kept, header: ({"vectors": kept}, header),
-        lambda kept, header: ({"text_vectors": kept, "more": kept}, header),
+        lambda kept, header: ({"text_vectors": kept, "more": kept.clone()}, header),
         lambda kept, header: ({}, header),
         lambda kept, header: ({"text_vectors": kept}, {"captions": header["captions"]}),
         lambda kept, header: ({"text_vectors": kept}, {}),

@@ -52,13 +52,12 @@ def files_below(folder: Path) -> FolderFiles:
 def _walk(folder: Path) -> Iterator[Path]:
     entered = set()
     for directory, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        entered.add(os.path.realpath(directory))
-        folders[:] = [
-            name
-            for name in sorted(folders)
-            if name != _KEPT and os.path.realpath(os.path.join(directory, name)) not in entered  # noqa: PTH118
-        ]
-        yield from (path for path in (Path(directory, name) for name in files) if not path.is_dir())
+        if (place := os.path.realpath(directory)) in entered:
+            folders.clear()
+            continue
+        entered.add(place)
+        folders[:] = sorted(name for name in folders if name != _KEPT)
+        yield from (Path(directory, name) for name in files)
 
 
 def _refuse(error: OSError) -> None:
