@@ -744,7 +744,11 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     (folder / "link").symlink_to(elsewhere)
     (folder / "again").symlink_to(elsewhere)
     (folder / "round").symlink_to(folder)
-    assert len(opened(folder, False)[0]) == 3
+    (folder / "broken.png").symlink_to(tmp_path / "nothing")
+    os.mkfifo(folder / "pipe")  # whoever opens it waits for ever
+    images, _, notes = open_folder(folder, EvaluationRequest(images=folder), False)
+    assert len(images) == 3
+    assert notes == [f"passed over in {folder}, no images: 1 .png (broken.png), 1 without an ending (pipe)"]
 
 
 def save_as(kind: str) -> Callable[[Path], object]:

@@ -44,7 +44,7 @@ def files_below(folder: Path) -> FolderFiles:
         if any(name.startswith(".") for name in path.relative_to(folder).parts):
             others += [path] if path.suffix.lower() in SUFFIXES else []
         else:
-            (images if is_image(path) else others).append(path)
+            (images if path.is_file() and is_image(path) else others).append(path)
     captions = {image.with_suffix(".txt") for image in images}
     return FolderFiles(images, [path for path in others if path not in captions])
 
