@@ -165,7 +165,7 @@ def test_bad_input_is_one_line_and_exit_1(
         (("--images", images, "--reference", larger, *by_clip), "24 x 24 pixels, those of"),
         (("--images", larger, "--reference", larger, "--fid", *by_clip), "too few real images: 1"),
         (("--images", larger, "--clip-score", *by_clip), "x.png: it has no caption"),
-        (("--images", tmp_path / "none", "--fid"), "none is no folder of images"),
+        (("--images", tmp_path / "none", "--fid"), "none does not exist; give a folder of images"),
         (("--images", images, "--fid", *by_clip), "give a --reference or --dataset"),
     ):
         answer = ratlip("evaluate", *arguments, "--quiet")

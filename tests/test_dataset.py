@@ -6,7 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ratlip_cli.data.dataset import Batch, CaptionedImages, text_vectors, training_batches
+from ratlip_cli.data.caption_length import long_captions
+from ratlip_cli.data.dataset import Batch, CaptionedImages, cut_captions, text_vectors, training_batches
 from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.writer import write_dataset
-from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.errors import DataError, UsageError, WeightsError
 from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.tensor_files import load_tensors_and_metadata, save_tensors
 from ratlip_cli.weights.clip_files import load_clip
 
 IMAGES, SIZE, SIDE = 7, 32, 38
@@ -216,6 +218,8 @@ def test_the_fingerprint_follows_captions_and_images(tmp_path: Path) -> None:
 class CountingCLIP:
     """Turns captions into their lengths, and counts them."""
 
+    spec = "counting"
+
     def __init__(self, fingerprint: str = "abc") -> None:
         self.fingerprint = fingerprint
         self.encoded = 0
@@ -256,6 +260,104 @@ def test_damaged_text_vectors_are_computed_again(tmp_path: Path) -> None:
     kept = CountingCLIP()
     assert torch.equal(vectors(dataset, kept), first)
     assert kept.encoded == 0
+
+
+Kept = tuple[dict[str, torch.Tensor], dict[str, str]]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda kept, header: ({"text_vectors": kept + 1}, header),
+        lambda kept, header: ({"text_vectors": kept[:-1]}, header),
+        lambda kept, header: ({"text_vectors": kept.T.contiguous()}, header),
+        lambda kept, header: ({"text_vectors": kept.flatten()}, header),
+        lambda kept, header: ({"text_vectors": kept.double()}, header),
+        lambda kept, header: ({"text_vectors": kept.half()}, header),
+        lambda kept, header: ({"text_vectors": kept.to(torch.int64)}, header),
+        lambda kept, header: ({"text_vectors": kept * float("nan")}, header),
+        lambda kept, header: ({"text_vectors": kept / 0}, header),
+        lambda kept, header: ({"vectors": kept}, header),
+        lambda kept, header: ({"text_vectors": kept, "more": kept.clone()}, header),
+        lambda kept, header: ({}, header),
+        lambda kept, header: ({"text_vectors": kept}, {"captions": header["captions"]}),
+        lambda kept, header: ({"text_vectors": kept}, {}),
+        lambda kept, header: ({"text_vectors": kept}, header | {"checksum": "0"}),
+    ],
+)
+def test_kept_text_vectors_that_do_not_fit_are_computed_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[torch.Tensor, dict[str, str]], Kept]
+) -> None:
+    dataset = CaptionedImages(gradients(tmp_path / "x"), "train", SIZE)
+    first = vectors(dataset, CountingCLIP())
+    file = tmp_path / "x" / ".text_vectors" / "abc-train.safetensors"
+    kept, header = load_tensors_and_metadata(file)
+    tensors, metadata = damage(kept["text_vectors"], header)
+    save_tensors(file, tensors, metadata)
+    with caplog.at_level("INFO", logger="ratlip_cli"):
+        assert torch.equal(vectors(dataset, CountingCLIP()), first)
+    assert ("encoded again" in caplog.text) is ("captions" in metadata)  # of other captions: nothing is wrong
+    assert load_tensors_and_metadata(file)[1] == header
+
+
+def test_text_vectors_of_another_clip_do_not_fit_by_their_name(tmp_path: Path) -> None:
+    dataset = CaptionedImages(gradients(tmp_path / "x"), "train", SIZE)
+    vectors(dataset, CountingCLIP("abc"))
+    folder = tmp_path / "x" / ".text_vectors"
+    (folder / "abc-train.safetensors").rename(folder / "def-train.safetensors")
+    other = CountingCLIP("def")
+    vectors(dataset, other)
+    assert other.encoded == len(dataset.captions)
+
+
+def test_text_vectors_that_are_not_finite_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = CaptionedImages(gradients(tmp_path / "x"), "train", SIZE)
+    monkeypatch.setattr(CountingCLIP, "encode_text", lambda clip, texts: torch.full((len(texts), 2), float("inf")))
+    with pytest.raises(WeightsError, match="CLIP counting makes text vectors that are not numbers"):
+        vectors(dataset, CountingCLIP())
+    assert not (tmp_path / "x" / ".text_vectors").exists()
+
+
+def test_captions_that_are_cut_are_counted(tiny_clip: Path) -> None:
+    clip = load_clip(str(tiny_clip))  # reads 16 tokens
+    fits, cut, too = " ".join(["bird"] * 14), " ".join(["bird"] * 15), " ".join(["bird"] * 16)
+    assert clip.overlong([fits, cut, "a bird", too]) == [1, 3]
+    assert [clip.is_overlong(caption) for caption in (fits, cut)] == [False, True]
+    assert cut_captions(clip, [fits, "a bird"]) is None
+    said = cut_captions(clip, [fits, cut, too, "a " + cut])
+    assert said is not None
+    assert said.startswith("3 of 4 captions are longer than the 16 tokens that CLIP reads")
+    assert "2 of them have the same text vector" in said
+    assert "same text vector" not in str(cut_captions(clip, [cut, "a " + cut]))
+
+
+def test_captions_of_one_text_vector_are_counted(tiny_clip: Path) -> None:
+    clip = load_clip(str(tiny_clip))
+    assert clip.alike(["a bird", "a bird", "a fish"]) == 0  # in the same words
+    assert clip.alike(["A  bird", "a bird", "a bird", "a fish"]) == 3
+    demo = load_clip("ratlip-demo")  # a trimmed vocabulary: unknown words are one
+    assert demo.alike(["a zeppelin", "a trombone", "a red bird"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("caption", "long"),
+    [
+        ("bird " * 75, False),
+        ("bird " * 76, True),
+        ("b " * 76, True),
+        ("\U0001f426" * 40, True),
+        ("鳥" * 90, True),
+        ("1" * 76, True),
+        ("." * 20 + " a ! b " * 40, True),
+        ("qzxjkvw" * 30, True),
+        ("a small bird with a long beak " * 2, False),
+    ],
+)
+def test_prepare_counts_captions_longer_than_clip_reads(tmp_path: Path, caption: str, long: bool) -> None:
+    record = Record(name="x", split="train", captions=("a bird", caption), image=Image.new("RGB", (20, 20)))
+    info = DatasetInfo(name="x", source="the tests", licence="CC0", image_size=16, split_rule="all train")
+    write_dataset(tmp_path / "x", [record], info)
+    assert long_captions(tmp_path / "x") == long
 
 
 def test_text_vectors_need_no_writable_folder(tmp_path: Path) -> None:

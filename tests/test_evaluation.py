@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,8 +29,8 @@ from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
 from ratlip_cli.evaluation import feature_file, statistics
-from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer
-from ratlip_cli.evaluation.images import Captions, GeneratedImages, SplitImages
+from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer, kept_features
+from ratlip_cli.evaluation.images import Captions, GeneratedImages, Images, SplitImages
 from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_folder
 from ratlip_cli.evaluation.networks import (
     INCEPTION,
@@ -157,11 +159,30 @@ def test_formulas_are_torch_fidelitys(
     assert inside_manifold(real, fake).mean() == pytest.approx(prc["recall"], abs=1e-7)
 
 
-def test_feature_files_that_are_cut_short_are_refused(tmp_path: Path, random: np.random.Generator) -> None:
-    (file,) = feature_files(tmp_path, random.normal(size=(9, 4)))
-    file.path.write_bytes(file.path.read_bytes()[:-5])
-    with pytest.raises(ValueError, match=r"."):
-        FeatureFile(file.path)
+def test_kept_features_are_those_that_were_written_to_the_bit(tmp_path: Path, random: np.random.Generator) -> None:
+    path = tmp_path / "kept.npy"
+
+    def write(features: NDArray[np.float64], decisive: str = "these") -> None:
+        with feature_writer(path, *features.shape, decisive) as append:
+            append(torch.from_numpy(features.astype(np.float32)))
+
+    features = random.normal(size=(9, 4))
+    write(features)
+    kept = kept_features(path, 9, 4, "these")
+    assert kept is not None
+    assert np.array_equal(kept[:], features.astype(np.float32))
+    assert kept_features(path, 9, 4, "others") is None
+    assert kept_features(path, 4, 9, "these") is None
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert kept_features(path, 9, 4, "these") is None, place
+    for content in (b"", whole[:-5], whole[:-32], whole + b"0", b"PK\x03\x04" + whole[4:], b"\x80" * len(whole)):
+        path.write_bytes(content)
+        assert kept_features(path, 9, 4, "these") is None
+    for wrong in (np.nan, np.inf):  # with a checksum that is right
+        write(np.where(features > 1, wrong, features))
+        assert kept_features(path, 9, 4, "these") is None
 
 
 def test_interval_has_the_width_of_the_standard_error(random: np.random.Generator) -> None:
@@ -251,7 +272,11 @@ def test_too_few_images_are_said_beside_the_number(by_inception: Evaluation) -> 
 
 
 def test_real_features_are_kept_and_damaged_ones_made_again(
-    by_inception: Evaluation, inception_file: Path, two_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    by_inception: Evaluation,
+    inception_file: Path,
+    two_folders: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (kept,) = (two_folders[1] / ".features").glob("*.npy")
     batches = []
@@ -264,10 +289,18 @@ def test_real_features_are_kept_and_damaged_ones_made_again(
     evaluate(request)
     assert sum(batches) == 8
     content = kept.read_bytes()
-    kept.write_bytes(content[:1000])
-    batches.clear()
-    evaluate(request)
-    assert sum(batches) == 8 + 9
+    for damaged in (
+        content[:-32],  # as an earlier version wrote it
+        content[:4000] + np.full(4, np.nan, "<f4").tobytes() + content[4016:],
+        content[:4000] + b"\1" + content[4001:],
+    ):
+        kept.write_bytes(damaged)
+        batches.clear()
+        caplog.clear()
+        with caplog.at_level("INFO", logger="ratlip_cli"):
+            evaluate(request)
+        assert sum(batches) == 8 + 9
+        assert f"{kept} does not hold" in caplog.text
     kept.write_bytes(content)
 
 
@@ -562,9 +595,16 @@ def captioned_folder(folder: Path, captions: Sequence[str], side: int = 16) -> P
     return folder
 
 
+def opened(folder: Path, captioned: bool, captions_per_image: int = 1) -> tuple[Images, Captions | None]:
+    """The images of a folder and their captions, whatever is said about them."""
+    request = EvaluationRequest(images=folder, captions_per_image=captions_per_image)
+    images, captions, _ = open_folder(folder, request, captioned)
+    return images, captions
+
+
 def test_folders_of_every_kind_are_read(tmp_path: Path, dataset_path: Path) -> None:
     folder = captioned_folder(tmp_path / "own", ["a\nb", "c", "d"])
-    images, captions = open_folder(folder, "test", True, 1)
+    images, captions = opened(folder, True)
     assert (len(images), images.size) == (3, (16, 16))
     assert captions is not None
     assert [captions.texts[number] for number in captions.first] == ["a", "c", "d"]
@@ -572,8 +612,8 @@ def test_folders_of_every_kind_are_read(tmp_path: Path, dataset_path: Path) -> N
         assert np.array_equal(next(images.batches(2))[1].permute(1, 2, 0).numpy(), np.asarray(image))
     for file in folder.glob("*.txt"):
         file.unlink()
-    assert open_folder(folder, "test", False, 1)[1] is None
-    images, captions = open_folder(dataset_path, "test", True, 2)
+    assert opened(folder, False)[1] is None
+    images, captions = opened(dataset_path, True, 2)
     assert (len(images), images.size) == (7, (32, 32))
     assert captions is not None
     assert [list(numbers) for numbers in captions.of_image[:2]] == [[0, 1], [2, 3]]
@@ -581,7 +621,7 @@ def test_folders_of_every_kind_are_read(tmp_path: Path, dataset_path: Path) -> N
         "".join(json.dumps({"file_name": f"x{number}.png", "prompt": f"p{number}"}) + "\n" for number in range(2))
     )
     Image.new("RGB", (90, 20)).save(folder / "0000_grid.png")
-    images, captions = open_folder(folder, "test", True, 10)
+    images, captions = opened(folder, True, 10)
     assert len(next(images.batches(9))) == 2
     assert captions is not None
     assert captions.texts == ["p0", "p1"]
@@ -589,11 +629,11 @@ def test_folders_of_every_kind_are_read(tmp_path: Path, dataset_path: Path) -> N
 
 def test_images_of_a_folder_change_its_fingerprint(tmp_path: Path) -> None:
     folder = captioned_folder(tmp_path / "own", ["a", "b"])
-    before = open_folder(folder, "test", False, 1)[0].fingerprint
+    before = opened(folder, False)[0].fingerprint
     shutil.copytree(folder, tmp_path / "copy")
-    assert open_folder(tmp_path / "copy", "test", False, 1)[0].fingerprint == before
+    assert opened(tmp_path / "copy", False)[0].fingerprint == before
     shutil.copyfile(folder / "x0.png", folder / "x1.png")
-    assert open_folder(folder, "test", False, 1)[0].fingerprint != before
+    assert opened(folder, False)[0].fingerprint != before
 
 
 @pytest.mark.parametrize(
@@ -610,6 +650,11 @@ def test_images_of_a_folder_change_its_fingerprint(tmp_path: Path) -> None:
         ),
         (lambda folder: [file.unlink() for file in folder.glob("*")], r"own holds no images"),
         (lambda folder: shutil.rmtree(folder), r"own does not exist"),
+        (
+            lambda folder: (folder / "images.jsonl").write_text('{"file_name": "/x.png", "prompt": "a"}'),
+            "images.jsonl is",
+        ),
+        (lambda folder: (folder / "images.jsonl").write_text("[" * 100_000), "images.jsonl is"),
     ],
 )
 def test_bad_folders_are_named(tmp_path: Path, clip: FrozenCLIP, damage: Callable[[Path], object], said: str) -> None:
@@ -626,8 +671,8 @@ def test_bad_folders_are_named(tmp_path: Path, clip: FrozenCLIP, damage: Callabl
 
 
 def test_too_few_or_missing_is_said(tmp_path: Path, clip: FrozenCLIP) -> None:
-    one, _ = open_folder(captioned_folder(tmp_path / "one", ["a"]), "test", False, 1)
-    three, _ = open_folder(captioned_folder(tmp_path / "three", "abc"), "test", False, 1)
+    one, _ = opened(captioned_folder(tmp_path / "one", ["a"]), False)
+    three, _ = opened(captioned_folder(tmp_path / "three", "abc"), False)
     network = ClipNetwork(clip, "tiny")
     for fake, real, metric, said in (
         (one, three, "fid", "too few generated images: 1; fid take at least 2"),
@@ -646,9 +691,178 @@ def test_too_few_or_missing_is_said(tmp_path: Path, clip: FrozenCLIP) -> None:
         score_inputs(same, EvaluationRequest(metrics=("r-precision",)), networks)
 
 
+def images_of(folder: Path, request: EvaluationRequest) -> torch.Tensor:
+    return next(open_folder(folder, request, False)[0].batches(100))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("x1.jfif", "JPEG"),
+        ("x1.JPE", "JPEG"),
+        ("x1.apng", "PNG"),
+        ("x1.PNG_2", "PNG"),
+        ("x1", "PNG"),
+        ("x1.jpg", "PNG"),
+        ("deeper/x1.bin", "WEBP"),
+        ("x1.pgm", "PPM"),
+    ],
+)
+def test_images_are_told_by_their_content(tmp_path: Path, name: str, kind: str) -> None:
+    folder = captioned_folder(tmp_path / "own", ["a", "b", "c"])
+    (folder / "x1.png").unlink()
+    (folder / "x1.txt").unlink()
+    (folder / name).parent.mkdir(exist_ok=True)
+    Image.new("RGB", (16, 16), "red").save(folder / name, format=kind)
+    images, _, notes = open_folder(folder, EvaluationRequest(images=folder), False)
+    assert len(images) == 3
+    assert notes == []
+    red = torch.tensor([255.0, 0, 0])[:, None, None]
+    assert any((image - red).abs().max() < 8 for image in next(images.batches(9)))
+
+
+def test_what_is_passed_over_is_counted_and_named(tmp_path: Path) -> None:
+    folder = captioned_folder(tmp_path / "own", ["a", "b"])
+    for name in ("a.html", "readme", ".x9.png", *(f"{number}.md" for number in range(5))):
+        (folder / name).write_text("text", encoding="utf-8")
+    images, _, notes = open_folder(folder, EvaluationRequest(images=folder), False)
+    assert len(images) == 2
+    kinds = "5 .md (0.md, 1.md, 2.md, ...), 1 hidden (.x9.png), 1 .html (a.html), 1 others"
+    assert notes == [f"passed over in {folder}, no images: {kinds}"]
+    listed = {"file_name": "x0.png", "prompt": "a"}
+    (folder / "images.jsonl").write_text(json.dumps(listed) + "\n", encoding="utf-8")
+    Image.new("RGB", (90, 20)).save(folder / "0000_grid.png")
+    images, _, notes = open_folder(folder, EvaluationRequest(images=folder), True)
+    assert len(images) == 1
+    assert notes == [f"passed over in {folder}, not named in images.jsonl: 1 .png (x1.png)"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    elsewhere = captioned_folder(tmp_path / "elsewhere", ["a", "b"])
+    folder = captioned_folder(tmp_path / "own", ["a"])
+    (folder / "link").symlink_to(elsewhere)
+    (folder / "again").symlink_to(elsewhere)
+    (folder / "round").symlink_to(folder)
+    (folder / "broken.png").symlink_to(tmp_path / "nothing")
+    os.mkfifo(folder / "pipe")  # whoever opens it waits for ever
+    images, _, notes = open_folder(folder, EvaluationRequest(images=folder), False)
+    assert len(images) == 3
+    assert notes == [f"passed over in {folder}, no images: 1 .png (broken.png), 1 without an ending (pipe)"]
+
+
+def save_as(kind: str) -> Callable[[Path], object]:
+    def save(folder: Path) -> None:
+        with Image.open(folder / "x1.png") as image:
+            image.load()
+        image.save(folder / "x1.png", format=kind)
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("disturb", "said"),
+    [
+        (lambda folder: shutil.copyfile(folder / "x0.png", folder / "x1.png"), "1 of 3 images of .* are copies"),
+        (save_as("JPEG"), r"generated images: 1 JPEG, 2 lossless; real images: 3 lossless"),
+        (save_as("WEBP"), r"generated images: 1 WebP, 2 lossless; real images: 3 lossless"),
+        (
+            lambda folder: shutil.copyfile(folder / "../real/x0.png", folder / "x2.png"),
+            "1 of 3 gene.* among",
+        ),
+        (
+            lambda folder: shutil.copytree(folder / "../real", folder, dirs_exist_ok=True),
+            "the real images themse",
+        ),
+    ],
+)
+def test_what_makes_a_distance_less_than_it_seems_is_noted(
+    tmp_path: Path, disturb: Callable[[Path], object], said: str
+) -> None:
+    captioned_folder(tmp_path / "real", "abc")
+    folder = captioned_folder(tmp_path / "own", "abc")
+    for file in folder.glob("*.png"):
+        with Image.open(file) as image:
+            image.rotate(90).save(file)
+    request = EvaluationRequest(images=folder, reference=tmp_path / "real", metrics=("fid",))
+    assert folder_inputs(folder, request, silent).notes == ()
+    disturb(folder)
+    (note,) = folder_inputs(folder, request, silent).notes
+    assert re.search(said, note)
+
+
+def test_resize_brings_folders_of_several_sizes_to_one(tmp_path: Path, tiny_dataset: Path) -> None:
+    folder = captioned_folder(tmp_path / "own", "abc")
+    Image.new("RGB", (60, 30), "red").save(folder / "x1.png")
+    real = captioned_folder(tmp_path / "real", "def", side=24)
+    request = EvaluationRequest(images=folder, reference=real, metrics=("fid",))
+    with pytest.raises(DataError, match=r"x1\.png has 60 x 30 .*--resize 16"):
+        images_of(folder, request)
+    with pytest.raises(DataError, match="--resize 16 brings them to one size"):
+        folder_inputs(folder, request, silent)
+    to_20 = replace(request, resize=20)
+    inputs = folder_inputs(folder, to_20, silent)
+    assert inputs.real is not None
+    assert inputs.fake.size == inputs.real.size == (20, 20)
+    assert inputs.notes == (f"2 of 3 images of {folder} are enlarged",)
+    assert inputs.source["resize"] == "shorter side to 20, then the centre"
+    levels = images_of(folder, to_20)
+    assert levels.shape == (3, 3, 20, 20)
+    assert levels[1].flatten(1).unique(dim=1).flatten().tolist() == [255, 0, 0]
+    same = captioned_folder(tmp_path / "same", "abc", side=20)
+    assert torch.equal(images_of(same, to_20), images_of(same, request))
+    assert open_folder(same, to_20, False)[0].fingerprint != open_folder(same, request, False)[0].fingerprint
+    against = folder_inputs(folder, replace(to_20, reference=None, dataset=tiny_dataset), silent)
+    assert against.real is not None
+    assert against.real.size == (20, 20)
+
+
+def test_captions_that_clip_cannot_tell_apart_are_counted(
+    tmp_path: Path, clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beginning = "a bird " * 9
+    folder = captioned_folder(tmp_path / "own", [*(f"{beginning} {number}" for number in range(4)), "a fish"])
+    request = EvaluationRequest(images=folder, metrics=("r-precision",), clip="tiny")
+    monkeypatch.setattr("ratlip_cli.evaluation.networks.load_clip", lambda spec, device: clip)
+    evaluation = evaluate(request)
+    (note,) = evaluation.notes
+    assert note.startswith("4 of 5 captions are longer than the 16 tokens that CLIP reads")
+    assert "4 of 5 captions have the text vector of one in other words" in str(evaluation.score("r_precision").note)
+    assert json.loads(json.dumps(evaluation.record()))["notes"] == [note]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_score_of_values_that_are_not_finite_is_an_error(
+    tmp_path: Path, clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    folder = captioned_folder(tmp_path / "own", "abcd")
+    network = ClipNetwork(clip, "tiny")
+    request = EvaluationRequest(images=folder, reference=folder, metrics=METRICS)
+    inputs = folder_inputs(folder, request, silent)
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipNetwork, "__call__", lambda network, images: torch.full((len(images), 16), wrong))
+        with pytest.raises(WeightsError, match="CLIP tiny makes features that are not numbers of the real images"):
+            score_inputs(inputs, request, Networks(network, (network,), CPU))
+    assert not list(folder.rglob("*.npy"))
+    for name in ("frechet_distance", "kernel_distance"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"ratlip_cli.evaluation.metrics.{name}", lambda *arguments: wrong)
+            with pytest.raises(RatlipError, match="_clip is not a number"):
+                score_inputs(inputs, request, Networks(network, (network,), CPU))
+
+
+def test_formulas_do_not_hide_what_is_no_number(tmp_path: Path) -> None:
+    assert np.isnan(frechet_distance(Moments(np.full(2, np.nan), np.eye(2)), Moments(np.zeros(2), np.eye(2))))
+    (large,) = feature_files(tmp_path, np.random.default_rng(0).normal(size=(6, 3)) * 1e30)
+    with pytest.raises(RatlipError, match="too large"):
+        inside_manifold(large, large)
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
+        ({"resize": 0, "images": Path("x")}, "resize is 0"),
+        ({"resize": 64}, "--resize goes with --images"),
         ({"metrics": ("fdi",)}, "Did you mean 'fid'"),
         ({"protocol": "standart"}, "Did you mean 'standard'"),
         ({"captions_per_image": 0}, "captions per image is 0"),

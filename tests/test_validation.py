@@ -130,3 +130,18 @@ def test_a_damaged_note_of_the_best_is_named(tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text("{")
     with pytest.raises(RatlipError, match=r"evaluation\.json is damaged"):
         read_best(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", '"x"', "null", "[1]"])
+def test_a_best_score_that_is_no_number_is_named(tmp_path: Path, value: str) -> None:
+    (tmp_path / "evaluation.json").write_text(
+        f'{{"step": 4, "metric": "fid_clip", "value": {value}}}', encoding="utf-8"
+    )
+    with pytest.raises(RatlipError, match=r"evaluation\.json is damaged"):
+        read_best(tmp_path)
+
+
+def test_a_score_that_is_not_finite_is_none(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ratlip_cli.evaluation.metrics.frechet_distance", lambda first, second: float("nan"))
+    with pytest.raises(RatlipError, match="fid_clip is not a number"):
+        list(open_session(settings.replaced(steps=2)).run())

@@ -7,9 +7,10 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import logging
 import signal
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,10 +25,15 @@ from ratlip_cli.data.images import ImageError, read_image, resize_shorter_side
 from ratlip_cli.data.layout import read_dataset, read_split, split_fingerprint, stored_side
 from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
 from ratlip_cli.pixels import from_image
-from ratlip_cli.tensor_files import load_tensors_and_metadata, save_tensors
+from ratlip_cli.tensor_files import fingerprint, load_tensors_and_metadata, save_tensors
 
 if TYPE_CHECKING:
     from ratlip_cli.model.clip import FrozenCLIP
+
+_log = logging.getLogger(__name__)
+
+_VECTORS = "text_vectors"
+"""Name of the one tensor that is kept."""
 
 _ORDER, _SAMPLE = 0, 1
 """What a random generator is for; part of its seed, so that no two purposes share their numbers."""
@@ -144,20 +150,62 @@ def training_batches(
 def text_vectors(dataset: CaptionedImages, clip: FrozenCLIP, batch_size: int = 256) -> Tensor:
     """Return the text vectors (number of captions, d), float32 on the CPU, of `dataset.captions` in their order.
 
-    They are kept beside the data, under the fingerprint of the CLIP that made them, and computed again when the
-    captions changed, the file is damaged or the folder cannot be written.
+    They are kept beside the data, under the fingerprint of the CLIP that made them, with a checksum of all that decides
+    them and of themselves. They are computed again, with a note, where the file does not fit, and without one where the
+    captions changed or the folder cannot be written. Raises WeightsError as `encode_captions` does.
     """
     file = dataset.path / ".text_vectors" / f"{clip.fingerprint}-{dataset.split}.safetensors"
     captions = hashlib.sha256("\0".join(dataset.captions).encode()).hexdigest()
-    with contextlib.suppress(WeightsError):
-        kept, metadata = load_tensors_and_metadata(file)
-        if metadata == {"captions": captions}:
-            return kept["text_vectors"]
-    starts = range(0, len(dataset.captions), batch_size)
-    vectors = torch.cat([clip.encode_text(dataset.captions[start : start + batch_size]).cpu() for start in starts])
+    if file.is_file():
+        try:
+            kept, metadata = load_tensors_and_metadata(file)
+        except WeightsError:
+            kept, metadata = {}, {"captions": captions}
+        if metadata.get("captions") == captions:
+            if _fit(kept, metadata, captions, clip):
+                return kept[_VECTORS]
+            _log.info("%s does not hold what this ratlip keeps there: the captions are encoded again", file)
+    vectors = encode_captions(clip, dataset.captions, batch_size)
     with contextlib.suppress(RatlipError):
-        save_tensors(file, {"text_vectors": vectors}, {"captions": captions})
+        save_tensors(file, {_VECTORS: vectors}, _described(vectors, captions, clip))
     return vectors
+
+
+def encode_captions(clip: FrozenCLIP, captions: Sequence[str], batch_size: int = 256) -> Tensor:
+    """Return the text vectors (number of captions, d), float32 on the CPU.
+
+    Raises WeightsError where they are not finite: the CLIP's weights are broken.
+    """
+    starts = range(0, len(captions), batch_size)
+    vectors = torch.cat([clip.encode_text(captions[start : start + batch_size]).cpu() for start in starts])
+    if not vectors.isfinite().all():
+        raise WeightsError(f"CLIP {clip.spec} makes text vectors that are not numbers: its weights are broken.")
+    return vectors
+
+
+def cut_captions(clip: FrozenCLIP, captions: Sequence[str]) -> str | None:
+    """Say how many captions are longer than what the CLIP reads of them, None where none is."""
+    cut = clip.overlong(captions)
+    if not cut:
+        return None
+    said = (
+        f"{len(cut):,} of {len(captions):,} captions are longer than the {clip.context_length} tokens that CLIP reads"
+    )
+    alike = clip.alike([captions[number] for number in cut])
+    same = f"; {alike:,} of them have the same text vector as another, because their beginnings are the same"
+    return f"{said}, and their ends are cut{same if alike else ''}: shorten them"
+
+
+def _fit(kept: dict[str, Tensor], metadata: dict[str, str], captions: str, clip: FrozenCLIP) -> bool:
+    """Whether a file holds what `text_vectors` keeps for these captions and this CLIP."""
+    if kept.keys() != {_VECTORS} or kept[_VECTORS].dtype != torch.float32:
+        return False
+    return bool(kept[_VECTORS].isfinite().all()) and metadata == _described(kept[_VECTORS], captions, clip)
+
+
+def _described(vectors: Tensor, captions: str, clip: FrozenCLIP) -> dict[str, str]:
+    """The metadata of kept text vectors."""
+    return {"captions": captions, "checksum": fingerprint({_VECTORS: vectors}, [captions, clip.fingerprint])}
 
 
 @functools.lru_cache(maxsize=2)

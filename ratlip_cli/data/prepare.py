@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ratlip_cli.data.caption_length import long_captions
 from ratlip_cli.data.layout import INFO, DatasetInfo, Problem, Record, read_dataset
 from ratlip_cli.data.parallel import processes
 from ratlip_cli.data.request import PrepareRequest
@@ -56,7 +57,10 @@ def prepare(request: PrepareRequest, progress: Progress = silent) -> Prepared:
     if (path / INFO).is_file():
         info = read_dataset(path)
         return Prepared(path, info, before=info)
-    return _prepare(request, progress)
+    prepared = _prepare(request, progress)
+    if long := long_captions(prepared.path):
+        _log.warning("%d captions are longer than the 77 tokens that CLIP reads; their ends will be cut", long)
+    return prepared
 
 
 def resolve_dataset(name_or_path: str, data_dir: Path, image_size: int, progress: Progress = silent) -> Path:

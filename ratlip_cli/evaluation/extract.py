@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -11,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer
+from ratlip_cli.errors import WeightsError
+from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer, kept_features
 from ratlip_cli.evaluation.images import Images
 from ratlip_cli.evaluation.inputs import Inputs
 from ratlip_cli.evaluation.networks import FeatureNetwork, Networks
 from ratlip_cli.files import whole_file
 from ratlip_cli.progress import Progress
+
+_log = logging.getLogger(__name__)
 
 
 class Features(NamedTuple):
@@ -55,23 +59,27 @@ class _Run:
     seconds: dict[str, float]
 
     def real_features(self, images: Images, network: FeatureNetwork, scratch: Path) -> FeatureFile:
-        """The features that were kept where they are whole, else new ones."""
+        """The features that were kept where they fit, else new ones; with a note where others are in their place."""
         decisive = f"{images.fingerprint} {network.fingerprint} {network.resize}"
         cache = images.cache if images.cache is not None and os.access(images.cache.parent, os.W_OK) else scratch
         path = cache / f"{hashlib.sha256(decisive.encode()).hexdigest()[:16]}.npy"
-        with contextlib.suppress(OSError, ValueError):
-            kept = FeatureFile(path)
-            if (len(kept), kept.dimensions) == (len(images), network.dimensions):
-                return kept
+        if path.is_file():
+            with contextlib.suppress(OSError):
+                kept = kept_features(path, len(images), network.dimensions, decisive)
+                if kept is not None:
+                    return kept
+            _log.info("%s does not hold what this ratlip keeps there: the features are computed again", path)
         with whole_file(path) as partial:
-            self.write([partial], images, [network], "real images")
+            self.write([partial], images, [network], "real images", decisive)
         return FeatureFile(path)
 
-    def write(self, paths: Sequence[Path], images: Images, networks: Sequence[FeatureNetwork], what: str) -> None:
-        """Write the features of all images, a file for each network."""
+    def write(
+        self, paths: Sequence[Path], images: Images, networks: Sequence[FeatureNetwork], what: str, decisive: str = ""
+    ) -> None:
+        """Write the features of all images, a file for each network. Raises WeightsError for those not finite."""
         with contextlib.ExitStack() as stack:
             appends = [
-                stack.enter_context(feature_writer(path, len(images), network.dimensions))
+                stack.enter_context(feature_writer(path, len(images), network.dimensions, decisive))
                 for path, network in zip(paths, networks, strict=True)
             ]
             done = 0
@@ -79,7 +87,13 @@ class _Run:
             for batch in images.batches(self.batch_size):
                 for network, append in zip(networks, appends, strict=True):
                     started = time.perf_counter()
-                    append(network(batch))
+                    features = network(batch)
+                    if not features.isfinite().all():
+                        raise WeightsError(
+                            f"{network.name} makes features that are not numbers of the {what}: its weights are "
+                            "broken; get them again."
+                        )
+                    append(features)
                     self.seconds[network.name] += time.perf_counter() - started
                 done += len(batch)
                 self.progress(what, done, len(images), "images")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,24 +55,54 @@ class FeatureFile:
         return mapped
 
 
+def kept_features(path: Path, count: int, dimensions: int, decisive: str) -> FeatureFile | None:
+    """The features in `path` where it is, to the bit, what a `feature_writer` of these arguments wrote; else None.
+
+    Raises OSError where it cannot be read.
+    """
+    header, digest, finite = _header(count, dimensions), hashlib.sha256(decisive.encode()), True
+    row, end = 4 * dimensions, hashlib.sha256().digest_size
+    if path.stat().st_size != len(header) + count * row + end:
+        return None
+    with path.open("rb") as file:
+        if file.read(len(header)) != header:
+            return None
+        digest.update(header)
+        for start in range(0, count, CHUNK):
+            content = file.read(min(CHUNK, count - start) * row)
+            digest.update(content)
+            finite &= bool(np.isfinite(np.frombuffer(content, "<f4")).all())
+        return FeatureFile(path) if finite and file.read() == digest.digest() else None
+
+
 @contextmanager
-def feature_writer(path: Path, count: int, dimensions: int) -> Iterator[Callable[[Tensor], None]]:
+def feature_writer(path: Path, count: int, dimensions: int, decisive: str = "") -> Iterator[Callable[[Tensor], None]]:
     """Write features (n,d) to `path`, a batch at a time: yields what takes the features (B,d) of the next B images.
+
+    Behind them comes a SHA-256 of `decisive` and of all that stands before it, by which `kept_features` knows them.
 
     Args:
         count, dimensions: n and d.
+        decisive: names all that decides the features.
     """
     remedy = "Free some space; TMPDIR names another folder for temporary files"
+    digest = hashlib.sha256(decisive.encode())
     with path.open("wb", buffering=0) as file:  # without a buffer, what does not fit is told where it is written
 
         def write(content: bytes) -> None:
+            digest.update(content)
             left = memoryview(content)
             with writing(path, remedy):
                 while left:
                     left = left[file.write(left) :]
 
-        header = io.BytesIO()
-        described = {"descr": "<f4", "fortran_order": False, "shape": (count, dimensions)}
-        np.lib.format.write_array_header_1_0(header, described)
-        write(header.getvalue())
+        write(_header(count, dimensions))
         yield lambda features: write(features.cpu().numpy().astype("<f4").tobytes())
+        write(digest.digest())
+
+
+def _header(count: int, dimensions: int) -> bytes:
+    header = io.BytesIO()
+    described = {"descr": "<f4", "fortran_order": False, "shape": (count, dimensions)}
+    np.lib.format.write_array_header_1_0(header, described)
+    return header.getvalue()

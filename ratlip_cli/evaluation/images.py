@@ -18,10 +18,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from ratlip_cli.data.dataset import CaptionedImages, text_vectors
-from ratlip_cli.data.images import ImageError, read_image
+from ratlip_cli.data.dataset import CaptionedImages, encode_captions, text_vectors
+from ratlip_cli.data.images import ImageError, read_image, resize_shorter_side
 from ratlip_cli.errors import DataError
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.pixels import from_image, to_uint8
@@ -33,8 +34,6 @@ _READERS = 4
 
 _AHEAD = 2
 """Batches that are read in advance."""
-
-_TEXT_BATCH = 256
 
 
 class Images(Protocol):
@@ -106,7 +105,7 @@ class Captions:
     def vectors(self, clip: FrozenCLIP) -> Tensor:
         """Text vectors (number of captions, d) of a CLIP, on the CPU."""
         if clip.fingerprint not in self._vectors:
-            vectors = text_vectors(self.dataset, clip) if self.dataset else _encode(clip, self.texts)
+            vectors = text_vectors(self.dataset, clip) if self.dataset else encode_captions(clip, self.texts)
             self._vectors[clip.fingerprint] = vectors
         return self._vectors[clip.fingerprint]
 
@@ -134,36 +133,45 @@ class SplitImages:
 
 
 class FolderImages:
-    """Image files of one size, as they are.
+    """Image files of one size, as they are, or brought to one size.
 
     Args:
         folder: where they are from.
         files: the images; at least one.
+        resize: shorter side in pixels to which each is resized before its centre is cropped to a square.
 
     Raises DataError where the first cannot be read.
     """
 
-    def __init__(self, folder: Path, files: Sequence[Path]) -> None:
+    def __init__(self, folder: Path, files: Sequence[Path], resize: int | None = None) -> None:
         self.folder = folder
-        self._files = files
+        self.files = files
+        self._resize = resize
         self.cache: Path | None = folder / ".features"
         _, height, width = self._read(0).shape
         self.size = (height, width)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the names and bytes of the files."""
-        digest = hashlib.sha256()
-        for file in self._files:
-            try:
-                content = hashlib.sha256(file.read_bytes()).digest()
-            except OSError as error:
-                raise DataError(f"{file} cannot be read: {error.strerror}.") from error
+        """Changes with the names and bytes of the files, and with the size that they are brought to."""
+        digest = hashlib.sha256() if self._resize is None else hashlib.sha256(f"resized to {self._resize}".encode())
+        for file, content in zip(self.files, self.digests, strict=True):
             digest.update(str(file.relative_to(self.folder)).encode("utf-8", "surrogateescape") + b"\0" + content)
         return digest.hexdigest()
 
+    @cached_property
+    def digests(self) -> list[bytes]:
+        """A SHA-256 of each file. Raises DataError for one that cannot be read."""
+        digests = []
+        for file in self.files:
+            try:
+                digests.append(hashlib.sha256(file.read_bytes()).digest())
+            except OSError as error:
+                raise DataError(f"{file} cannot be read: {error.strerror}.") from error
+        return digests
+
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """Yield the images (B,3,H,W). Raises DataError for one that cannot be read or is of another size."""
@@ -171,19 +179,26 @@ class FolderImages:
 
     def _read(self, index: int) -> Tensor:
         try:
-            return to_uint8(from_image(read_image(self._files[index])))
+            return to_uint8(from_image(self._resized(read_image(self.files[index]))))
         except ImageError as error:
-            raise DataError(f"{self._files[index]}: {error}. Fix or remove it.") from error
+            raise DataError(f"{self.files[index]}: {error}. Fix or remove it.") from error
 
     def _read_of_size(self, index: int) -> Tensor:
         image = self._read(index)
         _, height, width = image.shape
         if (height, width) != self.size:
             raise DataError(
-                f"{self._files[index]} has {width} x {height} pixels, but {self._files[0].name} {self.size[1]} x "
-                f"{self.size[0]}: give images of one size."
+                f"{self.files[index]} has {width} x {height} pixels, but {self.files[0].name} {self.size[1]} x "
+                f"{self.size[0]}: give images of one size, or --resize {min(self.size)} to bring all to one."
             )
         return image
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        if self._resize is None:
+            return image
+        image = resize_shorter_side(image, self._resize)
+        left, upper = ((length - self._resize) // 2 for length in image.size)
+        return image.crop((left, upper, left + self._resize, upper + self._resize))
 
 
 class GeneratedImages:
@@ -221,11 +236,6 @@ class GeneratedImages:
             numbers = captions[start : start + batch_size]
             noise = noise_vectors(self._seed, numbers, self._model.config.generator.noise_dim)
             yield to_uint8(sample(self._model, noise, text[numbers], self._batch_size))
-
-
-def _encode(clip: FrozenCLIP, texts: Sequence[str]) -> Tensor:
-    starts = range(0, len(texts), _TEXT_BATCH)
-    return torch.cat([clip.encode_text(texts[start : start + _TEXT_BATCH]).cpu() for start in starts])
 
 
 def _read_batches(read: Callable[[int], Tensor], count: int, batch_size: int) -> Iterator[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ratlip_cli.data.dataset import CaptionedImages
-from ratlip_cli.data.images import SUFFIXES
+from ratlip_cli.data.images import FORMATS
 from ratlip_cli.data.layout import INFO, Problem, read_dataset
 from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.data.sources import own_images
 from ratlip_cli.errors import DataError
+from ratlip_cli.evaluation.folder_files import FolderFiles, files_below, headers, passed_over
 from ratlip_cli.evaluation.images import Captions, FolderImages, GeneratedImages, Images, SplitImages
 from ratlip_cli.evaluation.request import EvaluationRequest
 from ratlip_cli.outputs import RECORDS_FILE
 from ratlip_cli.progress import Progress
 from ratlip_cli.weights.model_folder import Model
+
+GRID = "_grid.png"
+"""How the files end in which `ratlip generate` puts all images side by side."""
+
+_ALIKE = 0.01
+"""Difference in the share of a file format below which two sets of images count as saved alike."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class Inputs:
     """Whether the captions' scene k is the real image k."""
     source: Mapping[str, str]
     """Where all of it is from, for the record."""
+    notes: tuple[str, ...] = ()
+    """What makes scores of them less than they seem."""
 
     @property
     def n_real(self) -> int:
@@ -64,25 +74,68 @@ def folder_inputs(images: Path, request: EvaluationRequest, progress: Progress) 
 
     Raises DataError for images that cannot be read or have several sizes, and for captions that do not fit them.
     """
-    fake, captions = open_folder(images, request.split, bool(request.clip_keys), request.captions_per_image)
+    fake, captions, notes = open_folder(images, request, bool(request.clip_keys))
     source = {"images": str(images)}
-    real: Images | None = None
+    if request.resize is not None:
+        source["resize"] = f"shorter side to {request.resize}, then the centre"
+    real: SplitImages | FolderImages | None = None
     if request.reference is not None:
-        real, _ = open_folder(request.reference, request.split, False, request.captions_per_image)
+        real, _, passed = open_folder(request.reference, request, False)
+        notes += passed
         if real.size != fake.size:
             raise DataError(
                 f"the samples of {images} have {_pixels(fake)} pixels, those of {request.reference} {_pixels(real)}: "
-                "bring them to one size."
+                f"--resize {min(*fake.size, *real.size)} brings them to one size."
             )
         source |= {"reference": str(request.reference)}
     elif request.dataset is not None:
         height, width = fake.size
         if height != width:
-            raise DataError(f"the samples of {images} have {_pixels(fake)} pixels, those of a dataset are square.")
+            raise DataError(
+                f"the samples of {images} have {_pixels(fake)} pixels, those of a dataset are square: "
+                f"--resize {min(height, width)} makes them so."
+            )
         dataset = open_split(request.dataset, request, height, progress)
         real = SplitImages(dataset)
         source |= {"dataset": str(dataset.path), "split": dataset.split}
-    return Inputs(fake, real, captions, False, source)
+    notes += [*_copies(fake, real), *_formats(fake, real)]
+    for side in (fake, real):
+        if isinstance(side, FolderImages) and request.resize is not None:
+            small = sum(header.shorter_side < request.resize for header in headers(side.files))
+            notes += [f"{small:,} of {len(side):,} images of {side.folder} are enlarged"] if small else []
+    return Inputs(fake, real, captions, False, source, tuple(dict.fromkeys(notes)))
+
+
+def _copies(fake: Images, real: Images | None) -> list[str]:
+    """Say how many images are there twice, or on both sides."""
+    notes = []
+    if real is not None and real.fingerprint == fake.fingerprint:
+        notes = ["the generated images are the real images themselves: distances between them say nothing"]
+        real = None
+    theirs = set(real.digests) if isinstance(real, FolderImages) else set()
+    for side in (fake, real):
+        if isinstance(side, FolderImages) and (twice := len(side) - len(set(side.digests))):
+            notes.append(f"{twice:,} of {len(side):,} images of {side.folder} are copies of others, byte for byte")
+    if isinstance(fake, FolderImages) and (common := sum(digest in theirs for digest in fake.digests)):
+        notes.append(f"{common:,} of {len(fake):,} generated images are among the real ones, byte for byte")
+    return notes
+
+
+def _formats(fake: Images, real: Images | None) -> list[str]:
+    """Say where one side was compressed in another way than the other: that alone makes a distance."""
+    if real is None or not isinstance(fake, FolderImages):
+        return []
+    ours = Counter(header.compression for header in headers(fake.files))
+    theirs = Counter({"lossless": len(real)})
+    if isinstance(real, FolderImages):
+        theirs = Counter(header.compression for header in headers(real.files))
+    if all(abs(ours[kind] / len(fake) - theirs[kind] / len(real)) < _ALIKE for kind in {*ours, *theirs}):
+        return []
+    one, other = (", ".join(f"{n:,} {kind}" for kind, n in sorted(kinds.items())) for kinds in (ours, theirs))
+    return [
+        f"file formats differ (generated images: {one}; real images: {other}): that alone made an FID of "
+        "0.07 to 0.33 where it was measured; save both sides alike, best as PNG"
+    ]
 
 
 def open_split(name: str | Path, request: EvaluationRequest, image_size: int, progress: Progress) -> CaptionedImages:
@@ -92,9 +145,9 @@ def open_split(name: str | Path, request: EvaluationRequest, image_size: int, pr
 
 
 def open_folder(
-    folder: Path, split: str, captioned: bool, captions_per_image: int
-) -> tuple[SplitImages | FolderImages, Captions | None]:
-    """The images of a folder, and their captions where they are wanted.
+    folder: Path, request: EvaluationRequest, captioned: bool
+) -> tuple[SplitImages | FolderImages, Captions | None, list[str]]:
+    """The images of a folder, their captions where they are wanted, and lines about what was passed over.
 
     A prepared dataset gives its split; a folder of `ratlip generate` what its images.jsonl lists; a folder of your own
     images (see `data.sources.own_images`) its images with their captions; any other folder all its images.
@@ -102,24 +155,32 @@ def open_folder(
     Raises DataError for a folder without images, and for captions that do not fit the images.
     """
     if (folder / INFO).is_file():
-        dataset = CaptionedImages(folder, split, read_dataset(folder).image_size)
-        return SplitImages(dataset), Captions.of_folder([own.captions[:captions_per_image] for own in dataset.entries])
+        dataset = CaptionedImages(folder, request.split, request.resize or read_dataset(folder).image_size)
+        own = Captions.of_folder([entry.captions[: request.captions_per_image] for entry in dataset.entries])
+        return SplitImages(dataset), own, []
+    below = files_below(folder)
+    notes = passed_over(folder, below.others)
     if (folder / RECORDS_FILE).is_file():
         listed = _listed(folder)
+        named = {file for file, _ in listed}
+        unnamed = [file for file in below.images if file not in named and not file.name.endswith(GRID)]
+        notes = passed_over(folder, unnamed, f"not named in {RECORDS_FILE}")
     elif captioned:
-        listed = _captioned(folder, captions_per_image)
+        listed = _captioned(folder, below, request.captions_per_image)
     else:
-        listed = [(file, []) for file in _images_below(folder)]
+        listed = [(file, []) for file in below.images]
     if not listed:
-        raise DataError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}).")
+        raise DataError("; ".join([f"{folder} holds no images ({', '.join(FORMATS)})", *notes]) + ".")
     captions = Captions.of_folder([texts for _, texts in listed]) if listed[0][1] else None
-    return FolderImages(folder, [file for file, _ in listed]), captions
+    return FolderImages(folder, [file for file, _ in listed], request.resize), captions, notes
 
 
-def _captioned(folder: Path, captions_per_image: int) -> list[tuple[Path, Sequence[str]]]:
+def _captioned(folder: Path, below: FolderFiles, captions_per_image: int) -> list[tuple[Path, Sequence[str]]]:
     listed: list[tuple[Path, Sequence[str]]] = []
     for record in own_images.records(folder, own_images.Options()):
         if isinstance(record, Problem):
+            if folder / record.name in below.others:  # no image, so that it needs no caption
+                continue
             raise DataError(f"{folder / record.name}: {record.reason}. The metrics by CLIP need a caption an image.")
         texts = [caption for caption in record.captions if caption.strip()]
         if not texts:
@@ -140,20 +201,14 @@ def _listed(folder: Path) -> list[tuple[Path, Sequence[str]]]:
     try:
         with (folder / RECORDS_FILE).open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
-        return [(folder / str(row["file_name"]), [str(row["prompt"])]) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        listed: list[tuple[Path, Sequence[str]]] = [
+            (folder / str(row["file_name"]), [str(row["prompt"])]) for row in rows
+        ]
+        for file, _ in listed:
+            file.relative_to(folder)  # ValueError where it lies elsewhere
+        return listed
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{folder / RECORDS_FILE} is not what `ratlip generate` writes: {error}.") from error
-
-
-def _images_below(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder of images.")
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        if not any(name.startswith(".") for name in path.relative_to(folder).parts)
-    )
 
 
 def _pixels(images: Images) -> str:

@@ -91,8 +91,11 @@ def clip_score(images: FeatureFile, captions: Captions, network: ClipNetwork) ->
 def r_precision(images: FeatureFile, captions: Captions, network: ClipNetwork) -> Measurement:
     """How often an image's own caption ranks first among CANDIDATES, in [0,1]."""
     scores, fewest = ranks_first(images, captions, captions.vectors(network.clip))
-    note = f"among {fewest} captions instead of {CANDIDATES}" if fewest < CANDIDATES else None
-    return Measurement(lambda counts: _mean(scores, counts.fake), note)
+    notes = [f"among {fewest} captions instead of {CANDIDATES}"] if fewest < CANDIDATES else []
+    if alike := network.clip.alike(captions.texts):
+        same = "have the text vector of one in other words, which it cannot tell apart"
+        notes.append(f"{alike:,} of {len(captions.texts):,} captions {same}")
+    return Measurement(lambda counts: _mean(scores, counts.fake), "; ".join(notes) or None)
 
 
 FEATURE_METRICS = {"fid": fid, "kid": kid, "precision": precision, "recall": recall}

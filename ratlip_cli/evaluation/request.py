@@ -59,6 +59,12 @@ class EvaluationRequest:
     reference: Path | None = setting(
         None, "With --images: real images, instead of --dataset.", group=SCORED, metavar="DIR"
     )
+    resize: int | None = setting(
+        None,
+        "With --images: shorter side to which every image is resized, then the centre is cropped; for several sizes.",
+        group=SCORED,
+        metavar="PIXELS",
+    )
     data_dir: Path = setting(Path("data"), "Folder of prepared datasets.", group=SCORED, envvar="RATLIP_DATA")
     metrics: tuple[str, ...] = DEFAULT_METRICS
     """Of METRICS."""
@@ -117,6 +123,10 @@ class EvaluationRequest:
             raise UsageError(f"seed is {self.seed}; it must not be negative, and below 2^63.")
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"batch size is {self.batch_size}; it must be at least 1.")
+        if self.resize is not None and self.resize < 1:
+            raise UsageError(f"resize is {self.resize}; it must be at least 1 pixel.")
+        if self.images is None and self.resize is not None:
+            raise UsageError("--resize goes with --images; a model's images have the size of the model.")
         if self.images is None and self.reference is not None:
             raise UsageError("--reference goes with --images; a model is compared with a --dataset.")
         if self.images is not None and (self.model is not None or None not in (self.reference, self.dataset)):

@@ -10,24 +10,27 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import ratlip_cli
+from ratlip_cli.data.dataset import cut_captions
 from ratlip_cli.device import resolve_device
-from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.errors import DataError, RatlipError, UsageError
 from ratlip_cli.evaluation.extract import extract
 from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_split
 from ratlip_cli.evaluation.metrics import FEATURE_METRICS, Metric, wanted_metrics
 from ratlip_cli.evaluation.networks import Networks, load_networks
 from ratlip_cli.evaluation.request import EvaluationRequest
 from ratlip_cli.evaluation.statistics import NEIGHBOURS, Counts, Interval, candidates, interval, resamples
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.weights.load import default_model, load_model
 from ratlip_cli.weights.model_folder import Model
@@ -78,6 +81,8 @@ class Evaluation:
     """All of it."""
     metrics: Mapping[str, Score]
     """By name."""
+    notes: tuple[str, ...] = ()
+    """What makes all of them less than they seem."""
 
     def __repr__(self) -> str:
         scores = ", ".join(f"{name}={score.value:.4f}" for name, score in self.metrics.items())
@@ -117,7 +122,8 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
     if request.images is not None:
         device = resolve_device(request.device)
         inputs = folder_inputs(request.images, request, progress)
-        return score_inputs(inputs, request, load_networks(request, device), progress)
+        networks = load_networks(request, device)
+        return score_inputs(_noted(inputs, [network.clip for network in networks.clips]), request, networks, progress)
     if isinstance(request.model, Model):
         model = request.model
     else:
@@ -128,7 +134,18 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
     _log.info("model %s (%s) on %s, against %s", model.name, model.fingerprint, model.device, dataset)
     split = open_split(dataset, request, model.config.generator.image_size, progress)
     networks = load_networks(request, model.device, model)
-    return score_inputs(model_inputs(model, split, request), request, networks, progress)
+    inputs = _noted(model_inputs(model, split, request), [model.clip, *(network.clip for network in networks.clips)])
+    return score_inputs(inputs, request, networks, progress)
+
+
+def _noted(inputs: Inputs, clips: Sequence[FrozenCLIP]) -> Inputs:
+    """Add what the CLIPs that read the captions cut off, and say all notes."""
+    captions = inputs.captions
+    cut = [] if captions is None else [cut_captions(clip, captions.texts) for clip in clips]
+    inputs = replace(inputs, notes=tuple(dict.fromkeys((*inputs.notes, *filter(None, cut)))))
+    for note in inputs.notes:
+        _log.warning("%s", note)
+    return inputs
 
 
 def score_inputs(
@@ -141,7 +158,7 @@ def score_inputs(
 
     Raises:
         DataError: an image cannot be read, there are too few, or captions or real images are missing.
-        RatlipError: the model generates NaN.
+        RatlipError: the model generates NaN, or a score is not finite. WeightsError: a network's features are not.
     """
     started = time.perf_counter()
     _check(inputs, request, networks)
@@ -165,6 +182,7 @@ def score_inputs(
         fingerprint=_fingerprint(inputs, request, networks),
         seconds=time.perf_counter() - started,
         metrics={score.name: score for score in scores},
+        notes=inputs.notes,
     )
 
 
@@ -193,6 +211,8 @@ def _score(metric: Metric, inputs: Inputs, bootstrap: int, extraction: float, pr
     for counts in resamples(bootstrap, inputs.n_real, inputs.scenes, inputs.paired):
         replicates.append(measurement.value(counts))
         progress(f"{metric.name} of resamples", len(replicates), bootstrap, "resamples")
+    if not all(map(math.isfinite, (value, *replicates))):
+        raise RatlipError(f"{metric.name} is not a number: the features by {metric.network.name} are out of range.")
     return Score(
         key=metric.key,
         name=metric.name,

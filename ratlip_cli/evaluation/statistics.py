@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 from torch import Tensor
 
-from ratlip_cli.errors import DataError
+from ratlip_cli.errors import DataError, RatlipError
 from ratlip_cli.evaluation.feature_file import FeatureFile
 from ratlip_cli.evaluation.images import Captions
 from ratlip_cli.model.losses import clip_similarity
@@ -75,7 +75,8 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     factors = _factor(first.covariance), _factor(second.covariance)
     overlap = np.linalg.svd(factors[0].T @ factors[1], compute_uv=False).sum()
     spread = np.trace(first.covariance) + np.trace(second.covariance)
-    return max(0.0, float(np.sum((first.mean - second.mean) ** 2) + spread - 2 * overlap))
+    distance = np.sum((first.mean - second.mean) ** 2) + spread - 2 * overlap
+    return float(np.maximum(0.0, distance))  # NaN stays NaN
 
 
 def _factor(covariance: Matrix) -> Matrix:
@@ -155,7 +156,10 @@ def _radii(manifold: FeatureFile) -> Tensor:
             together = torch.cat((nearest, distances), dim=1)
             nearest = together.topk(min(NEIGHBOURS + 1, together.shape[1]), dim=1, largest=False).values
         radii.append(nearest.amax(dim=1))
-    return torch.cat(radii)
+    widths = torch.cat(radii)
+    if not widths.isfinite().all():
+        raise RatlipError("precision and recall: the features are too large to measure distances between them.")
+    return widths
 
 
 def _distances(first: FeatureFile, rows: slice, second: FeatureFile, columns: slice) -> Tensor:

@@ -8,12 +8,14 @@ pass through it to pixels, bridge features and prompts. `weights/clip_files.py` 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from open_clip.tokenizer import tokenize
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +25,10 @@ from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.tensor_files import fingerprint
 
 DEFAULT_CLIP = "ViT-B-32-quickgelu:openai"
+DEFAULT_CONTEXT = 77
+"""Tokens of a caption that it reads, start and end included."""
+_TOKENIZED_AT_ONCE = 1024
+_T = TypeVar("_T")
 UNKNOWN = -1
 """Stands in a trimmed vocabulary for the row of every token that is not listed."""
 
@@ -110,8 +116,21 @@ class FrozenCLIP(nn.Module):
         return fingerprint(self.model.state_dict(), {**settings, "vocabulary": self.vocabulary})
 
     def is_overlong(self, caption: str) -> bool:
-        """Whether a caption fills the text context, so that its end may be cut."""
-        return bool(self.tokenizer([caption])[0, -1] != 0)
+        """Whether a caption is longer than the text context, so that its end is cut."""
+        return bool(overlong([caption], self.tokenizer, self.context_length))
+
+    def overlong(self, captions: Sequence[str]) -> list[int]:
+        """Which of the captions are longer than the text context, so that their ends are cut."""
+        return overlong(captions, self.tokenizer, self.context_length)
+
+    def alike(self, captions: Sequence[str]) -> int:
+        """How many captions have the text vector of a caption in other words: cut to it, or of unknown words."""
+        wordings: defaultdict[bytes, set[str]] = defaultdict(set)
+        for batch in _batches(sorted(set(captions))):
+            for caption, row in zip(batch, self.embedding_rows(self.tokenizer(batch)).cpu().numpy(), strict=True):
+                wordings[row.tobytes()].add(caption)
+        shared = {caption for same in wordings.values() if len(same) > 1 for caption in same}
+        return sum(caption in shared for caption in captions)
 
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str]) -> Tensor:
@@ -124,11 +143,13 @@ class FrozenCLIP(nn.Module):
     @torch.no_grad()
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """Text vectors T (B,d) from token ids (B,context) of the tokenizer."""
-        tokens = tokens.to(self.mean.device)
-        if self.vocabulary is not None:
-            tokens = self.token_rows[tokens]
-        vectors: Tensor = self.model.encode_text(tokens)  # type: ignore[operator]
+        vectors: Tensor = self.model.encode_text(self.embedding_rows(tokens))  # type: ignore[operator]
         return vectors
+
+    def embedding_rows(self, tokens: Tensor) -> Tensor:
+        """Rows of the token embedding (B,context) of token ids (B,context): all that a text vector depends on."""
+        tokens = tokens.to(self.mean.device)
+        return tokens if self.vocabulary is None else self.token_rows[tokens]
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Image vectors (B,d), not normalised, from images (B,3,H,W) in [-1,1]."""
@@ -224,6 +245,24 @@ class FrozenCLIP(nn.Module):
         class_token = self.visual.transformer.resblocks[-1](tokens)[:, 0]
         vector: Tensor = self.visual.ln_post(class_token) @ self.visual.proj
         return vector
+
+
+def overlong(captions: Sequence[str], tokenizer: Any = tokenize, context_length: int = DEFAULT_CONTEXT) -> list[int]:
+    """Which captions have more tokens, start and end included, than a CLIP reads; left out, OpenAI's CLIP.
+
+    A token is at least a byte, so that captions of few bytes need no tokenizer.
+    """
+    long = [number for number, caption in enumerate(captions) if len(caption.lower().encode()) > context_length - 2]
+    cut: list[int] = []
+    for numbers in _batches(long):
+        tokens = tokenizer([captions[number] for number in numbers], context_length + 1)
+        cut += [number for number, last in zip(numbers, tokens[:, -1].tolist(), strict=True) if last]
+    return cut
+
+
+def _batches(values: Sequence[_T]) -> Iterator[list[_T]]:
+    for start in range(0, len(values), _TOKENIZED_AT_ONCE):
+        yield list(values[start : start + _TOKENIZED_AT_ONCE])
 
 
 def _token_rows(vocabulary: Sequence[int]) -> Tensor:

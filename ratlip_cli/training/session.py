@@ -7,11 +7,12 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ratlip_cli.data.dataset import CaptionedImages, training_batches
 from ratlip_cli.data.layout import read_split
@@ -25,6 +26,7 @@ from ratlip_cli.training.run_folder import RunFolder
 from ratlip_cli.training.settings import TrainSettings, parse_duration
 from ratlip_cli.training.trainer import StepRecord, Trainer
 from ratlip_cli.training.validation import Validation, deciding_score, read_best, write_best
+from ratlip_cli.training.variety import Watch, variety
 from ratlip_cli.weights.card import may_be_shown, write_card
 from ratlip_cli.weights.model_folder import (
     SAMPLES_FILE,
@@ -60,6 +62,7 @@ class TrainingSession:
         self.total_steps = self.settings.total_steps(
             len(self.dataset), self.trainer.steps_done, self.trainer.images_seen
         )
+        self._watch = Watch.of_run(self.folder.metrics)
         self._prompts = sample_prompts(self.dataset)
         self._conditions = self.settings.family.encode(self.trainer.clip, self._prompts)
 
@@ -93,12 +96,12 @@ class TrainingSession:
                 record = self.trainer.train_step(next(batches))
                 self._unlogged = record
                 evaluation = self._evaluate(is_over) if self._due(self.settings.eval_every) else None
+                if self._due(self.settings.sample_every):
+                    record = self._sampled(record)
                 self._unlogged = None
                 self.folder.log(record, evaluation)
                 if evaluation is not None:
                     self._keep_if_best(evaluation)
-                if self._due(self.settings.sample_every):
-                    self._write_samples()
                 if self._due(self.settings.save_every) or self._due(self.settings.keep_every):
                     self.save()
                 yield record
@@ -165,20 +168,30 @@ class TrainingSession:
     def _due(self, every: int) -> bool:
         return every > 0 and self.trainer.steps_done % every == 0
 
+    def _sampled(self, record: StepRecord) -> StepRecord:
+        """Write samples, and add to what was measured how unlike they are."""
+        figures = variety(self._write_samples())
+        for line in self._watch.fallen(record.step, figures):
+            _log.warning("%s", line)
+        return replace(record, logs={**record.logs, **figures})
+
     @torch.no_grad()
-    def _write_samples(self) -> None:
+    def _write_samples(self) -> Tensor:
+        """Write a grid of samples; their CLIP image vectors (prompts, SAMPLE_COLUMNS, d)."""
         noise = noise_vectors(self.settings.seed, range(SAMPLE_COLUMNS), self.settings.noise_dim)
-        rows = []
+        rows, vectors = [], []
         for prompt, condition in zip(self._prompts, self._conditions, strict=True):
             text = condition.expand(SAMPLE_COLUMNS, *condition.shape)
             images = self.trainer.ema(noise.to(self.trainer.device), text, self.trainer.clip)
             rows.append((prompt, to_images(images)))
+            vectors.append(self.trainer.clip.encode_image(images.clamp(-1, 1)))
         config = read_model_config(self.folder.model)
         fingerprint = model_fingerprint(self.trainer.ema.state_dict(), config)
         samples = self.folder.save_samples(rows, self.trainer.steps_done, fingerprint)
         if may_be_shown(self.dataset.info.licence):
             with whole_file(self.folder.model / SAMPLES_FILE) as partial:
                 shutil.copyfile(samples, partial)
+        return torch.stack(vectors)
 
     def _diverged(self) -> str:
         last = self.trainer.steps_done

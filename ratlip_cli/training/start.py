@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ratlip_cli.data.dataset import CaptionedImages, text_vectors
+from ratlip_cli.data.dataset import CaptionedImages, cut_captions, text_vectors
 from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.device import resolve_device
 from ratlip_cli.errors import UsageError, WeightsError
@@ -80,6 +80,8 @@ def open_session(
     if run is None and settings.out and Path(settings.out).exists():
         raise already_there(Path(settings.out))
     tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
+    if (cut := cut_captions(clip, dataset.captions)) is not None:
+        tell(cut)
     trainer = Trainer(settings, clip, _conditions(settings, dataset, clip), len(dataset), device)
     identity = Identity(settings.architecture, clip.fingerprint, dataset.fingerprint)
     if checkpoint is not None:

@@ -7,6 +7,7 @@ best/                 a model folder with the best EMA of the generator
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -89,8 +90,11 @@ def read_best(folder: Path) -> Best | None:
     path = folder / RESULT_FILE
     try:
         content = read_json(path)
-        return Best(int(content["step"]), str(content["metric"]), float(content["value"]))
+        best = Best(int(content["step"]), str(content["metric"]), float(content["value"]))
+        if not math.isfinite(best.value):
+            raise ValueError(f"{best.metric} is {best.value}")
+        return best
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RatlipError(f"{path} is damaged ({error}); remove it to begin again with the next evaluation.") from error

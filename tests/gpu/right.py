@@ -432,7 +432,7 @@ def exact_resume(context: Context) -> None:
                 identity = Identity(again.settings.architecture, "clip", "data")
                 path = save_checkpoint(Path(folder), again, identity, keep=1)
                 resumed = small_trainer(context.device)
-                resume(resumed, read_checkpoint(path), identity)
+                resume(resumed, read_checkpoint(path), identity, again.settings)
             stepped(again, 2)
             stepped(resumed, 2)
             differences = {"twice": apart(again, whole), "resumed": apart(resumed, whole)}
