@@ -16,6 +16,7 @@ from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.fast import Swap, clip_for
 from ratlip_cli.fast.clip import FastQuickGELU
 from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.model.towers import CLIP
 from ratlip_cli.weights.clip_files import CONFIG_FILE, WEIGHTS_FILE, clip_architecture, load_clip, save_clip
 
 ALL = frozenset(Swap)
@@ -29,9 +30,10 @@ def clip_of(**vision: object) -> tuple[FrozenCLIP, open_clip.CLIP]:
     torch.manual_seed(1)
     model = open_clip.CLIP(**config)
     tokenizer = open_clip.SimpleTokenizer(context_length=16)
-    as_it_was = copy.deepcopy(model).eval()
-    clip = FrozenCLIP(model, tokenizer, "test", PREPROCESS["mean"], PREPROCESS["std"])
-    return clip_for(clip, ALL), as_it_was
+    towers = CLIP(config)
+    towers.load_state_dict(model.state_dict())
+    clip = FrozenCLIP(towers, tokenizer, "test", PREPROCESS["mean"], PREPROCESS["std"])
+    return clip_for(clip, ALL), model.eval()
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,10 @@ def long_captions(path: Path) -> int:
     ]
     if not captions:
         return 0
+    from ratlip_cli.clip_tokenizer import CLIPTokenizer
     from ratlip_cli.model.clip import overlong
 
-    return len(overlong(captions))
+    return len(overlong(captions, CLIPTokenizer(), CONTEXT))
 
 
 def _may_be_long(caption: str) -> bool:

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from enum import Enum
 
 import torch
-from open_clip.transformer import QuickGELU
 from torch import nn
 
 from ratlip_cli.fast.affines import FastCATBLK, FastRATBLK
 from ratlip_cli.fast.attention import FastSAConv, FastShuffleAttention
-from ratlip_cli.fast.clip import FastCLIP, FastQuickGELU, FastSelfAttention
+from ratlip_cli.fast.clip import FastCLIP, FastQuickGELU, FixedSelfAttention
 from ratlip_cli.fast.onednn import FixedLinear, is_usable
 from ratlip_cli.fast.referee import FastReferee
 from ratlip_cli.fast.upsampling import ColourConv, ExportedGBlock, FastGBlock, UpsamplingConv
@@ -22,6 +21,7 @@ from ratlip_cli.model.discriminator import Referee
 from ratlip_cli.model.generator import GBlock, Generator
 from ratlip_cli.model.rat import CATBLK, RATBLK
 from ratlip_cli.model.shuffle_attention import SAConv, ShuffleAttention
+from ratlip_cli.model.towers import QuickGELU, SelfAttention
 
 
 class Swap(Enum):
@@ -33,7 +33,6 @@ class Swap(Enum):
     COLOURS = "colours"  # The last convolution, to three colours, by rows.
     IN_PLACE = "in-place"  # LeakyReLUs that overwrite their input.
     REFEREE = "referee"  # The referee without a tiled text vector.
-    CLIP_ATTENTION = "clip-attention"  # CLIP's attention with all positions in one product.
     CLIP_LINEAR = "clip-linear"  # CLIP's products by oneDNN, whose weights get no gradient.
     CLIP_GELU = "clip-gelu"  # CLIP's QuickGELU as a SiLU.
     CLIP_PATCHES = "clip-patches"  # CLIP's patch convolution as one matrix; of its last block the class token alone.
@@ -110,12 +109,7 @@ def swap_clip(clip: FrozenCLIP, swaps: frozenset[Swap]) -> None:
     """Swap modules of a CLIP's vision transformer, in place."""
     transformer = clip.visual.transformer
     if Swap.CLIP_LINEAR in swaps:
-        linear: dict[type[nn.Module], type[nn.Module]] = {
-            type(module): FixedLinear for module in transformer.modules() if isinstance(module, nn.Linear)
-        }
-        _swap(transformer, linear)
-    if Swap.CLIP_ATTENTION in swaps:
-        _swap(transformer, {nn.MultiheadAttention: FastSelfAttention})
+        _swap(transformer, {nn.Linear: FixedLinear, SelfAttention: FixedSelfAttention})
     if Swap.CLIP_GELU in swaps:
         _swap(transformer, {QuickGELU: FastQuickGELU})
     if Swap.CLIP_PATCHES in swaps and type(clip) is FrozenCLIP:

@@ -15,18 +15,15 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from open_clip.tokenizer import tokenize
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ratlip_cli.errors import UsageError, WeightsError
+from ratlip_cli.errors import UsageError
 from ratlip_cli.model.config import ClipGeometry
+from ratlip_cli.model.towers import CLIP, VisionTransformer
 from ratlip_cli.tensor_files import fingerprint
 
 DEFAULT_CLIP = "ViT-B-32-quickgelu:openai"
-DEFAULT_CONTEXT = 77
-"""Tokens of a caption that it reads, start and end included."""
 _TOKENIZED_AT_ONCE = 1024
 _T = TypeVar("_T")
 UNKNOWN = -1
@@ -48,8 +45,8 @@ class FrozenCLIP(nn.Module):
     """A CLIP with a vision transformer, never trained, always in eval mode.
 
     Args:
-        model: open_clip's; its vision tower must be a ViT with a square grid and a class token, else WeightsError.
-        tokenizer: captions to token ids (B,context), open_clip's for this model.
+        model: its towers.
+        tokenizer: captions to token ids (B,context).
         spec: how the model was named, for messages and records.
         mean, std: the normalisation of pixels in [0,1], three values each.
         vocabulary: for a trimmed token embedding, the tokenizer's id of each row; UNKNOWN for the row of all others.
@@ -58,7 +55,7 @@ class FrozenCLIP(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: CLIP,
         tokenizer: Any,
         spec: str,
         mean: Sequence[float],
@@ -67,14 +64,7 @@ class FrozenCLIP(nn.Module):
         config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        visual = getattr(model, "visual", None)
-        if not isinstance(visual, VisionTransformer):
-            raise WeightsError(f"CLIP '{spec}' has no vision transformer; choose a ViT, such as {DEFAULT_CLIP}.")
-        if visual.attn_pool is not None or getattr(visual, "pool_type", "tok") != "tok":
-            raise WeightsError(f"CLIP '{spec}' does not read its class token; choose another, such as {DEFAULT_CLIP}.")
-        rows, columns = visual.grid_size
-        if rows != columns:
-            raise WeightsError(f"CLIP '{spec}' has a grid of {rows}x{columns} patches; it must be square.")
+        visual = model.visual
         self.spec = spec
         self.config = config
         self.model = model.float().eval().requires_grad_(False)
@@ -82,10 +72,10 @@ class FrozenCLIP(nn.Module):
         self.vocabulary = list(vocabulary) if vocabulary is not None else None
         self.geometry = ClipGeometry(
             width=visual.conv1.out_channels,
-            grid=rows,
+            grid=visual.grid,
             layers=len(visual.transformer.resblocks),
             embed_dim=visual.proj.shape[1],
-            image_size=visual.image_size[0],
+            image_size=visual.image_size,
         )
         self.mean: Tensor
         self.std: Tensor
@@ -96,8 +86,8 @@ class FrozenCLIP(nn.Module):
             self.register_buffer("token_rows", _token_rows(self.vocabulary), persistent=False)
 
     @property
-    def visual(self) -> Any:
-        """open_clip's vision transformer."""
+    def visual(self) -> VisionTransformer:
+        """Its vision transformer."""
         return self.model.visual
 
     def train(self, mode: bool = True) -> FrozenCLIP:
@@ -143,8 +133,7 @@ class FrozenCLIP(nn.Module):
     @torch.no_grad()
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """Text vectors T (B,d) from token ids (B,context) of the tokenizer."""
-        vectors: Tensor = self.model.encode_text(self.embedding_rows(tokens))  # type: ignore[operator]
-        return vectors
+        return self.model.encode_text(self.embedding_rows(tokens))
 
     def embedding_rows(self, tokens: Tensor) -> Tensor:
         """Rows of the token embedding (B,context) of token ids (B,context): all that a text vector depends on."""
@@ -247,8 +236,8 @@ class FrozenCLIP(nn.Module):
         return vector
 
 
-def overlong(captions: Sequence[str], tokenizer: Any = tokenize, context_length: int = DEFAULT_CONTEXT) -> list[int]:
-    """Which captions have more tokens, start and end included, than a CLIP reads; left out, OpenAI's CLIP.
+def overlong(captions: Sequence[str], tokenizer: Any, context_length: int) -> list[int]:
+    """Which captions have more tokens of the tokenizer, start and end included, than `context_length`.
 
     A token is at least a byte, so that captions of few bytes need no tokenizer.
     """

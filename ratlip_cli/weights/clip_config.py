@@ -7,7 +7,7 @@ no key that names anything is known.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ratlip_cli.errors import UsageError
@@ -45,6 +45,7 @@ class _Vision:
         _in_range("patch_dropout", self.patch_dropout, 0, 0.99)
         if self.pool_type != "tok" or self.attentional_pool:
             raise ValueError("the image vector must be that of the class token, pool_type 'tok'")
+        _as_usual(self, "no_ln_pre", "final_ln_after_pool")
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ class _Text:
         _in_range("heads", self.heads, 1, self.width)
         _in_range("layers", self.layers, 1, LARGEST["layers"])
         _in_range("mlp_ratio", self.mlp_ratio, 1 / self.width, 64)
-        if self.pool_type not in ("argmax", "eos", "first", "last"):
-            raise ValueError("pool_type must be one of argmax, eos, first and last")
+        if self.pool_type not in ("argmax", "eos"):
+            raise ValueError("the text vector must be that of the end-of-text token, pool_type 'argmax' or 'eos'")
+        _as_usual(self, "ls_init_value", "no_causal_mask", "final_ln_after_pool", "proj_bias")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,17 @@ class _Model:
     init_logit_scale: float = 0.0
     init_logit_bias: float | None = None
     nonscalar_logit_scale: bool = False
+
+    def __post_init__(self) -> None:
+        _as_usual(self, "init_logit_bias", "nonscalar_logit_scale")
+
+
+def _as_usual(section: Any, *names: str) -> None:
+    """Raise ValueError where a field has another value than CLIP's own towers have."""
+    usual = {field.name: field.default for field in fields(section)}
+    for name in names:
+        if getattr(section, name) != usual[name]:
+            raise ValueError(f"'{name}' is {getattr(section, name)}; a CLIP of this kind cannot be used")
 
 
 def checked_model_cfg(content: Any) -> dict[str, Any]:

@@ -13,16 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from torch import Tensor
 
 from ratlip_cli import fast
+from ratlip_cli.clip_tokenizer import DEFAULT_CONTEXT, CLIPTokenizer
 from ratlip_cli.errors import UsageError, WeightsError, first_line, unknown_name
 from ratlip_cli.file_kinds import other_file
 from ratlip_cli.files import write_text
 from ratlip_cli.json_files import read_json
 from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP
+from ratlip_cli.model.towers import CLIP
 from ratlip_cli.tensor_files import check_fit, load_into, load_tensors, load_weights, save_tensors
 from ratlip_cli.weights.clip_config import checked_model_cfg
 
@@ -49,9 +50,12 @@ def load_clip(spec: str, device: str | torch.device = "cpu", swaps: frozenset[fa
 
 def is_public(spec: str) -> bool:
     """Whether `spec` is the bundled CLIP or one of open_clip with its weights by name, and no file or folder."""
+    if spec in BUNDLED:
+        return True
+    import open_clip
+
     name, _, pretrained = spec.partition(":")
-    known = name in open_clip.list_models() and pretrained in open_clip.list_pretrained_tags_by_model(name)
-    return spec in BUNDLED or known
+    return name in open_clip.list_models() and pretrained in open_clip.list_pretrained_tags_by_model(name)
 
 
 def _load(spec: str) -> FrozenCLIP:
@@ -61,9 +65,11 @@ def _load(spec: str) -> FrozenCLIP:
     name, _, pretrained = spec.partition(":")
     pretrained = pretrained or DEFAULT_CLIP.partition(":")[2]
     model_cfg = _model_cfg(spec, name)
+    import open_clip
+
     if pretrained == "random":
         logger.warning("CLIP %s has random weights: fit for dry runs and benchmarks, not for images.", name)
-        return _named(spec, name, pretrained=None)
+        return _named(spec, name, model_cfg, pretrained=None)
     if Path(pretrained).suffix in WEIGHTS_SUFFIXES or Path(pretrained).is_file():
         return _from_file(spec, name, Path(pretrained), model_cfg)
     tags = open_clip.list_pretrained_tags_by_model(name)
@@ -74,7 +80,7 @@ def _load(spec: str) -> FrozenCLIP:
         raise UsageError(
             f"the {pretrained} weights of CLIP {name} were trained with QuickGELU: use {quick}:{pretrained}."
         )
-    return _named(spec, name, pretrained)
+    return _named(spec, name, model_cfg, pretrained)
 
 
 def clip_architecture(spec: str) -> FrozenCLIP:
@@ -84,9 +90,11 @@ def clip_architecture(spec: str) -> FrozenCLIP:
         return _planned(folder, _read_config(folder))
     name = spec.partition(":")[0]
     model_cfg = _model_cfg(spec, name)
+    import open_clip
+
     with torch.device("meta"):
         mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-        return FrozenCLIP(open_clip.CLIP(**model_cfg), _tokenizer(spec, name), spec, mean, std)
+        return FrozenCLIP(CLIP(model_cfg), _tokenizer(spec, name, model_cfg), spec, mean, std)
 
 
 def save_clip(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -103,17 +111,18 @@ def save_clip(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Ten
 
 
 def build_clip(config: Mapping[str, Any], spec: str) -> FrozenCLIP:
-    """A CLIP with open_clip's initial weights from the content of a CLIP folder's configuration."""
-    model_cfg, pixels = dict(config["model_cfg"]), config["preprocess_cfg"]
-    tokenizer = open_clip.SimpleTokenizer(context_length=model_cfg["text_cfg"]["context_length"])
-    vocabulary = config.get("vocabulary")
-    return FrozenCLIP(open_clip.CLIP(**model_cfg), tokenizer, spec, pixels["mean"], pixels["std"], vocabulary, config)
+    """A CLIP without weights from the content of a CLIP folder's configuration."""
+    model_cfg, pixels, vocabulary = config["model_cfg"], config["preprocess_cfg"], config.get("vocabulary")
+    tokenizer = CLIPTokenizer(model_cfg["text_cfg"].get("context_length", DEFAULT_CONTEXT))
+    return FrozenCLIP(CLIP(model_cfg), tokenizer, spec, pixels["mean"], pixels["std"], vocabulary, config)
 
 
 def _model_cfg(spec: str, name: str) -> dict[str, Any]:
     """open_clip's description of the CLIP of that name. Raises an error that says why, if it cannot be used."""
     if name in BUNDLED:
         raise WeightsError(f"CLIP {name} is not bundled with this version; name another, such as {DEFAULT_CLIP}.")
+    import open_clip
+
     known = open_clip.list_models()
     if name in known:
         model_cfg = dict(open_clip.get_model_config(name))
@@ -151,7 +160,11 @@ def _why_not(model_cfg: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _tokenizer(spec: str, name: str) -> Any:
+def _tokenizer(spec: str, name: str, model_cfg: Mapping[str, Any]) -> Any:
+    if "hf_tokenizer_name" not in model_cfg["text_cfg"]:
+        return CLIPTokenizer(model_cfg["text_cfg"].get("context_length", DEFAULT_CONTEXT))
+    import open_clip
+
     try:
         with quiet():
             return open_clip.get_tokenizer(name)
@@ -207,7 +220,7 @@ def _load_folder(folder: Path) -> FrozenCLIP:
 
 
 def _from_file(spec: str, name: str, path: Path, model_cfg: Mapping[str, Any]) -> FrozenCLIP:
-    clip = _named(spec, name, pretrained=None)
+    clip = _named(spec, name, model_cfg, pretrained=None)
     weights = load_weights(path)
     for setting in ("input_resolution", "context_length", "vocab_size"):  # OpenAI's files carry them as tensors
         weights.pop(setting, None)
@@ -218,7 +231,9 @@ def _from_file(spec: str, name: str, path: Path, model_cfg: Mapping[str, Any]) -
     return clip
 
 
-def _named(spec: str, name: str, pretrained: str | None) -> FrozenCLIP:
+def _named(spec: str, name: str, model_cfg: Mapping[str, Any], pretrained: str | None) -> FrozenCLIP:
+    import open_clip
+
     try:
         with torch.random.fork_rng(devices=[]), quiet():
             torch.manual_seed(0)  # random weights are the same ones every time
@@ -230,7 +245,10 @@ def _named(spec: str, name: str, pretrained: str | None) -> FrozenCLIP:
         ) from error
     mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
-    return FrozenCLIP(model, _tokenizer(spec, name), spec, mean, std)
+    with torch.device("meta"):
+        towers = CLIP(model_cfg)
+    towers.load_state_dict(model.float().state_dict(), assign=True)
+    return FrozenCLIP(towers, _tokenizer(spec, name, model_cfg), spec, mean, std)
 
 
 @contextmanager

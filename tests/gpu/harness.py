@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
 
+import open_clip
 import torch
 from report import Context
 from torch import Tensor, nn
@@ -51,7 +52,9 @@ def plain_clip(tiny: bool) -> FrozenCLIP:
         return load_clip(FULL_CLIP, swaps=NONE)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build_clip(TINY_CLIP, "tiny")
+        clip = build_clip(TINY_CLIP, "tiny")
+        clip.model.load_state_dict(open_clip.CLIP(**TINY_CLIP["model_cfg"]).state_dict())
+        return clip
 
 
 def clip_on(

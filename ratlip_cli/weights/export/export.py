@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import ratlip_cli
+from ratlip_cli import tokenizer
+from ratlip_cli.clip_tokenizer import CLIPTokenizer, merges
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError, unknown_name
 from ratlip_cli.family import Family
 from ratlip_cli.fast import for_export
@@ -85,8 +87,7 @@ def export_model(model: Model, folder: Path, file_format: str) -> Exported:
         raise unknown_name("format", file_format, FORMATS)
     if folder.exists():
         raise UsageError(f"{folder} exists; choose another --out.")
-    merges = getattr(model.clip.tokenizer, "bpe_ranks", None)
-    if merges is None:
+    if not isinstance(model.clip.tokenizer, CLIPTokenizer):
         raise WeightsError(f"CLIP {model.clip.spec} has a tokenizer of its own, which cannot be exported yet.")
     if type(model.family).encode is not Family.encode:
         raise WeightsError(f"variant {model.family.name} reads more than text vectors, which cannot be exported yet.")
@@ -112,9 +113,9 @@ def export_model(model: Model, folder: Path, file_format: str) -> Exported:
                 raise RatlipError(
                     f"the exported {what} differ by {difference:.2g} from the model's: nothing is written."
                 )
-        write_text(partial / "merges.txt", "".join(f"{first} {second}\n" for first, second in merges))
+        write_text(partial / "merges.txt", "".join(f"{merge}\n" for merge in merges()))
         write_text(partial / "export.json", json.dumps(_settings(model, file_format), indent=2) + "\n")
-        shutil.copyfile(_STANDALONE / "tokenizer.py", partial / "tokenizer.py")
+        shutil.copyfile(tokenizer.__file__, partial / "tokenizer.py")
         example = "example_onnx.py" if file_format == "onnx" else "example_torch.py"
         shutil.copyfile(_STANDALONE / example, partial / "example.py")
     return Exported(folder, image_difference, text_difference)

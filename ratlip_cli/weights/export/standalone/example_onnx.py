@@ -12,7 +12,8 @@ from tokenizer import Tokenizer
 folder = Path(__file__).parent
 prompt, count = sys.argv[1], int(sys.argv[2])
 settings = json.loads((folder / "export.json").read_text())
-tokens = Tokenizer(folder / "merges.txt", settings["context_length"])([prompt])
+merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+tokens = Tokenizer(merges, settings["context_length"])([prompt])
 encoder, generator = (onnxruntime.InferenceSession(folder / name) for name in ("text_encoder.onnx", "generator.onnx"))
 (text,) = encoder.run(["text"], {"tokens": tokens})
 noise = np.random.default_rng(0).standard_normal((count, settings["noise_dim"]), dtype=np.float32)

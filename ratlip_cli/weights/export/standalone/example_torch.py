@@ -12,7 +12,8 @@ from tokenizer import Tokenizer
 folder = Path(__file__).parent
 prompt, count = sys.argv[1], int(sys.argv[2])
 settings = json.loads((folder / "export.json").read_text())
-tokens = Tokenizer(folder / "merges.txt", settings["context_length"])([prompt])
+merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+tokens = Tokenizer(merges, settings["context_length"])([prompt])
 encoder, generator = (torch.export.load(folder / name).module() for name in ("text_encoder.pt2", "generator.pt2"))
 text = encoder(torch.from_numpy(tokens))
 noise = torch.randn(count, settings["noise_dim"], generator=torch.Generator().manual_seed(0))

@@ -8,14 +8,13 @@ from __future__ import annotations
 import html
 import itertools
 import re
-import sys
 import unicodedata
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-_NUMBERS = "".join(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c) in ("Nl", "No"))
-_WORD = re.compile(rf"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_{_NUMBERS}]+|[\d{_NUMBERS}]|(?:[^\w\s]|_)+", re.IGNORECASE)
+_SPECIAL = ("<start_of_text>", "<end_of_text>")
+_RUN = re.compile(rf"{'|'.join(_SPECIAL)}|'s|'t|'re|'ve|'m|'ll|'d|[^\W_]+|(?:[^\w\s]|_)+", re.IGNORECASE)
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _HIDDEN = [byte for byte in range(256) if byte not in _PRINTABLE]
 _LETTERS = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(256 + place) for place, byte in enumerate(_HIDDEN)}
@@ -26,27 +25,28 @@ class Tokenizer:
     """Prompts to token ids.
 
     Args:
-        merges: a text file with one merge of two pieces a line, the most frequent first.
+        merges: lines with a merge of two pieces each, the most frequent first.
         context_length: tokens of a prompt, start and end included; longer ones are cut.
     """
 
-    def __init__(self, merges: Path, context_length: int) -> None:
-        pairs = [tuple(line.split(" ")) for line in merges.read_text(encoding="utf-8").splitlines()]
+    def __init__(self, merges: Iterable[str], context_length: int) -> None:
+        pairs = [tuple(line.split(" ")) for line in merges]
         letters = list(_LETTERS.values())
-        tokens = [*letters, *(letter + END for letter in letters), *("".join(pair) for pair in pairs)]
+        tokens = [*letters, *(letter + END for letter in letters), *("".join(pair) for pair in pairs), *_SPECIAL]
         self.ids = {token: number for number, token in enumerate(tokens)}
         self.ranks = {pair: rank for rank, pair in enumerate(pairs)}
-        self.start, self.end = len(tokens), len(tokens) + 1
+        self.start, self.end = (self.ids[token] for token in _SPECIAL)
         self.context_length = context_length
-        self._known: dict[str, tuple[str, ...]] = {}
+        self._known: dict[str, tuple[str, ...]] = {token: (token,) for token in _SPECIAL}
 
-    def __call__(self, prompts: list[str]) -> np.ndarray:
+    def __call__(self, prompts: Sequence[str], context_length: int | None = None) -> np.ndarray:
         """Token ids (B,context_length), int64, filled up with zeros."""
-        batch = np.zeros((len(prompts), self.context_length), dtype=np.int64)
+        length = context_length or self.context_length
+        batch = np.zeros((len(prompts), length), dtype=np.int64)
         for row, prompt in zip(batch, prompts, strict=True):
             text = " ".join(html.unescape(html.unescape(prompt)).split()).lower()
-            ids = [self.ids[token] for word in _WORD.findall(text) for token in self._tokens(word)]
-            ids = [self.start, *ids[: self.context_length - 2], self.end]
+            ids = [self.ids[token] for word in _words(text) for token in self._tokens(word)]
+            ids = [self.start, *ids[: length - 2], self.end]
             row[: len(ids)] = ids
         return batch
 
@@ -68,3 +68,14 @@ class Tokenizer:
                 tokens = joined
             self._known[word] = tuple(tokens)
         return self._known[word]
+
+
+def _words(text: str) -> Iterator[str]:
+    """Contractions, runs of letters, single numbers of any kind, and runs of other signs."""
+    for run in _RUN.findall(text):
+        if run.isalpha() or not run.isalnum():
+            yield run
+            continue
+        for is_number, group in itertools.groupby(run, lambda sign: unicodedata.category(sign).startswith("N")):
+            signs = "".join(group)
+            yield from signs if is_number else (signs,)
