@@ -18,6 +18,9 @@ T = TypeVar("T")
 DEEPEST = 32
 """Levels of lists and objects inside one another; what this package writes has five."""
 
+_HALVES, _BYTES = range(0xD800, 0xE000), range(0xDC80, 0xDD00)
+"""Halves of surrogate pairs, and those of them that stand for a byte of a file's name, as `os.fsdecode` has them."""
+
 _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
     int: ((int,), "a whole number"),
     float: ((int, float), "a number"),
@@ -33,7 +36,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises OSError where it cannot be read; ValueError where it is no JSON, nested deeper than DEEPEST, or holds a whole
-    number beyond 64 bits, a number that is not finite, or half of a surrogate pair.
+    number beyond 64 bits, a number that is not finite, or half of a surrogate pair, but for a byte of a file's name.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -91,7 +94,7 @@ def _check_values(value: object, depth: int) -> None:
         for item in value:
             _check_values(item, depth + 1)
     elif isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        if not value.isascii() and any(letter in _HALVES and letter not in _BYTES for letter in map(ord, value)):
             raise ValueError(f"{_shown(value)} has half of a surrogate pair, which is no letter")
     elif isinstance(value, float):
         if not math.isfinite(value):

@@ -6,7 +6,7 @@ Standard library only: the command line reads settings before torch is imported.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -33,7 +33,7 @@ class About:
     text: str  # One sentence: comment in TOML files, and help on the command line.
     group: str = "Model"  # Under which heading help shows it.
     name: str = ""  # The setting's name, where it is another one than the field's.
-    choices: tuple[str, ...] = ()  # The values it takes, where they are few.
+    choices: Collection[str] = ()  # The values it takes, where they are few.
     names: str = ""  # What it names, where names can be completed: dataset, model or device.
     option: str = ""  # Its option on the command line, where it is called otherwise there.
     formerly: str = ""  # What it was called once; files and the command line still take that name.
@@ -90,7 +90,7 @@ def settings_of(kind: type[Any]) -> dict[str, Setting]:
     return {about.name or item.name: Setting(about.name or item.name, item, about) for item, about in found}
 
 
-def check_choice(kind: str, value: object, choices: Sequence[str]) -> None:
+def check_choice(kind: str, value: object, choices: Collection[str]) -> None:
     """Raise UsageError, with the nearest right one, where `choices` are given and `value` is none of them."""
     if choices and value not in choices:
         raise unknown_name(kind, str(value), choices)

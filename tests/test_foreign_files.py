@@ -13,7 +13,7 @@ import shlex
 import shutil
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -270,13 +270,19 @@ def test_names_of_the_hub() -> None:
 )
 def test_json_of_others_is_read_with_suspicion(tmp_path: Path, content: str, words: str) -> None:
     """In every file of a model and of a checkpoint."""
-    for name in (CONFIG_FILE, clip_files.CONFIG_FILE, "checkpoint.json"):
-        (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=words):
-        read_json(tmp_path / CONFIG_FILE)
-    for read in (read_model_config, read_checkpoint, lambda folder: clip_architecture(str(folder))):
+    readers: dict[str, Callable[[Path], object]] = {
+        CONFIG_FILE: read_model_config,
+        clip_files.CONFIG_FILE: lambda folder: clip_architecture(str(folder)),
+        "checkpoint.json": read_checkpoint,
+    }
+    for name, read in readers.items():
+        file = tmp_path / Path(name).stem / name
+        file.parent.mkdir()
+        file.write_text(content)
+        with pytest.raises(ValueError, match=words):
+            read_json(file)
         with pytest.raises(WeightsError, match=words) as caught:
-            read(tmp_path)
+            read(file.parent)
         assert_one_line(caught.value)
 
 

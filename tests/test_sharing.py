@@ -267,7 +267,7 @@ def test_training_starts_from_a_model(run: Path, tiny_dataset: Path, tmp_path: P
         *("--steps", 1, "--out", tmp_path / "other"),
     )
     assert misfit.code == 1
-    assert "does not fit the model's architecture" in misfit.err
+    assert "has variant = ratlip, this run galip" in misfit.err
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,8 @@ def evaluate(
     metrics = tuple(metric for metric, wanted in named.items() if wanted)
     request = EvaluationRequest(metrics=metrics or DEFAULT_METRICS, **typed)
     check_model_name(typed.get("model"))
-    check_there(request.images, " is no folder of images")
-    check_there(request.reference, " is no folder of images")
+    check_there(request.images, " does not exist; give a folder of images")
+    check_there(request.reference, " does not exist; give a folder of images")
     check_there(request.inception_weights)
     if out is not None:
         check_new(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,7 +50,7 @@ def complete_choice(choices: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 def choice(
-    choices: Sequence[str], help: str, kind: str, declarations: Sequence[str] = (), panel: str | None = None
+    choices: Collection[str], help: str, kind: str, declarations: Sequence[str] = (), panel: str | None = None
 ) -> Any:
     """An option that takes one of `choices`: help lists them, completion completes them, and another one is told.
 

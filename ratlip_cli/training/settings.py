@@ -61,7 +61,7 @@ class TrainSettings:
     data_dir: str = _data(
         "data", "Folder that holds prepared datasets by name.", metavar="FOLDER", envvar="RATLIP_DATA", free=True
     )
-    variant: str = _model("ratlip", "Model to train.", choices=tuple(FAMILIES), architecture=True)
+    variant: str = _model("ratlip", "Model to train.", choices=FAMILIES, architecture=True)
     clip: str = _model(
         "ViT-B-32-quickgelu:openai",
         "Frozen CLIP: MODEL[:PRETRAINED] of open_clip, MODEL:random for a dry run, or a folder with one.",
@@ -187,13 +187,6 @@ class TrainSettings:
             )
         if self.recompute and self.compile:
             raise UsageError("recompute and compile do not go together; leave out one of them.")
-        for name in ("dataset", "data_dir", "clip", "init_from", "inception_weights"):  # config.toml keeps them
-            text = getattr(self, name)
-            if any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise UsageError(
-                    f"{name} is {text!a}, a name with bytes that are not UTF-8, which a settings file cannot hold: "
-                    "rename it, or prepare the dataset under another --name."
-                )
         if self.max_time:
             parse_duration(self.max_time)
 
