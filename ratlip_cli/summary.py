@@ -16,6 +16,7 @@ from ratlip_cli.families import family_of
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
+from ratlip_cli.planned import planned
 
 TEXT_ENCODER = "CLIP text encoder"
 _HIDDEN_SIZES = (4, 8, 16, 32, 64, 128)
@@ -94,7 +95,7 @@ def parameter_counts(config: Any, clip: FrozenCLIP) -> tuple[int, int]:
 
     Their sum is what the paper's table calls GPs, in units of 2^20.
     """
-    with torch.device("meta"):
+    with planned():
         generator = family_of(config.variant).generator(config, clip.geometry)
     return count_parameters(generator), clip_blk_parameters(clip)
 
@@ -106,7 +107,7 @@ def clip_blk_parameters(clip: FrozenCLIP) -> int:
 
 def discriminator_parameters(config: DiscriminatorConfig, geometry: ClipGeometry) -> tuple[int, int]:
     """Parameters of FE extractor and referee, and of two shortcuts that the published code counts and never uses."""
-    with torch.device("meta"):
+    with planned():
         used = count_parameters(Discriminator(config, geometry))
     return used, 2 * (geometry.width**2 + geometry.width)
 

@@ -177,9 +177,14 @@ def _reason(error: Exception) -> str:
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: object) -> None:
-    """Load `tensors` into `module`, converting their precision. Raises WeightsError like `check_fit`."""
+    """Load `tensors` into `module`, converting their precision. Raises WeightsError like `check_fit`.
+
+    A module on the meta device takes the tensors themselves as its parameters, on their device.
+    """
     check_fit(module, tensors, where)
-    module.load_state_dict(dict(tensors))
+    own = module.state_dict()
+    converted = {name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}
+    module.load_state_dict(converted, assign=all(tensor.is_meta for tensor in own.values()))
 
 
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], where: object) -> None:

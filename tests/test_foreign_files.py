@@ -33,7 +33,7 @@ from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.tensor_files import load_pickled, load_tensors, load_weights, save_tensors
 from ratlip_cli.training.checkpoint import read_checkpoint
-from ratlip_cli.weights import clip_files, load
+from ratlip_cli.weights import clip_files, hub
 from ratlip_cli.weights.card import model_card, write_card
 from ratlip_cli.weights.clip_files import clip_architecture, load_clip
 from ratlip_cli.weights.hub import is_hub_name, push
@@ -242,7 +242,7 @@ def test_what_cannot_be_a_revision_is_no_name(revision: str) -> None:
     with pytest.raises(UsageError, match="cannot be the name of a branch"):
         push({}, "me/birds", revision=revision)
     with pytest.raises(WeightsError, match="use owner/name"):
-        load.download(f"me/birds@{revision}")
+        hub.download(f"me/birds@{revision}")
 
 
 @pytest.mark.parametrize("name", ["../birds", "me/..", "./birds", "me/.", "é/birds", "me/birds\n", "a--b/c", "a/b/c"])
@@ -479,7 +479,7 @@ def test_a_misspelled_path_is_said_before_the_hub(made: Path, tmp_path: Path, mo
     def offline(name: str) -> Path:
         raise WeightsError("the Hugging Face Hub cannot be reached.")
 
-    monkeypatch.setattr(load, "download", offline)
+    monkeypatch.setattr(hub, "download", offline)
     for spec, near in (("run/birds-1", "runs/birds-1"), ("modles/birds", "models/birds")):
         with pytest.raises(
             WeightsError,

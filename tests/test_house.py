@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "ratlip_cli"
 FLOORS = [
     {"errors", "file_kinds", "files", "fonts", "generation", "json_files", "progress", "setting"},
     {"tokenizer", "torchscript"},
-    {"clip_tokenizer"},
+    {"clip_tokenizer", "planned"},
     {"tensor_files", "pixels", "device"},
     {"demo", "model"},
     {"training.objectives"},

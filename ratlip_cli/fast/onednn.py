@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 _NOTHING_BEHIND: tuple[Any, ...] = ("none", [], "")  # The operators could do more to what comes out.
 
@@ -98,6 +97,14 @@ class _Product(torch.autograd.Function):
         return _Product.apply(gradients[0], weight.t(), None), None, None
 
 
+def count_flops() -> None:
+    """Let PyTorch's FlopCounterMode know the products of FixedLinear."""
+    from torch.utils.flop_counter import flop_registry, register_flop_formula  # imports Triton, where that is
+
+    if is_usable() and torch.ops.mkldnn._linear_pointwise not in flop_registry:
+        register_flop_formula(torch.ops.mkldnn._linear_pointwise)(_linear_flops)
+
+
 def _linear_flops(x: torch.Size, weight: torch.Size, *others: object, **named: object) -> int:
     """Multiplications and additions of x (...,in) times weight (out,in)."""
     return 2 * x.numel() * weight[0]
@@ -106,7 +113,3 @@ def _linear_flops(x: torch.Size, weight: torch.Size, *others: object, **named: o
 def _is_transformed() -> bool:
     """Whether autocast chooses the arithmetic, or the compiler the operators."""
     return torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
-
-
-if is_usable() and torch.ops.mkldnn._linear_pointwise not in flop_registry:
-    register_flop_formula(torch.ops.mkldnn._linear_pointwise)(_linear_flops)  # so that FlopCounterMode knows it

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import flop_registry
 from ratlip_cli.data.dataset import Batch
 from ratlip_cli.data.prepare import OFFICIAL
 from ratlip_cli.device import peak_memory_mib
+from ratlip_cli.fast import onednn
 from ratlip_cli.fast.onednn import fixed_linear
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.sampling import noise_vectors, sample
@@ -112,6 +113,7 @@ class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        onednn.count_flops()
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

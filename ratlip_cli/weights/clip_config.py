@@ -39,6 +39,7 @@ class _Vision:
     def __post_init__(self) -> None:
         _in_range("width", self.width, 1, LARGEST["width"])
         _in_range("head_width", self.head_width, 1, self.width)
+        _divides("width", self.width, "heads", self.width // self.head_width)
         _in_range("mlp_ratio", self.mlp_ratio, 1 / self.width, 64)
         _in_range("image_size", self.image_size, 1, 4096)
         _in_range("patch_size", self.patch_size, 1, self.image_size)
@@ -71,6 +72,7 @@ class _Text:
         _in_range("vocab_size", self.vocab_size, 1, 2**20)
         _in_range("width", self.width, 1, LARGEST["width"])
         _in_range("heads", self.heads, 1, self.width)
+        _divides("width", self.width, "heads", self.heads)
         _in_range("layers", self.layers, 1, LARGEST["layers"])
         _in_range("mlp_ratio", self.mlp_ratio, 1 / self.width, 64)
         if self.pool_type not in ("argmax", "eos"):
@@ -155,6 +157,11 @@ def _check_vocabulary(vocabulary: Any, rows: int) -> None:
         raise ValueError(f"'vocabulary' must hold one {UNKNOWN}, and not more ids than text_cfg has vocab_size")
     if WORDS - 1 not in vocabulary:
         raise ValueError(f"'vocabulary' must hold {WORDS - 1}, which ends every text")
+
+
+def _divides(name: str, value: int, other: str, divisor: int) -> None:
+    if value % divisor:
+        raise ValueError(f"{divisor} '{other}' do not divide the '{name}' {value}")
 
 
 def _in_range(name: str, value: float, least: float, most: float) -> None:

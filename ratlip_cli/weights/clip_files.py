@@ -24,7 +24,8 @@ from ratlip_cli.files import write_text
 from ratlip_cli.json_files import read_json
 from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP
 from ratlip_cli.model.towers import CLIP
-from ratlip_cli.tensor_files import check_fit, load_into, load_tensors, load_weights, save_tensors
+from ratlip_cli.planned import planned
+from ratlip_cli.tensor_files import load_into, load_tensors, load_weights, save_tensors
 from ratlip_cli.weights.clip_config import checked_model_cfg
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
@@ -87,14 +88,13 @@ def clip_architecture(spec: str) -> FrozenCLIP:
     """The CLIP of `load_clip(spec)` on the meta device: all its sizes, no weights, nothing downloaded."""
     folder = BUNDLED.get(spec, Path(spec))
     if folder.is_dir():
-        return _planned(folder, _read_config(folder))
+        return build_clip(_read_config(folder), str(folder)).to("meta")
     name = spec.partition(":")[0]
     model_cfg = _model_cfg(spec, name)
     import open_clip
 
-    with torch.device("meta"):
-        mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-        return FrozenCLIP(CLIP(model_cfg), _tokenizer(spec, name, model_cfg), spec, mean, std)
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    return FrozenCLIP(_planned(model_cfg), _tokenizer(spec, name, model_cfg), spec, mean, std).to("meta")
 
 
 def save_clip(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -111,10 +111,15 @@ def save_clip(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Ten
 
 
 def build_clip(config: Mapping[str, Any], spec: str) -> FrozenCLIP:
-    """A CLIP without weights from the content of a CLIP folder's configuration."""
+    """The CLIP that a CLIP folder's configuration describes; its towers are on the meta device, without weights."""
     model_cfg, pixels, vocabulary = config["model_cfg"], config["preprocess_cfg"], config.get("vocabulary")
     tokenizer = CLIPTokenizer(model_cfg["text_cfg"].get("context_length", DEFAULT_CONTEXT))
-    return FrozenCLIP(CLIP(model_cfg), tokenizer, spec, pixels["mean"], pixels["std"], vocabulary, config)
+    return FrozenCLIP(_planned(model_cfg), tokenizer, spec, pixels["mean"], pixels["std"], vocabulary, config)
+
+
+def _planned(model_cfg: Mapping[str, Any]) -> CLIP:
+    with planned():
+        return CLIP(model_cfg)
 
 
 def _model_cfg(spec: str, name: str) -> dict[str, Any]:
@@ -201,21 +206,10 @@ def _what_else(folder: Path) -> str:
     return f" Give its weights with the name of the CLIP: --clip NAME:{folder / files[0]}." if files else ""
 
 
-def _planned(folder: Path, config: Mapping[str, Any]) -> FrozenCLIP:
-    """The CLIP of a folder on the meta device: all its sizes, nothing allocated."""
-    try:
-        with torch.device("meta"):
-            return build_clip(config, str(folder)).to("meta")
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise WeightsError(f"{folder / CONFIG_FILE} does not describe a CLIP of open_clip: {error!r}.") from error
-
-
 def _load_folder(folder: Path) -> FrozenCLIP:
-    config, path = _read_config(folder), folder / WEIGHTS_FILE
-    planned, weights = _planned(folder, config), load_tensors(path)
-    check_fit(planned.model, weights, path)  # before its sizes are allocated
-    clip = build_clip(config, str(folder))
-    load_into(clip.model, weights, path)
+    path = folder / WEIGHTS_FILE
+    clip = build_clip(_read_config(folder), str(folder))
+    load_into(clip.model, load_tensors(path), path)
     return clip
 
 
@@ -245,9 +239,8 @@ def _named(spec: str, name: str, model_cfg: Mapping[str, Any], pretrained: str |
         ) from error
     mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
-    with torch.device("meta"):
-        towers = CLIP(model_cfg)
-    towers.load_state_dict(model.float().state_dict(), assign=True)
+    towers = _planned(model_cfg)
+    load_into(towers, model.state_dict(), spec)
     return FrozenCLIP(towers, _tokenizer(spec, name, model_cfg), spec, mean, std)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from ratlip_cli.errors import UsageError, WeightsError, unknown_name
-from ratlip_cli.weights.hub import download, is_hub_name, pinned_name
 from ratlip_cli.weights.model_folder import CONFIG_FILE, GENERATOR_FILE, Model, file_of, load_folder
 from ratlip_cli.weights.not_models import MODEL_IN_RUN, what_it_is
 
@@ -45,6 +44,8 @@ def pull_model(name: str, fingerprint: str | None = None) -> Model:
     Raises UsageError where the name is none of the Hub; WeightsError, which says what keeps it from being downloaded or
     loaded, or that its fingerprint is another one than `fingerprint`.
     """
+    from ratlip_cli.weights.hub import download, is_hub_name, pinned_name
+
     if not is_hub_name(name):
         raise UsageError(f"'{name}' is not a name on the Hugging Face Hub: use owner/name or owner/name@revision.")
     folder = download(name)
@@ -71,6 +72,8 @@ def locate_model(spec: str) -> tuple[str, Path]:
             return spec, candidate
     if folder.exists():
         raise WeightsError(what_it_is(folder))
+    from ratlip_cli.weights.hub import download, is_hub_name, pinned_name
+
     runs = [str(run) for run in _runs_with_generator()]
     if is_hub_name(spec) and folder.parts[0] != RUNS.name and not folder.parent.is_dir():
         try:

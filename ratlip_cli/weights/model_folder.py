@@ -30,8 +30,8 @@ from ratlip_cli.files import whole_folder, write_text
 from ratlip_cli.json_files import check_keys, from_json, is_of_kind, read_json
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import ClipGeometry
+from ratlip_cli.planned import planned
 from ratlip_cli.tensor_files import (
-    check_fit,
     fingerprint,
     load_into,
     load_tensors,
@@ -201,10 +201,8 @@ def load_folder(folder: Path, device: str | torch.device = "cpu", name: str | No
     weights = file_of(folder, GENERATOR_FILE)
     tensors = load_tensors(weights)
     clip = load_model_clip(folder, config, device)
-    with torch.device("meta"):
+    with planned():
         generator = config.family.generator(config.generator, config.geometry)
-    check_fit(generator, tensors, weights)  # before its sizes are allocated
-    generator.to_empty(device="cpu")
     load_into(generator, tensors, weights)
     generator.to(device).eval().requires_grad_(False)
     return Model(name or str(folder), folder, config, generator, clip, model_fingerprint(tensors, config))
@@ -232,9 +230,8 @@ def load_discriminator(model: Model) -> nn.Module:
     """The discriminator of a model folder. Raises WeightsError where the folder has none."""
     path = model.folder / DISCRIMINATOR_FILE
     tensors = load_tensors(path)
-    with torch.device("meta"):
-        check_fit(model.family.discriminator(model.config.discriminator, model.config.geometry), tensors, path)
-    discriminator = model.family.discriminator(model.config.discriminator, model.config.geometry)
+    with planned():
+        discriminator = model.family.discriminator(model.config.discriminator, model.config.geometry)
     load_into(discriminator, tensors, path)
     return discriminator.to(model.device)
 

@@ -20,6 +20,7 @@ from ratlip_cli.data.dataset import Batch
 from ratlip_cli.fast import SWAPS, Swap, clip_for
 from ratlip_cli.fast.swaps import _has_operators, swap_clip, swap_discriminator, swap_generator
 from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.tensor_files import load_into
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import build_clip, load_clip
@@ -53,7 +54,7 @@ def plain_clip(tiny: bool) -> FrozenCLIP:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         clip = build_clip(TINY_CLIP, "tiny")
-        clip.model.load_state_dict(open_clip.CLIP(**TINY_CLIP["model_cfg"]).state_dict())
+        load_into(clip.model, open_clip.CLIP(**TINY_CLIP["model_cfg"]).state_dict(), "tiny")
         return clip
 
 

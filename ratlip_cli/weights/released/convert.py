@@ -11,6 +11,7 @@ from torch import Tensor
 from ratlip_cli.errors import UsageError, WeightsError, unknown_name
 from ratlip_cli.files import whole_folder
 from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP
+from ratlip_cli.planned import planned
 from ratlip_cli.tensor_files import check_fit
 from ratlip_cli.weights.card import write_card
 from ratlip_cli.weights.clip_files import load_clip
@@ -69,7 +70,7 @@ def _check(checkpoint: ReleasedCheckpoint, config: ModelConfig, clip: FrozenCLIP
             raise WeightsError(
                 f"{path} was trained with another CLIP than {clip.spec}: {name} differs; give the right one by --clip."
             )
-    with torch.device("meta"):
+    with planned():
         check_fit(config.family.generator(config.generator, config.geometry), checkpoint.generator, path)
         if checkpoint.discriminator is not None:
             discriminator = config.family.discriminator(config.discriminator, config.geometry)
