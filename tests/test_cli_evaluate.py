@@ -17,7 +17,7 @@ from PIL import Image
 
 from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.writer import write_dataset
-from ratlip_cli.evaluation.networks import INCEPTION
+from ratlip_cli.evaluation.inception import INCEPTION
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.weights.clip_files import load_clip
@@ -151,7 +151,7 @@ def test_bad_input_is_one_line_and_exit_1(
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     nowhere = INCEPTION._replace(url="http://127.0.0.1:9/inception-6726825d.pth")
-    monkeypatch.setattr("ratlip_cli.evaluation.networks.INCEPTION", nowhere)
+    monkeypatch.setattr("ratlip_cli.evaluation.inception.INCEPTION", nowhere)
     larger = tmp_path / "larger"
     larger.mkdir()
     Image.new("RGB", (30, 30)).save(larger / "x.png")

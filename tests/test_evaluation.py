@@ -31,16 +31,9 @@ from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
 from ratlip_cli.evaluation import feature_file, statistics
 from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer, kept_features
 from ratlip_cli.evaluation.images import Captions, GeneratedImages, Images, SplitImages
+from ratlip_cli.evaluation.inception import INCEPTION, ImageNetInception, InceptionNetwork, find_weights
 from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_folder
-from ratlip_cli.evaluation.networks import (
-    INCEPTION,
-    ClipNetwork,
-    ImageNetInception,
-    InceptionNetwork,
-    Networks,
-    find_weights,
-    load_networks,
-)
+from ratlip_cli.evaluation.networks import ClipNetwork, Networks, load_networks
 from ratlip_cli.evaluation.request import METRICS, EvaluationRequest
 from ratlip_cli.evaluation.run import Evaluation, evaluate, score_inputs
 from ratlip_cli.evaluation.statistics import (
