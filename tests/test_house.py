@@ -99,6 +99,19 @@ def test_only_what_gets_a_clip_imports_open_clip() -> None:
     assert offenders == {"weights/clip_files.py"}
 
 
+def test_what_is_slow_to_import_is_imported_where_it_is_needed(tmp_path: Path) -> None:
+    """open_clip, with timm and torchvision, gets CLIPs by name; Inception alone needs torch-fidelity and torchvision."""
+    code = f"""
+import sys
+from ratlip_cli.cli.app import app
+app(["generate", "a red bird", "--model", "ratlip-demo", "--out", {str(tmp_path)!r}, "-q"], standalone_mode=False)
+import ratlip_cli.evaluation.run, ratlip_cli.explain.gradcam.run, ratlip_cli.explain.latent.run
+print(sorted({{"torchvision", "timm", "open_clip", "torch_fidelity", "huggingface_hub.hf_api"}} & sys.modules.keys()))
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines()[-1] == "[]"
+
+
 def test_no_assert_and_no_pickle() -> None:
     asserts = [
         str(path)
