@@ -100,7 +100,7 @@ def test_only_what_gets_a_clip_imports_open_clip() -> None:
 
 
 def test_what_is_slow_to_import_is_imported_where_it_is_needed(tmp_path: Path) -> None:
-    """open_clip, with timm and torchvision, gets CLIPs by name; Inception alone needs torch-fidelity and torchvision."""
+    """open_clip, with timm and torchvision, gets CLIPs by name; torch-fidelity is for Inception."""
     code = f"""
 import sys
 from ratlip_cli.cli.app import app
