@@ -11,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
+from conftest import TINY_CLIP
 from formula_weights import write_imagenet_inception, write_inception
 from numpy.typing import NDArray
 from PIL import Image
@@ -346,8 +348,10 @@ def test_clip_maps_pixels_once_or_as_the_released_code(clip: FrozenCLIP, levels:
     pixels = levels / 255
     once = F.interpolate(pixels, size=(32, 32), mode="bicubic", antialias=True, align_corners=False)
     twice = (F.interpolate(pixels, size=(32, 32), mode="nearest") + 1) / 2
+    theirs = open_clip.CLIP(**TINY_CLIP).eval()
+    theirs.load_state_dict(clip.model.state_dict())
     for released, prepared in ((False, once), (True, twice)):
-        expected = clip.model.encode_image((prepared - clip.mean) / clip.std)
+        expected = theirs.encode_image((prepared - clip.mean) / clip.std)
         features = ClipNetwork(clip, "tiny", released)(levels)
         assert torch.allclose(features, expected, rtol=1e-4, atol=1e-5)
 

@@ -28,6 +28,7 @@ from torch import nn
 
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError
 from ratlip_cli.json_files import DEEPEST, read_json
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
@@ -181,17 +182,18 @@ def test_sizes_of_a_clip_are_compared_with_the_tensors_before_they_are_allocated
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(model / "clip" / clip_files.CONFIG_FILE, ("model_cfg", "vision_cfg", "layers"), 9)
-    built: list[str] = []
+    built: list[FrozenCLIP] = []
     original = clip_files.build_clip
 
     def watched(config: Any, spec: str) -> Any:
-        built.append(torch.empty(0).device.type)
-        return original(config, spec)
+        built.append(original(config, spec))
+        return built[-1]
 
     monkeypatch.setattr(clip_files, "build_clip", watched)
     with pytest.raises(WeightsError, match=r"does not fit.*missing: visual"):
         load_clip(str(model / "clip"))
-    assert built == ["meta"]
+    (clip,) = built
+    assert all(tensor.is_meta for tensor in clip.model.state_dict().values())
 
 
 @pytest.mark.parametrize(
