@@ -15,6 +15,9 @@ from ratlip_cli.errors import UsageError, unknown_name
 
 Value: TypeAlias = str | int | float | bool  # What a setting can be in a TOML file and on the command line.
 
+RUNS = Path("runs")
+"""Where runs go without `--out`, and where `--resume auto` and `--model` look."""
+
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 
 _KINDS: dict[str, tuple[type, tuple[type, ...], str]] = {

@@ -15,7 +15,7 @@ from rich.markup import escape
 from ratlip_cli.cli import console
 from ratlip_cli.data.request import DATASETS, prepared_names
 from ratlip_cli.errors import RatlipError, UsageError, unknown_name
-from ratlip_cli.setting import DEVICES, Setting, Value, check_choice, check_device
+from ratlip_cli.setting import DEVICES, RUNS, Setting, Value, check_choice, check_device
 
 ADVANCED = "Advanced"
 """The heading, the last one, of what few people need."""
@@ -35,7 +35,7 @@ def complete_model(incomplete: str) -> list[str]:
 
 
 def _models() -> list[str]:
-    runs = sorted(str(config.parent.parent) for config in Path("runs").glob("*/model/config.json"))
+    runs = sorted(str(config.parent.parent) for config in RUNS.glob("*/model/config.json"))
     return ["ratlip-demo", *runs]
 
 
@@ -110,7 +110,7 @@ def check_model_name(name: str | None) -> None:
     """
     if name is None or name == "ratlip-demo" or Path(name).exists():
         return
-    if Path(name).parent.is_dir() or Path(name).parts[:1] == ("runs",):
+    if Path(name).parent.is_dir() or Path(name).parts[:1] == RUNS.parts:
         raise unknown_name("model", name, _models())
 
 

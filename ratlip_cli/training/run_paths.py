@@ -12,8 +12,6 @@ from ratlip_cli.errors import DataError
 from ratlip_cli.files import write_text
 from ratlip_cli.training.settings import TrainSettings, read_settings
 
-RUNS = Path("runs")  # Where runs without `--out` go, and where `--resume auto` looks.
-
 DATA_FILE = "data.json"  # In a run folder: where the prepared dataset was, and what it was.
 
 
