@@ -81,11 +81,7 @@ def _device(value: str) -> str:
     return value
 
 
-_DEVICE: dict[str, Any] = {
-    "metavar": "|".join(DEVICES),
-    "parser": _device,
-    "autocompletion": complete_choice(DEVICES),
-}
+_DEVICE: dict[str, Any] = {"metavar": "|".join(DEVICES), "parser": _device, "autocompletion": complete_choice(DEVICES)}
 _NAMES: dict[str, dict[str, Any]] = {
     "dataset": {"autocompletion": complete_dataset},
     "model": {"autocompletion": complete_model},
@@ -158,7 +154,8 @@ def with_options(
         parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, one in own.items() if name != "typed"]
         parameters += [_argument(one) for one in ordered if one.name == noun_of]
         parameters += [_parameter(one) for one in ordered]
-        parameters += [_old_parameter(name, one) for name, one in renamed.items()]
+        for name, one in renamed.items():
+            parameters.append(_keyword(name, one.kind, typer.Option(_flag(one.about.formerly), hidden=True)))
 
         @functools.wraps(command)
         def with_typed(**given: Any) -> None:
@@ -209,19 +206,10 @@ def _parameter(setting: Setting) -> inspect.Parameter:
     if about.choices:
         option = choice(about.choices, help_text, setting.name, declared, panel)
     else:
-        option = typer.Option(
-            *declared, help=help_text, rich_help_panel=panel, envvar=about.envvar, **_beside(about.names, about.metavar)
-        )
+        beside = {"metavar": about.metavar} | _NAMES.get(about.names, {})
+        option = typer.Option(*declared, help=help_text, rich_help_panel=panel, envvar=about.envvar, **beside)
     option.show_default = False
     return _keyword(setting.name, setting.kind, option)
-
-
-def _beside(names: str, metavar: str | None) -> dict[str, Any]:
-    return {"metavar": metavar} | _NAMES.get(names, {})
-
-
-def _old_parameter(name: str, setting: Setting) -> inspect.Parameter:
-    return _keyword(name, setting.kind, typer.Option(_flag(setting.about.formerly), hidden=True))
 
 
 Typed = dict[str, Value]

@@ -165,7 +165,7 @@ def _where_to_start(
     checkpoint: Checkpoint | None
     if settings.resume != "auto" and path != run:
         checkpoint = read_checkpoint(path)
-        if checkpoints and (step_of(checkpoints[0]) or 0) > checkpoint.step and not settings.out:
+        if checkpoints and step_of(checkpoints[0]) > checkpoint.step and not settings.out:
             raise UsageError(
                 f"{path} is not the newest checkpoint of its run, {checkpoints[0].name} is; give an --out for a new "
                 "run that goes on from it."

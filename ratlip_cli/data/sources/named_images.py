@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,7 +24,7 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet"
 class Place:
     """The files below a folder, and in the .zip files there, under paths relative to it."""
 
-    def __init__(self, root: Path, files: Iterable[Path], closing: ExitStack) -> None:
+    def __init__(self, root: Path, files: Callable[[], Iterable[Path]], closing: ExitStack) -> None:
         self.root = root
         self._files = files
         self._closing = closing
@@ -53,7 +53,7 @@ class Place:
         return None if opened is None else opened.file
 
     def _names(self) -> Iterator[str]:
-        for file in self._files:
+        for file in self._files():
             yield file.relative_to(self.root).as_posix()
         for prefix, opened in self._opened().items():
             for inner in opened.names:
@@ -71,7 +71,7 @@ class Place:
     def _opened(self) -> dict[str, OpenZip]:
         if self._zips is None:
             self._zips = {}
-            for file in self._files:
+            for file in self._files():
                 if file.name.lower().endswith(ZIP):
                     try:
                         opened = self._closing.enter_context(OpenZip(file))
