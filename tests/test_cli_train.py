@@ -26,7 +26,7 @@ from ratlip_cli.weights.model_folder import fingerprint_of
 
 def options(settings: TrainSettings) -> list[str]:
     """The command line that gives these settings."""
-    given = {name: value for name, value in settings.flat().items() if value not in (None, "", False)}
+    given = {name: value for name, value in settings.flat().items() if value not in (None, "") and value is not False}
     return [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
