@@ -112,6 +112,12 @@ def check_device(name: str) -> None:
         raise UsageError(f"unknown device '{name}'; use {', '.join(DEVICES[:-1])} or {DEVICES[-1]}.")
 
 
+def check_seed(seed: int) -> None:
+    """Raise UsageError where no noise can be drawn from `seed`."""
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed is {seed}; it must not be negative, and below 2^63.")
+
+
 def several(given: Any) -> tuple[Any, ...]:
     """What a request takes several of, as a tuple; a string, path or model given alone is one, never its letters."""
     return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)

@@ -297,7 +297,7 @@ def _merged(
 ) -> Iterator[tuple[str, tables.Row] | tables.Row | Problem]:
     """The rows of `table`, whose names begin at the folder `base` of `place`, by the images that they name."""
     rows = named_images.rows(archives.Member(table.name, table), options.caption_column)
-    return named_images.merged(place.relative(rows, base), place.images, base, options.image_root is not None)
+    return named_images.of_tables([(place.relative(rows, base), base)], place.images, options.image_root is not None)
 
 
 def _from_row(found: tuple[str, tables.Row], place: named_images.Place, options: Options) -> Record | Problem:
