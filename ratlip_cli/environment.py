@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
+
 import ratlip_cli
 from ratlip_cli.data.request import prepared_names
 from ratlip_cli.errors import one_line
@@ -34,7 +36,7 @@ def describe(data_dir: Path) -> dict[str, Any]:
     """Versions, devices, threads, caches with their sizes in bytes, datasets; what is broken is said in its place."""
     devices, threads, torch_cache = _torch()
     caches = {
-        "Hugging Face Hub": _hub_cache(),
+        "Hugging Face Hub": Path(huggingface_hub.constants.HF_HUB_CACHE),
         "PyTorch": torch_cache,
         "downloads": data_dir / "downloads",
         "text vectors": data_dir.glob("*/.text_vectors"),
@@ -48,10 +50,7 @@ def describe(data_dir: Path) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "devices": devices,
         "threads": {"torch": threads, "cores": os.cpu_count()},
-        "encodings": {
-            "stdout": getattr(sys.stdout, "encoding", None),
-            "files": sys.getfilesystemencoding(),
-        },
+        "encodings": {"stdout": getattr(sys.stdout, "encoding", None), "files": sys.getfilesystemencoding()},
         "caches": [_cache(what, folders) for what, folders in caches.items()],
         "data_dir": {"folder": str(data_dir), "datasets": prepared_names(data_dir)},
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
@@ -79,12 +78,6 @@ def _torch() -> tuple[list[dict[str, str]], int | None, Path | None]:
     if torch.backends.mps.is_available():
         devices.append({"device": "mps", "name": "Apple GPU"})
     return devices, torch.get_num_threads(), Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def _hub_cache() -> Path:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return Path(HF_HUB_CACHE)
 
 
 def _cache(what: str, folders: Path | Iterable[Path] | None) -> dict[str, Any]:

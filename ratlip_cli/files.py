@@ -127,20 +127,22 @@ def _lock(descriptor: int) -> bool:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write `text` as UTF-8, see `utf8`, whole or not at all."""
+    """Write `text` as UTF-8, see `printable`, whole or not at all."""
     with whole_file(target) as partial:
-        partial.write_bytes(utf8(text))
+        partial.write_bytes(printable(text).encode())
 
 
-def utf8(text: str) -> bytes:
-    """`text` as UTF-8. A byte of a name that is no letter becomes an escape such as \\udce9, which JSON reads back."""
-    return text.encode("utf-8", "backslashreplace")
+def printable(text: Path | str) -> str:
+    """`text` as UTF-8 can hold it: a byte of a name that is no letter becomes \\udce9 or so, which JSON reads back."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
-_MARKS = {
-    **{codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"},  # before those of UTF-16, with which they begin
-    **{codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", b"": "utf-8-sig"},
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # before that of UTF-16, with which it begins
+    **{codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"},
+    codecs.BOM_UTF8: "utf-8-sig",
 }
+"""How texts begin whose encoding is marked."""
 
 
 def decoded(content: bytes, what: str) -> str:
@@ -148,7 +150,7 @@ def decoded(content: bytes, what: str) -> str:
 
     Raises UsageError, which names `what` and the line, for anything else.
     """
-    encoding = next(encoding for mark, encoding in _MARKS.items() if content.startswith(mark))
+    encoding = next((encoding for mark, encoding in MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:

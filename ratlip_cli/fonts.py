@@ -168,13 +168,7 @@ def _load(file: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(_dejavu(), size)
 
 
-def _paste(
-    image: Image.Image,
-    place: tuple[int, int],
-    run: str,
-    font: _Font,
-    scale: float,
-) -> None:
+def _paste(image: Image.Image, place: tuple[int, int], run: str, font: _Font, scale: float) -> None:
     """Write letters that are coloured images, made smaller; `place` is on the baseline."""
     left, top, right, bottom = font.getbbox(run, anchor="ls")
     large = Image.new("RGBA", (int(right - left) + 1, int(bottom - top) + 1), (255, 255, 255, 0))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ratlip_cli.errors import UsageError
+from ratlip_cli.setting import check_seed
 
 FORMATS = ("png", "jpg", "webp")
 """Of image files."""
@@ -33,8 +34,7 @@ def check_request(
             raise UsageError(f"prompt {number} is not UTF-8 text; type or save it as UTF-8.")
     if count < 1 or best_of < 1:
         raise UsageError(f"the number of images is {count} and best-of is {best_of}; both must be at least 1.")
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"seed is {seed}; it must not be negative, and below 2^63.")
+    check_seed(seed)
     if not 0 <= truncation <= 10:
         raise UsageError(f"truncation is {truncation}; it must be between 0 and 10, usually 0.5 to 1.")
     if batch_size is not None and batch_size < 1:

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from ratlip_cli.errors import RatlipError, unknown_name
-from ratlip_cli.files import remove_partials, utf8, whole_file, writing
+from ratlip_cli.files import printable, remove_partials, whole_file, writing
 from ratlip_cli.generation import FORMATS
 from ratlip_cli.pixels import captioned_grid
 from ratlip_cli.sampling import Sample
@@ -53,7 +53,7 @@ class ImageFolder:
                 image.image.save(partial, {"jpg": "JPEG", "webp": "WEBP"}[self.format], quality=95, exif=exif)
         lines, line = self.folder / RECORDS_FILE, json.dumps({"file_name": name, **image.record()}, ensure_ascii=False)
         with writing(lines), lines.open("ab", buffering=0) as records:
-            records.write(utf8(line) + b"\n")  # one write: whole or not at all
+            records.write(printable(line).encode() + b"\n")  # one write: whole or not at all
         return path
 
     def save_grid(self, images: Sequence[Sample]) -> Path:
@@ -77,7 +77,7 @@ def png_text(record: Mapping[str, object]) -> PngInfo:
     """A record as the text chunks of a PNG file."""
     info = PngInfo()
     for key, value in record.items():
-        info.add_itxt(key, utf8(str(value)).decode())
+        info.add_itxt(key, printable(str(value)))
     return info
 
 

@@ -15,6 +15,9 @@ from ratlip_cli.errors import UsageError, unknown_name
 
 Value: TypeAlias = str | int | float | bool  # What a setting can be in a TOML file and on the command line.
 
+RUNS = Path("runs")
+"""Where runs go without `--out`, and where `--resume auto` and `--model` look."""
+
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 
 _KINDS: dict[str, tuple[type, tuple[type, ...], str]] = {
@@ -107,6 +110,12 @@ def check_device(name: str) -> None:
     """Raise UsageError where `name` is none of DEVICES, whether the device is there or not."""
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?|mps", name):
         raise UsageError(f"unknown device '{name}'; use {', '.join(DEVICES[:-1])} or {DEVICES[-1]}.")
+
+
+def check_seed(seed: int) -> None:
+    """Raise UsageError where no noise can be drawn from `seed`."""
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed is {seed}; it must not be negative, and below 2^63.")
 
 
 def several(given: Any) -> tuple[Any, ...]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +36,22 @@ def ratlip(*arguments: object) -> Answer:
         except SystemExit as stop:
             code = stop.code or 0
     return Answer(int(str(code)), out.getvalue(), err.getvalue())
+
+
+def ratlip_stopped(signal_number: int, when: Callable[[], bool], *arguments: object) -> Answer:
+    """Run the command line in this process, and send it a signal as soon as `when` says so."""
+
+    def send() -> None:
+        deadline = time.monotonic() + 120
+        while not when() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal_number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    answer = ratlip(*arguments)
+    sender.join()
+    return answer
 
 
 def ratlip_process(*arguments: object, cwd: Path | None = None) -> subprocess.Popen[str]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from own_records import read
 from PIL import Image
 
 from ratlip_cli.data.columns import settle
@@ -30,15 +31,6 @@ def lay(folder: Path, *files: str) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(png() if name.endswith((".jpg", ".png")) else name.encode())
     return folder
-
-
-def read(path: Path, **options: object) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """Return the captions of what can be used, by origin, and the reasons of what cannot."""
-    found = list(records(path, Options(**options)))
-    good = {item.origin: item.captions for item in found if isinstance(item, Record)}
-    bad = {item.name: item.reason for item in found if isinstance(item, Problem)}
-    assert len(good) + len(bad) == len(found)
-    return good, bad
 
 
 @pytest.mark.parametrize(

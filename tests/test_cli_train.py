@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import ratlip, ratlip_process
+from command_line import ratlip, ratlip_process, ratlip_stopped
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
@@ -26,7 +26,7 @@ from ratlip_cli.weights.model_folder import fingerprint_of
 
 def options(settings: TrainSettings) -> list[str]:
     """The command line that gives these settings."""
-    given = {name: value for name, value in settings.flat().items() if value not in (None, "", False)}
+    given = {name: value for name, value in settings.flat().items() if value not in (None, "") and value is not False}
     return [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
@@ -209,14 +209,24 @@ def test_the_dataset_is_opened_before_a_clip_is_loaded(
 def test_signal_ends_the_step_saves_and_says_how_to_go_on(
     settings: TrainSettings, tmp_path: Path, signal_number: int, code: int
 ) -> None:
-    process = ratlip_process("train", *options(settings), "--steps", 100_000, "--workers", 1)
     metrics = Path(settings.out) / "metrics.jsonl"
-    deadline = time.monotonic() + 300
-    while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal_number)  # as a terminal does: the workers get it too
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == code, stderr
+    training = ("train", *options(settings), "--steps", 100_000, "--workers", 1)
+
+    def has_begun() -> bool:
+        return metrics.is_file() and metrics.stat().st_size > 0
+
+    if signal_number == signal.SIGTERM:
+        stopped = ratlip_stopped(signal_number, has_begun, *training)
+        returned, stderr = stopped.code, stopped.err
+    else:
+        process = ratlip_process(*training)
+        deadline = time.monotonic() + 300
+        while not has_begun() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal_number)  # as a terminal does: the workers get it too
+        _, stderr = process.communicate(timeout=300)
+        returned = process.returncode
+    assert returned == code, stderr
     assert f"Go on with: ratlip train --resume {settings.out}" in stderr
     assert "Traceback" not in stderr
     done = len(metrics.read_text().splitlines())

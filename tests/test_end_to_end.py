@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import skimage.data
 import skimage.io
-from command_line import ratlip, ratlip_process
+from command_line import ratlip, ratlip_process, ratlip_stopped
 from PIL import Image
 
 from ratlip_cli.files import locked
@@ -67,11 +67,9 @@ def test_photographs_to_images(photographs: Path, tiny_clip: Path, tmp_path: Pat
     run = tmp_path / "run"
     dataset, clip = ("--dataset", prepared.out.strip()), ("--clip", tiny_clip)
 
-    interrupted = ratlip_process("train", *dataset, *clip, *SMALL, "--steps", 10_000, "--out", run)
-    wait_for_checkpoint(run, 1)
-    interrupted.send_signal(signal.SIGINT)
-    _, err = interrupted.communicate(timeout=60)
-    assert interrupted.returncode == 130, err
+    training = ("train", *dataset, *clip, *SMALL, "--steps", 10_000, "--out", run)
+    interrupted = ratlip_stopped(signal.SIGINT, lambda: any(run.glob("checkpoints/step_*")), *training)
+    assert interrupted.code == 130, interrupted.err
     first = steps_done(run)
     assert first >= 5
 

@@ -137,12 +137,10 @@ def test_every_value_of_a_config_is_checked(model: Path) -> None:
             assert model_card(config, "0" * 16)
 
 
-def test_every_value_of_a_clip_is_checked(tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_value_of_a_clip_is_checked(tiny_clip: Path, tmp_path: Path) -> None:
     """Whatever stands in open_clip_config.json, it is a CLIP of sizes that take no time, or one line."""
     file = tmp_path / clip_files.CONFIG_FILE
     content = json.loads((tiny_clip / clip_files.CONFIG_FILE).read_text())
-    tokenizer = open_clip.SimpleTokenizer()
-    monkeypatch.setattr(open_clip, "SimpleTokenizer", lambda context_length: tokenizer)  # its words take long to read
     vocabulary = {"vocabulary": [-1, 3]}
     for text in (*mutated(content | vocabulary), *mutated(vocabulary), "null", "[]", "{"):
         file.write_text(text)

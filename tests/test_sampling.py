@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,8 +40,8 @@ from ratlip_cli.weights.model_folder import (
 PROMPT = "a red bird with black wings"
 
 
-@pytest.fixture
-def model_folder(tiny_clip: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete model folder of random weights, the CLIP in it."""
     clip = load_clip(str(tiny_clip))
     generator_config = GeneratorConfig(
@@ -54,10 +55,16 @@ def model_folder(tiny_clip: Path, tmp_path: Path) -> Path:
     )
     for parameter in generator.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    folder = tmp_path / "model"
+    folder = tmp_path_factory.mktemp("made") / "model"
     create_model_folder(folder, model_config(generator_config, discriminator_config, clip, {"dataset": "tests"}), clip)
     save_weights(folder, generator.state_dict(), discriminator.state_dict(), {"step": "3"})
     return folder
+
+
+@pytest.fixture
+def model_folder(made: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(made, tmp_path / "model"))
 
 
 @pytest.fixture

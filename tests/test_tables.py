@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from own_records import read
 from PIL import Image
 
 from ratlip_cli.data.archives import Member
@@ -24,15 +25,6 @@ def images(folder: Path, *names: str) -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(folder / name)
-
-
-def read(path: Path, **options: object) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """Return the captions of what can be used, by origin, and the reasons of what cannot."""
-    found = list(records(path, Options(**options)))
-    good = {item.origin: item.captions for item in found if isinstance(item, Record)}
-    bad = {item.name: item.reason for item in found if isinstance(item, Problem)}
-    assert len(good) + len(bad) == len(found)
-    return good, bad
 
 
 @pytest.mark.parametrize(

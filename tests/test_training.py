@@ -123,8 +123,7 @@ def test_generators_half_computes_no_gradient_of_the_discriminator(settings: Tra
     assert all(parameter.requires_grad for parameter in trainer.discriminator.parameters())
 
 
-@pytest.mark.parametrize("variant", ["rat", "galip"])
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize(("variant", "parts"), [("rat", 4), ("galip", 2)])
 def test_accumulated_step_is_the_whole_step(settings: TrainSettings, variant: str, parts: int) -> None:
     whole, batches = make_trainer(settings.replaced(variant=variant))
     accumulated, _ = make_trainer(settings.replaced(variant=variant, grad_accum=parts))
@@ -154,9 +153,8 @@ def test_accumulation_updates_running_statistics_in_the_generators_half_alone(se
         torch.testing.assert_close(trainer.generator.state_dict()[key], value, msg=key)
 
 
-@pytest.mark.parametrize("grad_accum", [1, 2])
-def test_mode_seeking_draws_pairs_of_one_sentence(settings: TrainSettings, grad_accum: int) -> None:
-    settings = settings.replaced(batch_size=8, grad_accum=grad_accum, lr_d=1e-9)
+def test_mode_seeking_draws_pairs_of_one_sentence(settings: TrainSettings) -> None:
+    settings = settings.replaced(batch_size=8, grad_accum=2, lr_d=1e-9)
     found, weights = [], (1e-9, 0.5)
     for weight in weights:
         trainer, (batch, *_) = make_trainer(settings.replaced(diversity_weight=weight))
@@ -238,11 +236,10 @@ def large_tensors_kept(trainer: Trainer) -> int:
     return len(kept)
 
 
-@pytest.mark.parametrize("grad_accum", [1, 2])
-def test_recomputing_changes_nothing_and_keeps_less(settings: TrainSettings, grad_accum: int) -> None:
+def test_recomputing_changes_nothing_and_keeps_less(settings: TrainSettings) -> None:
     found = {}
     for recompute in (False, True):
-        trainer, (batch, *_) = make_trainer(settings.replaced(recompute=recompute, grad_accum=grad_accum))
+        trainer, (batch, *_) = make_trainer(settings.replaced(recompute=recompute, grad_accum=2))
         trainer.train_step(batch)
         found[recompute] = everything(trainer), large_tensors_kept(trainer)
     assert differing(found[False][0], found[True][0]) == []
@@ -252,8 +249,9 @@ def test_recomputing_changes_nothing_and_keeps_less(settings: TrainSettings, gra
 # Steps that are not finite
 
 
-@pytest.mark.parametrize("steps_before", [0, 2])
-@pytest.mark.parametrize("where", ["images", "discriminator", "generator"])
+@pytest.mark.parametrize(
+    ("where", "steps_before"), [("images", 2), ("discriminator", 0), ("discriminator", 2), ("generator", 0)]
+)
 def test_step_that_is_not_finite_changes_nothing(settings: TrainSettings, where: str, steps_before: int) -> None:
     trainer, batches = make_trainer(settings)
     for batch in batches[:steps_before]:
@@ -276,8 +274,7 @@ def test_step_that_is_not_finite_changes_nothing(settings: TrainSettings, where:
     assert trainer.not_finite_in_a_row == 0
 
 
-@pytest.mark.parametrize("variant", ["ratlip", "galip"])
-@pytest.mark.parametrize("where", ["fake", "generator_loss"])
+@pytest.mark.parametrize(("variant", "where"), [("ratlip", "fake"), ("galip", "generator_loss")])
 def test_full_memory_is_told_and_changes_nothing(
     settings: TrainSettings, monkeypatch: pytest.MonkeyPatch, variant: str, where: str
 ) -> None:
@@ -338,7 +335,7 @@ def run_all(session: TrainingSession, steps: int | None = None) -> list[StepReco
     return list(session.run(lambda: steps is not None and session.trainer.steps_done >= steps))
 
 
-@pytest.mark.parametrize(("workers", "grad_accum"), [(0, 1), (2, 1), (0, 2)])
+@pytest.mark.parametrize(("workers", "grad_accum"), [(2, 1), (0, 2)])
 def test_stopping_and_resuming_is_as_if_it_had_never_stopped(
     settings: TrainSettings, tmp_path: Path, workers: int, grad_accum: int
 ) -> None:
@@ -380,6 +377,9 @@ def test_another_batch_size_goes_on_where_the_images_were(
         CaptionedImages, "training_sample", lambda self, at: (positions.append(at), sample(self, at))[1]
     )
     second = open_session(resolve_settings({"resume": settings.out, "batch_size": 2}))
+    assert second.trainer.images_seen == 12
+    if not counted:
+        return
     records = run_all(second)
     assert [record.epoch for record in records] == pytest.approx([1.4 + 0.2 * step for step in range(9)])
     assert (second.trainer.steps_done, second.trainer.images_seen, second.finished) == (12, 30, True)

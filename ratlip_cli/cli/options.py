@@ -15,7 +15,7 @@ from rich.markup import escape
 from ratlip_cli.cli import console
 from ratlip_cli.data.request import DATASETS, prepared_names
 from ratlip_cli.errors import RatlipError, UsageError, unknown_name
-from ratlip_cli.setting import DEVICES, Setting, Value, check_choice, check_device
+from ratlip_cli.setting import DEVICES, RUNS, Setting, Value, check_choice, check_device
 
 ADVANCED = "Advanced"
 """The heading, the last one, of what few people need."""
@@ -35,7 +35,7 @@ def complete_model(incomplete: str) -> list[str]:
 
 
 def _models() -> list[str]:
-    runs = sorted(str(config.parent.parent) for config in Path("runs").glob("*/model/config.json"))
+    runs = sorted(str(config.parent.parent) for config in RUNS.glob("*/model/config.json"))
     return ["ratlip-demo", *runs]
 
 
@@ -81,11 +81,7 @@ def _device(value: str) -> str:
     return value
 
 
-_DEVICE: dict[str, Any] = {
-    "metavar": "|".join(DEVICES),
-    "parser": _device,
-    "autocompletion": complete_choice(DEVICES),
-}
+_DEVICE: dict[str, Any] = {"metavar": "|".join(DEVICES), "parser": _device, "autocompletion": complete_choice(DEVICES)}
 _NAMES: dict[str, dict[str, Any]] = {
     "dataset": {"autocompletion": complete_dataset},
     "model": {"autocompletion": complete_model},
@@ -110,7 +106,7 @@ def check_model_name(name: str | None) -> None:
     """
     if name is None or name == "ratlip-demo" or Path(name).exists():
         return
-    if Path(name).parent.is_dir() or Path(name).parts[:1] == ("runs",):
+    if Path(name).parent.is_dir() or Path(name).parts[:1] == RUNS.parts:
         raise unknown_name("model", name, _models())
 
 
@@ -158,7 +154,8 @@ def with_options(
         parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, one in own.items() if name != "typed"]
         parameters += [_argument(one) for one in ordered if one.name == noun_of]
         parameters += [_parameter(one) for one in ordered]
-        parameters += [_old_parameter(name, one) for name, one in renamed.items()]
+        for name, one in renamed.items():
+            parameters.append(_keyword(name, one.kind, typer.Option(_flag(one.about.formerly), hidden=True)))
 
         @functools.wraps(command)
         def with_typed(**given: Any) -> None:
@@ -209,19 +206,10 @@ def _parameter(setting: Setting) -> inspect.Parameter:
     if about.choices:
         option = choice(about.choices, help_text, setting.name, declared, panel)
     else:
-        option = typer.Option(
-            *declared, help=help_text, rich_help_panel=panel, envvar=about.envvar, **_beside(about.names, about.metavar)
-        )
+        beside = {"metavar": about.metavar} | _NAMES.get(about.names, {})
+        option = typer.Option(*declared, help=help_text, rich_help_panel=panel, envvar=about.envvar, **beside)
     option.show_default = False
     return _keyword(setting.name, setting.kind, option)
-
-
-def _beside(names: str, metavar: str | None) -> dict[str, Any]:
-    return {"metavar": metavar} | _NAMES.get(names, {})
-
-
-def _old_parameter(name: str, setting: Setting) -> inspect.Parameter:
-    return _keyword(name, setting.kind, typer.Option(_flag(setting.about.formerly), hidden=True))
 
 
 Typed = dict[str, Value]

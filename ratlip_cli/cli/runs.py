@@ -10,10 +10,8 @@ import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Json, Quiet
+from ratlip_cli.setting import RUNS
 from ratlip_cli.training.runs import RunSummary, runs_in
-
-RUNS = Path("runs")
-"""Where `ratlip train` makes run folders."""
 
 
 def runs(

@@ -10,7 +10,6 @@ import contextlib
 import gzip
 import hashlib
 import io
-import os
 import re
 import stat
 import tarfile
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
+from ratlip_cli.data.folders import read_folder
 from ratlip_cli.data.layout import Problem
 from ratlip_cli.errors import DataError, one_line
 
@@ -130,18 +130,10 @@ def md5(file: Path) -> str:
 
 def _in_folder(folder: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
     """Links are followed: the folder is the user's own, and datasets often lie elsewhere."""
-    visited = set()
-    for directory, folders, files in os.walk(folder, followlinks=True):
-        here = Path(directory)
-        if here.resolve() in visited:
-            folders.clear()
-            continue
-        visited.add(here.resolve())
-        folders.sort()
-        for name in sorted(files):
-            path = (here / name).relative_to(folder).as_posix()
-            if wanted.search(path) and not _is_clutter(path):
-                yield Member(path, here / name)
+    for file in read_folder(folder, with_written=True).all_files():
+        path = file.relative_to(folder).as_posix()
+        if wanted.search(path) and not _is_clutter(path):
+            yield Member(path, file)
 
 
 def _in_archive(

@@ -11,6 +11,7 @@ from pathlib import Path
 from ratlip_cli.data.images import is_image, is_other_image
 from ratlip_cli.data.layout import INFO, Problem
 from ratlip_cli.errors import DataError
+from ratlip_cli.files import printable
 
 _KNOWN_ENDINGS = frozenset(
     {".txt", ".caption", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".tar", ".tgz", ".gz", ".zip"}
@@ -90,11 +91,6 @@ def read_folder(top: Path, with_written: bool = False) -> Folder:
         raise DataError(f"{top} is a file. Give the folder of images with captions that it is in.") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself, before Python 3.13.
         raise DataError(f"cannot read {top}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def printable(path: Path | str) -> str:
-    """A path as text that can be written as UTF-8: bytes that are not appear as `\\udce9`."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 class _Reader:

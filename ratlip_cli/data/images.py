@@ -31,55 +31,13 @@ SUFFIXES = frozenset(
 
 _OTHER_IMAGES = (
     frozenset(
-        {
-            ".heic",
-            ".heif",
-            ".hif",
-            ".jxl",
-            ".jxr",
-            ".jp2",
-            ".j2k",
-            ".jpf",
-            ".jpx",
-            ".ico",
-            ".icns",
-            ".svg",
-            ".psd",
-            ".psb",
-        }
-        | {
-            ".xcf",
-            ".eps",
-            ".tga",
-            ".dds",
-            ".exr",
-            ".hdr",
-            ".pcx",
-            ".qoi",
-            ".sgi",
-            ".wmf",
-            ".emf",
-            ".avif",
-            ".pfm",
-            ".xpm",
-        }
-        | {
-            ".dng",
-            ".cr2",
-            ".cr3",
-            ".nef",
-            ".nrw",
-            ".arw",
-            ".srf",
-            ".sr2",
-            ".orf",
-            ".rw2",
-            ".raf",
-            ".pef",
-            ".srw",
-            ".raw",
-        }
-        | {".3fr", ".erf", ".iiq", ".kdc", ".dcr", ".mef", ".mos", ".mrw", ".x3f"}
+        (
+            *(".heic", ".heif", ".hif", ".jxl", ".jxr", ".jp2", ".j2k", ".jpf", ".jpx", ".ico", ".icns", ".svg"),
+            *(".psd", ".psb", ".xcf", ".eps", ".tga", ".dds", ".exr", ".hdr", ".pcx", ".qoi", ".sgi", ".wmf"),
+            *(".emf", ".avif", ".pfm", ".xpm", ".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".srf", ".sr2"),
+            *(".orf", ".rw2", ".raf", ".pef", ".srw", ".raw", ".3fr", ".erf", ".iiq", ".kdc", ".dcr", ".mef"),
+            *(".mos", ".mrw", ".x3f"),
+        )
     )
     - SUFFIXES
 )

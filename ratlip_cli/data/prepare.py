@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 from ratlip_cli.data.caption_length import long_captions
 from ratlip_cli.data.layout import INFO, DatasetInfo, Problem, Record, read_dataset
 from ratlip_cli.data.parallel import processes
-from ratlip_cli.data.request import PrepareRequest
+from ratlip_cli.data.request import PrepareRequest, missing_dataset
 from ratlip_cli.data.sources import celeba_tiny, cub, demo, own_images, oxford
 from ratlip_cli.data.writer import existing, write_dataset
-from ratlip_cli.errors import DataError, UsageError, unknown_name
+from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.files import locked, write_text, writing
 from ratlip_cli.progress import Progress, silent
 
@@ -181,13 +181,7 @@ def _source(request: PrepareRequest) -> _Source:
         return _rendered(request) if kind == rendered else _official(request)
     if path.exists():
         return _own(request)
-    here = f"Paths begin at {Path.cwd()}, and prepared datasets are in {request.data_dir.absolute()}"
-    here += ": give --dataset the path of one that is elsewhere."
-    if len(path.parts) != 1:
-        known = ", ".join(KNOWN)
-        raise DataError(f"{name} does not exist. Give a folder of images with captions, or one of: {known}. {here}")
-    prepared = {info.parent.name for info in request.data_dir.glob(f"*/{INFO}")}
-    raise UsageError(f"{unknown_name('dataset or folder', name, {*KNOWN, *prepared})} {here}")
+    raise missing_dataset(name, request.data_dir)
 
 
 def _own(request: PrepareRequest) -> _Source:

@@ -24,7 +24,7 @@ _option = functools.partial(setting, group=OPTIONS)
 class PrepareRequest:
     """What to prepare, and how. None is the default of the source; an option of another source is a UsageError."""
 
-    dataset: str  # One of KNOWN, or the path of your own images.
+    dataset: str  # One of DATASETS, or the path of your own images.
     data_dir: Path = setting(
         Path("data"), "Folder that holds prepared datasets by name.", group=OPTIONS, envvar="RATLIP_DATA"
     )

@@ -18,7 +18,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ratlip_cli.data.columns import settle
-from ratlip_cli.data.folders import printable
 from ratlip_cli.data.images import PROFILE_UNUSED, ImageError, read_image, stored_image, upright_rgb
 from ratlip_cli.data.layout import (
     INFO,
@@ -34,7 +33,7 @@ from ratlip_cli.data.layout import (
 from ratlip_cli.data.notes import ENLARGED, PROFILE, Stored, notes
 from ratlip_cli.data.parallel import in_order
 from ratlip_cli.errors import DataError, RatlipError, UsageError
-from ratlip_cli.files import remove_partials, whole_file, write_text, writing
+from ratlip_cli.files import printable, remove_partials, whole_file, write_text, writing
 from ratlip_cli.progress import Progress, silent
 
 _STAGING = ".preparing"
@@ -127,7 +126,7 @@ def write_dataset(
         settle([staging / split / METADATA for split in counts])
     info = replace(info, counts=counts, left_out=tuple(left_out), notes=(*info.notes, *notes(stored, side)))
     description = json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n"
-    write_text(staging / INFO, printable(description))  # In JSON, too, \udce9 is a byte that is not UTF-8.
+    write_text(staging / INFO, description)
     _move(staging, out)
     return info
 

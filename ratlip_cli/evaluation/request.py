@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratlip_cli.errors import UsageError, unknown_name
-from ratlip_cli.setting import check_choices, check_device, setting, several
+from ratlip_cli.setting import check_choices, check_device, check_seed, setting, several
 
 if TYPE_CHECKING:
     from ratlip_cli.weights.model_folder import Model
@@ -119,8 +119,7 @@ class EvaluationRequest:
             raise UsageError(f"captions per image is {self.captions_per_image}; it must be at least 1.")
         if self.bootstrap < 0 or 0 < self.bootstrap < FEWEST_RESAMPLES:
             raise UsageError(f"bootstrap is {self.bootstrap}; it must be 0, or at least {FEWEST_RESAMPLES} for 95 %.")
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed is {self.seed}; it must not be negative, and below 2^63.")
+        check_seed(self.seed)
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"batch size is {self.batch_size}; it must be at least 1.")
         if self.resize is not None and self.resize < 1:

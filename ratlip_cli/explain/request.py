@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ratlip_cli.errors import RatlipError, UsageError, unknown_name
 from ratlip_cli.explain.gradcam.words import phrases_of
-from ratlip_cli.setting import check_choices, check_device, setting, several
+from ratlip_cli.setting import check_choices, check_device, check_seed, setting, several
 
 if TYPE_CHECKING:
     from ratlip_cli.weights.model_folder import Model
@@ -83,7 +83,8 @@ class GradCamRequest:
             raise UsageError('there is no prompt; give one, such as "a red bird", or --image or --dataset.')
         if self.prompt is not None and not self.prompt.strip():
             raise UsageError("the prompt is empty; give one, such as 'a red bird'.")
-        _check_numbers("-n", self.count, self.seed)
+        _check_count("-n", self.count)
+        check_seed(self.seed)
         check_choices(self)
         check_device(self.device)
         if self.prompt is not None:
@@ -146,7 +147,8 @@ class LatentRequest:
             raise UsageError("a caption is empty; give one, such as 'a red bird'.")
         if self.steps is not None and self.steps < 2:
             raise UsageError(f"--steps is {self.steps}; an interpolation has at least 2.")
-        _check_numbers("--count", self.count, self.seed)
+        _check_count("--count", self.count)
+        check_seed(self.seed)
         check_choices(self)
         check_device(self.device)
         check_method(self.method)
@@ -168,8 +170,6 @@ def check_points(count: int) -> None:
         raise UsageError(f"points: {count}, but a plane needs {FEWEST_POINTS}. Raise --count or take a larger dataset.")
 
 
-def _check_numbers(option: str, count: int | None, seed: int) -> None:
+def _check_count(option: str, count: int | None) -> None:
     if count is not None and count < 1:
         raise UsageError(f"{option} is {count}; it must be at least 1.")
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"seed is {seed}; it must not be negative, and below 2^63.")

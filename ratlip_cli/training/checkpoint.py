@@ -28,11 +28,11 @@ from ratlip_cli.tensor_files import load_into, load_pickled, load_tensors, save_
 from ratlip_cli.training.run_paths import checkpoint_name, list_checkpoints, step_of
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import Trainer
+from ratlip_cli.weights.model_folder import GENERATOR_FILE, file_of
 
 FORMAT = 1  # Version of the files above; a checkpoint of another one is refused.
 
 NETWORKS = ("generator", "ema", "discriminator")
-_OLD_NAMES = {"ema": "average.safetensors"}  # How an earlier version of ratlip called a network's file.
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def save_checkpoint(
         saved = {"format": FORMAT, **counts, **asdict(identity), "torch": torch.__version__}
         write_text(partial / "checkpoint.json", json.dumps(saved, indent=2) + "\n")
         _remove(target)  # a damaged one of the same step
-    not_newer = [(old, path) for path in list_checkpoints(folder) if (old := step_of(path) or 0) <= step]
+    not_newer = [(old, path) for path in list_checkpoints(folder) if (old := step_of(path)) <= step]
     for old, path in not_newer[keep:]:
         if old != spared and not (keep_every and old % keep_every == 0):
             _remove(path)
@@ -100,13 +100,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise WeightsError(f"{path} is no whole checkpoint: its checkpoint.json cannot be read ({error}).") from error
     if version != FORMAT:
         raise WeightsError(f"{path} has checkpoint format {version!a:.20}; this version of ratlip reads {FORMAT}.")
-    networks = {name: load_tensors(_file_of(path, name)) for name in NETWORKS}
+    files = {name: path / f"{name}.safetensors" for name in NETWORKS} | {"ema": file_of(path, GENERATOR_FILE)}
+    networks = {name: load_tensors(file) for name, file in files.items()}
     return Checkpoint(path, step, seen, identity, networks, load_pickled(path / "state.pt"))
-
-
-def _file_of(path: Path, network: str) -> Path:
-    old = path / _OLD_NAMES.get(network, "")
-    return old if old.is_file() else path / f"{network}.safetensors"
 
 
 def newest_checkpoint(paths: Iterable[Path]) -> tuple[Checkpoint | None, list[str]]:

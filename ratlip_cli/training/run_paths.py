@@ -12,8 +12,6 @@ from ratlip_cli.errors import DataError
 from ratlip_cli.files import write_text
 from ratlip_cli.training.settings import TrainSettings, read_settings
 
-RUNS = Path("runs")  # Where runs without `--out` go, and where `--resume auto` looks.
-
 DATA_FILE = "data.json"  # In a run folder: where the prepared dataset was, and what it was.
 
 
@@ -28,17 +26,13 @@ def list_checkpoints(folder: Path) -> list[Path]:
     Folders of other names, such as a copy that somebody made, are none of the run's.
     """
     found = folder.iterdir() if folder.is_dir() else ()
-    return sorted((path for path in found if step_of(path) is not None and path.is_dir()), key=_step, reverse=True)
+    return sorted((path for path in found if step_of(path) >= 0 and path.is_dir()), key=step_of, reverse=True)
 
 
-def step_of(checkpoint: Path) -> int | None:
-    """The step that the name of a checkpoint says, None where it is no such name."""
+def step_of(checkpoint: Path) -> int:
+    """The step that the name of a checkpoint says, -1 where it is no such name."""
     match = re.fullmatch(r"step_([0-9]{8,})", checkpoint.name)
-    return int(match[1]) if match else None
-
-
-def _step(checkpoint: Path) -> int:
-    return step_of(checkpoint) or 0
+    return int(match[1]) if match else -1
 
 
 def images_seen(checkpoint: Path, batch_size: int) -> int:
@@ -46,12 +40,12 @@ def images_seen(checkpoint: Path, batch_size: int) -> int:
     try:
         return int(json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))["images_seen"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return _step(checkpoint) * batch_size
+        return step_of(checkpoint) * batch_size
 
 
 def is_last(checkpoint: Path, settings: TrainSettings, images: int) -> bool:
     """Whether a checkpoint is the end of a run of these settings on so many images."""
-    steps = _step(checkpoint)
+    steps = step_of(checkpoint)
     return steps >= settings.total_steps(images, steps, images_seen(checkpoint, settings.batch_size))
 
 

@@ -17,24 +17,11 @@ from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.family import Family
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.progress import Progress, silent
-from ratlip_cli.training.checkpoint import (
-    Checkpoint,
-    Identity,
-    newest_checkpoint,
-    read_checkpoint,
-    resume,
-)
+from ratlip_cli.setting import RUNS
+from ratlip_cli.training.checkpoint import Checkpoint, Identity, newest_checkpoint, read_checkpoint, resume
 from ratlip_cli.training.init_from import find_start, start_from
 from ratlip_cli.training.run_folder import RunFolder
-from ratlip_cli.training.run_paths import (
-    RUNS,
-    is_last,
-    kept_dataset,
-    list_checkpoints,
-    note_dataset,
-    step_of,
-    steps_logged,
-)
+from ratlip_cli.training.run_paths import is_last, kept_dataset, list_checkpoints, note_dataset, step_of, steps_logged
 from ratlip_cli.training.session import TrainingSession, sample_prompts
 from ratlip_cli.training.settings import (
     TrainSettings,
@@ -47,11 +34,7 @@ from ratlip_cli.training.settings import (
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.training.validation import Validation
 from ratlip_cli.weights.clip_files import BUNDLED, clip_architecture, load_clip
-from ratlip_cli.weights.model_folder import (
-    Model,
-    create_model_folder,
-    model_config,
-)
+from ratlip_cli.weights.model_folder import Model, create_model_folder, model_config
 
 ENCODED_AT_ONCE = 256  # Captions whose conditions are computed at once.
 
@@ -182,7 +165,7 @@ def _where_to_start(
     checkpoint: Checkpoint | None
     if settings.resume != "auto" and path != run:
         checkpoint = read_checkpoint(path)
-        if checkpoints and (step_of(checkpoints[0]) or 0) > checkpoint.step and not settings.out:
+        if checkpoints and step_of(checkpoints[0]) > checkpoint.step and not settings.out:
             raise UsageError(
                 f"{path} is not the newest checkpoint of its run, {checkpoints[0].name} is; give an --out for a new "
                 "run that goes on from it."

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from ratlip_cli.errors import UsageError, WeightsError, unknown_name
+from ratlip_cli.setting import RUNS
 from ratlip_cli.weights.model_folder import CONFIG_FILE, GENERATOR_FILE, Model, file_of, load_folder
 from ratlip_cli.weights.not_models import MODEL_IN_RUN, what_it_is
 
 DEMO = "ratlip-demo"
-RUNS = Path("runs")
 _DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
 
 

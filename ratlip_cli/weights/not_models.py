@@ -17,17 +17,12 @@ _NAMED = 3  # Folders that a message lists.
 
 def what_it_is(path: Path) -> str:
     """One line about a path that exists and is neither a model folder nor a run folder: what it is, and what to do."""
-    around = _model_around(path)
+    around = next((folder for folder in path.parents if _is_model(folder) or _is_run(folder)), None)
     if around is not None:
         return f"{path} is part of a model: name the whole, --model {around}."
     if path.is_file():
         return _of_file(path)
     return _of_folder(path)
-
-
-def _model_around(path: Path) -> Path | None:
-    """The run or model folder that `path` lies in."""
-    return next((folder for folder in path.parents if _is_model(folder) or _is_run(folder)), None)
 
 
 def _is_run(folder: Path) -> bool:

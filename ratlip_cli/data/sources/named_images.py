@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,7 +24,7 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet"
 class Place:
     """The files below a folder, and in the .zip files there, under paths relative to it."""
 
-    def __init__(self, root: Path, files: Iterable[Path], closing: ExitStack) -> None:
+    def __init__(self, root: Path, files: Callable[[], Iterable[Path]], closing: ExitStack) -> None:
         self.root = root
         self._files = files
         self._closing = closing
@@ -53,7 +53,7 @@ class Place:
         return None if opened is None else opened.file
 
     def _names(self) -> Iterator[str]:
-        for file in self._files:
+        for file in self._files():
             yield file.relative_to(self.root).as_posix()
         for prefix, opened in self._opened().items():
             for inner in opened.names:
@@ -71,7 +71,7 @@ class Place:
     def _opened(self) -> dict[str, OpenZip]:
         if self._zips is None:
             self._zips = {}
-            for file in self._files:
+            for file in self._files():
                 if file.name.lower().endswith(ZIP):
                     try:
                         opened = self._closing.enter_context(OpenZip(file))
@@ -100,15 +100,31 @@ def rows(table: Member, caption_column: str | None) -> Iterator[Row | Problem]:
     return tables.rows(table, caption_column)
 
 
-def merged(
-    found: Iterable[Row | Problem], files: ImageFiles, base: str = "", anywhere: bool = False
+def of_tables(
+    tables: Iterable[tuple[Iterable[Row | Problem], str]], files: ImageFiles, anywhere: bool = False
 ) -> Iterator[tuple[str, Row] | Row | Problem]:
-    """Yield the images that rows name, with the captions of all their rows: the file of each, and its row.
+    """Yield the images that the rows of tables name, with all their captions: the file of each, and its row.
 
-    A file of which there is nothing near comes as well: who reads it says that it does not exist.
-    Rows that hold their image come as they are. Names begin at the folder `base`; with `anywhere`, names that begin
-    at a root are looked for by their ends.
+    A file of which there is nothing near comes as well: who reads it says that it does not exist. Rows that hold their
+    image come as they are.
+
+    Args:
+        tables: the rows of each, and the folder at which its names begin.
+        anywhere: look for names that begin at a root by their ends.
     """
+    by_file: dict[str, Row] = {}
+    for found, base in tables:
+        for item in _of_table(found, files, base, anywhere):
+            if isinstance(item, (Row, Problem)):
+                yield item
+            else:
+                by_file[item[0]] = _with_captions(by_file.get(item[0]), item[1])
+    yield from by_file.items()
+
+
+def _of_table(
+    found: Iterable[Row | Problem], files: ImageFiles, base: str, anywhere: bool
+) -> Iterator[tuple[str, Row] | Row | Problem]:
     by_name: dict[str, Row] = {}
     for row in found:
         if isinstance(row, Problem) or row.image is not None:
@@ -125,41 +141,22 @@ def merged(
             if exact is not None:
                 places[name] = exact
     taken = {place for place in places.values() if isinstance(place, str)}
-    by_file: dict[str, Row] = {}
     for name, row in by_name.items():
         place = places.get(name)
         if place is None:
             try:
                 others = frozenset() if is_absolute(name) else taken
-                place = files.similar(_from_root(name), base, others) or posixpath.normpath(posixpath.join(base, name))
+                relative = re.sub(r"^(?:[A-Za-z]:)?[/\\]+", "", name)
+                place = files.similar(relative, base, others) or posixpath.normpath(posixpath.join(base, name))
             except ValueError as error:
                 place = error
         if isinstance(place, ValueError):
             yield Problem(name, str(place))
         else:
-            by_file[place] = _with_captions(by_file.get(place), row)
-    yield from by_file.items()
-
-
-def of_tables(
-    tables: Iterable[tuple[Iterable[Row | Problem], str]], files: ImageFiles, anywhere: bool = False
-) -> Iterator[tuple[str, Row] | Row | Problem]:
-    """`merged` for the rows of several tables, each with the folder at which its names begin."""
-    by_file: dict[str, Row] = {}
-    for found, base in tables:
-        for item in merged(found, files, base, anywhere):
-            if isinstance(item, (Row, Problem)):
-                yield item
-            else:
-                by_file[item[0]] = _with_captions(by_file.get(item[0]), item[1])
-    yield from by_file.items()
+            yield place, row
 
 
 def _with_captions(before: Row | None, row: Row) -> Row:
     if before is None:
         return row._replace(captions=tuple(dict.fromkeys(row.captions)))
     return before._replace(captions=tuple(dict.fromkeys(before.captions + row.captions)))
-
-
-def _from_root(name: str) -> str:
-    return re.sub(r"^(?:[A-Za-z]:)?[/\\]+", "", name)

@@ -173,7 +173,7 @@ def _of_folder(path: Path, options: Options) -> Iterator[Record | Problem]:
             elif options.image_root is not None or texts.beside(item[0]) is None:
                 named.add(place.root / item[0])
                 yield _from_row(item, place, options)
-    yield from _in_folder(found, path, options, texts, named)
+        yield from _in_folder(found, place, path, options, texts, named)
 
 
 def _rows(table: archives.Member, options: Options) -> Iterator[tables.Row | Problem]:
@@ -189,21 +189,9 @@ def _base(table: str, options: Options) -> str:
 
 
 def _place(path: Path, options: Options, closing: ExitStack, files: list[Path] | None = None) -> named_images.Place:
-    """Where the names in the tables of `path`, a folder or a table, are looked for."""
+    """Where the names in the tables of `path`, a folder of `files` or a table, are looked for."""
     root = _root(path, options)
-    if files is None or root != path:
-        return named_images.Place(root, _Below(root), closing)
-    return named_images.Place(root, files, closing)
-
-
-class _Below:
-    """The files below a folder, looked for when they are asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __iter__(self) -> Iterator[Path]:
-        return _files_below(self._folder)
+    return named_images.Place(root, lambda: _files_below(root) if files is None or root != path else files, closing)
 
 
 def _root(path: Path, options: Options) -> Path:
@@ -227,16 +215,21 @@ def _other_tables(path: Path, files: list[Path], texts: CaptionFiles, options: O
 
 
 def _in_folder(
-    found: Folder, folder: Path, options: Options, captions: CaptionFiles, named: set[Path]
+    found: Folder, place: named_images.Place, folder: Path, options: Options, captions: CaptionFiles, named: set[Path]
 ) -> Iterator[Record | Problem]:
     """The images of a folder, but for those `named` in a table already."""
     yield from found.problems
     table = next((found.path / name for name in named_images.METADATA if found.path / name in found.files), None)
     if table is not None:
+        own: set[Path] = set()
         try:
-            yield from _in_table(table, folder, options)
+            yield from _in_table(table, place, folder, options, own)
         except DataError as error:  # It cannot be read: the other folders can.
             yield Problem(str(table.relative_to(folder)), str(error))
+            return
+        for file in found.all_files() if options.image_root is None else ():
+            if (is_image(file) or is_other_image(file)) and file not in own:
+                yield Problem(str(file.relative_to(folder)), f"it has no caption: {table.name} does not name it")
         return
     yield from _with_text_files([file for file in found.files if file not in named], folder, options, captions)
     for file in found.files:
@@ -245,7 +238,7 @@ def _in_folder(
         elif file.name.lower().endswith(archives.ZIP):
             yield from _in_zip(file, folder, options, named)
     for inner in found.folders:
-        yield from _in_folder(inner, folder, options, captions, named)
+        yield from _in_folder(inner, place, folder, options, captions, named)
 
 
 def _with_text_files(
@@ -281,34 +274,22 @@ def _with_text_files(
 def _of_table(table: Path, options: Options) -> Iterator[Record | Problem]:
     """The images that a table names, which is given by itself."""
     with ExitStack() as closing:
-        place = _place(table, options, closing)
-        for item in _merged(table, place, "", options):
-            if isinstance(item, Problem):
-                yield item
-            elif isinstance(item, tables.Row):
-                yield _record(table.parent / Path(item.file_name).name, table.parent, options, item)
-            else:
-                yield _from_row(item, place, options)
+        yield from _in_table(table, _place(table, options, closing), table.parent, options, set())
 
 
-def _in_table(table: Path, folder: Path, options: Options) -> Iterator[Record | Problem]:
-    """The images that the metadata.* of a folder names, and those in the folder that it does not name."""
-    base = table.parent.relative_to(folder).as_posix() if options.image_root is None else ""
-    named = set()
-    with ExitStack() as closing:
-        place = _place(folder, options, closing)
-        for item in _merged(table, place, "" if base == "." else base, options):
-            if isinstance(item, Problem):
-                named.add(table.parent / item.name)
-                yield item
-            elif isinstance(item, tables.Row):
-                yield _record(table.parent / Path(item.file_name).name, folder, options, item)
-            else:
-                named.add(place.root / item[0])
-                yield _from_row(item, place, options)
-    for file in _files_below(table.parent):
-        if (is_image(file) or is_other_image(file)) and file not in named and options.image_root is None:
-            yield Problem(str(file.relative_to(folder)), f"it has no caption: {table.name} does not name it")
+def _in_table(
+    table: Path, place: named_images.Place, folder: Path, options: Options, named: set[Path]
+) -> Iterator[Record | Problem]:
+    """The images that a table in `folder` names, whose files are added to `named`."""
+    for item in _merged(table, place, _base(table.relative_to(folder).as_posix(), options), options):
+        if isinstance(item, Problem):
+            named.add(table.parent / item.name)
+            yield item
+        elif isinstance(item, tables.Row):
+            yield _record(table.parent / Path(item.file_name).name, folder, options, item)
+        else:
+            named.add(place.root / item[0])
+            yield _from_row(item, place, options)
 
 
 def _merged(
@@ -316,7 +297,7 @@ def _merged(
 ) -> Iterator[tuple[str, tables.Row] | tables.Row | Problem]:
     """The rows of `table`, whose names begin at the folder `base` of `place`, by the images that they name."""
     rows = named_images.rows(archives.Member(table.name, table), options.caption_column)
-    return named_images.merged(place.relative(rows, base), place.images, base, options.image_root is not None)
+    return named_images.of_tables([(place.relative(rows, base), base)], place.images, options.image_root is not None)
 
 
 def _from_row(found: tuple[str, tables.Row], place: named_images.Place, options: Options) -> Record | Problem:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterable
 
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # Before UTF-16, whose mark it begins with.
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
+from ratlip_cli.files import MARKS
 
 
 def encoding_of(head: bytes) -> str:
     """Return the encoding of a text that begins with `head`: what its mark says, UTF-16 without one, else UTF-8."""
-    for mark, encoding in _MARKS:
+    for mark, encoding in MARKS.items():
         if head.startswith(mark):
             return encoding
     high, low = head[0::2], head[1::2]
