@@ -19,6 +19,9 @@ from ratlip_cli.errors import RatlipError, UsageError
 PARTIAL = ".partial"
 """How temporary names end, so that a later run can recognise and remove what a kill left behind."""
 
+_A_LOOK, _LOOKS = 0.02, 10
+"""Seconds between two tries to have a lock, and how many more there are after the first."""
+
 _TEMPORARY = re.compile(rf"\.(.+)\.[0-9a-f]{{8}}{re.escape(PARTIAL)}")
 """A temporary name; its group is that of the target."""
 
@@ -106,9 +109,17 @@ def _to_disk(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Hold the lock file `path` for this process; yields whether it could be had. It ends with the process, however."""
+    """Hold the lock file `path` for this process; yields whether it could be had. It ends with the process, however.
+
+    Another process may hold it for a moment, only to see whether somebody has it: that is waited for.
+    """
     with path.open("ab") as file:
-        yield _lock(file.fileno())
+        had = _lock(file.fileno())
+        for _ in range(0 if had else _LOOKS):
+            time.sleep(_A_LOOK)
+            if had := _lock(file.fileno()):
+                break
+        yield had
 
 
 def _lock(descriptor: int) -> bool:

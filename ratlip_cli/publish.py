@@ -73,7 +73,7 @@ def publish(request: Publication, progress: Progress = silent) -> Published:
         UsageError: `repository` is not owner/name, no such model, or a file that holds no scores. WeightsError: the
             model cannot be loaded or the scores are another one's, or what the Hub refused and what to do about it.
     """
-    check_repository(request.repository)
+    check_repository(request.repository, request.revision)
     model = load_model(request.model)
     scores = _scores(request, model)
     config = replace(model.config, training=_without_paths(model.config.training))

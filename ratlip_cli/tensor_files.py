@@ -64,7 +64,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 def load_tensors_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file, on the CPU, and its metadata. Raises WeightsError like `load_tensors`."""
-    _check_kind(path, TensorFile.SAFETENSORS)
+    check_kind(path, TensorFile.SAFETENSORS)
     try:
         with _in_utf8(path) as name, safe_open(name, framework="pt", device="cpu") as file:
             # cloned out of the mapped file, which somebody may cut short while the tensors are in use
@@ -96,7 +96,7 @@ def load_pickled(path: Path) -> Any:
     Raises WeightsError where the file is missing, damaged, of another kind, or holds anything but tensors and plain
     containers.
     """
-    _check_kind(path, TensorFile.TORCH, TensorFile.TORCHSCRIPT)
+    check_kind(path, TensorFile.TORCH, TensorFile.TORCHSCRIPT)
     try:
         if tensor_file(path) is TensorFile.TORCHSCRIPT:
             return script_tensors(path)
@@ -119,7 +119,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     A `state_dict` inside, as training code keeps one beside its optimiser, is unwrapped, and the prefixes of several
     GPUs and of torch.compile, `module.` and `_orig_mod.`, are taken off. Raises WeightsError.
     """
-    _check_kind(path, *TensorFile)
+    check_kind(path, *TensorFile)
     if tensor_file(path) is TensorFile.SAFETENSORS:
         return load_tensors(path)
     content = load_pickled(path)
@@ -153,7 +153,7 @@ def named_tensors(content: object, where: object) -> dict[str, Tensor]:
     return content
 
 
-def _check_kind(path: Path, *wanted: TensorFile) -> None:
+def check_kind(path: Path, *wanted: TensorFile) -> None:
     """Raise WeightsError where a file is missing or, by its first bytes, of another kind, and say of which."""
     if path.is_dir():
         raise WeightsError(f"{path} is a folder; name the file in it.")

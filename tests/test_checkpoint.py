@@ -18,7 +18,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from ratlip_cli.data.of_run import dataset_of_model
 from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
+from ratlip_cli.evaluation.request import EvaluationRequest
+from ratlip_cli.evaluation.run import evaluate
+from ratlip_cli.explain.latent.run import latent_view
+from ratlip_cli.explain.request import LatentRequest
 from ratlip_cli.files import PARTIAL
 from ratlip_cli.publish import Publication, publish
 from ratlip_cli.training.checkpoint import list_checkpoints, newest_checkpoint, read_checkpoint
@@ -301,6 +306,22 @@ def test_a_moved_renamed_run_goes_on_with_the_dataset_where_it_was(project: Path
     shutil.move("runs/a", tmp_path / "another" / "place" / "b")
     os.chdir(tmp_path)
     goes_on(tmp_path / "another" / "place" / "b")
+
+
+@pytest.mark.parametrize("inner", ["", "checkpoints/step_00000002"])
+def test_a_model_of_a_moved_project_is_scored_and_shown_on_what_it_learned(
+    project: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch, inner: str
+) -> None:
+    new = project.rename(project.with_name("new"))
+    (project.parent / "away").mkdir()
+    monkeypatch.chdir(project.parent / "away")
+    model, data = str(new / "runs" / "a" / inner), str((new / "data" / "mine").resolve())
+    metrics = {"metrics": ("clip-score",), "clip": str(tiny_clip), "captions_per_image": 1}
+    scored = evaluate(EvaluationRequest(model=model, split="train", **metrics))
+    assert scored.source["dataset"] == data
+    assert latent_view(LatentRequest(model=model, split="train", count=3)).record()["dataset"] == data
+    monkeypatch.chdir(new)
+    assert dataset_of_model(Path("runs/a") / (inner or "model")) == Path("data/mine")
 
 
 def test_a_clip_that_is_gone_is_in_the_run(project: Path) -> None:

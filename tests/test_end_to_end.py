@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -244,6 +245,21 @@ def test_a_misspelled_run_is_not_looked_for_on_the_hub(
     assert "Did you mean 'runs/images-1'" in answer.err
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("mine/one", "mine/once"), ("mine/once/checkpoints/step_1", "step_00000001")]
+)
+def test_a_misspelled_model_is_told_with_the_nearest_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, meant: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("model/config.json", "checkpoints/step_00000001/checkpoint.json"):
+        (tmp_path / "mine" / "once" / file).parent.mkdir(parents=True)
+        (tmp_path / "mine" / "once" / file).touch()
+    answer = ratlip("info", typed)
+    assert answer.code == 2
+    assert re.search(rf"Did you mean '[^']*{meant}'", answer.err)
+
+
 def test_two_processes_do_not_train_in_one_run(run: Path) -> None:
     with locked(run / ".lock") as alone:
         assert alone
@@ -255,8 +271,14 @@ def test_two_processes_do_not_train_in_one_run(run: Path) -> None:
 def test_what_cannot_work_is_said_before_anything_is_prepared(tiny_clip: Path, tmp_path: Path) -> None:
     data = ("--dataset", "demo", "--data-dir", tmp_path / "data")
     (tmp_path / "taken").mkdir()
+    page = tmp_path / "page.pt"
+    page.write_text("<!doctype html>")
     for arguments, code, words in [
         (("--clip", "ViT-B-33"), 2, "Did you mean 'ViT-B-32'"),
+        (("--clip", "ViT-B-32-quickgelu:openaii"), 2, "Did you mean 'openai'"),
+        (("--clip", "ViT-B-32"), 2, "use ViT-B-32-quickgelu:openai"),
+        (("--clip", f"ViT-B-32:{tmp_path}/none.pt"), 1, "none.pt does not exist"),
+        (("--clip", f"ViT-B-32:{page}"), 1, "a web page"),
         (("--clip", tiny_clip, "--out", tmp_path / "taken"), 2, "exists already"),
         (("--clip", tiny_clip, "--batch-size", 1), 2, "at least 2"),
         (("--clip", tiny_clip, "--seed", 2**64), 2, "below 2^63"),

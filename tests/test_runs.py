@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,24 @@ def test_no_runs_are_no_error_and_no_folder_is_one() -> None:
     assert "no run in runs" in none.err
     assert json.loads(ratlip("runs", "--json").out) == {"runs": []}
     assert ratlip("runs", "missing").code == 1
+
+
+def test_a_run_itself_is_listed(tmp_path: Path) -> None:
+    (alone,) = runs_in(make_run(tmp_path / "runs" / "one", 100))
+    assert (alone.run, alone.state) == (tmp_path / "runs" / "one", "finished")
+
+
+def test_who_only_looks_keeps_nobody_from_beginning(tmp_path: Path) -> None:
+    ready = threading.Event()
+
+    def look() -> None:
+        with locked(tmp_path / ".lock"):
+            ready.set()
+            time.sleep(0.05)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    assert ready.wait(10)
+    with locked(tmp_path / ".lock") as alone:
+        assert alone
+    looking.join()

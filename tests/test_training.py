@@ -426,7 +426,8 @@ def test_blocks_that_fit_are_taken_and_the_rest_is_new(
         assert torch.equal(value, trainer.ema.state_dict()[name]), name
     assert not differing(dict(trainer.discriminator.state_dict()), dict(old.discriminator.state_dict()))
     anew = [f"block {place + 1} of image-G" for place, block in blocks.items() if block is None]
-    assert told.endswith(f"{', '.join(anew)} start{'s' if len(anew) == 1 else ''} anew" if anew else "are taken")
+    assert f", of {before} pixels, for {after}: " in told
+    assert told.endswith(f"{', '.join(anew) or 'nothing'} start{'' if len(anew) > 1 else 's'} anew")
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,12 @@ def _models() -> list[str]:
     return ["ratlip-demo", *runs]
 
 
+def _models_in(folder: Path) -> list[str]:
+    """Models, runs and checkpoints in a folder."""
+    inside = ("config.json", "model/config.json", "checkpoint.json")
+    return [str(one) for one in folder.glob("*") if any((one / name).is_file() for name in inside)]
+
+
 def complete_choice(choices: Iterable[str]) -> Callable[[str], list[str]]:
     """A function that gives those of `choices` that begin so."""
     known = tuple(choices)
@@ -107,7 +113,7 @@ def check_model_name(name: str | None) -> None:
     if name is None or name == "ratlip-demo" or Path(name).exists():
         return
     if Path(name).parent.is_dir() or Path(name).parts[:1] == RUNS.parts:
-        raise unknown_name("model", name, _models())
+        raise unknown_name("model", name, {*_models(), *_models_in(Path(name).parent)})
 
 
 def check_out_folder(out: Path) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 
 import ratlip_cli
 from ratlip_cli.data.dataset import cut_captions
+from ratlip_cli.data.of_run import dataset_of_model
 from ratlip_cli.device import resolve_device
 from ratlip_cli.errors import DataError, RatlipError, UsageError
 from ratlip_cli.evaluation.extract import extract
@@ -128,7 +129,7 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
         model = request.model
     else:
         model = load_model(str(request.model or default_model()), resolve_device(request.device))
-    dataset = request.dataset or str(model.config.training.get("dataset", ""))
+    dataset = request.dataset or dataset_of_model(model.folder) or str(model.config.training.get("dataset", ""))
     if not dataset:
         raise UsageError(f"{model.name} does not say what it was trained on; name a --dataset.")
     _log.info("model %s (%s) on %s, against %s", model.name, model.fingerprint, model.device, dataset)

@@ -74,10 +74,9 @@ def start_from(start: Start, trainer: Trainer) -> str:
     path = file_of(start.folder, DISCRIMINATOR_FILE)
     if path.is_file():
         load_into(trainer.discriminator, load_tensors(path), path)
-    sizes = (
-        f", of {config.generator.image_size} pixels, for {trainer.settings.image_size}" if own.keys() - taken else ""
-    )
-    return f"starting from model {start.spec}{sizes}: {_told(own, taken, path.is_file())}"
+    theirs, ours = config.generator.image_size, trainer.settings.image_size
+    sizes = f", of {theirs} pixels, for {ours}" if theirs != ours else ""
+    return f"starting from model {start.spec}{sizes}: {_told(own, taken, path.is_file(), theirs != ours)}"
 
 
 def fitting(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -123,11 +122,11 @@ def _shapes(block: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in block.items()}
 
 
-def _told(own: Mapping[str, Tensor], taken: Mapping[str, Tensor], discriminator: bool) -> str:
+def _told(own: Mapping[str, Tensor], taken: Mapping[str, Tensor], discriminator: bool, resized: bool) -> str:
     """What is new: modules of the generator, by their names, and the discriminator."""
     parts = [name.split(".") for name in own if name not in taken]
     modules = {f"block {int(path[1]) + 1} of image-G" if path[0] == BLOCKS[:-1] else path[0] for path in parts}
     anew = sorted(modules) + ([] if discriminator else ["the discriminator"])
     if not anew:
-        return "all its weights are taken"
+        return "all that fits is taken; nothing starts anew" if resized else "all its weights are taken"
     return f"all that fits is taken; {', '.join(anew)} start{'s' if len(anew) == 1 else ''} anew"

@@ -2,7 +2,7 @@
 
 runs/oxford-ratlip-1/
   config.toml         the resolved settings; `ratlip train --config` repeats the run with them
-  data.json           where its prepared dataset was, see run_paths.py
+  data.json           where its prepared dataset was, see data/of_run.py
   metrics.jsonl       one StepRecord a line, with the scores where the step was evaluated
   tensorboard/        the same for TensorBoard
   samples/            step_*.png: the same prompts and the same noise every time

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from pathlib import Path
 
-from ratlip_cli.errors import DataError
-from ratlip_cli.files import write_text
+from ratlip_cli.data.of_run import dataset_of_run
 from ratlip_cli.training.settings import TrainSettings, read_settings
-
-DATA_FILE = "data.json"  # In a run folder: where the prepared dataset was, and what it was.
 
 
 def checkpoint_name(step: int) -> str:
@@ -56,45 +52,6 @@ def steps_logged(run: Path) -> int:
             with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 return int(json.loads(line)["step"])
     return 0
-
-
-def note_dataset(run: Path, dataset: Path, fingerprint: str) -> None:
-    """Note in a run folder where its prepared dataset is, from the root and from the run, and what it is.
-
-    Raises RatlipError where the run folder cannot be written.
-    """
-    place = dataset.resolve()
-    places = [str(place)]
-    if place.drive == run.resolve().drive:
-        places.append(Path(os.path.relpath(place, run.resolve())).as_posix())
-    write_text(run / DATA_FILE, json.dumps({"places": places, "fingerprint": fingerprint}, indent=2) + "\n")
-
-
-def noted_places(run: Path) -> tuple[list[Path], str]:
-    """Where the dataset of a run may be by what `note_dataset` noted, and its fingerprint; nothing of an older run."""
-    try:
-        noted = json.loads((run / DATA_FILE).read_text(encoding="utf-8"))
-        places = [Path(os.path.normpath(run.resolve() / str(place))) for place in noted["places"]]
-        return list(dict.fromkeys(places)), str(noted["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return [], ""
-
-
-def dataset_of_run(run: Path) -> Path | None:
-    """The prepared dataset that a run was trained on, wherever run and dataset went together; None if it is not there.
-
-    It is the one whose captions, names and sizes of images are the same.
-    """
-    from ratlip_cli.data.layout import split_fingerprint  # imports Pillow
-
-    places, fingerprint = noted_places(run)
-    for place in places:
-        try:
-            if split_fingerprint(place, "train") == fingerprint:
-                return place
-        except DataError:
-            continue
-    return None
 
 
 def kept_dataset(settings: TrainSettings) -> Path | None:

@@ -34,11 +34,18 @@ class RunSummary:
 
 
 def runs_in(folder: Path) -> list[RunSummary]:
-    """The runs in `folder`, the one that was written to last at the end. Raises RatlipError where it is no folder."""
+    """The runs in `folder`, or that one run, the one that was written to last at the end.
+
+    Raises RatlipError where it is no folder.
+    """
     if not folder.is_dir():
         raise RatlipError(f"{folder} is no folder of runs; give the one that `ratlip train` wrote into.")
-    found = [run for run in folder.iterdir() if any((run / name).exists() for name in ("config.toml", "metrics.jsonl"))]
+    found = [folder] if _is_run(folder) else [run for run in folder.iterdir() if _is_run(run)]
     return [_summary(run) for run in sorted(found, key=_last_written)]
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("config.toml", "metrics.jsonl"))
 
 
 def _last_written(run: Path) -> tuple[float, str]:

@@ -476,7 +476,8 @@ def check_beginning(settings: TrainSettings) -> None:
         raise already_there(Path(settings.out))
     if not settings.dataset:
         raise UsageError("give the --dataset to train on: a name or a folder.")
-    from ratlip_cli.training.run_paths import kept_dataset, noted_places  # which imports this
+    from ratlip_cli.data.of_run import noted_places
+    from ratlip_cli.training.run_paths import kept_dataset  # which imports this
 
     run = settings.resumed_run
     if kept_dataset(settings) is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ratlip_cli.data.dataset import CaptionedImages, cut_captions, text_vectors
+from ratlip_cli.data.of_run import note_dataset
 from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.device import resolve_device
 from ratlip_cli.errors import UsageError, WeightsError
@@ -21,7 +22,7 @@ from ratlip_cli.setting import RUNS
 from ratlip_cli.training.checkpoint import Checkpoint, Identity, newest_checkpoint, read_checkpoint, resume
 from ratlip_cli.training.init_from import find_start, start_from
 from ratlip_cli.training.run_folder import RunFolder
-from ratlip_cli.training.run_paths import is_last, kept_dataset, list_checkpoints, note_dataset, step_of, steps_logged
+from ratlip_cli.training.run_paths import is_last, kept_dataset, list_checkpoints, step_of, steps_logged
 from ratlip_cli.training.session import TrainingSession, sample_prompts
 from ratlip_cli.training.settings import (
     TrainSettings,
@@ -33,7 +34,7 @@ from ratlip_cli.training.settings import (
 )
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.training.validation import Validation
-from ratlip_cli.weights.clip_files import BUNDLED, clip_architecture, load_clip
+from ratlip_cli.weights.clip_files import BUNDLED, check_clip, load_clip
 from ratlip_cli.weights.model_folder import Model, create_model_folder, model_config
 
 ENCODED_AT_ONCE = 256  # Captions whose conditions are computed at once.
@@ -129,7 +130,7 @@ def open_inputs(
 ) -> tuple[CaptionedImages, FrozenCLIP]:
     """The training split, prepared first where it was not before, and the CLIP, which may have to be downloaded."""
     clip = _kept_clip(settings)
-    clip_architecture(clip)  # a misspelled one is told before data are prepared
+    check_clip(clip)  # a misspelled one is told before data are prepared
     folder = kept_dataset(settings) or resolve_dataset(
         settings.dataset, Path(settings.data_dir), settings.image_size, progress=progress
     )

@@ -19,13 +19,13 @@ from torch import Tensor
 from ratlip_cli import fast
 from ratlip_cli.clip_tokenizer import DEFAULT_CONTEXT, CLIPTokenizer
 from ratlip_cli.errors import UsageError, WeightsError, first_line, unknown_name
-from ratlip_cli.file_kinds import other_file
+from ratlip_cli.file_kinds import TensorFile, other_file
 from ratlip_cli.files import write_text
 from ratlip_cli.json_files import read_json
 from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP
 from ratlip_cli.model.towers import CLIP
 from ratlip_cli.planned import planned
-from ratlip_cli.tensor_files import load_into, load_tensors, load_weights, save_tensors
+from ratlip_cli.tensor_files import check_kind, load_into, load_tensors, load_weights, save_tensors
 from ratlip_cli.weights.clip_config import checked_model_cfg
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
@@ -63,16 +63,29 @@ def _load(spec: str) -> FrozenCLIP:
     folder = BUNDLED.get(spec, Path(spec))
     if folder.is_dir():
         return _load_folder(folder)
-    name, _, pretrained = spec.partition(":")
-    pretrained = pretrained or DEFAULT_CLIP.partition(":")[2]
+    name, pretrained = _parts(spec)
     model_cfg = _model_cfg(spec, name)
-    import open_clip
-
     if pretrained == "random":
         logger.warning("CLIP %s has random weights: fit for dry runs and benchmarks, not for images.", name)
         return _named(spec, name, model_cfg, pretrained=None)
-    if Path(pretrained).suffix in WEIGHTS_SUFFIXES or Path(pretrained).is_file():
-        return _from_file(spec, name, Path(pretrained), model_cfg)
+    if isinstance(pretrained, Path):
+        return _from_file(spec, name, pretrained, model_cfg)
+    _check_tag(name, pretrained)
+    return _named(spec, name, model_cfg, pretrained)
+
+
+def _parts(spec: str) -> tuple[str, str | Path]:
+    """The name in NAME[:PRETRAINED], and the tag, `random` or weights file."""
+    name, _, pretrained = spec.partition(":")
+    pretrained = pretrained or DEFAULT_CLIP.partition(":")[2]
+    path = Path(pretrained)
+    return name, path if path.suffix in WEIGHTS_SUFFIXES or path.is_file() else pretrained
+
+
+def _check_tag(name: str, pretrained: str) -> None:
+    """Raise UsageError where the CLIP of that name has no such weights, or they need another one."""
+    import open_clip
+
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained not in tags:
         raise unknown_name(f"pretrained tag of CLIP {name}", pretrained, [*tags, "random"])
@@ -81,7 +94,18 @@ def _load(spec: str) -> FrozenCLIP:
         raise UsageError(
             f"the {pretrained} weights of CLIP {name} were trained with QuickGELU: use {quick}:{pretrained}."
         )
-    return _named(spec, name, model_cfg, pretrained)
+
+
+def check_clip(spec: str) -> None:
+    """Raise what `load_clip` raises for a CLIP that cannot be, by its name, tag, configuration or kind of file."""
+    clip_architecture(spec)
+    if BUNDLED.get(spec, Path(spec)).is_dir():
+        return
+    name, pretrained = _parts(spec)
+    if isinstance(pretrained, Path):
+        check_kind(pretrained, *TensorFile)
+    elif pretrained != "random":
+        _check_tag(name, pretrained)
 
 
 def clip_architecture(spec: str) -> FrozenCLIP:

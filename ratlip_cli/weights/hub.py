@@ -72,9 +72,7 @@ def push(
     WeightsError, one line that says what to do, and UsageError where `repository` is not owner/name or `revision` no
     name of a branch.
     """
-    check_repository(repository)
-    if revision is not None and not is_revision(revision):
-        raise UsageError(f"{revision!a} cannot be the name of a branch: use letters, digits, '.', '-', '_' and '/'.")
+    check_repository(repository, revision)
     api = HfApi(library_name="ratlip", library_version=ratlip_cli.__version__)
     with _explained(repository, f"{repository} could not be pushed"):
         api.create_repo(repository, private=private, exist_ok=True)
@@ -109,10 +107,12 @@ def is_revision(revision: str) -> bool:
     return _REVISION.fullmatch(revision) is not None
 
 
-def check_repository(repository: str) -> None:
-    """Raise UsageError where `repository` is not owner/name."""
+def check_repository(repository: str, revision: str | None = None) -> None:
+    """Raise UsageError where `repository` is not owner/name, or `revision` cannot be the name of a branch."""
     if not is_hub_name(repository) or "@" in repository:
         raise UsageError(f"'{repository}' is not a name on the Hugging Face Hub: use owner/name.")
+    if revision is not None and not is_revision(revision):
+        raise UsageError(f"{revision!a} cannot be the name of a branch: use letters, digits, '.', '-', '_' and '/'.")
 
 
 def _verify(name: str, snapshot: Path) -> None:

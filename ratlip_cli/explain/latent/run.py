@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ratlip_cli.data.dataset import CaptionedImages
+from ratlip_cli.data.of_run import dataset_of_model
 from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.errors import UsageError
 from ratlip_cli.explain.inputs import about, load_models, model_record
@@ -62,7 +63,8 @@ def latent_view(request: LatentRequest, progress: Progress = silent) -> LatentRe
 
 def _pairs(request: LatentRequest, space: Space, models: list[Model], count: int, progress: Progress) -> Pairs:
     """Pairs of the split, prepared first where that is needed, at the size that the first model generates."""
-    source = request.dataset or str(models[0].config.training.get("dataset", ""))
+    trained_on = models[0].config.training.get("dataset", "")
+    source = str(request.dataset or dataset_of_model(models[0].folder) or trained_on)
     if not source:
         raise UsageError(f"{models[0].name} does not say what it was trained on; name a --dataset.")
     size = models[0].config.generator.image_size
