@@ -524,7 +524,30 @@ def test_notes_say_what_is_worth_knowing(tmp_path: Path) -> None:
 )
 def test_no_mismatched_pair_is_said(tmp_path: Path, captions: list[tuple[str, ...]], is_told: bool) -> None:
     items = [Record(str(n), "train", own, noise(50, 50, n)) for n, own in enumerate(captions)]
-    assert bool(write(tmp_path / "noise", items).notes) == is_told
+    assert any("the same caption" in note for note in write(tmp_path / "noise", items).notes) == is_told
+
+
+def test_commands_that_are_told_can_be_copied(tmp_path: Path) -> None:
+    folder = tmp_path / "my set; a"
+    folder.mkdir()
+    with pytest.raises(DataError, match=re.escape(f"`ratlip prepare '{folder}'`")):
+        read_dataset(folder)
+    with pytest.raises(DataError, match=re.escape(f"ratlip prepare oxford --raw '{folder}'")):
+        oxford.DATASET.located(folder)
+    item = Record("a", "train", ("a caption",), noise(50, 50))
+    prepared = write_dataset(tmp_path / "data" / folder.name, [item], replace(INFO, source=str(folder)))
+    assert prepared.image_size == 32
+    with pytest.raises(DataError, match=re.escape("ratlip prepare 'my set; a' --image-size 99")):
+        resolve_dataset(folder.name, tmp_path / "data", 99)
+
+
+def test_a_split_without_images_is_said(tmp_path: Path) -> None:
+    for split, absent in (("train", "test"), ("test", "train")):
+        items = [Record(str(n), split, (f"caption {n}",), noise(50, 50, n)) for n in range(2)]
+        (note,) = write(tmp_path / split, items).notes
+        assert note.startswith(f"no image is in the {absent} split")
+    with pytest.raises(DataError, match=r"no split 'test'\. It has: train\. .*prepare it again"):
+        read_split(tmp_path / "train", "test")
 
 
 def test_a_dataset_with_nothing_worth_knowing_has_no_notes(tmp_path: Path) -> None:
