@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,9 @@ def lay(folder: Path, *files: str) -> Path:
         ("x.jpg", "x.caption"),
         ("x.jpg", "x.jpg.txt"),
         ("x.jpg", "x.jpg.caption"),
+        ("x.JPG", "x.TXT"),
+        ("IMG_1.JPG", "img_1.Caption"),
+        ("e\u0301.jpg", "\u00e9.txt"),
         ("x.jpg", "captions/x.txt"),
         ("x.jpg", "texts/x.txt"),
         ("x.jpg", "txt/x.caption"),
@@ -58,6 +62,12 @@ def test_a_text_is_given_to_no_image_that_may_not_be_meant(tmp_path: Path) -> No
     good, bad = read(lay(tmp_path, "a/x.jpg", "b/x.jpg", "text/x.txt", "y.jpg", "y.txt", "text/y.txt"))
     assert good == {"y.jpg": ("y.txt",)}
     assert set(bad) == {"a/x.jpg", "b/x.jpg"}
+
+
+@pytest.mark.skipif(os.path.exists(__file__.swapcase()), reason="names differ by more than case here")  # noqa: PTH110
+def test_a_text_of_the_exact_name_belongs_to_that_image(tmp_path: Path) -> None:
+    good, bad = read(lay(tmp_path, "x.jpg", "x.txt", "X.jpg"))
+    assert (good, set(bad)) == ({"x.jpg": ("x.txt",)}, {"X.jpg"})
 
 
 def test_captions_from_folder_names(tmp_path: Path) -> None:
@@ -143,6 +153,45 @@ def test_where_nothing_can_be_used_causes_come_first_and_counted(tmp_path: Path)
     assert cause < told.index("a.jpg and 2 more: it has no caption: metadata.csv does not name it.")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        (
+            "names.csv",
+            "id,title\n1,one\n",
+            "Passed over tables without columns of image names and captions: names.csv.",
+        ),
+        ("x.xlsx", "PK", "Passed over files that are neither images nor captions: x.xlsx."),
+        ("readme.txt", "text", "It holds neither images nor tables of captions."),
+        ("a.csv", "file_name,caption\nhttps://x.org/1.jpg,one\n", "https://x.org/1.jpg: an address in the web"),
+        ("metadata.csv", "url,caption\nhttps://x.org/1.jpg,one\n", "https://x.org/1.jpg: an address in the web"),
+    ],
+)
+def test_where_nothing_can_be_used_what_is_there_is_named(tmp_path: Path, name: str, content: str, told: str) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / name).write_text(content)
+    with pytest.raises(DataError) as caught:
+        prepare(PrepareRequest(str(tmp_path / "photos"), tmp_path / "data", image_size=16, workers=1))
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("table", ["metadata.csv", "other.csv", "in/metadata.csv", "in/other.csv"])
+@pytest.mark.parametrize("pack", [False, True])
+def test_an_image_whose_row_is_bad_is_left_out_once(tmp_path: Path, table: str, pack: bool) -> None:
+    folder = tmp_path / "photos"
+    image = str(Path(table).with_name("a.jpg"))
+    lay(folder, image)
+    (folder / table).write_bytes(b"file_name,caption\na.jpg,caf\xe9\n")
+    if pack:
+        with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+            for file in folder.rglob("*.*"):
+                archive.write(file, file.relative_to(folder))
+    (problem,) = records(tmp_path / "photos.zip" if pack else folder, Options())
+    assert isinstance(problem, Problem)
+    assert problem.name == (f"photos.zip/{image}" if pack else image)
+    assert "not UTF-8" in problem.reason
+
+
 COLUMNS: Sequence[tuple[list[list[Json]], list[list[Json]]]] = [
     ([[1, "x"]], [["1", "x"]]),
     ([[1, 2.5]], [[1, 2.5]]),
@@ -173,19 +222,20 @@ def test_a_column_is_of_one_type(tmp_path: Path, before: list[list[Json]], after
 def test_what_is_prepared_opens_with_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
-    folder = tmp_path / "[a]::b"
+    folder = tmp_path / "[a]::b$HOME"
     splits: tuple[list[Json], ...] = ([], [])
     for column, (values, _) in enumerate(COLUMNS):
         for rows, cells in zip(splits, [*values, [None]], strict=False):
             rows += [{} for _ in range(len(cells) - len(rows))]
             for row, cell in zip(rows, cells, strict=False):
                 row[f"c{column}"] = cell
+    splits[0][0]["empty"] = None  # In one split alone.
     for split, rows in zip(("train", "test"), splits, strict=True):
-        lay(folder / split, *(f"{number}.png" for number in range(len(rows))))
-        lines = [{"file_name": f"{number}.png", "text": "x", **row} for number, row in enumerate(rows)]
+        lay(folder / split, *(f"{number}$HOME.png" for number in range(len(rows))))
+        lines = [{"file_name": f"{number}$HOME.png", "text": "x", **row} for number, row in enumerate(rows)]
         (folder / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     path = prepare(PrepareRequest(str(folder), tmp_path / "data", image_size=16, workers=1)).path
-    assert path.name == "(a)__b"
+    assert path.name == "(a)__b_HOME"
     loaded = datasets.load_dataset("imagefolder", data_dir=str(path), cache_dir=str(tmp_path / "cache"))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 2, "test": 1}
     assert loaded["train"]["c0"][:] == ["1", "x"]

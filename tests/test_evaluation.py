@@ -652,6 +652,10 @@ def test_images_of_a_folder_change_its_fingerprint(tmp_path: Path) -> None:
             "images.jsonl is",
         ),
         (lambda folder: (folder / "images.jsonl").write_text("[" * 100_000), "images.jsonl is"),
+        (
+            lambda folder: (folder / "images.jsonl").write_text('{"file_name": "x9.png", "prompt": "a"}'),
+            r"x9\.png is named in images\.jsonl, but is not there\. .* remove its line",
+        ),
     ],
 )
 def test_bad_folders_are_named(tmp_path: Path, clip: FrozenCLIP, damage: Callable[[Path], object], said: str) -> None:
@@ -732,6 +736,29 @@ def test_what_is_passed_over_is_counted_and_named(tmp_path: Path) -> None:
     images, _, notes = open_folder(folder, EvaluationRequest(images=folder), True)
     assert len(images) == 1
     assert notes == [f"passed over in {folder}, not named in images.jsonl: 1 .png (x1.png)"]
+
+
+def test_captions_of_absent_images_are_passed_over_and_named(tmp_path: Path) -> None:
+    folder = captioned_folder(tmp_path / "own", ["a", "b"])
+    (folder / "x0.txt").rename(folder / "x0.TXT")
+    (folder / "x1.txt").rename(folder / "x1.png.txt")
+    request = EvaluationRequest(images=folder)
+    images, captions, notes = open_folder(folder, request, True)
+    assert (len(images), notes) == (2, [])
+    assert captions is not None
+    assert captions.texts == ["a", "b"]
+    for file in ("x0.TXT", "x1.png.txt"):
+        (folder / file).unlink()
+    rows = [f"{name}.png,caption of {name}" for name in ("x0", "x1", "x2", "another")]
+    for table in ("metadata.csv", "captions.csv"):
+        (folder / table).write_text("\n".join(["file_name,caption", *rows]))
+        images, captions, notes = open_folder(folder, request, True)
+        assert len(images) == 2
+        assert captions is not None
+        assert captions.texts == ["caption of x0", "caption of x1"]
+        assert "and 1 more" in notes[-1]
+        assert "the image does not exist" in notes[-1]
+        (folder / table).unlink()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")

@@ -6,11 +6,14 @@ import errno
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ratlip_cli.data import parallel
 from ratlip_cli.data.layout import (
     DatasetInfo,
     Problem,
@@ -28,6 +32,8 @@ from ratlip_cli.data.layout import (
     stored_side,
 )
 from ratlip_cli.data.parallel import IN_FLIGHT, in_order
+from ratlip_cli.data.prepare import resolve_dataset
+from ratlip_cli.data.sources import oxford
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, Interrupted, RatlipError, UsageError
 from ratlip_cli.progress import silent
@@ -524,7 +530,46 @@ def test_notes_say_what_is_worth_knowing(tmp_path: Path) -> None:
 )
 def test_no_mismatched_pair_is_said(tmp_path: Path, captions: list[tuple[str, ...]], is_told: bool) -> None:
     items = [Record(str(n), "train", own, noise(50, 50, n)) for n, own in enumerate(captions)]
-    assert bool(write(tmp_path / "noise", items).notes) == is_told
+    assert any("the same caption" in note for note in write(tmp_path / "noise", items).notes) == is_told
+
+
+def test_workers_are_started_where_no_signal_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python calls signal handlers, which raise, in its main thread alone."""
+    started_in = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers: int, **_: object) -> None:
+            super().__init__(workers)
+
+        def submit(self, *call: Any) -> Any:  # type: ignore[override]
+            started_in.append(threading.current_thread())
+            return super().submit(*call)
+
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", Pool)
+    assert [result for _, result in in_order(abs, range(-9, 0), 2)] == [*range(9, 0, -1)]
+    assert threading.main_thread() not in started_in
+    assert len(started_in) == 9
+
+
+def test_commands_that_are_told_can_be_copied(tmp_path: Path) -> None:
+    folder = tmp_path / "my set; a"
+    folder.mkdir()
+    with pytest.raises(DataError, match=re.escape(f"`ratlip prepare '{folder}'`")):
+        read_dataset(folder)
+    with pytest.raises(DataError, match=re.escape(f"ratlip prepare oxford --raw '{folder}'")):
+        oxford.DATASET.located(folder)
+    write(tmp_path / "data" / folder.name, records(2))
+    with pytest.raises(DataError, match=re.escape("ratlip prepare 'my set; a' --image-size 99")):
+        resolve_dataset(folder.name, tmp_path / "data", 99)
+
+
+def test_a_split_without_images_is_said(tmp_path: Path) -> None:
+    for split, absent in (("train", "test"), ("test", "train")):
+        items = [Record(str(n), split, (f"caption {n}",), noise(50, 50, n)) for n in range(2)]
+        (note,) = write(tmp_path / split, items).notes
+        assert note.startswith(f"no image is in the {absent} split")
+    with pytest.raises(DataError, match=r"no split 'test'\. It has: train\. .*prepare it again"):
+        read_split(tmp_path / "train", "test")
 
 
 def test_a_dataset_with_nothing_worth_knowing_has_no_notes(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ratlip_cli.data.folders import read_folder
 from ratlip_cli.data.layout import DatasetInfo, Problem, Record, check_dataset, read_split
-from ratlip_cli.data.prepare import PrepareRequest, prepare
+from ratlip_cli.data.prepare import PrepareRequest, prepare, resolve_dataset
 from ratlip_cli.data.sources.own_images import Options, count, fingerprint, passed_over, records
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, UsageError
@@ -283,6 +283,43 @@ def test_links_that_lead_to_one_another_end(tmp_path: Path) -> None:
     assert list(read(tmp_path / "photos")[0]) == ["both/a.png", "both/other/b.png"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes in folders")
+def test_what_is_neither_file_nor_folder_is_named(tmp_path: Path) -> None:
+    image(tmp_path / "a.png", "a caption")
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.png").symlink_to("/dev/null")
+    (tmp_path / "d.png").symlink_to("nowhere.png")
+    good, bad = read(tmp_path)
+    assert list(good) == ["a.png"]
+    reason = "neither a file nor a folder, but a pipe, socket or device"
+    assert bad == {"b.png": reason, "c.png": reason, "d.png": "a link to nowhere.png, which is not there"}
+
+
+def test_a_folder_that_may_not_be_read_is_the_one_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos"
+    image(folder / "a.png", "a caption")
+
+    def refuse(path: os.PathLike[str], **options: object) -> os.stat_result:
+        if os.fspath(path) == str(folder / "dataset.json"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return stat(path, **options)  # type: ignore[arg-type]
+
+    def scan(path: os.PathLike[str]) -> object:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", refuse)
+    monkeypatch.setattr(os, "scandir", scan)
+    for call in (
+        lambda: prepare(PrepareRequest(str(folder), tmp_path / "data", workers=1)),
+        lambda: resolve_dataset(str(folder), tmp_path / "data", 16),
+    ):
+        with pytest.raises(DataError, match=r"cannot read \S+photos: Permission denied\. Check"):
+            call()
+
+
 def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     for ending in ("jfif", "jpe", "pjpeg", "JPG"):
         image(tmp_path / "a.jpg", "a caption")
@@ -295,6 +332,12 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     assert set(bad) == {"phone.heic", "raw.NEF"}
     assert passed_over(tmp_path) == (
         "passed over files that are neither images nor captions: Thumbs.db, b.png.part, desktop.ini and 1 more",
+    )
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "prices.csv").write_text("what,price\nfilm,1\n")
+    (tmp_path / "captions.csv").write_text("file,caption\njpe.jpe,a caption\n")
+    assert passed_over(tmp_path)[1:] == (
+        "passed over tables without columns of image names and captions: in/prices.csv",
     )
 
 

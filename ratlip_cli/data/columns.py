@@ -39,6 +39,9 @@ def settle(files: Sequence[Path]) -> None:
     found = {name: {kinds.get(name, _NULL) for kinds in by_file.values()} for name in names}
     as_number = {name for name, kinds in found.items() if kinds == {_Kind("int"), _Kind("float")}}
     as_text = {name for name, kinds in found.items() if len(kinds) > 1 or any(map(_is_mixed, kinds))} - as_number
+    as_text |= {
+        name for name in names if found[name] == {_NULL} and any(name not in kinds for kinds in by_file.values())
+    }
     if not as_number | as_text:
         return
     for file, kinds in by_file.items():

@@ -66,12 +66,13 @@ class Folder:
             ("folders that ratlip wrote", written),
             ("links to folders that are read anyway", repeated),
         )
-        return tuple(f"passed over {self._named(what, paths)}" for what, paths in lines if paths)
+        return tuple(self.line(what, paths) for what, paths in lines if paths)
 
-    def _named(self, what: str, paths: Sequence[Path]) -> str:
+    def line(self, what: str, paths: Sequence[Path]) -> str:
+        """Say that `paths` in this folder, which are `what`, are passed over."""
         names = [printable(path.relative_to(self.path)) for path in sorted(paths)]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        return f"{what}: {', '.join(names[:_SHOWN])}{more}"
+        return f"passed over {what}: {', '.join(names[:_SHOWN])}{more}"
 
 
 def read_folder(top: Path, with_written: bool = False) -> Folder:
@@ -90,7 +91,10 @@ def read_folder(top: Path, with_written: bool = False) -> Folder:
     except NotADirectoryError:
         raise DataError(f"{top} is a file. Give the folder of images with captions that it is in.") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself, before Python 3.13.
-        raise DataError(f"cannot read {top}: {getattr(error, 'strerror', None) or error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"cannot read {top}: {why}. Check what its path leads to, and whether you may read it."
+        ) from error
 
 
 class _Reader:
@@ -122,8 +126,10 @@ class _Reader:
             folder.files.append(path)
         elif entry.is_dir():
             self._add_folder(folder, path, real, is_link=entry.is_symlink())
-        elif entry.is_symlink():
+        elif entry.is_symlink() and not path.exists():
             folder.problems.append(self._problem(path, f"a link to {printable(path.readlink())}, which is not there"))
+        else:
+            folder.problems.append(self._problem(path, "neither a file nor a folder, but a pipe, socket or device"))
 
     def _add_folder(self, folder: Folder, path: Path, real: Path, is_link: bool) -> None:
         target = path.resolve() if is_link else real / path.name

@@ -16,6 +16,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import shlex
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,7 +119,7 @@ def plain_name(name: str, ending: str = "") -> str:
     """`name` as a file can be called on every system, then `ending`: at most :data:`LONGEST_NAME` bytes of UTF-8.
 
     Unicode is composed (NFC), blanks of any kind become spaces, marks that nobody sees are dropped, and what some
-    system does not allow becomes "_".
+    system does not allow, or the `datasets` library takes for a variable ($), becomes "_".
     """
     fit = "".join(map(_plain_character, unicodedata.normalize("NFC", name))).lstrip(".")
     if not fit.strip() or fit.split(".")[0].strip().upper() in _DEVICES:
@@ -129,7 +131,7 @@ def _plain_character(character: str) -> str:
     if character.isspace():
         return " "
     if character.isprintable():
-        return "_" if character in '<>:"/\\|?*' else character
+        return "_" if character in '<>:"/\\|?*$' else character
     return "" if unicodedata.category(character) == "Cf" else "_"
 
 
@@ -139,6 +141,11 @@ _DEVICES = frozenset(
 """Names that Windows keeps for itself."""
 
 
+def is_dataset(path: Path) -> bool:
+    """Whether `path` is a prepared dataset; a folder that may not be read is none."""
+    return os.path.isfile(path / INFO)  # noqa: PTH113  Path.is_file raises where a folder may not be read.
+
+
 def read_dataset(path: Path) -> DatasetInfo:
     """Read and validate dataset.json of the dataset `path`. Raises DataError where it is missing or damaged."""
     file = path / INFO
@@ -146,7 +153,7 @@ def read_dataset(path: Path) -> DatasetInfo:
         return _parse_info(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise DataError(
-            f"{path} is not a prepared dataset: it has no {INFO}. `ratlip prepare {path}` makes one."
+            f"{path} is not a prepared dataset: it has no {INFO}. `ratlip prepare {shlex.quote(str(path))}` makes one."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {file}: {error}") from error
@@ -161,7 +168,10 @@ def read_split(path: Path, split: str) -> list[Entry]:
     """
     info = read_dataset(path)
     if split not in info.counts:
-        raise DataError(f"{path} has no split '{split}'. It has: {', '.join(sorted(info.counts))}.")
+        raise DataError(
+            f"{path} has no split '{split}'. It has: {', '.join(sorted(info.counts))}. For own images, a folder "
+            f"{split} or a share (--test-fraction) makes one: remove {path} and prepare it again."
+        )
     file = path / split / METADATA
     try:
         with file.open("rb") as lines:

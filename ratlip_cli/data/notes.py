@@ -28,14 +28,19 @@ def notes(images: Sequence[Stored], side: int) -> tuple[str, ...]:
 
 
 def _no_split(images: Sequence[Stored]) -> str:
-    """A share was promised to each of train and test; one image cannot be in both."""
+    """One of train and test has no image: one image cannot be in both, and folders and options say where others go."""
     splits = {image.split for image in images}
     absent = [split for split in ("train", "test") if split not in splits]
-    if not absent or all(image.rank is None for image in images):
+    if not absent:
         return ""
-    return (
-        f"no image is in the {absent[0]} split: {_count(len(images), 'image is', 'images are')} too few for two splits"
-    )
+    if any(image.rank is not None for image in images):
+        why = f"{_count(len(images), 'image is', 'images are')} too few for two splits"
+    else:
+        why = f"{_NEEDED_BY[absent[0]]} needs some, such as those of a folder {absent[0]}"
+    return f"no image is in the {absent[0]} split: {why}"
+
+
+_NEEDED_BY = {"train": "training", "test": "`ratlip evaluate`"}
 
 
 def _one_caption(images: Sequence[Stored]) -> str:

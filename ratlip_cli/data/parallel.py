@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
@@ -50,10 +50,12 @@ def in_order(
         return
     _start_helpers()
     pool = ProcessPoolExecutor(workers, mp_context=_context(), initializer=_start_worker)
+    # Workers are started where no signal is met: one that is stopped half way through its start writes a traceback.
+    undisturbed = ThreadPoolExecutor(1)
     window: deque[tuple[Item, Future[Result]]] = deque()
     try:
         for item in items:
-            window.append((item, pool.submit(function, item)))
+            window.append((item, undisturbed.submit(pool.submit, function, item).result()))
             if len(window) == IN_FLIGHT * workers:
                 done, future = window.popleft()
                 yield done, future.result()
@@ -65,6 +67,7 @@ def in_order(
             "a worker process was killed (out of memory?). What is done is kept: run again with fewer --workers."
         ) from None
     finally:
+        undisturbed.shutdown()
         pool.shutdown(cancel_futures=True)
 
 

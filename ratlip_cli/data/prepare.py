@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ratlip_cli.data.caption_length import long_captions
-from ratlip_cli.data.layout import INFO, DatasetInfo, Problem, Record, read_dataset
+from ratlip_cli.data.layout import INFO, DatasetInfo, Problem, Record, is_dataset, read_dataset
 from ratlip_cli.data.parallel import processes
 from ratlip_cli.data.request import PrepareRequest, missing_dataset
 from ratlip_cli.data.sources import celeba_tiny, cub, demo, own_images, oxford
@@ -54,7 +55,7 @@ def prepare(request: PrepareRequest, progress: Progress = silent) -> Prepared:
     if request.name is not None and Path(request.name).name != request.name:
         raise UsageError(f"--name is '{request.name}'; it must be the name of a folder in {request.data_dir}.")
     path = Path(request.dataset)
-    if (path / INFO).is_file():
+    if is_dataset(path):
         info = read_dataset(path)
         return Prepared(path, info, before=info)
     prepared = _prepare(request, progress)
@@ -74,7 +75,7 @@ def resolve_dataset(name_or_path: str, data_dir: Path, image_size: int, progress
     """
     path = Path(name_or_path)
     if name_or_path not in KNOWN and path.exists():
-        return path if (path / INFO).is_file() else _resolve_own(path, data_dir, image_size, progress)
+        return path if is_dataset(path) else _resolve_own(path, data_dir, image_size, progress)
     out = data_dir / name_or_path
     if (out / INFO).is_file():
         return _large_enough(out, name_or_path, image_size)
@@ -97,13 +98,14 @@ def own_folder(path: Path, data_dir: Path) -> Path:
     """Return where your own images are prepared: under their own name, unless they lie there themselves."""
     name = own_images.name(path)
     if not (data_dir / name / INFO).is_file():
-        name = name.translate(_NO_PATTERN)
+        name = name.encode("utf-8", "surrogateescape").decode(errors="replace").translate(_NO_PATTERN)
     out = data_dir / name
     return out.with_name(f"{out.name}-prepared") if out.resolve() == path.resolve() else out
 
 
-_NO_PATTERN = str.maketrans("[]:", "()_")
-"""What the `datasets` library would take, in the name of a folder, for a pattern or a chain of addresses."""
+_NO_PATTERN = str.maketrans("[]:$\ufffd", "()___")
+"""What the `datasets` library would take, in the name of a folder, for a pattern, a chain of addresses or a variable,
+and bytes that are not UTF-8, with which it does not work."""
 
 
 _Material: TypeAlias = tuple[Mapping[str, str], int | None, Iterable[Record | Problem], tuple[str, ...]]
@@ -199,7 +201,7 @@ def _own(request: PrepareRequest) -> _Source:
     )
 
     def material(progress: Progress, before: DatasetInfo | None) -> _Material:
-        state, passed_over = _state(path, options, before), own_images.passed_over(path)
+        state, passed_over = _state(path, options, before), own_images.passed_over(path, options)
         return state, own_images.count(path, options), own_images.records(path, options), passed_over
 
     return _Source(own_folder(path, request.data_dir), info, material, path)
@@ -305,7 +307,7 @@ def _prepared(request: PrepareRequest, progress: Progress) -> Path:
 def _large_enough(out: Path, what: str, image_size: int) -> Path:
     size = read_dataset(out).image_size
     if size < image_size:
-        again = f"ratlip prepare {what} --image-size {image_size}"
+        again = f"ratlip prepare {shlex.quote(what)} --image-size {image_size}"
         raise DataError(f"{out} was prepared for {size} pixels, fewer than {image_size}. Prepare it again: {again}")
     return out
 

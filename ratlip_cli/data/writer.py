@@ -145,9 +145,9 @@ def _causes(left_out: list[Problem], passed_over: tuple[str, ...]) -> str:
             f" ({len(same)} times)" if len(names) == 1 < len(same) else f" and {len(same) - 1} more" * (len(same) > 1)
         )
         told.append(f"{same[0].name}{more}: {same[0].reason.rstrip('.')}. ")
-    if told:
-        return f"{len(left_out)} left out: {''.join(told)}"
-    return "".join(f"{note[0].upper()}{note[1:]}. " for note in passed_over[:1])
+    lines = [f"{len(left_out)} left out: {''.join(told)}"] if told else []
+    lines += [f"{note[0].upper()}{note[1:]}. " for note in passed_over]
+    return "".join(lines) or "It holds neither images nor tables of captions. "
 
 
 _CAUSES = 3

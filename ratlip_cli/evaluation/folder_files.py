@@ -12,6 +12,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ratlip_cli.data.images import FORMATS, SUFFIXES, is_image
+from ratlip_cli.data.sources.caption_files import CaptionFiles
 from ratlip_cli.errors import DataError
 
 _NAMED = 3
@@ -29,6 +30,7 @@ class FolderFiles(NamedTuple):
 
     images: list[Path]
     others: list[Path]  # What is passed over: no images, and hidden ones.
+    texts: list[Path]  # Captions beside images.
 
 
 def files_below(folder: Path) -> FolderFiles:
@@ -45,8 +47,10 @@ def files_below(folder: Path) -> FolderFiles:
             others += [path] if path.suffix.lower() in SUFFIXES else []
         else:
             (images if path.is_file() and is_image(path) else others).append(path)
-    captions = {image.with_suffix(".txt") for image in images}
-    return FolderFiles(images, [path for path in others if path not in captions])
+    texts = CaptionFiles(path.relative_to(folder).as_posix() for path in (*images, *others))
+    found = (texts.beside(image.relative_to(folder).as_posix()) for image in images)
+    beside = {folder / text for text in found if text is not None}
+    return FolderFiles(images, [path for path in others if path not in beside], sorted(beside))
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ratlip_cli.data.dataset import CaptionedImages
-from ratlip_cli.data.images import FORMATS
+from ratlip_cli.data.images import FORMATS, SUFFIXES
 from ratlip_cli.data.layout import INFO, Problem, read_dataset
 from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.data.sources import own_images
+from ratlip_cli.data.sources.caption_files import SUFFIXES as CAPTION_SUFFIXES
 from ratlip_cli.errors import DataError
 from ratlip_cli.evaluation.folder_files import FolderFiles, files_below, headers, passed_over
 from ratlip_cli.evaluation.images import Captions, FolderImages, GeneratedImages, Images, SplitImages
@@ -166,7 +168,10 @@ def open_folder(
         unnamed = [file for file in below.images if file not in named and not file.name.endswith(GRID)]
         notes = passed_over(folder, unnamed, f"not named in {RECORDS_FILE}")
     elif captioned:
-        listed = _captioned(folder, below, request.captions_per_image)
+        listed, absent = _captioned(folder, below, request.captions_per_image)
+        if absent:
+            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+            notes.append(f"passed over what tables in {folder} name: {absent[0].name}{more}: {absent[0].reason}")
     else:
         listed = [(file, []) for file in below.images]
     if not listed:
@@ -175,11 +180,19 @@ def open_folder(
     return FolderImages(folder, [file for file, _ in listed], request.resize), captions, notes
 
 
-def _captioned(folder: Path, below: FolderFiles, captions_per_image: int) -> list[tuple[Path, Sequence[str]]]:
+def _captioned(
+    folder: Path, below: FolderFiles, captions_per_image: int
+) -> tuple[list[tuple[Path, Sequence[str]]], list[Problem]]:
+    """The images of a folder with their captions, and the images that its tables name and that are not in it."""
     listed: list[tuple[Path, Sequence[str]]] = []
+    absent: list[Problem] = []
     for record in own_images.records(folder, own_images.Options()):
         if isinstance(record, Problem):
-            if folder / record.name in below.others:  # no image, so that it needs no caption
+            file = folder / record.name
+            if file in below.others:  # no image, so that it needs no caption
+                continue
+            if file.suffix.lower() in SUFFIXES and not os.path.lexists(file):
+                absent.append(record)
                 continue
             raise DataError(f"{folder / record.name}: {record.reason}. The metrics by CLIP need a caption an image.")
         texts = [caption for caption in record.captions if caption.strip()]
@@ -187,13 +200,15 @@ def _captioned(folder: Path, below: FolderFiles, captions_per_image: int) -> lis
             raise DataError(f"{folder / record.origin}: its caption is empty. The metrics by CLIP need one.")
         if not isinstance(record.image, Path):
             raise DataError(f"{folder / record.origin} is inside an archive; unpack it.")
-        listed.append((record.image, texts[:captions_per_image]))
-    with_image = {file.with_suffix(".txt") for file, _ in listed}
-    for directory in sorted({text.parent for text in with_image if text.is_file()}):
-        for text in sorted(directory.glob("*.txt")):
-            if text not in with_image:
-                raise DataError(f"{text} is the caption of no image. Bring the image, or remove the file.")
-    return listed
+        if os.path.lexists(record.image):
+            listed.append((record.image, texts[:captions_per_image]))
+        else:
+            absent.append(Problem(record.origin, "the image does not exist"))
+    beside_images = {text.parent for text in below.texts}
+    for file in below.others:
+        if file.parent in beside_images and file.suffix.lower() in CAPTION_SUFFIXES:
+            raise DataError(f"{file} is the caption of no image. Bring the image, or remove the file.")
+    return listed, absent
 
 
 def _listed(folder: Path) -> list[tuple[Path, Sequence[str]]]:
@@ -206,9 +221,15 @@ def _listed(folder: Path) -> list[tuple[Path, Sequence[str]]]:
         ]
         for file, _ in listed:
             file.relative_to(folder)  # ValueError where it lies elsewhere
-        return listed
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{folder / RECORDS_FILE} is not what `ratlip generate` writes: {error}.") from error
+    for file, _ in listed:
+        if not os.path.lexists(file):
+            raise DataError(
+                f"{file} is named in {RECORDS_FILE}, but is not there. Bring it back, or remove its line from "
+                f"{folder / RECORDS_FILE}."
+            )
+    return listed
 
 
 def _pixels(images: Images) -> str:

@@ -1,6 +1,6 @@
 """Text files of captions: beside an image, or in a folder of their own that has the same folders in it.
 
-x.jpg  with  x.txt, x.caption, x.jpg.txt or x.jpg.caption
+x.jpg  with  x.txt, x.caption, x.jpg.txt or x.jpg.caption, also as X.TXT
 images/001.red/x.jpg  with  text/001.red/x.txt
 x.jpg  with  captions/x.txt
 """
@@ -8,6 +8,7 @@ x.jpg  with  captions/x.txt
 from __future__ import annotations
 
 import posixpath
+import unicodedata
 from collections.abc import Iterable, Iterator
 
 from ratlip_cli.data.images import SUFFIXES as IMAGE_SUFFIXES
@@ -30,11 +31,17 @@ class CaptionFiles:
         self._used = set(self._elsewhere.values())
         images = {name for name in files if posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES}
         self._stems = images | {posixpath.splitext(name)[0] for name in images}
+        self._alike: dict[str, list[str]] = {}  # Texts that have the exact name of no image, in any spelling.
+        for text in self._texts:
+            if not (text.endswith(SUFFIXES) and self.is_beside_image(text)):
+                self._alike.setdefault(_alike(text), []).append(text)
 
     def beside(self, image: str) -> str | None:
-        """Return the text file beside `image`, if there is one."""
-        stems = (posixpath.splitext(image)[0], image)
-        return next((stem + end for stem in stems for end in SUFFIXES if stem + end in self._texts), None)
+        """Return the text file beside `image`, if there is one; its case and Unicode form may be others."""
+        names = [stem + end for stem in (posixpath.splitext(image)[0], image) for end in SUFFIXES]
+        exact = [name for name in names if name in self._texts]
+        alike = [self._alike.get(_alike(name), []) for name in names]
+        return next(iter(exact + [found[0] for found in alike if len(found) == 1]), None)
 
     def of(self, image: str) -> str | None:
         """Return the text file that belongs to `image`, if there is one."""
@@ -62,6 +69,10 @@ class CaptionFiles:
                         break
         best = ((text, ranked[min(ranked)]) for text, ranked in claims.items())
         return {images[0]: text for text, images in best if len(images) == 1}
+
+
+def _alike(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _without_folder(text: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ratlip_cli.data.archives import ZIP, ArchiveError, Member, OpenZip, stem
+from ratlip_cli.data.images import SUFFIXES as IMAGE_SUFFIXES
 from ratlip_cli.data.layout import Problem
 from ratlip_cli.data.sources import captions_json, parquet, tables
 from ratlip_cli.data.sources.image_files import ImageFiles, is_absolute
@@ -127,7 +128,9 @@ def _of_table(
 ) -> Iterator[tuple[str, Row] | Row | Problem]:
     by_name: dict[str, Row] = {}
     for row in found:
-        if isinstance(row, Problem) or row.image is not None:
+        if isinstance(row, Problem):
+            yield _placed(row, files, base)
+        elif row.image is not None:
             yield row
         else:
             by_name[row.file_name] = _with_captions(by_name.get(row.file_name), row)
@@ -147,13 +150,27 @@ def _of_table(
             try:
                 others = frozenset() if is_absolute(name) else taken
                 relative = re.sub(r"^(?:[A-Za-z]:)?[/\\]+", "", name)
-                place = files.similar(relative, base, others) or posixpath.normpath(posixpath.join(base, name))
+                place = files.similar(relative, base, others)
+                if place is None and tables.is_address(name):
+                    raise ValueError
+                place = place or posixpath.normpath(posixpath.join(base, name))
             except ValueError as error:
-                place = error
+                place = ValueError(tables.ADDRESS) if tables.is_address(name) else error
         if isinstance(place, ValueError):
             yield Problem(name, str(place))
         else:
             yield place, row
+
+
+def _placed(problem: Problem, files: ImageFiles, base: str) -> Problem:
+    """The problem of a row, under the path of the image that it names, where there is one."""
+    if posixpath.splitext(problem.name)[1].lower() not in IMAGE_SUFFIXES:
+        return problem
+    try:
+        place = files.exact(problem.name, base) or files.similar(problem.name, base)
+    except ValueError:
+        return problem
+    return problem if place is None else Problem(place, problem.reason)
 
 
 def _with_captions(before: Row | None, row: Row) -> Row:

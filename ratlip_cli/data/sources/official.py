@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ class Official:
         if failures:
             raise DataError(
                 f"{'; '.join(failures)}. Put what is missing in {folder} and go on with: "
-                f"ratlip prepare {self.name} --raw {folder}"
+                f"ratlip prepare {self.name} --raw {shlex.quote(str(folder))}"
             )
         return places
 
@@ -96,7 +97,7 @@ class Official:
         if missing:
             raise DataError(
                 f"{raw} has neither {' nor '.join(missing)}, nor what is in it, unpacked. Put it there and go on with: "
-                f"ratlip prepare {self.name} --raw {raw}"
+                f"ratlip prepare {self.name} --raw {shlex.quote(str(raw))}"
             )
         return places
 

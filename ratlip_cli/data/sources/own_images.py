@@ -106,9 +106,21 @@ def count(path: Path, options: Options | None = None) -> int | None:
     return sum(map(is_image, files))
 
 
-def passed_over(path: Path) -> tuple[str, ...]:
-    """Return one line for each kind of thing in the folder `path` that is not looked at."""
-    return () if path.is_file() else read_folder(path).passed_over()
+def passed_over(path: Path, options: Options | None = None) -> tuple[str, ...]:
+    """Return one line for each kind of thing in the folder `path` that is not used."""
+    if path.is_file():
+        return ()
+    found = read_folder(path)
+    files = list(found.all_files())
+    tables_alone = [file for file in files if file.name.lower().endswith((".csv", ".tsv", ".jsonl"))]
+    if tables_alone:
+        texts = CaptionFiles(file.relative_to(path).as_posix() for file in files)
+        column = (options or Options()).caption_column
+        loose = ((file, table) for file, table in _loose_tables(path, files, texts) if file in tables_alone)
+        others = [file for file, table in loose if not named_images.is_table(table, column)]
+        if others:
+            return (*found.passed_over(), found.line("tables without columns of image names and captions", others))
+    return found.passed_over()
 
 
 def fingerprint(path: Path, options: Options | None = None) -> str:
@@ -167,6 +179,7 @@ def _of_folder(path: Path, options: Options) -> Iterator[Record | Problem]:
         )
         for item in named_images.of_tables(tables_of_rows, place.images, options.image_root is not None):
             if isinstance(item, Problem):
+                named.add(place.root / item.name)
                 yield item
             elif isinstance(item, tables.Row):
                 yield _record(path / item.file_name, path, options, item)
@@ -202,16 +215,20 @@ def _root(path: Path, options: Options) -> Path:
 
 def _other_tables(path: Path, files: list[Path], texts: CaptionFiles, options: Options) -> Iterator[archives.Member]:
     """Yield the tables of captions below `path` that are called otherwise than metadata.*, by what is in them."""
+    for _, table in _loose_tables(path, files, texts):
+        if named_images.is_table(table, options.caption_column):
+            yield table
+
+
+def _loose_tables(path: Path, files: list[Path], texts: CaptionFiles) -> Iterator[tuple[Path, archives.Member]]:
+    """Yield what may be tables below `path`: not where there is a metadata.*, and not what belongs to one image."""
     covered = {file.parent for file in files if file.name in named_images.METADATA}
     for file in files:
         name = file.relative_to(path).as_posix()
         if not file.name.lower().endswith(named_images.SUFFIXES) or covered & {*file.parents}:
             continue
-        if texts.belongs(name) or texts.is_beside_image(name):
-            continue
-        table = archives.Member(name, file)
-        if named_images.is_table(table, options.caption_column):
-            yield table
+        if not (texts.belongs(name) or texts.is_beside_image(name)):
+            yield file, archives.Member(name, file)
 
 
 def _in_folder(
@@ -283,7 +300,7 @@ def _in_table(
     """The images that a table in `folder` names, whose files are added to `named`."""
     for item in _merged(table, place, _base(table.relative_to(folder).as_posix(), options), options):
         if isinstance(item, Problem):
-            named.add(table.parent / item.name)
+            named.add(place.root / item.name)
             yield item
         elif isinstance(item, tables.Row):
             yield _record(table.parent / Path(item.file_name).name, folder, options, item)

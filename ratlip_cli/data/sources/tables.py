@@ -42,6 +42,9 @@ _HEAD = 65536
 _IMAGE_NAME = re.compile(
     rf"\.(?:{'|'.join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))})(?:#\d+)?\s*$", re.IGNORECASE
 )
+ADDRESS = "an address in the web; download the images first, for example with img2dataset, which makes shards"
+"""Why an image that is not on this disk cannot be used."""
+
 _CAPTION_NUMBER = re.compile(r"(\.\w{3,4})#\d+\s*$")
 
 
@@ -93,6 +96,8 @@ def row_of(
     if column is None and file_name is None:
         if found := [name for name in cells if _plain(name) in FILE_COLUMNS]:
             return Problem(table, f"a row has no file_name: its {found[0]} is {str(cells[found[0]])[:40]!r}")
+        if address := next((cell for cell in cells.values() if is_address(cell)), None):
+            return Problem(address, ADDRESS)
         names = ", ".join(repr(str(name)) for name in cells)[:200]
         return Problem(table, f"a row has no file_name: its columns are {names}. Name one of them file_name")
     file_name = _CAPTION_NUMBER.sub(r"\1", cells[column]) if column is not None else str(file_name)
@@ -104,6 +109,11 @@ def row_of(
     if reason := unreadable(captions, table):
         return Problem(file_name, reason)
     return Row(file_name, captions, further)
+
+
+def is_address(cell: object) -> bool:
+    """Whether a cell is an address in the web."""
+    return isinstance(cell, str) and re.match(r"https?://", cell) is not None
 
 
 def caption_cells(row: Mapping[str, Any], asked: str | None) -> tuple[tuple[str, ...], Mapping[str, Json]]:

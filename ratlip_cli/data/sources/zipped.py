@@ -67,6 +67,8 @@ def _samples(
                 done.add(name)
                 yield _with_image(row._replace(file_name=name), opened)
         else:
+            if isinstance(item, Problem):
+                done.add(item.name)
             yield item
     for name in images:
         if name in done:
