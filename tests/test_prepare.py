@@ -251,6 +251,23 @@ def test_a_set_whose_project_was_moved_is_the_same_set(
         assert resolve_dataset(asked, Path("data"), 32).resolve() == new / "data" / "photos"
 
 
+def test_an_image_root_moves_with_its_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    names = sorted(file.name for file in photos(old / "photos").glob("train/*.png"))
+    (old / "tables").mkdir()
+    (old / "tables" / "all.csv").write_text("".join(f"{name},this is {name[0]}\n" for name in names))
+    asked = ("tables/all.csv", Path("data"))
+    monkeypatch.chdir(old)
+    first = prepare(PrepareRequest(*asked, image_size=32, image_root=Path("photos/train"), workers=1))
+    assert sum(first.info.counts.values()) == len(names)
+    old.rename(new)
+    monkeypatch.chdir(new)
+    assert resolve_dataset(*asked, 32) == Path("data/all")
+    again = prepare(PrepareRequest(*asked, image_size=32, image_root=Path("photos/train"), workers=1))
+    assert again.before == again.info
+    assert again.info.options["image_root"] == str(new / "photos" / "train")
+
+
 def test_a_set_of_other_images_is_not_taken_for_a_moved_one(tmp_path: Path) -> None:
     one, other = photos(tmp_path / "one" / "photos"), photos(tmp_path / "other" / "photos")
     resolve_dataset(str(one), tmp_path / "data", 32)

@@ -222,19 +222,20 @@ def _adopt(out: Path, path: Path) -> None:
     before = read_dataset(out)
     if before.source == str(path.resolve()) or Path(before.source).exists():
         return
-    options = _options_of(before)
-    if options.image_root is not None and not Path(options.image_root).is_dir():
-        moved = os.path.relpath(options.image_root, before.source)
-        options = replace(options, image_root=os.path.normpath(path.resolve() / moved))
+    options = _options_of(before, path)
     state = _state(path, options, before)
     if state is before.checksums or state["content"] == before.checksums.get("content"):
         info = replace(before, source=str(path.resolve()), options=options.stated(), checksums=state)
         write_text(out / INFO, json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n")
 
 
-def _options_of(info: DatasetInfo) -> own_images.Options:
+def _options_of(info: DatasetInfo, path: Path) -> own_images.Options:
+    """The options of own images that are at `path` now: their image root may have moved with them."""
     names = [field.name for field in fields(own_images.Options)]
     options: Any = {name: value for name, value in info.options.items() if name in names}
+    root = options.get("image_root")
+    if root is not None and not Path(root).is_dir():
+        options["image_root"] = os.path.normpath(path.resolve() / os.path.relpath(root, info.source))
     return own_images.Options(**options)
 
 
@@ -286,7 +287,7 @@ def _resolve_own(path: Path, data_dir: Path, image_size: int, progress: Progress
     if (out / INFO).is_file():
         before = read_dataset(out)
         if before.source == str(path.resolve()) and existing(out, before.source) is not None:
-            options = _options_of(before)
+            options = _options_of(before, path)
             if before.checksums.get("files") == own_images.fingerprint(path, options):
                 return _large_enough(out, str(path), image_size)
             _log.warning("%s has changed since it was prepared in %s; preparing it again", path, out)
