@@ -108,9 +108,7 @@ def test_a_missed_threshold_exits_with_3_after_the_result(model_folder: Path) ->
 def test_the_gate_passes_and_fails(model_folder: Path, tmp_path: Path, limits: tuple[str, str], code: int) -> None:
     (tmp_path / "evaluation.json").write_text("of the last time")
     program = tmp_path / "ratlip"
-    evaluates = f'exec "{sys.executable}" -m ratlip_cli "$@"'
-    passes = "echo of this time > evaluation.json"  # in no time: the two others show that these are ratlip's codes
-    program.write_text(f"#!/bin/sh\n{evaluates if code else passes}\n")
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ratlip_cli "$@"\n')
     program.chmod(0o755)
     ran = subprocess.run(
         [GATE, "--model", model_folder, "--quiet"],
