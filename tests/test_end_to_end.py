@@ -287,3 +287,4 @@ def test_what_cannot_work_is_said_before_anything_is_prepared(tiny_clip: Path, t
         assert (answer.code, answer.out) == (code, "")
         assert words in answer.err
     assert not (tmp_path / "data").exists()
+    assert "Did you mean 'openai'" in ratlip("info", "--clip", "ViT-B-32-quickgelu:openaii").err

@@ -48,7 +48,7 @@ def info(
     model = noun("model", model_name, model)
     check_model_name(model)
     from ratlip_cli.summary import gflop_per_image, summarise
-    from ratlip_cli.weights.clip_files import clip_architecture
+    from ratlip_cli.weights.clip_files import check_clip, clip_architecture
     from ratlip_cli.weights.load import locate_model
     from ratlip_cli.weights.model_folder import clip_spec, fingerprint_of, read_model_config
 
@@ -68,6 +68,8 @@ def info(
             "clip_fingerprint": config.clip_fingerprint,
             "training": dict(config.training),
         }
+    elif ":" in clip:
+        check_clip(clip)
     architecture = clip_architecture(clip)
     if table:
         _show_table(architecture, generator, json)

@@ -129,7 +129,7 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
         model = request.model
     else:
         model = load_model(str(request.model or default_model()), resolve_device(request.device))
-    dataset = request.dataset or dataset_of_model(model.folder) or str(model.config.training.get("dataset", ""))
+    dataset = request.dataset or dataset_of_model(model.folder) or str(model.config.training.get("dataset") or "")
     if not dataset:
         raise UsageError(f"{model.name} does not say what it was trained on; name a --dataset.")
     _log.info("model %s (%s) on %s, against %s", model.name, model.fingerprint, model.device, dataset)

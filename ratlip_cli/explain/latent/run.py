@@ -63,7 +63,7 @@ def latent_view(request: LatentRequest, progress: Progress = silent) -> LatentRe
 
 def _pairs(request: LatentRequest, space: Space, models: list[Model], count: int, progress: Progress) -> Pairs:
     """Pairs of the split, prepared first where that is needed, at the size that the first model generates."""
-    trained_on = models[0].config.training.get("dataset", "")
+    trained_on = models[0].config.training.get("dataset") or ""
     source = str(request.dataset or dataset_of_model(models[0].folder) or trained_on)
     if not source:
         raise UsageError(f"{models[0].name} does not say what it was trained on; name a --dataset.")
