@@ -37,6 +37,8 @@ _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<!--")
 def tensor_file(path: Path) -> TensorFile | None:
     """Which of the files that hold tensors this is; None for anything else. Raises OSError where it cannot be read."""
     start = _start(path)
+    if start[4:9] == b"\0\0\0\0{":  # first: the bytes before are the length of a header, and can be any
+        return TensorFile.SAFETENSORS
     if start.startswith(b"PK"):
         try:
             with zipfile.ZipFile(path) as archive:
@@ -46,9 +48,7 @@ def tensor_file(path: Path) -> TensorFile | None:
         if "data.pkl" not in names:
             return None
         return TensorFile.TORCHSCRIPT if "constants.pkl" in names else TensorFile.TORCH
-    if start.startswith(_PICKLE):
-        return TensorFile.TORCH
-    return TensorFile.SAFETENSORS if start[4:9] == b"\0\0\0\0{" else None
+    return TensorFile.TORCH if start.startswith(_PICKLE) else None
 
 
 def other_file(path: Path) -> str | None:

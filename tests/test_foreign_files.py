@@ -592,3 +592,14 @@ def test_a_vocabulary_has_a_row_for_every_token(model: Path, vocabulary: object)
     change(model / "clip" / clip_files.CONFIG_FILE, ("vocabulary",), vocabulary)
     with pytest.raises(WeightsError, match="'vocabulary' must"):
         load_clip(str(model / "clip"))
+
+
+@pytest.mark.parametrize("start", [b"\x80\x02", b"PK", b"(\xb5", b"BZ", b"\x80\x00"])
+def test_a_safetensors_file_may_begin_with_any_length(tmp_path: Path, start: bytes) -> None:
+    """Its first bytes are the length of its header; some lengths read as the beginning of other files."""
+    file, wanted = tmp_path / "x.safetensors", int.from_bytes(start, "little")
+    header = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    header += b" " * (wanted - len(header))
+    file.write_bytes(wanted.to_bytes(8, "little") + header + torch.ones(1).numpy().tobytes())
+    assert load_tensors(file)["x"].item() == 1
+    assert load_weights(file)["x"].item() == 1
