@@ -30,9 +30,14 @@ class Tokenizer:
     """
 
     def __init__(self, merges: Iterable[str], context_length: int) -> None:
-        pairs = [tuple(line.split(" ")) for line in merges]
+        pairs = list(merges)
         letters = list(_LETTERS.values())
-        tokens = [*letters, *(letter + END for letter in letters), *("".join(pair) for pair in pairs), *_SPECIAL]
+        tokens = [
+            *letters,
+            *(letter + END for letter in letters),
+            *(pair.replace(" ", "") for pair in pairs),
+            *_SPECIAL,
+        ]
         self.ids = {token: number for number, token in enumerate(tokens)}
         self.ranks = {pair: rank for rank, pair in enumerate(pairs)}
         self.start, self.end = (self.ids[token] for token in _SPECIAL)
@@ -50,14 +55,18 @@ class Tokenizer:
             row[: len(ids)] = ids
         return batch
 
+    def _rank(self, pair: tuple[str, str]) -> int:
+        """How frequent a merge is, the most frequent 0; behind all of them where it is none."""
+        return self.ranks.get(" ".join(pair), len(self.ranks))
+
     def _tokens(self, word: str) -> tuple[str, ...]:
         """A word as tokens: its bytes, joined pair by pair in the order of the merges."""
         if word not in self._known:
             tokens = [_LETTERS[byte] for byte in word.encode()]
             tokens[-1] += END
             while len(tokens) > 1:
-                best = min(itertools.pairwise(tokens), key=lambda pair: self.ranks.get(pair, len(self.ranks)))
-                if best not in self.ranks:
+                best = min(itertools.pairwise(tokens), key=self._rank)
+                if self._rank(best) == len(self.ranks):
                     break
                 joined: list[str] = []
                 for token in tokens:
