@@ -14,22 +14,16 @@ from ratlip_cli.errors import UsageError
 from ratlip_cli.json_files import from_json, is_of_kind
 from ratlip_cli.model.clip import UNKNOWN
 from ratlip_cli.model.config import LARGEST, ClipGeometry
+from ratlip_cli.model.towers import TextConfig, VisionConfig
 
 WORDS = 49408
 """Tokens that CLIP's own tokenizer knows."""
 
 
 @dataclass(frozen=True)
-class _Vision:
-    """`vision_cfg`, with open_clip's defaults."""
+class _Vision(VisionConfig):
+    """`vision_cfg`: with what open_clip knows besides, of which the towers take the default alone."""
 
-    layers: int = 12
-    width: int = 768
-    head_width: int = 64
-    mlp_ratio: float = 4.0
-    patch_size: int = 16
-    image_size: int = 224
-    ls_init_value: float | None = None
     patch_dropout: float = 0.0
     no_ln_pre: bool = False
     final_ln_after_pool: bool = False
@@ -50,21 +44,13 @@ class _Vision:
 
 
 @dataclass(frozen=True)
-class _Text:
-    """`text_cfg`, with open_clip's defaults."""
+class _Text(TextConfig):
+    """`text_cfg`: with what open_clip knows besides, of which the towers take the default alone."""
 
-    context_length: int = 77
-    vocab_size: int = WORDS
-    width: int = 512
-    heads: int = 8
-    layers: int = 12
-    mlp_ratio: float = 4.0
     ls_init_value: float | None = None
     pad_id: int = 0
-    eos_id: int = 2
     no_causal_mask: bool = False
     final_ln_after_pool: bool = False
-    pool_type: str = "argmax"
     proj_bias: bool = False
 
     def __post_init__(self) -> None:
