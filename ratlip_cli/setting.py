@@ -113,7 +113,7 @@ def check_device(name: str) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Raise UsageError where no noise can be drawn from `seed`."""
+    """Raise UsageError where no noise vectors can be sampled from `seed`."""
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed is {seed}; it must not be negative, and below 2^63.")
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ratlip_cli.fast import onednn
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
@@ -56,6 +57,7 @@ def test_modules_add_up_to_the_model(tiny_clip: Path, pixel_stem: bool) -> None:
     assert sum(one.trained for one in modules[-3:]) == discriminator_parameters(discriminator, clip.geometry)[0]
     generating = modules[1:-3]
     assert sum(one.trained for one in generating) == sum(p.numel() for p in generator.parameters())
+    onednn.count_flops()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         generator(torch.zeros(1, config.noise_dim), torch.zeros(1, clip.geometry.embed_dim), clip)
     # the counter does not see into PyTorch's fused attention on the CPU, a small part of the whole

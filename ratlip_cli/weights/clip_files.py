@@ -114,11 +114,7 @@ def clip_architecture(spec: str) -> FrozenCLIP:
     if folder.is_dir():
         return build_clip(_read_config(folder), str(folder)).to("meta")
     name = spec.partition(":")[0]
-    model_cfg = _model_cfg(spec, name)
-    import open_clip
-
-    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-    return FrozenCLIP(_planned(model_cfg), _tokenizer(spec, name, model_cfg), spec, mean, std).to("meta")
+    return _without_weights(spec, name, _model_cfg(spec, name)).to("meta")
 
 
 def save_clip(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -139,6 +135,14 @@ def build_clip(config: Mapping[str, Any], spec: str) -> FrozenCLIP:
     model_cfg, pixels, vocabulary = config["model_cfg"], config["preprocess_cfg"], config.get("vocabulary")
     tokenizer = CLIPTokenizer(model_cfg["text_cfg"].get("context_length", DEFAULT_CONTEXT))
     return FrozenCLIP(_planned(model_cfg), tokenizer, spec, pixels["mean"], pixels["std"], vocabulary, config)
+
+
+def _without_weights(spec: str, name: str, model_cfg: Mapping[str, Any]) -> FrozenCLIP:
+    """A CLIP of open_clip whose towers are on the meta device."""
+    import open_clip
+
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    return FrozenCLIP(_planned(model_cfg), _tokenizer(spec, name, model_cfg), spec, mean, std)
 
 
 def _planned(model_cfg: Mapping[str, Any]) -> CLIP:
@@ -238,8 +242,7 @@ def _load_folder(folder: Path) -> FrozenCLIP:
 
 
 def _from_file(spec: str, name: str, path: Path, model_cfg: Mapping[str, Any]) -> FrozenCLIP:
-    clip = _named(spec, name, model_cfg, pretrained=None)
-    weights = load_weights(path)
+    clip, weights = _without_weights(spec, name, model_cfg), load_weights(path)
     for setting in ("input_resolution", "context_length", "vocab_size"):  # OpenAI's files carry them as tensors
         weights.pop(setting, None)
     load_into(clip.model, weights, path)
