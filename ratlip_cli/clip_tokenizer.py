@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ftfy
@@ -30,6 +30,14 @@ class CLIPTokenizer:
         """Token ids (B,context_length), filled up with zeros; longer captions are cut."""
         repaired = [ftfy.fix_text(caption) for caption in captions]
         return torch.from_numpy(_tokenizer()(repaired, context_length or self.context_length))
+
+    def words(self, caption: str) -> Iterator[tuple[str, list[int]]]:
+        """The words of a caption, in lower case and in their order, and the token ids of each."""
+        return _tokenizer().words(ftfy.fix_text(caption))
+
+    def token(self, number: int) -> str:
+        """The token of an id; that of a word's end ends in `tokenizer.END`."""
+        return _tokenizer().token(number)
 
 
 @functools.cache

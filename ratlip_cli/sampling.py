@@ -110,6 +110,8 @@ def generate(
             logger.warning(
                 "prompt %d is as long as the %d tokens that CLIP reads; its end may be cut.", prompt_index + 1, tokens
             )
+        if unknown := model.unknown_words(prompt):
+            logger.warning("%s", unknown)
         best: list[Sample] = []
         for made in _samples_of(model, prompt, prompt_index, wanted, seed, truncation, batch_size):
             if best_of == 1:

@@ -49,11 +49,20 @@ class Tokenizer:
         length = context_length or self.context_length
         batch = np.zeros((len(prompts), length), dtype=np.int64)
         for row, prompt in zip(batch, prompts, strict=True):
-            text = " ".join(html.unescape(html.unescape(prompt)).split()).lower()
-            ids = [self.ids[token] for word in _words(text) for token in self._tokens(word)]
+            ids = [number for _, numbers in self.words(prompt) for number in numbers]
             ids = [self.start, *ids[: length - 2], self.end]
             row[: len(ids)] = ids
         return batch
+
+    def words(self, prompt: str) -> Iterator[tuple[str, list[int]]]:
+        """The words of a prompt, in lower case and in their order, and the token ids of each."""
+        text = " ".join(html.unescape(html.unescape(prompt)).split()).lower()
+        for word in _words(text):
+            yield word, [self.ids[token] for token in self._tokens(word)]
+
+    def token(self, number: int) -> str:
+        """The token of an id; that of a word's end ends in END."""
+        return next(token for token, own in self.ids.items() if own == number)
 
     def _rank(self, pair: tuple[str, str]) -> int:
         """How frequent a merge is, the most frequent 0; behind all of them where it is none."""

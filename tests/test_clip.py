@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 from pathlib import Path
 
 import open_clip
@@ -12,6 +13,8 @@ import torch
 from conftest import PREPROCESS, TINY_CLIP
 from safetensors.torch import load_file, save_file
 
+from ratlip_cli.demo.attributes import FAMILIES, sample_attributes
+from ratlip_cli.demo.captions import caption as render_caption
 from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.fast import Swap, clip_for
 from ratlip_cli.fast.clip import FastQuickGELU
@@ -130,6 +133,24 @@ def test_a_trimmed_vocabulary_is_exact_for_its_words(tmp_path: Path) -> None:
     torch.testing.assert_close(unknown[0], unknown[1])  # both colours fall back to the one row for unknown words
     assert not torch.allclose(unknown[0], trimmed.encode_text(CAPTIONS)[0])
     assert trimmed.fingerprint != clip.fingerprint
+
+
+def test_words_that_a_trimmed_vocabulary_lacks_are_named() -> None:
+    demo = load_clip("ratlip-demo")
+    known = demo.known_words()
+    assert known is not None
+    assert known == sorted(known)
+    assert {"bird", "red", "wings", "tann-"} <= set(known)
+    assert not {",", "<end_of_text>", "bird</w>"} & set(known)
+    assert demo.unknown_words("A HOUSE by the sea, a red bird; a house!") == ["house", "by", "sea"]
+    assert demo.unknown_words("a tanned bird - &quot;red&quot; ;") == [], "signs are no words"
+    rng = random.Random(0)
+    rendered = [render_caption(family, sample_attributes(family, rng), rng) for family in FAMILIES for _ in range(50)]
+    for caption in (*rendered, " ".join(word for word in known if word[-1] != "-")):
+        assert demo.unknown_words(caption) == []
+    whole, _ = clip_of()
+    assert whole.known_words() is None
+    assert whole.unknown_words("a house by the sea") == []
 
 
 def test_sources_give_the_same_clip(tmp_path: Path) -> None:

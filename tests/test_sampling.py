@@ -248,6 +248,31 @@ def test_a_prompt_that_clip_cannot_read_to_its_end_is_said(model: Model, caplog:
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a red house", "ratlip-demo does not know 'house': "),
+        ("a red house, sea", "ratlip-demo knows neither 'house' nor 'sea': "),
+        ("a car, house, sea", "ratlip-demo knows none of 'car' nor 'house' nor 'sea': "),
+        ("a red bird with black wings", ""),
+    ],
+)
+def test_unknown_words_are_named(prompt: str, said: str, tmp_path: Path) -> None:
+    answer = ratlip("generate", prompt, "-n", 1, "--model", "ratlip-demo", "--device", "cpu", "--out", tmp_path)
+    assert answer.code == 0
+    assert said in answer.err
+    assert ("--words" in answer.err) == bool(said)
+
+
+def test_the_words_that_a_model_knows_are_listed(model_folder: Path) -> None:
+    answer = ratlip("info", "ratlip-demo", "--words")
+    assert "bird\n" in answer.out
+    assert json.loads(ratlip("info", "ratlip-demo", "--words", "--json").out)["words"] == answer.out.split()
+    whole = ratlip("info", model_folder, "--words")
+    assert (whole.code, whole.out) == (0, "")
+    assert "reads any word" in whole.err
+
+
 def test_slugs_are_safe_file_names() -> None:
     assert slug("../../etc/passwd\0") == "etc-passwd"
     assert slug("A red   bird!") == "a-red-bird"

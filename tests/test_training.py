@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,6 +191,39 @@ def test_half_precision_stays_near_float32(settings: TrainSettings, precision: s
     assert second.logs["loss_g"] == pytest.approx(first.logs["loss_g"], abs=0.2)
     assert second.logs["penalty_norm"] == pytest.approx(first.logs["penalty_norm"], rel=0.05)
     assert all(parameter.dtype == torch.float32 for parameter in half.generator.parameters())
+
+
+# The schedule
+
+
+def test_rates_and_weights_move_along_half_a_cosine(settings: TrainSettings) -> None:
+    decaying = settings.replaced(
+        steps=8, decay_from=0.5, final_lr=0.1, similarity_weight=4.0, final_similarity_weight=1.0, lr_g=1e-3
+    )
+    trainer, batches = make_trainer(decaying)
+    rates = [trainer.train_step(batch).lr_g for batch in (batches * 3)[:8]]
+    shares = [1.0] * 5 + [0.1 + 0.9 * (1 + math.cos(math.pi * gone / 4)) / 2 for gone in (1, 2, 3)]
+    assert rates == pytest.approx([1e-3 * share for share in shares])
+    assert trainer.optimizer_d.param_groups[0]["lr"] == pytest.approx(settings.lr_d * shares[-1])
+
+
+@pytest.mark.parametrize("name", ["similarity_weight", "diversity_weight"])
+def test_a_weight_ends_at_its_final_value(settings: TrainSettings, name: str) -> None:
+    trainer, (batch, *_) = make_trainer(settings.replaced(**{name: 4.0, f"final_{name}": 1.0}, decay_from=0.5))
+    (micro,) = trainer._micro_batches(batch)
+
+    def loss(progress: float) -> float:
+        trainer.objective.progress = progress
+        with torch.no_grad():
+            return float(trainer.objective.generator_loss(micro, fake)[0])
+
+    with torch.no_grad():
+        fake = trainer.objective.fake(micro)
+    assert loss(0.0) == loss(0.5) != loss(1.0)
+    assert loss(0.75) == pytest.approx((loss(0.0) + loss(1.0)) / 2, abs=1e-4), "half-way between 4 and 1"
+    constant, _ = make_trainer(settings.replaced(**{name: 1.0}))
+    with torch.no_grad():
+        assert float(constant.objective.generator_loss(micro, fake)[0]) == pytest.approx(loss(1.0), abs=1e-5)
 
 
 # The average

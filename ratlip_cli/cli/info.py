@@ -33,6 +33,9 @@ def info(
     table: Annotated[
         bool, typer.Option("--table", help="Parameters for all hidden sizes of the paper's ablation.")
     ] = False,
+    words: Annotated[
+        bool, typer.Option("--words", help="List the words that the model knows, by default the one that generates.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show a model as a table: shapes, parameters trained and frozen, memory, arithmetic for one image.
@@ -44,9 +47,14 @@ def info(
     ratlip info runs/cub-ratlip-1
 
     ratlip info --table
+
+    ratlip info ratlip-demo --words
     """
     model = noun("model", model_name, model)
     check_model_name(model)
+    if words:
+        _list_words(model, json)
+        return
     from ratlip_cli.summary import gflop_per_image, summarise
     from ratlip_cli.weights.clip_files import check_clip, clip_architecture
     from ratlip_cli.weights.load import locate_model
@@ -107,6 +115,19 @@ def info(
     console.result_table(title, ("module", "output", "trained", "frozen", "MiB (float32)", "GFLOP/image"), rows)
     console.result(f"trained parameters: {trained:,}; one image of a prompt: {gflop:.1f} GFLOP")
     console.result("CLIP-BLK and the CLIP image encoder share their weights.")
+
+
+def _list_words(model: str | None, json: bool) -> None:
+    from ratlip_cli.weights.load import default_model, load_model
+
+    loaded = load_model(model or default_model())
+    known = loaded.clip.known_words()
+    if known is None:
+        console.note(f"{loaded.name} reads any word: the vocabulary of its CLIP is whole.")
+    if json:
+        console.result_json({"model": loaded.name, "fingerprint": loaded.fingerprint, "words": known})
+    elif known:
+        console.result("\n".join(known))
 
 
 def _show_table(architecture: Any, generator: Any, json: bool) -> None:

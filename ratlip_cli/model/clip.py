@@ -22,6 +22,7 @@ from ratlip_cli.errors import UsageError
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.model.towers import CLIP, VisionTransformer
 from ratlip_cli.tensor_files import fingerprint
+from ratlip_cli.tokenizer import END
 
 DEFAULT_CLIP = "ViT-B-32-quickgelu:openai"
 _TOKENIZED_AT_ONCE = 1024
@@ -121,6 +122,25 @@ class FrozenCLIP(nn.Module):
                 wordings[row.tobytes()].add(caption)
         shared = {caption for same in wordings.values() if len(same) > 1 for caption in same}
         return sum(caption in shared for caption in captions)
+
+    def unknown_words(self, caption: str) -> list[str]:
+        """The words of a caption, each once, that a trimmed vocabulary lacks: to such a CLIP they are all the same."""
+        if self.vocabulary is None:
+            return []
+        known = {*self.vocabulary}
+        words = {word: known.issuperset(numbers) for word, numbers in self.tokenizer.words(caption)}
+        return [word for word, is_known in words.items() if not is_known and any(map(str.isalnum, word))]
+
+    def known_words(self) -> list[str] | None:
+        """The words of a trimmed vocabulary, sorted; None where any word can be read.
+
+        One that ends in "-" begins words, and goes with any that follows it.
+        """
+        if self.vocabulary is None:
+            return None
+        tokens = [self.tokenizer.token(number) for number in self.vocabulary if number != UNKNOWN]
+        words = [token.removesuffix(END) if token.endswith(END) else f"{token}-" for token in tokens]
+        return sorted(word for word in words if word[0].isalnum())
 
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str]) -> Tensor:

@@ -105,6 +105,18 @@ class TrainSettings:
     )
     penalty_weight: float = _learning(2.0, "Weight k of the matching-aware gradient penalty.", advanced=True)
     penalty_power: float = _learning(6.0, "Power p of the matching-aware gradient penalty.", advanced=True)
+    decay_from: float = _learning(
+        1.0,
+        "Share of the run after which learning rates and weights move to their final values, along half a cosine.",
+        advanced=True,
+    )
+    final_lr: float = _learning(0.0, "Share of both learning rates that is left at the end.", advanced=True)
+    final_similarity_weight: float | None = _learning(
+        None, "Weight of the CLIP similarity at the end; left out, as at the beginning.", advanced=True
+    )
+    final_diversity_weight: float | None = _learning(
+        None, "Weight of the mode-seeking term at the end; left out, as at the beginning.", advanced=True
+    )
     ema: float = _learning(0.999, "Decay of the generator's exponential moving average; 0 keeps none.")
     seed: int = _learning(0, "Seed of the first weights, the order of images, the crops and the noise.")
 
@@ -171,9 +183,14 @@ class TrainSettings:
         for name in ("workers", "seed", "sample_every", "eval_every", "keep_every"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative.")
-        for name in ("similarity_weight", "diversity_weight", "penalty_weight"):
-            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be a number from 0.")
+        weights = ("similarity_weight", "diversity_weight", "penalty_weight")
+        for name in (*weights, "final_similarity_weight", "final_diversity_weight"):
+            weight = getattr(self, name)
+            if weight is not None and not (weight >= 0 and math.isfinite(weight)):
+                raise UsageError(f"{name} is {weight}; it must be a number from 0.")
+        for name in ("decay_from", "final_lr"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
         for name in ("lr_g", "lr_d", "penalty_power"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be a number above 0.")

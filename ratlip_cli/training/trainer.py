@@ -26,6 +26,7 @@ from ratlip_cli.fast.recompute import recompute, statistics_untouched
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.training.ema import start_ema, tensors_of, update_ema
 from ratlip_cli.training.objectives.objective import Logs, MicroBatch, Phase
+from ratlip_cli.training.objectives.schedule import scheduled
 from ratlip_cli.training.settings import TrainSettings
 
 _GRADIENT_D, _GRADIENT_G = "gradient norm of D", "gradient norm of G"
@@ -94,7 +95,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.objective = settings.family.objective(settings, self.generator, self.discriminator, clip, self._autocast)
         self._copied = len(list(self.generator.buffers())) if self.objective.copies_buffers else 0
-        adam_g, adam_d = self.objective.adam(settings)
+        self._adam = adam_g, adam_d = self.objective.adam(settings)
         self.optimizer_g = torch.optim.Adam(self._weights_g, lr=adam_g.lr, betas=adam_g.betas, fused=True)
         self.optimizer_d = torch.optim.Adam(self._weights_d, lr=adam_d.lr, betas=adam_d.betas, fused=True)
         self.not_finite_in_a_row = 0
@@ -110,6 +111,7 @@ class Trainer:
         """
         started = time.perf_counter()
         self.between_steps = False
+        self._follow_schedule()
         self._undo.remember_statistics()
         objective_before = self.objective.state()
         try:
@@ -139,6 +141,15 @@ class Trainer:
         self._count(finite)
         self.between_steps = True
         return self._record(values, skipped=not finite, seconds=time.perf_counter() - started)
+
+    def _follow_schedule(self) -> None:
+        """Set the learning rates, and tell the objective how much of the run is done."""
+        settings = self.settings
+        total = settings.total_steps(self.images, self.steps_done, self.images_seen)
+        self.objective.progress = progress = min(1.0, self.steps_done / max(1, total))
+        share = scheduled(1.0, settings.final_lr, progress, settings.decay_from)
+        for optimizer, adam in zip((self.optimizer_g, self.optimizer_d), self._adam, strict=True):
+            optimizer.param_groups[0]["lr"] = share * adam.lr
 
     def _both_halves(self, batches: list[MicroBatch]) -> dict[str, float]:
         """The discriminator's update and the generator's gradient; what was measured on the way."""
@@ -259,8 +270,8 @@ class Trainer:
             step=self.steps_done,
             epoch=self.images_seen / self.images,
             logs=logs,
-            lr_g=self.settings.lr_g,
-            lr_d=self.settings.lr_d,
+            lr_g=self.optimizer_g.param_groups[0]["lr"],
+            lr_d=self.optimizer_d.param_groups[0]["lr"],
             images_per_second=batch_size / seconds,
             memory_mib=peak_memory_mib(self.device),
             skipped=skipped,

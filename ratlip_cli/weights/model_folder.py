@@ -10,6 +10,7 @@ README.md, samples.png      the model card, see card.py
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -108,6 +109,17 @@ class Model:
     def text_encoder(self) -> Any:
         """What reads prompts: the CLIP, or an encoder of the model's own."""
         return self.family.text_encoder(self.folder, self.clip)
+
+    def unknown_words(self, prompt: str) -> str | None:
+        """One line that names the words of a prompt that its CLIP does not know, None where it knows them all."""
+        words = [f"'{word}'" for word in self.clip.unknown_words(prompt)]
+        if not words:
+            return None
+        if len(words) == 1:
+            known = f"does not know {words[0]}"
+        else:
+            known = f"knows {'neither' if len(words) == 2 else 'none of'} {' nor '.join(words)}"
+        return f"{self.name} {known}: `ratlip info {shlex.quote(self.name)} --words` lists the words that it knows"
 
     @property
     def device(self) -> torch.device:

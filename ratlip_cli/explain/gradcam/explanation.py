@@ -111,6 +111,8 @@ def explain_image(
     if model.clip.is_overlong(input.prompt):
         tokens = model.clip.context_length
         logger.warning("the prompt is as long as the %d tokens that CLIP reads; its end may be cut.", tokens)
+    if unknown := model.unknown_words(input.prompt):
+        logger.warning("%s", unknown)
     text = target.encode([input.prompt, *(words.without(input.prompt, phrase) for phrase in phrases)])
     image = input.image.to(model.device)
     cells, scores = gradcam(target, image[None], text[:1], layer)

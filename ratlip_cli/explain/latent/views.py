@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,6 +19,8 @@ from ratlip_cli.explain.latent.space import Space, Vectors, angles, unit
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.weights.model_folder import Model
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,8 @@ def caption_view(
     space: Space, model: Model, captions: Sequence[str], count: int, seed: int, progress: Progress = silent
 ) -> CaptionView:
     """Generate images of every caption from `count` noise vectors, the same for each caption."""
+    for unknown in filter(None, map(model.unknown_words, captions)):
+        logger.warning("%s", unknown)
     indices = [noise for noise in range(count) for _ in captions]
     images = list(generated_images(model, [*captions] * count, indices, seed))
     vectors = space.vectors(images, progress, f"captions by {model.name}", len(images))

@@ -46,10 +46,12 @@ class Objective(ABC):
     Attributes:
         fresh_fake: whether the generator's half of a step generates images anew, instead of those of the other half.
         copies_buffers: whether the EMA takes the generator's buffers as they are; else it averages them too.
+        progress: the share of the run that is done, in [0,1]; the trainer sets it before every step.
     """
 
     fresh_fake = False
     copies_buffers = False
+    progress = 0.0
 
     @abstractmethod
     def fake(self, batch: MicroBatch) -> Any:

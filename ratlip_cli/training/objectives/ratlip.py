@@ -21,6 +21,7 @@ from ratlip_cli.model.losses import (
     mode_seeking,
 )
 from ratlip_cli.training.objectives.objective import Autocast, Logs, MicroBatch, Objective
+from ratlip_cli.training.objectives.schedule import scheduled
 
 
 class Weights(Protocol):
@@ -30,6 +31,9 @@ class Weights(Protocol):
     penalty_power: float  # p
     similarity_weight: float  # lambda
     diversity_weight: float
+    final_similarity_weight: float | None
+    final_diversity_weight: float | None
+    decay_from: float
     compile: bool
 
 
@@ -86,9 +90,14 @@ class RatlipObjective(Objective):
         with self.autocast():
             logit_fake = self.discriminator(fake.patches, batch.fake_text, fake.pixels)
         similarity = clip_similarity(fake.embedding, batch.fake_text)
-        loss = generator_loss(logit_fake, similarity, self.settings.similarity_weight)
-        if self.settings.diversity_weight:
-            loss = loss + self.settings.diversity_weight * mode_seeking(fake.embedding, batch.fake_text, batch.noise)
+        settings, progress = self.settings, self.progress
+        weight = scheduled(settings.similarity_weight, settings.final_similarity_weight, progress, settings.decay_from)
+        loss = generator_loss(logit_fake, similarity, weight)
+        if settings.diversity_weight:
+            weight = scheduled(
+                settings.diversity_weight, settings.final_diversity_weight, progress, settings.decay_from
+            )
+            loss = loss + weight * mode_seeking(fake.embedding, batch.fake_text, batch.noise)
         return loss, {"loss_g": loss, "clip_similarity": similarity}
 
     def fake_text(self, text: Tensor) -> Tensor:
