@@ -142,7 +142,7 @@ def _formats(fake: Images, real: Images | None) -> list[str]:
 
 def open_split(name: str | Path, request: EvaluationRequest, image_size: int, progress: Progress) -> CaptionedImages:
     """The wanted split of a dataset at `image_size` pixels; the dataset is prepared first where that is needed."""
-    folder = resolve_dataset(str(name), request.data_dir, image_size, progress)
+    folder = resolve_dataset(str(name), request.data_dir, image_size, progress, request.split)
     return CaptionedImages(folder, request.split, image_size)
 
 
