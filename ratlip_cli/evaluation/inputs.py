@@ -85,11 +85,8 @@ def model_inputs(model: Model, dataset: CaptionedImages, request: EvaluationRequ
     fake.cache = dataset.path / KEPT
     source = {"model": model.name, "model_fingerprint": model.fingerprint}
     source |= {"dataset": str(dataset.path), "split": dataset.split}
-    notes = ()
-    if limit is not None:
-        notes = (
-            f"{limit:,} of the {len(dataset):,} images of the split: compare with scores of --limit {limit} alone",
-        )
+    some = f"{limit} of the {len(dataset):,} images of the split: compare with scores of the same --limit alone"
+    notes = () if limit is None else (some,)
     return Inputs(fake, SplitImages(dataset, numbers), captions, True, source, per_image, limit, notes)
 
 

@@ -64,7 +64,7 @@ class Journal:
             for network, rows in enumerate(whole if self._writes else []):
                 with (
                     whole_file(self._path(network, self.kept), durable=False) as partial,
-                    feature_writer(partial, *rows.shape, self._named(self.kept)) as write,
+                    feature_writer(partial, len(rows), rows.shape[1], self._named(self.kept)) as write,
                 ):
                     write(rows)
         except RatlipError:

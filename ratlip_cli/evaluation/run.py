@@ -139,8 +139,12 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
     _log.info("model %s (%s) on %s, against %s", model.name, model.fingerprint, model.device, dataset)
     split = open_split(dataset, request, model.config.generator.image_size, progress)
     networks = load_networks(request, model.device, model)
-    clips = [model.clip, *(network.clip for network in networks.clips)]
-    inputs = _noted(model_inputs(model, split, request), list({clip.fingerprint: clip for clip in clips}.values()))
+    every = [model.clip, *(network.clip for network in networks.clips)]
+    clips = list({clip.fingerprint: clip for clip in every}.values())
+    inputs = _noted(model_inputs(model, split, request), clips)
+    for clip in clips:
+        if inputs.captions is not None:
+            inputs.captions.vectors(clip, progress)  # they are kept: what comes after is told its time without them
     return score_inputs(inputs, request, networks, progress, resumable=True)
 
 
