@@ -42,8 +42,16 @@ def test_whole_pieces_are_kept_to_the_bit(tmp_path: Path) -> None:
     again.add(ROWS[4])
     again.add(ROWS[0])
     assert again.kept == 12
-    again.remove()
-    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_empty_folder_is_left(tmp_path: Path) -> None:
+    images = tmp_path / "images" / ".features"
+    filled(images).remove()
+    assert list(images.parent.iterdir()) == []
+    journal(images).remove()
+    (images / "other.npy").mkdir(parents=True)
+    filled(images).remove()
+    assert [path.name for path in images.iterdir()] == ["other.npy"]
 
 
 def test_other_features_are_not_taken_for_these(tmp_path: Path) -> None:

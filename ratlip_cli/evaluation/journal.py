@@ -72,8 +72,10 @@ class Journal:
         self.kept += self._piece if self._writes else 0
 
     def remove(self) -> None:
-        """Forget everything: it has been used."""
+        """Forget everything: it has been used. A folder of which nothing is left goes too."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._folder.parent.rmdir()
 
     def _read(self, start: int) -> list[Tensor] | None:
         pieces = []
