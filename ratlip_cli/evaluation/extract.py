@@ -19,7 +19,7 @@ from torch import Tensor
 import ratlip_cli
 from ratlip_cli.errors import Interrupted, WeightsError
 from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer, kept_features
-from ratlip_cli.evaluation.images import Images
+from ratlip_cli.evaluation.images import TOGETHER, Images
 from ratlip_cli.evaluation.inputs import Inputs
 from ratlip_cli.evaluation.journal import Journal
 from ratlip_cli.evaluation.networks import FeatureNetwork, Networks
@@ -29,7 +29,7 @@ from ratlip_cli.progress import Progress, duration
 _log = logging.getLogger(__name__)
 
 
-PIECE = 4
+PIECE = TOGETHER
 """Batches whose features are kept together, and by which the time of the rest is told."""
 
 _SHORT = 4 * PIECE
@@ -207,7 +207,8 @@ class _Run:
                         journal.add(features)
                     done += len(features[0])
                     took = time.perf_counter() - started
-                    if not told and took > _AGAIN and begun < done < len(images):
+                    whole_piece = done > begun and (done - begun) % (PIECE * self.batch_size) == 0
+                    if not told and took > _AGAIN and whole_piece and done < len(images):
                         told, left = True, took * (len(images) - done) / (done - begun)
                         _log.info("%s: %d of %d, about %s left", one.what, done, len(images), duration(left))
                     self.progress(one.what, done, len(images), "images")

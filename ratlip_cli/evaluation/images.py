@@ -36,7 +36,7 @@ _READERS = 4
 _AHEAD = 2
 """Batches that are read in advance."""
 
-_TOGETHER = 4
+TOGETHER = 4
 """Batches that are generated together, so that the cores can share them."""
 
 
@@ -282,8 +282,8 @@ class GeneratedImages:
     def batches(self, batch_size: int, start: int = 0) -> Iterator[Tensor]:
         """Yield the images (B,3,S,S). Raises RatlipError where the model generates NaN."""
         captions, text = self._captions.first, self._captions.vectors(self._model.clip)
-        for first in range(start, len(captions), _TOGETHER * batch_size):
-            numbers = captions[first : first + _TOGETHER * batch_size]
+        for first in range(start, len(captions), TOGETHER * batch_size):
+            numbers = captions[first : first + TOGETHER * batch_size]
             noise = noise_vectors(self._seed, numbers, self._model.config.generator.noise_dim)
             levels = to_uint8(sample(self._model, noise, text[numbers], self._batch_size))
             yield from torch.split(levels, batch_size)
