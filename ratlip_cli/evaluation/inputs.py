@@ -67,7 +67,7 @@ def model_inputs(model: Model, dataset: CaptionedImages, request: EvaluationRequ
     captions = Captions.of_split(dataset, request.captions_per_image)
     fake = GeneratedImages(model, captions, request.seed, request.batch_size)
     source = {"model": model.name, "model_fingerprint": model.fingerprint}
-    source |= {"dataset": str(dataset.path), "split": dataset.split}
+    source |= {"dataset": str(dataset.path), "split": dataset.split, "precision": model.precision}
     return Inputs(fake, SplitImages(dataset), captions, True, source)
 
 
