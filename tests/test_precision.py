@@ -24,6 +24,7 @@ from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.evaluation.images import Captions, GeneratedImages
 from ratlip_cli.evaluation.request import EvaluationRequest
 from ratlip_cli.evaluation.run import evaluate
+from ratlip_cli.explain.inputs import load_models
 from ratlip_cli.fast import Swap, for_sampling, onednn, resolve_precision
 from ratlip_cli.fast.onednn import PackedConv, PackedLinear, is_usable
 from ratlip_cli.model.clip import FrozenCLIP
@@ -240,6 +241,12 @@ def test_in_python_a_model_is_loaded_with_its_precision(model_folder: Path) -> N
     assert api.load_model(model_folder).precision == "fp32", "auto, beside a small CLIP"
     with pytest.raises(api.UsageError, match=r"unknown precision 'bf61'\. Did you mean 'bf16'"):
         api.load_model(model_folder, precision="bf61")
+
+
+def test_what_explains_a_model_generates_in_fp32(model_folder: Path) -> None:
+    half = load_model(str(model_folder)).in_precision("bf16")
+    (taken,) = load_models([half], "cpu")
+    assert (half.precision, taken.precision) == ("bf16", "fp32")
 
 
 def test_scores_of_bf16_images_say_so_and_have_another_fingerprint(model_folder: Path, tmp_path: Path) -> None:
