@@ -105,13 +105,12 @@ def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
 @functools.cache
 def multiplies_bf16() -> bool:
     """Whether this CPU has instructions that multiply bfloat16, and oneDNN uses them: AVX-512 BF16, or AMX as well."""
-    if not torch.backends.mkldnn.is_available():
-        return False
     if hasattr(torch.cpu, "get_capabilities"):
         has = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     else:  # an older PyTorch
         has = torch.cpu._is_avx512_bf16_supported()
-    return has and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    mkldnn = torch.ops.mkldnn
+    return has and hasattr(mkldnn, "_is_mkldnn_bf16_supported") and bool(mkldnn._is_mkldnn_bf16_supported())
 
 
 @functools.cache
