@@ -156,8 +156,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comparisons", nargs="*", metavar="COMPARISON", help=f"of {', '.join(COMPARISONS)}")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--images", type=int, default=600)
-    parser.add_argument("--resamples", type=int, default=200)
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--resamples", type=int, default=100)
     options = parser.parse_args()
     if unknown := set(options.comparisons) - COMPARISONS.keys():
         parser.error(f"unknown comparison {', '.join(sorted(unknown))}")
