@@ -1,6 +1,7 @@
 """Prompts to images.
 
-Noise k depends on the seed and k alone, so image k of a prompt depends on the model, the prompt, the seed and k.
+Noise k depends on the seed and k alone, so image k of a prompt depends on the model, its precision, the prompt, the
+seed and k.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Sample:
     model: str
     fingerprint: str  # Of the model.
     clip_similarity: float  # Cosine of the image and its prompt under the model's CLIP, in [-1,1].
+    precision: str = "fp32"  # Arithmetic: fp32 or bf16.
 
     def __repr__(self) -> str:
         return f"<Sample {self.index} of '{self.prompt[:40]}', seed {self.seed}, by {self.model}>"
@@ -151,4 +153,5 @@ def _samples_of(
                 model=model.name,
                 fingerprint=model.fingerprint,
                 clip_similarity=round(similarity, 4),
+                precision=model.precision,
             )

@@ -42,7 +42,7 @@ CHOICES = [
     ("latent-viz", "method", ("pca", "tsne", "umap")),
     ("latent-viz", "space", ("clip", "discriminator")),
     ("info", "variant", VARIANT_NAMES),
-    ("bench", "precision", ("fp32", "bf16")),
+    *((command, "precision", ("auto", "fp32", "bf16")) for command in ("generate", "evaluate", "bench")),
     ("convert", "variant", ("galip", "ratlip-released")),
     ("export", "file_format", ("onnx", "torch-export")),
     *((command, "device", DEVICES) for command in ("train", "generate", "evaluate", "gradcam", "latent-viz", "bench")),

@@ -8,10 +8,8 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Device, Json, Model, ModelNoun, Quiet, check_model_name, choice, noun
+from ratlip_cli.cli.options import Device, Json, Model, ModelNoun, Precision, Quiet, check_model_name, noun
 from ratlip_cli.errors import UsageError
-
-PRECISIONS = ("fp32", "bf16")
 
 
 def bench(
@@ -19,7 +17,7 @@ def bench(
     model: Model = None,
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 8,
-    precision: Annotated[str, choice(PRECISIONS, "Arithmetic of sampling.", "precision")] = "fp32",
+    precision: Precision = "auto",
     train: Annotated[
         bool, typer.Option("--train", help="Also measure training steps of a model of these sizes.")
     ] = False,
@@ -45,16 +43,15 @@ def bench(
     from ratlip_cli.device import keep_freed_memory, resolve_device
     from ratlip_cli.training.benchmark import measure
     from ratlip_cli.training.settings import resolve_settings
-    from ratlip_cli.training.trainer import DTYPES
     from ratlip_cli.weights.load import default_model, load_model
 
     keep_freed_memory()
     target = resolve_device(device)
     spec = model or default_model()
-    loaded = load_model(spec, target)
-    console.note(f"model {spec} ({loaded.fingerprint}) on {target}")
+    loaded = load_model(spec, target).in_precision(precision)
+    console.note(f"model {spec} ({loaded.fingerprint}) on {target} in {loaded.precision}")
     settings = resolve_settings({"init_from": spec, "batch_size": batch_size}) if train else None
-    measured = measure(loaded, batch_size, precision, DTYPES[precision], settings)
+    measured = measure(loaded, batch_size, settings)
     if json:
         console.result_json({"model": loaded.name, "fingerprint": loaded.fingerprint, **asdict(measured)})
         return

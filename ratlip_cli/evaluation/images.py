@@ -272,8 +272,9 @@ class GeneratedImages:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the model, the captions and the seed."""
-        decisive = (self._model.fingerprint, self._captions.fingerprint, str(self._seed))
+        """Changes with the model, the captions, the seed and the precision; fp32 is what it was before others were."""
+        precision = () if self._model.precision == "fp32" else (self._model.precision,)
+        decisive = (self._model.fingerprint, self._captions.fingerprint, str(self._seed), *precision)
         return hashlib.sha256("\0".join(decisive).encode()).hexdigest()
 
     def __len__(self) -> int:

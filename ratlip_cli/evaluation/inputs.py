@@ -84,7 +84,7 @@ def model_inputs(model: Model, dataset: CaptionedImages, request: EvaluationRequ
     fake = GeneratedImages(model, captions, request.seed, request.batch_size)
     fake.cache = dataset.path / KEPT
     source = {"model": model.name, "model_fingerprint": model.fingerprint}
-    source |= {"dataset": str(dataset.path), "split": dataset.split}
+    source |= {"dataset": str(dataset.path), "split": dataset.split, "precision": model.precision}
     some = f"{limit} of the {len(dataset):,} images of the split: compare with scores of the same --limit alone"
     notes = () if limit is None else (some,)
     return Inputs(fake, SplitImages(dataset, numbers), captions, True, source, per_image, limit, notes)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratlip_cli.errors import UsageError, unknown_name
+from ratlip_cli.generation import PRECISIONS
 from ratlip_cli.setting import check_choices, check_device, check_seed, setting, several
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class EvaluationRequest:
     """What to score, against what, by which metrics, and how.
 
     Either a model is scored, on a split of a dataset; or a folder of images, against a folder or a split. Every field
-    but `metrics` is an option of `ratlip evaluate` too. `model` may also be a loaded model, which stays on its device.
+    but `metrics` is an option of `ratlip evaluate` too. `model` may also be a loaded model, which stays on its device;
+    `precision` is that of its images here, whatever it generates in otherwise.
 
     Raises UsageError for unknown names, numbers out of range, and settings that exclude each other.
     """
@@ -117,6 +119,12 @@ class EvaluationRequest:
     seed: int = setting(0, "Decides the noise vectors.", group=HOW)
     batch_size: int | None = setting(None, "Images at a time; changes no score.", group=HOW, advanced=True)
     device: str = setting("auto", "Where to compute.", group=HOW, names="device")
+    precision: str = setting(
+        "fp32",
+        "Arithmetic of the model's images, not of their features; fp32 gives the same score on every machine.",
+        group=HOW,
+        choices=PRECISIONS,
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", several(self.metrics))

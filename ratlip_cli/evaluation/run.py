@@ -133,6 +133,7 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
         model = request.model
     else:
         model = load_model(str(request.model or default_model()), resolve_device(request.device))
+    model = model.in_precision(request.precision)
     dataset = request.dataset or dataset_of_model(model.folder) or str(model.config.training.get("dataset") or "")
     if not dataset:
         raise UsageError(f"{model.name} does not say what it was trained on; name a --dataset.")

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ratlip_cli.fast.attention import spatial_affine
 from ratlip_cli.fast.chunks import CACHE_BYTES
+from ratlip_cli.fast.clip import in_bf16
 from ratlip_cli.fast.onednn import PackedConv
 from ratlip_cli.fast.swaps import Swap, swap_generator
 from ratlip_cli.fast.upsampling import UpsamplingConv
@@ -29,11 +30,14 @@ class Sampler:
         generator: of any family; it stays as it is, and shares its weights where they are not derived.
         clip: the frozen CLIP that it was trained with.
         swaps: see `fast.Swap`.
+        precision: fp32 or bf16. With PACKED bf16 is that of the large products alone, see `derived`; else autocast's.
     """
 
-    def __init__(self, generator: nn.Module, clip: FrozenCLIP, swaps: frozenset[Swap]) -> None:
-        self.generator = derived(generator, swaps) if isinstance(generator, Generator) else generator
-        self.clip = clip
+    def __init__(self, generator: nn.Module, clip: FrozenCLIP, swaps: frozenset[Swap], precision: str = "fp32") -> None:
+        packs = isinstance(generator, Generator) and {Swap.FOLDED, Swap.PACKED} <= swaps
+        self.autocast = torch.autocast(clip.mean.device.type, torch.bfloat16, precision == "bf16" and not packs)
+        self.generator = derived(generator, swaps, precision) if isinstance(generator, Generator) else generator
+        self.clip = in_bf16(clip) if precision == "bf16" and packs else clip
         self.device = next(generator.parameters()).device
 
     @torch.no_grad()
@@ -49,6 +53,10 @@ class Sampler:
         Returns:
             Images (n,3,S,S) on the CPU, float32, not clamped.
         """
+        with self.autocast:
+            return self._sampled(noise, text, batch_size)
+
+    def _sampled(self, noise: Tensor, text: Tensor, batch_size: int | None) -> Tensor:
         batch = batch_size or BATCH_SIZE
         on_cpu = self.device.type == "cpu"
         if not isinstance(self.generator, Generator):
@@ -77,13 +85,14 @@ class Sampler:
 
 
 @torch.no_grad()
-def derived(generator: Generator, swaps: frozenset[Swap]) -> Generator:
+def derived(generator: Generator, swaps: frozenset[Swap], precision: str = "fp32") -> Generator:
     """A generator of the same images that cannot be trained; `generator` stays as it is.
 
     FOLDED: BatchNorm becomes part of the convolution before it, the weights of upsampled convolutions are summed once,
     and the channel shuffle becomes the order of the weights around it; with neither shuffle nor groups to pay for it,
-    the layout is channels last, which convolutions are fastest in. PACKED, in float32, so not under autocast: their
-    weights lie as the kernels read them. All other weights are shared with `generator`.
+    the layout is channels last, which convolutions are fastest in. PACKED: their weights lie as the kernels read them;
+    with the precision bf16 those of image-G but for the last are bfloat16, and all else float32, as small errors in
+    what is read from the noise and the text show in the image. All other weights are shared with `generator`.
     """
     shared = {id(tensor): tensor for tensor in (*generator.parameters(), *generator.buffers())}
     sampling = copy.deepcopy(generator, shared).eval()
@@ -109,8 +118,8 @@ def derived(generator: Generator, swaps: frozenset[Swap]) -> Generator:
         if isinstance(module, nn.Conv2d | DoublingConv):
             weight = module.weight.detach().contiguous(memory_format=torch.channels_last)
             module.weight = nn.Parameter(weight, requires_grad=False)
-    if Swap.PACKED in swaps and not torch.is_autocast_enabled("cpu"):
-        _pack(sampling)
+    if Swap.PACKED in swaps:
+        _pack(sampling, torch.bfloat16 if precision == "bf16" else torch.float32)
     return sampling
 
 
@@ -195,26 +204,26 @@ def _unshuffle(generator: Generator) -> None:
     _order(generator.to_rgb, inputs=orders(channels[-1])[1])
 
 
-def _pack(generator: Generator) -> None:
-    """Pack the weights of every convolution, for images of the size that it meets."""
+def _pack(generator: Generator, dtype: torch.dtype) -> None:
+    """Pack the weights of every convolution, for images of the size that it meets; those of the bridge as float32."""
     grid = generator.geometry.grid
     sizes = generator.config.block_sizes(grid)
     blocks: Iterable[Any] = generator.blocks
     _packed(generator.bridge, grid)
-    generator.fuse = _packed(generator.fuse, grid)
+    generator.fuse = _packed(generator.fuse, grid, dtype)
     for block, before, size in zip(blocks, [grid, *sizes], sizes, strict=False):
-        block.conv1 = _packed(block.conv1, before if size == 2 * before else size)
-        block.conv2 = _packed(block.conv2, size)
-        block.shortcut = _packed(block.shortcut, before)
+        block.conv1 = _packed(block.conv1, before if size == 2 * before else size, dtype)
+        block.conv2 = _packed(block.conv2, size, dtype)
+        block.shortcut = _packed(block.shortcut, before, dtype)
     generator.to_rgb = _packed(generator.to_rgb, sizes[-1])
 
 
-def _packed(module: nn.Module, size: int) -> Any:
+def _packed(module: nn.Module, size: int, dtype: torch.dtype = torch.float32) -> Any:
     """`module`, or what it is made of, with its convolutions packed."""
     if isinstance(module, nn.Conv2d | DoublingConv):
-        return PackedConv(module.weight, module.bias, size, isinstance(module, DoublingConv))
+        return PackedConv(module.weight, module.bias, size, isinstance(module, DoublingConv), dtype)
     for name, part in module.named_children():
-        setattr(module, name, _packed(part, size))
+        setattr(module, name, _packed(part, size, dtype))
     return module
 
 

@@ -68,11 +68,12 @@ def read_scores(path: Path) -> Scores:
     """Read the JSON that `ratlip evaluate --out` wrote. Raises UsageError where the file is anything else."""
     try:
         content = read_json(path)
+        precision = content.get("precision", "fp32")
         return Scores(
             str(content["model_fingerprint"]),
             Path(content["dataset"]).name,
             str(content["split"]),
-            str(content["protocol"]),
+            str(content["protocol"]) + ("" if precision == "fp32" else f", images in {precision}"),
             str(content["fingerprint"]),
             {name: {**score, "value": float(score["value"])} for name, score in content["metrics"].items()},
         )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import ratlip_cli
 from ratlip_cli.errors import RatlipError, WeightsError
 from ratlip_cli.families import FAMILIES, family_of
 from ratlip_cli.family import Family
-from ratlip_cli.fast import Sampler, for_sampling
+from ratlip_cli.fast import Sampler, for_sampling, resolve_precision
 from ratlip_cli.file_kinds import other_file
 from ratlip_cli.files import whole_folder, write_text
 from ratlip_cli.json_files import check_keys, from_json, is_of_kind, read_json
@@ -90,11 +90,17 @@ class Model:
     generator: nn.Module
     clip: FrozenCLIP
     fingerprint: str  # Of the generator's weights, its sizes and its CLIP; it stands in every output.
+    precision: str = "fp32"  # Arithmetic of its images: fp32 or bf16.
+
+    def in_precision(self, precision: str) -> Model:
+        """The same model that generates in fp32 or bf16; for `auto` see `fast.resolve_precision`."""
+        resolved = resolve_precision(precision, self.generator)
+        return self if resolved == self.precision else replace(self, precision=resolved)
 
     @cached_property
     def sampler(self) -> Sampler:
         """Noise and text vectors to images, with the least work that this device offers."""
-        return for_sampling(self.generator, self.clip)
+        return for_sampling(self.generator, self.clip, precision=self.precision)
 
     @property
     def family(self) -> Family:
