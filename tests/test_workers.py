@@ -73,16 +73,18 @@ def test_best_of_is_of_each_prompt(model: Model) -> None:
 
 
 def test_chunks_are_the_plain_model_but_for_rounding(model: Model) -> None:
-    """To 1e-5, and at most one of 255 levels in under 0.1 % of the pixels."""
+    """At most one of 255 levels in under 0.1 % of the pixels; as floats to 1e-5 but for as few, where sums are long."""
     noise, text = noise_vectors(1, range(CHUNK + 2), model.config.generator.noise_dim), model.encode(PROMPTS[:1])
     text = text.expand(len(noise), -1)
     with torch.no_grad():
         plain = model.generator(noise, text, model.clip).clamp(-1, 1)
     made = sample(model, noise, text)
-    torch.testing.assert_close(made, plain, rtol=0, atol=1e-5)
-    difference = (to_uint8(made).int() - to_uint8(plain).int()).abs()
-    assert difference.max() <= 1
-    assert difference.float().mean() < 1e-3
+    difference = (made - plain).abs()
+    assert (difference > 1e-5).float().mean() < 1e-3
+    assert difference.max() < 1e-4
+    levels = (to_uint8(made).int() - to_uint8(plain).int()).abs()
+    assert levels.max() <= 1
+    assert (levels > 0).float().mean() < 1e-3
 
 
 @pytest.mark.usefixtures("threads")

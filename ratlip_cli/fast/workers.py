@@ -34,6 +34,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     ready = threading.Barrier(threads + 1)
 
     def begin() -> None:
+        torch.get_num_threads()  # what is set before a thread is first asked does not last
         torch.set_num_threads(1)
         ready.wait()
 
