@@ -52,9 +52,9 @@ class Sampler:
 
         Args:
             noise, text: (n,noise_dim) and (n,...), on any device.
-            batch_size: images at a time; 16 or CHUNK if left out. A CPU works on a batch of RATLIP's in chunks that stay
-                in its cache, together in CLIP-BLK alone. If left out, an image is the same to the bit there whatever else is
-                generated: the chunks are single images, of a small model CHUNK images, see `each`.
+            batch_size: images at a time; 16 or CHUNK if left out. A CPU works on a batch of RATLIP's in chunks that
+                stay in its cache, together in CLIP-BLK alone. If left out, an image is the same to the bit there
+                whatever else is generated: the chunks are single images, or for a small model those of `each`.
 
         Returns:
             Images (n,3,S,S) on the CPU, float32, not clamped.
