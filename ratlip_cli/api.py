@@ -121,7 +121,7 @@ class Model(model_folder.Model):
             prompts: one prompt, or several, which share their noise vectors.
             truncation: psi, by which noise is scaled; below 1 images are more alike.
             best_of: generate this many times `n`, and keep those of highest CLIP similarity, best first.
-            batch_size: images at a time; left out, 16, and on a CPU the same bits whatever else is generated.
+            batch_size: images at a time; left out, as suits it, and on a CPU the same bits whatever else is made.
             indices: the images k, instead of the first `n`.
 
         Raises UsageError for an empty prompt or numbers out of range.

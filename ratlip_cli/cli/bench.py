@@ -16,7 +16,9 @@ def bench(
     model_name: ModelNoun = None,
     model: Model = None,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 8,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images at a time; left out, as `generate` does, and 8 with --train.")
+    ] = None,
     precision: Precision = "auto",
     train: Annotated[
         bool, typer.Option("--train", help="Also measure training steps of a model of these sizes.")
@@ -35,7 +37,7 @@ def bench(
     ratlip bench --train --batch-size 24 --json
     """
     console.set_up(quiet)
-    if batch_size < 1 or (train and batch_size < 2):
+    if batch_size is not None and batch_size < (2 if train else 1):
         raise UsageError(f"--batch-size is {batch_size}; it must be at least {2 if train else 1}.")
     model = noun("model", model_name, model)
     check_model_name(model)
@@ -50,7 +52,7 @@ def bench(
     spec = model or default_model()
     loaded = load_model(spec, target).in_precision(precision)
     console.note(f"model {spec} ({loaded.fingerprint}) on {target} in {loaded.precision}")
-    settings = resolve_settings({"init_from": spec, "batch_size": batch_size}) if train else None
+    settings = resolve_settings({"init_from": spec, "batch_size": batch_size or 8}) if train else None
     measured = measure(loaded, batch_size, settings)
     if json:
         console.result_json({"model": loaded.name, "fingerprint": loaded.fingerprint, **asdict(measured)})

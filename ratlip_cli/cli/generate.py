@@ -52,7 +52,7 @@ def generate(
         ),
     ] = 1,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images at a time; 16 if left out.", rich_help_panel=ADVANCED)
+        int | None, typer.Option(help="Images at a time; left out, as suits the model.", rich_help_panel=ADVANCED)
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,11 +16,14 @@ from ratlip_cli.fast.clip import in_bf16
 from ratlip_cli.fast.onednn import PackedConv
 from ratlip_cli.fast.swaps import Swap, swap_generator
 from ratlip_cli.fast.upsampling import UpsamplingConv
+from ratlip_cli.fast.workers import spread
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.model.shuffle_attention import SAConv, ShuffleAttention
 
 BATCH_SIZE = 16  # Images at a time where nobody says how many.
+CHUNK = 8  # Images of a small model that one thread makes at once where nobody says how many: always so many.
+_CHUNKS_A_THREAD = 4  # Chunks that a thread is given at a time: the fewer, the longer the others wait for the last.
 
 
 class Sampler:
@@ -39,6 +42,13 @@ class Sampler:
         self.generator = derived(generator, swaps, precision) if isinstance(generator, Generator) else generator
         self.clip = in_bf16(clip) if precision == "bf16" and packs else clip
         self.device = next(generator.parameters()).device
+        is_small = isinstance(self.generator, Generator) and images_at_once(self.generator) >= CHUNK
+        self.chunk = CHUNK if is_small and self.device.type == "cpu" else 1
+
+    @property
+    def together(self) -> int:
+        """How many images at a time are no slower than more."""
+        return max(BATCH_SIZE, _CHUNKS_A_THREAD * CHUNK * torch.get_num_threads()) if self.chunk > 1 else BATCH_SIZE
 
     @torch.no_grad()
     def __call__(self, noise: Tensor, text: Tensor, batch_size: int | None = None) -> Tensor:
@@ -46,17 +56,19 @@ class Sampler:
 
         Args:
             noise, text: (n,noise_dim) and (n,...), on any device.
-            batch_size: images at a time; 16 if left out. A CPU works on a batch of RATLIP's in chunks that stay in its
-                cache, together in CLIP-BLK alone. If left out, the chunks are single images there, which makes an image
-                the same to the bit whatever else is generated.
+            batch_size: images at a time; 16 or CHUNK if left out. A CPU works on a batch of RATLIP's in chunks that
+                stay in its cache, together in CLIP-BLK alone. If left out, an image is the same to the bit there
+                whatever else is generated: the chunks are single images, or for a small model those of `each`.
 
         Returns:
             Images (n,3,S,S) on the CPU, float32, not clamped.
         """
         with self.autocast:
-            return self._sampled(noise, text, batch_size)
+            if batch_size is None and self.chunk > 1:
+                return self.each(lambda z, t: self.generator(z, t, self.clip).float(), noise, text)
+            return self._by_batches(noise, text, batch_size)
 
-    def _sampled(self, noise: Tensor, text: Tensor, batch_size: int | None) -> Tensor:
+    def _by_batches(self, noise: Tensor, text: Tensor, batch_size: int | None) -> Tensor:
         batch = batch_size or BATCH_SIZE
         on_cpu = self.device.type == "cpu"
         if not isinstance(self.generator, Generator):
@@ -69,6 +81,19 @@ class Sampler:
         for z, t in self._rows(noise, text, batch):
             images += self._by_chunks(self.generator, z, t, chunk)
         return torch.cat(images)
+
+    def each(self, work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+        """work(*rows) where every row (1,...) of the result is of one row of each of `rows` (n,...).
+
+        On a CPU it is the same to the bit whatever the other rows are: of a large model `work` is given them one by
+        one, of a small one always CHUNK at once, by one thread, so that every kernel always meets the same shapes. What
+        lacks in the last chunk is filled with its last row.
+        """
+        count = len(rows[0])
+        filled = [torch.cat((one, one[-1:].expand(-count % self.chunk, *one.shape[1:]))).contiguous() for one in rows]
+        chunks = zip(*(torch.split(one, self.chunk) for one in filled), strict=True)
+        made = [work(*chunk) for chunk in chunks] if self.chunk == 1 else spread(work, chunks)
+        return torch.cat(made)[:count]
 
     def _rows(self, noise: Tensor, text: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield from zip(torch.split(noise.to(self.device), size), torch.split(text.to(self.device), size), strict=True)
