@@ -1,0 +1,1 @@
+"""Published systems beside RATLIP and GALIP, one file a paper."""
