@@ -1,1 +1,1 @@
-"""Published systems beside RATLIP and GALIP, one file a paper."""
+"""The models that the paper compares with, one file a paper."""

@@ -7,7 +7,7 @@ sometimes after a leading `module.`. It is read with weights_only. Variant and s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, Generator
 from ratlip_cli.tensor_files import load_pickled, named_tensors, save_pickled
 from ratlip_cli.weights.model_folder import DISCRIMINATOR_FILE, Model, load_discriminator
 from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
+from ratlip_cli.weights.released.renaming import AFFINE_LAYERS, backwards, renamed, without_module
 
 RELEASED_IMAGE_SIZE = 224
 """The published code generates 224 pixels, whatever its configuration says."""
@@ -46,12 +47,6 @@ _NAMES = (  # of the published code and ours; # stands for a number
     (".se.cbias", ".attention.channel_bias"),
     (".se.sweight", ".attention.spatial_weight"),
     (".se.sbias", ".attention.spatial_bias"),
-)
-_LAYERS = (  # of an affine's MLP, in CATBLKs alone
-    ("gamma.linear1.", "gamma.0."),
-    ("gamma.linear2.", "gamma.2."),
-    ("beta.linear1.", "beta.0."),
-    ("beta.linear2.", "beta.2."),
 )
 _LSTM = re.compile(r"mapping\.FBlocks\.(\d+)\.fuse(\d)\.affine(\d)\.rnn\.(\w+)_l0")
 _CELL = re.compile(r"bridge\.recurrence\.cells\.(\d+)\.(\w+)")
@@ -125,14 +120,12 @@ def write_released(model: Model, path: Path) -> None:
 def import_released(nets: Mapping[str, Mapping[str, Tensor]], ema: bool = True) -> ReleasedCheckpoint:
     """Rename the tensors of `netG`, `netD` and `netC`, and read the sizes off them."""
     emas = [name for name in nets if ema and _EMA.fullmatch(name)]
-    released = _without_module(nets[emas[0] if emas else "netG"])
+    released = without_module(nets[emas[0] if emas else "netG"])
     clip = {name[len(_CLIP_PREFIX) :]: tensor for name, tensor in released.items() if name.startswith(_CLIP_PREFIX)}
-    generator = {
-        _own_name(name): _float32(tensor) for name, tensor in released.items() if not name.startswith(_CLIP_PREFIX)
-    }
+    generator = {_own_name(name): tensor for name, tensor in released.items() if not name.startswith(_CLIP_PREFIX)}
     discriminator, discriminator_config = None, DiscriminatorConfig()
     if "netD" in nets and "netC" in nets:
-        discriminator = _discriminator_tensors(_without_module(nets["netD"]), _without_module(nets["netC"]))
+        discriminator = _discriminator_tensors(without_module(nets["netD"]), without_module(nets["netC"]))
         discriminator_config = DiscriminatorConfig(base_channels=len(discriminator["referee.conv1.weight"]) // 2)
     config = _generator_config(generator)
     return ReleasedCheckpoint(config, discriminator_config, generator, discriminator, clip, bool(emas))
@@ -161,34 +154,25 @@ def _own_name(name: str) -> str:
     if lstm := _LSTM.fullmatch(name):
         block, fuse, affine = (int(digits) for digits in lstm.groups()[:3])
         return f"bridge.recurrence.cells.{4 * block + 2 * (fuse - 1) + affine}.{lstm[4]}"
-    return _renamed(name, (*_NAMES, *_LAYERS))
+    return renamed(name, (*_NAMES, *AFFINE_LAYERS))
 
 
 def _released_name(name: str, recurrent: bool) -> str:
     if cell := _CELL.fullmatch(name):
         block, affine = divmod(int(cell[1]), 4)
         return f"mapping.FBlocks.{block}.fuse{affine // 2 + 1}.affine{affine % 2}.rnn.{cell[2]}_l0"
-    layers = () if recurrent and name.startswith("bridge.") else _LAYERS
-    return _renamed(name, [(own, theirs) for theirs, own in (*_NAMES, *layers)])
-
-
-def _renamed(name: str, rules: Iterable[tuple[str, str]]) -> str:
-    for old, new in rules:
-        pattern = re.escape(old).replace(r"\^", "^").replace(r"\#", r"(\d+)")
-        first, *others = new.removeprefix("^").split("#")
-        replacement = first + "".join(rf"\g<{group}>{other}" for group, other in enumerate(others, start=1))
-        name = re.sub(pattern, replacement, name)
-    return name
+    layers = () if recurrent and name.startswith("bridge.") else AFFINE_LAYERS
+    return renamed(name, backwards((*_NAMES, *layers)))
 
 
 def _discriminator_tensors(extractor: Mapping[str, Tensor], referee: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    used = {name: _float32(tensor) for name, tensor in extractor.items() if not _UNUSED.match(name)}
-    renamed = {own: used.pop(theirs) for own, theirs in _EXTRACTOR.items()}
-    renamed["extractor.a"] = torch.cat([used.pop(f"{stage}.gamma") for stage in _STAGES])
-    renamed["extractor.b"] = torch.cat([used.pop(f"{stage}.beta") for stage in _STAGES[:2]])
+    used = {name: tensor for name, tensor in extractor.items() if not _UNUSED.match(name)}
+    kept = {own: used.pop(theirs) for own, theirs in _EXTRACTOR.items()}
+    kept["extractor.a"] = torch.cat([used.pop(f"{stage}.gamma") for stage in _STAGES])
+    kept["extractor.b"] = torch.cat([used.pop(f"{stage}.beta") for stage in _STAGES[:2]])
     if used:
         raise ValueError(f"unknown tensor {next(iter(used))} in netD")
-    return renamed | {own: _float32(referee[theirs]) for own, theirs in _REFEREE.items()}
+    return kept | {own: referee[theirs] for own, theirs in _REFEREE.items()}
 
 
 def _released_extractor(discriminator: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -216,14 +200,6 @@ def _generator_config(generator: Mapping[str, Tensor]) -> GeneratorConfig:
         bridge_channels=generator["bridge.to_clip.weight"].shape[1],
         bridge_blocks=len(blocks),
     )
-
-
-def _without_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-
-
-def _float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _is_filled(value: object) -> bool:
