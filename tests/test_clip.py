@@ -53,7 +53,7 @@ def test_vectors_equal_open_clip(vision: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("pool", [{}, {"pool_type": "eos", "eos_id": 49407}])
 def test_words_are_open_clips_hidden_states(pool: dict[str, object]) -> None:
-    """Against its `_encode` steps: embedding, positions, blocks, final layer norm; the end says which tokens are real."""
+    """Its tokens after the final layer norm; the end says which of them are real."""
     torch.manual_seed(1)
     config = {**TINY_CLIP, "text_cfg": {**TINY_CLIP["text_cfg"], **pool}}
     model = open_clip.CLIP(**config).eval()
