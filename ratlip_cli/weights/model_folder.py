@@ -328,7 +328,7 @@ def _model_config(content: dict[str, Any]) -> ModelConfig:
             raise ValueError(f"'{name}' must be a text of one line, not {text!a:.60}.")
     for name, kind in sections.items():
         try:
-            read[name] = from_json(kind, content[name])
+            read[name] = from_json(kind, content[name], optional=kind is ClipGeometry)  # text_width came later
         except ValueError as error:
             raise ValueError(f"{name}: {error}.") from error
     return ModelConfig(**read, training=_training(content.get("training", {})))
