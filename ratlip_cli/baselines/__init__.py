@@ -1,0 +1,1 @@
+"""The other papers of the comparison, one file a paper."""
