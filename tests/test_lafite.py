@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from plain_lafite import plain_operations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ratlip_cli.baselines import lafite
 from ratlip_cli.baselines.lafite import Discriminator, Generator
-from ratlip_cli.baselines.lafite_family import LafiteDiscriminatorConfig, LafiteGeneratorConfig
+from ratlip_cli.baselines.lafite_family import LafiteDiscriminatorConfig, LafiteGeneratorConfig, LafiteObjectiveConfig
 from ratlip_cli.errors import UsageError
 from ratlip_cli.planned import planned
 from ratlip_cli.tensor_files import load_into
 from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
-from ratlip_cli.weights.released.lafite import discriminator_names, export_lafite, generator_names, import_lafite
+from ratlip_cli.weights.released.lafite import discriminator_names, export_lafite, import_lafite
 
 FOLDER = Path(__file__).parent / "reference" / "baselines" / "lafite"
 KEYS = json.loads((FOLDER / "keys.json").read_text())
@@ -92,7 +93,7 @@ def real(given: dict[str, Tensor]) -> Tensor:
     return F.interpolate(given["real_base"], scale_factor=4, mode="nearest")
 
 
-# ---------------------------------------------------------------------------------------------------- renaming table
+# ------------------------------------------------------------------------------------------------------- renaming table
 
 
 def test_sizes_are_told_from_shapes(checkpoint: ReleasedCheckpoint) -> None:
@@ -108,9 +109,8 @@ def test_every_published_name_and_shape_has_its_own_and_back(size: str) -> None:
     shapes = KEYS[size]
     with planned():
         tensors = {net: {name: torch.empty(shape) for name, shape in shapes[net].items()} for net in ("G", "D")}
-    filters = {name: torch.outer(lafite.fir(torch.empty(0))[0] * 8, torch.tensor([1.0, 3, 3, 1]) / 8) for name in ("x",)}
-    for net in tensors.values():
-        net.update({name: filters["x"] for name in net if name.endswith("resample_filter")})
+    for net, named in tensors.items():
+        named.update({name: formula(net, name, [4, 4]) for name in named if name.endswith("resample_filter")})
     found = import_lafite(tensors["G"], tensors["D"], is_ema=True)
     text_dim = shapes["G"]["synthesis.b4.conv1.pre_0.weight"][1]
     with planned():
@@ -167,7 +167,7 @@ def count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-# ----------------------------------------------------------------------------------------------------- single operations
+# ---------------------------------------------------------------------------------------------------- single operations
 
 
 def test_single_operations(values: dict[str, np.ndarray], given: dict[str, Tensor]) -> None:
@@ -317,7 +317,7 @@ def test_path_length(generator: Generator, values: dict[str, np.ndarray], given:
     assert_close((lengths - mean).square(), values["pl_penalty"], 1e-3)
 
 
-# ------------------------------------------------------------------------------------------ text and image vectors, CLIP
+# ----------------------------------------------------------------------------------------- text and image vectors, CLIP
 
 
 def test_perturbed_and_pseudo_features(values: dict[str, np.ndarray], given: dict[str, Tensor]) -> None:
@@ -350,10 +350,151 @@ def test_small_images_are_enlarged_where_the_published_code_pads(
 
 def test_noise_mapper(values: dict[str, np.ndarray], given: dict[str, Tensor]) -> None:
     mapper = lafite.NoiseMapper()
-    own = [f"{half}.{2 * layer}.{kind}" for half in ("mean", "deviation") for layer in range(4) for kind in ("weight", "bias")]
     tensors = {}
-    for name, (theirs, shape) in zip(own, KEYS["mapper"].items(), strict=True):
-        n = np.random.RandomState(zlib.crc32(f"mapper.{theirs}".encode())).standard_normal(shape).astype(np.float32)
+    for name, shape in KEYS["mapper"].items():
+        n = np.random.RandomState(zlib.crc32(f"mapper.{name}".encode())).standard_normal(shape).astype(np.float32)
         tensors[name] = torch.from_numpy(n / np.float32(shape[1] ** 0.5) if len(shape) == 2 else np.float32(0.1) * n)
     load_into(mapper, tensors, "mapper")
     assert_close(mapper(given["mapper_in"], given["mapper_noise"]), values["mapper_out"])
+
+
+# ------------------------------------------------------------------------------------------ what holds of every model
+
+
+def small(side: int) -> tuple[Generator, Discriminator]:
+    torch.manual_seed(0)
+    sizes = {"image_size": side, "channel_base": 8 * side, "channel_max": 16}
+    generator = Generator(LafiteGeneratorConfig(noise_dim=8, w_dim=12, mapping_layers=2, text_width=10, **sizes), 6)
+    discriminator = Discriminator(LafiteDiscriminatorConfig(**sizes), 6)
+    with torch.no_grad():  # so that every parameter counts
+        for name, parameter in [*generator.named_parameters(), *discriminator.named_parameters()]:
+            if name.endswith(("bias", "noise_strength")):
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return generator.eval(), discriminator
+
+
+def inputs(count: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 8, generator=rng), F.normalize(torch.randn(count, 6, generator=rng), dim=1)
+
+
+@pytest.mark.parametrize("side", [32, 33, 50, 64, 100])
+def test_any_side(side: int) -> None:
+    generator, discriminator = small(side)
+    noise, text = inputs(3)
+    images = generator(noise, text, None)
+    assert images.shape == (3, 3, side, side)
+    logits, features = discriminator(images, text)
+    assert logits.shape == (3,)
+    assert features.shape == (3, 6)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in generator.parameters())
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("side", [32, 44])
+def test_the_plain_operations_give_the_same(side: int, fused: bool) -> None:
+    """Images, logits, and the gradients of R1 and of the path length."""
+
+    def computed() -> list[Tensor]:
+        generator, discriminator = (network.double() for network in small(side))
+        noise, text = (tensor.double() for tensor in inputs(4))
+        ws = generator.styles(noise)
+        images = generator.synthesis(ws, text)
+        logits, _ = discriminator(images, text)
+        lengths = lafite.path_lengths(images, ws, torch.ones_like(images))
+        real = images.detach().requires_grad_()
+        penalty = lafite.r1(discriminator(real, text)[0], real)
+        parameters = [*generator.parameters(), *discriminator.parameters()]
+        gradients = torch.autograd.grad(lengths.sum() + penalty.sum() + logits.sum(), parameters)
+        return [images, logits, lengths, penalty, *gradients]
+
+    with plain_operations(fused):
+        expected = computed()
+    for ours, plain in zip(computed(), expected, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-6 * plain.abs().max().item())
+
+
+def test_an_image_does_not_depend_on_its_neighbours() -> None:
+    generator, _ = small(64)
+    noise, text = inputs(5)
+    images = generator(noise, text, None)
+    for row in (0, 4):
+        alone = generator(noise[row : row + 1], text[row : row + 1], None)
+        torch.testing.assert_close(alone[0], images[row], rtol=1e-4, atol=1e-4)
+
+
+def test_a_logit_depends_on_its_group_alone() -> None:
+    """Eight images make two groups: the even ones and the odd ones."""
+    _, discriminator = small(32)
+    _, text = inputs(8)
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    before = discriminator(images, text)[0]
+    images[1] = 0.5
+    after = discriminator(images, text)[0]
+    torch.testing.assert_close(after[::2], before[::2])
+    assert (after[1::2] != before[1::2]).all()
+
+
+@pytest.mark.parametrize(("batch", "group"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 1), (6, 3), (8, 4)])
+def test_groups_of_any_batch(batch: int, group: int) -> None:
+    x = torch.randn(batch, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    rows = [x[start :: batch // group] for start in range(batch // group)]
+    expected = [(row.var(dim=0, unbiased=False) + 1e-8).sqrt().mean() for row in rows]
+    channel = lafite.minibatch_deviation(x)[:, 2]
+    for row in range(batch):
+        torch.testing.assert_close(channel[row], expected[row % (batch // group)].expand(4, 4))
+
+
+def test_the_average_of_w_follows_in_training_alone() -> None:
+    generator, _ = small(32)
+    noise, text = inputs(4)
+    generator(noise, text, None)
+    assert not generator.mapping.average.any()
+    generator.train()
+    generator(noise, text, None)
+    torch.testing.assert_close(generator.mapping.average, 0.005 * generator.mapping(noise).mean(dim=0).detach())
+
+
+def test_style_mixing_of_no_layer_and_of_all() -> None:
+    generator, _ = small(32)
+    (noise, _), (other, _) = inputs(3), inputs(3, seed=2)
+    first, second = generator.styles(noise), generator.styles(other)
+    assert torch.equal(generator.styles(noise, (other, torch.tensor([[generator.layers]]))), first)
+    assert torch.equal(generator.styles(noise, (other, torch.tensor([[0]]))), second)
+    rows = generator.styles(noise, (other, torch.tensor([[1], [3], [5]])))
+    assert torch.equal(rows[1], torch.cat((first[1, :3], second[1, 3:])))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"image_size": 16}, "image_size is 16; LAFITE's must be 32 to 256 pixels"),
+        ({"image_size": 512}, "must be 32 to 256"),
+        ({"w_dim": 0}, "w_dim is 0; it must be 1 to 8192"),
+        ({"channel_base": 100, "image_size": 256}, "channel_base is 100; 256 pixels need at least 256"),
+    ],
+)
+def test_impossible_sizes(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        LafiteGeneratorConfig(**sizes)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"mixing": 1.5}, "mixing is 1.5; it must be from 0 to 1"),
+        ({"itc": -1.0}, "itc is -1.0; it must be a number from 0"),
+        ({"itd": float("nan")}, "itd is nan"),
+        ({"r1_every": -1}, "r1_every is -1; it must not be negative"),
+    ],
+)
+def test_impossible_weights(weights: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        LafiteObjectiveConfig(**weights)
+
+
+def test_export_of_a_side_that_the_published_code_has_not() -> None:
+    config = LafiteGeneratorConfig(image_size=48)
+    with pytest.raises(UsageError, match="image_size is 48; the published code of LAFITE knows powers of two alone"):
+        export_lafite(config, {})

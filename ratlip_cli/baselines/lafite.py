@@ -8,6 +8,7 @@ length need it. Text vectors t and image vectors come in at unit length. Values 
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,12 @@ SLOW = 0.01  # Learning-rate multiplier of the mapping and of the text layers.
 CLAMP = 256.0  # Largest absolute value behind an activation, for half precision.
 _SQRT2, _HALF = math.sqrt(2), math.sqrt(0.5)
 
-# ---------------------------------------------------------------------------------------------------------- layers
+# ------------------------------------------------------------------------------------------------------------- layers
+
+
+def exactly(like: Tensor) -> torch.autocast:
+    """A context without half precision, for small matrices that much depends on."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def fir(like: Tensor) -> Tensor:
@@ -70,8 +76,9 @@ def modulated_conv(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool = 
     if demodulate:
         gain = 1 / math.sqrt(weight[0].numel())  # cancels: it keeps half precision from overflowing
         weight = weight * gain
-        squares = style.float().square() @ weight.float().square().sum(dim=(2, 3)).T  # (B, out)
-        out_scale = torch.rsqrt(squares + 1e-8 * gain**2)
+        with exactly(x):
+            squares = style.square() @ weight.square().sum(dim=(2, 3)).T  # (B, out)
+            out_scale = torch.rsqrt(squares + 1e-8 * gain**2)
     x = x * style[:, :, None, None].to(x.dtype)
     x = conv3_up2(x, weight) if up else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
     return x if out_scale is None else x * out_scale[:, :, None, None].to(x.dtype)
@@ -127,7 +134,7 @@ class Conv(nn.Module):
         return x.clamp(-CLAMP * self.gain, CLAMP * self.gain)
 
 
-# ------------------------------------------------------------------------------------------------------- generator
+# ---------------------------------------------------------------------------------------------------------- generator
 
 
 class Mapping(nn.Module):
@@ -139,7 +146,7 @@ class Mapping(nn.Module):
         super().__init__()
         widths = [config.noise_dim, *[config.w_dim] * config.mapping_layers]
         self.layers = nn.Sequential(
-            *(Linear(inputs, outputs, SLOW, active=True) for inputs, outputs in zip(widths, widths[1:], strict=False))
+            *(Linear(inputs, outputs, SLOW, active=True) for inputs, outputs in itertools.pairwise(widths))
         )
         self.register_buffer("average", torch.zeros(config.w_dim))
 
@@ -165,8 +172,9 @@ class Style(nn.Module):
 
     def forward(self, text: Tensor, w: Tensor) -> Tensor:
         """t (B,d), w (B,w_dim) -> (B,channels)"""
-        style: Tensor = self.affine(torch.cat((self.text2(self.text1(text)), w), dim=1))
-        return style
+        with exactly(w):
+            style: Tensor = self.affine(torch.cat((self.text2(self.text1(text)), w), dim=1))
+            return style
 
 
 class StyledConv(nn.Module):
@@ -174,7 +182,9 @@ class StyledConv(nn.Module):
 
     noise: Tensor
 
-    def __init__(self, config: LafiteGeneratorConfig, text_dim: int, inputs: int, outputs: int, side: int, up: bool) -> None:
+    def __init__(
+        self, config: LafiteGeneratorConfig, text_dim: int, inputs: int, outputs: int, side: int, up: bool
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(outputs))
@@ -225,7 +235,7 @@ class SynthesisBlock(nn.Module):
         """Features (B,in,h,h), the image so far (B,3,h,h) and w (B,convs+1,w_dim): both at the block's side."""
         for number, conv in enumerate(self.convs):
             x = conv(x, text, ws[:, number], None if noise is None else noise[number])
-        rgb = self.to_rgb(x, text, ws[:, len(self.convs)]).float()
+        rgb = self.to_rgb(x, text, ws[:, len(self.convs)]).to(ws.dtype)
         return x, rgb if image is None else up2(image)[..., : self.side, : self.side] + rgb
 
 
@@ -255,7 +265,7 @@ class Generator(nn.Module):
             psi: truncation: how far w is from its average; 1 leaves it.
             cutoff: layers that are truncated, from the first; left out, all.
         """
-        with torch.autocast(noise.device.type, enabled=False):
+        with exactly(noise):
             w = self.mapping(noise)
             if self.training:
                 self.mapping.track(w)
@@ -295,7 +305,7 @@ class Generator(nn.Module):
         return self.synthesis(self.styles(noise, mix), text, pixel_noise)
 
 
-# --------------------------------------------------------------------------------------------------- discriminator
+# ------------------------------------------------------------------------------------------------------ discriminator
 
 
 class DiscriminatorBlock(nn.Module):
@@ -319,8 +329,8 @@ def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
     A group is as large as divides B: samples n, n + B/group, n + 2B/group, ...
     """
     size = next(size for size in range(min(group, len(x)), 0, -1) if len(x) % size == 0)
-    deviation = (x.float().unflatten(0, (size, -1)).var(dim=0, unbiased=False) + 1e-8).sqrt()  # (B/size, C, H, W)
-    channel = deviation.mean(dim=(1, 2, 3)).repeat(size).to(x.dtype)  # (B,)
+    deviation = (x.unflatten(0, (size, -1)).var(dim=0, unbiased=False) + 1e-8).sqrt()  # (B/size, C, H, W)
+    channel = deviation.mean(dim=(1, 2, 3)).repeat(size)  # (B,)
     return torch.cat((x, channel[:, None, None, None].expand(-1, 1, *x.shape[2:])), dim=1)
 
 
@@ -335,9 +345,7 @@ class Discriminator(nn.Module):
         self.config = config
         channels = config.channels[::-1]
         self.from_rgb = Conv(3, channels[0], 1)
-        self.blocks = nn.Sequential(
-            *(DiscriminatorBlock(*pair) for pair in zip(channels, channels[1:], strict=False))
-        )
+        self.blocks = nn.Sequential(*(DiscriminatorBlock(*pair) for pair in itertools.pairwise(channels)))
         self.conv = Conv(channels[-1] + 1, channels[-1], 3)
         self.hidden = Linear(channels[-1] * config.last_side**2, channels[-1], active=True)
         self.logit = Linear(channels[-1], 1)
@@ -345,14 +353,15 @@ class Discriminator(nn.Module):
 
     def extract(self, images: Tensor) -> Tensor:
         """(B,3,S,S) -> h (B,channels), what both heads read."""
-        x = self.conv(minibatch_deviation(self.blocks(self.from_rgb(images))))
+        x = self.blocks(self.from_rgb(images)).to(images.dtype)
+        x = self.conv(minibatch_deviation(x))
         h: Tensor = self.hidden(x.flatten(1))
         return h
 
     def forward(self, images: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """(B,3,S,S) and t (B,d) -> logits (B,) and features d (B,d)."""
         h = self.extract(images)
-        unconditional, features = self.logit(h).flatten().float(), self.features(h).float()
+        unconditional, features = self.logit(h).flatten().to(text.dtype), self.features(h).to(text.dtype)
         if self.config.unit_features:
             features = F.normalize(features, dim=1)
         match = (features * text).sum(dim=1)
@@ -361,7 +370,7 @@ class Discriminator(nn.Module):
         return unconditional + match, features
 
 
-# ---------------------------------------------------------------------------------------------------------- losses
+# ------------------------------------------------------------------------------------------------------------- losses
 
 
 def logistic_real(logits: Tensor) -> Tensor:
@@ -410,7 +419,7 @@ def path_lengths(images: Tensor, ws: Tensor, noise: Tensor) -> Tensor:
     return gradient.square().sum(dim=2).mean(dim=1).sqrt()
 
 
-# -------------------------------------------------------------------------------------------- text and image vectors
+# --------------------------------------------------------------------------------------------- text and image vectors
 
 
 def perturbed(vectors: Tensor, noise: Tensor, level: float) -> Tensor:
@@ -438,24 +447,24 @@ def clip_input(images: Tensor, place: Tensor, size: int) -> Tensor:
 
 
 class NoiseMapper(nn.Module):
-    """Lafite-NN: an image vector I to a pseudo text vector unit(I + mu(I) + exp(sigma(I)) * noise).
+    """Lafite-NN's m: unit(I + m(I)) is a pseudo text vector, m = mu(I) + exp(sigma(I)) * noise.
 
-    The learned way of the paper; the published code loads it and has it commented out.
+    The learned way of the paper; the published code loads it and has its use commented out. Names are its file's.
     """
 
     def __init__(self, dim: int = 512, hidden: int = 1024) -> None:
         super().__init__()
-        self.mean, self.deviation = (self._layers(dim, hidden) for _ in range(2))
-
-    @staticmethod
-    def _layers(dim: int, hidden: int) -> nn.Sequential:
         widths = (dim, hidden, hidden, hidden, dim)
-        layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
-            layers += [nn.Linear(inputs, outputs), nn.LeakyReLU()]
-        return nn.Sequential(*layers[:-1])
+        for first in (1, 5):  # mu, sigma
+            for number, (inputs, outputs) in enumerate(itertools.pairwise(widths), start=first):
+                self.add_module(f"linear{number}", nn.Linear(inputs, outputs))
 
     def forward(self, vectors: Tensor, noise: Tensor) -> Tensor:
-        """I (B,d) of unit length, normal numbers (B,d) -> what is added to I (B,d)"""
-        moved: Tensor = self.mean(vectors) + self.deviation(vectors).exp() * noise
-        return moved
+        """I (B,d) of unit length, normal numbers (B,d) -> m (B,d)"""
+        return self._layers(vectors, 1) + self._layers(vectors, 5).exp() * noise
+
+    def _layers(self, x: Tensor, first: int) -> Tensor:
+        for number in range(first, first + 3):
+            x = F.leaky_relu(self.get_submodule(f"linear{number}")(x))
+        last: Tensor = self.get_submodule(f"linear{first + 3}")(x)
+        return last

@@ -1,4 +1,4 @@
-"""Networks of the published LAFITE code, by the names that it gives their tensors, as weights of this package, and back.
+"""The published LAFITE code's names of tensors, as weights of this package, and back.
 
 The sizes are inferred from the shapes. The files hold the filter of every layer that resamples; here it is no weight.
 """
