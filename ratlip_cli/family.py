@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ratlip_cli.errors import UsageError
@@ -29,30 +30,57 @@ class Family(ABC):
         about: one sentence for people, in help texts and on model cards.
         generator_config: frozen dataclass of the generator's sizes, with at least `variant`, `image_size`, `noise_dim`.
         discriminator_config: frozen dataclass of the discriminator's sizes.
+        objective_config: frozen dataclass of what its objective alone weighs; None where the run's settings say all.
+        defaults: settings of a run as its paper has them, where they are others than RATLIP's.
+        unused: settings of a run that its objective does not read.
     """
 
     name: str
     about: str
     generator_config: ClassVar[type[Any]]
     discriminator_config: ClassVar[type[Any]]
+    objective_config: ClassVar[type[Any] | None] = None
+    defaults: ClassVar[Mapping[str, Value]] = {}
+    unused: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def sizes(self) -> dict[str, Setting]:
         """The settings that make its networks: those fields of both configs that were made by `setting.setting`."""
         return settings_of(self.generator_config) | settings_of(self.discriminator_config)
 
+    @property
+    def weights(self) -> dict[str, Setting]:
+        """The settings of its objective alone."""
+        return settings_of(self.objective_config) if self.objective_config else {}
+
+    def objective_weights(self, given: Mapping[str, Value]) -> Any:
+        """The `objective_config` of these settings, None where it has none; what is not given has its default.
+
+        Raises UsageError for a value that cannot be.
+        """
+        self._check(given, self.weights)
+        return self.objective_config(**_fields(self.objective_config, given)) if self.objective_config else None
+
     def configs(self, model: Mapping[str, Value]) -> tuple[Any, Any]:
         """Generator's and discriminator's config of these sizes; what is not given has its default.
 
         Raises UsageError for a size that the family does not have, or a value that cannot be.
         """
-        for name in model:
-            if name not in self.sizes:
-                raise UsageError(f"variant {self.name} has no setting '{name}'. It has: {', '.join(self.sizes)}.")
+        self._check(model, self.sizes)
         return (
             self.generator_config(**_fields(self.generator_config, model), variant=self.name),
             self.discriminator_config(**_fields(self.discriminator_config, model)),
         )
+
+    def _check(self, given: Mapping[str, Value], known: Mapping[str, Setting]) -> None:
+        for name in given:
+            if name not in known:
+                raise self.lacks(name)
+
+    def lacks(self, name: str) -> UsageError:
+        """The error for a setting that its models and its objective do not have."""
+        has = ", ".join([*self.sizes, *self.weights])
+        return UsageError(f"variant {self.name} has no setting '{name}'. It has: {has}.")
 
     def model_of(self, generator_config: Any, discriminator_config: Any) -> dict[str, Value]:
         """The way back: the sizes of two configs by their settings' names."""
@@ -75,9 +103,30 @@ class Family(ABC):
     ) -> Objective:
         """What both networks are trained for; `settings` are the run's TrainSettings."""
 
-    def encode(self, clip: FrozenCLIP, captions: Sequence[str]) -> Tensor:
-        """How captions become the generator's condition: one row each. Left as it is, CLIP's text vectors T (B,d)."""
-        return clip.encode_text(captions)
+    def text_encoder(self, folder: Path, clip: FrozenCLIP) -> Any:
+        """What reads captions for a model in `folder`: its CLIP, or an encoder of its own that lies there."""
+        return clip
+
+    def rows(self, encoder: Any, captions: Sequence[str]) -> Tensor:
+        """What training keeps of captions in memory: one row each. Left as it is, CLIP's text vectors T (B,d).
+
+        Args:
+            encoder: from `text_encoder`.
+        """
+        text: Tensor = encoder.encode_text(captions)
+        return text
+
+    def condition(self, encoder: Any, rows: Tensor) -> Tensor:
+        """The condition (B,...) that the networks are given, from what `rows` returned. Left as it is, the same."""
+        return rows
+
+    def encode(self, encoder: Any, captions: Sequence[str]) -> Tensor:
+        """Captions as the condition (B,...) that the networks are given."""
+        return self.condition(encoder, self.rows(encoder, captions))
+
+    def example_condition(self, clip: FrozenCLIP) -> Tensor:
+        """The condition (1,...) of some caption, for counting arithmetic; `clip` may be on the meta device."""
+        return self.encode(clip, ["a bird"])
 
     @abstractmethod
     def look(self, clip: FrozenCLIP, images: Tensor) -> Any:

@@ -52,7 +52,7 @@ def summarise(generator: Any, discriminator: Any, clip: FrozenCLIP) -> list[Modu
         d = family.discriminator(discriminator, clip.geometry).eval()
         summaries: list[ModuleSummary] = []
         with _recorded(family.modules(g, d), clip, counter, summaries):
-            text = clip.encode_tokens(torch.zeros(1, clip.context_length, dtype=torch.long))
+            text = family.example_condition(clip)
             images = g(torch.empty(1, generator.noise_dim), text, clip)
             generating = len(summaries)
             family.logits(d, family.look(clip, images), text)

@@ -15,10 +15,12 @@ from command_line import ratlip
 from torch import nn
 
 from ratlip_cli import fast
+from ratlip_cli.data.dataset import training_batches
 from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.families import FAMILIES, family_of
 from ratlip_cli.model.config import VARIANTS, GeneratorConfig
 from ratlip_cli.setting import setting, settings_of
+from ratlip_cli.training import settings as settings_module
 from ratlip_cli.training.settings import TrainSettings, resolve_settings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.weights.load import load_model
@@ -51,8 +53,14 @@ def test_it_trains_and_writes_what_every_run_writes(run: Path) -> None:
     assert "penalty_norm" not in lines[0]
     assert (run / "samples" / "step_00000006.png").is_file()
     config = json.loads((run / "model" / "config.json").read_text())
+    assert {"drift", "colour_drift"} <= lines[1].keys()
+    assert "drift" not in lines[0], "every other step"
+    assert config["training"]["settings"]["toy_drift"] == 0.1
     assert config["generator"] == {"variant": "toy", "image_size": 32, "noise_dim": 6, "toy_width": 12}
-    assert "toy_width = 12" in (run / "config.toml").read_text()
+    repeated = (run / "config.toml").read_text()
+    assert "toy_width = 12" in repeated
+    assert "[objective]" in repeated
+    assert "penalty_weight" not in repeated, "the family does not read it"
     assert "a toy of two layers" in (run / "model" / "README.md").read_text()
 
 
@@ -86,6 +94,62 @@ def test_its_settings_come_from_files_and_are_checked(tmp_path: Path) -> None:
         resolve_settings({"variant": "toy", "hidden_size": 5})
     with pytest.raises(UsageError, match="variant galip has no setting 'toy_width'"):
         resolve_settings({"variant": "galip", "toy_width": 5})
+
+
+def test_its_papers_settings_lie_over_a_preset_and_under_what_is_asked_for(tmp_path: Path) -> None:
+    of_preset = resolve_settings({"dataset": "demo"})
+    ours = resolve_settings({"dataset": "demo", "variant": "toy"})
+    assert (ours.lr_g, ours.batch_size) == (2e-3, 6)
+    assert ours.lr_d == of_preset.lr_d
+    assert resolve_settings({"dataset": "elsewhere", "variant": "toy"}).lr_g == 2e-3
+    assert resolve_settings({"dataset": "demo", "variant": "toy"}, "small").lr_g == 2e-3
+    file = tmp_path / "toy.toml"
+    file.write_text("variant = 'toy'\nlr_g = 0.5\ntoy_drift = 3.0\n[objective]\ntoy_colour = 2\n")
+    asked = resolve_settings({"dataset": "demo", "batch_size": 4}, str(file))
+    assert (asked.lr_g, asked.batch_size, asked.objective) == (0.5, 4, {"toy_drift": 3.0, "toy_colour": 2})
+    assert asked.objective_weights() == toy_family.ToyWeights(3.0, 2)
+    assert asked.replaced(variant="galip").objective == {}
+    with pytest.raises(UsageError, match="variant galip has no setting 'toy_drift'"):
+        resolve_settings({"variant": "galip", "toy_drift": 1.0})
+    with pytest.raises(UsageError, match="variant toy has no setting 'penalty_weight'"):
+        resolve_settings({"variant": "toy", "penalty_weight": 1.0})
+    for content, message in (
+        ("objective = 3", "'objective' must be a table"),
+        ("[objective]\ntoy_drit = 1.0", r"unknown setting 'objective.toy_drit'. Did you mean 'toy_drift'"),
+        ("toy_drift = 1.0\n[objective]\ntoy_drift = 1.0", "stands in 'objective' and beside it"),
+    ):
+        file.write_text(content)
+        with pytest.raises(UsageError, match=message):
+            resolve_settings({"variant": "toy"}, str(file))
+
+
+def test_a_preset_may_say_more_for_a_variant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    preset = "variant = 'ratlip'\nlr_g = 1e-3\nlr_d = 1e-3\n[for.toy]\nlr_d = 5e-3\ntoy_width = 7\ntoy_drift = 0.0\n"
+    (tmp_path / "demo.toml").write_text(preset)
+    monkeypatch.setattr(settings_module, "PRESETS", tmp_path)
+    ours = resolve_settings({"dataset": "demo", "variant": "toy"})
+    assert (ours.lr_g, ours.lr_d, ours.model["toy_width"], ours.objective["toy_drift"]) == (2e-3, 5e-3, 7, 0.0)
+    assert resolve_settings({"dataset": "demo"}).lr_d == 1e-3
+
+
+def test_a_step_that_is_not_finite_leaves_everything_as_it_was(toy_settings: TrainSettings, tmp_path: Path) -> None:
+    session = open_session(toy_settings.replaced(out=str(tmp_path / "run"), save_every=100))
+    trainer, batches = session.trainer, training_batches(session.dataset, 4, 0, 0)
+
+    def everything() -> list[torch.Tensor]:
+        states = [value for one in (trainer.optimizer_g, trainer.optimizer_d) for value in one.state.values()]
+        networks = [*trainer.generator.state_dict().values(), *trainer.discriminator.state_dict().values()]
+        return [tensor.clone() for tensor in (*networks, *(each for state in states for each in state.values()))]
+
+    for _ in range(3):
+        before, colour = everything(), trainer.objective.colour
+        broken = next(batches)
+        monstrous = broken._replace(images=torch.full_like(broken.images, float("inf")))
+        assert trainer.train_step(monstrous).skipped
+        assert trainer.objective.colour == colour
+        assert all(torch.equal(one, other) for one, other in zip(before, everything(), strict=True))
+        assert not trainer.train_step(broken).skipped
+    batches.close()
 
 
 def test_it_generates(run: Path, tmp_path: Path) -> None:

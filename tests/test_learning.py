@@ -111,7 +111,7 @@ def test_the_right_image_for_the_right_caption(tmp_path: Path) -> None:
     right = 0
     for noise in noise_vectors(1, range(NOISES), 16):
         with torch.no_grad():
-            images = trainer.ema(noise.expand(len(real), -1), trainer.text, trainer.clip)
+            images = trainer.ema(noise.expand(len(real), -1), trainer.rows, trainer.clip)
         distances = (images[:, None] - real[None]).square().mean(dim=(2, 3, 4))  # each drawn image to each real one
         right += int((distances.argmin(dim=1) == torch.arange(len(real))).sum())
     assert right >= 0.9 * NOISES * len(real), f"{right} of {NOISES * len(real)} are nearest to their caption's image"

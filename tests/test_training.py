@@ -72,7 +72,7 @@ def test_step_is_equation_8_written_out(settings: TrainSettings) -> None:
     optimizer_d = torch.optim.Adam(discriminator.parameters(), settings.lr_d, betas=(0.0, 0.9))
     optimizer_g = torch.optim.Adam(generator.parameters(), settings.lr_g, betas=(0.0, 0.9))
 
-    text = trainer.text[batch.captions]
+    text = trainer.rows[batch.captions]
     wrong_text = torch.cat((text[1:], text[:1]))
     noise = step_noise(settings.seed, 0, 4, settings.noise_dim)
     real = clip.features(batch.images).patches.requires_grad_()
@@ -147,7 +147,7 @@ def test_accumulation_updates_running_statistics_in_the_generators_half_alone(se
     reference, _ = make_trainer(settings)
     parts = zip(batch.captions.split(2), step_noise(0, 0, 4, settings.noise_dim).split(2), strict=True)
     for captions, noise in parts:
-        reference.generator(noise, reference.text[captions], reference.clip)
+        reference.generator(noise, reference.rows[captions], reference.clip)
     expected = {key: value for key, value in reference.generator.state_dict().items() if "running" in key}
     for key, value in expected.items():
         torch.testing.assert_close(trainer.generator.state_dict()[key], value, msg=key)
@@ -205,8 +205,8 @@ def test_average_follows_weights_and_running_statistics() -> None:
             for parameter in network.parameters():
                 parameter.add_(torch.randn_like(parameter))
         network(torch.randn(4, 1, 3, 3))
-        update_ema(tensors_of(average), tensors_of(network), 0.7, step)
         decay = min(0.7, (1 + step) / (10 + step))
+        update_ema(tensors_of(average), tensors_of(network), decay)
         for name, value in network.state_dict().items():
             floating = value.is_floating_point()
             expected[name] = decay * expected[name] + (1 - decay) * value if floating else value.clone()
@@ -231,7 +231,7 @@ def large_tensors_kept(trainer: Trainer) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        images = trainer.generator(torch.zeros(4, trainer.settings.noise_dim), trainer.text[:4], trainer.clip)
+        images = trainer.generator(torch.zeros(4, trainer.settings.noise_dim), trainer.rows[:4], trainer.clip)
     assert images.requires_grad
     return len(kept)
 

@@ -1,12 +1,14 @@
 """A family of models in one file outside the package: what it takes to bring a GAN of one's own.
 
 A generator of two layers on noise and text vector, a discriminator of pixels, and least-squares losses
-(Mao et al., "Least Squares Generative Adversarial Networks", 2017).
+(Mao et al., "Least Squares Generative Adversarial Networks", 2017), with noise added to what the discriminator sees, a
+penalty of its real logits every other step, and one that keeps the mean colour of images where it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +22,7 @@ from ratlip_cli.family import Family
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.setting import setting
-from ratlip_cli.training.objectives.objective import Logs, MicroBatch, Objective
+from ratlip_cli.training.objectives.objective import Adam, Logs, MicroBatch, Objective, Phase
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,14 @@ class ToyDiscriminatorConfig:
     """Sizes of the discriminator."""
 
     toy_channels: int = setting(4, "Channels of the convolution.")
+
+
+@dataclass(frozen=True)
+class ToyWeights:
+    """What the objective weighs."""
+
+    toy_drift: float = setting(0.1, "Weight of the drift of real logits.")
+    toy_colour: float = setting(0.1, "Weight of the drift of the mean colour.")
 
 
 class ToyGenerator(nn.Module):
@@ -74,15 +84,16 @@ class ToyDiscriminator(nn.Module):
 class LeastSquares(Objective):
     """E (D(x,T) - 1)^2 + E D(G,T)^2 + E D(x,T_mis)^2, and E (D(G,T) - 1)^2."""
 
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, clip: FrozenCLIP) -> None:
-        self.generator, self.discriminator, self.clip = generator, discriminator, clip
+    def __init__(self, weights: ToyWeights, generator: nn.Module, discriminator: nn.Module, clip: FrozenCLIP) -> None:
+        self.weights, self.generator, self.discriminator, self.clip = weights, generator, discriminator, clip
+        self.colour = 0.0
 
     def fake(self, batch: MicroBatch) -> Tensor:
         images: Tensor = self.generator(batch.noise, batch.fake_text, self.clip)
         return images
 
     def discriminator_loss(self, batch: MicroBatch, fake: Tensor) -> tuple[Tensor, Logs]:
-        real = self.discriminator(batch.images, batch.text)
+        real = self.discriminator(batch.images + batch.draws["blur"], batch.text)
         wrong = self.discriminator(batch.images, batch.mismatched)
         generated = self.discriminator(fake.detach(), batch.fake_text)
         loss = ((real - 1) ** 2).mean() + (generated**2).mean() + (wrong**2).mean()
@@ -92,6 +103,37 @@ class LeastSquares(Objective):
         loss = ((self.discriminator(fake, batch.fake_text) - 1) ** 2).mean()
         return loss, {"loss_g": loss}
 
+    def drift(self, batch: MicroBatch, fake: Tensor) -> tuple[Tensor, Logs]:
+        """Of the real logits from 0."""
+        loss = self.weights.toy_drift * (self.discriminator(batch.images, batch.text) ** 2).mean()
+        return loss, {"drift": loss}
+
+    def colour_drift(self, batch: MicroBatch, fake: Tensor | None) -> tuple[Tensor, Logs]:
+        """Of the images' mean colour from what it was in the step before."""
+        colour = self.generator(batch.noise, batch.fake_text, self.clip).mean()
+        loss = self.weights.toy_colour * (colour - self.colour) ** 2
+        self.colour = float(colour.detach())
+        return loss, {"colour_drift": loss}
+
+    def discriminator_phases(self, step: int) -> Sequence[Phase]:
+        return [self.discriminator_loss, self.drift] if step % 2 else [self.discriminator_loss]
+
+    def generator_phases(self, step: int) -> Sequence[Phase]:
+        return [self.generator_loss, self.colour_drift]
+
+    def draws(self, batch_size: int, rng: torch.Generator) -> dict[str, Tensor]:
+        return {"blur": 0.1 * torch.randn(batch_size, 3, 1, 1, generator=rng)}
+
+    def adam(self, settings: Any) -> tuple[Adam, Adam]:
+        generator, discriminator = super().adam(settings)
+        return generator._replace(betas=(0.0, 0.99)), discriminator
+
+    def state(self) -> dict[str, Any]:
+        return {"colour": self.colour}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.colour = state["colour"]
+
 
 class Toy(Family):
     """All of it, by the name that `--variant` takes."""
@@ -100,6 +142,9 @@ class Toy(Family):
     about = "a toy of two layers"
     generator_config = ToyConfig
     discriminator_config = ToyDiscriminatorConfig
+    objective_config = ToyWeights
+    defaults = types.MappingProxyType({"lr_g": 2e-3, "batch_size": 6})
+    unused = frozenset({"penalty_weight"})
 
     def generator(self, config: ToyConfig, geometry: ClipGeometry) -> nn.Module:
         return ToyGenerator(config, geometry.embed_dim)
@@ -115,7 +160,7 @@ class Toy(Family):
         clip: FrozenCLIP,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> Objective:
-        return LeastSquares(generator, discriminator, clip)
+        return LeastSquares(settings.objective_weights(), generator, discriminator, clip)
 
     def look(self, clip: FrozenCLIP, images: Tensor) -> Tensor:
         return images

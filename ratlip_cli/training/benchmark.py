@@ -97,8 +97,7 @@ def measure_training(
     """Train a new model of these settings on noise."""
     size, count = settings.image_size, settings.batch_size
     random = torch.Generator().manual_seed(0)
-    text = settings.family.encode(clip, [PROMPT] * count)
-    trainer = Trainer(settings, clip, text, count, device)
+    trainer = Trainer(settings, clip, settings.family.rows(clip, [PROMPT] * count), count, device)
     batch = Batch(torch.rand(count, 3, size, size, generator=random) * 2 - 1, torch.arange(count))
     step = seconds(lambda: trainer.train_step(batch), device)
     with _FlopCounter() as counter:

@@ -50,16 +50,16 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
     device = resolve_device(settings.device)
     check_beginning(settings)
     dataset, clip = open_inputs(settings, device, progress)
-    first = settings.family.encode(clip, dataset.captions[:1])
-    text = torch.zeros(len(dataset.captions), *first.shape[1:])
-    trainer = Trainer(settings, clip, text, len(dataset), device)
+    first = settings.family.rows(clip, dataset.captions[:1])
+    rows = torch.zeros(len(dataset.captions), *first.shape[1:], dtype=first.dtype)
+    trainer = Trainer(settings, clip, rows, len(dataset), device)
     batches = training_batches(dataset, settings.batch_size, 0, settings.workers)
     step_seconds, text_seconds = [], []
     with contextlib.closing(batches):
         for batch in itertools.islice(batches, 1 + MEASURED_STEPS):
             started = time.perf_counter()
             captions = batch.captions.tolist()
-            trainer.text[batch.captions] = settings.family.encode(clip, [dataset.captions[index] for index in captions])
+            trainer.rows[batch.captions] = settings.family.rows(clip, [dataset.captions[index] for index in captions])
             encoded = time.perf_counter()
             trainer.train_step(batch)
             step_seconds.append(time.perf_counter() - encoded)

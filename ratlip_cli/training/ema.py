@@ -19,22 +19,21 @@ def start_ema(generator: Network) -> Network:
 
 
 @torch.no_grad()
-def update_ema(ema: Sequence[Tensor], current: Sequence[Tensor], decay: float, step: int) -> None:
-    """Move the EMA towards the generator, the running statistics of BatchNorm included; counters are copied.
+def update_ema(ema: Sequence[Tensor], current: Sequence[Tensor], decay: float, copied: int = 0) -> None:
+    """Move the EMA towards the generator; counters are copied.
 
     Args:
         ema, current: `tensors_of` the EMA and of the generator.
-        decay: the share of the EMA that stays; early on min(decay, (1 + step) / (10 + step)), so that the
-            first weights are soon forgotten.
-        step: number of steps done, this one not counted.
+        decay: the share of the EMA that stays.
+        copied: how many tensors at the end are copied whatever they are.
     """
-    decay = min(decay, (1 + step) / (10 + step))
     pairs = list(zip(ema, current, strict=True))
-    numbers = [pair for pair in pairs if pair[0].is_floating_point()]
+    averaged = len(pairs) - copied
+    numbers = [pair for pair in pairs[:averaged] if pair[0].is_floating_point()]
     move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    move([averaged for averaged, _ in numbers], [value for _, value in numbers], step)
-    for counter, value in pairs:
-        if not counter.is_floating_point():
+    move([average for average, _ in numbers], [value for _, value in numbers], 0)
+    for place, (counter, value) in enumerate(pairs):
+        if place >= averaged or not counter.is_floating_point():
             counter.copy_(value)
 
 

@@ -42,7 +42,10 @@ EVAL_FEATURES = ("auto", "inception", "clip")
 PRESETS = Path(__file__).parent / "presets"
 """One TOML file a dataset: the paper's settings for the real ones, `small` for a few own images on a CPU."""
 
-MODEL = "model"  # The table of the model's sizes in a TOML file.
+MODEL, OBJECTIVE = "model", "objective"
+"""The tables of a TOML file with the model's sizes, and with what the family's objective alone weighs."""
+
+VARIANTS = "for"  # The table of a preset with a table for each variant that needs other settings than the rest.
 
 _data, _model, _length, _machine = (
     functools.partial(setting, group=group) for group in ("Data", "Model", "How long", "Machine")
@@ -69,6 +72,8 @@ class TrainSettings:
     )
     model: Mapping[str, Value] = field(default_factory=dict, hash=False)
     """Sizes of the model by name, see `Family.sizes`; what is left out has its default."""
+    objective: Mapping[str, Value] = field(default_factory=dict, hash=False)
+    """Settings of the family's objective alone by name, see `Family.weights`; what is left out has its default."""
     init_from: str = _model(
         "",
         "Model to start from: a folder, a run or owner/name; its sizes and its CLIP are taken over.",
@@ -152,6 +157,9 @@ class TrainSettings:
     def __post_init__(self) -> None:
         configs = self.family.configs(self.model)
         object.__setattr__(self, "model", self.family.model_of(*configs))
+        weights = self.family.objective_weights(self.objective)
+        own = {name: getattr(weights, one.field.name) for name, one in self.family.weights.items()}
+        object.__setattr__(self, "objective", own)
         check_choices(self)
         check_device(self.device)
         if (self.epochs is None) == (self.steps is None):
@@ -192,16 +200,16 @@ class TrainSettings:
 
     @classmethod
     def of(cls, **typed: Value | None) -> TrainSettings:
-        """Settings by flat names, sizes of the model among them; what is left out has its default."""
+        """Settings by flat names, those of both tables among them; what is left out has its default."""
         return _built({**asdict(cls()), **_nested(typed)}, typed)
 
     def replaced(self, **typed: Value | None) -> TrainSettings:
         """These settings with others in their place, by flat names."""
-        return _built({**asdict(self), **_nested(typed, self.model)}, typed)
+        return _built({**asdict(self), **_nested(typed, self)}, typed)
 
     def flat(self) -> dict[str, Value | None]:
-        """Every setting by its flat name, sizes of the model among them: what `of` takes."""
-        return {name: getattr(self, name) for name in SETTINGS} | dict(self.model)
+        """Every setting by its flat name, those of both tables among them: what `of` takes."""
+        return {name: getattr(self, name) for name in SETTINGS} | dict(self.model) | dict(self.objective)
 
     @property
     def family(self) -> Family:
@@ -216,11 +224,15 @@ class TrainSettings:
     @property
     def noise_dim(self) -> int:
         """Length of the noise vector z."""
-        return int(self.model["noise_dim"])
+        return int(self.configs()[0].noise_dim)
 
     def configs(self) -> tuple[Any, Any]:
         """The sizes of generator and discriminator, as the family's dataclasses."""
         return self.family.configs(self.model)
+
+    def objective_weights(self) -> Any:
+        """What the family's objective alone weighs, as the family's dataclass; None where it has none."""
+        return self.family.objective_weights(self.objective)
 
     @property
     def resumed_run(self) -> Path | None:
@@ -239,7 +251,13 @@ class TrainSettings:
     @property
     def recorded(self) -> dict[str, Value | None]:
         """What a model's config.json says of its training."""
-        return {name: getattr(self, name) for name, one in SETTINGS.items() if one.about.recorded}
+        own = {name: getattr(self, name) for name, one in self._read.items() if one.about.recorded}
+        return own | dict(self.objective)
+
+    @property
+    def _read(self) -> dict[str, Setting]:
+        """The settings that mean something for the family, without those of both tables."""
+        return {name: one for name, one in SETTINGS.items() if name not in self.family.unused}
 
     def total_steps(self, images: int, steps_done: int = 0, images_seen: int = 0) -> int:
         """Steps of the whole run on a training split of `images` images.
@@ -253,27 +271,36 @@ class TrainSettings:
 
     def to_toml(self) -> str:
         """The settings as a TOML file that repeats the run, each with its sentence, without `out` and `resume`."""
-        own = [(one, getattr(self, name)) for name, one in SETTINGS.items() if one.about.repeated]
+        own = [(one, getattr(self, name)) for name, one in self._read.items() if one.about.repeated]
         sizes = [(one, self.model[name]) for name, one in self.family.sizes.items()]
-        return "\n".join([*map(_toml, own), f"[{MODEL}]\n", *map(_toml, sizes)])
+        weights = [(one, self.objective[name]) for name, one in self.family.weights.items()]
+        tables = [f"[{MODEL}]\n", *map(_toml, sizes), *([f"[{OBJECTIVE}]\n"] if weights else []), *map(_toml, weights)]
+        return "\n".join([*map(_toml, own), *tables])
 
     def same_run(self, other: TrainSettings) -> bool:
         """Whether both describe the same training, wherever and however fast it runs."""
         decisive = [name for name, one in SETTINGS.items() if not one.about.free and name != "dataset"]
         if Path(self.dataset).resolve() != Path(other.dataset).resolve():
             return False
-        return all(getattr(self, name) == getattr(other, name) for name in (*decisive, MODEL))
+        return all(getattr(self, name) == getattr(other, name) for name in (*decisive, MODEL, OBJECTIVE))
 
 
-SETTINGS = settings_of(TrainSettings)  # The settings by name, without the sizes of models.
+SETTINGS = settings_of(TrainSettings)  # The settings by name, without those of both tables.
 
 
 def all_settings() -> dict[str, Setting]:
-    """Every setting by the flat name that it has on the command line, sizes of all families among them."""
-    sizes = {name: one for family in FAMILIES.values() for name, one in family.sizes.items()}
+    """Every setting by the flat name that it has on the command line, those of all families among them."""
     before = list(SETTINGS).index("init_from")
     items = [*SETTINGS.items()]
-    return dict([*items[:before], *sizes.items(), *items[before:]])
+    return dict([*items[:before], *_of_families(MODEL).items(), *items[before:], *_of_families(OBJECTIVE).items()])
+
+
+def _of_families(table: str) -> dict[str, Setting]:
+    """The settings in that table of all families; what several have is told as the first of them tells it."""
+    found: dict[str, Setting] = {}
+    for family in FAMILIES.values():
+        found = (family.sizes if table == MODEL else family.weights) | found
+    return found
 
 
 def _toml(given: tuple[Setting, Value | None]) -> str:
@@ -297,16 +324,23 @@ def _from_letters(value: Any) -> Any:
     return value
 
 
-def _nested(typed: Mapping[str, Value | None], model: Mapping[str, Value] | None = None) -> dict[str, Any]:
-    """Flat settings with the sizes of the model in their table, over the sizes `model`."""
-    sizes = {name: value for name, value in typed.items() if name not in SETTINGS}
-    return {**{name: value for name, value in typed.items() if name in SETTINGS}, MODEL: {**(model or {}), **sizes}}
+def _nested(typed: Mapping[str, Value | None], before: TrainSettings | None = None) -> dict[str, Any]:
+    """Flat settings with those of both tables in their places, over the tables of `before`."""
+    weights = _of_families(OBJECTIVE)
+    nested: dict[str, Any] = {MODEL: {}, OBJECTIVE: {}}
+    if before is not None:
+        nested = {MODEL: dict(before.model), OBJECTIVE: dict(before.objective)}
+    for name, value in typed.items():
+        place = nested if name in SETTINGS else nested[OBJECTIVE if name in weights else MODEL]
+        place[name] = value
+    return nested
 
 
 def _built(merged: dict[str, Any], asked: Mapping[str, Value | None]) -> TrainSettings:
-    """The settings; sizes of another family are left out where nobody asked for them."""
-    sizes = family_of(merged["variant"]).sizes
-    merged[MODEL] = {name: value for name, value in merged[MODEL].items() if name in sizes or name in asked}
+    """The settings; those of another family are left out where nobody asked for them."""
+    family = family_of(merged["variant"])
+    for table, known in ((MODEL, family.sizes), (OBJECTIVE, family.weights)):
+        merged[table] = {name: value for name, value in merged[table].items() if name in known or name in asked}
     if "steps" in asked or "epochs" in asked:
         merged |= {name: asked.get(name) for name in ("steps", "epochs")}
     return TrainSettings(**merged)
@@ -326,15 +360,18 @@ def resolve_settings(command_line: Mapping[str, Value], config: str | None = Non
         UsageError: a key or value that no setting has, or values that do not go together.
         RatlipError: what is to be resumed is no run folder and no checkpoint, or there is no model to start from.
     """
+    is_preset = config is not None and not Path(config).is_file()
     file = read_settings(config) if config else {}
     typed = {**file, **command_line}
     if typed.get("resume", "auto") not in ("", "auto"):
         base = read_settings(run_of(Path(str(typed["resume"]))) / "config.toml", own=True)
-    else:
-        base = _preset_of(str(typed.get("dataset", "")))
-        if typed.get("init_from"):
-            base |= _settings_of_model(str(typed["init_from"]))
-    return _overlaid(base, file, command_line)
+        return _overlaid(base, file, command_line)
+    start = _settings_of_model(str(typed["init_from"])) if typed.get("init_from") else {}
+    variant = command_line.get("variant", start.get("variant") if is_preset else file.get("variant"))
+    preset = _preset_of(str(typed.get("dataset", "")), variant or start.get("variant"))
+    if config and is_preset:
+        file = {**read_settings(config, variant=str(variant or file["variant"])), **start}
+    return _overlaid({**preset, **start}, file, command_line)
 
 
 def _settings_of_model(spec: str) -> dict[str, Value]:
@@ -358,13 +395,16 @@ def _overlaid(*layers: Mapping[str, Value]) -> TrainSettings:
         if "steps" in layer or "epochs" in layer:
             merged = {name: value for name, value in merged.items() if name not in ("steps", "epochs")}
         merged.update(layer)
-    sizes = family_of(str(merged.get("variant", TrainSettings.variant))).sizes
+    family = family_of(str(merged.get("variant", TrainSettings.variant)))
+    known = {**SETTINGS, **family.sizes, **family.weights}
     asked = [
         *layers[-1],
         *(layers[1] if len(layers) > 1 and "variant" not in layers[-1] else ()),
     ]  # typed, or in a file
-    foreign = [name for name in asked if name not in SETTINGS and name not in sizes]
-    kept = {name: value for name, value in merged.items() if name in SETTINGS or name in sizes or name in foreign}
+    for name in asked:
+        if name in family.unused:
+            raise family.lacks(name)
+    kept = {name: value for name, value in merged.items() if name in known or name in asked}
     return TrainSettings.of(**kept)
 
 
@@ -373,11 +413,13 @@ def preset_names() -> list[str]:
     return sorted(preset.stem for preset in PRESETS.glob("*.toml"))
 
 
-def read_settings(config: str | Path, own: bool = False) -> dict[str, Value]:
+def read_settings(config: str | Path, own: bool = False, variant: str | None = None) -> dict[str, Value]:
     """The settings in a TOML file, or in the shipped preset of that name.
 
     Args:
         own: whether ratlip wrote the file, so that names of an earlier version in it are no news for the user.
+        variant: the variant to be trained by a shipped preset; left out, the preset's. The defaults of its family lie
+            over the preset, and over them what the preset says for that variant.
 
     Raises UsageError: no such file or preset, not TOML, an unknown key, or a value of the wrong kind.
     """
@@ -393,7 +435,12 @@ def read_settings(config: str | Path, own: bool = False) -> dict[str, Value]:
         table = tomllib.loads(decoded(path.read_bytes(), f"the settings file {path}"))
     except (OSError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"cannot read the settings in {path}: {error}.") from error
-    return checked(path, {key: _from_letters(value) for key, value in table.items()}, own)
+    if path.parent != PRESETS:
+        return checked(path, {key: _from_letters(value) for key, value in table.items()}, own)
+    own_tables = table.pop(VARIANTS, {})
+    general = checked(path, table)
+    chosen = variant or str(general["variant"])
+    return {**general, **family_of(chosen).defaults, **checked(path, own_tables.get(chosen, {})), "variant": chosen}
 
 
 def parse_duration(text: str) -> float:
@@ -409,10 +456,14 @@ def parse_duration(text: str) -> float:
     return float(seconds)
 
 
-def _preset_of(dataset: str) -> dict[str, Value]:
+def _preset_of(dataset: str, variant: Value | None) -> dict[str, Value]:
+    """The dataset's preset for a variant, or the defaults of its family where there is none."""
     name = Path(dataset).name
     preset = PRESETS / f"{'demo' if name.startswith('demo-') else name}.toml"
-    return read_settings(preset) if dataset and preset.is_file() else {}
+    chosen = None if variant is None else str(variant)
+    if dataset and preset.is_file():
+        return read_settings(preset, variant=chosen)
+    return dict(family_of(chosen).defaults) if chosen else {}
 
 
 def checked(path: Path | str, table: Mapping[str, Any], own: bool = False) -> dict[str, Value]:
@@ -420,16 +471,17 @@ def checked(path: Path | str, table: Mapping[str, Any], own: bool = False) -> di
 
     Raises UsageError, which names `path`: an unknown setting, or a value of another type.
     """
-    sizes = table.get(MODEL, {})
-    if not isinstance(sizes, dict):
-        raise UsageError(f"{path}: '{MODEL}' must be a table of sizes, not {sizes!r}.")
-    known = all_settings()
-    for key in sizes:
-        if key not in known or key in SETTINGS:
-            raise _unknown_setting(path, f"{MODEL}.{key}", [name for name in known if name not in SETTINGS])
-    for key in sizes.keys() & table.keys():
-        raise UsageError(f"{path}: '{key}' stands in '{MODEL}' and beside it; leave out one of them.")
-    flat = {**_renamed(path, {key: value for key, value in table.items() if key != MODEL}, own), **sizes}
+    known, flat = all_settings(), _renamed(path, {k: v for k, v in table.items() if k not in (MODEL, OBJECTIVE)}, own)
+    for name, what in ((MODEL, "sizes"), (OBJECTIVE, "the objective's settings")):
+        inside, own_names = table.get(name, {}), _of_families(name)
+        if not isinstance(inside, dict):
+            raise UsageError(f"{path}: '{name}' must be a table of {what}, not {inside!r}.")
+        for key in inside:
+            if key not in own_names:
+                raise _unknown_setting(path, f"{name}.{key}", list(own_names))
+        for key in inside.keys() & flat.keys():
+            raise UsageError(f"{path}: '{key}' stands in '{name}' and beside it; leave out one of them.")
+        flat |= inside
     for key, value in flat.items():
         if key not in known:
             raise _unknown_setting(path, key, list(known))

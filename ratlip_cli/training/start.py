@@ -66,7 +66,7 @@ def open_session(
     tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
     if (cut := cut_captions(clip, dataset.captions)) is not None:
         tell(cut)
-    trainer = Trainer(settings, clip, _conditions(settings, dataset, clip), len(dataset), device)
+    trainer = Trainer(settings, clip, _rows(settings, dataset, clip), len(dataset), device)
     identity = Identity(settings.architecture, clip.fingerprint, dataset.fingerprint)
     if checkpoint is not None:
         resume(trainer, checkpoint, identity, before)
@@ -90,14 +90,14 @@ def open_session(
     return session
 
 
-def _conditions(settings: TrainSettings, dataset: CaptionedImages, clip: FrozenCLIP) -> Tensor:
-    """The generator's condition (captions,...) for every caption; text vectors are kept beside the data."""
+def _rows(settings: TrainSettings, dataset: CaptionedImages, clip: FrozenCLIP) -> Tensor:
+    """What training keeps of every caption (captions,...); text vectors are kept beside the data too."""
     family = settings.family
-    if type(family).encode is Family.encode:
+    if type(family).rows is Family.rows:
         return text_vectors(dataset, clip)
     starts = range(0, len(dataset.captions), ENCODED_AT_ONCE)
     batches = (dataset.captions[start : start + ENCODED_AT_ONCE] for start in starts)
-    return torch.cat([family.encode(clip, captions).cpu() for captions in batches])
+    return torch.cat([family.rows(clip, captions).cpu() for captions in batches])
 
 
 def _record(settings: TrainSettings, dataset: CaptionedImages) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +25,13 @@ from ratlip_cli.errors import TrainingError, UsageError
 from ratlip_cli.fast.recompute import recompute, statistics_untouched
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.training.ema import start_ema, tensors_of, update_ema
-from ratlip_cli.training.objectives.objective import Logs, MicroBatch
+from ratlip_cli.training.objectives.objective import Logs, MicroBatch, Phase
 from ratlip_cli.training.settings import TrainSettings
 
 _GRADIENT_D, _GRADIENT_G = "gradient norm of D", "gradient norm of G"
 """Measured to see whether a step is finite, and not recorded."""
+
+_OF_OBJECTIVE = 1  # What tells the objective's random numbers of a step from its noise vectors.
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -60,17 +62,17 @@ class Trainer:
     Args:
         settings: what decides the run.
         clip: the frozen CLIP, on `device`.
-        text: conditions (captions,...) of the training split, from `Family.encode`; a batch's captions index them.
+        rows: what `Family.rows` made of the captions of the training split; a batch's captions index them.
         images: number of training images, to count epochs.
         device: where to compute.
     """
 
     def __init__(
-        self, settings: TrainSettings, clip: FrozenCLIP, text: Tensor, images: int, device: torch.device
+        self, settings: TrainSettings, clip: FrozenCLIP, rows: Tensor, images: int, device: torch.device
     ) -> None:
         self.settings = settings
         self.clip = clip
-        self.text = text.to(device)
+        self.rows = rows.to(device)
         self.images = images
         self.device = device
         self.steps_done = 0
@@ -88,16 +90,17 @@ class Trainer:
         if settings.recompute:
             recompute(_blocks(self.generator))
 
-        betas = (settings.beta1, settings.beta2)
-        self.optimizer_g = torch.optim.Adam(self._weights_g, lr=settings.lr_g, betas=betas, fused=True)
-        self.optimizer_d = torch.optim.Adam(self._weights_d, lr=settings.lr_d, betas=betas, fused=True)
         self.precision = resolve_precision(settings.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.objective = settings.family.objective(settings, self.generator, self.discriminator, clip, self._autocast)
+        self._copied = len(list(self.generator.buffers())) if self.objective.copies_buffers else 0
+        adam_g, adam_d = self.objective.adam(settings)
+        self.optimizer_g = torch.optim.Adam(self._weights_g, lr=adam_g.lr, betas=adam_g.betas, fused=True)
+        self.optimizer_d = torch.optim.Adam(self._weights_d, lr=adam_d.lr, betas=adam_d.betas, fused=True)
         self.not_finite_in_a_row = 0
         self.between_steps = True
         """Whether every step is applied whole or not at all: False inside of one, and where one ended half-way."""
-        self._undo = _Undo(self.generator, self.discriminator, self.optimizer_d)
+        self._undo = _Undo([*self.generator.buffers(), *self.discriminator.buffers()])
 
     def train_step(self, batch: Batch) -> StepRecord:
         """One step on a batch; it is applied whole or, where anything in it is not finite, not at all.
@@ -108,10 +111,12 @@ class Trainer:
         started = time.perf_counter()
         self.between_steps = False
         self._undo.remember_statistics()
+        objective_before = self.objective.state()
         try:
             values = self._both_halves(self._micro_batches(batch))
         except BaseException as error:
             self._undo.restore()
+            self.objective.load_state(objective_before)
             self.optimizer_d.zero_grad()
             self.optimizer_g.zero_grad()
             self.between_steps = True
@@ -124,10 +129,12 @@ class Trainer:
         finite = all(map(math.isfinite, values.values()))
         if finite:
             self.optimizer_g.step()
-            update_ema(self._averaged, self._current, self.settings.ema, self.steps_done)
+            decay = self.objective.ema_decay(self.settings.ema, self.steps_done, self.images_seen)
+            update_ema(self._averaged, self._current, decay, self._copied)
             self._undo.forget()
         else:
             self._undo.restore()
+            self.objective.load_state(objective_before)
         self.optimizer_g.zero_grad()
         self._count(finite)
         self.between_steps = True
@@ -141,56 +148,89 @@ class Trainer:
         return dict(zip(measured, torch.stack(list(measured.values())).tolist(), strict=True))
 
     def _discriminator_half(self, batches: list[MicroBatch]) -> tuple[Logs, Any]:
-        """The discriminator's update; it is undone later if the step turns out not finite.
+        """The discriminator's updates; they are undone later if the step turns out not finite.
 
         Returns what was measured and, where there is one micro-batch, the generated images with their graph: the
         generator's half goes on from them instead of generating once more.
         """
         totals: Logs = {}
-        keep_graph = len(batches) == 1
-        for batch in batches:
-            untouched = contextlib.nullcontext() if keep_graph else statistics_untouched(self.generator)
-            with torch.set_grad_enabled(keep_graph), untouched:
-                fake = self.objective.fake(batch)
-            loss, logs = self.objective.discriminator_loss(batch, fake)
-            torch.autograd.backward(self.scaler.scale(loss / len(batches)), inputs=self._weights_d)
-            _add(totals, logs, len(batches))
-        self.scaler.unscale_(self.optimizer_d)
-        totals[_GRADIENT_D] = _gradient_norm(self._weights_d)
-        self._undo.remember_discriminator()
-        self.optimizer_d.step()
-        self.optimizer_d.zero_grad()
-        return totals, fake if keep_graph else None
+        phases = self.objective.discriminator_phases(self.steps_done)
+        keep_graph = len(batches) == 1 and not self.objective.fresh_fake
+        fakes: list[Any] = []
+        for number, phase in enumerate(phases):
+            for place, batch in enumerate(batches):
+                fake = self._fake(batch, keep_graph, len(batches)) if number == 0 else fakes[place]
+                if keep_graph or len(phases) > 1:
+                    fakes.append(fake)
+                loss, logs = phase(batch, fake)
+                loss = loss if number else self.scaler.scale(loss)
+                torch.autograd.backward(loss / len(batches), inputs=self._weights_d)
+                _add(totals, logs, len(batches))
+            self._unscale(self.optimizer_d, number, totals, _GRADIENT_D)
+            if number == 0:
+                self._undo.remember(self.optimizer_d)
+            self.optimizer_d.step()
+            self.optimizer_d.zero_grad()
+        return totals, fakes[0] if keep_graph else None
+
+    def _fake(self, batch: MicroBatch, with_graph: bool, batches: int) -> Any:
+        """The generated images of a micro-batch; those that are generated once more move no statistics now."""
+        again = batches > 1 and not self.objective.fresh_fake
+        untouched = statistics_untouched(self.generator) if again else contextlib.nullcontext()
+        with torch.set_grad_enabled(with_graph), untouched:
+            return self.objective.fake(batch)
 
     def _generator_half(self, batches: list[MicroBatch], fake: Any) -> Logs:
-        """The generator's gradient. No gradient of the discriminator's weights is computed."""
+        """The generator's updates but for the last, and its gradient. None of the discriminator's is computed."""
         totals: Logs = {}
+        phases: Sequence[Phase] = self.objective.generator_phases(self.steps_done)
         self.discriminator.requires_grad_(False)
         try:
-            for batch in batches:
-                loss, logs = self.objective.generator_loss(batch, self.objective.fake(batch) if fake is None else fake)
-                torch.autograd.backward(self.scaler.scale(loss / len(batches)))
-                _add(totals, logs, len(batches))
+            for number, phase in enumerate(phases):
+                for batch in batches:
+                    first = number == 0 and not self.objective.fresh_fake
+                    own = self.objective.fake(batch) if first and fake is None else fake if first else None
+                    loss, logs = phase(batch, own)
+                    torch.autograd.backward((loss if number else self.scaler.scale(loss)) / len(batches))
+                    _add(totals, logs, len(batches))
+                self._unscale(self.optimizer_g, number, totals, _GRADIENT_G)
+                if number < len(phases) - 1:
+                    if number == 0:
+                        self._undo.remember(self.optimizer_g)
+                    self.optimizer_g.step()
+                    self.optimizer_g.zero_grad()
         finally:
             self.discriminator.requires_grad_(True)
-        self.scaler.unscale_(self.optimizer_g)
-        totals[_GRADIENT_G] = _gradient_norm(self._weights_g)
         return totals
+
+    def _unscale(self, optimizer: torch.optim.Optimizer, phase: int, totals: Logs, name: str) -> None:
+        """Take the loss scale out of the gradients, which the first phase alone has, and add up their norm."""
+        if phase == 0:
+            self.scaler.unscale_(optimizer)
+        norm = _gradient_norm(optimizer.param_groups[0]["params"])
+        totals[name] = totals[name] + norm if phase else norm
 
     def _micro_batches(self, batch: Batch) -> list[MicroBatch]:
         """The batch in equal micro-batches; each image meets another caption of the whole batch."""
-        text = self.text[batch.captions.to(self.device)]
+        with torch.no_grad():
+            text = self.settings.family.condition(self.clip, self.rows[batch.captions.to(self.device)])
+        seed, step, count = self.settings.seed, self.steps_done, len(text)
         tensors = (
             batch.images.to(self.device, non_blocking=True),
             text,
             self.objective.mismatched(text),
-            step_noise(self.settings.seed, self.steps_done, len(text), self.settings.noise_dim).to(self.device),
+            step_noise(seed, step, count, self.settings.noise_dim).to(self.device),
         )
-        size = len(text) // self.settings.grad_accum
+        drawn = self.objective.draws(count, _generator(seed, step, _OF_OBJECTIVE))
+        size = count // self.settings.grad_accum
         split = zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
+        draws = [
+            {name: tensor[start : start + size].to(self.device) for name, tensor in drawn.items()}
+            for start in range(0, count, size)
+        ]
         return [
-            MicroBatch(images, text, wrong, noise, self.objective.fake_text(text))
-            for images, text, wrong, noise in split
+            MicroBatch(images, text, wrong, noise, self.objective.fake_text(text), own)
+            for (images, text, wrong, noise), own in zip(split, draws, strict=True)
         ]
 
     def _autocast(self) -> torch.autocast:
@@ -232,6 +272,7 @@ class Trainer:
             "optimizer_g": self.optimizer_g.state_dict(),
             "optimizer_d": self.optimizer_d.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "objective": self.objective.state(),
             "not_finite_in_a_row": self.not_finite_in_a_row,
         }
 
@@ -244,45 +285,49 @@ class Trainer:
             optimizer.load_state_dict(loaded)
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+        self.objective.load_state(state.get("objective", {}))
         self.not_finite_in_a_row = state["not_finite_in_a_row"]
         self.steps_done, self.images_seen = steps_done, images_seen
 
 
 class _Undo:
-    """Takes back the discriminator's update and the generator's running statistics where a step is not finite."""
+    """Takes back updates of weights, and running statistics, where a step is not finite.
 
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, optimizer_d: torch.optim.Optimizer) -> None:
-        self._statistics = list(generator.buffers())
-        self._weights = list(discriminator.parameters())
-        self._optimizer_d = optimizer_d
+    Args:
+        statistics: the buffers of both networks.
+    """
+
+    def __init__(self, statistics: list[Tensor]) -> None:
+        self._statistics = statistics
         self.forget()
 
     def remember_statistics(self) -> None:
         """Copy what a step changes from its beginning on."""
-        self._remember(self._statistics)
+        self._copy(self._statistics)
 
-    def remember_discriminator(self) -> None:
-        """Copy what the discriminator's update changes, as late as can be: by now much of the step's memory is free."""
-        states = self._optimizer_d.state.values()
-        self._is_first_update = not states
-        self._remember([*self._weights, *(tensor for state in states for tensor in state.values())])
+    def remember(self, optimizer: torch.optim.Optimizer) -> None:
+        """Copy what an optimiser's update changes, as late as can be: by now much of the step's memory is free."""
+        weights, states = optimizer.param_groups[0]["params"], optimizer.state.values()
+        if not states:
+            self._first_updates.append(optimizer)
+        self._copy([*weights, *(tensor for state in states for tensor in state.values())])
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put it back."""
         for tensor, copied in zip(self._tensors, self._copies, strict=True):
             tensor.copy_(copied)
-        if self._is_first_update:  # Adam had no state before
-            self._optimizer_d.state.clear()
+        for optimizer in self._first_updates:  # Adam had no state before
+            optimizer.state.clear()
         self.forget()
 
     def forget(self) -> None:
         """Free the copies."""
         self._tensors: list[Tensor] = []
         self._copies: list[Tensor] = []
-        self._is_first_update = False
+        self._first_updates: list[torch.optim.Optimizer] = []
 
-    def _remember(self, tensors: list[Tensor]) -> None:
+    def _copy(self, tensors: list[Tensor]) -> None:
         copies = [tensor.detach().clone() for tensor in tensors]
         self._tensors += tensors
         self._copies += copies
@@ -300,8 +345,12 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 def step_noise(seed: int, step: int, batch_size: int, noise_dim: int) -> Tensor:
     """z ~ N(0,I) (batch_size, noise_dim) of one step: a pure function of the arguments, made on the CPU."""
-    mixed = int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
-    return torch.randn(batch_size, noise_dim, generator=torch.Generator().manual_seed(mixed))
+    return torch.randn(batch_size, noise_dim, generator=_generator(seed, step))
+
+
+def _generator(*entropy: int) -> torch.Generator:
+    mixed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    return torch.Generator().manual_seed(mixed)
 
 
 def _gradient_norm(weights: list[nn.Parameter]) -> Tensor:

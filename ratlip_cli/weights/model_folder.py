@@ -102,7 +102,12 @@ class Model:
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """The generator's condition (n,...) of prompts, on the CPU."""
-        return self.family.encode(self.clip, prompts).cpu()
+        return self.family.encode(self.text_encoder, prompts).cpu()
+
+    @cached_property
+    def text_encoder(self) -> Any:
+        """What reads prompts: the CLIP, or an encoder of the model's own."""
+        return self.family.text_encoder(self.folder, self.clip)
 
     @property
     def device(self) -> torch.device:

@@ -158,7 +158,7 @@ def batch_of(trainer: Trainer, count: int) -> Batch:
     """`count` random images with captions, on the trainer's device already: without what the loader takes."""
     size = trainer.settings.image_size
     images = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    return Batch(images.to(trainer.device), torch.arange(count) % len(trainer.text))
+    return Batch(images.to(trainer.device), torch.arange(count) % len(trainer.rows))
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ def run(context: Context) -> None:
         batch = batch_of(trainer, count)
         table(context, "training step", lambda: trainer.train_step(batch))
         sampler = fast.for_sampling(trainer.ema, trainer.clip, swaps)
-        noise, text = torch.randn(count, trainer.settings.noise_dim, device=context.device), trainer.text[:count]
+        noise, text = torch.randn(count, trainer.settings.noise_dim, device=context.device), trainer.rows[:count]
 
         @torch.no_grad()
         def sample() -> None:

@@ -83,7 +83,7 @@ def measured(
         if not swaps or swaps != {Swap.REFEREE}:
             sampler = fast.for_sampling(trainer.ema, trainer.clip, swaps)
             noise = torch.randn(count, trainer.settings.noise_dim, device=device)
-            text = trainer.text[:count]
+            text = trainer.rows[:count]
 
             @torch.no_grad()
             def sample() -> torch.Tensor:

@@ -213,7 +213,7 @@ def by_stream(context: Context, dataset: CaptionedImages, count: int, workers: i
             if number == 0:  # the workers have started
                 began = time.perf_counter()
             if trainer is not None:
-                trainer.train_step(batch._replace(captions=batch.captions % len(trainer.text)))
+                trainer.train_step(batch._replace(captions=batch.captions % len(trainer.rows)))
         synchronise(context.device)
         return (time.perf_counter() - began) / rounds
     finally:

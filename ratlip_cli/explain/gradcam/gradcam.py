@@ -83,7 +83,7 @@ def make_target(name: str, model: Model) -> Target:
             "logit of Mate-D",
             "logit",
             clip,
-            lambda texts: family.encode(clip, texts),
+            lambda texts: family.encode(model.text_encoder, texts),
             lambda images: family.look(clip, images),
             lambda view, condition: family.logits(discriminator, view, condition),
             tuple(clip.geometry.feature_blocks),

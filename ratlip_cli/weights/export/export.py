@@ -89,7 +89,7 @@ def export_model(model: Model, folder: Path, file_format: str) -> Exported:
         raise UsageError(f"{folder} exists; choose another --out.")
     if not isinstance(model.clip.tokenizer, CLIPTokenizer):
         raise WeightsError(f"CLIP {model.clip.spec} has a tokenizer of its own, which cannot be exported yet.")
-    if type(model.family).encode is not Family.encode:
+    if type(model.family).rows is not Family.rows or model.text_encoder is not model.clip:
         raise WeightsError(f"variant {model.family.name} reads more than text vectors, which cannot be exported yet.")
     if file_format == "onnx":
         _check_packages()
