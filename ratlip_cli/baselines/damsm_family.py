@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 from ratlip_cli.family import Family
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ratlip_cli.model.clip import FrozenCLIP
+
+DAMSM_WIDTH = 256
+"""Numbers of a text vector of the published text encoders."""
 
 
 class OnDamsm(Family):
@@ -20,6 +25,12 @@ class OnDamsm(Family):
 
         return load_text_encoder(folder, clip.mean.device)
 
+    def example_condition(self, clip: FrozenCLIP) -> Tensor:
+        """The condition (1,...) of some caption, by its shape alone: there is no text encoder without a model."""
+        import torch
+
+        return torch.zeros(1, DAMSM_WIDTH, device=clip.mean.device)
+
     def damsm_width(self, generator_config: Any) -> int:
         """Numbers of a text vector that a generator of these sizes reads."""
-        return 256
+        return DAMSM_WIDTH

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ratlip_cli.baselines.damsm_family import OnDamsm
 from ratlip_cli.errors import UsageError
 from ratlip_cli.family import Family
 from ratlip_cli.model.config import LARGEST, ClipGeometry
@@ -134,7 +135,7 @@ class DFGAN(Family):
         }
 
 
-class DFGANReleased(DFGAN):
+class DFGANReleased(OnDamsm, DFGAN):
     """DF-GAN as its authors' code builds it, on DAMSM's sentence vectors."""
 
     name = "dfgan-released"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ratlip_cli.baselines.damsm_family import OnDamsm
 from ratlip_cli.baselines.dfgan_family import DAMSM_DIM, DFGAN, WIDEST_2020, DFGANDiscriminatorConfig, check_sizes
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.setting import Value, setting
@@ -84,7 +85,7 @@ class RATGAN(DFGAN):
         return {"LSTM": generator.get_submodule("lstm"), **super().modules(generator, discriminator)}
 
 
-class RATGANReleased(RATGAN):
+class RATGANReleased(OnDamsm, RATGAN):
     """RAT-GAN as its authors' code builds it, on DAMSM's sentence vectors."""
 
     unused = frozenset({"similarity_weight", "diversity_weight"})  # both compare with CLIP's text vectors

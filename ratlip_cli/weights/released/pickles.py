@@ -123,9 +123,15 @@ class _EasyDict(dict[Any, Any]):
 
 def is_plain_pickle(path: Path) -> bool:
     """Whether a file is a pickle that torch.save did not write. Raises OSError where it cannot be read."""
-    with path.open("rb") as file:
-        start = file.read(len(_MAGIC))
+    start = _start(path)
     return start.startswith(b"\x80") and start != _MAGIC
+
+
+def is_captions(path: Path) -> bool:
+    """Whether a file is a plain pickle of a list, as captions are. Raises OSError where it cannot be read."""
+    after_protocol = _start(path)[2:]
+    framed = after_protocol.startswith(pickle.FRAME)
+    return is_plain_pickle(path) and after_protocol[9 if framed else 0 :].startswith(pickle.EMPTY_LIST)
 
 
 def read_captions(path: Path) -> tuple[str, ...]:
@@ -180,6 +186,11 @@ def read_snapshot(path: Path) -> dict[str, dict[str, Tensor]]:
         return {name: dict(_named_tensors(network)) for name, network in networks.items()}
     except ValueError as error:
         raise WeightsError(f"{path} is no snapshot that LAFITE's code writes: {error}.") from error
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC))
 
 
 def _load(path: Path, listed: Mapping[tuple[str, str], Any], what: str) -> Any:
