@@ -43,7 +43,7 @@ CHOICES = [
     ("latent-viz", "space", ("clip", "discriminator")),
     ("info", "variant", VARIANT_NAMES),
     ("bench", "precision", ("fp32", "bf16")),
-    ("convert", "variant", ("galip", "ratlip-released")),
+    ("convert", "variant", VARIANTS),
     ("export", "file_format", ("onnx", "torch-export")),
     *((command, "device", DEVICES) for command in ("train", "generate", "evaluate", "gradcam", "latent-viz", "bench")),
 ]
