@@ -382,3 +382,27 @@ def test_options_of_the_other_direction(models: dict[str, Path], tmp_path: Path)
         told = ratlip("convert", models["dfgan-released"], "--to-released", "--out", tmp_path / "new", *option)
         assert (told.code, told.out) == (2, "")
         assert "takes a model as it is" in told.err
+
+
+@pytest.mark.parametrize("variant", ON_DAMSM)
+def test_published_weights_on_a_text_encoder_of_their_own_are_not_trained(
+    tiny_clip: Path, tiny_dataset: Path, tmp_path: Path, variant: str
+) -> None:
+    out = tmp_path / "run"
+    told = ratlip(
+        *("train", "--dataset", tiny_dataset, "--variant", variant, "--clip", tiny_clip, "--image-size", "32"),
+        *("--steps", "1", "--batch-size", "2", "--workers", "0", "--device", "cpu", "--out", out, "--quiet"),
+    )
+    assert (told.code, told.out) == (2, "")
+    assert "cannot be trained: use --variant " in told.err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("variant", BASELINES)
+def test_a_converted_model_is_described(models: dict[str, Path], variant: str) -> None:
+    told = ratlip("info", models[variant], "--json")
+    assert told.code == 0, told.err
+    described = json.loads(told.out)
+    trained = sum(parameter.numel() for network in networks(variant) for parameter in network.parameters())
+    assert described["parameters_trained"] == trained
+    assert described["fingerprint"] == load_model(str(models[variant])).fingerprint
