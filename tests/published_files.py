@@ -38,6 +38,7 @@ SIZES = {
     "ratgan-flower-released": (RATGANConfig("ratgan-flower-released", 32, 6, 2, 4), RATGANDiscriminatorConfig(32, 2)),
     "attngan-released": (
         ReleasedAttnGANConfig(
+            base_size=64,
             z_dim=3,
             condition_dim=3,
             base_channels=2,
@@ -46,7 +47,7 @@ SIZES = {
             word_dim=DAMSM_OF_ATTNGAN,
             published_mask=False,
         ),
-        ReleasedAttnGANDiscriminatorConfig(base_channels=2, text_dim=DAMSM_OF_ATTNGAN),
+        ReleasedAttnGANDiscriminatorConfig(base_size=64, base_channels=2, text_dim=DAMSM_OF_ATTNGAN),
     ),
     "lafite-released": (
         LafiteReleasedGeneratorConfig(

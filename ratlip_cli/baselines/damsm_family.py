@@ -33,8 +33,8 @@ class OnDamsm(Family):
 
         if not isinstance(encoder, DamsmTextEncoder):
             raise UsageError(
-                f"variant {self.name} is for published weights, which read captions by a text encoder of their own, and "
-                f"cannot be trained: use --variant {self.name.partition('-')[0]}."
+                f"variant {self.name} is for published weights, which read captions by a text encoder of their own, "
+                f"and cannot be trained: use --variant {self.name.partition('-')[0]}."
             )
         return super().rows(encoder, captions)
 
