@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ratlip_cli.baselines.attngan_family import AttnGAN, ReleasedAttnGAN
+from ratlip_cli.baselines.dfgan_family import DFGAN, DFGAN2020, DFGANReleased
+from ratlip_cli.baselines.lafite_family import Lafite, LafiteReleased
+from ratlip_cli.baselines.ratgan_family import FLOWER, RATGAN, RATGANReleased
 from ratlip_cli.errors import unknown_name
 from ratlip_cli.family import Family
 from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
@@ -88,8 +91,16 @@ FAMILIES: dict[str, Family] = {
             "ratlip-released",
             "RATLIP as its authors' code builds it: an LSTM for each affine, and shuffle attention",
         ),
+        DFGAN(),
+        DFGANReleased(),
+        DFGAN2020(),
+        RATGAN(),
+        RATGANReleased("ratgan-released", "RAT-GAN as its authors' code builds it, on DAMSM's sentence vectors"),
+        RATGANReleased(FLOWER, "RAT-GAN of flowers as its authors' code builds it, with six affines a block"),
         AttnGAN(),
         ReleasedAttnGAN(),
+        Lafite(),
+        LafiteReleased(),
     )
 }
 

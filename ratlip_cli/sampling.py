@@ -105,10 +105,10 @@ def generate(
     check_request(prompts, count, seed, truncation, best_of, batch_size, indices)
     wanted = range(count * best_of) if indices is None else indices
     for prompt_index, prompt in enumerate(prompts):
-        if model.clip.is_overlong(prompt):
-            tokens = model.clip.context_length
+        if model.text_encoder.is_overlong(prompt):
+            read = model.text_encoder.context_length
             logger.warning(
-                "prompt %d is as long as the %d tokens that CLIP reads; its end may be cut.", prompt_index + 1, tokens
+                "prompt %d is as long as the %d tokens that are read; its end may be cut.", prompt_index + 1, read
             )
         best: list[Sample] = []
         for made in _samples_of(model, prompt, prompt_index, wanted, seed, truncation, batch_size):

@@ -16,7 +16,7 @@ FLOORS = [
     {"tokenizer", "torchscript"},
     {"clip_tokenizer", "planned"},
     {"tensor_files", "pixels", "device"},
-    {"demo", "model"},
+    {"baselines", "demo", "model"},
     {"training.objectives"},
     {"family"},
     {"families"},

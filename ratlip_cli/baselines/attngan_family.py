@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from ratlip_cli.baselines.damsm_family import OnDamsm
 from ratlip_cli.errors import UsageError
 from ratlip_cli.family import Family
 from ratlip_cli.setting import Value, setting
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ratlip_cli.baselines.attngan import Discriminator, Discriminators, Generator, Logits
+    from ratlip_cli.baselines.damsm import DamsmTextEncoder
     from ratlip_cli.model.clip import FrozenCLIP
     from ratlip_cli.model.config import ClipGeometry
     from ratlip_cli.training.objectives.objective import Autocast, Objective
@@ -245,13 +247,29 @@ class AttnGAN(Family):
         }
 
 
-class ReleasedAttnGAN(AttnGAN):
+class ReleasedAttnGAN(OnDamsm, AttnGAN):
     """The published weights, which read captions by a DAMSM text encoder."""
 
     name = "attngan-released"
     about = "AttnGAN as its authors' code builds it, on the sentences and words of a DAMSM"
     generator_config = ReleasedAttnGANConfig
     discriminator_config = ReleasedAttnGANDiscriminatorConfig
+
+    def damsm_width(self, generator_config: ReleasedAttnGANConfig) -> int:
+        return generator_config.text_dim
+
+    def condition(self, encoder: DamsmTextEncoder, rows: Tensor) -> Tensor:  # type: ignore[override]
+        """Sentence and words of the DAMSM, packed (B,1+context,1+text_dim)."""
+        from ratlip_cli.baselines.attngan import Condition, pack
+
+        words, sentence = encoder.encode_words(rows)
+        return pack(Condition(sentence, words, (rows != 0).to(words.device)))
+
+    def example_condition(self, clip: FrozenCLIP) -> Tensor:
+        """Of 18 words of a new DAMSM, for its shape alone."""
+        import torch
+
+        return torch.zeros(1, 1 + 18, 1 + RELEASED_TEXT, device=clip.mean.device)
 
     def objective(
         self, settings: Any, generator: nn.Module, discriminator: nn.Module, clip: FrozenCLIP, autocast: Autocast
