@@ -148,9 +148,10 @@ def _samples_of(
 def _encoded(model: Model, prompts: Sequence[str], number: int) -> tuple[Tensor, Tensor]:
     """Condition and text vector of one prompt, each of one row, on the CPU."""
     prompt = prompts[number]
-    if model.clip.is_overlong(prompt):
-        tokens = model.clip.context_length
-        logger.warning("prompt %d is as long as the %d tokens that CLIP reads; its end may be cut.", number + 1, tokens)
+    encoder = model.text_encoder
+    if encoder.is_overlong(prompt):
+        read = encoder.context_length
+        logger.warning("prompt %d is as long as the %d tokens that are read; its end may be cut.", number + 1, read)
     if unknown := model.unknown_words(prompt):
         logger.warning("%s", unknown)
     return model.encode([prompt]), model.clip.encode_text([prompt]).cpu()

@@ -195,8 +195,8 @@ def _discriminators(request: Conversion, code: Code, nets: Nets) -> Nets:
     if len(given) > len(names) or any(name.startswith("netD") for name in nets):
         own = f"keeps {len(names)} of them in files of their own" if names else "keeps it in the generator's file"
         raise UsageError(
-            f"--discriminator was given {len(given)} times, but the code that wrote {request.path} {own}: leave out the "
-            "others."
+            f"--discriminator was given {len(given)} times, but the code that wrote {request.path} {own}: leave "
+            "out the others."
         )
     return {name: read_net(path) for name, path in zip(names, given, strict=False)}
 
