@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ratlip_cli.baselines.lafite_family import Lafite, LafiteReleased
 from ratlip_cli.errors import unknown_name
 from ratlip_cli.family import Family
 from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
@@ -87,6 +88,8 @@ FAMILIES: dict[str, Family] = {
             "ratlip-released",
             "RATLIP as its authors' code builds it: an LSTM for each affine, and shuffle attention",
         ),
+        Lafite(),
+        LafiteReleased(),
     )
 }
 
