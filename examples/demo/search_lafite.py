@@ -1,9 +1,9 @@
 """Search LAFITE's gamma, itd and itc at a small budget: which learn the demo's captions soonest?
 
-    python examples/demo/search_lafite.py --steps 800 --out runs/search
+    python examples/demo/search_lafite.py --steps 400 0.05,1,1 0.5,1,1 0.05,5,1 0.05,1,10
 
-Trains the preset `demo` for each combination, one after another, and scores each by the attribute classifier: the share
-of what test captions state that their images show, averaged over the attributes that `score.py` has goals for, and the
+Trains the preset `demo` with each combination, one after another, and scores each by the attribute classifier: how much
+of what test captions state their images show, averaged over the attributes that `score.py` has goals for, and the
 Fréchet distance in the classifier's features as a multiple of that of two real sets. A combination whose run is there
 already is not trained again.
 """
@@ -11,7 +11,6 @@ already is not trained again.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 from pathlib import Path
 
@@ -33,17 +32,15 @@ def train(out: Path, settings: dict[str, object]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gamma", type=float, nargs="+", default=[0.05, 0.5])
-    parser.add_argument("--itd", type=float, nargs="+", default=[1.0, 5.0])
-    parser.add_argument("--itc", type=float, nargs="+", default=[2.0, 10.0])
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("tried", nargs="+", metavar="GAMMA,ITD,ITC")
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--captions", type=int, default=400, help="test captions that score a run")
     parser.add_argument("--dataset", default="demo")
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--out", type=Path, default=Path("runs/search-lafite"))
     args = parser.parse_args()
     classifier, real = load_classifier(), rendered_set("test", args.captions, 0)
-    for gamma, itd, itc in itertools.product(args.gamma, args.itd, args.itc):
+    for gamma, itd, itc in ([float(number) for number in one.split(",")] for one in args.tried):
         run = args.out / f"gamma{gamma:g}-itd{itd:g}-itc{itc:g}"
         settings = {"dataset": args.dataset, "data_dir": args.data_dir, "variant": "lafite", "steps": args.steps}
         schedule = {"save_every": args.steps, "sample_every": args.steps}

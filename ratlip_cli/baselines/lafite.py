@@ -286,7 +286,7 @@ class Generator(nn.Module):
             pixel_noise: normal numbers for every convolution (B,sum(noise_sizes)); left out, the learned buffers.
         """
         noise = None if pixel_noise is None else torch.split(pixel_noise, self.noise_sizes, dim=1)
-        x, image, layer, drawn = self.constant.expand(len(ws), -1, -1, -1), None, 0, 0
+        x, image, layer, drawn = self.constant.repeat(len(ws), 1, 1, 1), None, 0, 0
         for block in self.blocks:
             convs = len(block.convs)  # type: ignore[arg-type]
             given = None if noise is None else noise[drawn : drawn + convs]
