@@ -266,3 +266,15 @@ def test_it_is_evaluated(run: Path) -> None:
         *("--device", "cpu", "--json", "--quiet"),
     )
     assert answer.code == 0, answer.err
+
+
+def test_both_networks_learn_what_belongs_together(small: TrainSettings) -> None:
+    """On four images with four captions, from the logarithm of one in four; the generator follows D's features."""
+    trainer, batch = trainer_of(
+        small.replaced(r1_every=16, path_length_every=0, itd=5.0, itc=0.0, lr_g=0.01, lr_d=0.01)
+    )
+    logs = [trainer.train_step(batch).logs for _ in range(60)]
+    for name in ("match_real", "match_fake"):
+        first, last = ([float(one[name] or 0) for one in part] for part in (logs[:5], logs[-5:]))
+        assert sum(first) / 5 < -1.2, name
+        assert sum(last) / 5 > -1.0, name
