@@ -183,10 +183,9 @@ def test_the_ema_has_the_generators_buffers(small: TrainSettings) -> None:
     assert not torch.equal(trainer.ema.blocks[0].constant, trainer.generator.blocks[0].constant)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_recompute_changes_no_value(small: TrainSettings, precision: str) -> None:
-    plain, batch = trainer_of(small.replaced(precision=precision))
-    again, _ = trainer_of(small.replaced(precision=precision, recompute=True))
+def test_recompute_changes_no_value(small: TrainSettings) -> None:
+    plain, batch = trainer_of(small.replaced(precision="bf16"))
+    again, _ = trainer_of(small.replaced(precision="bf16", recompute=True))
     for _ in range(2):
         assert not plain.train_step(batch).skipped
         assert not again.train_step(batch).skipped
