@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -238,12 +238,11 @@ class SynthesisBlock(nn.Module):
         self, x: Tensor | None, image: Tensor | None, text: Tensor, ws: Tensor, noise: Sequence[Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """Features (B,in,h,h), the image so far (B,3,h,h) and w (B,convs+1,w_dim): both at the block's side."""
-        if self.constant is not None:
-            x = self.constant.repeat(len(ws), 1, 1, 1)
+        y: Any = x if self.constant is None else self.constant.repeat(len(ws), 1, 1, 1)
         for number, conv in enumerate(self.convs):
-            x = conv(x, text, ws[:, number], None if noise is None else noise[number])
-        rgb = self.to_rgb(x, text, ws[:, len(self.convs)]).to(ws.dtype)
-        return x, rgb if image is None else up2(image)[..., : self.side, : self.side] + rgb
+            y = conv(y, text, ws[:, number], None if noise is None else noise[number])
+        rgb = self.to_rgb(y, text, ws[:, len(self.convs)]).to(ws.dtype)
+        return y, rgb if image is None else up2(image)[..., : self.side, : self.side] + rgb
 
 
 class Generator(nn.Module):
