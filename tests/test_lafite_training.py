@@ -267,6 +267,7 @@ def test_it_is_evaluated(run: Path) -> None:
     assert answer.code == 0, answer.err
 
 
+@pytest.mark.slow
 def test_the_discriminator_learns_what_belongs_together(small: TrainSettings) -> None:
     """On four images with four captions, from the logarithm of one in four."""
     trainer, batch = trainer_of(small.replaced(r1_every=16, path_length_every=0, lr_g=0.01, lr_d=0.01))
