@@ -378,7 +378,7 @@ def inputs(count: int, seed: int = 1) -> tuple[Tensor, Tensor]:
     return torch.randn(count, 8, generator=rng), F.normalize(torch.randn(count, 6, generator=rng), dim=1)
 
 
-@pytest.mark.parametrize("side", [32, 33, 50, 64, 100])
+@pytest.mark.parametrize("side", [33, 100])
 def test_any_side(side: int) -> None:
     generator, discriminator = small(side)
     noise, text = inputs(3)
@@ -391,8 +391,7 @@ def test_any_side(side: int) -> None:
     assert all(parameter.grad is not None for parameter in generator.parameters())
 
 
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("side", [32, 44])
+@pytest.mark.parametrize(("side", "fused"), [(32, True), (44, False)])
 def test_the_plain_operations_give_the_same(side: int, fused: bool) -> None:
     """Images, logits, and the gradients of R1 and of the path length."""
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ _SQRT2, _HALF = math.sqrt(2), math.sqrt(0.5)
 
 def exactly(like: Tensor) -> torch.autocast:
     """A context without half precision, for small matrices that much depends on."""
-    return torch.autocast(like.device.type, enabled=False)
+    return torch.autocast("cpu" if like.is_meta else like.device.type, enabled=False)
 
 
 def fir(like: Tensor) -> Tensor:
@@ -218,25 +219,30 @@ class ToRGB(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """The convolutions of one side, two but for the first, and their share of the image."""
+    """The convolutions of one side, two but for the first, and their share of the image.
+
+    The first block, the one without `inputs`, begins with a learned constant.
+    """
 
     def __init__(
         self, config: LafiteGeneratorConfig, text_dim: int, inputs: int | None, outputs: int, side: int
     ) -> None:
         super().__init__()
         sizes = [(outputs, False)] if inputs is None else [(inputs, True), (outputs, False)]
+        self.constant = nn.Parameter(torch.randn(outputs, side, side)) if inputs is None else None
         self.convs = nn.ModuleList(StyledConv(config, text_dim, width, outputs, side, up) for width, up in sizes)
         self.to_rgb = ToRGB(config, text_dim, outputs)
         self.side = side
 
     def forward(
-        self, x: Tensor, image: Tensor | None, text: Tensor, ws: Tensor, noise: list[Tensor] | None
+        self, x: Tensor | None, image: Tensor | None, text: Tensor, ws: Tensor, noise: Sequence[Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """Features (B,in,h,h), the image so far (B,3,h,h) and w (B,convs+1,w_dim): both at the block's side."""
+        y: Any = x if self.constant is None else self.constant.repeat(len(ws), 1, 1, 1)
         for number, conv in enumerate(self.convs):
-            x = conv(x, text, ws[:, number], None if noise is None else noise[number])
-        rgb = self.to_rgb(x, text, ws[:, len(self.convs)]).to(ws.dtype)
-        return x, rgb if image is None else up2(image)[..., : self.side, : self.side] + rgb
+            y = conv(y, text, ws[:, number], None if noise is None else noise[number])
+        rgb = self.to_rgb(y, text, ws[:, len(self.convs)]).to(ws.dtype)
+        return y, rgb if image is None else up2(image)[..., : self.side, : self.side] + rgb
 
 
 class Generator(nn.Module):
@@ -247,7 +253,6 @@ class Generator(nn.Module):
         self.config = config
         self.mapping = Mapping(config)
         sides, channels = config.sides, config.channels
-        self.constant = nn.Parameter(torch.randn(channels[0], sides[0], sides[0]))
         self.blocks = nn.ModuleList(
             SynthesisBlock(config, text_dim, channels[number - 1] if number else None, channels[number], side)
             for number, side in enumerate(sides)
@@ -266,7 +271,7 @@ class Generator(nn.Module):
             cutoff: layers that are truncated, from the first; left out, all.
         """
         with exactly(noise):
-            w = self.mapping(noise)
+            w: Tensor = self.mapping(noise)
             if self.training:
                 self.mapping.track(w)
             ws = w[:, None].expand(-1, self.layers, -1)
@@ -284,8 +289,8 @@ class Generator(nn.Module):
         Args:
             pixel_noise: normal numbers for every convolution (B,sum(noise_sizes)); left out, the learned buffers.
         """
-        noise = None if pixel_noise is None else list(pixel_noise.split(self.noise_sizes, dim=1))
-        x, image, layer, drawn = self.constant.expand(len(ws), -1, -1, -1), None, 0, 0
+        noise = None if pixel_noise is None else torch.split(pixel_noise, self.noise_sizes, dim=1)
+        x, image, layer, drawn = None, None, 0, 0
         for block in self.blocks:
             convs = len(block.convs)  # type: ignore[arg-type]
             given = None if noise is None else noise[drawn : drawn + convs]
@@ -329,7 +334,7 @@ def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
     A group is as large as divides B: samples n, n + B/group, n + 2B/group, ...
     """
     size = next(size for size in range(min(group, len(x)), 0, -1) if len(x) % size == 0)
-    deviation = (x.unflatten(0, (size, -1)).var(dim=0, unbiased=False) + 1e-8).sqrt()  # (B/size, C, H, W)
+    deviation = (torch.unflatten(x, 0, (size, -1)).var(dim=0, unbiased=False) + 1e-8).sqrt()  # (B/size, C, H, W)
     channel = deviation.mean(dim=(1, 2, 3)).repeat(size)  # (B,)
     return torch.cat((x, channel[:, None, None, None].expand(-1, 1, *x.shape[2:])), dim=1)
 

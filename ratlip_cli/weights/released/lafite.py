@@ -45,19 +45,21 @@ def import_lafite(
     """
     side = max(int(name.split(".")[1][1:]) for name in generator if name.startswith("synthesis.b"))
     widest, narrowest = generator["synthesis.b4.const"], generator[f"synthesis.b{side}.conv1.weight"]
-    both = {
-        "image_size": side,
-        "channel_base": len(narrowest) * side,
-        "channel_max": len(widest),
-    }
+    channel_base, channel_max = len(narrowest) * side, len(widest)
     w_dim, noise_dim = generator["mapping.fc0.weight"].shape
     text_width = len(generator["synthesis.b4.conv1.pre_1.weight"])
     layers = sum(name.startswith("mapping.fc") and name.endswith(".weight") for name in generator)
     text_dim = generator["synthesis.b4.conv1.pre_0.weight"].shape[1]
     config = LafiteReleasedGeneratorConfig(
-        **both, noise_dim=noise_dim, w_dim=w_dim, mapping_layers=layers, text_width=text_width
+        image_size=side,
+        noise_dim=noise_dim,
+        w_dim=w_dim,
+        mapping_layers=layers,
+        text_width=text_width,
+        channel_base=channel_base,
+        channel_max=channel_max,
     )
-    discriminator_config = LafiteReleasedDiscriminatorConfig(**both)
+    discriminator_config = LafiteReleasedDiscriminatorConfig(side, channel_base, channel_max)
     with planned():
         networks: list[nn.Module] = [Generator(config, text_dim), Discriminator(discriminator_config, text_dim)]
     ours = _renamed(generator, generator_names(networks[0].state_dict()))
@@ -100,13 +102,11 @@ def discriminator_names(own: Iterable[str], side: int) -> dict[str, str]:
 def _generator_name(name: str) -> str:
     if name.startswith("mapping."):
         return name.replace("layers.", "fc").replace("average", "w_avg")
-    if name == "constant":
-        return "synthesis.b4.const"
     block, rest = _BLOCK.fullmatch(name).groups()  # type: ignore[union-attr]
     number = int(block)
     first = 0 if number else 1  # the first block has conv1 alone
     rest = re.sub(r"^convs\.(\d)", lambda match: f"conv{int(match[1]) + first}", rest)
-    rest = re.sub(r"\.noise$", ".noise_const", rest)
+    rest = "const" if rest == "constant" else re.sub(r"\.noise$", ".noise_const", rest)
     return f"synthesis.b{4 << number}.{_layer(rest)}"
 
 
