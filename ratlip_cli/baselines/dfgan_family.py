@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ratlip_cli.baselines.damsm_family import OnDamsm
+from ratlip_cli.baselines.damsm_family import DAMSM_WIDTH, OnDamsm
 from ratlip_cli.errors import UsageError
 from ratlip_cli.family import Family
 from ratlip_cli.model.config import LARGEST, ClipGeometry
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from ratlip_cli.training.objectives.objective import Autocast, Objective
 
 IMAGE_SIZES = (32, 64, 128, 256)
-
-DAMSM_DIM = 256
-"""Length of the sentence vector that the published models read."""
 
 AFFINE_WIDTH_2020 = 256
 """Hidden units of an affine's MLPs in the version of 2020."""
@@ -73,6 +70,9 @@ class DFGAN(Family):
     generator_config = DFGANConfig
     discriminator_config = DFGANDiscriminatorConfig
     defaults: ClassVar[Mapping[str, Value]] = {
+        "noise_dim": 100,
+        "generator_channels": 32,
+        "discriminator_channels": 32,
         "batch_size": 32,
         "lr_g": 1e-4,
         "lr_d": 4e-4,
@@ -143,7 +143,7 @@ class DFGANReleased(OnDamsm, DFGAN):
     unused = frozenset({"similarity_weight", "diversity_weight"})  # both compare with CLIP's text vectors
 
     def text_dim(self, geometry: ClipGeometry) -> int:
-        return DAMSM_DIM
+        return DAMSM_WIDTH
 
 
 class DFGAN2020(DFGANReleased):

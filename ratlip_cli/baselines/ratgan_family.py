@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ratlip_cli.baselines.damsm_family import OnDamsm
-from ratlip_cli.baselines.dfgan_family import DAMSM_DIM, DFGAN, WIDEST_2020, DFGANDiscriminatorConfig, check_sizes
+from ratlip_cli.baselines.damsm_family import DAMSM_WIDTH, OnDamsm
+from ratlip_cli.baselines.dfgan_family import DFGAN, WIDEST_2020, DFGANDiscriminatorConfig, check_sizes
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.setting import Value, setting
 
@@ -55,7 +55,13 @@ class RATGAN(DFGAN):
     about = "RAT-GAN: recurrent affine transformations on pixels, on a frozen CLIP's text vectors"
     generator_config = RATGANConfig
     discriminator_config = RATGANDiscriminatorConfig
-    defaults: ClassVar[Mapping[str, Value]] = {**DFGAN.defaults, "batch_size": 24}
+    defaults: ClassVar[Mapping[str, Value]] = {
+        **DFGAN.defaults,
+        "generator_channels": 64,
+        "discriminator_channels": 64,
+        "hidden_size": 256,
+        "batch_size": 24,
+    }
 
     def generator(self, config: RATGANConfig, geometry: ClipGeometry) -> nn.Module:  # type: ignore[override]
         from ratlip_cli.baselines.ratgan import Generator
@@ -95,4 +101,4 @@ class RATGANReleased(OnDamsm, RATGAN):
         self.about = about
 
     def text_dim(self, geometry: ClipGeometry) -> int:
-        return DAMSM_DIM
+        return DAMSM_WIDTH

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ratlip_cli.baselines.dfgan_family import DAMSM_DIM, DFGANConfig, DFGANDiscriminatorConfig
+from ratlip_cli.baselines.damsm_family import DAMSM_WIDTH
+from ratlip_cli.baselines.dfgan_family import DFGANConfig, DFGANDiscriminatorConfig
 from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
 from ratlip_cli.weights.released.renaming import AFFINE_LAYERS, backwards, renamed, without_module
 
@@ -35,10 +36,8 @@ _DISCRIMINATOR = (  # of netD, and of netC, whose names no tensor of netD has
 
 
 def is_dfgan(nets: Mapping[str, Mapping[str, Tensor]]) -> bool:
-    """Whether `netG`, `netD`, `netC` of a file are DF-GAN's: its first affine is in a block of pixels."""
-    return "GBlocks.0.fuse1.affine0.fc_gamma.linear1.weight" in without_module(nets["netG"]) and (
-        "fc.weight" in without_module(nets["netG"])
-    )
+    """Whether `netG`, `netD`, `netC` of a file are DF-GAN's. GALIP's first layer has another name."""
+    return {"fc.weight", "GBlocks.0.fuse1.affine0.fc_gamma.linear1.weight"} <= without_module(nets["netG"]).keys()
 
 
 def import_dfgan(nets: Mapping[str, Mapping[str, Tensor]]) -> ReleasedCheckpoint:
@@ -49,8 +48,8 @@ def import_dfgan(nets: Mapping[str, Mapping[str, Tensor]]) -> ReleasedCheckpoint
     generator = {renamed(name, _GENERATOR): tensor for name, tensor in without_module(nets["netG"]).items()}
     noise_dim = generator["code.weight"].shape[1]
     text_dim = generator["blocks.0.fuse1.affines.0.gamma.0.weight"].shape[1] - noise_dim
-    if text_dim != DAMSM_DIM:
-        raise ValueError(f"its text vectors have {text_dim} values, those of a published DF-GAN {DAMSM_DIM}")
+    if text_dim != DAMSM_WIDTH:
+        raise ValueError(f"its text vectors have {text_dim} values, those of a published DF-GAN {DAMSM_WIDTH}")
     image_size = 4 * 2 ** len({name.split(".")[1] for name in generator if name.startswith("blocks.")})
     channels = generator["to_rgb.weight"].shape[1]
     config = DFGANConfig("dfgan-released", image_size, noise_dim, channels)
