@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
+import shutil
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import ratlip
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+import ratlip_cli
 from ratlip_cli.baselines.attngan import (
     Condition,
     Discriminators,
@@ -33,12 +37,18 @@ from ratlip_cli.baselines.attngan import (
     word_relevance,
 )
 from ratlip_cli.baselines.attngan_family import AttnGAN, AttnGANConfig, AttnGANDiscriminatorConfig, ReleasedAttnGAN
+from ratlip_cli.data.dataset import Batch
 from ratlip_cli.errors import UsageError
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.planned import planned
 from ratlip_cli.summary import count_parameters
 from ratlip_cli.tensor_files import check_fit, load_into
+from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.start import open_session
+from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import load_clip
+from ratlip_cli.weights.load import load_model
+from ratlip_cli.weights.model_folder import read_model_config
 from ratlip_cli.weights.released.attngan import (
     discriminator_names,
     export_attngan,
@@ -497,3 +507,151 @@ def test_captions_become_sentence_and_words(tiny_clip: Path) -> None:
     torch.testing.assert_close(words, clip.encode_words(rows).hidden[:, 1:])
     assert real.sum(dim=1).tolist() == [4, 1, clip.context_length - 1]
     assert real.diff(dim=1).float().abs().sum() == 2, "real words come first"
+
+
+@pytest.fixture(scope="module")
+def run_settings(tiny_settings: TrainSettings) -> TrainSettings:
+    sizes = {"image_size": 32, "z_dim": 5, "condition_dim": 3, "generator_channels": 2, "discriminator_channels": 1}
+    return tiny_settings.replaced(variant="attngan", **sizes)
+
+
+@pytest.fixture(scope="module")
+def run(run_settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of six steps."""
+    folder = tmp_path_factory.mktemp("attngan") / "run"
+    list(open_session(run_settings.replaced(out=str(folder), sample_every=3)).run())
+    return folder
+
+
+def test_a_run(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    measured = {"loss_d", "loss_g", "logit_real", "logit_fake", "logit_mismatched", "clip_similarity", "match", "kl"}
+    assert measured <= lines[0].keys()
+    assert not any(line["skipped"] for line in lines)
+    config = (run / "config.toml").read_text()
+    assert "base_size = 0" in config
+    assert "match_weight = 5.0" in config
+    assert "penalty_weight" not in config
+    assert (run / "samples" / "step_00000006.png").is_file()
+
+
+def test_a_run_resumes_as_if_it_had_never_stopped(run_settings: TrainSettings, run: Path, tmp_path: Path) -> None:
+    half = run_settings.replaced(out=str(tmp_path / "half"))
+    stopped = open_session(half)
+    for _ in zip(range(3), stopped.run(lambda: stopped.trainer.steps_done == 3), strict=False):
+        pass
+    resumed = open_session(half.replaced(resume=half.out))
+    list(resumed.run())
+    expected, ours = (load_model(str(path)).generator.state_dict() for path in (run, tmp_path / "half"))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items())
+
+
+def trainer_of(settings: TrainSettings) -> tuple[Trainer, Batch]:
+    clip = load_clip(settings.clip)
+    rows = settings.family.rows(clip, ["a red image", "a blue image", "all of it is green", "grey"])
+    batch = Batch(torch.rand(4, 3, 32, 32) * 2 - 1, torch.arange(4))
+    return Trainer(settings, clip, rows, 4, torch.device("cpu")), batch
+
+
+def test_a_step(run_settings: TrainSettings) -> None:
+    """It moves every weight but the CLIP's; the EMA has its decay from the first step, its buffers are copies."""
+    trainer, batch = trainer_of(run_settings.replaced(ema=0.9))
+    clip_before = {name: tensor.clone() for name, tensor in trainer.clip.state_dict().items()}
+    networks = {"g": trainer.generator, "d": trainer.discriminator}
+    before = {name: copy.deepcopy(network.state_dict()) for name, network in networks.items()}
+    trainer.train_step(batch)
+    for name, network in networks.items():
+        for key, parameter in network.named_parameters():
+            assert not torch.equal(parameter, before[name][key]), key
+    for key, averaged in trainer.ema.named_parameters():
+        expected = 0.9 * before["g"][key] + 0.1 * trainer.generator.get_parameter(key)
+        torch.testing.assert_close(averaged, expected)
+    for key, averaged in trainer.ema.named_buffers():
+        assert torch.equal(averaged, trainer.generator.get_buffer(key)), key
+    assert all(torch.equal(tensor, clip_before[name]) for name, tensor in trainer.clip.state_dict().items())
+
+
+def test_the_objective_is_the_sum_of_the_papers_terms(run_settings: TrainSettings) -> None:
+    """Of the losses' own functions, which the reference's values are for, with probabilities by PyTorch's own BCE."""
+    settings = run_settings.replaced(match_weight=3.0, match_sharpness=7.0, kl_weight=2.0)
+    trainer, batch = trainer_of(settings)
+    (micro,) = trainer._micro_batches(batch)
+    trainer.generator.eval()
+    trainer.discriminator.eval()
+    objective, nets = trainer.objective, trainer.discriminator
+    fake = objective.fake(micro)
+    one, zero, bce = torch.ones(4), torch.zeros(4), F.binary_cross_entropy
+    views = nets.views(micro.images)
+    logits = {"real": nets(views, micro.text), "wrong": nets(views, micro.mismatched)}
+    logits["fake"] = nets(fake.images, micro.text)
+    p = {name: [[x.sigmoid() for x in of_size] for of_size in sizes] for name, sizes in logits.items()}
+    loss_d = torch.zeros(())
+    for real, fakes, wrong in zip(p["real"], p["fake"], p["wrong"], strict=True):
+        loss_d += (bce(real[0], one) + bce(real[1], one)) / 2
+        loss_d += (bce(fakes[0], zero) + bce(fakes[1], zero) + bce(wrong[0], zero)) / 3
+    torch.testing.assert_close(objective.discriminator_loss(micro, fake)[0], loss_d)
+    sentence = nets.sentence(micro.text)
+    cosines = F.cosine_similarity(trainer.clip.encode_image(fake.images[-1])[:, None], sentence[None], dim=2)
+    match = F.cross_entropy(7 * cosines, torch.arange(4)) + F.cross_entropy(7 * cosines.T, torch.arange(4))
+    kl = torch.distributions.kl_divergence(
+        torch.distributions.Normal(fake.mu, (fake.logvar / 2).exp()), torch.distributions.Normal(0.0, 1.0)
+    ).mean()
+    loss_g = sum(bce(x, one) for fakes in p["fake"] for x in fakes) + 3 * match + 2 * kl
+    loss, logs = objective.generator_loss(micro, fake)
+    torch.testing.assert_close(loss, loss_g)
+    torch.testing.assert_close(logs["clip_similarity"], cosines.diagonal())
+    assert torch.equal(micro.mismatched, micro.text.roll(-1, 0))
+
+
+def test_a_step_that_is_not_finite_leaves_all_as_it_was(run_settings: TrainSettings) -> None:
+    trainer, batch = trainer_of(run_settings)
+    trainer.train_step(batch)
+    networks = (trainer.generator, trainer.discriminator, trainer.ema)
+    before = [copy.deepcopy(network.state_dict()) for network in networks]
+    images = batch.images.clone()
+    images[0, 0, 0, 0] = torch.inf
+    assert trainer.train_step(Batch(images, batch.captions)).skipped
+    for network, expected in zip(networks, before, strict=True):
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())
+
+
+def test_the_same_image_for_the_same_seed(run: Path) -> None:
+    """Alone or in a batch with other prompts."""
+    model = ratlip_cli.load_model(str(run))
+    one = model.generate(["a red image"], seed=5)
+    several = model.generate(["a red image", "all of it is blue and green"], seed=5)
+    difference = np.abs(np.asarray(one[0].image, dtype=int) - np.asarray(several[0].image, dtype=int))
+    assert difference.max() <= 1
+
+
+def test_it_is_used_like_any_model(run: Path, tmp_path: Path) -> None:
+    model = ("--model", run, "--device", "cpu", "--json", "--quiet")
+    for target in ("clip", "discriminator"):
+        told = ratlip("gradcam", "a red image", *model, "--target", target, "--words", "--out", tmp_path / target)
+        assert told.code == 0, told.err
+    for space in ("clip", "discriminator"):
+        given = ("--caption", "a red image", "--caption", "a blue image", "--count", 3, "--out", tmp_path / f"l{space}")
+        told = ratlip("latent-viz", *model, "--space", space, *given)
+        assert told.code == 0, told.err
+    told = ratlip("evaluate", *model, "--features", "clip", "--fid", "--clip-score", "--captions-per-image", 1)
+    assert told.code == 0, told.err
+    told = ratlip("push", run, "me/attngan", "--dry-run", "--json", "--quiet")
+    assert "attend to the caption's words" in json.loads(told.out)["card"]
+
+
+def test_info_counts_as_the_specification(tmp_path: Path) -> None:
+    told = json.loads(ratlip("info", "--variant", "attngan", "--json").out)
+    counts = {one["name"]: one["trained"] for one in told["modules"]}
+    assert sum(n for name, n in counts.items() if not name.startswith("discriminator")) == 7_203_376
+    assert [counts[f"discriminator of {size} pixels"] for size in (64, 128, 256)] == [7_493_378, 20_603_650, 73_038_594]
+    assert told["modules"][0]["name"] == "CLIP text encoder"
+
+
+def test_a_geometry_from_before_the_text_width(run: Path, tmp_path: Path) -> None:
+    """The files of models that need no words say nothing of it."""
+    copied = Path(shutil.copytree(run / "model", tmp_path / "model"))
+    config = json.loads((copied / "config.json").read_text())
+    del config["geometry"]["text_width"]
+    (copied / "config.json").write_text(json.dumps(config))
+    assert read_model_config(copied).geometry.text_width == 0

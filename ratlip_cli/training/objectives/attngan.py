@@ -43,7 +43,7 @@ class AttnGANObjective(Objective):
     ) -> None:
         if not isinstance(generator, Generator) or not isinstance(discriminator, Discriminators):
             raise TypeError(f"AttnGAN's losses need its networks, not {type(generator).__name__}.")
-        self.weights = settings.objective_config()
+        self.weights = settings.objective_weights()
         self.clip = clip
         self.autocast = autocast
         self.discriminators = discriminator
