@@ -45,7 +45,7 @@ from ratlip_cli.weights.released.codes import CODES, VARIANTS
 BASELINES = tuple(SIZES)
 
 
-def convert(tiny_clip: Path, *arguments: object):
+def convert(tiny_clip: Path | str, *arguments: object):
     return ratlip("convert", *arguments, "--clip", tiny_clip, "--quiet")
 
 
@@ -370,6 +370,13 @@ def test_bad_files_and_options_are_one_clear_line(
         assert words in told.err, (arguments, told.err)
         assert not Path("new").exists()
     assert not Path("executed").exists()
+
+
+def test_lafite_names_another_clip(tmp_path: Path) -> None:
+    (file,) = save(tmp_path, "lafite-released", published("lafite-released"))
+    told = convert("ratlip-demo", file, "--out", tmp_path / "new")
+    assert (told.code, told.out) == (1, "")
+    assert "another CLIP than ratlip-demo, whose text vectors have 128 numbers, not 16; give the right one" in told.err
 
 
 def test_options_of_the_other_direction(models: dict[str, Path], tmp_path: Path) -> None:

@@ -152,6 +152,7 @@ def hostile() -> dict[str, bytes]:
         "numbers in an archive that execute": b"\x80\x02"
         + numbers(storage(Calls(os.system, "touch executed"), True))
         + b".",
+        "numbers of another kind": b"\x80\x02" + numbers(storage(torch.ones(4, dtype=torch.complex64))) + b".",
         "numbers that are a tensor": b"\x80\x02" + numbers(storage([torch.ones(4)])) + b".",
         "numbers that are a text": b"\x80\x02" + numbers(storage("a")) + b".",
         "a state for a function": b"\x80\x02ctorch._utils\n_rebuild_parameter\nN}" + text("a") + b"K\x01s\x86b.",
@@ -329,6 +330,9 @@ LARGE = {
     "lists in lists": b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
     "tuples in tuples in a set": b"\x80\x04\x8f(" + b"N" + b"\x85" * 200_000 + b"\x90.",
     "tuples in tuples among keys": b"\x80\x02}(" + text("a") + b"NN" + b"\x85" * 200_000 + b"Nu.",
+    "tuples in tuples among a tensor's numbers": b"\x80\x02"
+    + numbers(b"\x80\x02}" + b"N" + b"\x85" * 200_000 + b"Ns.")
+    + b".",
     "tuples in tuples as a key": b"\x80\x02}" + b"N" + b"\x85" * 200_000 + b"Ns.",
 }
 

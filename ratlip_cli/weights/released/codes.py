@@ -35,6 +35,11 @@ def _attngan(nets: Nets, variant: str | None) -> ReleasedCheckpoint:
     return replace(read, generator_config=replace(read.generator_config, published_mask=False))
 
 
+def _lafite(nets: Nets, variant: str | None) -> ReleasedCheckpoint:
+    read = lafite.import_lafite(nets[GENERATOR], nets.get("netD"), is_ema=False)
+    return replace(read, text_dim=nets[GENERATOR]["synthesis.b4.conv1.pre_0.weight"].shape[1])
+
+
 CODES = (
     Code(
         ("galip", "ratlip-released"),
@@ -65,7 +70,7 @@ CODES = (
     Code(
         ("lafite-released",),
         lambda generator: "synthesis.b4.const" in generator,
-        lambda nets, variant: lafite.import_lafite(nets[GENERATOR], nets.get("netD"), is_ema=False),
+        _lafite,
         None,
     ),
 )
