@@ -67,7 +67,8 @@ def networks(variant: str, seed: int = 0) -> tuple[nn.Module, nn.Module]:
     for one in made:
         for name, tensor in one.state_dict().items():
             if tensor.is_floating_point() and not name.endswith("running_var"):
-                tensor.copy_(torch.randn(tensor.shape, generator=random) * 0.3)
+                scale = 30.0 if name.startswith("mapping.") or ".style.text" in name else 0.3  # LAFITE's slow layers
+                tensor.copy_(torch.randn(tensor.shape, generator=random) * scale)
     return made
 
 

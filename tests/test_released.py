@@ -376,7 +376,7 @@ def test_lafite_names_another_clip(tmp_path: Path) -> None:
     (file,) = save(tmp_path, "lafite-released", published("lafite-released"))
     told = convert("ratlip-demo", file, "--out", tmp_path / "new")
     assert (told.code, told.out) == (1, "")
-    assert "another CLIP than ratlip-demo, whose text vectors have 128 numbers, not 16; give the right one" in told.err
+    assert "whose text vectors have 128 numbers, not 16; give the right one by --clip" in told.err
 
 
 def test_options_of_the_other_direction(models: dict[str, Path], tmp_path: Path) -> None:

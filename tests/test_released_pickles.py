@@ -327,11 +327,11 @@ LARGE = {
     "a whole number that it does not have": b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"\x01.",
     "a frame that it does not have": b"\x80\x04\x95" + struct.pack("<Q", 2**40) + b"N.",
     "a place far away": b"\x80\x02Nr\xff\xff\xff\xff.",
-    "lists in lists": b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
-    "tuples in tuples in a set": b"\x80\x04\x8f(" + b"N" + b"\x85" * 200_000 + b"\x90.",
-    "tuples in tuples among keys": b"\x80\x02}(" + text("a") + b"NN" + b"\x85" * 200_000 + b"Nu.",
+    "lists in lists": b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".",
+    "tuples in tuples in a set": b"\x80\x04\x8f(" + b"N" + b"\x85" * 20_000 + b"\x90.",
+    "tuples in tuples among keys": b"\x80\x02}(" + text("a") + b"NN" + b"\x85" * 20_000 + b"Nu.",
     "tuples in tuples among a tensor's numbers": b"\x80\x02"
-    + numbers(b"\x80\x02}" + b"N" + b"\x85" * 200_000 + b"Ns.")
+    + numbers(b"\x80\x02}" + b"N" + b"\x85" * 20_000 + b"Ns.")
     + b".",
     "tuples in tuples as a key": b"\x80\x02}" + b"N" + b"\x85" * 200_000 + b"Ns.",
 }
