@@ -28,6 +28,8 @@ from ratlip_cli.tensor_files import check_fit, load_into
 from ratlip_cli.training.objectives.dfgan import DFGANObjective
 from ratlip_cli.training.objectives.objective import MicroBatch
 from ratlip_cli.training.objectives.ratgan import RATGANObjective
+from ratlip_cli.training.settings import TrainSettings, resolve_settings
+from ratlip_cli.training.start import open_session
 from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
 from ratlip_cli.weights.released.dfgan import export_dfgan, import_dfgan, is_dfgan
@@ -407,3 +409,31 @@ def test_the_clip_similarity_is_added_where_it_is_asked_for(tiny_clip: Path) -> 
         losses.append(loss)
     assert "clip_similarity" in logs
     torch.testing.assert_close(losses[1], losses[0] - 3 * logs["clip_similarity"].mean())
+
+
+@pytest.mark.parametrize(("variant", "updates"), [("dfgan", 1), ("ratgan", 2)])
+def test_ratgans_discriminator_moves_twice_in_a_step(
+    tiny_settings: TrainSettings, tmp_path: Path, variant: str, updates: int
+) -> None:
+    """By the hinge losses, then by the penalty; DF-GAN's once, by both."""
+    sizes = {"generator_channels": 2, "discriminator_channels": 2}
+    settings = tiny_settings.replaced(
+        variant=variant, similarity_weight=0.0, steps=2, recompute=True, out=str(tmp_path / "run"), **sizes
+    )
+    session = open_session(settings)
+    records = list(session.run())
+    assert {"loss_d", "loss_g", "penalty_norm", "logit_mismatched"} <= records[0].logs.keys()
+    optimizer = session.trainer.optimizer_d
+    assert {int(state["step"]) for state in optimizer.state.values()} == {2 * updates}
+    never = [name for name, weight in session.trainer.discriminator.named_parameters() if weight not in optimizer.state]
+    assert never == [], "at 32 pixels channels change in every block"
+
+
+def test_the_papers_settings_lie_over_a_datasets() -> None:
+    settings = resolve_settings({"dataset": "cub", "variant": "ratgan"})
+    assert (settings.lr_g, settings.lr_d, settings.batch_size, settings.ema) == (1e-4, 4e-4, 24, 0.0)
+    assert (settings.similarity_weight, settings.model["hidden_size"], settings.noise_dim) == (0.0, 256, 100)
+    small = resolve_settings({"dataset": "demo-birds", "variant": "dfgan"})
+    assert (small.model["generator_channels"], small.image_size, small.similarity_weight) == (16, 64, 0.0)
+    with pytest.raises(UsageError, match="variant dfgan-released has no setting 'similarity_weight'"):
+        resolve_settings({"variant": "dfgan-released", "similarity_weight": 4.0})

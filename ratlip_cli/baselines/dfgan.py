@@ -71,7 +71,8 @@ class UpBlock(nn.Module):
         """x (B,in,h,h) and y (B,noise_dim+d) -> (B,out,2h,2h)"""
         c = self.conv1(_doubled(self.fuse1(x, y)))  # (B, out, 2h, 2h)
         c = self.conv2(self.fuse2(c, y))
-        return _doubled(self.shortcut(x)) + c
+        out: Tensor = _doubled(self.shortcut(x)) + c
+        return out
 
 
 class Discriminator(nn.Module):

@@ -67,8 +67,8 @@ class DFGAN(Family):
 
     name = "dfgan"
     about = "DF-GAN: one stage on pixels, text by affines in every block, on a frozen CLIP's text vectors"
-    generator_config = DFGANConfig
-    discriminator_config = DFGANDiscriminatorConfig
+    generator_config: ClassVar[type[Any]] = DFGANConfig
+    discriminator_config: ClassVar[type[Any]] = DFGANDiscriminatorConfig
     defaults: ClassVar[Mapping[str, Value]] = {
         "noise_dim": 100,
         "generator_channels": 32,
@@ -89,12 +89,12 @@ class DFGAN(Family):
         """Length of the text vectors."""
         return geometry.embed_dim
 
-    def generator(self, config: DFGANConfig, geometry: ClipGeometry) -> nn.Module:
+    def generator(self, config: Any, geometry: ClipGeometry) -> nn.Module:
         from ratlip_cli.baselines.dfgan import Generator
 
         return Generator(config.image_size, config.base_channels, config.noise_dim, self.text_dim(geometry))
 
-    def discriminator(self, config: DFGANDiscriminatorConfig, geometry: ClipGeometry) -> nn.Module:
+    def discriminator(self, config: Any, geometry: ClipGeometry) -> nn.Module:
         from ratlip_cli.baselines.dfgan import Discriminator
 
         return Discriminator(config.image_size, config.base_channels, self.text_dim(geometry))
@@ -153,14 +153,14 @@ class DFGAN2020(DFGANReleased):
     about = "DF-GAN's first version of 2020 as its authors' code builds it, on DAMSM's sentence vectors"
     defaults: ClassVar[Mapping[str, Value]] = {**DFGAN.defaults, "batch_size": 24}
 
-    def generator(self, config: DFGANConfig, geometry: ClipGeometry) -> nn.Module:
+    def generator(self, config: Any, geometry: ClipGeometry) -> nn.Module:
         from ratlip_cli.baselines.dfgan import Generator2020
 
         return Generator2020(
             config.image_size, config.base_channels, config.noise_dim, self.text_dim(geometry), AFFINE_WIDTH_2020
         )
 
-    def discriminator(self, config: DFGANDiscriminatorConfig, geometry: ClipGeometry) -> nn.Module:
+    def discriminator(self, config: Any, geometry: ClipGeometry) -> nn.Module:
         from ratlip_cli.baselines.dfgan import Discriminator
 
         return Discriminator(config.image_size, config.base_channels, self.text_dim(geometry), WIDEST_2020)

@@ -63,7 +63,7 @@ class RATGAN(DFGAN):
         "batch_size": 24,
     }
 
-    def generator(self, config: RATGANConfig, geometry: ClipGeometry) -> nn.Module:  # type: ignore[override]
+    def generator(self, config: Any, geometry: ClipGeometry) -> nn.Module:
         from ratlip_cli.baselines.ratgan import Generator
 
         return Generator(
@@ -75,7 +75,7 @@ class RATGAN(DFGAN):
             config.affines,
         )
 
-    def discriminator(self, config: DFGANDiscriminatorConfig, geometry: ClipGeometry) -> nn.Module:
+    def discriminator(self, config: Any, geometry: ClipGeometry) -> nn.Module:
         from ratlip_cli.baselines.dfgan import Discriminator
 
         return Discriminator(config.image_size, config.base_channels, self.text_dim(geometry), WIDEST_2020)
