@@ -319,7 +319,7 @@ def test_published_names_and_sizes(kind: str, prefix: str) -> None:
     assert (config.base_channels, read.discriminator_config.base_channels) == ((48, 96) if wide else (32, 64))
     assert config.residual_blocks == {"bird_AttnGAN2": 2, "coco_AttnGAN2": 3, "bird_AttnDCGAN2": 0}[kind]
     assert (config.image_size, config.z_dim, config.condition_dim) == (256, 100, 100)
-    assert (config.text_dim, config.word_dim, config.published_mask) == (256, 256, True)
+    assert (config.text_dim, config.word_dim, config.published_mask) == (256, 256, False)
     family, geometry = ReleasedAttnGAN(), VIT_B_32
     with planned():
         generator = family.generator(config, geometry)

@@ -129,14 +129,14 @@ class AttnGANDiscriminatorConfig(_Stages):
 
 @dataclass(frozen=True)
 class ReleasedAttnGANConfig(AttnGANConfig):
-    """Sizes of the published generators, which read a DAMSM's sentences and words and were trained with the error."""
+    """Sizes of the published generators, which read a DAMSM's sentences and words.
+
+    They were trained with the mask's error, and need it not: for one caption at a time the published code has none.
+    """
 
     variant: str = "attngan-released"
     text_dim: int = RELEASED_TEXT
     word_dim: int = RELEASED_TEXT
-    published_mask: bool = setting(
-        True, "Mask words by the captions of other images of the batch, as the published code does.", advanced=True
-    )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -30,9 +30,7 @@ class Code:
 
 def _attngan(nets: Nets, variant: str | None) -> ReleasedCheckpoint:
     numbered = [nets[name] for name in sorted(nets) if name.startswith("netD")]
-    read = attngan.import_attngan(nets[GENERATOR], numbered or None)
-    # the right mask is what the published code computes for one caption at a time: so images do not depend on the batch
-    return replace(read, generator_config=replace(read.generator_config, published_mask=False))
+    return attngan.import_attngan(nets[GENERATOR], numbered or None)
 
 
 def _lafite(nets: Nets, variant: str | None) -> ReleasedCheckpoint:
