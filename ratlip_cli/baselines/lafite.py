@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,7 +30,7 @@ _SQRT2, _HALF = math.sqrt(2), math.sqrt(0.5)
 
 def exactly(like: Tensor) -> torch.autocast:
     """A context without half precision, for small matrices that much depends on."""
-    return torch.autocast(like.device.type, enabled=False)
+    return torch.autocast("cpu" if like.is_meta else like.device.type, enabled=False)
 
 
 def fir(like: Tensor) -> Tensor:
@@ -230,7 +231,7 @@ class SynthesisBlock(nn.Module):
         self.side = side
 
     def forward(
-        self, x: Tensor, image: Tensor | None, text: Tensor, ws: Tensor, noise: list[Tensor] | None
+        self, x: Tensor, image: Tensor | None, text: Tensor, ws: Tensor, noise: Sequence[Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """Features (B,in,h,h), the image so far (B,3,h,h) and w (B,convs+1,w_dim): both at the block's side."""
         for number, conv in enumerate(self.convs):
@@ -266,7 +267,7 @@ class Generator(nn.Module):
             cutoff: layers that are truncated, from the first; left out, all.
         """
         with exactly(noise):
-            w = self.mapping(noise)
+            w: Tensor = self.mapping(noise)
             if self.training:
                 self.mapping.track(w)
             ws = w[:, None].expand(-1, self.layers, -1)
@@ -284,8 +285,8 @@ class Generator(nn.Module):
         Args:
             pixel_noise: normal numbers for every convolution (B,sum(noise_sizes)); left out, the learned buffers.
         """
-        noise = None if pixel_noise is None else list(pixel_noise.split(self.noise_sizes, dim=1))
-        x, image, layer, drawn = self.constant.expand(len(ws), -1, -1, -1), None, 0, 0
+        noise = None if pixel_noise is None else torch.split(pixel_noise, self.noise_sizes, dim=1)
+        x, image, layer, drawn = self.constant.repeat(len(ws), 1, 1, 1), None, 0, 0
         for block in self.blocks:
             convs = len(block.convs)  # type: ignore[arg-type]
             given = None if noise is None else noise[drawn : drawn + convs]
@@ -329,7 +330,7 @@ def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
     A group is as large as divides B: samples n, n + B/group, n + 2B/group, ...
     """
     size = next(size for size in range(min(group, len(x)), 0, -1) if len(x) % size == 0)
-    deviation = (x.unflatten(0, (size, -1)).var(dim=0, unbiased=False) + 1e-8).sqrt()  # (B/size, C, H, W)
+    deviation = (torch.unflatten(x, 0, (size, -1)).var(dim=0, unbiased=False) + 1e-8).sqrt()  # (B/size, C, H, W)
     channel = deviation.mean(dim=(1, 2, 3)).repeat(size)  # (B,)
     return torch.cat((x, channel[:, None, None, None].expand(-1, 1, *x.shape[2:])), dim=1)
 

@@ -189,7 +189,6 @@ class Lafite(Family):
         "lr_d": 0.0025,
         "beta1": 0.0,
         "beta2": 0.99,
-        "similarity_weight": 0.0,
     }
     unused: ClassVar[frozenset[str]] = frozenset(
         {"similarity_weight", "diversity_weight", "penalty_weight", "penalty_power", "ema"}
@@ -208,9 +207,12 @@ class Lafite(Family):
     def objective(
         self, settings: Any, generator: nn.Module, discriminator: nn.Module, clip: FrozenCLIP, autocast: Autocast
     ) -> Objective:
+        from ratlip_cli.baselines.lafite import Discriminator, Generator
         from ratlip_cli.training.objectives.lafite import LafiteObjective
 
-        return LafiteObjective(settings, settings.objective_config(), generator, discriminator, clip, autocast)
+        if not isinstance(generator, Generator) or not isinstance(discriminator, Discriminator):
+            raise TypeError("LAFITE's objective needs its own networks.")
+        return LafiteObjective(settings, settings.objective_weights(), generator, discriminator, clip, autocast)
 
     def condition(self, encoder: Any, rows: Tensor) -> Tensor:
         """T at unit length (B,d)."""

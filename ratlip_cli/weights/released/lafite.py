@@ -45,19 +45,21 @@ def import_lafite(
     """
     side = max(int(name.split(".")[1][1:]) for name in generator if name.startswith("synthesis.b"))
     widest, narrowest = generator["synthesis.b4.const"], generator[f"synthesis.b{side}.conv1.weight"]
-    both = {
-        "image_size": side,
-        "channel_base": len(narrowest) * side,
-        "channel_max": len(widest),
-    }
+    channel_base, channel_max = len(narrowest) * side, len(widest)
     w_dim, noise_dim = generator["mapping.fc0.weight"].shape
     text_width = len(generator["synthesis.b4.conv1.pre_1.weight"])
     layers = sum(name.startswith("mapping.fc") and name.endswith(".weight") for name in generator)
     text_dim = generator["synthesis.b4.conv1.pre_0.weight"].shape[1]
     config = LafiteReleasedGeneratorConfig(
-        **both, noise_dim=noise_dim, w_dim=w_dim, mapping_layers=layers, text_width=text_width
+        image_size=side,
+        noise_dim=noise_dim,
+        w_dim=w_dim,
+        mapping_layers=layers,
+        text_width=text_width,
+        channel_base=channel_base,
+        channel_max=channel_max,
     )
-    discriminator_config = LafiteReleasedDiscriminatorConfig(**both)
+    discriminator_config = LafiteReleasedDiscriminatorConfig(side, channel_base, channel_max)
     with planned():
         networks: list[nn.Module] = [Generator(config, text_dim), Discriminator(discriminator_config, text_dim)]
     ours = _renamed(generator, generator_names(networks[0].state_dict()))
