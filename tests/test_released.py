@@ -391,7 +391,7 @@ def test_options_of_the_other_direction(models: dict[str, Path], tmp_path: Path)
         assert "takes a model as it is" in told.err
 
 
-@pytest.mark.parametrize("variant", ON_DAMSM)
+@pytest.mark.parametrize("variant", ["ratgan-released", "attngan-released"])
 def test_published_weights_on_a_text_encoder_of_their_own_are_not_trained(
     tiny_clip: Path, tiny_dataset: Path, tmp_path: Path, variant: str
 ) -> None:
@@ -405,7 +405,7 @@ def test_published_weights_on_a_text_encoder_of_their_own_are_not_trained(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("variant", BASELINES)
+@pytest.mark.parametrize("variant", ["dfgan-released", "attngan-released", "lafite-released"])
 def test_a_converted_model_is_described(models: dict[str, Path], variant: str) -> None:
     told = ratlip("info", models[variant], "--json")
     assert told.code == 0, told.err

@@ -337,6 +337,7 @@ LARGE = {
 }
 
 
+@pytest.mark.slow
 def test_no_pickle_takes_more_memory_than_its_file(tmp_path: Path) -> None:
     """In a process of its own, which tells the most that it took."""
     for number, content in enumerate(LARGE.values()):
