@@ -180,7 +180,7 @@ def test_the_ema_has_the_generators_buffers(small: TrainSettings) -> None:
         trainer.train_step(batch)
     assert trainer.generator.mapping.average.any()
     assert torch.equal(trainer.ema.mapping.average, trainer.generator.mapping.average)
-    assert not torch.equal(trainer.ema.constant, trainer.generator.constant)
+    assert not torch.equal(trainer.ema.blocks[0].constant, trainer.generator.blocks[0].constant)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -251,7 +251,7 @@ def test_its_latent_view(run: Path, tmp_path: Path) -> None:
 def test_its_modules_have_all_its_parameters(run: Path) -> None:
     answer = ratlip("info", "--model", run, "--json")
     assert answer.code == 0, answer.err
-    listed = {module["name"]: module["parameters"] for module in json.loads(answer.out)["modules"]}
+    listed = {module["name"]: module["trained"] for module in json.loads(answer.out)["modules"]}
     assert {"mapping", "synthesis 4", "synthesis 32", "discriminator block 3", "text features"} <= listed.keys()
     model = load_model(str(run))
     config = model.config
@@ -266,3 +266,11 @@ def test_it_is_evaluated(run: Path) -> None:
         *("--device", "cpu", "--json", "--quiet"),
     )
     assert answer.code == 0, answer.err
+
+
+def test_the_discriminator_learns_what_belongs_together(small: TrainSettings) -> None:
+    """On four images with four captions, from the logarithm of one in four."""
+    trainer, batch = trainer_of(small.replaced(r1_every=16, path_length_every=0, lr_g=0.01, lr_d=0.01))
+    values = [float(trainer.train_step(batch).logs["match_real"] or 0) for _ in range(60)]
+    assert sum(values[:5]) / 5 < -1.2
+    assert sum(values[-5:]) / 5 > -1.0

@@ -219,21 +219,27 @@ class ToRGB(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """The convolutions of one side, two but for the first, and their share of the image."""
+    """The convolutions of one side, two but for the first, and their share of the image.
+
+    The first block, the one without `inputs`, begins with a learned constant.
+    """
 
     def __init__(
         self, config: LafiteGeneratorConfig, text_dim: int, inputs: int | None, outputs: int, side: int
     ) -> None:
         super().__init__()
         sizes = [(outputs, False)] if inputs is None else [(inputs, True), (outputs, False)]
+        self.constant = nn.Parameter(torch.randn(outputs, side, side)) if inputs is None else None
         self.convs = nn.ModuleList(StyledConv(config, text_dim, width, outputs, side, up) for width, up in sizes)
         self.to_rgb = ToRGB(config, text_dim, outputs)
         self.side = side
 
     def forward(
-        self, x: Tensor, image: Tensor | None, text: Tensor, ws: Tensor, noise: Sequence[Tensor] | None
+        self, x: Tensor | None, image: Tensor | None, text: Tensor, ws: Tensor, noise: Sequence[Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """Features (B,in,h,h), the image so far (B,3,h,h) and w (B,convs+1,w_dim): both at the block's side."""
+        if self.constant is not None:
+            x = self.constant.repeat(len(ws), 1, 1, 1)
         for number, conv in enumerate(self.convs):
             x = conv(x, text, ws[:, number], None if noise is None else noise[number])
         rgb = self.to_rgb(x, text, ws[:, len(self.convs)]).to(ws.dtype)
@@ -248,7 +254,6 @@ class Generator(nn.Module):
         self.config = config
         self.mapping = Mapping(config)
         sides, channels = config.sides, config.channels
-        self.constant = nn.Parameter(torch.randn(channels[0], sides[0], sides[0]))
         self.blocks = nn.ModuleList(
             SynthesisBlock(config, text_dim, channels[number - 1] if number else None, channels[number], side)
             for number, side in enumerate(sides)
@@ -286,7 +291,7 @@ class Generator(nn.Module):
             pixel_noise: normal numbers for every convolution (B,sum(noise_sizes)); left out, the learned buffers.
         """
         noise = None if pixel_noise is None else torch.split(pixel_noise, self.noise_sizes, dim=1)
-        x, image, layer, drawn = self.constant.repeat(len(ws), 1, 1, 1), None, 0, 0
+        x, image, layer, drawn = None, None, 0, 0
         for block in self.blocks:
             convs = len(block.convs)  # type: ignore[arg-type]
             given = None if noise is None else noise[drawn : drawn + convs]

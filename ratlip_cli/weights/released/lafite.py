@@ -102,13 +102,11 @@ def discriminator_names(own: Iterable[str], side: int) -> dict[str, str]:
 def _generator_name(name: str) -> str:
     if name.startswith("mapping."):
         return name.replace("layers.", "fc").replace("average", "w_avg")
-    if name == "constant":
-        return "synthesis.b4.const"
     block, rest = _BLOCK.fullmatch(name).groups()  # type: ignore[union-attr]
     number = int(block)
     first = 0 if number else 1  # the first block has conv1 alone
     rest = re.sub(r"^convs\.(\d)", lambda match: f"conv{int(match[1]) + first}", rest)
-    rest = re.sub(r"\.noise$", ".noise_const", rest)
+    rest = "const" if rest == "constant" else re.sub(r"\.noise$", ".noise_const", rest)
     return f"synthesis.b{4 << number}.{_layer(rest)}"
 
 
