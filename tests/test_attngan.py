@@ -638,6 +638,9 @@ def test_it_is_used_like_any_model(run: Path, tmp_path: Path) -> None:
     assert told.code == 0, told.err
     told = ratlip("push", run, "me/attngan", "--dry-run", "--json", "--quiet")
     assert "attend to the caption's words" in json.loads(told.out)["card"]
+    told = ratlip("export", run, "--out", tmp_path / "exported", "--format", "torch-export", "--quiet")
+    assert told.code == 1
+    assert "variant attngan reads more than text vectors, which cannot be exported yet" in told.err
 
 
 def test_info_counts_as_the_specification(tmp_path: Path) -> None:
