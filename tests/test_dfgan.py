@@ -361,6 +361,8 @@ def test_every_size_gives_images_that_depend_on_their_own_row_alone(family: Fami
         assert (generator(noise.roll(1, 0), text, None) - images).abs().max() > 1e-3, "noise enters"
         assert discriminator(images, text).shape == (3,)
         assert family.features(discriminator, None, images).ndim == 2
+    listed = family.modules(generator, discriminator).values()
+    assert sum(map(count_parameters, listed)) == count_parameters(generator) + count_parameters(discriminator)
 
 
 @pytest.mark.parametrize("family", [DFGAN(), RATGAN(), DFGAN2020()], ids=lambda family: family.name)
