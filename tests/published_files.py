@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -58,6 +59,7 @@ SIZES = {
 }
 
 
+@functools.cache
 def networks(variant: str, seed: int = 0) -> tuple[nn.Module, nn.Module]:
     """A generator and a discriminator of small sizes and random weights, none of them 0."""
     generator_config, discriminator_config = SIZES[variant]
