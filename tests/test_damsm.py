@@ -24,7 +24,7 @@ from ratlip_cli.baselines.damsm_files import (
 from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.tensor_files import save_tensors
 
-REFERENCE = Path(__file__).parent / "reference" / "baselines" / "damsm"
+REFERENCE = Path(__file__).parent / "reference" / "baselines"
 BIRDS = (END, "a", "small", "bird", "with", "red", "wings", "s", "white", "bellied")
 
 
@@ -45,13 +45,14 @@ def encoder() -> DamsmTextEncoder:
     return filled(DamsmTextEncoder(BIRDS, width=8, embedding=12))
 
 
-@pytest.mark.parametrize(("paper", "words", "width"), [("dfgan", 50, 256), ("attngan", 30, 32)])
-def test_published_values(paper: str, words: int, width: int) -> None:
+@pytest.mark.parametrize(
+    ("paper", "words", "width", "arrays"),
+    [("dfgan", 50, 256, ("words_embs", "sent_emb")), ("attngan", 30, 32, ("te_words", "te_sent"))],
+)
+def test_published_values(paper: str, words: int, width: int, arrays: tuple[str, str]) -> None:
     encoder = filled(DamsmTextEncoder([END, *map(str, range(1, words))], width))
-    with np.load(REFERENCE / "damsm_seed0.npz") as stored:
-        captions, of_words, of_sentence = (
-            torch.from_numpy(stored[f"{paper}_{array}"]) for array in ("captions", "words", "sentence")
-        )
+    with np.load(REFERENCE / paper / f"{paper}_seed0.npz") as stored:
+        captions, of_words, of_sentence = (torch.from_numpy(stored[array]) for array in ("captions", *arrays))
     read, sentence = encoder.encode_words(captions)
     longest = of_words.shape[2]
     for value, expected in ((read[:, :longest].transpose(1, 2), of_words), (sentence, of_sentence)):
@@ -60,7 +61,7 @@ def test_published_values(paper: str, words: int, width: int) -> None:
 
 
 def test_published_names_shapes_and_counts() -> None:
-    keys = json.loads((REFERENCE / "keys.json").read_text())
+    keys = json.loads((REFERENCE / "dfgan" / "keys.json").read_text())
     for name, count in (("text_encoder_bird", 2_075_320), ("text_encoder_coco", 8_629_420)):
         words = keys[name]["encoder.weight"][0]
         encoder = DamsmTextEncoder([END, *map(str, range(1, words))])

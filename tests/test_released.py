@@ -45,7 +45,7 @@ from ratlip_cli.weights.released.codes import CODES, VARIANTS
 BASELINES = tuple(SIZES)
 
 
-def convert(tiny_clip: Path, *arguments: object):
+def convert(tiny_clip: Path | str, *arguments: object):
     return ratlip("convert", *arguments, "--clip", tiny_clip, "--quiet")
 
 
@@ -241,11 +241,10 @@ def test_every_variant_of_published_code_can_be_named(models: dict[str, Path]) -
 
     assert set(OFFERED) == {"auto", *VARIANTS}
     assert set(VARIANTS) == {"galip", "ratlip-released", *models}
-    for code in CODES:
-        for variant in models:
-            tensors = published(variant)
-            generator = tensors.get("netG", tensors.get("G_ema", {}))
-            assert code.recognises(generator) == (variant in code.variants)
+    for variant in models:
+        nets = published(variant)
+        found = [code.variants for code in CODES if code.recognises(nets.get("netG", nets.get("G_ema", {})))]
+        assert found == [next(code.variants for code in CODES if variant in code.variants)]
 
 
 class Malicious:
@@ -372,6 +371,13 @@ def test_bad_files_and_options_are_one_clear_line(
     assert not Path("executed").exists()
 
 
+def test_lafite_names_another_clip(tmp_path: Path) -> None:
+    (file,) = save(tmp_path, "lafite-released", published("lafite-released"))
+    told = convert("ratlip-demo", file, "--out", tmp_path / "new")
+    assert (told.code, told.out) == (1, "")
+    assert "whose text vectors have 128 numbers, not 16; give the right one by --clip" in told.err
+
+
 def test_options_of_the_other_direction(models: dict[str, Path], tmp_path: Path) -> None:
     for option in (
         ("--variant", "dfgan-released"),
@@ -384,7 +390,7 @@ def test_options_of_the_other_direction(models: dict[str, Path], tmp_path: Path)
         assert "takes a model as it is" in told.err
 
 
-@pytest.mark.parametrize("variant", ON_DAMSM)
+@pytest.mark.parametrize("variant", ["ratgan-released", "attngan-released"])
 def test_published_weights_on_a_text_encoder_of_their_own_are_not_trained(
     tiny_clip: Path, tiny_dataset: Path, tmp_path: Path, variant: str
 ) -> None:
@@ -398,7 +404,7 @@ def test_published_weights_on_a_text_encoder_of_their_own_are_not_trained(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("variant", BASELINES)
+@pytest.mark.parametrize("variant", ["dfgan-released", "attngan-released", "lafite-released"])
 def test_a_converted_model_is_described(models: dict[str, Path], variant: str) -> None:
     told = ratlip("info", models[variant], "--json")
     assert told.code == 0, told.err

@@ -152,6 +152,7 @@ def hostile() -> dict[str, bytes]:
         "numbers in an archive that execute": b"\x80\x02"
         + numbers(storage(Calls(os.system, "touch executed"), True))
         + b".",
+        "numbers of another kind": b"\x80\x02" + numbers(storage(torch.ones(4, dtype=torch.complex64))) + b".",
         "numbers that are a tensor": b"\x80\x02" + numbers(storage([torch.ones(4)])) + b".",
         "numbers that are a text": b"\x80\x02" + numbers(storage("a")) + b".",
         "a state for a function": b"\x80\x02ctorch._utils\n_rebuild_parameter\nN}" + text("a") + b"K\x01s\x86b.",
@@ -326,13 +327,17 @@ LARGE = {
     "a whole number that it does not have": b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"\x01.",
     "a frame that it does not have": b"\x80\x04\x95" + struct.pack("<Q", 2**40) + b"N.",
     "a place far away": b"\x80\x02Nr\xff\xff\xff\xff.",
-    "lists in lists": b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
-    "tuples in tuples in a set": b"\x80\x04\x8f(" + b"N" + b"\x85" * 200_000 + b"\x90.",
-    "tuples in tuples among keys": b"\x80\x02}(" + text("a") + b"NN" + b"\x85" * 200_000 + b"Nu.",
+    "lists in lists": b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".",
+    "tuples in tuples in a set": b"\x80\x04\x8f(" + b"N" + b"\x85" * 20_000 + b"\x90.",
+    "tuples in tuples among keys": b"\x80\x02}(" + text("a") + b"NN" + b"\x85" * 20_000 + b"Nu.",
+    "tuples in tuples among a tensor's numbers": b"\x80\x02"
+    + numbers(b"\x80\x02}" + b"N" + b"\x85" * 20_000 + b"Ns.")
+    + b".",
     "tuples in tuples as a key": b"\x80\x02}" + b"N" + b"\x85" * 200_000 + b"Ns.",
 }
 
 
+@pytest.mark.slow
 def test_no_pickle_takes_more_memory_than_its_file(tmp_path: Path) -> None:
     """In a process of its own, which tells the most that it took."""
     for number, content in enumerate(LARGE.values()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -31,6 +31,11 @@ class Code:
 def _attngan(nets: Nets, variant: str | None) -> ReleasedCheckpoint:
     numbered = [nets[name] for name in sorted(nets) if name.startswith("netD")]
     return attngan.import_attngan(nets[GENERATOR], numbered or None)
+
+
+def _lafite(nets: Nets, variant: str | None) -> ReleasedCheckpoint:
+    read = lafite.import_lafite(nets[GENERATOR], nets.get("netD"), is_ema=False)
+    return replace(read, text_dim=nets[GENERATOR]["synthesis.b4.conv1.pre_0.weight"].shape[1])
 
 
 CODES = (
@@ -63,7 +68,7 @@ CODES = (
     Code(
         ("lafite-released",),
         lambda generator: "synthesis.b4.const" in generator,
-        lambda nets, variant: lafite.import_lafite(nets[GENERATOR], nets.get("netD"), is_ema=False),
+        _lafite,
         None,
     ),
 )

@@ -249,6 +249,11 @@ def _digest(path: Path) -> str:
 
 def _check(checkpoint: ReleasedCheckpoint, config: ModelConfig, clip: FrozenCLIP, path: Path) -> None:
     """Raise WeightsError where the tensors are not those of the networks, or were trained with another CLIP."""
+    if checkpoint.text_dim not in (None, clip.geometry.embed_dim):
+        raise WeightsError(
+            f"{path} was trained with another CLIP than {clip.spec}, whose text vectors have {clip.geometry.embed_dim} "
+            f"numbers, not {checkpoint.text_dim}; give the right one by --clip."
+        )
     own: dict[str, Tensor] = clip.visual.state_dict()
     for name, tensor in checkpoint.clip.items():
         same_shape = name in own and own[name].shape == tensor.shape

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ratlip_cli.baselines.damsm_files import is_text_encoder
 from ratlip_cli.errors import WeightsError
 from ratlip_cli.file_kinds import TensorFile, tensor_file
 from ratlip_cli.tensor_files import check_kind, load_pickled, load_tensors, named_tensors
@@ -62,11 +61,6 @@ def read_net(path: Path) -> dict[str, Tensor]:
 
 def what_else(tensors: Mapping[str, Tensor]) -> str:
     """What the tensors of one network are, where no published generator has such, and what to do."""
-    if is_text_encoder(tensors):
-        return (
-            "is a text encoder of DAMSM: convert it alone with --captions captions.pickle, or give it by "
-            "--text-encoder beside a generator"
-        )
     if all(name in tensors for name in _IMAGE_ENCODER):
         return "is the image encoder of DAMSM, which AttnGAN's training alone used"
     if any(name.startswith(_OF_DISCRIMINATORS) for name in tensors):

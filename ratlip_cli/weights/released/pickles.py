@@ -10,20 +10,20 @@ from __future__ import annotations
 import io
 import math
 import pickle
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import torch
-from torch import Tensor, UntypedStorage
-from torch.storage import TypedStorage
+from torch import Tensor
+from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
 
 from ratlip_cli.baselines.damsm_files import checked_vocabulary
 from ratlip_cli.errors import WeightsError, first_line
 from ratlip_cli.file_kinds import TensorFile
 from ratlip_cli.tensor_files import check_kind
+from ratlip_cli.torchscript import DTYPES
 
 _MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 """How a file of torch.save before PyTorch 1.6 begins."""
@@ -52,8 +52,8 @@ class _Unpickler(pickle._Unpickler):
 
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
 
-    def __init__(self, content: bytes, listed: Mapping[tuple[str, str], Any]) -> None:
-        super().__init__(io.BytesIO(content))
+    def __init__(self, file: BinaryIO, listed: Mapping[tuple[str, str], Any]) -> None:
+        super().__init__(file)
         self._listed = listed
 
     def find_class(self, module: str, name: str) -> Any:
@@ -93,25 +93,37 @@ def _check_keys(keys: list[Any]) -> None:
         raise _Refused("keys that are no text and no number are not listed")
 
 
+class _Numbers(_Unpickler):
+    """The pickles in front of a tensor's numbers, in what torch.save wrote of them alone before PyTorch 1.6."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, {("torch", name): dtype for name, dtype in DTYPES.items()})
+
+    def persistent_load(self, saved: Any) -> tuple[torch.dtype, int]:
+        _, dtype, _, _, count, _ = saved
+        return dtype, count
+
+
 class _Storages:
-    """The numbers of tensors, each as a file of torch.save inside the pickle."""
+    """The numbers of tensors, in bytes of which there are no more than the file has."""
 
     def __init__(self, most: int) -> None:
         self._left = most
 
-    def load(self, content: bytes) -> tuple[UntypedStorage, torch.dtype]:
+    def load(self, content: bytes) -> Tensor:
+        """All numbers in `content`, in one dimension."""
         self._left -= len(content)
         if self._left < 0:
             raise ValueError("its tensors are larger than the file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old formats, and that TypedStorage is one
-            try:
-                storage = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            except pickle.UnpicklingError as error:
-                raise _Refused("more than numbers in the place of a tensor's are not listed") from error
-            if not isinstance(storage, TypedStorage):
-                raise _Refused(f"{type(storage).__name__} in the place of a tensor's numbers is not listed")
-            return storage.untyped(), storage.dtype
+        file = io.BytesIO(content)
+        magic, protocol, system, (dtype, count), _ = (_Numbers(file).load() for _ in range(5))
+        if magic != MAGIC_NUMBER or protocol != PROTOCOL_VERSION or not system["little_endian"]:
+            raise ValueError("a tensor's numbers are not as PyTorch writes them")
+        stored = int.from_bytes(file.read(8), "little")
+        numbers = bytearray(file.read())
+        if not stored == count == len(numbers) // dtype.itemsize:
+            raise ValueError("a tensor is larger than what the file stores of it")
+        return torch.frombuffer(numbers, dtype=dtype) if numbers else torch.empty(0, dtype=dtype)
 
 
 class _EasyDict(dict[Any, Any]):
@@ -196,7 +208,7 @@ def _start(path: Path) -> bytes:
 def _load(path: Path, listed: Mapping[tuple[str, str], Any], what: str) -> Any:
     check_kind(path, TensorFile.TORCH)
     try:
-        return _Unpickler(path.read_bytes(), listed).load()
+        return _Unpickler(io.BytesIO(path.read_bytes()), listed).load()
     except _Refused as error:
         raise WeightsError(
             f"{path} holds more than {what} and was refused, nothing in it executed ({first_line(error)!a:.120})."
@@ -223,12 +235,10 @@ def _network(meta: Any) -> _Network:
     return _Network(class_name, state)
 
 
-def _tensor(numbers: tuple[UntypedStorage, torch.dtype], offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    storage, dtype = numbers
-    flat = torch.empty(0, dtype=dtype).set_(storage)
-    if math.prod(size) > len(flat):
+def _tensor(numbers: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+    if not isinstance(numbers, Tensor) or math.prod(size) > len(numbers):
         raise ValueError("a tensor is larger than what the file stores of it")
-    return flat.as_strided(size, stride, offset)
+    return numbers.as_strided(size, stride, offset)
 
 
 def _parameter(tensor: Any, *_: Any) -> Any:
