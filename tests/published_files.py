@@ -10,12 +10,12 @@ import torch
 from published_pickles import network, save_captions, save_snapshot
 from torch import Tensor, nn
 
-from ratlip_cli.baselines.attngan_family import ReleasedAttnGANConfig, ReleasedAttnGANDiscriminatorConfig
 from ratlip_cli.baselines.damsm import END, DamsmTextEncoder
-from ratlip_cli.baselines.dfgan_family import DFGANConfig, DFGANDiscriminatorConfig
-from ratlip_cli.baselines.lafite_family import LafiteReleasedDiscriminatorConfig, LafiteReleasedGeneratorConfig
-from ratlip_cli.baselines.ratgan_family import RATGANConfig, RATGANDiscriminatorConfig
 from ratlip_cli.families import family_of
+from ratlip_cli.families.attngan import ReleasedAttnGANConfig, ReleasedAttnGANDiscriminatorConfig
+from ratlip_cli.families.dfgan import DFGANConfig, DFGANDiscriminatorConfig
+from ratlip_cli.families.lafite import LafiteReleasedDiscriminatorConfig, LafiteReleasedGeneratorConfig
+from ratlip_cli.families.ratgan import RATGANConfig, RATGANDiscriminatorConfig
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.weights.released.attngan import export_attngan
 from ratlip_cli.weights.released.codes import code_for

@@ -41,11 +41,11 @@ from ratlip_cli.baselines.attngan import (
     word_contexts,
     word_relevance,
 )
-from ratlip_cli.baselines.attngan_family import AttnGAN, AttnGANConfig, AttnGANDiscriminatorConfig, ReleasedAttnGAN
 from ratlip_cli.data.dataset import Batch
 from ratlip_cli.data.layout import read_split
 from ratlip_cli.data.prepare import PrepareRequest, prepare
 from ratlip_cli.errors import UsageError
+from ratlip_cli.families.attngan import AttnGAN, AttnGANConfig, AttnGANDiscriminatorConfig, ReleasedAttnGAN
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.planned import planned
 from ratlip_cli.summary import count_parameters

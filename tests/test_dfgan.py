@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ratlip_cli.baselines import dfgan, ratgan
-from ratlip_cli.baselines.dfgan_family import DFGAN, DFGAN2020, DFGANReleased
-from ratlip_cli.baselines.ratgan_family import FLOWER, RATGAN, RATGANReleased
 from ratlip_cli.errors import UsageError
+from ratlip_cli.families.dfgan import DFGAN, DFGAN2020, DFGANReleased
+from ratlip_cli.families.ratgan import FLOWER, RATGAN, RATGANReleased
 from ratlip_cli.family import Family
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.model.losses import mismatched

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from ratlip_cli.baselines import lafite
 from ratlip_cli.baselines.lafite import Discriminator, Generator
-from ratlip_cli.baselines.lafite_family import LafiteDiscriminatorConfig, LafiteGeneratorConfig, LafiteObjectiveConfig
 from ratlip_cli.errors import UsageError
+from ratlip_cli.families.lafite import LafiteDiscriminatorConfig, LafiteGeneratorConfig, LafiteObjectiveConfig
 from ratlip_cli.planned import planned
 from ratlip_cli.tensor_files import load_into
 from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint

@@ -18,7 +18,7 @@ from torch.linalg import vector_norm
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from ratlip_cli.baselines.attngan_family import AttnGANConfig
+    from ratlip_cli.families.attngan import AttnGANConfig
 
 SMALLEST_NORM = 1e-8
 """Below the product of two vectors' norms in a cosine."""

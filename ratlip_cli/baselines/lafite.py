@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from ratlip_cli.baselines.lafite_family import LafiteDiscriminatorConfig, LafiteGeneratorConfig
+    from ratlip_cli.families.lafite import LafiteDiscriminatorConfig, LafiteGeneratorConfig
     from ratlip_cli.model.clip import FrozenCLIP
 
 SLOW = 0.01  # Learning-rate multiplier of the mapping and of the text layers.

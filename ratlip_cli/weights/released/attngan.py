@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ratlip_cli.baselines.attngan_family import (
+from ratlip_cli.errors import UsageError
+from ratlip_cli.families.attngan import (
     AttnGANConfig,
     ReleasedAttnGANConfig,
     ReleasedAttnGANDiscriminatorConfig,
 )
-from ratlip_cli.errors import UsageError
 from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
 
 RELEASED_BASE = 64

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ratlip_cli.baselines.damsm import DamsmTextEncoder
-from ratlip_cli.baselines.damsm_family import OnDamsm
 from ratlip_cli.baselines.damsm_files import is_text_encoder, save_text_encoder, save_vocabulary
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError, unknown_name
 from ratlip_cli.families import family_of
+from ratlip_cli.families.damsm import OnDamsm
 from ratlip_cli.files import whole_folder
 from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP
 from ratlip_cli.planned import planned

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ratlip_cli.baselines.damsm_family import DAMSM_WIDTH
-from ratlip_cli.baselines.dfgan_family import DFGANConfig, DFGANDiscriminatorConfig
+from ratlip_cli.families.damsm import DAMSM_WIDTH
+from ratlip_cli.families.dfgan import DFGANConfig, DFGANDiscriminatorConfig
 from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
 from ratlip_cli.weights.released.renaming import AFFINE_LAYERS, backwards, renamed, without_module
 

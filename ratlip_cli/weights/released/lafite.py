@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ratlip_cli.baselines.lafite import Discriminator, Generator, fir
-from ratlip_cli.baselines.lafite_family import (
+from ratlip_cli.errors import UsageError
+from ratlip_cli.families.lafite import (
     LafiteReleasedDiscriminatorConfig,
     LafiteReleasedGeneratorConfig,
 )
-from ratlip_cli.errors import UsageError
 from ratlip_cli.planned import planned
 from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ratlip_cli.baselines.dfgan_family import AFFINE_WIDTH_2020, DFGANConfig, DFGANDiscriminatorConfig
-from ratlip_cli.baselines.ratgan_family import FLOWER, RATGANConfig, RATGANDiscriminatorConfig
+from ratlip_cli.families.dfgan import AFFINE_WIDTH_2020, DFGANConfig, DFGANDiscriminatorConfig
+from ratlip_cli.families.ratgan import FLOWER, RATGANConfig, RATGANDiscriminatorConfig
 from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
 from ratlip_cli.weights.released.renaming import AFFINE_LAYERS, backwards, renamed, without_module
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ratlip_cli.baselines.damsm_family import DAMSM_WIDTH, OnDamsm
 from ratlip_cli.errors import UsageError
+from ratlip_cli.families.damsm import DAMSM_WIDTH, OnDamsm
 from ratlip_cli.family import Family
 from ratlip_cli.model.config import LARGEST, ClipGeometry
 from ratlip_cli.setting import Value, setting

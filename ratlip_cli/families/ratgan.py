@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ratlip_cli.baselines.damsm_family import DAMSM_WIDTH, OnDamsm
-from ratlip_cli.baselines.dfgan_family import DFGAN, WIDEST_2020, DFGANDiscriminatorConfig, check_sizes
+from ratlip_cli.families.damsm import DAMSM_WIDTH, OnDamsm
+from ratlip_cli.families.dfgan import DFGAN, WIDEST_2020, DFGANDiscriminatorConfig, check_sizes
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.setting import Value, setting
 

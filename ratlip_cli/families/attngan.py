@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from ratlip_cli.baselines.damsm_family import OnDamsm
 from ratlip_cli.errors import UsageError
+from ratlip_cli.families.damsm import OnDamsm
 from ratlip_cli.family import Family
 from ratlip_cli.setting import Value, setting
 

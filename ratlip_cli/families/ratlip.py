@@ -1,14 +1,9 @@
-"""The families of models, by name. Importing it imports no torch: what builds networks imports them."""
+"""RATLIP, its ablations, and GALIP as families of models. Importing it imports no torch."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ratlip_cli.baselines.attngan_family import AttnGAN, ReleasedAttnGAN
-from ratlip_cli.baselines.dfgan_family import DFGAN, DFGAN2020, DFGANReleased
-from ratlip_cli.baselines.lafite_family import Lafite, LafiteReleased
-from ratlip_cli.baselines.ratgan_family import FLOWER, RATGAN, RATGANReleased
-from ratlip_cli.errors import unknown_name
 from ratlip_cli.family import Family
 from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
 
@@ -79,34 +74,3 @@ class Ratlip(Family):
         if not discriminator_config.pixel_stem:
             return None
         return "this discriminator sees the pixels too; maps show what reaches it through CLIP alone."
-
-
-FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (
-        Ratlip("ratlip", "RATLIP: recurrent affine transformations with one shared LSTM, and shuffle attention"),
-        Ratlip("rat", "RATLIP without shuffle attention"),
-        Ratlip("galip", "GALIP: conditional affine transformations, the baseline of RATLIP"),
-        Ratlip(
-            "ratlip-released",
-            "RATLIP as its authors' code builds it: an LSTM for each affine, and shuffle attention",
-        ),
-        DFGAN(),
-        DFGANReleased(),
-        DFGAN2020(),
-        RATGAN(),
-        RATGANReleased("ratgan-released", "RAT-GAN as its authors' code builds it, on DAMSM's sentence vectors"),
-        RATGANReleased(FLOWER, "RAT-GAN of flowers as its authors' code builds it, with six affines a block"),
-        AttnGAN(),
-        ReleasedAttnGAN(),
-        Lafite(),
-        LafiteReleased(),
-    )
-}
-
-
-def family_of(name: str) -> Family:
-    """The family of that name. Raises UsageError, with the nearest right one, for another name."""
-    if name not in FAMILIES:
-        raise unknown_name("variant", name, FAMILIES)
-    return FAMILIES[name]
