@@ -214,6 +214,13 @@ class Lafite(Family):
             raise TypeError("LAFITE's objective needs its own networks.")
         return LafiteObjective(settings, settings.objective_weights(), generator, discriminator, clip, autocast)
 
+    def needs_captions(self, weights: LafiteObjectiveConfig) -> bool:
+        return not weights.language_free
+
+    def of_images(self, clip: FrozenCLIP, images: Tensor) -> Tensor:
+        """CLIP's image vectors at unit length (B,d), which stand for text in training without captions."""
+        return self.condition(clip, clip.encode_image(images))
+
     def condition(self, encoder: Any, rows: Tensor) -> Tensor:
         """T at unit length (B,d)."""
         from torch.nn import functional

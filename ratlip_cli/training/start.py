@@ -63,7 +63,10 @@ def open_session(
     run, checkpoint = _where_to_start(settings, len(dataset), tell)
     if run is None and settings.out and Path(settings.out).exists():
         raise already_there(Path(settings.out))
-    tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
+    if dataset.captions:
+        tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
+    if dataset.uncaptioned:
+        tell(f"{dataset.uncaptioned:,} of {len(dataset):,} images have no caption: CLIP's vectors of them stand in")
     if (cut := cut_captions(clip, dataset.captions)) is not None:
         tell(cut)
     trainer = Trainer(settings, clip, _rows(settings, dataset, clip), len(dataset), device)
@@ -91,10 +94,14 @@ def open_session(
 
 
 def _rows(settings: TrainSettings, dataset: CaptionedImages, clip: FrozenCLIP) -> Tensor:
-    """What training keeps of every caption (captions,...); text vectors are kept beside the data too."""
+    """What training keeps of every caption (captions,...); text vectors are kept beside the data too.
+
+    Where images have no caption, a row of zeros comes last.
+    """
     family = settings.family
     if type(family).rows is Family.rows:
-        return text_vectors(dataset, clip)
+        none = torch.zeros(1 if dataset.uncaptioned else 0, clip.geometry.embed_dim)
+        return torch.cat((text_vectors(dataset, clip), none)) if dataset.captions else none
     starts = range(0, len(dataset.captions), ENCODED_AT_ONCE)
     batches = (dataset.captions[start : start + ENCODED_AT_ONCE] for start in starts)
     return torch.cat([family.rows(clip, captions).cpu() for captions in batches])
@@ -131,10 +138,17 @@ def open_inputs(
     """The training split, prepared first where it was not before, and the CLIP, which may have to be downloaded."""
     clip = _kept_clip(settings)
     check_clip(clip)  # a misspelled one is told before data are prepared
+    uncaptioned = not settings.family.needs_captions(settings.objective_weights())
     folder = kept_dataset(settings) or resolve_dataset(
-        settings.dataset, Path(settings.data_dir), settings.image_size, progress=progress
+        settings.dataset,
+        Path(settings.data_dir),
+        settings.image_size,
+        progress=progress,
+        keep_uncaptioned=uncaptioned,
     )
     dataset = CaptionedImages(folder, "train", settings.image_size, settings.seed)
+    if not uncaptioned:
+        dataset.check_captioned("train on images alone: --variant lafite --language-free")
     return dataset, load_clip(clip, device)
 
 

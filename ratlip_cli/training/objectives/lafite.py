@@ -108,7 +108,8 @@ class LafiteObjective(Objective):
             seen = self.clip.encode_image(crop)
         told, told_clip = self._contrastive(features, text), self._contrastive(seen, text)
         loss = lafite.logistic_real(logit_fake) - self.weights.itd * told - self.weights.itc * told_clip
-        similarity = clip_similarity(seen, batch.text)
+        captioned = batch.text.any(dim=1, keepdim=True)  # T of an image without a caption is zero
+        similarity = clip_similarity(seen, torch.where(captioned, batch.text, text))
         return loss, {"loss_g": loss, "clip_similarity": similarity, "match_fake": told, "match_clip": told_clip}
 
     # ------------------------------------------------------------------------------------------------ lazy regularisers
