@@ -119,8 +119,8 @@ def write_dataset(
         shutil.rmtree(staging, ignore_errors=True)
         raise DataError(
             f"{printable(info.source)} has no image{'' if keep_uncaptioned else ' with a caption'} that can be used. "
-            f"{_causes(left_out, info.notes)}See `ratlip prepare --help`, such as --image-root, --caption-column, "
-            "--caption and --keep-uncaptioned."
+            f"{_causes(left_out, info.notes)}See `ratlip prepare --help`, such as --image-root, --caption-column and "
+            "--caption; with --keep-uncaptioned, `ratlip train --variant lafite --language-free` needs no captions."
         )
     left_out.sort(key=lambda problem: (problem.name, problem.reason))
     _give_both_splits(stored, staging)

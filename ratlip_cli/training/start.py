@@ -118,7 +118,7 @@ def _record(settings: TrainSettings, dataset: CaptionedImages) -> dict[str, Any]
             "source": info.source,
             "licence": info.licence,
             "images": len(dataset),
-            "captions": len(dataset.captions),
+            "captions": len(dataset.captions) or "none",
         },
         "prompts": sample_prompts(dataset),
         "settings": settings.recorded,
