@@ -102,6 +102,15 @@ def test_what_cannot_be_trained_on_says_so(settings: TrainSettings, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
+def test_that_images_were_left_out_before_is_told(settings: TrainSettings, tmp_path: Path) -> None:
+    source = bare(tmp_path / "pictures", captioned=3)
+    prepared(source, tmp_path / "data", keep=False)
+    told: list[str] = []
+    own = {"dataset": str(source), "data_dir": str(tmp_path / "data"), "out": str(tmp_path / "run")}
+    open_session(settings.replaced(**own), told.append)
+    assert any(line.startswith("9 more were left out for want of a caption") for line in told)
+
+
 def test_a_run_on_bare_images(settings: TrainSettings, run: Path) -> None:
     info = read_dataset(Path(settings.data_dir) / "pictures")
     assert (info.counts, info.options["keep_uncaptioned"]) == ({"train": 10, "test": 2}, True)

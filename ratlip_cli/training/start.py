@@ -67,6 +67,9 @@ def open_session(
         tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
     if dataset.uncaptioned:
         tell(f"{dataset.uncaptioned:,} of {len(dataset):,} images have no caption: CLIP's vectors of them stand in")
+    left_out = sum("it has no caption" in problem.reason for problem in dataset.info.left_out)
+    if left_out and not settings.needs_captions:
+        tell(f"{left_out:,} more were left out for want of a caption; prepare them again with --keep-uncaptioned")
     if (cut := cut_captions(clip, dataset.captions)) is not None:
         tell(cut)
     trainer = Trainer(settings, clip, _rows(settings, dataset, clip), len(dataset), device)
@@ -138,16 +141,15 @@ def open_inputs(
     """The training split, prepared first where it was not before, and the CLIP, which may have to be downloaded."""
     clip = _kept_clip(settings)
     check_clip(clip)  # a misspelled one is told before data are prepared
-    uncaptioned = not settings.family.needs_captions(settings.objective_weights())
     folder = kept_dataset(settings) or resolve_dataset(
         settings.dataset,
         Path(settings.data_dir),
         settings.image_size,
         progress=progress,
-        keep_uncaptioned=uncaptioned,
+        keep_uncaptioned=not settings.needs_captions,
     )
     dataset = CaptionedImages(folder, "train", settings.image_size, settings.seed)
-    if not uncaptioned:
+    if settings.needs_captions:
         dataset.check_captioned("train on images alone: --variant lafite --language-free")
     return dataset, load_clip(clip, device)
 
