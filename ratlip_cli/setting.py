@@ -18,6 +18,9 @@ Value: TypeAlias = str | int | float | bool  # What a setting can be in a TOML f
 RUNS = Path("runs")
 """Where runs go without `--out`, and where `--resume auto` and `--model` look."""
 
+EXPORT_FILE = "export.json"
+"""What tells a folder of `ratlip export`."""
+
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 
 _KINDS: dict[str, tuple[type, tuple[type, ...], str]] = {

@@ -20,7 +20,8 @@ from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.outputs import ImageFolder, slug
-from ratlip_cli.pixels import captioned_grid, from_image, to_images
+from ratlip_cli.grids import captioned_grid
+from ratlip_cli.pixels import from_image, to_images
 from ratlip_cli.sampling import generate, noise_vectors, sample
 from ratlip_cli.tensor_files import load_tensors, save_tensors
 from ratlip_cli.weights.clip_files import load_clip

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ratlip_cli.cli import console, signals
 from ratlip_cli.cli.options import ADVANCED, Device, Json, Model, Quiet, check_model_name, check_out_folder, choice
+from ratlip_cli.errors import UsageError
 from ratlip_cli.generation import FORMATS, check_request, parse_indices
+from ratlip_cli.setting import EXPORT_FILE
+
+if TYPE_CHECKING:
+    from ratlip_cli.samples import ImageModel
 
 GRID_IMAGES = 256
 """At most so many images go into the grid."""
@@ -67,22 +72,17 @@ def generate(
     check_model_name(model)
     check_out_folder(out)
 
-    from ratlip_cli import outputs, sampling
-    from ratlip_cli.device import keep_freed_memory, resolve_device
-    from ratlip_cli.weights.load import default_model, load_model
+    from ratlip_cli import outputs, samples
 
-    keep_freed_memory()
-    target = resolve_device(device)
-    loaded = load_model(model or default_model(), target)
-    console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target}")
-
+    each = count if chosen is None else len(chosen)
+    loaded = _load(model, device, batch_size, each * best_of)
     folder = outputs.ImageFolder(out, image_format)
-    images: list[sampling.Sample] = []
+    images: list[samples.Sample] = []
     records = []
-    total = len(texts) * (count if chosen is None else len(chosen))
+    total = len(texts) * each
     kept = f"Images that are finished are kept in {out}."
     with signals.keeping(kept), console.progress("generate", total) as advance:
-        for image in sampling.generate(loaded, texts, count, seed, truncation, best_of, batch_size, chosen):
+        for image in samples.generate(loaded, texts, count, seed, truncation, best_of, batch_size, chosen):
             path = folder.save(image)
             if not json:
                 console.result(path)
@@ -99,3 +99,26 @@ def generate(
         )
     elif grid_path:
         console.result(grid_path)
+
+
+def _load(model: str | None, device: str, batch_size: int | None, each: int) -> ImageModel:
+    """Load the model, without torch where it is an exported one; `each` images of a prompt are wanted."""
+    if model is not None and Path(model, EXPORT_FILE).is_file():
+        from ratlip_cli.exported import ExportedModel
+
+        if device not in ("auto", "cpu"):
+            raise UsageError(f"an exported model computes on the CPU, not on {device}; leave --device out.")
+        exported = ExportedModel(Path(model), each, batch_size)
+        console.note(f"model {model} ({exported.fingerprint}, {exported.settings.format}) on cpu")
+        if not exported.has_similarity:
+            console.note(f"{model} has no image encoder, so images get no clip_similarity; export it again for that")
+        return exported
+    from ratlip_cli.device import keep_freed_memory, resolve_device
+    from ratlip_cli.sampling import TorchModel
+    from ratlip_cli.weights.load import default_model, load_model
+
+    keep_freed_memory()
+    target = resolve_device(device)
+    loaded = load_model(model or default_model(), target)
+    console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target}")
+    return TorchModel(loaded, batch_size)

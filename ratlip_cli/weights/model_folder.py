@@ -132,8 +132,13 @@ def create_model_folder(folder: Path, config: ModelConfig, clip: FrozenCLIP) -> 
 
 def write_model_config(folder: Path, config: ModelConfig) -> None:
     """Write config.json."""
+    write_text(folder / CONFIG_FILE, json.dumps(config_content(config), indent=2) + "\n")
+
+
+def config_content(config: ModelConfig) -> dict[str, Any]:
+    """What config.json holds."""
     content = {"format_version": FORMAT_VERSION, "library": "ratlip", "library_version": ratlip_cli.__version__}
-    write_text(folder / CONFIG_FILE, json.dumps(content | asdict(config), indent=2) + "\n")
+    return content | asdict(config)
 
 
 def save_weights(
@@ -181,6 +186,11 @@ def read_model_config(folder: Path) -> ModelConfig:
         ) from error
     except ValueError as error:
         raise WeightsError(f"{path} is {other_file(path) or f'damaged: {error}'}.") from error
+    return parse_model_config(content, path)
+
+
+def parse_model_config(content: object, path: Path) -> ModelConfig:
+    """Check what was read as config.json from `path`. Raises WeightsError where it is of another format."""
     if not isinstance(content, dict) or content.get("library") != "ratlip":
         raise WeightsError(f"{path} does not describe a ratlip model.")
     if not is_of_kind(content.get("format_version"), int) or content["format_version"] != FORMAT_VERSION:
