@@ -29,24 +29,33 @@ def _randn(twister: np.random.RandomState, count: int) -> NDArray[np.float32]:
 
     if count < _TOGETHER:
         high, low = words(4 * ((count + 1) // 2)).astype(np.uint64).reshape(-1, 2).T
-        turn, length = (((high << 32 | low) & (2**53 - 1)) * 2.0**-53).reshape(-1, 2).T
-        return _normal(-np.log1p(-length), turn).T.flatten()[:count]
-    uniform = (words(count) & (2**24 - 1)) * 2.0**-24
+        turn, length = _uniform(high << 32 | low, 53).reshape(-1, 2).T
+        pairs: NDArray[np.float32] = _normal(-np.log1p(-length), turn).T.flatten()
+        return pairs[:count]
+    uniform = _uniform(words(count), 24)
     whole = count // _TOGETHER * _TOGETHER
     normal = np.empty(count, np.float32)
     normal[:whole] = _by_sixteen(uniform[:whole])
     if whole < count:  # the last sixteen once more, the first of which overlap
-        normal[-_TOGETHER:] = _by_sixteen((words(_TOGETHER) & (2**24 - 1)) * 2.0**-24)
+        normal[-_TOGETHER:] = _by_sixteen(_uniform(words(_TOGETHER), 24))
     return normal
+
+
+def _uniform(words: NDArray[np.uint32] | NDArray[np.uint64], bits: int) -> NDArray[np.float64]:
+    """The last `bits` of words as numbers in [0,1)."""
+    uniform: NDArray[np.float64] = (words & (2**bits - 1)).astype(np.float64) / 2.0**bits
+    return uniform
 
 
 def _by_sixteen(uniform: NDArray[np.float64]) -> NDArray[np.float32]:
     """(16n,) in [0,1) -> (16n,), of every sixteen the first eight with the cosine and the others with the sine."""
     length, turn = uniform.reshape(-1, 2, _TOGETHER // 2).swapaxes(0, 1)
-    return _normal(-np.log(1 - length), turn).swapaxes(0, 1).flatten()
+    normal: NDArray[np.float32] = _normal(-np.log(1 - length), turn).swapaxes(0, 1).flatten()
+    return normal
 
 
 def _normal(exponent: NDArray[np.float64], turn: NDArray[np.float64]) -> NDArray[np.float32]:
     """Two normal numbers each (2,...), of a number of the exponential distribution and of a part of the circle."""
     radius, angle = np.sqrt(2 * exponent), 2 * np.pi * turn
-    return np.stack((radius * np.cos(angle), radius * np.sin(angle))).astype(np.float32)
+    normal: NDArray[np.float32] = np.stack((radius * np.cos(angle), radius * np.sin(angle))).astype(np.float32)
+    return normal

@@ -1,6 +1,6 @@
-"""From prompts to images, whatever computes them: PyTorch (`sampling`) or an exported model (`exported`). No torch here.
+"""From prompts to images, whatever computes them: PyTorch (`sampling`) or an exported model (`exported`).
 
-Noise k depends on the seed and k alone, so image k of a prompt depends on the model, the prompt, the seed and k.
+No torch here. Noise k depends on the seed and k alone; image k of a prompt on the model, the prompt, the seed and k.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Sample:
 class PromptedModel(Protocol):
     """A model that was given its prompt."""
 
-    def __call__(self, noise: NDArray[np.float32]) -> tuple[list[Image.Image], list[float] | None]:
-        """One image per row of noise (n,noise_dim), and their CLIP similarities where the CLIP is at hand.
+    def __call__(self, noise: NDArray[np.float32]) -> tuple[list[Image.Image], Sequence[float | None]]:
+        """One image per row of noise (n,noise_dim), and its CLIP similarity, None where the CLIP is not at hand.
 
         Raises RatlipError where the generator makes NaN.
         """
@@ -152,9 +152,7 @@ def generate(
                     fingerprint=model.fingerprint,
                     clip_similarity=None if similarity is None else round(similarity, 4),
                 )
-                for index, image, similarity in zip(
-                    some, images, similarities or [None] * len(images), strict=True
-                )
+                for index, image, similarity in zip(some, images, similarities, strict=True)
             ]
             if best_of == 1:
                 yield from made

@@ -66,7 +66,7 @@ class TorchModel:
         condition, text = model.encode([prompt]), model.clip.encode_text([prompt]).cpu()
 
         @torch.no_grad()
-        def images_of(noise: NDArray[np.float32]) -> tuple[list[Image.Image], list[float] | None]:
+        def images_of(noise: NDArray[np.float32]) -> tuple[list[Image.Image], Sequence[float | None]]:
             conditions = condition.expand(len(noise), *condition.shape[1:])
             images = sample(model, torch.from_numpy(noise), conditions, self._batch_size)
             similarities = clip_similarity(

@@ -109,6 +109,17 @@ def check_choices(record: Any) -> None:
             check_choice(one.name, value, one.about.choices)
 
 
+def is_export(model: str) -> bool:
+    """Whether what a user calls a model is a folder of `ratlip export`."""
+    return Path(model, EXPORT_FILE).is_file()
+
+
+def check_export_device(name: str) -> None:
+    """Raise UsageError where an exported model cannot compute on a device."""
+    if name not in ("auto", "cpu"):
+        raise UsageError(f"an exported model computes on the CPU, not on {name}; leave --device out.")
+
+
 def check_device(name: str) -> None:
     """Raise UsageError where `name` is none of DEVICES, whether the device is there or not."""
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?|mps", name):

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from command_line import ratlip
@@ -16,11 +17,11 @@ from PIL import Image
 from ratlip_cli.cli.console import read_prompts
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError
 from ratlip_cli.generation import parse_indices
+from ratlip_cli.grids import captioned_grid
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.outputs import ImageFolder, slug
-from ratlip_cli.grids import captioned_grid
 from ratlip_cli.pixels import from_image, to_images
 from ratlip_cli.sampling import generate, noise_vectors, sample
 from ratlip_cli.tensor_files import load_tensors, save_tensors
@@ -163,6 +164,21 @@ def test_noise_stays_what_it_was() -> None:
     """Published images can be drawn again: these values must never change."""
     expected = [[0.217950583, -0.751166284, -0.540689766], [-1.163621545, 1.570964456, 0.690552354]]
     torch.testing.assert_close(noise_vectors(0, [0, 1], 3), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 64, 100, 257])
+def test_noise_is_that_of_torch(length: int) -> None:
+    """Of the seeds that it had while torch sampled it: short vectors to the bit, long ones to torch's own rounding."""
+    rows = []
+    for index in range(40):
+        state = np.random.SeedSequence([2**62 + 1, index]).generate_state(2)
+        generator = torch.Generator().manual_seed((int(state[0]) << 31) ^ int(state[1]))
+        rows.append(torch.randn(length, generator=generator))
+    noise = noise_vectors(2**62 + 1, range(40), length)
+    assert noise.dtype == torch.float32
+    if length < 16:
+        assert torch.equal(noise, torch.stack(rows))
+    torch.testing.assert_close(noise, torch.stack(rows), rtol=2e-6, atol=2e-6)
 
 
 def test_truncation_scales_the_noise(model: Model) -> None:

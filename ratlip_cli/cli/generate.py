@@ -9,9 +9,8 @@ import typer
 
 from ratlip_cli.cli import console, signals
 from ratlip_cli.cli.options import ADVANCED, Device, Json, Model, Quiet, check_model_name, check_out_folder, choice
-from ratlip_cli.errors import UsageError
 from ratlip_cli.generation import FORMATS, check_request, parse_indices
-from ratlip_cli.setting import EXPORT_FILE
+from ratlip_cli.setting import check_export_device, is_export
 
 if TYPE_CHECKING:
     from ratlip_cli.samples import ImageModel
@@ -103,11 +102,10 @@ def generate(
 
 def _load(model: str | None, device: str, batch_size: int | None, each: int) -> ImageModel:
     """Load the model, without torch where it is an exported one; `each` images of a prompt are wanted."""
-    if model is not None and Path(model, EXPORT_FILE).is_file():
+    if model is not None and is_export(model):
         from ratlip_cli.exported import ExportedModel
 
-        if device not in ("auto", "cpu"):
-            raise UsageError(f"an exported model computes on the CPU, not on {device}; leave --device out.")
+        check_export_device(device)
         exported = ExportedModel(Path(model), each, batch_size)
         console.note(f"model {model} ({exported.fingerprint}, {exported.settings.format}) on cpu")
         if not exported.has_similarity:

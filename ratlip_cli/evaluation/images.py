@@ -223,7 +223,8 @@ class GeneratedImages:
     @property
     def fingerprint(self) -> str:
         """Changes with the model, the captions and the seed."""
-        decisive = (self._model.fingerprint, self._captions.fingerprint, str(self._seed))
+        decisive = [self._model.fingerprint, self._captions.fingerprint, str(self._seed)]
+        decisive += [] if self._model.exported_as is None else [self._model.exported_as]
         return hashlib.sha256("\0".join(decisive).encode()).hexdigest()
 
     def __len__(self) -> int:

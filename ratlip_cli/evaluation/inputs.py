@@ -67,6 +67,7 @@ def model_inputs(model: Model, dataset: CaptionedImages, request: EvaluationRequ
     captions = Captions.of_split(dataset, request.captions_per_image)
     fake = GeneratedImages(model, captions, request.seed, request.batch_size)
     source = {"model": model.name, "model_fingerprint": model.fingerprint}
+    source |= {} if model.exported_as is None else {"model_format": model.exported_as}
     source |= {"dataset": str(dataset.path), "split": dataset.split}
     return Inputs(fake, SplitImages(dataset), captions, True, source)
 

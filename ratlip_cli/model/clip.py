@@ -83,7 +83,7 @@ class FrozenCLIP(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         if self.vocabulary is not None:
-            self.register_buffer("token_rows", _token_rows(self.vocabulary), persistent=False)
+            self.register_buffer("token_rows", token_rows(self.vocabulary), persistent=False)
 
     @property
     def visual(self) -> VisionTransformer:
@@ -254,7 +254,7 @@ def _batches(values: Sequence[_T]) -> Iterator[list[_T]]:
         yield list(values[start : start + _TOKENIZED_AT_ONCE])
 
 
-def _token_rows(vocabulary: Sequence[int]) -> Tensor:
+def token_rows(vocabulary: Sequence[int]) -> Tensor:
     """Row of a trimmed embedding for every token id of the standard tokenizer."""
     if vocabulary.count(UNKNOWN) != 1:
         raise UsageError(f"a trimmed vocabulary needs exactly one entry {UNKNOWN}, for unknown tokens.")

@@ -96,6 +96,11 @@ class Model:
         return for_sampling(self.generator, self.clip)
 
     @property
+    def exported_as(self) -> str | None:
+        """The format, where an exported model makes its images: they agree to rounding only."""
+        return None
+
+    @property
     def family(self) -> Family:
         """What differs between papers."""
         return self.config.family

@@ -2,7 +2,7 @@
 
 generator       noise (B,noise_dim) and text vectors (B,d) -> images (B,3,S,S) in [-1,1]
 text_encoder    token ids (B,context_length) -> text vectors (B,d)
-image_encoder   images (B,3,S,S) in [-1,1] -> image vectors (B,d): their cosine with a text vector is the CLIP similarity
+image_encoder   images (B,3,S,S) in [-1,1] -> image vectors (B,d), whose cosine with a text vector is the similarity
 tokenizer.py, merges.txt    prompts -> token ids
 export.json     sizes, the fingerprints of the model and its CLIP, and the model's config.json
 example.py      all of it together
@@ -23,14 +23,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.export import Dim, ExportedProgram
+from torch.nn import functional as F
 
 import ratlip_cli
 from ratlip_cli import tokenizer
 from ratlip_cli.clip_tokenizer import CLIPTokenizer, merges
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError, unknown_name
-from ratlip_cli.family import Family
 from ratlip_cli.exported import (
     ENDINGS,
     GENERATOR,
@@ -40,6 +39,7 @@ from ratlip_cli.exported import (
     ExportedModel,
     ExportSettings,
 )
+from ratlip_cli.family import Family
 from ratlip_cli.fast import for_export
 from ratlip_cli.files import whole_folder, write_text
 from ratlip_cli.model.clip import FrozenCLIP
@@ -190,6 +190,8 @@ def _traced(module: nn.Module, *arguments: Tensor) -> ExportedProgram:
     """The computation of `module` for any batch size; the arguments have two rows."""
     batch = Dim("batch", min=1, max=_LARGEST_BATCH)
     shapes = tuple({0: batch} for _ in arguments)
+    with torch.no_grad():
+        module(*arguments)  # so that tensors that are made once and kept are none of the tracer's
     with torch.no_grad():  # else PyTorch 2.6 puts what switches gradients off into the program, and cannot write it
         return torch.export.export(module, arguments, dynamic_shapes=shapes, strict=False)
 
