@@ -44,7 +44,7 @@ CHOICES = [
     ("info", "variant", VARIANT_NAMES),
     ("bench", "precision", ("fp32", "bf16")),
     ("convert", "variant", ("galip", "ratlip-released")),
-    ("export", "file_format", ("onnx", "torch-export")),
+    ("export", "file_format", ("onnx", "openvino", "torch-export")),
     *((command, "device", DEVICES) for command in ("train", "generate", "evaluate", "gradcam", "latent-viz", "bench")),
 ]
 AROUND = {
