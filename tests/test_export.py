@@ -279,7 +279,7 @@ def test_what_an_exported_model_cannot_do_is_said(exported: Path, tiny_dataset: 
         (["latent-viz", exported], 1, "name the model that was exported"),
         (["info", exported], 1, "is an exported model"),
         (["export", exported, "--out", tmp_path / "again"], 1, "is an exported model"),
-        (["push", exported, "--repo", "me/birds"], 1, "is an exported model"),
+        (["push", exported, "me/birds"], 1, "is an exported model"),
         (["train", tiny_dataset, "--init-from", exported, "--out", tmp_path / "run"], 1, "is an exported model"),
     ):
         answer = ratlip(*arguments, *([] if arguments[0] == "info" else ["--quiet"]))
