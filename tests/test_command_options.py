@@ -44,7 +44,7 @@ CHOICES = [
     ("info", "variant", VARIANT_NAMES),
     *((command, "precision", ("auto", "fp32", "bf16")) for command in ("generate", "evaluate", "bench")),
     ("convert", "variant", ("galip", "ratlip-released")),
-    ("export", "file_format", ("onnx", "torch-export")),
+    ("export", "file_format", ("onnx", "openvino", "torch-export")),
     *((command, "device", DEVICES) for command in ("train", "generate", "evaluate", "gradcam", "latent-viz", "bench")),
 ]
 AROUND = {

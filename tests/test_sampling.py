@@ -16,11 +16,13 @@ from PIL import Image
 from ratlip_cli.cli.console import read_prompts
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError
 from ratlip_cli.generation import parse_indices
+from ratlip_cli.grids import captioned_grid
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
+from ratlip_cli.noise import noise_vectors as noise_in_numpy
 from ratlip_cli.outputs import ImageFolder, slug
-from ratlip_cli.pixels import captioned_grid, from_image, to_images
+from ratlip_cli.pixels import from_image, to_images
 from ratlip_cli.sampling import generate, noise_vectors, sample
 from ratlip_cli.tensor_files import load_tensors, save_tensors
 from ratlip_cli.weights.clip_files import load_clip
@@ -162,6 +164,16 @@ def test_noise_stays_what_it_was() -> None:
     """Published images can be drawn again: these values must never change."""
     expected = [[0.217950583, -0.751166284, -0.540689766], [-1.163621545, 1.570964456, 0.690552354]]
     torch.testing.assert_close(noise_vectors(0, [0, 1], 3), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 64, 100, 257])
+def test_noise_without_torch_is_that_of_torch(length: int) -> None:
+    """That of exported models, in numpy: short vectors to the bit, long ones to torch's own rounding."""
+    noise = torch.from_numpy(noise_in_numpy(2**62 + 1, range(40), length))
+    expected = noise_vectors(2**62 + 1, range(40), length)
+    if length < 16:
+        assert torch.equal(noise, expected)
+    torch.testing.assert_close(noise, expected, rtol=2e-6, atol=2e-6)
 
 
 def test_truncation_scales_the_noise(model: Model) -> None:
