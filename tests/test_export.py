@@ -250,6 +250,20 @@ def test_exported_models_read_prompts_as_models_do(model: Model, exported: Path,
         assert model.clip.is_overlong(words) == any(cut) == overlong
 
 
+def test_what_an_exported_model_cannot_read_is_said_as_models_do(model: Model, exported: Path, tmp_path: Path) -> None:
+    asked = ("generate", "a red house, sea", PROMPT, "a red bird", "bird " * 80, "-n", 2)
+    said = {}
+    for folder in (model.folder, exported):
+        answer = ratlip(*asked, "--model", folder, "--out", tmp_path / folder.name)
+        lines = [line for line in answer.err.splitlines() if line.startswith("warning: ")]
+        said[folder] = [
+            line.replace(str(folder), "MODEL").replace(" of the model that was exported", "") for line in lines
+        ]
+    assert said[exported] == said[model.folder]
+    assert [line.split(": ")[1] for line in said[exported]] == ["prompt 1", "prompt 2", "prompt 4"]
+    assert "MODEL knows neither 'house' nor 'sea': `ratlip info MODEL --words` lists" in said[exported][0]
+
+
 def test_an_exported_model_is_scored(model: Model, exported: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     dataset = shutil.copytree(tiny_dataset, tmp_path / "data")
     run = ("evaluate", "--dataset", dataset, "--fid", "--clip-score", "--features", "clip", "--json")
@@ -260,6 +274,7 @@ def test_an_exported_model_is_scored(model: Model, exported: Path, tiny_dataset:
         told[name] = json.loads(answer.out)
     assert told["exported"]["model_format"] == "onnx"
     assert "model_format" not in told["model"]
+    assert told["exported"]["precision"] == told["model"]["precision"] == "fp32"
     assert told["exported"]["model_fingerprint"] == told["model"]["model_fingerprint"] == model.fingerprint
     assert told["exported"]["fingerprint"] != told["model"]["fingerprint"]
     ours, theirs = told["exported"]["metrics"], told["model"]["metrics"]
@@ -276,6 +291,8 @@ def test_what_an_exported_model_cannot_do_is_said(exported: Path, tiny_dataset: 
     for arguments, code, words in (
         (["generate", "a", "--model", exported, "--device", "cuda"], 2, "computes on the CPU, not on cuda"),
         (["evaluate", exported, "--dataset", tiny_dataset, "--device", "mps"], 2, "computes on the CPU, not on mps"),
+        (["generate", "a", "--model", exported, "--precision", "bf16"], 2, "as it was exported, not in bf16"),
+        (["evaluate", exported, "--dataset", tiny_dataset, "--precision", "bf16"], 2, "exported, not in bf16"),
         (["gradcam", "a", "--model", exported], 1, "is an exported model, which generates and is evaluated alone"),
         (["latent-viz", exported], 1, "name the model that was exported"),
         (["info", exported], 1, "is an exported model"),

@@ -253,8 +253,10 @@ def test_a_grid_stays_small() -> None:
 
 def test_a_prompt_that_clip_cannot_read_to_its_end_is_said(model: Model, caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("ratlip_cli").propagate = True
-    next(generate(model, ["word " * 40]))
-    assert "its end may be cut" in caplog.text
+    next(generate(model, [PROMPT, "word " * 40]))
+    assert {record.getMessage() for record in caplog.records} == {
+        "prompt 2: the prompt is as long as the 16 tokens that CLIP reads; its end may be cut."
+    }
     caplog.clear()
     next(generate(model, [PROMPT]))
     assert caplog.text == ""
@@ -270,10 +272,10 @@ def test_a_prompt_that_clip_cannot_read_to_its_end_is_said(model: Model, caplog:
     ],
 )
 def test_unknown_words_are_named(prompt: str, said: str, tmp_path: Path) -> None:
-    answer = ratlip("generate", prompt, "-n", 1, "--model", "ratlip-demo", "--device", "cpu", "--out", tmp_path)
+    answer = ratlip("generate", prompt, "-n", 2, "--model", "ratlip-demo", "--device", "cpu", "--out", tmp_path)
     assert answer.code == 0
     assert said in answer.err
-    assert ("--words" in answer.err) == bool(said)
+    assert answer.err.count("--words") == bool(said), "once, however many images"
 
 
 def test_the_words_that_a_model_knows_are_listed(model_folder: Path) -> None:
