@@ -17,6 +17,7 @@ FLOORS = [
     {"clip_tokenizer", "planned"},
     {"tensor_files", "pixels", "device"},
     {"demo", "model"},
+    {"baselines"},
     {"training.objectives"},
     {"family"},
     {"families"},
