@@ -102,8 +102,8 @@ class ImageModel(Protocol):
 
 
 def overlong_prompt(tokens: int) -> str:
-    """Says that CLIP reads so many tokens of a prompt that has more."""
-    return f"the prompt is as long as the {tokens} tokens that CLIP reads; its end may be cut."
+    """Says that so many tokens are read of a prompt that has more."""
+    return f"the prompt is as long as the {tokens} tokens that are read; its end may be cut."
 
 
 def unknown_words(name: str, words: Sequence[str]) -> str:

@@ -68,8 +68,8 @@ class TorchModel:
 
     def about(self, prompt: str) -> list[str]:
         """See `samples.ImageModel`."""
-        clip = self._model.clip
-        cut = samples.overlong_prompt(clip.context_length) if clip.is_overlong(prompt) else None
+        encoder = self._model.text_encoder
+        cut = samples.overlong_prompt(encoder.context_length) if encoder.is_overlong(prompt) else None
         return [line for line in (cut, self._model.unknown_words(prompt)) if line]
 
     def encoded(self, prompt: str) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,9 @@ from command_line import ratlip
 from PIL import Image
 
 from ratlip_cli.clip_tokenizer import CLIPTokenizer
+from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.errors import RatlipError
+from ratlip_cli.evaluation.images import Captions, GeneratedImages
 from ratlip_cli.exported import ExportedModel
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
@@ -29,6 +31,7 @@ from ratlip_cli.tokenizer import Tokenizer
 from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.export import export
 from ratlip_cli.weights.export.export import export_model
+from ratlip_cli.weights.export.scored import load_exported
 from ratlip_cli.weights.load import load_model
 from ratlip_cli.weights.model_folder import Model, create_model_folder, load_folder, model_config, save_weights
 
@@ -277,6 +280,9 @@ def test_an_exported_model_is_scored(model: Model, exported: Path, tiny_dataset:
     assert told["exported"]["precision"] == told["model"]["precision"] == "fp32"
     assert told["exported"]["model_fingerprint"] == told["model"]["model_fingerprint"] == model.fingerprint
     assert told["exported"]["fingerprint"] != told["model"]["fingerprint"]
+    captions = Captions.of_split(CaptionedImages(dataset, "test", 32), 1)
+    images = {one.exported_as: GeneratedImages(one, captions, 0) for one in (model, load_exported(exported))}
+    assert images["onnx"].fingerprint != images[None].fingerprint, "their features are not kept for one another"
     ours, theirs = told["exported"]["metrics"], told["model"]["metrics"]
     assert ours.keys() == theirs.keys()
     for name in theirs:

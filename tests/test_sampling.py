@@ -255,7 +255,7 @@ def test_a_prompt_that_clip_cannot_read_to_its_end_is_said(model: Model, caplog:
     logging.getLogger("ratlip_cli").propagate = True
     next(generate(model, [PROMPT, "word " * 40]))
     assert {record.getMessage() for record in caplog.records} == {
-        "prompt 2: the prompt is as long as the 16 tokens that CLIP reads; its end may be cut."
+        "prompt 2: the prompt is as long as the 16 tokens that are read; its end may be cut."
     }
     caplog.clear()
     next(generate(model, [PROMPT]))

@@ -24,6 +24,7 @@ from torch import Tensor
 from ratlip_cli.data.dataset import CaptionedImages, encode_captions, text_vectors
 from ratlip_cli.data.images import ImageError, read_image, resize_shorter_side
 from ratlip_cli.errors import DataError
+from ratlip_cli.family import Family
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.pixels import from_image, to_uint8
 from ratlip_cli.progress import Progress, silent
@@ -286,12 +287,19 @@ class GeneratedImages:
 
     def batches(self, batch_size: int, start: int = 0) -> Iterator[Tensor]:
         """Yield the images (B,3,S,S). Raises RatlipError where the model generates NaN."""
-        captions, text = self._captions.first, self._captions.vectors(self._model.clip)
+        captions = self._captions.first
         for first in range(start, len(captions), TOGETHER * batch_size):
             numbers = captions[first : first + TOGETHER * batch_size]
             noise = noise_vectors(self._seed, numbers, self._model.config.generator.noise_dim)
-            levels = to_uint8(sample(self._model, noise, text[numbers], self._batch_size))
+            levels = to_uint8(sample(self._model, noise, self._condition(numbers), self._batch_size))
             yield from torch.split(levels, batch_size)
+
+    def _condition(self, numbers: Sequence[int]) -> Tensor:
+        """What the generator is given of captions (n,...); CLIP's text vectors are kept beside the data."""
+        model = self._model
+        if type(model.family).rows is Family.rows and model.text_encoder is model.clip:
+            return self._captions.vectors(model.clip)[list(numbers)]
+        return model.encode([self._captions.texts[number] for number in numbers])
 
 
 def _read_batches(read: Callable[[int], Tensor], numbers: range, batch_size: int) -> Iterator[Tensor]:

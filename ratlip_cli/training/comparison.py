@@ -48,7 +48,8 @@ def compare(model: Model, count: int, threads: int) -> Iterator[Contender]:
         threads: of the CPU, for each of them.
     """
     noise = noise_vectors(0, range(count), model.config.generator.noise_dim)
-    text = model.encode([PROMPT]).expand(count, -1)
+    condition = model.encode([PROMPT])
+    text = condition.expand(count, *condition.shape[1:])
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
