@@ -137,10 +137,9 @@ class Model:
         words = [f"'{word}'" for word in self.clip.unknown_words(prompt)]
         if not words:
             return None
-        if len(words) == 1:
-            known = f"does not know {words[0]}"
-        else:
-            known = f"knows {'neither' if len(words) == 2 else 'none of'} {' nor '.join(words)}"
+        known = {1: f"does not know {words[0]}", 2: f"knows neither {' nor '.join(words)}"}.get(
+            len(words), f"knows none of {', '.join(words)}"
+        )
         return f"{self.name} {known}: `ratlip info {shlex.quote(self.name)} --words` lists the words that it knows"
 
     @property
