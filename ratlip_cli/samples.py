@@ -109,9 +109,10 @@ def overlong_prompt(tokens: int) -> str:
 def unknown_words(name: str, words: Sequence[str]) -> str:
     """Says that the CLIP of a model does not know these words, at least one."""
     quoted = [f"'{word}'" for word in words]
-    if len(quoted) == 1:
-        return f"{name} does not know {quoted[0]}"
-    return f"{name} knows {'neither' if len(quoted) == 2 else 'none of'} {' nor '.join(quoted)}"
+    known = {1: f"does not know {quoted[0]}", 2: f"knows neither {' nor '.join(quoted)}"}.get(
+        len(words), f"knows none of {', '.join(quoted)}"
+    )
+    return f"{name} {known}"
 
 
 def generate(
