@@ -103,6 +103,20 @@ class Family(ABC):
     ) -> Objective:
         """What both networks are trained for; `settings` are the run's TrainSettings."""
 
+    def needs_captions(self, weights: Any) -> bool:
+        """Whether its objective of these weights (from `objective_weights`) needs a caption of every image."""
+        return True
+
+    def of_images(self, clip: FrozenCLIP, images: Tensor) -> Tensor:
+        """The condition (B,...) of images (B,3,H,W) in [-1,1] that have no caption.
+
+        Raises UsageError where the family knows none.
+        """
+        raise UsageError(
+            f"variant {self.name} generates for captions, and these images have none. Score prompts of your own: "
+            "`ratlip generate --prompts FILE --out FOLDER`, then `ratlip evaluate --images FOLDER --dataset ...`."
+        )
+
     def text_encoder(self, folder: Path, clip: FrozenCLIP) -> Any:
         """What reads captions for a model in `folder`: its CLIP, or an encoder of its own that lies there."""
         return clip

@@ -49,6 +49,8 @@ def prepare(
 
     ratlip prepare toys --caption "a photo of {folder}"
 
+    ratlip prepare my-pictures --keep-uncaptioned
+
     ratlip prepare data/my-images --check
     """
     console.set_up(quiet)

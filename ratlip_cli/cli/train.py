@@ -43,7 +43,7 @@ def train(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on captioned images. The run folder goes to stdout.
+    """Train a model on captioned images, or with LAFITE on images alone. The run folder goes to stdout.
 
     What is typed wins over --config, and --config over the dataset's preset. Ctrl-C ends the step and saves.
 
@@ -54,6 +54,8 @@ def train(
     ratlip train data/my-images --config small --dry-run
 
     ratlip train cub --resume auto --variant galip --max-time 8h
+
+    ratlip train my-pictures --variant lafite --language-free
     """
     console.set_up(quiet)
     check_model_name(str(typed["init_from"]) if "init_from" in typed else None)

@@ -41,10 +41,10 @@ _ORDER, _SAMPLE = 0, 1
 
 
 class Batch(NamedTuple):
-    """Images and, for each, one of its captions."""
+    """Images and, for each, one of its captions where it has any."""
 
     images: Tensor  # (B,3,S,S) float32 in [-1,1].
-    captions: Tensor  # (B,) int64, rows of `text_vectors` and positions in `CaptionedImages.captions`.
+    captions: Tensor  # (B,) int64, rows of `text_vectors` and positions in `CaptionedImages.captions`; -1: none.
 
 
 class CaptionedImages:
@@ -74,11 +74,18 @@ class CaptionedImages:
         self.info = read_dataset(path)
         self.entries = read_split(path, split)
         self.captions = [caption for entry in self.entries for caption in entry.captions]
+        self.uncaptioned = sum(not entry.captions for entry in self.entries)
         self._first_caption = np.cumsum([0] + [len(entry.captions) for entry in self.entries])
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.entries)
+
+    def check_captioned(self, otherwise: str) -> None:
+        """Raise DataError, which ends with what to do `otherwise`, where images have no caption."""
+        if self.uncaptioned:
+            counts = f"{self.uncaptioned:,} of the {len(self):,} {self.split} images of {self.path}"
+            raise DataError(f"{counts} have no caption. Prepare them with --caption, or {otherwise}.")
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -86,7 +93,7 @@ class CaptionedImages:
         return split_fingerprint(self.path, self.split, self.entries)
 
     def training_sample(self, position: int) -> tuple[Tensor, int]:
-        """Return the image (3,S,S) in [-1,1] and the caption's number at `position` of the training stream."""
+        """Return the image (3,S,S) in [-1,1] and the number of its caption, or -1, at `position` of the stream."""
         epoch, place = divmod(position, len(self))
         index = int(_epoch_order(self.seed, epoch, len(self))[place])
         random = np.random.default_rng([self.seed, _SAMPLE, position])
@@ -96,8 +103,8 @@ class CaptionedImages:
         image = self._crop(image, left, upper)
         if self.info.flip and random.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        caption = random.integers(self._first_caption[index], self._first_caption[index + 1])
-        return from_image(image), int(caption)
+        first, end = self._first_caption[index : index + 2]
+        return from_image(image), int(random.integers(first, end)) if first < end else -1
 
     def centre_crop(self, index: int) -> Tensor:
         """Return image `index` (3,S,S) in [-1,1], as everything that is not training sees it."""

@@ -56,11 +56,11 @@ ImageSource: TypeAlias = Path | bytes | Image.Image | Callable[[], Image.Image]
 
 @dataclass(frozen=True)
 class Record:
-    """One captioned image, as a source yields it."""
+    """One image with its captions, as a source yields it."""
 
     name: str  # What the PNG file is called, see `plain_name`; numbered on where several have one name.
     split: str  # "train", "test" or a further split.
-    captions: tuple[str, ...]  # At least one that is not empty.
+    captions: tuple[str, ...]  # At least one that is not empty, but where images without captions are kept.
     image: ImageSource  # Of any mode and size; see `images.read_image`.
     crop: tuple[int, int, int, int] | None = None  # Left, upper, right, lower; in pixels of the upright image.
     extra: Mapping[str, Json] = field(default_factory=dict)  # Further columns of metadata.jsonl.
@@ -96,10 +96,10 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Entry:
-    """One captioned image of a prepared dataset."""
+    """One image of a prepared dataset."""
 
     file: Path
-    captions: tuple[str, ...]
+    captions: tuple[str, ...]  # None of an image that was kept without a caption.
     extra: Mapping[str, Json]
 
 
@@ -264,7 +264,7 @@ def _parse_info(value: Any) -> DatasetInfo:
 def _parse_entry(folder: Path, row: Any) -> Entry:
     captions = row.pop("captions")
     name = row.pop("file_name")
-    if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise ValueError(f"the captions of {name} are not a list of text")
     if not is_plain(name.removesuffix(".png")):
         raise ValueError(f"{name} is not the name of a file")

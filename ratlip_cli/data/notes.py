@@ -23,7 +23,14 @@ class Stored:
 
 def notes(images: Sequence[Stored], side: int) -> tuple[str, ...]:
     """Return what is worth knowing of the `images` of a dataset, whose shorter side is `side` pixels."""
-    lines = (_no_split(images), _one_caption(images), _in_both(images), _enlarged(images, side), _profiles(images))
+    lines = (
+        _no_split(images),
+        _no_caption(images),
+        _one_caption(images),
+        _in_both(images),
+        _enlarged(images, side),
+        _profiles(images),
+    )
     return tuple(line for line in lines if line)
 
 
@@ -43,9 +50,22 @@ def _no_split(images: Sequence[Stored]) -> str:
 _NEEDED_BY = {"train": "training", "test": "`ratlip evaluate`"}
 
 
+def _no_caption(images: Sequence[Stored]) -> str:
+    without = sum(image.captions == _NONE for image in images)
+    if not without:
+        return ""
+    return (
+        f"{without} of {_count(len(images), 'image', 'images')} {'has' if without == 1 else 'have'} no caption: "
+        "`ratlip train --variant lafite --language-free` learns from images alone"
+    )
+
+
+_NONE = hash(frozenset[str]())
+
+
 def _one_caption(images: Sequence[Stored]) -> str:
     train = {image.captions for image in images if image.split == "train"}
-    if len(train) != 1:
+    if len(train) != 1 or _NONE in train:
         return ""
     return (
         "all images of the train split have the same caption: no pair of an image and a caption of another image is "

@@ -69,7 +69,12 @@ def prepare(request: PrepareRequest, progress: Progress = silent) -> Prepared:
 
 
 def resolve_dataset(
-    name_or_path: str, data_dir: Path, image_size: int, progress: Progress = silent, split: str | None = None
+    name_or_path: str,
+    data_dir: Path,
+    image_size: int,
+    progress: Progress = silent,
+    split: str | None = None,
+    keep_uncaptioned: bool = False,
 ) -> Path:
     """Return the folder of a prepared dataset, preparing it in `data_dir` first where that is needed.
 
@@ -80,6 +85,7 @@ def resolve_dataset(
         image_size: side in pixels of the images that are wanted.
         split: the only one that is wanted, all if left out. Of rendered images no other is prepared, and what is
             missing of a dataset that was prepared so is added.
+        keep_uncaptioned: your own images that were not prepared before: keep those that have no caption.
 
     Raises what `prepare` raises, and DataError for a dataset that was prepared for smaller images or has no such split,
     before anything is prepared.
@@ -89,7 +95,7 @@ def resolve_dataset(
         if is_dataset(path):
             return _completed(path, split, progress)
         _check_split(name_or_path, split, own_images.SPLITS)
-        return _resolve_own(path, data_dir, image_size, progress)
+        return _resolve_own(path, data_dir, image_size, progress, keep_uncaptioned)
     out = data_dir / name_or_path
     if (out / INFO).is_file():
         return _completed(_large_enough(out, name_or_path, image_size), split, progress)
@@ -197,6 +203,7 @@ def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
             strict=request.strict,
             one_type=source.path is not None,
             part=is_partial(info),
+            keep_uncaptioned=request.keep_uncaptioned,
             progress=progress,
         )
         return Prepared(out, info, before)
@@ -215,6 +222,7 @@ def _source(request: PrepareRequest) -> _Source:
                 "--caption-column": request.caption_column,
                 "--image-root": request.image_root,
                 "--caption": request.caption,
+                "--keep-uncaptioned": request.keep_uncaptioned or None,
                 "--test-fraction": request.test_fraction,
             },
         ),
@@ -236,7 +244,9 @@ def _own(request: PrepareRequest) -> _Source:
     path = Path(request.dataset)
     fraction = own_images.Options.test_fraction if request.test_fraction is None else request.test_fraction
     root = None if request.image_root is None else str(request.image_root.resolve())
-    options = own_images.Options(request.caption_column, fraction, request.seed, root, request.caption)
+    options = own_images.Options(
+        request.caption_column, fraction, request.seed, root, request.caption, request.keep_uncaptioned
+    )
     info = DatasetInfo(
         name=own_images.name(path),
         source=str(path.resolve()),
@@ -330,8 +340,8 @@ def _official(request: PrepareRequest) -> _Source:
     return _Source(request.data_dir / dataset.name, info, material, lasting=request.raw is None)
 
 
-def _resolve_own(path: Path, data_dir: Path, image_size: int, progress: Progress) -> Path:
-    request = PrepareRequest(str(path), data_dir, image_size=image_size)
+def _resolve_own(path: Path, data_dir: Path, image_size: int, progress: Progress, keep_uncaptioned: bool) -> Path:
+    request = PrepareRequest(str(path), data_dir, image_size=image_size, keep_uncaptioned=keep_uncaptioned)
     out = own_folder(path, data_dir)
     _adopt(out, path)
     if (out / INFO).is_file():

@@ -45,6 +45,9 @@ class PrepareRequest:
         None, "Own images: folder at which the names in a table begin; its own if left out.", group=OPTIONS
     )
     caption: str | None = _option(None, 'Own images: caption of those that have none, such as "a photo of {folder}".')
+    keep_uncaptioned: bool = _option(
+        False, "Own images: keep those that have no caption, for `train --variant lafite --language-free`.", flag=True
+    )
     test_fraction: float | None = _option(None, "Own images: share for the test split; 0.1 if left out.")
     count: int | None = _option(None, "Rendered images: how many; 20000 if left out.")
     seed: int = _option(0, "Decides the test split of own images, and what is rendered; 0 if left out.")

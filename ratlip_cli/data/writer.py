@@ -55,6 +55,7 @@ def write_dataset(
     strict: bool = False,
     one_type: bool = False,
     part: bool = False,
+    keep_uncaptioned: bool = False,
     progress: Progress = silent,
 ) -> DatasetInfo:
     """Write `records` as the dataset `out`, which appears whole or not at all.
@@ -75,6 +76,7 @@ def write_dataset(
             is added to its `notes`.
         one_type: make each further column one of one type (see :mod:`ratlip_cli.data.columns`).
         part: some splits alone: the others are not missed, and what was begun of the whole stays for later.
+        keep_uncaptioned: write images that have no caption, with an empty list of captions, too.
         total: number of records, for `progress`; None where it is not known.
         progress: called with the number of records written or left out so far.
 
@@ -97,7 +99,7 @@ def write_dataset(
     with contextlib.ExitStack() as files, contextlib.ExitStack() as work:
         if isinstance(records, Generator):
             work.callback(records.close)
-        tasks = _tasks(records, staging, side)
+        tasks = _tasks(records, staging, side, keep_uncaptioned)
         for task, outcome in work.enter_context(contextlib.closing(in_order(_write_image, tasks, workers))):
             if isinstance(outcome, Problem):
                 if strict:
@@ -116,8 +118,9 @@ def write_dataset(
     if not stored:
         shutil.rmtree(staging, ignore_errors=True)
         raise DataError(
-            f"{printable(info.source)} has no image with a caption that can be used. {_causes(left_out, info.notes)}"
-            "See `ratlip prepare --help`, such as --image-root, --caption-column and --caption."
+            f"{printable(info.source)} has no image{'' if keep_uncaptioned else ' with a caption'} that can be used. "
+            f"{_causes(left_out, info.notes)}See `ratlip prepare --help`, such as --image-root, --caption-column and "
+            "--caption; with --keep-uncaptioned, `ratlip train --variant lafite --language-free` needs no captions."
         )
     left_out.sort(key=lambda problem: (problem.name, problem.reason))
     _give_both_splits(stored, staging)
@@ -193,7 +196,9 @@ class _Outcome(NamedTuple):
     remarks: dict[str, str]
 
 
-def _tasks(records: Iterable[Record | Problem], folder: Path, side: int) -> Iterator[_Task | Problem]:
+def _tasks(
+    records: Iterable[Record | Problem], folder: Path, side: int, keep_uncaptioned: bool
+) -> Iterator[_Task | Problem]:
     """Yield what is to be written, and a Problem for what can be refused before its image is read."""
     names = _Names()
     for record in records:
@@ -201,7 +206,7 @@ def _tasks(records: Iterable[Record | Problem], folder: Path, side: int) -> Iter
             yield record
             continue
         try:
-            captions = _captions(record)
+            captions = _captions(record, keep_uncaptioned)
             name = names.free(record)
             row = _metadata_row(record, name, captions)
         except ImageError as error:
@@ -291,10 +296,10 @@ def _content(image: Image.Image) -> bytes:
     return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()[:16]
 
 
-def _captions(record: Record) -> tuple[str, ...]:
-    """Return the record's captions in one line each; raises ImageError where it has none."""
+def _captions(record: Record, none_allowed: bool) -> tuple[str, ...]:
+    """Return the record's captions in one line each; raises ImageError where it has none, unless that is allowed."""
     captions = tuple(line for caption in record.captions if (line := " ".join(caption.split())))
-    if not captions:
+    if not captions and not none_allowed:
         raise ImageError("it has no caption")
     return captions
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -300,6 +300,34 @@ class GeneratedImages:
         if type(model.family).rows is Family.rows and model.text_encoder is model.clip:
             return self._captions.vectors(model.clip)[list(numbers)]
         return model.encode([self._captions.texts[number] for number in numbers])
+
+
+class ImagesOfImages(GeneratedImages):
+    """One image for every image of a split without captions, generated from CLIP's vector of that image.
+
+    Args:
+        images: the numbers of the images that count.
+
+    Raises UsageError for a model whose family generates for captions alone.
+    """
+
+    def __init__(
+        self, model: Model, dataset: CaptionedImages, images: Sequence[int], seed: int, batch_size: int | None = None
+    ) -> None:
+        super().__init__(model, Captions([], [[number] for number in images], np.arange(0)), seed, batch_size)
+        self._dataset = dataset
+        self._condition(images[:1])  # a family that knows none says so before anything is computed
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the images, too."""
+        return hashlib.sha256(f"{super().fingerprint}\0{self._dataset.fingerprint}".encode()).hexdigest()
+
+    @torch.no_grad()
+    def _condition(self, numbers: Sequence[int]) -> Tensor:
+        model = self._model
+        crops = torch.stack([self._dataset.centre_crop(number) for number in numbers]).to(model.device)
+        return model.sampler.each(partial(model.family.of_images, model.clip), crops).cpu()
 
 
 def _read_batches(read: Callable[[int], Tensor], numbers: range, batch_size: int) -> Iterator[Tensor]:

@@ -21,7 +21,15 @@ from ratlip_cli.data.sources.caption_files import SUFFIXES as CAPTION_SUFFIXES
 from ratlip_cli.data.sources.demo import SOURCE as RENDERED
 from ratlip_cli.errors import DataError
 from ratlip_cli.evaluation.folder_files import KEPT, FolderFiles, files_below, headers, passed_over
-from ratlip_cli.evaluation.images import Captions, FolderImages, GeneratedImages, Images, SplitImages, some_images
+from ratlip_cli.evaluation.images import (
+    Captions,
+    FolderImages,
+    GeneratedImages,
+    Images,
+    ImagesOfImages,
+    SplitImages,
+    some_images,
+)
 from ratlip_cli.evaluation.request import CAPTIONS_PER_IMAGE, EvaluationRequest
 from ratlip_cli.outputs import RECORDS_FILE
 from ratlip_cli.progress import Progress
@@ -67,10 +75,13 @@ class Inputs:
 def model_inputs(model: Model, dataset: CaptionedImages, request: EvaluationRequest) -> Inputs:
     """One fake for every caption of a split, and every image of it; of `request.limit` images where that is set.
 
+    Of a split without captions one fake for every image, generated from CLIP's vector of it.
+
     Args:
         dataset: the split at the model's image size.
 
-    Raises DataError for a limit above the number of images.
+    Raises DataError for a limit above the number of images, UsageError for a model that generates for captions alone
+    and a split that has none.
     """
     per_image, limit = request.captions_of(dataset.info.source == RENDERED), request.limit
     if limit is not None and limit > len(dataset):
@@ -80,15 +91,24 @@ def model_inputs(model: Model, dataset: CaptionedImages, request: EvaluationRequ
         )
     limit = None if limit == len(dataset) else limit
     numbers = None if limit is None else some_images(len(dataset), limit)
-    captions = Captions.of_split(dataset, per_image, numbers, competing="r-precision" in request.metrics)
-    fake = GeneratedImages(model, captions, request.seed, request.batch_size)
+    captions: Captions | None = None
+    if dataset.captions:
+        captions = Captions.of_split(dataset, per_image, numbers, competing="r-precision" in request.metrics)
+        fake = GeneratedImages(model, captions, request.seed, request.batch_size)
+    else:
+        every = list(range(len(dataset))) if numbers is None else numbers.tolist()
+        fake, per_image = ImagesOfImages(model, dataset, every, request.seed, request.batch_size), 1
     fake.cache = dataset.path / KEPT
     source = {"model": model.name, "model_fingerprint": model.fingerprint}
     source |= {} if model.exported_as is None else {"model_format": model.exported_as}
     source |= {"dataset": str(dataset.path), "split": dataset.split, "precision": model.precision}
     some = f"{limit} of the {len(dataset):,} images of the split: compare with scores of the same --limit alone"
-    notes = () if limit is None else (some,)
-    return Inputs(fake, SplitImages(dataset, numbers), captions, True, source, per_image, limit, notes)
+    notes = [] if limit is None else [some]
+    if captions is None:
+        notes.append("the split has no captions: each image is generated from CLIP's vector of a real one")
+    elif dataset.uncaptioned:
+        notes.append(f"none is generated for {dataset.uncaptioned:,} of {len(dataset):,} images, which have no caption")
+    return Inputs(fake, SplitImages(dataset, numbers), captions, True, source, per_image, limit, tuple(notes))
 
 
 def folder_inputs(images: Path, request: EvaluationRequest, progress: Progress) -> Inputs:
@@ -180,8 +200,8 @@ def open_folder(
     per_image = request.captions_of(rendered=False)
     if (folder / INFO).is_file():
         dataset = CaptionedImages(folder, request.split, request.resize or read_dataset(folder).image_size)
-        own = Captions.of_folder([entry.captions[:per_image] for entry in dataset.entries])
-        return SplitImages(dataset), own, []
+        own = [entry.captions[:per_image] for entry in dataset.entries]
+        return SplitImages(dataset), None if dataset.uncaptioned else Captions.of_folder(own), []
     below = files_below(folder)
     notes = passed_over(folder, below.others)
     if (folder / RECORDS_FILE).is_file():

@@ -150,7 +150,9 @@ class LafiteObjectiveConfig:
         False, "Learn from images alone: in place of a caption stands the image's own CLIP vector, with noise."
     )
     mixing: float = _learning(
-        0.0, "Share of images whose caption is replaced so, from 0 to 1; --language-free is 1.", advanced=True
+        0.0,
+        "Share of captioned images whose caption is replaced so, from 0 to 1; those without one always are.",
+        advanced=True,
     )
     pseudo_noise: float = _learning(
         0.75, "How much of an image vector in place of a caption is noise, from 0 to 1.", advanced=True
@@ -213,6 +215,13 @@ class Lafite(Family):
         if not isinstance(generator, Generator) or not isinstance(discriminator, Discriminator):
             raise TypeError("LAFITE's objective needs its own networks.")
         return LafiteObjective(settings, settings.objective_weights(), generator, discriminator, clip, autocast)
+
+    def needs_captions(self, weights: LafiteObjectiveConfig) -> bool:
+        return not (weights.language_free or weights.mixing)
+
+    def of_images(self, clip: FrozenCLIP, images: Tensor) -> Tensor:
+        """CLIP's image vectors at unit length (B,d), which stand for text in training without captions."""
+        return self.condition(clip, clip.encode_image(images))
 
     def condition(self, encoder: Any, rows: Tensor) -> Tensor:
         """T at unit length (B,d)."""

@@ -50,20 +50,21 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
     device = resolve_device(settings.device)
     check_beginning(settings)
     dataset, clip = open_inputs(settings, device, progress)
-    first = settings.family.rows(clip, dataset.captions[:1])
-    rows = torch.zeros(len(dataset.captions), *first.shape[1:], dtype=first.dtype)
+    first = settings.family.rows(clip, ["a caption"])
+    rows = torch.zeros(len(dataset.captions) + 1, *first.shape[1:], dtype=first.dtype)  # the last one for no caption
     trainer = Trainer(settings, clip, rows, len(dataset), device)
     batches = training_batches(dataset, settings.batch_size, 0, settings.workers)
     step_seconds, text_seconds = [], []
     with contextlib.closing(batches):
         for batch in itertools.islice(batches, 1 + MEASURED_STEPS):
             started = time.perf_counter()
-            captions = batch.captions.tolist()
-            trainer.rows[batch.captions] = settings.family.rows(clip, [dataset.captions[index] for index in captions])
+            captions = [index for index in batch.captions.tolist() if index >= 0]
+            if captions:
+                trainer.rows[captions] = settings.family.rows(clip, [dataset.captions[index] for index in captions])
             encoded = time.perf_counter()
             trainer.train_step(batch)
             step_seconds.append(time.perf_counter() - encoded)
-            text_seconds.append((encoded - started) / len(captions))
+            text_seconds.append((encoded - started) / max(1, len(captions)))
     seconds_per_step = statistics.median(step_seconds[1:])
     seconds_for_text = statistics.median(text_seconds[1:]) * len(dataset.captions)
     steps = settings.total_steps(len(dataset))

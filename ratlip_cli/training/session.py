@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ratlip_cli.data.dataset import CaptionedImages, training_batches
@@ -63,8 +64,14 @@ class TrainingSession:
             len(self.dataset), self.trainer.steps_done, self.trainer.images_seen
         )
         self._watch = Watch.of_run(self.folder.metrics)
-        self._prompts = sample_prompts(self.dataset)
-        self._conditions = self.settings.family.encode(self.trainer.clip, self._prompts)
+        family, clip = self.settings.family, self.trainer.clip
+        self._prompts, self._beside = sample_prompts(self.dataset), list[Image.Image]()
+        if self._prompts:
+            self._conditions = family.encode(clip, self._prompts)
+        else:
+            self._prompts, images = _sample_images(self.dataset)
+            self._conditions = family.of_images(clip, images.to(self.trainer.device))
+            self._beside = to_images(images)
 
     @property
     def finished(self) -> bool:
@@ -180,15 +187,15 @@ class TrainingSession:
         """Write a grid of samples; their CLIP image vectors (prompts, SAMPLE_COLUMNS, d)."""
         noise = noise_vectors(self.settings.seed, range(SAMPLE_COLUMNS), self.settings.noise_dim)
         rows, vectors = [], []
-        for prompt, condition in zip(self._prompts, self._conditions, strict=True):
+        for number, (prompt, condition) in enumerate(zip(self._prompts, self._conditions, strict=True)):
             text = condition.expand(SAMPLE_COLUMNS, *condition.shape)
             images = self.trainer.ema(noise.to(self.trainer.device), text, self.trainer.clip)
-            rows.append((prompt, to_images(images)))
+            rows.append((prompt, [*self._beside[number : number + 1], *to_images(images)]))
             vectors.append(self.trainer.clip.encode_image(images.clamp(-1, 1)))
         config = read_model_config(self.folder.model)
         fingerprint = model_fingerprint(self.trainer.ema.state_dict(), config)
         samples = self.folder.save_samples(rows, self.trainer.steps_done, fingerprint)
-        if may_be_shown(self.dataset.info.licence):
+        if may_be_shown(self.dataset.info.licence) and not self._beside:  # the user's own images stay here
             with whole_file(self.folder.model / SAMPLES_FILE) as partial:
                 shutil.copyfile(samples, partial)
         return torch.stack(vectors)
@@ -203,8 +210,27 @@ class TrainingSession:
 
 
 def sample_prompts(dataset: CaptionedImages) -> list[str]:
-    """The first captions of images spread over the test split, or over the training split where there is no other."""
-    path = dataset.path
-    entries = read_split(path, "test" if (path / "test").is_dir() else "train")
-    spread = np.linspace(0, len(entries) - 1, min(SAMPLE_ROWS, len(entries))).round().astype(int)
-    return [entries[index].captions[0] for index in spread]
+    """The first captions of images spread over the test split, or over the training split where there is no other.
+
+    Images without captions are passed over.
+    """
+    entries = [entry for entry in read_split(dataset.path, _split_to_sample(dataset)) if entry.captions]
+    return [entries[index].captions[0] for index in _spread(len(entries))]
+
+
+def _sample_images(dataset: CaptionedImages) -> tuple[list[str], Tensor]:
+    """In place of prompts, images (n,3,S,S) of the same split, and what stands over each and what is made of it."""
+    held = CaptionedImages(dataset.path, _split_to_sample(dataset), dataset.image_size)
+    numbers = _spread(len(held))
+    told = [f"{held.entries[number].file.name}, then images of its CLIP vector" for number in numbers]
+    return told, torch.stack([held.centre_crop(number) for number in numbers])
+
+
+def _split_to_sample(dataset: CaptionedImages) -> str:
+    return "test" if (dataset.path / "test").is_dir() else "train"
+
+
+def _spread(count: int) -> list[int]:
+    """Up to SAMPLE_ROWS of `count` numbers, evenly spread."""
+    spread: list[int] = np.linspace(0, count - 1, min(SAMPLE_ROWS, count)).round().astype(int).tolist()
+    return spread

@@ -252,6 +252,11 @@ class TrainSettings:
         return self.family.objective_weights(self.objective)
 
     @property
+    def needs_captions(self) -> bool:
+        """Whether every training image must have a caption."""
+        return self.family.needs_captions(self.objective_weights())
+
+    @property
     def resumed_run(self) -> Path | None:
         """The run folder that `resume` names, itself or by a checkpoint; None for a new run or the newest.
 

@@ -63,7 +63,13 @@ def open_session(
     run, checkpoint = _where_to_start(settings, len(dataset), tell)
     if run is None and settings.out and Path(settings.out).exists():
         raise already_there(Path(settings.out))
-    tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
+    if dataset.captions:
+        tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
+    if dataset.uncaptioned:
+        tell(f"{dataset.uncaptioned:,} of {len(dataset):,} images have no caption: CLIP's vectors of them stand in")
+    left_out = sum("it has no caption" in problem.reason for problem in dataset.info.left_out)
+    if left_out and not settings.needs_captions:
+        tell(f"{left_out:,} more were left out for want of a caption; prepare them again with --keep-uncaptioned")
     if (cut := cut_captions(clip, dataset.captions)) is not None:
         tell(cut)
     trainer = Trainer(settings, clip, _rows(settings, dataset, clip), len(dataset), device)
@@ -91,10 +97,14 @@ def open_session(
 
 
 def _rows(settings: TrainSettings, dataset: CaptionedImages, clip: FrozenCLIP) -> Tensor:
-    """What training keeps of every caption (captions,...); text vectors are kept beside the data too."""
+    """What training keeps of every caption (captions,...); text vectors are kept beside the data too.
+
+    Where images have no caption, a row of zeros comes last.
+    """
     family = settings.family
     if type(family).rows is Family.rows:
-        return text_vectors(dataset, clip)
+        none = torch.zeros(1 if dataset.uncaptioned else 0, clip.geometry.embed_dim)
+        return torch.cat((text_vectors(dataset, clip), none)) if dataset.captions else none
     starts = range(0, len(dataset.captions), ENCODED_AT_ONCE)
     batches = (dataset.captions[start : start + ENCODED_AT_ONCE] for start in starts)
     return torch.cat([family.rows(clip, captions).cpu() for captions in batches])
@@ -111,7 +121,7 @@ def _record(settings: TrainSettings, dataset: CaptionedImages) -> dict[str, Any]
             "source": info.source,
             "licence": info.licence,
             "images": len(dataset),
-            "captions": len(dataset.captions),
+            "captions": len(dataset.captions) or "none",
         },
         "prompts": sample_prompts(dataset),
         "settings": settings.recorded,
@@ -132,9 +142,15 @@ def open_inputs(
     clip = _kept_clip(settings)
     check_clip(clip)  # a misspelled one is told before data are prepared
     folder = kept_dataset(settings) or resolve_dataset(
-        settings.dataset, Path(settings.data_dir), settings.image_size, progress=progress
+        settings.dataset,
+        Path(settings.data_dir),
+        settings.image_size,
+        progress=progress,
+        keep_uncaptioned=not settings.needs_captions,
     )
     dataset = CaptionedImages(folder, "train", settings.image_size, settings.seed)
+    if settings.needs_captions:
+        dataset.check_captioned("train on images alone: --variant lafite --language-free")
     return dataset, load_clip(clip, device)
 
 

@@ -63,7 +63,8 @@ class Trainer:
     Args:
         settings: what decides the run.
         clip: the frozen CLIP, on `device`.
-        rows: what `Family.rows` made of the captions of the training split; a batch's captions index them.
+        rows: what `Family.rows` made of the captions of the training split, and a row of zeros where images have none:
+            a batch's captions index them.
         images: number of training images, to count epochs.
         device: where to compute.
     """

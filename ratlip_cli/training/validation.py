@@ -16,7 +16,7 @@ from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.errors import RatlipError
 from ratlip_cli.evaluation.inputs import model_inputs
 from ratlip_cli.evaluation.networks import load_networks
-from ratlip_cli.evaluation.request import EvaluationRequest
+from ratlip_cli.evaluation.request import DEFAULT_METRICS, EvaluationRequest
 from ratlip_cli.evaluation.run import Evaluation, score_inputs
 from ratlip_cli.files import write_text
 from ratlip_cli.json_files import read_json
@@ -54,8 +54,11 @@ class Validation:
     def __init__(self, settings: TrainSettings, dataset: CaptionedImages, model: Model) -> None:
         weights = Path(settings.inception_weights) if settings.inception_weights else None
         self._model = model
-        self._request = EvaluationRequest(captions_per_image=settings.eval_captions, inception_weights=weights)
         self._images = CaptionedImages(dataset.path, "test", settings.image_size)
+        metrics = DEFAULT_METRICS if self._images.captions else ("fid",)
+        self._request = EvaluationRequest(
+            metrics=metrics, captions_per_image=settings.eval_captions, inception_weights=weights
+        )
         self._networks = load_networks(self._request, model.device, model)
 
     def evaluate(self, folder: Path, should_stop: Callable[[], bool]) -> Evaluation | None:

@@ -29,7 +29,7 @@ LICENCE = "that of the images' owner"
 SPLITS = ("train", "test")
 """The splits that images can go to."""
 
-_LATER = ("image_root", "caption")
+_LATER = ("image_root", "caption", "keep_uncaptioned")
 """Options that earlier versions did not have."""
 
 
@@ -42,6 +42,7 @@ class Options:
     seed: int = 0  # Decides which.
     image_root: str | None = None  # Folder at which the names in tables begin; None: that of the table.
     caption: str | None = None  # Caption of images that have none, with {folder} for the name of their folder.
+    keep_uncaptioned: bool = False  # Whether images that have no caption are yielded, too.
 
     def __post_init__(self) -> None:
         unknown = set(re.findall(r"\{\w*\}", self.caption or "")) - {"{folder}"}
@@ -52,9 +53,14 @@ class Options:
         if not 0 <= self.test_fraction < 1:
             raise UsageError(f"the test fraction must be at least 0 and less than 1, not {self.test_fraction:g}")
 
+    @property
+    def without_caption(self) -> bool:
+        """Whether an image is yielded that no text and no table captions."""
+        return self.keep_uncaptioned or self.caption is not None
+
     def stated(self) -> dict[str, Json]:
         """Return the options for dataset.json; what earlier versions did not know only where it is asked for."""
-        return {name: value for name, value in asdict(self).items() if name not in _LATER or value is not None}
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value}
 
     def split_rule(self) -> str:
         """Return the rule in words, for dataset.json."""
@@ -248,7 +254,9 @@ def _in_folder(
             yield Problem(str(table.relative_to(folder)), str(error))
             return
         for file in found.all_files() if options.image_root is None else ():
-            if (is_image(file) or is_other_image(file)) and file not in own:
+            if is_image(file) and file not in own and options.keep_uncaptioned:
+                yield _record(file, folder, options, tables.Row(file.name, ()))
+            elif (is_image(file) or is_other_image(file)) and file not in own:
                 yield Problem(str(file.relative_to(folder)), f"it has no caption: {table.name} does not name it")
         return
     yield from _with_text_files([file for file in found.files if file not in named], folder, options, captions)
@@ -275,10 +283,10 @@ def _with_text_files(
             continue
         found = captions.of(file.relative_to(folder).as_posix())
         if found is None:
-            if options.caption is None:
-                yield Problem(origin, f"it has no caption: {text.name} is missing")
-            else:
+            if options.without_caption:
                 yield _record(file, folder, options, tables.Row(file.name, ()))
+            else:
+                yield Problem(origin, f"it has no caption: {text.name} is missing")
             continue
         text = folder / found
         try:
@@ -344,7 +352,7 @@ def _in_zip(file: Path, folder: Path, options: Options, named: set[Path] | None 
     """The images of a .zip, under the name of the .zip unless `folder` is that itself."""
     inside = _stem(file)
     apart = {place.relative_to(inside).as_posix() for place in named or () if place.is_relative_to(inside)}
-    for sample in zipped.samples(file, options.caption_column, options.caption is not None, apart):
+    for sample in zipped.samples(file, options.caption_column, options.without_caption, apart):
         if isinstance(sample, Problem):
             yield Problem(f"{file.name}/{sample.name}", sample.reason)
         else:

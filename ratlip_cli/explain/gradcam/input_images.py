@@ -82,8 +82,11 @@ def from_dataset(dataset: CaptionedImages, count: int) -> list[InputImage]:
 def _of_dataset(dataset: CaptionedImages, index: int, name: str, prompt: str | None = None) -> InputImage:
     entry = dataset.entries[index]
     masks = _masks(entry, dataset.image_size)
-    caption = max(entry.captions, key=lambda text: len(phrases_naming_segments(text, masks)))
-    return InputImage(name, prompt or caption, dataset.centre_crop(index), masks)
+    if prompt is None:
+        if not entry.captions:
+            raise UsageError(f"{entry.file} has no caption: give it by --image, and a prompt.")
+        prompt = max(entry.captions, key=lambda text: len(phrases_naming_segments(text, masks)))
+    return InputImage(name, prompt, dataset.centre_crop(index), masks)
 
 
 def _masks(entry: Entry, size: int) -> dict[str, NDArray[np.bool_]]:

@@ -112,7 +112,11 @@ class Interpolation:
 
 
 def real_images(space: Space, dataset: CaptionedImages, count: int, progress: Progress = silent) -> RealImages:
-    """`count` images of a split, or all where it has fewer, evenly spread over it."""
+    """`count` images of a split, or all where it has fewer, evenly spread over it.
+
+    Raises DataError where images have no caption.
+    """
+    dataset.check_captioned("name the captions: --caption A --caption B")
     indices = spread(len(dataset), count)
     entries = [dataset.entries[index] for index in indices]
     crops = (dataset.centre_crop(index) for index in indices)

@@ -108,7 +108,7 @@ class LafiteObjective(Objective):
             seen = self.clip.encode_image(crop)
         told, told_clip = self._contrastive(features, text), self._contrastive(seen, text)
         loss = lafite.logistic_real(logit_fake) - self.weights.itd * told - self.weights.itc * told_clip
-        similarity = clip_similarity(seen, batch.text)
+        similarity = clip_similarity(seen, torch.where(_captioned(batch.text), batch.text, text))
         return loss, {"loss_g": loss, "clip_similarity": similarity, "match_fake": told, "match_clip": told_clip}
 
     # ------------------------------------------------------------------------------------------------ lazy regularisers
@@ -168,7 +168,7 @@ class LafiteObjective(Objective):
     # ------------------------------------------------------------------------------------------ text and random numbers
 
     def condition(self, batch: MicroBatch, phase: str) -> Tensor:
-        """t (B,d) of one phase: the captions' T with noise or, for the share `mixing` of images, of the image alone."""
+        """t (B,d) of one phase: the caption's T with noise; without one, and for the share `mixing`, the image's."""
         share = 1.0 if self.weights.language_free else self.weights.mixing
         noise = batch.draws[f"{phase}_text"]
         if not share:
@@ -176,7 +176,7 @@ class LafiteObjective(Objective):
         pseudo = self._pseudo_text(batch.images, noise)
         if share == 1:
             return pseudo
-        of_image = batch.draws["of_image"] < share  # (B, 1)
+        of_image = (batch.draws["of_image"] < share) | ~_captioned(batch.text)  # (B, 1)
         return torch.where(of_image, pseudo, lafite.perturbed(batch.text, noise, self.weights.text_noise))
 
     @torch.no_grad()
@@ -220,6 +220,11 @@ class LafiteObjective(Objective):
     def _contrastive(self, vectors: Tensor, text: Tensor) -> Tensor:
         weights = self.weights
         return lafite.contrastive(vectors, text, weights.temperature, weights.lam, weights.double_exponential).mean()
+
+
+def _captioned(text: Tensor) -> Tensor:
+    """Which images (B,1) have a caption: T (B,d) of the others is zero."""
+    return text.any(dim=1, keepdim=True)
 
 
 def _due(step: int, every: int) -> bool:
