@@ -25,9 +25,10 @@ from ratlip_cli.explain.gradcam.run import gradcam
 from ratlip_cli.explain.latent.run import latent_view
 from ratlip_cli.explain.request import GradCamRequest, LatentRequest
 from ratlip_cli.generation import PRECISIONS
+from ratlip_cli.grids import captioned_grid
 from ratlip_cli.outputs import ImageFolder
-from ratlip_cli.pixels import captioned_grid
-from ratlip_cli.sampling import Sample, generate
+from ratlip_cli.samples import Sample
+from ratlip_cli.sampling import generate
 from ratlip_cli.setting import check_choice
 from ratlip_cli.training.settings import TrainSettings, checked, resolve_settings
 from ratlip_cli.training.start import open_session

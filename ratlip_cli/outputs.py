@@ -15,8 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 from ratlip_cli.errors import RatlipError, unknown_name
 from ratlip_cli.files import printable, remove_partials, whole_file, writing
 from ratlip_cli.generation import FORMATS
-from ratlip_cli.pixels import captioned_grid
-from ratlip_cli.sampling import Sample
+from ratlip_cli.grids import captioned_grid
+from ratlip_cli.samples import Sample
 
 RECORDS_FILE = "images.jsonl"
 _SLUG_BYTES = 60

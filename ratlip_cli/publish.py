@@ -13,7 +13,8 @@ from ratlip_cli.errors import WeightsError
 from ratlip_cli.files import write_text
 from ratlip_cli.outputs import save_grid
 from ratlip_cli.progress import Progress, silent
-from ratlip_cli.sampling import Sample, generate
+from ratlip_cli.samples import Sample
+from ratlip_cli.sampling import generate
 from ratlip_cli.tensor_files import load_tensors_and_metadata
 from ratlip_cli.weights.card import Scores, data_licence, may_be_shown, model_card, read_scores
 from ratlip_cli.weights.hub import check_repository, push

@@ -18,6 +18,9 @@ Value: TypeAlias = str | int | float | bool  # What a setting can be in a TOML f
 RUNS = Path("runs")
 """Where runs go without `--out`, and where `--resume auto` and `--model` look."""
 
+EXPORT_FILE = "export.json"
+"""What tells a folder of `ratlip export`."""
+
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 
 _KINDS: dict[str, tuple[type, tuple[type, ...], str]] = {
@@ -104,6 +107,21 @@ def check_choices(record: Any) -> None:
     for one in settings_of(type(record)).values():
         if (value := getattr(record, one.field.name)) is not None:
             check_choice(one.name, value, one.about.choices)
+
+
+def is_export(model: str) -> bool:
+    """Whether what a user calls a model is a folder of `ratlip export`."""
+    return Path(model, EXPORT_FILE).is_file()
+
+
+def check_export(device: str, precision: str) -> None:
+    """Raise UsageError where an exported model cannot compute on a device, or in a precision."""
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"an exported model computes on the CPU, not on {device}; leave --device out.")
+    if precision not in ("auto", "fp32"):
+        raise UsageError(
+            f"an exported model computes in fp32, as it was exported, not in {precision}; leave --precision out."
+        )
 
 
 def check_device(name: str) -> None:

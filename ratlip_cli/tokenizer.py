@@ -88,6 +88,13 @@ class Tokenizer:
         return self._known[word]
 
 
+def unknown_words(words: Iterable[tuple[str, list[int]]], vocabulary: Iterable[int]) -> list[str]:
+    """Those words of a prompt, from `Tokenizer.words`, each once, that have token ids outside of a vocabulary."""
+    known = {*vocabulary}
+    are_known = {word: known.issuperset(numbers) for word, numbers in words}
+    return [word for word, is_known in are_known.items() if not is_known and any(map(str.isalnum, word))]
+
+
 def _words(text: str) -> Iterator[str]:
     """Contractions, runs of letters, single numbers of any kind, and runs of other signs."""
     for run in _RUN.findall(text):

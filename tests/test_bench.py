@@ -53,12 +53,36 @@ def test_figures_add_up(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "training" not in table.out
 
 
+def test_libraries_are_compared(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "SHORTEST_SECONDS", 0.0)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)  # neither of the exports can be made
+    asked = ("bench", "--model", model_folder, "--compare", "--batch-size", 2, "--threads", 1)
+    answer = ratlip(*asked, "--json", "-q")
+    assert (answer.code, answer.err) == (0, "")
+    told = json.loads(answer.out)
+    assert (told["threads"], told["images"]) == (1, 2)
+    names = ["plain PyTorch", "ratlip", "onnxruntime", "OpenVINO"]
+    assert [one["name"] for one in told["contenders"]] == names
+    for one in told["contenders"][:2]:
+        assert min(one[f"{what}_{state}"] for what in ("one", "several") for state in ("idle", "busy")) > 0
+        assert one["difference"] <= 1e-5
+    for one in told["contenders"][2:]:
+        assert "pip install" in one["missing"]
+        assert one["one_idle"] is None
+    table = ratlip(*asked, "-q")
+    assert all(name in table.out for name in names)
+    assert "not there" in table.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--batch-size", 0), "--batch-size is 0"),
         (("--batch-size", 1, "--train"), "at least 2"),
         (("--precision", "bf61"), "bf16"),
+        (("--threads", 2), "--threads goes with --compare"),
+        (("--compare", "--train"), "leave out --train"),
+        (("--compare", "--device", "cuda"), "--compare is of float32 sampling on the CPU"),
     ],
 )
 def test_bad_input_is_one_line(arguments: tuple[object, ...], words: str) -> None:

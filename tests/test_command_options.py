@@ -23,10 +23,10 @@ from ratlip_cli.data.prepare import KNOWN
 from ratlip_cli.data.request import DATASETS, check_dataset_name
 from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.evaluation.request import EvaluationRequest
+from ratlip_cli.exported import ENDINGS
 from ratlip_cli.families import FAMILIES
 from ratlip_cli.setting import DEVICES
 from ratlip_cli.training.settings import preset_names
-from ratlip_cli.weights.export import export
 from ratlip_cli.weights.released.codes import VARIANTS as RELEASED_VARIANTS
 
 COMMANDS = typer.main.get_command(app).commands
@@ -45,7 +45,7 @@ CHOICES = [
     ("info", "variant", VARIANT_NAMES),
     *((command, "precision", ("auto", "fp32", "bf16")) for command in ("generate", "evaluate", "bench")),
     ("convert", "variant", VARIANTS),
-    ("export", "file_format", ("onnx", "torch-export")),
+    ("export", "file_format", ("onnx", "openvino", "torch-export")),
     *((command, "device", DEVICES) for command in ("train", "generate", "evaluate", "gradcam", "latent-viz", "bench")),
 ]
 AROUND = {
@@ -111,7 +111,7 @@ def test_names_are_completed(tmp_path: Path) -> None:
 
 def test_what_is_repeated_to_spare_an_import_is_the_same() -> None:
     assert set(DATASETS) == set(KNOWN)
-    assert set(FORMATS) == set(export.FORMATS)
+    assert set(FORMATS) == set(ENDINGS)
     assert set(VARIANTS) == {"auto", *RELEASED_VARIANTS}
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from ratlip_cli import fonts
 from ratlip_cli.explain.figures import save_figure
 from ratlip_cli.fonts import Lettering, columns_of, fonts_for, wrap, wrapped
-from ratlip_cli.pixels import captioned_grid
+from ratlip_cli.grids import captioned_grid
 
 NOWHERE = "\U000f0000"  # A private letter that no font of any machine should have: a box.
 

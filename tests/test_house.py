@@ -12,11 +12,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ratlip_cli"
 FLOORS = [
-    {"errors", "file_kinds", "files", "fonts", "generation", "json_files", "progress", "setting"},
-    {"tokenizer", "torchscript"},
-    {"clip_tokenizer", "planned"},
+    {"errors", "file_kinds", "files", "fonts", "generation", "grids", "json_files", "noise", "progress", "setting"},
+    {"samples", "tokenizer", "torchscript"},
+    {"clip_tokenizer", "exported", "planned"},
     {"tensor_files", "pixels", "device"},
     {"demo", "model"},
+    {"baselines"},
     {"training.objectives"},
     {"family"},
     {"families"},
@@ -117,6 +118,12 @@ print(sorted({{"torchvision", "timm", "open_clip", "torch_fidelity", "huggingfac
 """
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.splitlines()[-1] == "[]"
+
+
+def test_what_exported_models_need_imports_no_torch() -> None:
+    """The protocol, noise, files and grids of `generate`; that the command itself holds to it: test_export.py."""
+    code = "import sys, ratlip_cli.exported, ratlip_cli.outputs, ratlip_cli.samples; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_no_assert_and_no_pickle() -> None:

@@ -20,7 +20,7 @@ from ratlip_cli.data.sources.own_images import Options, count, fingerprint, pass
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.outputs import RECORDS_FILE, ImageFolder
-from ratlip_cli.sampling import Sample
+from ratlip_cli.samples import Sample
 
 
 def image(file: Path, captions: str | bytes | None = None) -> None:

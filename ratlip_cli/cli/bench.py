@@ -17,12 +17,23 @@ def bench(
     model: Model = None,
     device: Device = "auto",
     batch_size: Annotated[
-        int | None, typer.Option(help="Images at a time; left out, as `generate` does, and 8 with --train.")
+        int | None,
+        typer.Option(help="Images at a time; left out, as `generate` does, 8 with --train, 16 with --compare."),
     ] = None,
     precision: Precision = "auto",
     train: Annotated[
         bool, typer.Option("--train", help="Also measure training steps of a model of these sizes.")
     ] = False,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Compare PyTorch, ratlip, onnxruntime and OpenVINO on this CPU, idle and with a busy core.",
+        ),
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(help="With --compare: threads of the CPU; one a core if left out.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -35,12 +46,21 @@ def bench(
     ratlip bench runs/cub-ratlip-1 --device cuda --batch-size 64 --precision bf16
 
     ratlip bench --train --batch-size 24 --json
+
+    ratlip bench --compare runs/cub-ratlip-1
     """
     console.set_up(quiet)
     if batch_size is not None and batch_size < (2 if train else 1):
         raise UsageError(f"--batch-size is {batch_size}; it must be at least {2 if train else 1}.")
+    if threads is not None and (threads < 1 or not compare):
+        raise UsageError("--threads goes with --compare, and is at least 1.")
+    if compare and (train or precision == "bf16" or device not in ("auto", "cpu")):
+        raise UsageError("--compare is of float32 sampling on the CPU: leave out --train, --precision and --device.")
     model = noun("model", model_name, model)
     check_model_name(model)
+    if compare:
+        _compare(model, batch_size or 16, threads, json)
+        return
 
     from ratlip_cli.device import keep_freed_memory, resolve_device
     from ratlip_cli.training.benchmark import measure
@@ -77,3 +97,34 @@ def bench(
     ]
     title = f"{measured.device}, {measured.threads} thread{'s' if measured.threads > 1 else ''}"
     console.result_table(title, ("", "measured"), rows)
+
+
+def _compare(model: str | None, count: int, threads: int | None, json: bool) -> None:
+    from ratlip_cli.device import keep_freed_memory
+    from ratlip_cli.exported import available_threads
+    from ratlip_cli.training.comparison import compare
+    from ratlip_cli.weights.load import default_model, load_model
+
+    keep_freed_memory()
+    loaded = load_model(model or default_model())
+    used = threads or available_threads()
+    console.note(f"model {loaded.name} ({loaded.fingerprint}) on cpu")
+    contenders = []
+    with console.progress("compare", 4, unit="libraries") as advance:
+        for contender in compare(loaded, count, used):
+            if contender.missing is not None:
+                console.note(f"{contender.name} is not measured: {contender.missing}")
+            contenders.append(contender)
+            advance()
+    if json:
+        told = {"model": loaded.name, "fingerprint": loaded.fingerprint, "threads": used, "images": count}
+        console.result_json({**told, "contenders": [asdict(one) for one in contenders]})
+        return
+    rows = []
+    for one in contenders:
+        times = (one.one_idle, one.several_idle, one.one_busy, one.several_busy)
+        shown = ["not there" if time is None else f"{1000 * time:.1f} ms" for time in times]
+        rows.append((one.name, *shown, "-" if one.difference is None else f"{one.difference:.1e}"))
+    images = ("1 image", f"{count} images")
+    columns = ("", *(f"{what}, {state}" for state in ("idle", "a core busy") for what in images), "differs by")
+    console.result_table(f"cpu, {used} thread{'s' if used > 1 else ''}", columns, rows)

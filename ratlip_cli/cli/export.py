@@ -1,4 +1,4 @@
-"""`ratlip export`: a model as ONNX or as PyTorch export archives."""
+"""`ratlip export`: a model as ONNX, as OpenVINO's files or as PyTorch export archives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Json, Model, ModelNoun, Quiet, check_model_name, check_new, choice, noun
 from ratlip_cli.errors import UsageError
 
-FORMATS = ("onnx", "torch-export")
+FORMATS = ("onnx", "openvino", "torch-export")
 
 
 def export(
@@ -23,15 +23,17 @@ def export(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a folder that generates images without ratlip: generator, text encoder, tokenizer and a short example.
+    """Write a folder that generates images without ratlip: CLIP's encoders, generator, tokenizer and a short example.
 
-    What is written is run once and compared with the model.
+    What is written is run once and compared with the model. `generate` and `evaluate` take it as --model too.
 
     [bold]Examples[/]
 
     ratlip export runs/birds-ratlip-1 --out birds-onnx
 
-    ratlip export owner/name --format torch-export --out birds-torch
+    ratlip generate "a red bird" --model birds-onnx
+
+    ratlip export owner/name --format openvino --out birds-openvino
     """
     console.set_up(quiet)
     model = noun("model", model_name, model)

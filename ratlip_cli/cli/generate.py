@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,10 @@ from ratlip_cli.cli.options import (
     choice,
 )
 from ratlip_cli.generation import FORMATS, check_request, parse_indices
+from ratlip_cli.setting import check_export, is_export
+
+if TYPE_CHECKING:
+    from ratlip_cli.samples import ImageModel
 
 GRID_IMAGES = 256
 """At most so many images go into the grid."""
@@ -78,22 +82,17 @@ def generate(
     check_model_name(model)
     check_out_folder(out)
 
-    from ratlip_cli import outputs, sampling
-    from ratlip_cli.device import keep_freed_memory, resolve_device
-    from ratlip_cli.weights.load import default_model, load_model
+    from ratlip_cli import outputs, samples
 
-    keep_freed_memory()
-    target = resolve_device(device)
-    loaded = load_model(model or default_model(), target).in_precision(precision)
-    console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target} in {loaded.precision}")
-
+    each = count if chosen is None else len(chosen)
+    total = len(texts) * each
+    loaded = _load(model, device, precision, batch_size, total * best_of)
     folder = outputs.ImageFolder(out, image_format)
-    images: list[sampling.Sample] = []
+    images: list[samples.Sample] = []
     records = []
-    total = len(texts) * (count if chosen is None else len(chosen))
     kept = f"Images that are finished are kept in {out}."
     with signals.keeping(kept), console.progress("generate", total) as advance:
-        for image in sampling.generate(loaded, texts, count, seed, truncation, best_of, batch_size, chosen):
+        for image in samples.generate(loaded, texts, count, seed, truncation, best_of, batch_size, chosen):
             path = folder.save(image)
             if not json:
                 console.result(path)
@@ -116,3 +115,25 @@ def generate(
         )
     elif grid_path:
         console.result(grid_path)
+
+
+def _load(model: str | None, device: str, precision: str, batch_size: int | None, wanted: int) -> ImageModel:
+    """Load the model, without torch where it is an exported one; so many images are wanted of it."""
+    if model is not None and is_export(model):
+        from ratlip_cli.exported import ExportedModel
+
+        check_export(device, precision)
+        exported = ExportedModel(Path(model), wanted, batch_size)
+        console.note(f"model {model} ({exported.fingerprint}, {exported.settings.format}) on cpu")
+        if not exported.has_similarity:
+            console.note(f"{model} has no image encoder, so images get no clip_similarity; export it again for that")
+        return exported
+    from ratlip_cli.device import keep_freed_memory, resolve_device
+    from ratlip_cli.sampling import TorchModel
+    from ratlip_cli.weights.load import default_model, load_model
+
+    keep_freed_memory()
+    target = resolve_device(device)
+    loaded = load_model(model or default_model(), target).in_precision(precision)
+    console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target} in {loaded.precision}")
+    return TorchModel(loaded, batch_size)

@@ -273,9 +273,13 @@ class GeneratedImages:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the model, the captions, the seed and the precision; fp32 is what it was before others were."""
-        precision = () if self._model.precision == "fp32" else (self._model.precision,)
-        decisive = (self._model.fingerprint, self._captions.fingerprint, str(self._seed), *precision)
+        """Changes with the model, its format, the captions, the seed and the precision.
+
+        That of a model that is not exported, in fp32, is what it was before there were others.
+        """
+        decisive = [self._model.fingerprint, self._captions.fingerprint, str(self._seed)]
+        decisive += [] if self._model.precision == "fp32" else [self._model.precision]
+        decisive += [] if self._model.exported_as is None else [self._model.exported_as]
         return hashlib.sha256("\0".join(decisive).encode()).hexdigest()
 
     def __len__(self) -> int:

@@ -100,6 +100,7 @@ def model_inputs(model: Model, dataset: CaptionedImages, request: EvaluationRequ
         fake, per_image = ImagesOfImages(model, dataset, every, request.seed, request.batch_size), 1
     fake.cache = dataset.path / KEPT
     source = {"model": model.name, "model_fingerprint": model.fingerprint}
+    source |= {} if model.exported_as is None else {"model_format": model.exported_as}
     source |= {"dataset": str(dataset.path), "split": dataset.split, "precision": model.precision}
     some = f"{limit} of the {len(dataset):,} images of the split: compare with scores of the same --limit alone"
     notes = [] if limit is None else [some]

@@ -33,7 +33,8 @@ from ratlip_cli.evaluation.request import EvaluationRequest
 from ratlip_cli.evaluation.statistics import NEIGHBOURS, Counts, Interval, candidates, interval, resamples
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.progress import Progress, silent
-from ratlip_cli.weights.load import default_model, load_model
+from ratlip_cli.setting import is_export
+from ratlip_cli.weights.load import default_model, load_model, open_export
 from ratlip_cli.weights.model_folder import Model
 
 _log = logging.getLogger(__name__)
@@ -129,10 +130,13 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
         networks = load_networks(request, device)
         inputs = _noted(inputs, [network.clip for network in networks.clips])
         return score_inputs(inputs, request, networks, progress, resumable=True)
+    spec = "" if request.model is None or isinstance(request.model, Model) else str(request.model)
     if isinstance(request.model, Model):
         model = request.model
+    elif is_export(spec):
+        model = open_export(spec, request.device, request.precision)
     else:
-        model = load_model(str(request.model or default_model()), resolve_device(request.device))
+        model = load_model(spec or default_model(), resolve_device(request.device))
     model = model.in_precision(request.precision)
     dataset = request.dataset or dataset_of_model(model.folder) or str(model.config.training.get("dataset") or "")
     if not dataset:

@@ -22,7 +22,7 @@ from ratlip_cli.errors import UsageError
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.model.towers import CLIP, VisionTransformer, Words
 from ratlip_cli.tensor_files import fingerprint
-from ratlip_cli.tokenizer import END
+from ratlip_cli.tokenizer import END, unknown_words
 
 DEFAULT_CLIP = "ViT-B-32-quickgelu:openai"
 _TOKENIZED_AT_ONCE = 1024
@@ -85,7 +85,7 @@ class FrozenCLIP(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         if self.vocabulary is not None:
-            self.register_buffer("token_rows", _token_rows(self.vocabulary), persistent=False)
+            self.register_buffer("token_rows", token_rows(self.vocabulary), persistent=False)
 
     @property
     def visual(self) -> VisionTransformer:
@@ -128,9 +128,7 @@ class FrozenCLIP(nn.Module):
         """The words of a caption, each once, that a trimmed vocabulary lacks: to such a CLIP they are all the same."""
         if self.vocabulary is None:
             return []
-        known = {*self.vocabulary}
-        words = {word: known.issuperset(numbers) for word, numbers in self.tokenizer.words(caption)}
-        return [word for word, is_known in words.items() if not is_known and any(map(str.isalnum, word))]
+        return unknown_words(self.tokenizer.words(caption), self.vocabulary)
 
     def known_words(self) -> list[str] | None:
         """The words of a trimmed vocabulary, sorted; None where any word can be read.
@@ -280,7 +278,7 @@ def _batches(values: Sequence[_T]) -> Iterator[list[_T]]:
         yield list(values[start : start + _TOKENIZED_AT_ONCE])
 
 
-def _token_rows(vocabulary: Sequence[int]) -> Tensor:
+def token_rows(vocabulary: Sequence[int]) -> Tensor:
     """Row of a trimmed embedding for every token id of the standard tokenizer."""
     if vocabulary.count(UNKNOWN) != 1:
         raise UsageError(f"a trimmed vocabulary needs exactly one entry {UNKNOWN}, for unknown tokens.")

@@ -29,8 +29,8 @@ from ratlip_cli.data.layout import LONGEST_NAME
 from ratlip_cli.errors import RatlipError, TrainingError
 from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import locked, remove_partials, whole_file, write_text, writing
+from ratlip_cli.grids import captioned_grid
 from ratlip_cli.outputs import png_text
-from ratlip_cli.pixels import captioned_grid
 from ratlip_cli.setting import RUNS
 from ratlip_cli.training.settings import TrainSettings, already_there
 from ratlip_cli.training.trainer import StepRecord

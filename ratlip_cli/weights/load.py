@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ratlip_cli.errors import UsageError, WeightsError, unknown_name
-from ratlip_cli.setting import RUNS
+from ratlip_cli.setting import RUNS, check_export
 from ratlip_cli.weights.model_folder import CONFIG_FILE, GENERATOR_FILE, Model, file_of, load_folder
 from ratlip_cli.weights.not_models import MODEL_IN_RUN, what_it_is
 
@@ -36,6 +36,14 @@ def load_model(spec: str, device: str | torch.device = "cpu") -> Model:
     """Load a model for sampling. See `find_model` for `spec`."""
     name, folder = locate_model(spec)
     return load_folder(folder, device, name)
+
+
+def open_export(folder: str, device: str, precision: str) -> Model:
+    """A folder of `ratlip export` as a model that is scored. Raises RatlipError where it cannot be; see its loader."""
+    from ratlip_cli.weights.export.scored import load_exported
+
+    check_export(device, precision)
+    return load_exported(Path(folder))
 
 
 def pull_model(name: str, fingerprint: str | None = None) -> Model:

@@ -35,6 +35,7 @@ from ratlip_cli.json_files import check_keys, from_json, is_of_kind, read_json
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.planned import planned
+from ratlip_cli.samples import unknown_words
 from ratlip_cli.tensor_files import (
     fingerprint,
     load_into,
@@ -109,6 +110,11 @@ class Model:
         return for_sampling(self.generator, self.clip, precision=self.precision)
 
     @property
+    def exported_as(self) -> str | None:
+        """The format, where an exported model makes its images: they agree to rounding only."""
+        return None
+
+    @property
     def family(self) -> Family:
         """What differs between papers."""
         return self.config.family
@@ -134,14 +140,11 @@ class Model:
 
     def unknown_words(self, prompt: str) -> str | None:
         """One line that names the words of a prompt that its CLIP does not know, None where it knows them all."""
-        words = [f"'{word}'" for word in self.clip.unknown_words(prompt)]
+        words = self.clip.unknown_words(prompt)
         if not words:
             return None
-        if len(words) == 1:
-            known = f"does not know {words[0]}"
-        else:
-            known = f"knows {'neither' if len(words) == 2 else 'none of'} {' nor '.join(words)}"
-        return f"{self.name} {known}: `ratlip info {shlex.quote(self.name)} --words` lists the words that it knows"
+        lists = f"`ratlip info {shlex.quote(self.name)} --words` lists the words that it knows"
+        return f"{unknown_words(self.name, words)}: {lists}"
 
     @property
     def device(self) -> torch.device:
@@ -174,11 +177,16 @@ def create_model_folder(folder: Path, config: ModelConfig, clip: FrozenCLIP) -> 
 
 def write_model_config(folder: Path, config: ModelConfig) -> None:
     """Write config.json."""
+    write_text(folder / CONFIG_FILE, json.dumps(config_content(config), indent=2) + "\n")
+
+
+def config_content(config: ModelConfig) -> dict[str, Any]:
+    """What config.json holds."""
     content = {"format_version": FORMAT_VERSION, "library": "ratlip", "library_version": ratlip_cli.__version__}
     own = asdict(config)
     if not config.text_encoder:
         del own["text_encoder"]  # so that earlier versions read all other models
-    write_text(folder / CONFIG_FILE, json.dumps(content | own, indent=2) + "\n")
+    return content | own
 
 
 def save_weights(
@@ -226,6 +234,11 @@ def read_model_config(folder: Path) -> ModelConfig:
         ) from error
     except ValueError as error:
         raise WeightsError(f"{path} is {other_file(path) or f'damaged: {error}'}.") from error
+    return parse_model_config(content, path)
+
+
+def parse_model_config(content: object, path: Path) -> ModelConfig:
+    """Check what was read as config.json from `path`. Raises WeightsError where it is of another format."""
     if not isinstance(content, dict) or content.get("library") != "ratlip":
         raise WeightsError(f"{path} does not describe a ratlip model.")
     if not is_of_kind(content.get("format_version"), int) or content["format_version"] != FORMAT_VERSION:

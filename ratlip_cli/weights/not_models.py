@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ratlip_cli.errors import WeightsError, first_line
 from ratlip_cli.file_kinds import TensorFile, other_file, tensor_file
+from ratlip_cli.setting import EXPORT_FILE
 from ratlip_cli.weights import clip_files
 from ratlip_cli.weights.model_folder import CONFIG_FILE, read_model_config
 
@@ -70,8 +71,8 @@ def _of_folder(path: Path) -> str:
         return f"{path} is a prepared dataset: `ratlip train --dataset {path}` makes a model of it."
     if (path / clip_files.CONFIG_FILE).is_file():
         return f"{path} is a CLIP, not a generator: name it by --clip."
-    if (path / "export.json").is_file():
-        return f"{path} is an exported model: its example.py generates; --model takes what it was exported from."
+    if (path / EXPORT_FILE).is_file():
+        return f"{path} is an exported model, which generates and is evaluated alone: name the model that was exported."
     if (path / "model_index.json").is_file():
         return f"{path} is a model of diffusers, which ratlip does not read."
     if released:

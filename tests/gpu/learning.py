@@ -17,7 +17,8 @@ from ratlip_cli.data.parallel import processes
 from ratlip_cli.data.prepare import PrepareRequest, prepare
 from ratlip_cli.demo.attributes import FAMILIES, sample_attributes
 from ratlip_cli.demo.captions import captions as captions_of
-from ratlip_cli.pixels import captioned_grid, to_images
+from ratlip_cli.grids import captioned_grid
+from ratlip_cli.pixels import to_images
 from ratlip_cli.sampling import noise_vectors
 from ratlip_cli.training.settings import TrainSettings, read_settings
 from ratlip_cli.training.trainer import Trainer

@@ -1,40 +1,54 @@
-"""A model without this package: its generator and its text encoder as ONNX or as PyTorch export archives.
+"""A model without this package: its networks as ONNX, as OpenVINO's files or as PyTorch export archives.
 
-generator.onnx or .pt2      noise (B,noise_dim) and text vectors (B,d) -> images (B,3,S,S) in [-1,1]
-text_encoder.onnx or .pt2   token ids (B,context_length) -> text vectors (B,d)
+generator       noise (B,noise_dim) and text vectors (B,d) -> images (B,3,S,S) in [-1,1]
+text_encoder    token ids (B,context_length) -> text vectors (B,d)
+image_encoder   images (B,3,S,S) in [-1,1] -> image vectors (B,d), whose cosine with a text vector is the similarity
 tokenizer.py, merges.txt    prompts -> token ids
-export.json                 sizes, and the fingerprints of the model and its CLIP
-example.py                  all of it together
+export.json     sizes, the fingerprints of the model and its CLIP, and the model's config.json
+example.py      all of it together
+
+The networks are .onnx, .xml with .bin, or .pt2. `ratlip_cli.exported` reads the folder of the first two.
 """
 
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.nn import functional as F
 
 import ratlip_cli
 from ratlip_cli import tokenizer
 from ratlip_cli.clip_tokenizer import CLIPTokenizer, merges
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError, unknown_name
+from ratlip_cli.exported import (
+    ENDINGS,
+    GENERATOR,
+    IMAGE_ENCODER,
+    MERGES_FILE,
+    TEXT_ENCODER,
+    ExportedModel,
+    ExportSettings,
+)
 from ratlip_cli.family import Family
 from ratlip_cli.fast import for_export
 from ratlip_cli.files import whole_folder, write_text
 from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.setting import EXPORT_FILE
 from ratlip_cli.weights.clip_files import quiet
-from ratlip_cli.weights.model_folder import Model
-
-FORMATS = {"onnx": "onnx", "torch-export": "pt2"}
-"""The endings of their files."""
+from ratlip_cli.weights.model_folder import Model, config_content
 
 TOLERANCE = 1e-3
-"""How far an exported model's images and text vectors may be from the model's own."""
+"""How far an exported model's images and vectors may be from the model's own."""
 
 _STANDALONE = Path(__file__).parent / "standalone"
 _PROMPTS = ("a red bird with black wings", "a flower", "a smiling face in front of a wall")
@@ -48,6 +62,7 @@ class Exported:
     folder: Path
     image_difference: float  # Largest difference of a pixel in [-1,1].
     text_difference: float  # Largest difference of a text vector's component, relative to the largest component.
+    vector_difference: float  # The same of CLIP's vectors of the images.
 
 
 class _Generating(nn.Module):
@@ -74,64 +89,92 @@ class _Encoding(nn.Module):
         return self.clip.encode_tokens(tokens)
 
 
+class _Seeing(nn.Module):
+    """Images of the generator's size to CLIP's image vectors."""
+
+    def __init__(self, clip: FrozenCLIP, size: int) -> None:
+        super().__init__()
+        self.clip = _with_towers(clip, visual=True)
+        clip_size = clip.geometry.image_size
+        self.resize: Tensor | None = None
+        if size != clip_size:  # what `FrozenCLIP.resized` does to columns, and to rows: runtimes lack this resampling
+            self.resize = F.interpolate(
+                torch.eye(size)[None, None], size=(clip_size, size), mode="bicubic", antialias=True
+            )[0, 0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.clip.encode_image(images if self.resize is None else self.resize @ images @ self.resize.T)
+
+
 def export_model(model: Model, folder: Path, file_format: str) -> Exported:
     """Write the self-contained folder of a model and compare what it computes with the model itself.
 
-    The model is on the CPU; `file_format` is one of FORMATS.
+    The model is on the CPU; `file_format` is one of `exported.ENDINGS`.
 
     Raises UsageError for an unknown format or a folder that exists; WeightsError where the CLIP has another tokenizer
     than OpenAI's, or the family another condition than CLIP's text vectors; RatlipError where a package is missing, or
     the exported model computes something else.
     """
-    if file_format not in FORMATS:
-        raise unknown_name("format", file_format, FORMATS)
+    if file_format not in ENDINGS:
+        raise unknown_name("format", file_format, ENDINGS)
     if folder.exists():
         raise UsageError(f"{folder} exists; choose another --out.")
     if not isinstance(model.clip.tokenizer, CLIPTokenizer):
         raise WeightsError(f"CLIP {model.clip.spec} has a tokenizer of its own, which cannot be exported yet.")
     if type(model.family).rows is not Family.rows or model.text_encoder is not model.clip:
         raise WeightsError(f"variant {model.family.name} reads more than text vectors, which cannot be exported yet.")
-    if file_format == "onnx":
-        _check_packages()
+    _check_packages(file_format)
+    config = model.config.generator
     tokens = model.clip.tokenizer(list(_PROMPTS))
     text = model.clip.encode_tokens(tokens)
-    noise = torch.randn(len(_PROMPTS), model.config.generator.noise_dim, generator=torch.Generator().manual_seed(0))
-    generating, encoding = _Generating(model.generator, model.clip).eval(), _Encoding(model.clip).eval()
+    noise = torch.randn(len(_PROMPTS), config.noise_dim, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        images = generating(noise, text)
-    ending = FORMATS[file_format]
-    with whole_folder(folder) as partial:
-        generator, encoder = partial / f"generator.{ending}", partial / f"text_encoder.{ending}"
-        save, run = (_save_onnx, _run_onnx) if file_format == "onnx" else (_save_archive, _run_archive)
-        with quiet():
-            save(_traced(generating, noise[:2], text[:2]), generator, ("noise", "text", "images"), model.fingerprint)
-            save(_traced(encoding, tokens[:2]), encoder, ("tokens", "text"), model.fingerprint)
-            image_difference = float((run(generator, {"noise": noise, "text": text}) - images).abs().max())
-            text_difference = float((run(encoder, {"tokens": tokens}) - text).abs().max() / text.abs().max())
-        for what, difference in (("images", image_difference), ("text vectors", text_difference)):
-            if not difference <= TOLERANCE:
-                raise RatlipError(
-                    f"the exported {what} differ by {difference:.2g} from the model's: nothing is written."
-                )
-        write_text(partial / "merges.txt", "".join(f"{merge}\n" for merge in merges()))
-        write_text(partial / "export.json", json.dumps(_settings(model, file_format), indent=2) + "\n")
-        shutil.copyfile(tokenizer.__file__, partial / "tokenizer.py")
-        example = "example_onnx.py" if file_format == "onnx" else "example_torch.py"
-        shutil.copyfile(_STANDALONE / example, partial / "example.py")
-    return Exported(folder, image_difference, text_difference)
-
-
-def _settings(model: Model, file_format: str) -> dict[str, object]:
-    return {
-        "library": "ratlip",
-        "library_version": ratlip_cli.__version__,
-        "format": file_format,
-        "fingerprint": model.fingerprint,
-        "clip_fingerprint": model.clip.fingerprint,
-        "image_size": model.config.generator.image_size,
-        "noise_dim": model.config.generator.noise_dim,
-        "context_length": model.clip.context_length,
+        images: Tensor = model.generator(noise, text, model.clip).clamp(-1, 1)
+        vectors = model.clip.encode_image(images)
+    networks: dict[str, tuple[nn.Module, dict[str, Tensor], str]] = {  # with its inputs and the name of its output
+        GENERATOR: (_Generating(model.generator, model.clip), {"noise": noise, "text": text}, "images"),
+        TEXT_ENCODER: (_Encoding(model.clip), {"tokens": tokens}, "text"),
+        IMAGE_ENCODER: (_Seeing(model.clip, config.image_size), {"images": images}, "vectors"),
     }
+    save = {"onnx": _save_onnx, "openvino": _save_openvino, "torch-export": _save_archive}[file_format]
+    with whole_folder(folder) as partial:
+        write_text(partial / MERGES_FILE, "".join(f"{merge}\n" for merge in merges()))
+        write_text(partial / EXPORT_FILE, json.dumps(asdict(_settings(model, file_format)), indent=2) + "\n")
+        with quiet():
+            for name, (network, inputs, output) in networks.items():
+                program = _traced(network.eval(), *(tensor[:2] for tensor in inputs.values()))
+                save(program, partial / f"{name}.{ENDINGS[file_format]}", (*inputs, output), model.fingerprint)
+            run = _run_archive if file_format == "torch-export" else _run_exported
+            computed = [run(partial, name, tuple(inputs.values())) for name, (_, inputs, _) in networks.items()]
+        differences = []
+        for what, ours, theirs, scale in (
+            ("images", images, computed[0], 1.0),
+            ("text vectors", text, computed[1], float(text.abs().max())),
+            ("image vectors", vectors, computed[2], float(vectors.abs().max())),
+        ):
+            differences.append(float((theirs - ours).abs().max()) / scale)
+            if not differences[-1] <= TOLERANCE:
+                raise RatlipError(
+                    f"the exported {what} differ by {differences[-1]:.2g} from the model's: nothing is written."
+                )
+        shutil.copyfile(tokenizer.__file__, partial / "tokenizer.py")
+        shutil.copyfile(_STANDALONE / f"example_{file_format.replace('-', '_')}.py", partial / "example.py")
+    return Exported(folder, *differences)
+
+
+def _settings(model: Model, file_format: str) -> ExportSettings:
+    return ExportSettings(
+        library="ratlip",
+        library_version=ratlip_cli.__version__,
+        format=file_format,
+        fingerprint=model.fingerprint,
+        clip_fingerprint=model.clip.fingerprint,
+        image_size=model.config.generator.image_size,
+        noise_dim=model.config.generator.noise_dim,
+        context_length=model.clip.context_length,
+        vocabulary=model.clip.vocabulary,
+        model=config_content(model.config),
+    )
 
 
 def _with_towers(clip: FrozenCLIP, visual: bool) -> FrozenCLIP:
@@ -147,6 +190,8 @@ def _traced(module: nn.Module, *arguments: Tensor) -> ExportedProgram:
     """The computation of `module` for any batch size; the arguments have two rows."""
     batch = Dim("batch", min=1, max=_LARGEST_BATCH)
     shapes = tuple({0: batch} for _ in arguments)
+    with torch.no_grad():
+        module(*arguments)  # so that tensors that are made once and kept are none of the tracer's
     with torch.no_grad():  # else PyTorch 2.6 puts what switches gradients off into the program, and cannot write it
         return torch.export.export(module, arguments, dynamic_shapes=shapes, strict=False)
 
@@ -169,24 +214,38 @@ def _save_archive(program: ExportedProgram, path: Path, _names: tuple[str, ...],
     torch.export.save(program, path, extra_files={"fingerprint": fingerprint})
 
 
-def _run_onnx(path: Path, inputs: dict[str, Tensor]) -> Tensor:
-    import onnxruntime
+def _save_openvino(program: ExportedProgram, path: Path, names: tuple[str, ...], fingerprint: str) -> None:
+    import openvino
 
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    (output,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
-    return torch.from_numpy(output)
+    onnx = path.with_suffix(".onnx")
+    _save_onnx(program, onnx, names, fingerprint)
+    converted = openvino.convert_model(onnx)
+    converted.set_rt_info(fingerprint, "fingerprint")
+    openvino.save_model(converted, path, compress_to_fp16=False)
+    onnx.unlink()
 
 
-def _run_archive(path: Path, inputs: dict[str, Tensor]) -> Tensor:
+def _run_exported(folder: Path, network: str, inputs: tuple[Tensor, ...]) -> Tensor:
+    exported = ExportedModel(folder)
+    compute: dict[str, Callable[..., Any]] = {
+        GENERATOR: exported.generated,
+        TEXT_ENCODER: exported.encode_tokens,
+        IMAGE_ENCODER: exported.encode_images,
+    }
+    return torch.from_numpy(compute[network](*(tensor.numpy() for tensor in inputs)))
+
+
+def _run_archive(folder: Path, network: str, inputs: tuple[Tensor, ...]) -> Tensor:
     with torch.no_grad():
-        output: Tensor = torch.export.load(path).module()(*inputs.values())
+        output: Tensor = torch.export.load(folder / f"{network}.pt2").module()(*inputs)
     return output
 
 
-def _check_packages() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise RatlipError(f"ONNX needs the package {error.name}: pip install onnx onnxruntime onnxscript.") from error
+def _check_packages(file_format: str) -> None:
+    needed = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
+    for name in needed.get(file_format, ()):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            extra = " ".join(needed[file_format])
+            raise RatlipError(f"--format {file_format} needs the package {error.name}: pip install {extra}.") from error

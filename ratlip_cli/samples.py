@@ -1,0 +1,194 @@
+"""From prompts to images, whatever computes them: PyTorch (`sampling`) or an exported model (`exported`).
+
+No torch here. Noise k depends on the seed and k alone, so image k of a prompt depends on the model, its precision, the
+prompt, the seed and k.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ratlip_cli.errors import UsageError
+from ratlip_cli.generation import check_request
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, repr=False)
+class Sample:
+    """One generated image and how it was made."""
+
+    image: Image.Image
+    prompt: str
+    prompt_index: int  # Which of the prompts of this call, from 0.
+    index: int  # Which noise, from 0: k.
+    seed: int
+    truncation: float
+    model: str
+    fingerprint: str  # Of the model.
+    clip_similarity: float | None  # Cosine of image and prompt under the model's CLIP; None where that is not at hand.
+    precision: str = "fp32"  # Arithmetic: fp32 or bf16.
+
+    def __repr__(self) -> str:
+        return f"<Sample {self.index} of '{self.prompt[:40]}', seed {self.seed}, by {self.model}>"
+
+    def _repr_png_(self) -> bytes:
+        shown = io.BytesIO()
+        self.image.save(shown, "PNG")
+        return shown.getvalue()
+
+    def record(self) -> dict[str, object]:
+        """Everything but the pixels."""
+        return {name: value for name, value in vars(self).items() if name not in ("image", "prompt_index")}
+
+
+class ImageModel(Protocol):
+    """What `generate` asks of a model."""
+
+    @property
+    def name(self) -> str:
+        """What the user called it by."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its weights."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic of its images: fp32 or bf16."""
+        ...
+
+    @property
+    def together(self) -> int:
+        """Images at a time where nobody says how many."""
+        ...
+
+    @property
+    def has_similarity(self) -> bool:
+        """Whether it has the CLIP that compares images with prompts."""
+        ...
+
+    def noise(self, seed: int, indices: Iterable[int]) -> NDArray[np.float32]:
+        """z (n,noise_dim) ~ N(0,I), one row an index; each row depends on `seed` and its index alone."""
+        ...
+
+    def about(self, prompt: str) -> list[str]:
+        """What of a prompt it cannot read, in lines."""
+        ...
+
+    def encoded(self, prompt: str) -> Any:
+        """What its `images` takes of a prompt."""
+        ...
+
+    def images(
+        self, noise: NDArray[np.float32], encoded: Sequence[Any]
+    ) -> tuple[list[Image.Image], Sequence[float | None]]:
+        """One image per row of noise (n,noise_dim), each of its own encoded prompt, and its CLIP similarity.
+
+        That is None where the CLIP is not at hand. Raises RatlipError where the generator makes NaN.
+        """
+        ...
+
+
+def overlong_prompt(tokens: int) -> str:
+    """Says that so many tokens are read of a prompt that has more."""
+    return f"the prompt is as long as the {tokens} tokens that are read; its end may be cut."
+
+
+def unknown_words(name: str, words: Sequence[str]) -> str:
+    """Says that the CLIP of a model does not know these words, at least one."""
+    quoted = [f"'{word}'" for word in words]
+    known = {1: f"does not know {quoted[0]}", 2: f"knows neither {' nor '.join(quoted)}"}.get(
+        len(words), f"knows none of {', '.join(quoted)}"
+    )
+    return f"{name} {known}"
+
+
+def generate(
+    model: ImageModel,
+    prompts: Sequence[str],
+    count: int = 1,
+    seed: int = 0,
+    truncation: float = 1.0,
+    best_of: int = 1,
+    batch_size: int | None = None,
+    indices: Sequence[int] | None = None,
+) -> Iterator[Sample]:
+    """Generate `count` images for each prompt, in the order of the prompts.
+
+    Args:
+        seed: decides every noise, together with its index.
+        truncation: psi, by which noise is scaled; below 1 images are more alike.
+        best_of: generate this many times `count` images, and keep those of highest CLIP similarity, best first.
+        batch_size: noise vectors that the model is given at a time; as suits it if left out.
+        indices: the images k of each prompt, instead of the first `count`.
+
+    Raises UsageError: an empty prompt, numbers out of range, or `best_of` of a model that has no CLIP similarity.
+    """
+    check_request(prompts, count, seed, truncation, best_of, batch_size, indices)
+    if best_of > 1 and not model.has_similarity:
+        raise UsageError(
+            f"{model.name} was exported without CLIP's image encoder, which --best-of chooses by: export it again."
+        )
+    wanted = range(count * best_of) if indices is None else indices
+    best: list[Sample] = []
+    for number, made in enumerate(_samples_of(model, prompts, wanted, seed, truncation, batch_size), 1):
+        if best_of == 1:
+            yield made
+            continue
+        best = sorted([*best, made], key=lambda one: -(one.clip_similarity or 0))[:count]
+        if number % len(wanted) == 0:
+            yield from best
+            best = []
+
+
+def _samples_of(
+    model: ImageModel,
+    prompts: Sequence[str],
+    wanted: Sequence[int],
+    seed: int,
+    truncation: float,
+    batch_size: int | None,
+) -> Iterator[Sample]:
+    """The images `wanted` of each prompt, a batch at a time, in which prompts may meet."""
+    pairs = itertools.product(range(len(prompts)), wanted)
+    encoded: dict[int, Any] = {}
+    while batch := list(itertools.islice(pairs, batch_size or model.together)):
+        numbers = dict.fromkeys(number for number, _ in batch)
+        encoded = {
+            number: encoded[number] if number in encoded else _encoded(model, prompts, number) for number in numbers
+        }
+        noise = np.float32(truncation) * model.noise(seed, (index for _, index in batch))
+        images, similarities = model.images(noise, [encoded[number] for number, _ in batch])
+        for (number, index), image, similarity in zip(batch, images, similarities, strict=True):
+            yield Sample(
+                image=image,
+                prompt=prompts[number],
+                prompt_index=number,
+                index=index,
+                seed=seed,
+                truncation=truncation,
+                model=model.name,
+                fingerprint=model.fingerprint,
+                clip_similarity=None if similarity is None else round(similarity, 4),
+                precision=model.precision,
+            )
+
+
+def _encoded(model: ImageModel, prompts: Sequence[str], number: int) -> Any:
+    """Encode one of the prompts, and say what of it the model cannot read."""
+    which = f"prompt {number + 1}: " if len(prompts) > 1 else ""
+    for line in model.about(prompts[number]):
+        logger.warning("%s%s", which, line)
+    return model.encoded(prompts[number])
