@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ratlip_cli"
 FLOORS = [
-    {"errors", "file_kinds", "files", "fonts", "generation", "json_files", "progress", "setting"},
+    {"errors", "file_kinds", "files", "fonts", "generation", "json_files", "pickle_nesting", "progress", "setting"},
     {"tokenizer", "torchscript"},
     {"clip_tokenizer", "planned"},
     {"tensor_files", "pixels", "device"},
