@@ -182,6 +182,7 @@ class AttnGAN(Family):
         "ema": 0.999,
     }
     unused = frozenset({"penalty_weight", "penalty_power", "similarity_weight", "diversity_weight"})
+    discriminator_name = "the largest images' discriminator"
 
     def generator(self, config: AttnGANConfig, geometry: ClipGeometry) -> nn.Module:
         from ratlip_cli.baselines.attngan import Generator

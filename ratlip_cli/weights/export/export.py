@@ -53,13 +53,14 @@ class Exported:
 class _Generating(nn.Module):
     """Noise and text vectors to images in [-1,1]."""
 
-    def __init__(self, generator: nn.Module, clip: FrozenCLIP) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.generator = for_export(generator)
-        self.clip = _with_towers(clip, visual=True)
+        self.generator = for_export(model.generator)
+        self.clip = _with_towers(model.clip, visual=True)
+        self.family = model.family
 
     def forward(self, noise: Tensor, text: Tensor) -> Tensor:
-        images: Tensor = self.generator(noise, text, self.clip)
+        images: Tensor = self.generator(noise, self.family.condition(self.clip, text), self.clip)
         return images.clamp(-1, 1)
 
 
@@ -96,9 +97,9 @@ def export_model(model: Model, folder: Path, file_format: str) -> Exported:
     tokens = model.clip.tokenizer(list(_PROMPTS))
     text = model.clip.encode_tokens(tokens)
     noise = torch.randn(len(_PROMPTS), model.config.generator.noise_dim, generator=torch.Generator().manual_seed(0))
-    generating, encoding = _Generating(model.generator, model.clip).eval(), _Encoding(model.clip).eval()
+    generating, encoding = _Generating(model).eval(), _Encoding(model.clip).eval()
     with torch.no_grad():
-        images = generating(noise, text)
+        images = model.generator(noise, model.encode(_PROMPTS), model.clip).clamp(-1, 1)
     ending = FORMATS[file_format]
     with whole_folder(folder) as partial:
         generator, encoder = partial / f"generator.{ending}", partial / f"text_encoder.{ending}"
