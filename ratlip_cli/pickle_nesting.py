@@ -15,6 +15,7 @@ DEEPEST = 100
 _CHANGES = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
 """Opcodes that put things into one that is there: a list, dictionary or object that changes is no key."""
 
+
 def check_nesting(file: BinaryIO) -> None:
     """Read one pickle up to its end, and raise ValueError where it nests tuples, or calls, deeper than DEEPEST.
 

@@ -117,7 +117,7 @@ class LatentRequest:
         None, "Captions of the dataset (200); with --caption, noise vectors under each (16).", group=SHOWN
     )
     method: str = setting("pca", "The plane that the vectors are shown in.", group=HOW, choices=METHODS)
-    space: str = setting("clip", "clip: image vectors; discriminator: the features that it finds.", group=HOW, choices=SPACES)
+    space: str = setting("clip", "clip: image vectors; discriminator: its features.", group=HOW, choices=SPACES)
     captions: Sequence[str] = ()
     """Two or more, to generate from the same noise vectors."""
     start: str | None = None
