@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from ratlip_cli.training.objectives.objective import Autocast, Objective
 
 
+ON_CLIP_VECTORS = frozenset(
+    {"similarity_weight", "diversity_weight", "final_similarity_weight", "final_diversity_weight"}
+)
+"""The settings of terms that compare CLIP's vectors of generated images with its text vectors."""
+
+
 class Family(ABC):
     """One architecture with its objective. Its name is the `variant` in settings and config.json.
 

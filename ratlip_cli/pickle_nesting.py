@@ -32,9 +32,9 @@ def check_nesting(file: BinaryIO) -> None:
         elif name == "MEMOIZE":
             memo[len(memo)] = stack[-1]
         elif name.endswith("PUT"):
-            memo[int(argument)] = stack[-1]
+            memo[int(str(argument))] = stack[-1]
         elif name.endswith("GET"):
-            stack.append(memo[int(argument)])
+            stack.append(memo[int(str(argument))])
         elif name == "DUP":
             stack.append(stack[-1])
         elif name == "POP" and marks and marks[-1] == len(stack):

@@ -111,6 +111,9 @@ def test_its_papers_settings_lie_over_a_preset_and_under_what_is_asked_for(tmp_p
         resolve_settings({"variant": "galip", "toy_drift": 1.0})
     with pytest.raises(UsageError, match="variant toy has no setting 'penalty_weight'"):
         resolve_settings({"variant": "toy", "penalty_weight": 1.0})
+    for variant in ("attngan", "lafite", "ratgan-released"):
+        with pytest.raises(UsageError, match=f"variant {variant} has no setting 'final_similarity_weight'"):
+            resolve_settings({"variant": variant, "final_similarity_weight": 1.0})
     for content, message in (
         ("objective = 3", "'objective' must be a table"),
         ("[objective]\ntoy_drit = 1.0", r"unknown setting 'objective.toy_drit'. Did you mean 'toy_drift'"),

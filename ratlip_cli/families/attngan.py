@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ratlip_cli.errors import UsageError
 from ratlip_cli.families.damsm import OnDamsm
-from ratlip_cli.family import Family
+from ratlip_cli.family import ON_CLIP_VECTORS, Family
 from ratlip_cli.setting import Value, setting
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class AttnGAN(Family):
         "beta2": 0.999,
         "ema": 0.999,
     }
-    unused = frozenset({"penalty_weight", "penalty_power", "similarity_weight", "diversity_weight"})
+    unused = ON_CLIP_VECTORS | {"penalty_weight", "penalty_power"}
     discriminator_name = "the largest images' discriminator"
 
     def generator(self, config: AttnGANConfig, geometry: ClipGeometry) -> nn.Module:

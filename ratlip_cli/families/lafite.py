@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ratlip_cli.errors import UsageError
-from ratlip_cli.family import Family
+from ratlip_cli.family import ON_CLIP_VECTORS, Family
 from ratlip_cli.setting import Value, setting
 
 if TYPE_CHECKING:
@@ -186,9 +186,7 @@ class Lafite(Family):
         "beta1": 0.0,
         "beta2": 0.99,
     }
-    unused: ClassVar[frozenset[str]] = frozenset(
-        {"similarity_weight", "diversity_weight", "penalty_weight", "penalty_power", "ema"}
-    )
+    unused: ClassVar[frozenset[str]] = ON_CLIP_VECTORS | {"penalty_weight", "penalty_power", "ema"}
 
     def generator(self, config: LafiteGeneratorConfig, geometry: ClipGeometry) -> nn.Module:
         from ratlip_cli.baselines.lafite import Generator
