@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from ratlip_cli.training.objectives.objective import Autocast, Objective
 
 
+ON_CLIP_VECTORS = frozenset(
+    {"similarity_weight", "diversity_weight", "final_similarity_weight", "final_diversity_weight"}
+)
+"""The settings of terms that compare CLIP's vectors of generated images with its text vectors."""
+
+
 class Family(ABC):
     """One architecture with its objective. Its name is the `variant` in settings and config.json.
 
@@ -33,6 +39,7 @@ class Family(ABC):
         objective_config: frozen dataclass of what its objective alone weighs; None where the run's settings say all.
         defaults: settings of a run as its paper has them, where they are others than RATLIP's.
         unused: settings of a run that its objective does not read.
+        discriminator_name: what people call its discriminator.
     """
 
     name: str
@@ -42,6 +49,7 @@ class Family(ABC):
     objective_config: ClassVar[type[Any] | None] = None
     defaults: ClassVar[Mapping[str, Value]] = {}
     unused: ClassVar[frozenset[str]] = frozenset()
+    discriminator_name: ClassVar[str] = "the discriminator"
 
     @property
     def sizes(self) -> dict[str, Setting]:

@@ -65,6 +65,7 @@ class Setting:
     name: str
     field: Field[Any]
     about: About
+    varies: bool = False  # Whether another family has another default.
 
     @property
     def default(self) -> Any:

@@ -18,7 +18,7 @@ from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, Generator
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.planned import planned
 
-TEXT_ENCODER = "CLIP text encoder"
+TEXT_ENCODER, CLIP_BLK = "CLIP text encoder", "CLIP-BLK"
 _HIDDEN_SIZES = (4, 8, 16, 32, 64, 128)
 _PAPER_TABLE = (
     *((variant, hidden_size) for variant in ("ratlip-released", "ratlip", "rat") for hidden_size in _HIDDEN_SIZES),
@@ -140,7 +140,7 @@ def _recorded(
     uses = {
         "encode_tokens": text_encoder,
         "encode_words": text_encoder,
-        "clip_blk": ("CLIP-BLK", clip_blk_parameters(clip)),
+        "clip_blk": (CLIP_BLK, clip_blk_parameters(clip)),
         "features": ("CLIP image encoder", count_parameters(clip.visual)),
     }
     for method, (name, frozen) in uses.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -21,7 +22,11 @@ from torch import Tensor, nn
 from ratlip_cli.errors import WeightsError, first_line
 from ratlip_cli.file_kinds import TensorFile, other_file, tensor_file
 from ratlip_cli.files import whole_file
+from ratlip_cli.pickle_nesting import check_nesting
 from ratlip_cli.torchscript import script_tensors
+
+_OLD_PICKLES = 5
+"""In a file of torch.save before PyTorch 1.6, in front of the numbers."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -101,6 +106,7 @@ def load_pickled(path: Path) -> Any:
         if tensor_file(path) is TensorFile.TORCHSCRIPT:
             return script_tensors(path)
         with path.open("rb") as file, warnings.catch_warnings():  # a file has no ending that PyTorch could go by
+            _check_nesting(file)
             warnings.simplefilter("ignore")  # of old formats and of pickle protocols, none of which the user can change
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -111,6 +117,20 @@ def load_pickled(path: Path) -> Any:
         raise WeightsError(
             f"{path} cannot be read as a PyTorch file ({_reason(error)}): damaged or cut short; get it again."
         ) from error
+
+
+def _check_nesting(file: io.BufferedReader) -> None:
+    """Raise ValueError, or what a damaged pickle makes Python raise, where PyTorch would not outlive the pickles."""
+    if file.read(2) == b"PK":
+        file.seek(0)
+        check_nesting(io.BytesIO(torch._C.PyTorchFileReader(file).get_record("data.pkl")))  # as torch.load takes it
+    else:
+        file.seek(0)
+        for _ in range(_OLD_PICKLES):
+            if not file.peek(1):
+                break
+            check_nesting(file)
+    file.seek(0)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

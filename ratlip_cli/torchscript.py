@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ratlip_cli.pickle_nesting import check_nesting
+
 DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -68,7 +70,10 @@ class _Unpickler(pickle._Unpickler):
     """Python's own unpickler in Python, whose memory does not grow with numbers that the file makes up."""
 
     def __init__(self, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> None:
-        super().__init__(io.BytesIO(archive.read(members["data.pkl"])))
+        content = io.BytesIO(archive.read(members["data.pkl"]))
+        check_nesting(content)
+        content.seek(0)
+        super().__init__(content)
         self.archive = archive
         self.members = members
         self.storages: dict[str, torch.UntypedStorage] = {}

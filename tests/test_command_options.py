@@ -79,7 +79,10 @@ def completed(command: str, name: str, incomplete: str, option: bool = True) -> 
 @pytest.mark.parametrize(("command", "name", "choices"), CHOICES)
 def test_choices_are_listed_completed_and_corrected(command: str, name: str, choices: tuple[str, ...]) -> None:
     option = parameter(command, name)
-    assert option.metavar == "|".join(choices)
+    assert option.metavar == "|".join(choices) or (
+        option.metavar == option.name.upper() and option.help.endswith(f" One of: {', '.join(choices)}.")
+    )
+    assert len(option.metavar) <= 40, "a column of help"
     assert completed(command, name, "") == list(choices)
     assert completed(command, name, choices[-1][:2]) == [one for one in choices if one.startswith(choices[-1][:2])]
     answer = ratlip(command, *AROUND.get(command, []), option.opts[0], f"{choices[1]}q")
@@ -174,6 +177,21 @@ def test_what_few_need_is_last_in_help(command: str) -> None:
     advanced = ["dvanced" in panel for panel in panels]
     assert advanced == sorted(advanced)
     assert any(advanced) == (command in ("train", "generate", "evaluate", "gradcam"))
+
+
+def test_the_families_have_headings_of_their_own_in_help() -> None:
+    shown = ratlip("train", "--help").out
+    panels = {panel.split("─")[1].strip(): panel for panel in shown.split("╭")[1:]}
+    for heading, options in {
+        "AttnGAN": ("--base-size", "--match-weight"),
+        "LAFITE": ("--channel-max", "--itd", "--language-free"),
+        "LAFITE, advanced": ("--batch-sum", "--text-noise"),
+        "Model": ("--image-size", "--noise-dim", "--hidden-size", "--init-from"),
+    }.items():
+        assert all(f" {option} " in panels[heading] for option in options), heading
+    assert list(panels).index("Evaluation") < list(panels).index("AttnGAN"), "after what all have"
+    assert "Default: 0.0001, or the variant's." in panels["How it learns"]
+    assert "Default: 0, or" not in panels["How it learns"], "all have the same seed"
 
 
 def test_whatever_needs_no_torch_is_checked_before_it_is_imported(tmp_path: Path) -> None:

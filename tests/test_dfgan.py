@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ratlip_cli.baselines import dfgan, ratgan
+from ratlip_cli.data.dataset import Batch
 from ratlip_cli.errors import UsageError
 from ratlip_cli.families.dfgan import DFGAN, DFGAN2020, DFGANReleased
 from ratlip_cli.families.ratgan import FLOWER, RATGAN, RATGANReleased
@@ -30,6 +31,7 @@ from ratlip_cli.training.objectives.objective import MicroBatch
 from ratlip_cli.training.objectives.ratgan import RATGANObjective
 from ratlip_cli.training.settings import TrainSettings, resolve_settings
 from ratlip_cli.training.start import open_session
+from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
 from ratlip_cli.weights.released.dfgan import export_dfgan, import_dfgan, is_dfgan
@@ -98,9 +100,7 @@ def of(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array)
 
 
-WEIGHTS = SimpleNamespace(
-    penalty_weight=2.0, penalty_power=6.0, similarity_weight=0.0, diversity_weight=0.0, compile=False
-)
+WEIGHTS = TrainSettings.of(variant="dfgan", similarity_weight=0.0)
 
 
 def gradients(network: nn.Module) -> dict[str, Tensor]:
@@ -404,12 +404,14 @@ def test_the_clip_similarity_is_added_where_it_is_asked_for(tiny_clip: Path) -> 
     text = clip.encode_text(["a red image", "a blue image"])
     batch = MicroBatch(torch.zeros(2, 3, 32, 32), text, mismatched(text), torch.randn(2, 100), text)
     losses = []
-    for weight in (0.0, 3.0):
-        settings = SimpleNamespace(**{**vars(WEIGHTS), "similarity_weight": weight})
+    for start, final in ((0.0, None), (3.0, None), (0.0, 5.0)):
+        settings = WEIGHTS.replaced(similarity_weight=start, final_similarity_weight=final, decay_from=0.0)
         objective = DFGANObjective(settings, *networks, clip, contextlib.nullcontext)
+        objective.progress = 1.0
         loss, logs = objective.generator_loss(batch, objective.fake(batch))
         losses.append(loss)
     assert "clip_similarity" in logs
+    torch.testing.assert_close(losses[2], losses[0] - 5 * logs["clip_similarity"].mean())
     torch.testing.assert_close(losses[1], losses[0] - 3 * logs["clip_similarity"].mean())
 
 
@@ -429,6 +431,34 @@ def test_ratgans_discriminator_moves_twice_in_a_step(
     assert {int(state["step"]) for state in optimizer.state.values()} == {2 * updates}
     never = [name for name, weight in session.trainer.discriminator.named_parameters() if weight not in optimizer.state]
     assert never == [], "at 32 pixels channels change in every block"
+
+
+def test_a_shortcut_that_is_never_used_is_left_alone(tiny_settings: TrainSettings) -> None:
+    """As in the published files every block has one; where channels stay, no gradient reaches it, and steps go on."""
+    sizes = {"image_size": 128, "generator_channels": 1, "discriminator_channels": 1, "batch_size": 2}
+    settings, clip = (
+        tiny_settings.replaced(variant="dfgan", similarity_weight=0.0, **sizes),
+        load_clip(tiny_settings.clip),
+    )
+    one, other = (
+        Trainer(settings, clip, torch.ones(2, clip.geometry.embed_dim), 2, torch.device("cpu")) for _ in range(2)
+    )
+    batch = Batch(torch.zeros(2, 3, 128, 128), torch.arange(2))
+    before = copy.deepcopy(one.discriminator.state_dict())
+    assert not one.train_step(batch).skipped
+    never = [name for name, weight in one.discriminator.named_parameters() if weight not in one.optimizer_d.state]
+    assert never
+    assert all("shortcut" in name for name in never)
+    assert all(torch.equal(one.discriminator.state_dict()[name], before[name]) for name in never)
+    for network, theirs in ((other.generator, one.generator), (other.discriminator, one.discriminator)):
+        network.load_state_dict(theirs.state_dict())
+    other.load_state(copy.deepcopy(one.state()), 1, 2)
+    assert one.train_step(batch._replace(images=torch.full_like(batch.images, torch.inf))).skipped
+    for trainer in (one, other):
+        trainer.steps_done = 2
+        assert not trainer.train_step(batch).skipped
+    for name, tensor in one.discriminator.state_dict().items():
+        assert torch.equal(tensor, other.discriminator.state_dict()[name]), name
 
 
 def test_the_papers_settings_lie_over_a_datasets() -> None:

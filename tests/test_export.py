@@ -23,7 +23,6 @@ from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.errors import RatlipError
 from ratlip_cli.evaluation.images import Captions, GeneratedImages
 from ratlip_cli.exported import ExportedModel
-from ratlip_cli.families import family_of
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.noise import noise_vectors
@@ -31,7 +30,7 @@ from ratlip_cli.sampling import generate
 from ratlip_cli.tokenizer import Tokenizer
 from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.export import export
-from ratlip_cli.weights.export.export import _Generating, _traced, export_model
+from ratlip_cli.weights.export.export import export_model
 from ratlip_cli.weights.export.scored import load_exported
 from ratlip_cli.weights.load import load_model
 from ratlip_cli.weights.model_folder import Model, create_model_folder, load_folder, model_config, save_weights
@@ -396,16 +395,3 @@ def test_openvino_generates_the_same(model: Model, tmp_path: Path) -> None:
     (tmp_path / "openvino" / "generator.xml").write_text("<net>")
     answer = ratlip("generate", "a", "--model", tmp_path / "openvino", "--out", tmp_path / "out", "--quiet")
     assert (answer.code, "generator.xml is damaged" in answer.err) == (1, True)
-
-
-@pytest.mark.parametrize("variant", ["dfgan", "ratgan", "lafite"])
-def test_other_families_are_exported_for_any_batch(variant: str) -> None:
-    family, clip = family_of(variant), load_clip("ratlip-demo")
-    small = {"image_size": 32, "noise_dim": 8, "generator_channels": 4, "channel_base": 128, "channel_max": 16}
-    config, _ = family.configs({name: size for name, size in small.items() if name in family.sizes})
-    torch.manual_seed(0)
-    generating = _Generating(family.generator(config, clip.geometry).eval(), clip).eval()
-    noise, text = torch.randn(5, 8), torch.nn.functional.normalize(torch.randn(5, clip.geometry.embed_dim), dim=1)
-    with torch.no_grad():
-        images = _traced(generating, noise[:2], text[:2]).module()(noise, text)
-        torch.testing.assert_close(images, generating(noise, text), rtol=1e-4, atol=1e-5)

@@ -1,28 +1,38 @@
-"""A family from one file outside the package goes through everything that the package does with models."""
+"""Every family that can be trained keeps the same laws and is used alike, one from a file outside the package too."""
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import make_dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import toy_family
 from command_line import ratlip
 from torch import nn
 
+import ratlip_cli
 from ratlip_cli import fast
-from ratlip_cli.data.dataset import training_batches
+from ratlip_cli.data.dataset import Batch
 from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.families import FAMILIES, family_of
+from ratlip_cli.families.damsm import OnDamsm
 from ratlip_cli.model.config import VARIANTS, GeneratorConfig
-from ratlip_cli.setting import setting, settings_of
+from ratlip_cli.setting import Value, setting, settings_of
+from ratlip_cli.summary import count_parameters
 from ratlip_cli.training import settings as settings_module
+from ratlip_cli.training.session import TrainingSession
 from ratlip_cli.training.settings import TrainSettings, resolve_settings
 from ratlip_cli.training.start import open_session
+from ratlip_cli.training.trainer import Trainer
+from ratlip_cli.weights.clip_files import load_clip
+from ratlip_cli.weights.export.export import _Generating
 from ratlip_cli.weights.load import load_model
 
 
@@ -64,18 +74,6 @@ def test_it_trains_and_writes_what_every_run_writes(run: Path) -> None:
     assert "a toy of two layers" in (run / "model" / "README.md").read_text()
 
 
-def test_it_goes_on_as_if_it_had_never_stopped(toy_settings: TrainSettings, run: Path, tmp_path: Path) -> None:
-    half = toy_settings.replaced(out=str(tmp_path / "half"))
-    stopped = open_session(half)
-    for _ in zip(range(3), stopped.run(lambda: stopped.trainer.steps_done == 3), strict=False):
-        pass
-    resumed = open_session(half.replaced(resume=half.out))
-    list(resumed.run())
-    assert resumed.trainer.steps_done == 6
-    expected, ours = (load_model(str(path)).generator.state_dict() for path in (run, tmp_path / "half"))
-    assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items())
-
-
 def test_another_architecture_is_told_by_its_setting(toy_settings: TrainSettings, run: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(run, tmp_path / "run"))
     with pytest.raises(WeightsError, match=r"toy_width = 12, not 20: resume with --toy-width 12"):
@@ -113,6 +111,9 @@ def test_its_papers_settings_lie_over_a_preset_and_under_what_is_asked_for(tmp_p
         resolve_settings({"variant": "galip", "toy_drift": 1.0})
     with pytest.raises(UsageError, match="variant toy has no setting 'penalty_weight'"):
         resolve_settings({"variant": "toy", "penalty_weight": 1.0})
+    for variant in ("attngan", "lafite", "ratgan-released"):
+        with pytest.raises(UsageError, match=f"variant {variant} has no setting 'final_similarity_weight'"):
+            resolve_settings({"variant": variant, "final_similarity_weight": 1.0})
     for content, message in (
         ("objective = 3", "'objective' must be a table"),
         ("[objective]\ntoy_drit = 1.0", r"unknown setting 'objective.toy_drit'. Did you mean 'toy_drift'"),
@@ -132,72 +133,230 @@ def test_a_preset_may_say_more_for_a_variant(monkeypatch: pytest.MonkeyPatch, tm
     assert resolve_settings({"dataset": "demo"}).lr_d == 1e-3
 
 
-def test_a_step_that_is_not_finite_leaves_everything_as_it_was(toy_settings: TrainSettings, tmp_path: Path) -> None:
-    session = open_session(toy_settings.replaced(out=str(tmp_path / "run"), save_every=100))
-    trainer, batches = session.trainer, training_batches(session.dataset, 4, 0, 0)
+_LAFITE: dict[str, Value] = {
+    **{"noise_dim": 6, "w_dim": 5, "mapping_layers": 2, "text_width": 7, "channel_base": 256, "channel_max": 8},
+    **{"r1_every": 2, "path_length_every": 2},
+}
+TINY: dict[str, dict[str, Value]] = {
+    **{name: {} for name in VARIANTS},
+    "toy": {"noise_dim": 6, "toy_width": 12, "toy_channels": 3, "lr_d": 1e-2},
+    "dfgan": {"generator_channels": 2},
+    "ratgan": {"generator_channels": 2, "diversity_weight": 0.5},
+    "attngan": {"z_dim": 5, "condition_dim": 3, "generator_channels": 2, "discriminator_channels": 1},
+    "lafite": _LAFITE,
+    "lafite-released": _LAFITE,
+}
+"""Small sizes of each family that can be trained, beside those of `tiny_settings`."""
+PAPERS = ("toy", "dfgan", "ratgan", "attngan", "lafite")
+"""Those that no other tests use like any model."""
+CAPTIONS = ("a red image", "all of it is blue and green and blue", "grey")
 
-    def everything() -> list[torch.Tensor]:
-        states = [value for one in (trainer.optimizer_g, trainer.optimizer_d) for value in one.state.values()]
-        networks = [*trainer.generator.state_dict().values(), *trainer.discriminator.state_dict().values()]
-        return [tensor.clone() for tensor in (*networks, *(each for state in states for each in state.values()))]
 
-    for _ in range(3):
-        before, colour = everything(), trainer.objective.colour
-        broken = next(batches)
-        monstrous = broken._replace(images=torch.full_like(broken.images, float("inf")))
-        assert trainer.train_step(monstrous).skipped
-        assert trainer.objective.colour == colour
-        assert all(torch.equal(one, other) for one, other in zip(before, everything(), strict=True))
-        assert not trainer.train_step(broken).skipped
-    batches.close()
+class Trained(NamedTuple):
+    """A finished run of six steps."""
+
+    settings: TrainSettings
+    folder: Path
+    session: TrainingSession
 
 
-def test_it_generates(run: Path, tmp_path: Path) -> None:
-    answer = ratlip("generate", "a red image", "-n", 3, "--model", run, "--out", tmp_path / "out", "--quiet")
+@pytest.fixture(scope="module")
+def trained(
+    request: pytest.FixtureRequest, tiny_settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
+    """Of the family that the test's parameter names."""
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    settings = tiny_settings.replaced(variant=request.param, image_size=32, **TINY[request.param])
+    session = open_session(settings.replaced(out=str(folder), sample_every=3))
+    list(session.run())
+    return Trained(settings, folder, session)
+
+
+SLOW = ("rat", "galip", "ratlip-released", "lafite-released")
+"""Those whose networks and objective are others' with a switch."""
+all_families = pytest.mark.parametrize(
+    "trained", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in TINY], indirect=True
+)
+papers = pytest.mark.parametrize("trained", PAPERS, indirect=True)
+
+
+def test_no_family_that_can_be_trained_is_left_out() -> None:
+    assert set(TINY) == {name for name, family in FAMILIES.items() if not isinstance(family, OnDamsm)}
+
+
+@all_families
+def test_training_changes_all_but_the_clip(trained: Trained) -> None:
+    trainer, before = trained.session.trainer, load_clip(trained.settings.clip)
+    for name, tensor in trainer.clip.state_dict().items():
+        assert torch.equal(tensor, before.state_dict()[name])
+    fresh = Trainer(trained.settings, before, trainer.rows, 10, torch.device("cpu"))
+    for network, new in ((trainer.generator, fresh.generator), (trainer.discriminator, fresh.discriminator)):
+        same = [name for name, weight in network.named_parameters() if torch.equal(weight, new.get_parameter(name))]
+        assert len(same) < 0.1 * len(list(network.parameters())), same
+
+
+@all_families
+def test_a_run_goes_on_as_if_it_had_never_stopped(trained: Trained, tmp_path: Path) -> None:
+    """To the bit, in all that a checkpoint keeps: networks, EMA, optimisers, and what the objective remembers."""
+    half = trained.settings.replaced(out=str(tmp_path / "half"))
+    stopped = open_session(half)
+    for _ in zip(range(3), stopped.run(lambda: stopped.trainer.steps_done == 3), strict=False):
+        pass
+    resumed = open_session(half.replaced(resume=half.out))
+    list(resumed.run())
+    assert resumed.trainer.steps_done == 6
+    one, other = (run / "checkpoints" / "step_00000006" for run in (trained.folder, tmp_path / "half"))
+    kept = {file.name for file in one.iterdir()}
+    assert {"generator.safetensors", "discriminator.safetensors", "state.pt"} <= kept
+    for name in kept - {"checkpoint.json"}:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@all_families
+def test_a_step_that_is_not_finite_leaves_everything_as_it_was(trained: Trained) -> None:
+    trainer = open_session(trained.settings.replaced(out="", steps=9)).trainer
+
+    def everything() -> bytes:
+        content = io.BytesIO()
+        networks = [network.state_dict() for network in (trainer.generator, trainer.discriminator, trainer.ema)]
+        torch.save((networks, {**trainer.state(), "not_finite_in_a_row": 0}), content)
+        return content.getvalue()
+
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    broken = images.clone()
+    broken[0, 0, 0, 0] = torch.inf
+    for _ in range(2):  # regularisers are due in one of both
+        assert not trainer.train_step(Batch(images, torch.arange(4))).skipped
+        before = everything()
+        assert trainer.train_step(Batch(broken, torch.arange(4))).skipped
+        assert everything() == before
+
+
+@all_families
+def test_an_image_depends_on_its_own_noise_and_caption_alone(trained: Trained) -> None:
+    model = load_model(str(trained.folder))
+    torch.manual_seed(0)
+    for parameter in model.generator.parameters():  # after six steps a caption hardly matters yet
+        parameter.data += torch.randn_like(parameter) * (parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.5)
+    noise, text = torch.randn(3, model.config.generator.noise_dim), model.encode(CAPTIONS)
+    with torch.no_grad():
+        images = model.generator(noise, text, model.clip)
+        of_captions = (model.generator(noise, text.roll(1, 0), model.clip) - images).abs().max()
+        of_noise = (model.generator(noise.roll(1, 0), text, model.clip) - images).abs().max()
+        for row in range(3):
+            alone = model.generator(noise[row : row + 1], model.encode(CAPTIONS[row : row + 1]), model.clip)
+            apart = (alone[0] - images[row]).abs().max()
+            assert apart < 0.01 * min(of_captions, of_noise), "rounding alone"
+    assert apart < 1e-3
+
+
+@all_families
+def test_the_same_image_for_the_same_seed_and_index(trained: Trained) -> None:
+    """Alone or among others, to the bit on a CPU."""
+    model = ratlip_cli.load_model(str(trained.folder))
+    three = [np.asarray(one.image) for one in model.generate(CAPTIONS[0], n=3, seed=5)]
+    (alone,) = model.generate(CAPTIONS[0], seed=5, indices=[2])
+    among = model.generate(CAPTIONS, n=3, seed=5)
+    assert np.array_equal(np.asarray(alone.image), three[2])
+    assert np.array_equal(np.asarray(among[2].image), three[2])
+    assert not np.array_equal(three[1], three[2])
+
+
+@papers
+def test_settings_of_speed_are_taken(trained: Trained, tmp_path: Path) -> None:
+    """Micro-batches, a start from a model, and bf16."""
+    for name, more in {
+        "micro": {"grad_accum": 2, "init_from": str(trained.folder)},
+        "bf16": {"precision": "bf16"},
+    }.items():
+        session = open_session(trained.settings.replaced(out=str(tmp_path / name), steps=1, **more))
+        (record,) = session.run()
+        assert not record.skipped, name
+
+
+@papers
+def test_it_is_generated_and_evaluated(trained: Trained, tmp_path: Path) -> None:
+    model = ("--model", trained.folder, "--quiet")
+    answer = ratlip("generate", "a red image", "-n", 3, *model, "--out", tmp_path / "out")
     assert answer.code == 0, answer.err
     assert len(list((tmp_path / "out").glob("*_a-red-image_*.png"))) == 3
-
-
-def test_it_is_evaluated(run: Path) -> None:
-    answer = ratlip(
-        *("evaluate", "--model", run, "--features", "clip", "--fid", "--clip-score", "--captions-per-image", 1),
-        *("--device", "cpu", "--json", "--quiet"),
-    )
+    scores = ("--features", "clip", "--fid", "--clip-score", "--captions-per-image", 1, "--device", "cpu", "--json")
+    answer = ratlip("evaluate", *model, *scores)
     assert answer.code == 0, answer.err
     assert {"fid_clip", "clip_score"} <= json.loads(answer.out)["metrics"].keys()
 
 
-def test_it_is_exported(run: Path, tmp_path: Path) -> None:
-    answer = ratlip("export", run, "--out", tmp_path / "exported", "--format", "torch-export", "--quiet")
+@papers
+def test_what_would_be_exported_is_the_model(trained: Trained) -> None:
+    """The computation takes CLIP's text vectors, and makes of them what the family's networks are given."""
+    model = load_model(str(trained.folder))
+    text, noise = model.clip.encode_text(CAPTIONS), torch.randn(3, model.config.generator.noise_dim)
+    if trained.settings.variant == "attngan":
+        answer = ratlip("export", trained.folder, "--quiet")
+        assert answer.code == 1
+        assert "variant attngan reads more than text vectors, which cannot be exported yet" in answer.err
+        return
+    with torch.no_grad():
+        expected = model.generator(noise, model.encode(CAPTIONS), model.clip).clamp(-1, 1)
+        torch.testing.assert_close(_Generating(model).eval()(noise, text), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", [name for name in PAPERS if name != "attngan"], indirect=True)
+def test_it_is_exported(trained: Trained, tmp_path: Path) -> None:
+    answer = ratlip("export", trained.folder, "--out", tmp_path / "out", "--format", "torch-export", "--quiet")
     assert answer.code == 0, answer.err
-    assert (tmp_path / "exported" / "generator.pt2").is_file()
+    model = load_model(str(trained.folder))
+    text, noise = model.clip.encode_text(CAPTIONS), torch.randn(3, model.config.generator.noise_dim)
+    generator = torch.export.load(tmp_path / "out" / "generator.pt2").module()
+    with torch.no_grad():
+        expected = model.generator(noise, model.encode(CAPTIONS), model.clip).clamp(-1, 1)
+        torch.testing.assert_close(generator(noise, text), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_it_would_be_pushed(run: Path) -> None:
-    answer = ratlip("push", run, "me/toy", "--dry-run", "--json", "--quiet")
+@papers
+def test_it_would_be_pushed(trained: Trained) -> None:
+    answer = ratlip("push", trained.folder, "me/toy", "--dry-run", "--json", "--quiet")
     assert answer.code == 0, answer.err
-    assert "a toy of two layers" in json.loads(answer.out)["card"]
+    assert trained.settings.family.about in json.loads(answer.out)["card"]
 
 
-@pytest.mark.parametrize("target", ["clip", "discriminator"])
-def test_it_is_explained(run: Path, tmp_path: Path, target: str) -> None:
+@papers
+def test_it_is_explained(trained: Trained, tmp_path: Path) -> None:
     answer = ratlip(
-        *("gradcam", "a red image", "--model", run, "--target", target, "--words"),
+        *("gradcam", "a red image", "--model", trained.folder, "--target", "discriminator", "--words"),
         *("--device", "cpu", "--out", tmp_path, "--json", "--quiet"),
     )
     assert answer.code == 0, answer.err
     content = json.loads(answer.out)
-    assert content["target"] == target
+    named = "the largest images' discriminator" if trained.settings.variant == "attngan" else "the discriminator"
+    assert content["unit"] == f"logit of {named}"
     assert any(file.endswith(".png") and Path(file).is_file() for file in content["files"])
 
 
-@pytest.mark.parametrize("space", ["clip", "discriminator"])
-def test_its_latent_view(run: Path, tmp_path: Path, space: str) -> None:
+@papers
+def test_its_latent_view(trained: Trained, tmp_path: Path) -> None:
     answer = ratlip(
-        *("latent-viz", "--model", run, "--space", space, "--caption", "a red image", "--caption", "a blue image"),
-        *("--count", 3, "--device", "cpu", "--out", tmp_path, "--json", "--quiet"),
+        *("latent-viz", "--model", trained.folder, "--space", "discriminator", "--caption", "a red image"),
+        *("--caption", "a blue image", "--count", 3, "--device", "cpu", "--out", tmp_path, "--json", "--quiet"),
     )
     assert answer.code == 0, answer.err
+
+
+@papers
+def test_info_lists_every_parameter_once(trained: Trained) -> None:
+    answer = ratlip("info", "--model", trained.folder, "--json")
+    assert answer.code == 0, answer.err
+    listed = json.loads(answer.out)["modules"]
+    networks = (trained.session.trainer.generator, trained.session.trainer.discriminator)
+    assert sum(module["trained"] for module in listed) == sum(map(count_parameters, networks))
+
+
+@pytest.mark.parametrize(("variant", "shares"), [("galip", True), ("toy", False)])
+def test_info_tells_of_shared_weights_where_they_are(tiny_clip: Path, variant: str, shares: bool) -> None:
+    answer = ratlip("info", "--variant", variant, "--image-size", 32, "--clip", tiny_clip)
+    assert answer.code == 0, answer.err
+    assert ("CLIP-BLK and the CLIP image encoder share their weights." in answer.out) == shares
 
 
 def test_its_modules_are_listed(run: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import io
 import json
 import logging
 import os
@@ -32,6 +33,8 @@ from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
+from ratlip_cli.pickle_nesting import DEEPEST as DEEPEST_TUPLES
+from ratlip_cli.pickle_nesting import check_nesting
 from ratlip_cli.tensor_files import load_pickled, load_tensors, load_weights, save_tensors
 from ratlip_cli.training.checkpoint import read_checkpoint
 from ratlip_cli.weights import clip_files, hub
@@ -441,6 +444,61 @@ def test_a_torchscript_archive_takes_no_more_memory_than_its_file(tmp_path: Path
         with pytest.raises(WeightsError, match="cannot be read as a PyTorch file") as caught:
             load_weights(rewritten(file, {"data.pkl": spoiled}))
         assert_one_line(caught.value)
+
+
+def nested_key(depth: int) -> bytes:
+    """A pickle of a dictionary whose key is a tuple in tuples; Python's own pickler cannot write it."""
+    return b"\x80\x02})" + b"\x85" * depth + b"Ns."
+
+
+def of_torch(path: Path, content: bytes) -> Path:
+    torch.save({"w": torch.ones(1)}, path)
+    return rewritten(path, {"data.pkl": content})
+
+
+def of_old_torch(path: Path, content: bytes) -> Path:
+    torch.save({"w": torch.ones(1)}, path, _use_new_zipfile_serialization=False)
+    old = path.read_bytes()
+    ends = [position + 1 for position, byte in enumerate(old) if byte == ord(".")]
+    path.write_bytes(old[: next(end for end in ends if old[:end].endswith(b"u."))] + content)
+    return path
+
+
+@pytest.mark.parametrize("made", ["zip", "old", "script", "first of old"])
+def test_a_key_of_tuples_without_end_does_not_end_the_process(tmp_path: Path, made: str) -> None:
+    """hash() of tuples so deep takes the stack that the operating system gives, whatever Python's own limit is."""
+    file, content = tmp_path / "a.pt", nested_key(200_000)
+    if made == "first of old":
+        file.write_bytes(content)
+    elif made == "script":
+        rewritten(script(file, {"w": torch.ones(1)}), {"data.pkl": content})
+    else:
+        (of_torch if made == "zip" else of_old_torch)(file, content)
+    with pytest.raises(WeightsError, match="it nests tuples without end") as caught:
+        load_weights(file)
+    assert_one_line(caught.value)
+
+
+def test_nesting_is_counted_as_pickles_build_it() -> None:
+    """Through the memo, marks, calls and copies; what only changes a list or dictionary nests nothing."""
+    for one in (
+        nested_key(DEEPEST_TUPLES - 1),
+        pickle.dumps([[{(1, 2): "a"}] * 3] * 2000, 2),
+        pickle.dumps([[index] for index in range(5000)], 0),
+        b"\x80\x02](0.",
+    ):
+        check_nesting(io.BytesIO(one))
+    through_memo = b"".join(b"q\x00h\x00\x85" for _ in range(DEEPEST_TUPLES + 1))
+    for one in (
+        nested_key(DEEPEST_TUPLES + 1),
+        b")" + b"2\x86" * (DEEPEST_TUPLES + 1) + b".",
+        b")" + through_memo + b".",
+        b"(" * (DEEPEST_TUPLES + 2) + b"t" * (DEEPEST_TUPLES + 2) + b".",
+        b"(" * (DEEPEST_TUPLES + 2) + b"l" * (DEEPEST_TUPLES + 2) + b".",
+        b")" + b"}R" * (DEEPEST_TUPLES + 1) + b".",
+    ):
+        with pytest.raises(ValueError, match="without end"):
+            check_nesting(io.BytesIO(one))
 
 
 def test_other_folders_and_files_name_the_next_command(made: Path, tiny_dataset: Path, tmp_path: Path) -> None:

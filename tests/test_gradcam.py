@@ -106,7 +106,7 @@ def test_maps_of_a_discriminators_own_feature_map_equal_the_grad_cam_package(mod
         torch.manual_seed(0)
         discriminator = ToyDiscriminator(ToyDiscriminatorConfig(), clip.geometry.embed_dim)
     look, score = nn.Identity(), discriminator.__call__
-    target = Target("discriminator", "", "", clip, clip.encode_text, look, score, (4,), discriminator.conv)
+    target = Target("discriminator", "", "", clip, clip, clip.encode_text, look, score, (4,), discriminator.conv)
     images, text = random_images(3, 32), clip.encode_text([PROMPT, "a blue bird", "a face"])
     assert resolve_layer(target, None) is None
     maps = gradcam(target, images, text, None).cells

@@ -21,7 +21,6 @@ from ratlip_cli.training.settings import TrainSettings, resolve_settings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import load_clip
-from ratlip_cli.weights.load import load_model
 
 SIZES = {"noise_dim": 6, "w_dim": 5, "mapping_layers": 2, "text_width": 7, "channel_base": 256, "channel_max": 8}
 
@@ -68,22 +67,9 @@ def test_what_a_run_records(run: Path) -> None:
     assert "penalty_weight" not in repeated
 
 
-def test_it_goes_on_as_if_it_had_never_stopped(small: TrainSettings, run: Path, tmp_path: Path) -> None:
-    half = small.replaced(out=str(tmp_path / "half"))
-    stopped = open_session(half)
-    for _ in zip(range(3), stopped.run(lambda: stopped.trainer.steps_done == 3), strict=False):
-        pass
-    resumed = open_session(half.replaced(resume=half.out))
-    assert torch.equal(resumed.trainer.objective.path_length_mean, stopped.trainer.objective.path_length_mean)
-    list(resumed.run())
-    expected, ours = (load_model(str(path)).generator.state_dict() for path in (run, tmp_path / "half"))
-    assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items())
-
-
 def test_all_that_a_step_draws_is_its_own(small: TrainSettings) -> None:
-    """The global generator stays where it is, and CLIP what it was; the same step gives the same weights."""
+    """The global generator stays where it is; the same step gives the same weights."""
     (one, batch), (other, _) = trainer_of(small), trainer_of(small)
-    clip_before = {name: tensor.clone() for name, tensor in one.clip.state_dict().items()}
     torch.manual_seed(5)
     before = torch.get_rng_state()
     one.train_step(batch)
@@ -91,22 +77,6 @@ def test_all_that_a_step_draws_is_its_own(small: TrainSettings) -> None:
     torch.manual_seed(6)
     other.train_step(batch)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(weights(one), weights(other), strict=True))
-    assert all(torch.equal(tensor, clip_before[name]) for name, tensor in one.clip.state_dict().items())
-
-
-def test_a_step_that_is_not_finite_leaves_everything_as_it_was(small: TrainSettings) -> None:
-    trainer, batch = trainer_of(small)
-    for _ in range(2):
-        before, mean = weights(trainer), trainer.objective.path_length_mean
-        assert trainer.train_step(batch._replace(images=torch.full_like(batch.images, float("inf")))).skipped
-        assert all(torch.equal(ours, then) for ours, then in zip(weights(trainer), before, strict=True))
-        assert trainer.objective.path_length_mean is mean
-        assert not trainer.train_step(batch).skipped
-
-
-def test_micro_batches(small: TrainSettings) -> None:
-    trainer, batch = trainer_of(small.replaced(batch_size=8, grad_accum=2))
-    assert not trainer.train_step(batch).skipped
 
 
 @pytest.mark.parametrize("language_free", [False, True])
@@ -220,51 +190,11 @@ def test_the_preset_and_the_published_settings() -> None:
     assert family_of("lafite-released").configs({})[1].batch_sum
 
 
-def test_the_same_image_for_the_same_seed_and_index(run: Path, tmp_path: Path) -> None:
-    for count, out in ((3, "three"), (1, "one")):
-        answer = ratlip("generate", "a red image", "-n", count, "--model", run, "--out", tmp_path / out, "--quiet")
-        assert answer.code == 0, answer.err
-    three, one = (sorted((tmp_path / out).glob("*_a-red-image_*.png")) for out in ("three", "one"))
-    assert len(three) == 3
-    assert one[0].read_bytes() == three[0].read_bytes()
-
-
-@pytest.mark.parametrize("target", ["clip", "discriminator"])
-def test_it_is_explained(run: Path, tmp_path: Path, target: str) -> None:
-    answer = ratlip(
-        *("gradcam", "a red image", "--model", run, "--target", target),
-        *("--device", "cpu", "--out", tmp_path, "--json", "--quiet"),
-    )
-    assert answer.code == 0, answer.err
-    assert json.loads(answer.out)["target"] == target
-
-
-def test_its_latent_view(run: Path, tmp_path: Path) -> None:
-    answer = ratlip(
-        *("latent-viz", "--model", run, "--space", "discriminator", "--caption", "a red image"),
-        *("--caption", "a blue image", "--count", 3, "--device", "cpu", "--out", tmp_path, "--json", "--quiet"),
-    )
-    assert answer.code == 0, answer.err
-
-
-def test_its_modules_have_all_its_parameters(run: Path) -> None:
+def test_its_modules(run: Path) -> None:
     answer = ratlip("info", "--model", run, "--json")
     assert answer.code == 0, answer.err
     listed = {module["name"]: module["trained"] for module in json.loads(answer.out)["modules"]}
     assert {"mapping", "synthesis 4", "synthesis 32", "discriminator block 3", "text features"} <= listed.keys()
-    model = load_model(str(run))
-    config = model.config
-    networks = (model.generator, config.family.discriminator(config.discriminator, config.geometry))
-    count = sum(parameter.numel() for network in networks for parameter in network.parameters())
-    assert sum(number for name, number in listed.items() if not name.startswith("CLIP")) == count
-
-
-def test_it_is_evaluated(run: Path) -> None:
-    answer = ratlip(
-        *("evaluate", "--model", run, "--features", "clip", "--fid", "--clip-score", "--captions-per-image", 1),
-        *("--device", "cpu", "--json", "--quiet"),
-    )
-    assert answer.code == 0, answer.err
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from published_files import (
 from published_pickles import save_captions
 from torch import Tensor
 
-from ratlip_cli.baselines.damsm import END
+from ratlip_cli.baselines.damsm import CONTEXT, END
 from ratlip_cli.baselines.damsm_files import TEXT_ENCODER_FILE, VOCABULARY_FILE, load_text_encoder, read_vocabulary
 from ratlip_cli.errors import WeightsError
 from ratlip_cli.sampling import generate
@@ -222,6 +222,20 @@ def test_the_text_encoder_is_part_of_the_model(models: dict[str, Path], tmp_path
 
 def test_models_on_clip_say_nothing_of_a_text_encoder(models: dict[str, Path]) -> None:
     assert "text_encoder" not in json.loads((models["lafite-released"] / CONFIG_FILE).read_text())
+
+
+def test_its_own_text_encoder_knows_the_words_and_reads_the_prompt(models: dict[str, Path], tmp_path: Path) -> None:
+    """Not its CLIP, which reads 16 tokens here."""
+    told = ratlip("info", models["dfgan-released"], "--words")
+    assert told.out.split() == sorted(WORDS)
+    image = tmp_path / "a.png"
+    Image.new("RGB", (64, 64), "red").save(image)
+    for target, fits, reads in (("discriminator", 17, CONTEXT), ("discriminator", None, CONTEXT), ("clip", None, 16)):
+        prompt = " ".join(["red"] * (fits or reads + 1))
+        given = ("--image", image, "--target", target, "--device", "cpu", "--out", tmp_path / "out")
+        told = ratlip("gradcam", prompt, "--model", models["dfgan-released"], *given)
+        assert told.code == 0, told.err
+        assert (f"as long as the {reads} tokens that are read" in told.err) == (fits is None)
 
 
 def test_unknown_words_are_told_and_left_out(models: dict[str, Path], tmp_path: Path) -> None:

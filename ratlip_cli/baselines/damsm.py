@@ -64,6 +64,10 @@ class DamsmTextEncoder(nn.Module):
         """Words of a caption that are read; longer ones are cut."""
         return CONTEXT
 
+    def known_words(self) -> list[str]:
+        """The words that it reads, sorted."""
+        return sorted(self._numbers)
+
     def train(self, mode: bool = True) -> DamsmTextEncoder:
         """Stays in eval mode, whatever is asked of the module that holds it."""
         return super().train(False)

@@ -55,7 +55,7 @@ def info(
     if words:
         _list_words(model, json)
         return
-    from ratlip_cli.summary import gflop_per_image, summarise
+    from ratlip_cli.summary import CLIP_BLK, gflop_per_image, summarise
     from ratlip_cli.weights.clip_files import check_clip, clip_architecture
     from ratlip_cli.weights.load import locate_model
     from ratlip_cli.weights.model_folder import clip_spec, fingerprint_of, read_model_config
@@ -102,7 +102,7 @@ def info(
     rows = [
         (
             one.name,
-            "x".join(map(str, one.shape)),
+            "x".join(map(str, one.shape)) or "1",
             f"{one.trained:,}",
             f"{one.frozen:,}",
             f"{(one.trained + one.frozen) * 4 / 2**20:.1f}",
@@ -114,14 +114,15 @@ def info(
     title = f"{generator.variant}, {generator.image_size} pixels, on {on}"
     console.result_table(title, ("module", "output", "trained", "frozen", "MiB (float32)", "GFLOP/image"), rows)
     console.result(f"trained parameters: {trained:,}; one image of a prompt: {gflop:.1f} GFLOP")
-    console.result("CLIP-BLK and the CLIP image encoder share their weights.")
+    if CLIP_BLK in {one.name for one in modules}:
+        console.result(f"{CLIP_BLK} and the CLIP image encoder share their weights.")
 
 
 def _list_words(model: str | None, json: bool) -> None:
     from ratlip_cli.weights.load import default_model, load_model
 
     loaded = load_model(model or default_model())
-    known = loaded.clip.known_words()
+    known = loaded.text_encoder.known_words()
     if known is None:
         console.note(f"{loaded.name} reads any word: the vocabulary of its CLIP is whole.")
     if json:

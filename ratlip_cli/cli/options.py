@@ -21,6 +21,9 @@ from ratlip_cli.setting import DEVICES, RUNS, Setting, Value, check_choice, chec
 ADVANCED = "Advanced"
 """The heading, the last one, of what few people need."""
 
+_LONGEST_METAVAR = 40
+"""Letters of choices that help shows beside the option; more stand in its sentence."""
+
 ABOUT_MODEL = escape("Model folder, run folder, owner/name[@revision] on the Hugging Face Hub, or ratlip-demo.")
 
 
@@ -73,10 +76,14 @@ def choice(
         check_choice(kind, value, choices)
         return value
 
+    metavar = "|".join(choices)
+    if len(metavar) > _LONGEST_METAVAR:
+        metavar, help = kind.upper(), f"{help} One of: {', '.join(choices)}."
+
     return typer.Option(
         *declarations,
         help=help,
-        metavar="|".join(choices),
+        metavar=metavar,
         parser=parse,
         autocompletion=complete_choice(choices),
         rich_help_panel=panel,
@@ -211,7 +218,8 @@ def _argument(setting: Setting) -> inspect.Parameter:
 def _parameter(setting: Setting) -> inspect.Parameter:
     about, default = setting.about, setting.default
     has_default = default is not None and default is not False and default != ""
-    help_text = escape(f"{about.text} Default: {default}." if has_default else about.text)
+    others = ", or the variant's" if setting.varies else ""
+    help_text = escape(f"{about.text} Default: {default}{others}." if has_default else about.text)
     panel = f"{about.group}, advanced" if about.advanced else about.group
     declared = [_flag(about.option or setting.name)] if about.flag or about.option else []
     if about.choices:

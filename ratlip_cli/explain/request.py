@@ -53,7 +53,7 @@ class GradCamRequest:
     count: int | None = None
     """Images to generate (1), or to take from the dataset (100)."""
     target: str = setting(
-        "clip", "clip: cosine of image and text; discriminator: the logit of Mate-D.", group=HOW, choices=TARGETS
+        "clip", "clip: cosine of image and text; discriminator: its logit.", group=HOW, choices=TARGETS
     )
     layer: int | None = setting(
         None,
@@ -117,7 +117,7 @@ class LatentRequest:
         None, "Captions of the dataset (200); with --caption, noise vectors under each (16).", group=SHOWN
     )
     method: str = setting("pca", "The plane that the vectors are shown in.", group=HOW, choices=METHODS)
-    space: str = setting("clip", "clip: image vectors; discriminator: Mate-D's features.", group=HOW, choices=SPACES)
+    space: str = setting("clip", "clip: image vectors; discriminator: its features.", group=HOW, choices=SPACES)
     captions: Sequence[str] = ()
     """Two or more, to generate from the same noise vectors."""
     start: str | None = None

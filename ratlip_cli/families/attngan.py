@@ -5,13 +5,14 @@ Importing it imports no torch.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ratlip_cli.errors import UsageError
 from ratlip_cli.families.damsm import OnDamsm
-from ratlip_cli.family import Family
+from ratlip_cli.family import ON_CLIP_VECTORS, Family
 from ratlip_cli.setting import Value, setting
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ratlip_cli.training.objectives.objective import Autocast, Objective
 
 SMALLEST_IMAGE, LARGEST_IMAGE = 32, 256
+_attngan = functools.partial(setting, group="AttnGAN")
 SMALLEST_BASE = 8
 RELEASED_TEXT = 256
 """Channels of the sentences and words that the published weights read."""
@@ -45,7 +47,7 @@ class _Stages:
     """The sides of the images, and what else generator and discriminators have in common."""
 
     image_size: int = setting(256, "Side of the generated images in pixels, 32 to 256.")
-    base_size: int = setting(
+    base_size: int = _attngan(
         0,
         "Side of the first stage's images, a power of two of 8 or more; each further stage doubles it. "
         "0: a quarter of image_size, which makes three stages, as published.",
@@ -88,11 +90,11 @@ class AttnGANConfig(_Stages):
     """Sizes of the generator. The defaults are those published for birds."""
 
     variant: str = "attngan"
-    z_dim: int = setting(100, "Length of the noise vector z.")
-    condition_dim: int = setting(100, "Length of the augmented condition, which comes with as many random numbers.")
+    z_dim: int = _attngan(100, "Length of the noise vector z.")
+    condition_dim: int = _attngan(100, "Length of the augmented condition, which comes with as many random numbers.")
     base_channels: int = setting(32, "Channels of every stage's last features.", name="generator_channels")
-    residual_blocks: int = setting(2, "Residual blocks of each stage but the first.")
-    published_mask: bool = setting(
+    residual_blocks: int = _attngan(2, "Residual blocks of each stage but the first.")
+    published_mask: bool = _attngan(
         False,
         "Mask words by the captions of other images of the batch, as the published code does: an error.",
         advanced=True,
@@ -155,9 +157,9 @@ def _check(name: str, size: int, least: int = 1) -> None:
 class AttnGANWeights:
     """What the generator's loss weighs."""
 
-    match_weight: float = setting(5.0, "Weight LAMBDA of the loss by which CLIP tells image and caption apart.")
-    match_sharpness: float = setting(10.0, "gamma3: the cosines in that loss are multiplied by it.")
-    kl_weight: float = setting(1.0, "Weight of the divergence of the augmented condition from N(0,I).")
+    match_weight: float = _attngan(5.0, "Weight LAMBDA of the loss by which CLIP tells image and caption apart.")
+    match_sharpness: float = _attngan(10.0, "gamma3: the cosines in that loss are multiplied by it.")
+    kl_weight: float = _attngan(1.0, "Weight of the divergence of the augmented condition from N(0,I).")
 
     def __post_init__(self) -> None:
         for name in ("match_weight", "match_sharpness", "kl_weight"):
@@ -181,7 +183,8 @@ class AttnGAN(Family):
         "beta2": 0.999,
         "ema": 0.999,
     }
-    unused = frozenset({"penalty_weight", "penalty_power", "similarity_weight", "diversity_weight"})
+    unused = ON_CLIP_VECTORS | {"penalty_weight", "penalty_power"}
+    discriminator_name = "the largest images' discriminator"
 
     def generator(self, config: AttnGANConfig, geometry: ClipGeometry) -> nn.Module:
         from ratlip_cli.baselines.attngan import Generator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ratlip_cli.errors import UsageError
 from ratlip_cli.families.damsm import DAMSM_WIDTH, OnDamsm
-from ratlip_cli.family import Family
+from ratlip_cli.family import ON_CLIP_VECTORS, Family
 from ratlip_cli.model.config import LARGEST, ClipGeometry
 from ratlip_cli.setting import Value, setting
 
@@ -85,6 +85,11 @@ class DFGAN(Family):
         "ema": 0.0,
     }
 
+    widest: ClassVar[int] = 8
+    """How many times nf channels the discriminator has at most."""
+    penalty_apart: ClassVar[bool] = False
+    """Whether the gradient penalty has an update of its own."""
+
     def text_dim(self, geometry: ClipGeometry) -> int:
         """Length of the text vectors."""
         return geometry.embed_dim
@@ -97,14 +102,16 @@ class DFGAN(Family):
     def discriminator(self, config: Any, geometry: ClipGeometry) -> nn.Module:
         from ratlip_cli.baselines.dfgan import Discriminator
 
-        return Discriminator(config.image_size, config.base_channels, self.text_dim(geometry))
+        return Discriminator(config.image_size, config.base_channels, self.text_dim(geometry), self.widest)
 
     def objective(
         self, settings: Any, generator: nn.Module, discriminator: nn.Module, clip: FrozenCLIP, autocast: Autocast
     ) -> Objective:
         from ratlip_cli.training.objectives.dfgan import DFGANObjective
+        from ratlip_cli.training.objectives.ratgan import RATGANObjective
 
-        return DFGANObjective(settings, generator, discriminator, clip, autocast)
+        losses = RATGANObjective if self.penalty_apart else DFGANObjective
+        return losses(settings, generator, discriminator, clip, autocast)
 
     def look(self, clip: FrozenCLIP, images: Tensor) -> Tensor:
         return images
@@ -140,7 +147,7 @@ class DFGANReleased(OnDamsm, DFGAN):
 
     name = "dfgan-released"
     about = "DF-GAN as its authors' code builds it, on DAMSM's sentence vectors"
-    unused = frozenset({"similarity_weight", "diversity_weight"})  # both compare with CLIP's text vectors
+    unused = ON_CLIP_VECTORS
 
     def text_dim(self, geometry: ClipGeometry) -> int:
         return DAMSM_WIDTH
@@ -152,6 +159,8 @@ class DFGAN2020(DFGANReleased):
     name = "dfgan-2020-released"
     about = "DF-GAN's first version of 2020 as its authors' code builds it, on DAMSM's sentence vectors"
     defaults: ClassVar[Mapping[str, Value]] = {**DFGAN.defaults, "batch_size": 24}
+    widest = WIDEST_2020
+    penalty_apart = True
 
     def generator(self, config: Any, geometry: ClipGeometry) -> nn.Module:
         from ratlip_cli.baselines.dfgan import Generator2020
@@ -159,15 +168,3 @@ class DFGAN2020(DFGANReleased):
         return Generator2020(
             config.image_size, config.base_channels, config.noise_dim, self.text_dim(geometry), AFFINE_WIDTH_2020
         )
-
-    def discriminator(self, config: Any, geometry: ClipGeometry) -> nn.Module:
-        from ratlip_cli.baselines.dfgan import Discriminator
-
-        return Discriminator(config.image_size, config.base_channels, self.text_dim(geometry), WIDEST_2020)
-
-    def objective(
-        self, settings: Any, generator: nn.Module, discriminator: nn.Module, clip: FrozenCLIP, autocast: Autocast
-    ) -> Objective:
-        from ratlip_cli.training.objectives.ratgan import RATGANObjective
-
-        return RATGANObjective(settings, generator, discriminator, clip, autocast)

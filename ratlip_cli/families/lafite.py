@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ratlip_cli.errors import UsageError
-from ratlip_cli.family import Family
+from ratlip_cli.family import ON_CLIP_VECTORS, Family
 from ratlip_cli.setting import Value, setting
 
 if TYPE_CHECKING:
@@ -31,10 +31,11 @@ _LARGEST = {
 """The largest sizes: what a file may ask for before anything is built."""
 
 _image_size = functools.partial(setting, 256, "Side of the generated images in pixels, 32 to 256.", name="image_size")
+_lafite = functools.partial(setting, group="LAFITE")
 _channel_base = functools.partial(
-    setting, 32768, "Channels of both networks at a side are this divided by the side, 32768 in the paper."
+    _lafite, 32768, "Channels of both networks at a side are this divided by the side, 32768 in the paper."
 )
-_channel_max = functools.partial(setting, 512, "Most channels of both networks at any side.")
+_channel_max = functools.partial(_lafite, 512, "Most channels of both networks at any side.")
 
 
 class _Sides:
@@ -78,9 +79,9 @@ class LafiteGeneratorConfig(_Sides):
     variant: str = "lafite"
     image_size: int = _image_size()
     noise_dim: int = setting(512, "Length of the noise vector z.")
-    w_dim: int = setting(512, "Length of w, what the mapping makes of z.")
-    mapping_layers: int = setting(8, "Layers of the mapping.")
-    text_width: int = setting(512, "Length of what each layer's style makes of the text vector.")
+    w_dim: int = _lafite(512, "Length of w, what the mapping makes of z.")
+    mapping_layers: int = _lafite(8, "Layers of the mapping.")
+    text_width: int = _lafite(512, "Length of what each layer's style makes of the text vector.")
     channel_base: int = _channel_base()
     channel_max: int = _channel_max()
 
@@ -100,12 +101,12 @@ class LafiteDiscriminatorConfig(_Sides):
     image_size: int = _image_size()
     channel_base: int = _channel_base()
     channel_max: int = _channel_max()
-    batch_sum: bool = setting(
+    batch_sum: bool = _lafite(
         False,
         "Add the published code's sum over the whole batch to every logit, instead of each image's own.",
         advanced=True,
     )
-    unit_features: bool = setting(
+    unit_features: bool = _lafite(
         False, "Bring the discriminator's features to unit length before they meet the text.", advanced=True
     )
 
@@ -118,49 +119,44 @@ class LafiteDiscriminatorConfig(_Sides):
         return self.image_size >> self.doublings
 
 
-_learning = functools.partial(setting, group="How LAFITE learns")
-
-
 @dataclass(frozen=True)
 class LafiteObjectiveConfig:
     """What its objective weighs. The defaults are the published ones for COCO; R1's weight follows the size."""
 
-    itd: float = _learning(5.0, "Weight of the contrastive term between the discriminator's features and the text.")
-    itc: float = _learning(10.0, "Weight of the contrastive term between CLIP's image vector and the text.")
-    temperature: float = _learning(
+    itd: float = _lafite(5.0, "Weight of the contrastive term between the discriminator's features and the text.")
+    itc: float = _lafite(10.0, "Weight of the contrastive term between CLIP's image vector and the text.")
+    temperature: float = _lafite(
         0.5, "Temperature of the contrastive terms' softmax; 0 takes the cosines alone.", advanced=True
     )
-    lam: float = _learning(
+    lam: float = _lafite(
         0.0,
         "Share of the contrastive terms that compares texts for each image, not images for each text.",
         advanced=True,
     )
-    double_exponential: bool = _learning(
+    double_exponential: bool = _lafite(
         False, "Take the exponential in front of the softmax as the published code does.", advanced=True
     )
-    r1_gamma: float = _learning(0.0, "Weight gamma of R1; 0 takes 0.0002 times pixels divided by the batch size.")
-    r1_every: int = _learning(16, "Steps between two updates by R1; 0 makes none.", metavar="STEPS")
-    path_length_weight: float = _learning(2.0, "Weight of the path length.", advanced=True)
-    path_length_every: int = _learning(
-        4, "Steps between two updates by the path length; 0 makes none.", metavar="STEPS"
-    )
-    style_mixing: float = _learning(0.9, "Share of batches whose late layers follow another z.", advanced=True)
-    text_noise: float = _learning(0.1, "How much of a text vector is noise in training, from 0 to 1.", advanced=True)
-    language_free: bool = _learning(
+    r1_gamma: float = _lafite(0.0, "Weight gamma of R1; 0 takes 0.0002 times pixels divided by the batch size.")
+    r1_every: int = _lafite(16, "Steps between two updates by R1; 0 makes none.", metavar="STEPS")
+    path_length_weight: float = _lafite(2.0, "Weight of the path length.", advanced=True)
+    path_length_every: int = _lafite(4, "Steps between two updates by the path length; 0 makes none.", metavar="STEPS")
+    style_mixing: float = _lafite(0.9, "Share of batches whose late layers follow another z.", advanced=True)
+    text_noise: float = _lafite(0.1, "How much of a text vector is noise in training, from 0 to 1.", advanced=True)
+    language_free: bool = _lafite(
         False, "Learn from images alone: in place of a caption stands the image's own CLIP vector, with noise."
     )
-    mixing: float = _learning(
+    mixing: float = _lafite(
         0.0,
         "Share of captioned images whose caption is replaced so, from 0 to 1; those without one always are.",
         advanced=True,
     )
-    pseudo_noise: float = _learning(
+    pseudo_noise: float = _lafite(
         0.75, "How much of an image vector in place of a caption is noise, from 0 to 1.", advanced=True
     )
-    pseudo_mapper: str = _learning(
+    pseudo_mapper: str = _lafite(
         "", "File of the mapper of Lafite-NN, which makes text vectors of image vectors.", metavar="FILE", advanced=True
     )
-    ema_half_life: float = _learning(
+    ema_half_life: float = _lafite(
         0.0, "Images after which the EMA has forgotten half; 0 takes 312.5 times the batch size.", metavar="IMAGES"
     )
 
@@ -192,9 +188,7 @@ class Lafite(Family):
         "beta1": 0.0,
         "beta2": 0.99,
     }
-    unused: ClassVar[frozenset[str]] = frozenset(
-        {"similarity_weight", "diversity_weight", "penalty_weight", "penalty_power", "ema"}
-    )
+    unused: ClassVar[frozenset[str]] = ON_CLIP_VECTORS | {"penalty_weight", "penalty_power", "ema"}
 
     def generator(self, config: LafiteGeneratorConfig, geometry: ClipGeometry) -> nn.Module:
         from ratlip_cli.baselines.lafite import Generator
@@ -275,7 +269,7 @@ class LafiteReleasedGeneratorConfig(LafiteGeneratorConfig):
 class LafiteReleasedDiscriminatorConfig(LafiteDiscriminatorConfig):
     """As the published weights were trained."""
 
-    batch_sum: bool = setting(
+    batch_sum: bool = _lafite(
         True,
         "Add the published code's sum over the whole batch to every logit, instead of each image's own.",
         advanced=True,
@@ -286,10 +280,10 @@ class LafiteReleasedDiscriminatorConfig(LafiteDiscriminatorConfig):
 class LafiteReleasedObjectiveConfig(LafiteObjectiveConfig):
     """As the published weights were trained."""
 
-    double_exponential: bool = _learning(
+    double_exponential: bool = _lafite(
         True, "Take the exponential in front of the softmax as the published code does.", advanced=True
     )
-    r1_gamma: float = _learning(10.0, "Weight gamma of R1; 0 takes 0.0002 times pixels divided by the batch size.")
+    r1_gamma: float = _lafite(10.0, "Weight gamma of R1; 0 takes 0.0002 times pixels divided by the batch size.")
 
 
 class LafiteReleased(Lafite):

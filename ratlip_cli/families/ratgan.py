@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ratlip_cli.families.damsm import DAMSM_WIDTH, OnDamsm
 from ratlip_cli.families.dfgan import DFGAN, WIDEST_2020, DFGANDiscriminatorConfig, check_sizes
+from ratlip_cli.family import ON_CLIP_VECTORS
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.setting import Value, setting
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ratlip_cli.model.clip import FrozenCLIP
-    from ratlip_cli.training.objectives.objective import Autocast, Objective
 
 FLOWER = "ratgan-flower-released"
 
@@ -62,6 +61,8 @@ class RATGAN(DFGAN):
         "hidden_size": 256,
         "batch_size": 24,
     }
+    widest = WIDEST_2020
+    penalty_apart = True
 
     def generator(self, config: Any, geometry: ClipGeometry) -> nn.Module:
         from ratlip_cli.baselines.ratgan import Generator
@@ -75,18 +76,6 @@ class RATGAN(DFGAN):
             config.affines,
         )
 
-    def discriminator(self, config: Any, geometry: ClipGeometry) -> nn.Module:
-        from ratlip_cli.baselines.dfgan import Discriminator
-
-        return Discriminator(config.image_size, config.base_channels, self.text_dim(geometry), WIDEST_2020)
-
-    def objective(
-        self, settings: Any, generator: nn.Module, discriminator: nn.Module, clip: FrozenCLIP, autocast: Autocast
-    ) -> Objective:
-        from ratlip_cli.training.objectives.ratgan import RATGANObjective
-
-        return RATGANObjective(settings, generator, discriminator, clip, autocast)
-
     def modules(self, generator: nn.Module, discriminator: nn.Module) -> dict[str, nn.Module]:
         return {"LSTM": generator.get_submodule("lstm"), **super().modules(generator, discriminator)}
 
@@ -94,7 +83,7 @@ class RATGAN(DFGAN):
 class RATGANReleased(OnDamsm, RATGAN):
     """RAT-GAN as its authors' code builds it, on DAMSM's sentence vectors."""
 
-    unused = frozenset({"similarity_weight", "diversity_weight"})  # both compare with CLIP's text vectors
+    unused = ON_CLIP_VECTORS
 
     def __init__(self, name: str, about: str) -> None:
         self.name = name

@@ -16,7 +16,7 @@ import shlex
 import sys
 import urllib.parse
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -311,17 +311,32 @@ SETTINGS = settings_of(TrainSettings)  # The settings by name, without those of 
 
 
 def all_settings() -> dict[str, Setting]:
-    """Every setting by the flat name that it has on the command line, those of all families among them."""
+    """Every setting by the flat name that it has on the command line, those of all families among them.
+
+    Families' sizes that stand under no heading of their own follow the model's other settings.
+    """
     before = list(SETTINGS).index("init_from")
-    items = [*SETTINGS.items()]
-    return dict([*items[:before], *_of_families(MODEL).items(), *items[before:], *_of_families(OBJECTIVE).items()])
+    items = [
+        (
+            name,
+            replace(
+                one, varies=any(family.defaults.get(name, one.default) != one.default for family in FAMILIES.values())
+            ),
+        )
+        for name, one in SETTINGS.items()
+    ]
+    sizes = _of_families(MODEL)
+    general = {name: one for name, one in sizes.items() if one.about.group == SETTINGS["variant"].about.group}
+    return dict([*items[:before], *general.items(), *items[before:]]) | sizes | _of_families(OBJECTIVE)
 
 
 def _of_families(table: str) -> dict[str, Setting]:
     """The settings in that table of all families; what several have is told as the first of them tells it."""
     found: dict[str, Setting] = {}
     for family in FAMILIES.values():
-        found = (family.sizes if table == MODEL else family.weights) | found
+        for name, one in (family.sizes if table == MODEL else family.weights).items():
+            before = found.setdefault(name, one)
+            found[name] = replace(before, varies=before.varies or one.default != before.default)
     return found
 
 

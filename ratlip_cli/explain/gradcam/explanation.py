@@ -108,9 +108,9 @@ def explain_image(
         phrases: words of the prompt to make a map of each.
         seed: decides the random orders of insertion and deletion.
     """
-    if model.clip.is_overlong(input.prompt):
-        tokens = model.clip.context_length
-        logger.warning("the prompt is as long as the %d tokens that CLIP reads; its end may be cut.", tokens)
+    if target.reader.is_overlong(input.prompt):
+        read = target.reader.context_length
+        logger.warning("the prompt is as long as the %d tokens that are read; its end may be cut.", read)
     if unknown := model.unknown_words(input.prompt):
         logger.warning("%s", unknown)
     text = target.encode([input.prompt, *(words.without(input.prompt, phrase) for phrase in phrases)])

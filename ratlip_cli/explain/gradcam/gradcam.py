@@ -35,6 +35,8 @@ class Target:
     """What the number is, for people."""
     short_unit: str
     clip: FrozenCLIP
+    reader: Any
+    """What reads texts: the CLIP, or the model's text encoder."""
     encode: Callable[[Sequence[str]], Tensor]
     """n texts to vectors T (n,d), or to the condition (n,...) of the family."""
     look: Callable[[Tensor], Any]
@@ -69,6 +71,7 @@ def make_target(name: str, model: Model) -> Target:
             "CLIP similarity",
             "similarity",
             clip,
+            clip,
             clip.encode_text,
             clip.features,
             lambda features, text: clip_similarity(features.embedding, text),
@@ -80,9 +83,10 @@ def make_target(name: str, model: Model) -> Target:
             logger.warning(warning)
         return Target(
             name,
-            "logit of Mate-D",
+            f"logit of {family.discriminator_name}",
             "logit",
             clip,
+            model.text_encoder,
             lambda texts: family.encode(model.text_encoder, texts),
             lambda images: family.look(clip, images),
             lambda view, condition: family.logits(discriminator, view, condition),

@@ -102,7 +102,7 @@ def _result(request: GradCamRequest, groups: Sequence[list[Explanation]]) -> Gra
             "seed": request.seed,
             "dataset": request.dataset,
             "target": first.target.name,
-            "unit": first.target.unit,
+            "unit": " or ".join(dict.fromkeys(one.target.unit for one in explanations)),
             "models": [_model_record(group, summaries) for group, summaries in zip(groups, segments, strict=True)],
             "images": [one.record() for one in explanations],
         },

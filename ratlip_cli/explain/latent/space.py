@@ -54,7 +54,7 @@ class Space:
 
 
 def make_space(name: str, model: Model) -> Space:
-    """`clip`: CLIP's image vectors; `discriminator`: Mate-D's extracted features, their mean over the patches.
+    """`clip`: CLIP's image vectors; `discriminator`: what the discriminator finds in them, see `Family.features`.
 
     Raises UsageError for another name, WeightsError where the model has no discriminator.
     """

@@ -6,34 +6,16 @@ L_G = - E D(G(z,T),T)
 
 from __future__ import annotations
 
-from typing import Protocol
-
-import torch
 from torch import Tensor, nn
 
 from ratlip_cli.baselines.dfgan import Discriminator
 from ratlip_cli.model.clip import FrozenCLIP
-from ratlip_cli.model.losses import (
-    clip_similarity,
-    discriminator_loss,
-    generator_loss,
-    matching_aware_gradient_penalty,
-    mode_seeking,
-)
-from ratlip_cli.training.objectives.objective import Autocast, Logs, MicroBatch, Objective
+from ratlip_cli.model.losses import clip_similarity, generator_loss, matching_aware_gradient_penalty
+from ratlip_cli.training.objectives.hinge import HingeObjective, Weights
+from ratlip_cli.training.objectives.objective import Autocast, Logs, MicroBatch
 
 
-class Weights(Protocol):
-    """What the losses take from the settings."""
-
-    penalty_weight: float  # k
-    penalty_power: float  # p
-    similarity_weight: float  # of RATLIP's CLIP similarity; 0 in the paper
-    diversity_weight: float
-    compile: bool
-
-
-class DFGANObjective(Objective):
+class DFGANObjective(HingeObjective):
     """The losses above. The penalty is computed in float32, outside autocast."""
 
     def __init__(
@@ -41,13 +23,8 @@ class DFGANObjective(Objective):
     ) -> None:
         if not isinstance(discriminator, Discriminator):
             raise TypeError(f"these losses need DF-GAN's discriminator, not {type(discriminator).__name__}.")
-        self.settings = settings
-        self.clip = clip
-        self.autocast = autocast
+        super().__init__(settings, generator, discriminator, clip, autocast)
         self.plain_discriminator = discriminator
-        self.generator = torch.compile(generator) if settings.compile else generator
-        # The penalty differentiates twice, which compiled networks cannot: it keeps the plain discriminator.
-        self.discriminator = torch.compile(discriminator) if settings.compile else discriminator
 
     def fake(self, batch: MicroBatch) -> Tensor:
         """G(z,T) (B,3,S,S)"""
@@ -66,30 +43,18 @@ class DFGANObjective(Objective):
         )
         with self.autocast():
             logit_fake = self.discriminator(fake.detach(), batch.fake_text)
-        loss = discriminator_loss(logit_real, logit_fake, logit_mismatched, penalty)
-        return loss, {
-            "loss_d": loss,
-            "penalty_norm": norm,
-            "logit_real": logit_real,
-            "logit_fake": logit_fake,
-            "logit_mismatched": logit_mismatched,
-        }
+        return self.hinge(logit_real, logit_fake, logit_mismatched, penalty, {"penalty_norm": norm})
 
     def generator_loss(self, batch: MicroBatch, fake: Tensor) -> tuple[Tensor, Logs]:
         """L_G; and RATLIP's terms on CLIP's image vectors, where they were given a weight."""
         with self.autocast():
             logit_fake = self.discriminator(fake, batch.fake_text)
-        if not (self.settings.similarity_weight or self.settings.diversity_weight):
+        weight = self.similarity_weight
+        if not (weight or self.settings.diversity_weight):
             loss = -logit_fake.float().mean()
             return loss, {"loss_g": loss}
         with self.autocast():
             vectors = self.clip.encode_image(fake)
         similarity = clip_similarity(vectors, batch.fake_text)
-        loss = generator_loss(logit_fake, similarity, self.settings.similarity_weight)
-        if self.settings.diversity_weight:
-            loss = loss + self.settings.diversity_weight * mode_seeking(vectors, batch.fake_text, batch.noise)
+        loss = generator_loss(logit_fake, similarity, weight) + self.diversity(vectors, batch)
         return loss, {"loss_g": loss, "clip_similarity": similarity}
-
-    def fake_text(self, text: Tensor) -> Tensor:
-        """The text vectors of a micro-batch (B,d) or, for mode seeking, half of them twice."""
-        return text[: len(text) // 2].repeat(2, 1) if self.settings.diversity_weight else text

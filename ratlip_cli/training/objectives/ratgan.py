@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ratlip_cli.model.losses import discriminator_loss, matching_aware_gradient_penalty
+from ratlip_cli.model.losses import matching_aware_gradient_penalty
 from ratlip_cli.training.objectives.dfgan import DFGANObjective
 from ratlip_cli.training.objectives.objective import Logs, MicroBatch, Phase
 
@@ -24,13 +24,7 @@ class RATGANObjective(DFGANObjective):
             logit_real = self.plain_discriminator.head(features, batch.text)
             logit_mismatched = self.plain_discriminator.head(features, batch.mismatched)
             logit_fake = self.discriminator(fake.detach(), batch.fake_text)
-        loss = discriminator_loss(logit_real, logit_fake, logit_mismatched, logit_real.new_zeros(()))
-        return loss, {
-            "loss_d": loss,
-            "logit_real": logit_real,
-            "logit_fake": logit_fake,
-            "logit_mismatched": logit_mismatched,
-        }
+        return self.hinge(logit_real, logit_fake, logit_mismatched, logit_real.new_zeros(()), {})
 
     def penalty(self, batch: MicroBatch, fake: Tensor) -> tuple[Tensor, Logs]:
         """k E ||grad D(x,T)||^p, in float32."""

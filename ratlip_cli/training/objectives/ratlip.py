@@ -6,38 +6,17 @@ L_G = - E D(G(z,T),T) - lambda E cos(CLIP(G(z,T)), T)
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 
 from ratlip_cli.model.clip import FrozenCLIP, ImageFeatures
 from ratlip_cli.model.discriminator import Discriminator
-from ratlip_cli.model.losses import (
-    clip_similarity,
-    discriminator_loss,
-    generator_loss,
-    matching_aware_gradient_penalty,
-    mode_seeking,
-)
-from ratlip_cli.training.objectives.objective import Autocast, Logs, MicroBatch, Objective
-from ratlip_cli.training.objectives.schedule import scheduled
+from ratlip_cli.model.losses import clip_similarity, generator_loss, matching_aware_gradient_penalty
+from ratlip_cli.training.objectives.hinge import HingeObjective, Weights
+from ratlip_cli.training.objectives.objective import Autocast, Logs, MicroBatch
 
 
-class Weights(Protocol):
-    """What Eq. 8 takes from the settings."""
-
-    penalty_weight: float  # k
-    penalty_power: float  # p
-    similarity_weight: float  # lambda
-    diversity_weight: float
-    final_similarity_weight: float | None
-    final_diversity_weight: float | None
-    decay_from: float
-    compile: bool
-
-
-class RatlipObjective(Objective):
+class RatlipObjective(HingeObjective):
     """Eq. 8. The penalty is computed in float32, outside autocast; the sixth power of a norm overflows in half."""
 
     def __init__(
@@ -45,13 +24,8 @@ class RatlipObjective(Objective):
     ) -> None:
         if not isinstance(discriminator, Discriminator):
             raise TypeError(f"Eq. 8 needs Mate-D, not {type(discriminator).__name__}.")
-        self.settings = settings
-        self.clip = clip
-        self.autocast = autocast
+        super().__init__(settings, generator, discriminator, clip, autocast)
         self.plain_discriminator = discriminator
-        self.generator = torch.compile(generator) if settings.compile else generator
-        # The penalty differentiates twice, which compiled networks cannot: it keeps the plain discriminator.
-        self.discriminator = torch.compile(discriminator) if settings.compile else discriminator
 
     def fake(self, batch: MicroBatch) -> ImageFeatures:
         """CLIP(G(z,T)): what the discriminator and the similarity look at of the generated images."""
@@ -76,30 +50,12 @@ class RatlipObjective(Objective):
         )
         with self.autocast():
             logit_fake = self.discriminator(fake.patches.detach(), batch.fake_text, fake.pixels.detach())
-        loss = discriminator_loss(logit_real, logit_fake, logit_mismatched, penalty)
-        return loss, {
-            "loss_d": loss,
-            "penalty_norm": norm,
-            "logit_real": logit_real,
-            "logit_fake": logit_fake,
-            "logit_mismatched": logit_mismatched,
-        }
+        return self.hinge(logit_real, logit_fake, logit_mismatched, penalty, {"penalty_norm": norm})
 
     def generator_loss(self, batch: MicroBatch, fake: ImageFeatures) -> tuple[Tensor, Logs]:
         """L_G of Eq. 8, and the mode-seeking term where it has a weight."""
         with self.autocast():
             logit_fake = self.discriminator(fake.patches, batch.fake_text, fake.pixels)
         similarity = clip_similarity(fake.embedding, batch.fake_text)
-        settings, progress = self.settings, self.progress
-        weight = scheduled(settings.similarity_weight, settings.final_similarity_weight, progress, settings.decay_from)
-        loss = generator_loss(logit_fake, similarity, weight)
-        if settings.diversity_weight:
-            weight = scheduled(
-                settings.diversity_weight, settings.final_diversity_weight, progress, settings.decay_from
-            )
-            loss = loss + weight * mode_seeking(fake.embedding, batch.fake_text, batch.noise)
+        loss = generator_loss(logit_fake, similarity, self.similarity_weight) + self.diversity(fake.embedding, batch)
         return loss, {"loss_g": loss, "clip_similarity": similarity}
-
-    def fake_text(self, text: Tensor) -> Tensor:
-        """The text vectors of a micro-batch (B,d) or, for mode seeking, half of them twice."""
-        return text[: len(text) // 2].repeat(2, 1) if self.settings.diversity_weight else text

@@ -68,13 +68,14 @@ class Exported:
 class _Generating(nn.Module):
     """Noise and text vectors to images in [-1,1]."""
 
-    def __init__(self, generator: nn.Module, clip: FrozenCLIP) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.generator = for_export(generator)
-        self.clip = _with_towers(clip, visual=True)
+        self.generator = for_export(model.generator)
+        self.clip = _with_towers(model.clip, visual=True)
+        self.family = model.family
 
     def forward(self, noise: Tensor, text: Tensor) -> Tensor:
-        images: Tensor = self.generator(noise, text, self.clip)
+        images: Tensor = self.generator(noise, self.family.condition(self.clip, text), self.clip)
         return images.clamp(-1, 1)
 
 
@@ -129,10 +130,10 @@ def export_model(model: Model, folder: Path, file_format: str) -> Exported:
     text = model.clip.encode_tokens(tokens)
     noise = torch.randn(len(_PROMPTS), config.noise_dim, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        images: Tensor = model.generator(noise, text, model.clip).clamp(-1, 1)
+        images: Tensor = model.generator(noise, model.encode(_PROMPTS), model.clip).clamp(-1, 1)
         vectors = model.clip.encode_image(images)
     networks: dict[str, tuple[nn.Module, dict[str, Tensor], str]] = {  # with its inputs and the name of its output
-        GENERATOR: (_Generating(model.generator, model.clip), {"noise": noise, "text": text}, "images"),
+        GENERATOR: (_Generating(model), {"noise": noise, "text": text}, "images"),
         TEXT_ENCODER: (_Encoding(model.clip), {"tokens": tokens}, "text"),
         IMAGE_ENCODER: (_Seeing(model.clip, config.image_size), {"images": images}, "vectors"),
     }
