@@ -238,7 +238,7 @@ class SynthesisBlock(nn.Module):
         self, x: Tensor | None, image: Tensor | None, text: Tensor, ws: Tensor, noise: Sequence[Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """Features (B,in,h,h), the image so far (B,3,h,h) and w (B,convs+1,w_dim): both at the block's side."""
-        y: Any = x if self.constant is None else self.constant.expand(ws.shape[0], -1, -1, -1)
+        y: Any = x if self.constant is None else self.constant.repeat(ws.shape[0], 1, 1, 1)
         for number, conv in enumerate(self.convs):
             y = conv(y, text, ws[:, number], None if noise is None else noise[number])
         rgb = self.to_rgb(y, text, ws[:, len(self.convs)]).to(ws.dtype)
