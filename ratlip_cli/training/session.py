@@ -90,7 +90,9 @@ class TrainingSession:
 
         start = self.trainer.images_seen
         pin_memory = self.trainer.device.type == "cuda"
-        batches = training_batches(self.dataset, self.settings.batch_size, start, self.settings.workers, pin_memory)
+        settings, world = self.settings, self.trainer.world
+        rows = world.rows(settings.batch_size, settings.grad_accum, bool(settings.diversity_weight))
+        batches = training_batches(self.dataset, settings.batch_size, start, settings.workers, pin_memory, rows)
         try:
             while not self.finished and not is_over():
                 record = self.trainer.train_step(next(batches))
