@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
-# Fails a CI job when a model got worse: its Fréchet distance above MAX_FID, or its CLIP score below MIN_CLIP_SCORE.
+# Fails a CI job when a model got worse: its Fréchet distance above a limit, or its CLIP score below one.
 #
-#     MAX_FID=15 MIN_CLIP_SCORE=30 examples/ci_gate.sh [options of ratlip evaluate]
+#     examples/ci_gate.sh --max-fid 15 --min-clip-score 30 [further options of ratlip evaluate]
 #
-# The table goes to the job's log and the numbers to REPORT (evaluation.json), to be kept with the job.
+# The table goes to the job's log and the numbers to $REPORT (evaluation.json), to be kept with the job. Keep the data
+# folder (data/, or $RATLIP_DATA) between jobs: it has the prepared images and the features of the real ones.
 # Exits with 0 where the model passes, with 3 where it does not, and with another code where it could not be scored.
 set -euo pipefail
 
-: "${MAX_FID:?set it to the largest Fréchet distance that passes}"
-: "${MIN_CLIP_SCORE:?set it to the smallest CLIP score that passes}"
+case " $*" in
+    *" --max-fid"* | *" --min-clip-score"*) ;;
+    *) echo "ci_gate.sh: give a limit: --max-fid X, --min-clip-score Y, or both" >&2; exit 2 ;;
+esac
 report="${REPORT:-evaluation.json}"
 
 rm -f "$report"
 code=0
-ratlip evaluate --fid --clip-score --max-fid "$MAX_FID" --min-clip-score "$MIN_CLIP_SCORE" --out "$report" "$@" || code=$?
+ratlip evaluate --fid --clip-score --out "$report" "$@" || code=$?
 
 case "$code" in
     0) echo "gate: passed" ;;

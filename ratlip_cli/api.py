@@ -24,9 +24,11 @@ from ratlip_cli.evaluation.run import evaluate
 from ratlip_cli.explain.gradcam.run import gradcam
 from ratlip_cli.explain.latent.run import latent_view
 from ratlip_cli.explain.request import GradCamRequest, LatentRequest
+from ratlip_cli.generation import PRECISIONS
 from ratlip_cli.outputs import ImageFolder
 from ratlip_cli.pixels import captioned_grid
 from ratlip_cli.sampling import Sample, generate
+from ratlip_cli.setting import check_choice
 from ratlip_cli.training.settings import TrainSettings, checked, resolve_settings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.training.trainer import StepRecord
@@ -119,7 +121,7 @@ class Model(model_folder.Model):
             prompts: one prompt, or several, which share their noise vectors.
             truncation: psi, by which noise is scaled; below 1 images are more alike.
             best_of: generate this many times `n`, and keep those of highest CLIP similarity, best first.
-            batch_size: images at a time; left out, 16, and on a CPU the same bits whatever else is generated.
+            batch_size: images at a time; left out, as suits it, and on a CPU the same bits whatever else is made.
             indices: the images k, instead of the first `n`.
 
         Raises UsageError for an empty prompt or numbers out of range.
@@ -134,7 +136,7 @@ class Model(model_folder.Model):
         )
 
 
-def load_model(name: str | Path = load.DEMO, device: str | torch.device = "cpu") -> Model:
+def load_model(name: str | Path = load.DEMO, device: str | torch.device = "cpu", precision: str = "auto") -> Model:
     """Load a model for sampling.
 
         >>> load_model("ratlip-demo")
@@ -143,11 +145,16 @@ def load_model(name: str | Path = load.DEMO, device: str | torch.device = "cpu")
     Args:
         name: a run folder, a model folder, `owner/name[@revision]` on the Hugging Face Hub, or `ratlip-demo`.
         device: where it computes: auto, cpu, cuda, cuda:N or mps.
+        precision: arithmetic of its images: fp32, bf16, or auto for bf16 where it is faster at the same scores.
 
-    Raises WeightsError where there is none, or it is damaged; DeviceError for a device that is not there.
+    Raises WeightsError where there is none, or it is damaged; DeviceError for a device that is not there; UsageError
+    for a precision that is not known.
     """
-    loaded = load.load_model(str(name), resolve_device(str(device)))
-    return Model(loaded.name, loaded.folder, loaded.config, loaded.generator, loaded.clip, loaded.fingerprint)
+    check_choice("precision", precision, PRECISIONS)
+    loaded = load.load_model(str(name), resolve_device(str(device))).in_precision(precision)
+    return Model(
+        loaded.name, loaded.folder, loaded.config, loaded.generator, loaded.clip, loaded.fingerprint, loaded.precision
+    )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from ratlip_cli.errors import UsageError
 from ratlip_cli.setting import check_seed
 
+PRECISIONS = ("auto", "fp32", "bf16")
+"""Of sampling."""
+
 FORMATS = ("png", "jpg", "webp")
 """Of image files."""
 

@@ -68,7 +68,7 @@ def save_grid(path: Path, images: Sequence[Sample]) -> None:
     rows: dict[int, tuple[str, list[Image.Image]]] = {}
     for image in images:
         rows.setdefault(image.prompt_index, (image.prompt, []))[1].append(image.image)
-    shared = {name: images[0].record()[name] for name in ("model", "fingerprint", "seed", "truncation")}
+    shared = {name: images[0].record()[name] for name in ("model", "fingerprint", "seed", "truncation", "precision")}
     with whole_file(path) as partial:
         captioned_grid(list(rows.values())).save(partial, "PNG", pnginfo=png_text(shared))
 

@@ -11,3 +11,15 @@ Progress: TypeAlias = Callable[[str, int, int | None, str], None]
 
 def silent(what: str, done: int, total: int | None, unit: str) -> None:
     """A Progress that nobody watches."""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 45s, 12m 30s, 3h 05m."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes}m {seconds:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02d}m"

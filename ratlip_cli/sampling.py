@@ -1,11 +1,13 @@
 """Prompts to images.
 
-Noise k depends on the seed and k alone, so image k of a prompt depends on the model, the prompt, the seed and k.
+Noise k depends on the seed and k alone, so image k of a prompt depends on the model, its precision, the prompt, the
+seed and k.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from ratlip_cli.errors import RatlipError
-from ratlip_cli.fast.sampling import BATCH_SIZE
 from ratlip_cli.generation import check_request
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.pixels import to_images
@@ -38,6 +39,7 @@ class Sample:
     model: str
     fingerprint: str  # Of the model.
     clip_similarity: float  # Cosine of the image and its prompt under the model's CLIP, in [-1,1].
+    precision: str = "fp32"  # Arithmetic: fp32 or bf16.
 
     def __repr__(self) -> str:
         return f"<Sample {self.index} of '{self.prompt[:40]}', seed {self.seed}, by {self.model}>"
@@ -91,7 +93,7 @@ def generate(
     batch_size: int | None = None,
     indices: Sequence[int] | None = None,
 ) -> Iterator[Sample]:
-    """Generate `count` images for each prompt, prompt by prompt.
+    """Generate `count` images for each prompt, in the order of the prompts.
 
     Args:
         seed: decides every noise, together with its index.
@@ -104,51 +106,52 @@ def generate(
     """
     check_request(prompts, count, seed, truncation, best_of, batch_size, indices)
     wanted = range(count * best_of) if indices is None else indices
-    for prompt_index, prompt in enumerate(prompts):
-        if model.clip.is_overlong(prompt):
-            tokens = model.clip.context_length
-            logger.warning(
-                "prompt %d is as long as the %d tokens that CLIP reads; its end may be cut.", prompt_index + 1, tokens
-            )
-        if unknown := model.unknown_words(prompt):
-            logger.warning("%s", unknown)
-        best: list[Sample] = []
-        for made in _samples_of(model, prompt, prompt_index, wanted, seed, truncation, batch_size):
-            if best_of == 1:
-                yield made
-            else:
-                best = sorted([*best, made], key=lambda one: -one.clip_similarity)[:count]
-        yield from best
+    best: list[Sample] = []
+    for number, made in enumerate(_samples_of(model, prompts, wanted, seed, truncation, batch_size), 1):
+        if best_of == 1:
+            yield made
+            continue
+        best = sorted([*best, made], key=lambda one: -one.clip_similarity)[:count]
+        if number % len(wanted) == 0:
+            yield from best
+            best = []
 
 
 def _samples_of(
-    model: Model,
-    prompt: str,
-    prompt_index: int,
-    wanted: Sequence[int],
-    seed: int,
-    truncation: float,
-    batch_size: int | None,
+    model: Model, prompts: Sequence[str], wanted: Sequence[int], seed: int, truncation: float, batch_size: int | None
 ) -> Iterator[Sample]:
-    """The images `wanted` of one prompt, a batch at a time."""
-    condition, text = model.encode([prompt]), model.clip.encode_text([prompt]).cpu()
-    together = batch_size or BATCH_SIZE
-    for start in range(0, len(wanted), together):
-        indices = wanted[start : start + together]
-        noise = truncation * noise_vectors(seed, indices, model.config.generator.noise_dim)
-        images = sample(model, noise, condition.expand(len(indices), *condition.shape[1:]), batch_size)
-        similarities = clip_similarity(
-            torch.cat([model.clip.encode_image(image[None].to(model.device)).cpu() for image in images]), text
-        )
-        for index, image, similarity in zip(indices, to_images(images), similarities.tolist(), strict=True):
+    """The images `wanted` of each prompt, a batch at a time, in which prompts may meet."""
+    pairs = itertools.product(range(len(prompts)), wanted)
+    encoded: dict[int, tuple[Tensor, Tensor]] = {}
+    while batch := list(itertools.islice(pairs, batch_size or model.sampler.together)):
+        encoded = {number: encoded.get(number) or _encoded(model, prompts, number) for number, _ in batch}
+        conditions, texts = (torch.cat(rows) for rows in zip(*(encoded[number] for number, _ in batch), strict=True))
+        noise = truncation * noise_vectors(seed, (index for _, index in batch), model.config.generator.noise_dim)
+        images = sample(model, noise, conditions, batch_size)
+        vectors = model.sampler.each(model.clip.encode_image, images.to(model.device)).cpu()
+        similarities = clip_similarity(vectors, texts).tolist()
+        for (number, index), image, similarity in zip(batch, to_images(images), similarities, strict=True):
             yield Sample(
                 image=image,
-                prompt=prompt,
-                prompt_index=prompt_index,
+                prompt=prompts[number],
+                prompt_index=number,
                 index=index,
                 seed=seed,
                 truncation=truncation,
                 model=model.name,
                 fingerprint=model.fingerprint,
                 clip_similarity=round(similarity, 4),
+                precision=model.precision,
             )
+
+
+def _encoded(model: Model, prompts: Sequence[str], number: int) -> tuple[Tensor, Tensor]:
+    """Condition and text vector of one prompt, each of one row, on the CPU."""
+    prompt = prompts[number]
+    encoder = model.text_encoder
+    if encoder.is_overlong(prompt):
+        read = encoder.context_length
+        logger.warning("prompt %d is as long as the %d tokens that are read; its end may be cut.", number + 1, read)
+    if unknown := model.unknown_words(prompt):
+        logger.warning("%s", unknown)
+    return model.encode([prompt]), model.clip.encode_text([prompt]).cpu()

@@ -136,8 +136,10 @@ def _recorded(
 
     for name, module in modules.items():
         module.forward = recorded(name, module.forward, count_parameters(module), 0)
+    text_encoder = (TEXT_ENCODER, count_parameters(clip) - count_parameters(clip.visual))
     uses = {
-        "encode_tokens": (TEXT_ENCODER, count_parameters(clip) - count_parameters(clip.visual)),
+        "encode_tokens": text_encoder,
+        "encode_words": text_encoder,
         "clip_blk": ("CLIP-BLK", clip_blk_parameters(clip)),
         "features": ("CLIP image encoder", count_parameters(clip.visual)),
     }

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_DTYPES = {
+DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -31,6 +31,7 @@ _DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+"""Of the numbers of tensors, by the name that pickles give them."""
 _LISTS = ("build_intlist", "build_tensorlist", "build_doublelist", "build_boollist", "restore_type_tag")
 _MOST_MODULES, _LONGEST_NAME = 10_000, 1_000  # Far above what a network has; modules that hold one another never end.
 
@@ -79,8 +80,8 @@ class _Unpickler(pickle._Unpickler):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _tensor
-        if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
         if module == "torch.jit._pickle" and name in _LISTS:
             return _first
         raise pickle.UnpicklingError(f"{module}.{name} is no tensor")

@@ -5,25 +5,34 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import ratlip
+from command_line import Answer, ratlip, ratlip_process
 from formula_weights import write_inception
 from PIL import Image
 
 from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.writer import write_dataset
+from ratlip_cli.evaluation.images import GeneratedImages
 from ratlip_cli.evaluation.inception import INCEPTION
+from ratlip_cli.evaluation.journal import Journal
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.model_folder import create_model_folder, model_config, save_weights
 
-GATE = Path(__file__).parents[1] / "examples" / "ci_gate.sh"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+GATE = EXAMPLES / "ci_gate.sh"
+ACTION_KEYS = {"name", "description", "inputs", "outputs", "runs", "author", "branding"}
+STEP_KEYS = {"name", "id", "if", "env", "continue-on-error"}
+"""What GitHub's reference of metadata syntax knows of an action, and of every step of a composite one."""
 
 
 @pytest.fixture(scope="module")
@@ -104,23 +113,217 @@ def test_a_missed_threshold_exits_with_3_after_the_result(model_folder: Path) ->
     assert (alone.code, set(json.loads(alone.out)["metrics"])) == (3, {"fid_clip"})
 
 
-@pytest.mark.parametrize(("limits", "code"), [(("1e9", "0"), 0), (("1e-9", "0"), 3), (("x", "0"), 2)])
-def test_the_gate_passes_and_fails(model_folder: Path, tmp_path: Path, limits: tuple[str, str], code: int) -> None:
-    (tmp_path / "evaluation.json").write_text("of the last time")
-    program = tmp_path / "ratlip"
+@pytest.fixture
+def installed(tmp_path: Path) -> dict[str, str]:
+    """An environment in which `ratlip` is a command."""
+    program = tmp_path / "bin" / "ratlip"
+    program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ratlip_cli "$@"\n')
     program.chmod(0o755)
+    return os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [(("--max-fid", "1e9", "--min-clip-score", "0"), 0), (("--max-fid", "1e-9"), 3), (("--max-fid=x",), 2)],
+)
+def test_the_gate_passes_and_fails(
+    model_folder: Path, tmp_path: Path, installed: dict[str, str], limits: tuple[str, ...], code: int
+) -> None:
+    (tmp_path / "evaluation.json").write_text("of the last time")
+    command = [GATE, *limits, "--model", model_folder, "--quiet"]
+    ran = subprocess.run(command, cwd=tmp_path, env=installed, capture_output=True, text=True)
+    assert ran.returncode == code, ran.stderr
+    assert {0: "gate: passed", 3: "gate: failed", 2: "gate: no verdict"}[code] in ran.stdout
+    assert (tmp_path / "evaluation.json").exists() is (code != 2)
+
+
+def test_a_gate_without_a_limit_is_refused(tmp_path: Path) -> None:
+    report = tmp_path / "evaluation.json"
+    report.write_text("of the last time")
+    ran = subprocess.run([GATE, "--model", "ratlip-demo"], cwd=tmp_path, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "give a limit" in ran.stderr
+    assert report.read_text() == "of the last time"
+
+
+def test_the_action_is_one_by_githubs_reference() -> None:
+    action = pytest.importorskip("yaml").safe_load((EXAMPLES / "action.yml").read_text(encoding="utf-8"))
+    assert {"name", "description", "runs"} <= set(action) <= ACTION_KEYS
+    for one in action["inputs"].values():
+        assert "description" in one
+        assert set(one) <= {"description", "required", "default", "deprecationMessage"}
+        assert isinstance(one.get("default", ""), str)  # all inputs are text
+    assert all(set(one) == {"description", "value"} for one in action["outputs"].values())
+    assert set(action["runs"]) == {"using", "steps"}
+    assert action["runs"]["using"] == "composite"
+    for step in action["runs"]["steps"]:
+        own = {"run", "shell", "working-directory"} if "run" in step else {"uses", "with"}
+        assert set(step) <= STEP_KEYS | own
+        assert "shell" in step if "run" in step else "@v" in step["uses"]
+        assert "${{" not in step.get("run", "")  # what users give is no part of a script
+    named = json.dumps(action["runs"])
+    assert all(f"inputs.{name}" in named for name in action["inputs"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "code"), [("0", 0), ("99", 3)])
+def test_the_action_scores(
+    model_folder: Path, tmp_path: Path, installed: dict[str, str], limit: str, code: int
+) -> None:
+    action = pytest.importorskip("yaml").safe_load((EXAMPLES / "action.yml").read_text(encoding="utf-8"))
+    (script,) = [step["run"] for step in action["runs"]["steps"] if step.get("id") == "gate"]
+    given = {"ACTION": EXAMPLES, "MODEL": model_folder, "DATASET": "", "MAX_FID": "", "MIN_CLIP_SCORE": limit}
+    given |= {"OPTIONS": "--quiet --seed 3", "REPORT": "report.json", "GITHUB_OUTPUT": tmp_path / "output"}
     ran = subprocess.run(
-        [GATE, "--model", model_folder, "--quiet"],
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],
         cwd=tmp_path,
-        env=os.environ
-        | {"MAX_FID": limits[0], "MIN_CLIP_SCORE": limits[1], "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        env=installed | {name: str(value) for name, value in given.items()},
         capture_output=True,
         text=True,
     )
     assert ran.returncode == code, ran.stderr
-    assert {0: "gate: passed", 3: "gate: failed", 2: "gate: no verdict"}[code] in ran.stdout
-    assert (tmp_path / "evaluation.json").exists() is (code != 2)
+    first, *report, last = (tmp_path / "output").read_text(encoding="utf-8").splitlines()
+    assert (first, last) == ("report<<END_OF_REPORT", "END_OF_REPORT")
+    assert json.loads("\n".join(report))["seed"] == 3
+
+
+def scores(answer: Answer) -> dict[str, float]:
+    """The values of an answer in JSON."""
+    assert answer.code == 0, answer.err
+    return {name: score["value"] for name, score in json.loads(answer.out)["metrics"].items()}
+
+
+@pytest.fixture
+def gate(model_folder: Path, tiny_dataset: Path, tmp_path: Path) -> tuple[object, ...]:
+    """A command that generates 20 images, for a copy of `tiny_dataset` that has nothing kept beside it."""
+    data = shutil.copytree(tiny_dataset, tmp_path / "colours", ignore=shutil.ignore_patterns(".*"))
+    options = ("--dataset", data, "--split", "train", "--batch-size", "1", "--device", "cpu", "--json")
+    return ("evaluate", "--model", model_folder, *options)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_call_goes_on_where_the_first_was_stopped(
+    gate: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    whole = scores(ratlip(*gate))
+    kept = tmp_path / "colours" / ".features"
+    assert not list(kept.glob("*.unfinished"))
+    shutil.rmtree(kept)
+    adding = Journal.add
+
+    def stop(self: Journal, features: list[torch.Tensor]) -> None:
+        adding(self, features)
+        if self.kept == 12:  # there are ten real images
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "add", stop)
+        stopped = ratlip(*gate)
+    assert (stopped.code, stopped.out) == (128 + number, "")
+    said = "terminated" if number == signal.SIGTERM else "interrupted"
+    told = "The features of 12 of 20 generated images are kept: run the same again to go on."
+    assert stopped.err.splitlines()[-1] == f"error: {said}. {told}"
+    starts: list[int] = []
+    generating = GeneratedImages.batches
+
+    def batches(self: GeneratedImages, batch_size: int, start: int = 0) -> Iterator[torch.Tensor]:
+        starts.append(start)
+        return generating(self, batch_size, start)
+
+    monkeypatch.setattr(GeneratedImages, "batches", batches)
+    again = ratlip(*gate)
+    assert starts == [12]
+    assert "generated images: the features of 12 of 20 are kept from the last time" in again.err
+    assert scores(again) == whole
+    assert not list(kept.glob("*.unfinished"))
+
+
+def test_what_is_not_kept_is_not_promised(gate: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(self: GeneratedImages, batch_size: int, start: int = 0) -> Iterator[torch.Tensor]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield torch.zeros(0)
+
+    monkeypatch.setattr(GeneratedImages, "batches", stop)
+    answer = ratlip(*gate)
+    assert (answer.code, answer.err.splitlines()[-1]) == (143, "error: terminated.")
+
+
+@pytest.mark.slow
+def test_a_second_call_goes_on_where_the_first_was_killed(tmp_path: Path) -> None:
+    data = ("--data-dir", tmp_path / "data")
+    prepared = ratlip("prepare", "demo", "--count", "1200", "--workers", "1", "--quiet", *data)
+    assert prepared.code == 0, prepared.err
+    gate = ("evaluate", "--model", "ratlip-demo", "--batch-size", "1", "--device", "cpu", "--json")
+    kept = tmp_path / "data" / "demo" / ".features"
+    with ratlip_process(*gate, cwd=tmp_path) as process:
+        end = time.monotonic() + 120
+        while not list(kept.glob("*.unfinished/0-0000008.npy")):
+            assert process.poll() is None
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.005)
+        process.kill()
+
+    def again() -> Answer:
+        with ratlip_process(*gate, cwd=tmp_path) as process:
+            out, err = process.communicate(timeout=120)
+        return Answer(process.returncode, out, err)
+
+    second = again()
+    assert "are kept from the last time" in second.err
+    shutil.rmtree(kept)
+    assert scores(again()) == scores(second)
+
+
+def test_the_time_is_told_before_it_starts(gate: tuple[object, ...], model_folder: Path) -> None:
+    answer = ratlip(*gate)
+    lines = [line for line in answer.err.splitlines() if ": about " in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("10 real images and 20 generated images on cpu: about ")
+    assert answer.err.index(lines[0]) < answer.err.index("real images 10/10")
+    short = ratlip("evaluate", "--model", model_folder, "--batch-size", "1", "--device", "cpu")
+    assert "about" not in short.err
+
+
+def test_a_limit_is_in_the_record_and_told(gate: tuple[object, ...], tmp_path: Path) -> None:
+    every = json.loads(ratlip(*gate).out)
+    answer = ratlip(*gate, "--limit", "4")
+    some = json.loads(answer.out)
+    assert (every["limit"], every["protocol"]) == (None, "standard")
+    assert (some["limit"], some["protocol"]) == (4, "standard, 4 images of the split")
+    assert some["fingerprint"] != every["fingerprint"]
+    assert {score["n_fake"] for score in some["metrics"].values()} == {8}
+    assert some["metrics"]["fid_clip"]["n_real"] == 4
+    assert "4 of the 10 images of the split: compare with scores of the same --limit alone" in some["notes"]
+    assert "warning: 4 of the 10 images" in answer.err
+    assert "protocol: standard, 4 images of the split" in ratlip(*gate[:-1], "--limit", "4").out
+    all_of_them = json.loads(ratlip(*gate, "--limit", "10").out)
+    assert all_of_them["limit"] is None
+    assert all_of_them["fingerprint"] == every["fingerprint"]
+    for limit, code, said in (
+        ("11", 1, "--limit is 11, but the split train"),
+        ("0", 2, "limit is 0; it must be at least 1"),
+        ("1", 1, "too few real images: 1; fid, clip-score take at least 2"),
+    ):
+        refused = ratlip(*gate, "--limit", limit, "--quiet")
+        assert (refused.code, refused.out) == (code, "")
+        assert said in refused.err
+        assert len(refused.err.strip().splitlines()) == 1
+    images = ratlip("evaluate", "--images", tmp_path / "colours", "--limit", "2")
+    assert images.code == 2
+    assert "--limit goes with a model" in images.err
+
+
+def test_a_split_that_is_not_there_is_refused_before_anything_is_prepared(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RATLIP_DATA", raising=False)
+    for dataset, splits in (("demo", "test, train, unseen"), ("cub", "test, train"), (images, "test, train")):
+        answer = ratlip("evaluate", "--model", "ratlip-demo", "--dataset", dataset, "--split", "tset", "--quiet")
+        assert (answer.code, answer.out) == (1, "")
+        assert answer.err == f"error: {dataset} has no split 'tset'. Did you mean 'test'? It has: {splits}.\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_images_of_any_system_are_scored(images: Path, tiny_clip: Path, tiny_dataset: Path, tmp_path: Path) -> None:
@@ -195,16 +398,20 @@ def test_wrong_usage_exits_with_2(model_folder: Path, images: Path, tmp_path: Pa
 def test_the_bundled_model_is_scored_offline_without_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RATLIP_DATA", raising=False)
-    prepared = ratlip("prepare", "demo", "--count", "120", "--workers", "1", "--quiet")
-    assert prepared.code == 0, prepared.err
+    monkeypatch.setattr("ratlip_cli.data.prepare.DEMO_COUNT", 120)
 
     def refuse(*arguments: object) -> None:
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr("socket.socket.connect", refuse)
-    answer = ratlip("evaluate", "--fid", "--clip-score", "--captions-per-image", "1", "--json")
+    monkeypatch.setattr("ratlip_cli.data.prepare.processes", lambda asked: 1)
+    answer = ratlip("evaluate", "--fid", "--clip-score", "--json")
     assert answer.code == 0, answer.err
     result = json.loads(answer.out)
+    assert result["captions_per_image"] == 1
+    prepared = {path.name for path in (tmp_path / "data" / "demo").iterdir()}
+    assert prepared == {"dataset.json", "test", ".features", ".text_vectors"}
+    assert scores(ratlip("evaluate", "--fid", "--clip-score", "--json")) == scores(answer)
     assert (result["model"], result["dataset"]) == ("ratlip-demo", "data/demo")
     assert {name: score["n_fake"] for name, score in result["metrics"].items()} == {"fid_clip": 12, "clip_score": 12}
     assert result["metrics"]["clip_score"]["value"] > 20

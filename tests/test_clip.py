@@ -54,6 +54,29 @@ def test_vectors_equal_open_clip(vision: dict[str, int]) -> None:
     assert clip.model.state_dict().keys() == model.state_dict().keys()
 
 
+@pytest.mark.parametrize("pool", [{}, {"pool_type": "eos", "eos_id": 49407}])
+def test_words_are_open_clips_hidden_states(pool: dict[str, object]) -> None:
+    """Its tokens after the final layer norm; the end says which of them are real."""
+    torch.manual_seed(1)
+    config = {**TINY_CLIP, "text_cfg": {**TINY_CLIP["text_cfg"], **pool}}
+    model = open_clip.CLIP(**config).eval()
+    towers = CLIP(config)
+    towers.load_state_dict(model.state_dict())
+    tokenizer = open_clip.SimpleTokenizer(context_length=16)
+    clip = clip_for(FrozenCLIP(towers, tokenizer, "test", PREPROCESS["mean"], PREPROCESS["std"]), ALL)
+    tokens = tokenizer([*CAPTIONS, ""])
+    hidden: list[torch.Tensor] = []
+    model.ln_final.register_forward_hook(lambda module, inputs, output: hidden.append(output))
+    expected = model.encode_text(tokens)
+    words = clip.encode_words(tokens)
+    torch.testing.assert_close(words.hidden, hidden[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(words.text, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(clip.encode_tokens(tokens), words.text)
+    assert words.end.tolist() == [(row != 0).sum().item() - 1 for row in tokens]
+    assert clip.geometry.text_width == words.hidden.shape[2] == 16
+    assert not words.hidden.requires_grad
+
+
 def test_gradients_equal_open_clip() -> None:
     clip, model = clip_of(layers=6)
     images = (torch.rand(2, 3, 32, 32) * 2 - 1).requires_grad_()

@@ -23,13 +23,14 @@ from ratlip_cli.data.prepare import KNOWN
 from ratlip_cli.data.request import DATASETS, check_dataset_name
 from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.evaluation.request import EvaluationRequest
+from ratlip_cli.families import FAMILIES
 from ratlip_cli.setting import DEVICES
 from ratlip_cli.training.settings import preset_names
 from ratlip_cli.weights.export import export
-from ratlip_cli.weights.released.ratlip import RELEASED_VARIANTS
+from ratlip_cli.weights.released.codes import VARIANTS as RELEASED_VARIANTS
 
 COMMANDS = typer.main.get_command(app).commands
-VARIANT_NAMES = ("ratlip", "rat", "galip", "ratlip-released")
+VARIANT_NAMES = tuple(FAMILIES)
 
 CHOICES = [
     ("train", "variant", VARIANT_NAMES),
@@ -42,8 +43,8 @@ CHOICES = [
     ("latent-viz", "method", ("pca", "tsne", "umap")),
     ("latent-viz", "space", ("clip", "discriminator")),
     ("info", "variant", VARIANT_NAMES),
-    ("bench", "precision", ("fp32", "bf16")),
-    ("convert", "variant", ("galip", "ratlip-released")),
+    *((command, "precision", ("auto", "fp32", "bf16")) for command in ("generate", "evaluate", "bench")),
+    ("convert", "variant", VARIANTS),
     ("export", "file_format", ("onnx", "torch-export")),
     *((command, "device", DEVICES) for command in ("train", "generate", "evaluate", "gradcam", "latent-viz", "bench")),
 ]
@@ -111,7 +112,7 @@ def test_names_are_completed(tmp_path: Path) -> None:
 def test_what_is_repeated_to_spare_an_import_is_the_same() -> None:
     assert set(DATASETS) == set(KNOWN)
     assert set(FORMATS) == set(export.FORMATS)
-    assert set(VARIANTS) == set(RELEASED_VARIANTS)
+    assert set(VARIANTS) == {"auto", *RELEASED_VARIANTS}
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,12 @@ from torchvision.models import inception_v3
 
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.data.layout import DatasetInfo, Record
+from ratlip_cli.data.sources.demo import SOURCE
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
 from ratlip_cli.evaluation import feature_file, statistics
 from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer, kept_features
-from ratlip_cli.evaluation.images import Captions, GeneratedImages, Images, SplitImages
+from ratlip_cli.evaluation.images import Captions, GeneratedImages, Images, SplitImages, some_images
 from ratlip_cli.evaluation.inception import INCEPTION, ImageNetInception, InceptionNetwork, find_weights
 from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_folder
 from ratlip_cli.evaluation.networks import ClipNetwork, Networks, load_networks
@@ -457,6 +458,51 @@ def test_an_image_for_every_caption_from_the_noise_vector_of_its_number(model: M
     with torch.no_grad():
         trained = model.generator(noise, text, model.clip)
     assert (alone - trained.clamp(-1, 1)).abs().max() <= 1e-5 * trained.abs().max()
+
+
+def test_a_limit_takes_images_of_the_whole(model: Model, dataset: CaptionedImages) -> None:
+    assert set(some_images(100, 10)) < set(some_images(100, 11))
+    assert len(some_images(7, 3)) == 3
+    request = EvaluationRequest(metrics=METRICS, captions_per_image=2)
+    whole = model_inputs(model, dataset, request)
+    limited = model_inputs(model, dataset, replace(request, limit=5))
+    numbers = some_images(7, 5)
+    assert whole.captions is not None
+    assert limited.captions is not None
+    assert whole.real is not None
+    assert limited.real is not None
+    kept = np.flatnonzero(np.isin(whole.scenes, numbers))
+    for some, every, rows in ((limited.fake, whole.fake, kept), (limited.real, whole.real, numbers)):
+        assert torch.equal(torch.cat(list(some.batches(4))), torch.cat(list(every.batches(4)))[rows])
+        assert some.fingerprint != every.fingerprint
+    assert limited.scenes.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    number = limited.captions.first[0]
+    assert candidates(limited.captions, number).tolist() == candidates(whole.captions, number).tolist()
+    result = score_inputs(limited, request, load_networks(request, CPU, model))
+    assert {score.n_fake for score in result.metrics.values()} == {10}
+    assert (result.limit, result.captions_per_image) == (5, 2)
+
+
+def test_only_captions_that_are_scored_are_encoded(model: Model, dataset: CaptionedImages) -> None:
+    used = Captions.of_split(dataset, 1, competing=False)
+    vectors = used.vectors(model.clip)
+    assert torch.isfinite(vectors).all(dim=1).nonzero().flatten().tolist() == used.first
+    torch.testing.assert_close(vectors[used.first], Captions.of_split(dataset, 1).vectors(model.clip)[used.first])
+    again = Captions.of_split(dataset, 1, competing=False)
+    assert torch.equal(again.vectors(model.clip)[used.first], vectors[used.first])  # kept beside the data
+    for metrics, encoded in ((("clip-score",), 7), (("clip-score", "r-precision"), 21)):
+        inputs = model_inputs(model, dataset, EvaluationRequest(metrics=metrics, captions_per_image=1))
+        assert inputs.captions is not None
+        assert len(inputs.captions.encoded) == encoded
+
+
+def test_how_many_captions_where_nobody_says(model: Model, dataset: CaptionedImages) -> None:
+    rendered = CaptionedImages(dataset.path, dataset.split, dataset.image_size)
+    rendered.info = replace(rendered.info, source=SOURCE)
+    for split, asked, used in ((dataset, None, 10), (rendered, None, 1), (rendered, 2, 2)):
+        inputs = model_inputs(model, split, EvaluationRequest(captions_per_image=asked))
+        assert inputs.captions_per_image == used
+        assert len(inputs.fake) == 7 * min(used, 3)
 
 
 def test_real_images_are_centre_crops(dataset: CaptionedImages) -> None:

@@ -13,7 +13,6 @@ from torch import nn
 
 from ratlip_cli.fast import Swap, for_sampling
 from ratlip_cli.fast.chunks import CACHE_BYTES
-from ratlip_cli.fast.onednn import PackedConv
 from ratlip_cli.fast.sampling import (
     DoublingConv,
     UnshuffledAttention,
@@ -78,12 +77,6 @@ def test_attention_keeps_its_digits_where_a_channel_is_nearly_even() -> None:
     expected = attention.double()(x.double())[:, after].float()
     ours = UnshuffledAttention(attention.float())(x[:, before].contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=0)
-
-
-def test_weights_are_not_packed_under_autocast(clip: FrozenCLIP) -> None:
-    with torch.autocast("cpu", torch.bfloat16):
-        sampling = derived(Generator(CONFIG, clip.geometry), ALL)
-    assert not any(isinstance(module, PackedConv) for module in sampling.modules())
 
 
 def test_what_is_not_changed_is_shared(clip: FrozenCLIP) -> None:

@@ -63,8 +63,16 @@ def clip_that_tells_words_apart(folder: Path) -> None:
     save_clip(folder, {"model_cfg": TINY_CLIP, "preprocess_cfg": PREPROCESS}, model.state_dict())
 
 
+LEARNERS = {
+    "ratlip": {"generator_channels": 16, "discriminator_channels": 32, "hidden_size": 16, "steps": 1500},
+    "dfgan": {"generator_channels": 8, "discriminator_channels": 8, "steps": 900, "similarity_weight": 0.0},
+}
+"""Settings with which a variant has learnt it for some time when the run ends."""
+
+
 @pytest.mark.slow
-def test_the_right_image_for_the_right_caption(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", LEARNERS)
+def test_the_right_image_for_the_right_caption(tmp_path: Path, variant: str) -> None:
     clip_that_tells_words_apart(tmp_path / "clip")
     write_dataset(
         tmp_path / "shapes",
@@ -85,13 +93,10 @@ def test_the_right_image_for_the_right_caption(tmp_path: Path) -> None:
         TrainSettings.of(
             dataset=str(tmp_path / "shapes"),
             clip=str(tmp_path / "clip"),
+            variant=variant,
             image_size=32,
-            generator_channels=16,
-            discriminator_channels=32,
-            hidden_size=16,
             noise_dim=16,
             batch_size=8,
-            steps=1500,
             lr_g=5e-4,
             lr_d=5e-4,
             ema=0.98,
@@ -100,6 +105,7 @@ def test_the_right_image_for_the_right_caption(tmp_path: Path) -> None:
             sample_every=500,
             save_every=1500,
             out=str(tmp_path / "run"),
+            **LEARNERS[variant],
         )
     )
     for _ in session.run():

@@ -314,6 +314,48 @@ def test_rendered_images_are_rendered_where_they_are_wanted(tmp_path: Path, monk
     assert prepare(PrepareRequest("demo-birds", tmp_path, count=60)).before == info
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_split_that_is_rendered_alone_is_that_part_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ratlip_cli.data.prepare.DEMO_COUNT", 60)
+    monkeypatch.setattr("ratlip_cli.data.prepare.processes", lambda asked: 1)
+    whole = contents(prepare(PrepareRequest("demo", tmp_path / "whole")).path)
+    begun = tmp_path / ".demo.01234567.preparing"  # of a whole that was interrupted
+    begun.mkdir()
+    steps: list[tuple[int, int | None]] = []
+    path = resolve_dataset("demo", tmp_path, 32, lambda what, done, total, unit: steps.append((done, total)), "test")
+    assert steps[-1] == (6, 6)
+    assert begun.is_dir()
+    part = contents(path)
+    info = read_dataset(path)
+    assert (info.counts, info.notes, info.options["splits"]) == ({"test": 6}, (), ["test"])
+    del part["dataset.json"]
+    assert part == {name: content for name, content in whole.items() if name.startswith("test/")}
+    before = (path / "dataset.json").stat().st_mtime_ns
+    assert resolve_dataset("demo", tmp_path, 32, split="test") == path
+    assert (path / "dataset.json").stat().st_mtime_ns == before
+    resolve_dataset(str(path), tmp_path, 32, split="unseen")  # a second one comes to the first
+    assert read_dataset(path).counts == {"test": 6, "unseen": 3}
+    with pytest.raises(DataError, match=r"has no split 'validation'. It has: test, train, unseen"):
+        resolve_dataset("demo", tmp_path, 32, split="validation")
+    assert resolve_dataset("demo", tmp_path, 32) == path  # as training asks for it
+    assert contents(path) == whole
+    assert not begun.exists()
+
+
+@pytest.mark.parametrize("asked", ["demo-faces", "data/demo-faces"])
+def test_prepare_completes_what_was_rendered_in_part(ratlip: Ratlip, asked: str) -> None:
+    prepare(PrepareRequest("demo-faces", Path("data"), count=40, image_size=32, workers=1, splits=("test",)))
+    code, out, err = ratlip(asked, *(("--count", "40", "--image-size", "32") if asked == "demo-faces" else ()))
+    assert (code, out) == (0, "data/demo-faces\n"), err
+    assert "data/demo-faces had some splits alone (test); it is whole now" in err
+    assert read_dataset(Path("data/demo-faces")).counts == {"train": 36, "test": 4}
+
+
 def in_earlier_words(folder: Path, **words: str) -> bytes:
     """Give dataset.json the words that earlier versions wrote; return it."""
     file = folder / "dataset.json"

@@ -19,7 +19,8 @@ from ratlip_cli.model.shuffle_attention import ShuffleAttention
 from ratlip_cli.tensor_files import load_into
 from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
-from ratlip_cli.weights.released.ratlip import import_released, read_released
+from ratlip_cli.weights.released.convert import read_released
+from ratlip_cli.weights.released.ratlip import import_released
 
 FOLDER = Path(__file__).parent / "reference"
 RELATIVE = 2e-4

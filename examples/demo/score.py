@@ -165,7 +165,7 @@ def sampler(spec: str) -> Sampler:
 
     def generate(captions: Sequence[str], seed: int) -> Tensor:
         noise = noise_vectors(seed, range(len(captions)), model.config.generator.noise_dim)
-        return sample(model, noise, model.clip.encode_text(captions), batch_size=8)
+        return sample(model, noise, model.encode(captions), batch_size=8)
 
     return generate
 

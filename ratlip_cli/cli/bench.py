@@ -8,18 +8,18 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Device, Json, Model, ModelNoun, Quiet, check_model_name, choice, noun
+from ratlip_cli.cli.options import Device, Json, Model, ModelNoun, Precision, Quiet, check_model_name, noun
 from ratlip_cli.errors import UsageError
-
-PRECISIONS = ("fp32", "bf16")
 
 
 def bench(
     model_name: ModelNoun = None,
     model: Model = None,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 8,
-    precision: Annotated[str, choice(PRECISIONS, "Arithmetic of sampling.", "precision")] = "fp32",
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images at a time; left out, as `generate` does, and 8 with --train.")
+    ] = None,
+    precision: Precision = "auto",
     train: Annotated[
         bool, typer.Option("--train", help="Also measure training steps of a model of these sizes.")
     ] = False,
@@ -37,7 +37,7 @@ def bench(
     ratlip bench --train --batch-size 24 --json
     """
     console.set_up(quiet)
-    if batch_size < 1 or (train and batch_size < 2):
+    if batch_size is not None and batch_size < (2 if train else 1):
         raise UsageError(f"--batch-size is {batch_size}; it must be at least {2 if train else 1}.")
     model = noun("model", model_name, model)
     check_model_name(model)
@@ -45,16 +45,15 @@ def bench(
     from ratlip_cli.device import keep_freed_memory, resolve_device
     from ratlip_cli.training.benchmark import measure
     from ratlip_cli.training.settings import resolve_settings
-    from ratlip_cli.training.trainer import DTYPES
     from ratlip_cli.weights.load import default_model, load_model
 
     keep_freed_memory()
     target = resolve_device(device)
     spec = model or default_model()
-    loaded = load_model(spec, target)
-    console.note(f"model {spec} ({loaded.fingerprint}) on {target}")
-    settings = resolve_settings({"init_from": spec, "batch_size": batch_size}) if train else None
-    measured = measure(loaded, batch_size, precision, DTYPES[precision], settings)
+    loaded = load_model(spec, target).in_precision(precision)
+    console.note(f"model {spec} ({loaded.fingerprint}) on {target} in {loaded.precision}")
+    settings = resolve_settings({"init_from": spec, "batch_size": batch_size or 8}) if train else None
+    measured = measure(loaded, batch_size, settings)
     if json:
         console.result_json({"model": loaded.name, "fingerprint": loaded.fingerprint, **asdict(measured)})
         return

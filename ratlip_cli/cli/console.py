@@ -21,6 +21,7 @@ from rich.text import Text
 
 from ratlip_cli.errors import UsageError
 from ratlip_cli.files import decoded
+from ratlip_cli.progress import duration as duration
 
 PLAIN_INTERVAL = 10.0
 """Seconds between progress lines where stderr is not a terminal."""
@@ -215,18 +216,6 @@ def _plain_progress(description: str, total: int | None, done: int, unit: str) -
         note(f"{description} {count}/{total}, {rate:.3g} {unit}/s, {duration(left)} left {_figures(figures)}".rstrip())
 
     return advance
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 45s, 12m 30s, 3h 05m."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds}s"
-    minutes, seconds = divmod(seconds, 60)
-    if minutes < 60:
-        return f"{minutes}m {seconds:02d}s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h {minutes:02d}m"
 
 
 def typed(text: str) -> str:

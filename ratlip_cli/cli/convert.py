@@ -1,7 +1,8 @@
-"""`ratlip convert`: checkpoints of the published code to model folders, and back."""
+"""`ratlip convert`: files of published code to model folders, and back."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,36 +10,68 @@ import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Json, Quiet, check_model_name, check_new, check_there, choice
+from ratlip_cli.errors import UsageError
+from ratlip_cli.families import FAMILIES
 
-VARIANTS = ("galip", "ratlip-released")
-"""Of the published code."""
+VARIANTS = ("auto", "galip", *(name for name in FAMILIES if name.endswith("-released")))
+"""Of published code."""
 
 
 def convert(
     source: Annotated[
-        str, typer.Argument(metavar="FILE.pth|MODEL", help="A published checkpoint; with --to-released, a model.")
+        str,
+        typer.Argument(
+            metavar="FILE|MODEL", help="A published checkpoint, text encoder or captions; with --to-released, a model."
+        ),
     ],
-    out: Annotated[Path, typer.Option(metavar="PATH", help="The model folder to make; with --to-released, the file.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="PATH",
+            help="The model folder to make; of captions, vocabulary.json; with --to-released, the generator's file.",
+        ),
+    ],
     variant: Annotated[
-        str | None,
-        choice(VARIANTS, "Fail unless it is this one; left out, it is inferred from the tensors.", "variant"),
-    ] = None,
+        str, choice(VARIANTS, "Fail unless it is this one; auto: it is inferred from the tensors.", "variant")
+    ] = "auto",
     clip: Annotated[
-        str, typer.Option(metavar="MODEL[:PRETRAINED]", help="The CLIP that it was trained with, or a file of it.")
+        str,
+        typer.Option(
+            metavar="MODEL[:PRETRAINED]",
+            help="The CLIP that it was trained with, or a file of it; beside a text encoder, the CLIP that scores.",
+        ),
     ] = "ViT-B-32-quickgelu:openai",
+    text_encoder: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|FOLDER", help="The DAMSM text encoder that a DF-GAN, RAT-GAN or AttnGAN was trained with."
+        ),
+    ] = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The text encoder's words: its captions.pickle, or a vocabulary.json."),
+    ] = None,
+    discriminator: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A netD.pth that goes with a netG.pth; AttnGAN's three by image size."),
+    ] = None,
     ema: Annotated[bool, typer.Option(help="Take the EMA where the file holds one.")] = True,
     half: Annotated[bool, typer.Option("--half", help="Store the weights as float16, in half the space.")] = False,
     to_released: Annotated[bool, typer.Option("--to-released", help="From a model to a published-style file.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a model folder from a checkpoint of the published GALIP or RATLIP code. Nothing in the file is executed.
+    """Make a model folder from a checkpoint of the published GALIP, RATLIP, DF-GAN, RAT-GAN, AttnGAN or LAFITE code.
+
+    Nothing in the file is executed.
 
     [bold]Examples[/]
 
     ratlip convert state_epoch_1080.pth --out models/birds
 
-    ratlip convert pre_cc12m.pth --out models/cc12m --clip ViT-B-32-quickgelu:ViT-B-32.safetensors
+    ratlip convert bird_AttnGAN2.pth --out models/attngan --text-encoder text_encoder200.pth --captions captions.pickle
+
+    ratlip convert captions.pickle --out vocabulary.json
 
     ratlip convert models/birds --to-released --out state_epoch_1080.pth
     """
@@ -46,20 +79,28 @@ def convert(
     check_new(out)
     if to_released:
         check_model_name(source)
+        if variant != "auto" or text_encoder or captions or discriminator:
+            raise UsageError(
+                "--to-released takes a model as it is: leave out --variant, --text-encoder, --captions ..."
+            )
     else:
-        check_there(Path(source))
+        for path in (Path(source), text_encoder, captions, *(discriminator or ())):
+            check_there(path)
 
     from ratlip_cli.weights.load import load_model
-    from ratlip_cli.weights.model_folder import fingerprint_of
-    from ratlip_cli.weights.released.convert import convert_released
-    from ratlip_cli.weights.released.ratlip import write_released
+    from ratlip_cli.weights.released.convert import Conversion, Converted, convert_released, write_released
 
     if to_released:
         model = load_model(source)
-        write_released(model, out)
-        config, fingerprint = model.config, model.fingerprint
+        beside = [file for file in write_released(model, out) if file != out]
+        for file in beside:
+            console.note(f"wrote {file}")
+        made = Converted(out, model.config.generator.variant, model.fingerprint)
     else:
-        config = convert_released(Path(source), out, variant, clip, ema, half)
-        fingerprint = fingerprint_of(out)
-    console.note(f"variant {config.generator.variant}, fingerprint {fingerprint}")
-    console.answer(json, {"path": out, "variant": config.generator.variant, "fingerprint": fingerprint}, out)
+        request = Conversion(
+            Path(source), out, variant, clip, ema, half, text_encoder, captions, tuple(discriminator or ())
+        )
+        made = convert_released(request)
+    told = {name: value for name, value in asdict(made).items() if value is not None}
+    console.note(", ".join(f"{name} {value}" for name, value in told.items() if name != "path"))
+    console.answer(json, told, out)

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console, signals
-from ratlip_cli.cli.options import ADVANCED, Device, Json, Model, Quiet, check_model_name, check_out_folder, choice
+from ratlip_cli.cli.options import (
+    ADVANCED,
+    Device,
+    Json,
+    Model,
+    Precision,
+    Quiet,
+    check_model_name,
+    check_out_folder,
+    choice,
+)
 from ratlip_cli.generation import FORMATS, check_request, parse_indices
 
 GRID_IMAGES = 256
@@ -42,9 +52,10 @@ def generate(
         ),
     ] = 1,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images at a time; 16 if left out.", rich_help_panel=ADVANCED)
+        int | None, typer.Option(help="Images at a time; left out, as suits the model.", rich_help_panel=ADVANCED)
     ] = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -73,8 +84,8 @@ def generate(
 
     keep_freed_memory()
     target = resolve_device(device)
-    loaded = load_model(model or default_model(), target)
-    console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target}")
+    loaded = load_model(model or default_model(), target).in_precision(precision)
+    console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target} in {loaded.precision}")
 
     folder = outputs.ImageFolder(out, image_format)
     images: list[sampling.Sample] = []
@@ -95,7 +106,13 @@ def generate(
         console.note(f"the grid shows the first {GRID_IMAGES} of {len(records)} images")
     if json:
         console.result_json(
-            {"model": loaded.name, "fingerprint": loaded.fingerprint, "images": records, "grid": grid_path}
+            {
+                "model": loaded.name,
+                "fingerprint": loaded.fingerprint,
+                "precision": loaded.precision,
+                "images": records,
+                "grid": grid_path,
+            }
         )
     elif grid_path:
         console.result(grid_path)

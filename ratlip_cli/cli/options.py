@@ -15,6 +15,7 @@ from rich.markup import escape
 from ratlip_cli.cli import console
 from ratlip_cli.data.request import DATASETS, prepared_names
 from ratlip_cli.errors import RatlipError, UsageError, unknown_name
+from ratlip_cli.generation import PRECISIONS
 from ratlip_cli.setting import DEVICES, RUNS, Setting, Value, check_choice, check_device
 
 ADVANCED = "Advanced"
@@ -101,6 +102,10 @@ ModelNoun = Annotated[
     typer.Argument(metavar="MODEL", help="The same as --model.", show_default=False, autocompletion=complete_model),
 ]
 Device = Annotated[str, typer.Option(help="Where to compute.", **_DEVICE)]
+Precision = Annotated[
+    str,
+    choice(PRECISIONS, "Arithmetic of sampling; auto: bf16 where it is faster at the same scores.", "precision"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")]
 

@@ -63,6 +63,8 @@ def prepare(
         prepared = data.prepare(request, progress)
     if prepared.info == prepared.before:
         console.note(f"{prepared.path} is prepared already; nothing to do")
+    elif prepared.before is not None and data.is_partial(prepared.before) and not data.is_partial(prepared.info):
+        console.note(f"{prepared.path} had some splits alone ({', '.join(prepared.before.counts)}); it is whole now")
     elif prepared.before is not None:
         console.note(f"{prepared.path} was prepared from other images or options; it has been replaced")
     info = prepared.info

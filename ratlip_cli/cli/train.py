@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ratlip_cli.cli import console, signals
+from ratlip_cli.cli import console, signals, waiting
 from ratlip_cli.cli.options import Json, Quiet, Typed, check_model_name, complete_choice, with_options
 from ratlip_cli.errors import Interrupted
 from ratlip_cli.training.settings import all_settings, check_beginning, preset_names, resolve_settings
@@ -62,6 +62,7 @@ def train(
         console.result_toml(settings.to_toml().rstrip())
         return
     check_beginning(settings)
+    waiting.hardly_wait_where_busy()
 
     from ratlip_cli.device import keep_freed_memory
     from ratlip_cli.training.dry_run import dry_run as measure

@@ -25,6 +25,7 @@ from ratlip_cli.data.images import ImageError, read_image, resize_shorter_side
 from ratlip_cli.data.layout import read_dataset, read_split, split_fingerprint, stored_side
 from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
 from ratlip_cli.pixels import from_image
+from ratlip_cli.progress import Progress, silent
 from ratlip_cli.tensor_files import fingerprint, load_tensors_and_metadata, save_tensors
 
 if TYPE_CHECKING:
@@ -156,15 +157,26 @@ def training_batches(
     return batches
 
 
-def text_vectors(dataset: CaptionedImages, clip: FrozenCLIP, batch_size: int = 256) -> Tensor:
+def text_vectors(
+    dataset: CaptionedImages,
+    clip: FrozenCLIP,
+    batch_size: int = 256,
+    some: Sequence[int] | None = None,
+    progress: Progress = silent,
+) -> Tensor:
     """Return the text vectors (number of captions, d), float32 on the CPU, of `dataset.captions` in their order.
+
+    Args:
+        some: the numbers of the captions that are wanted, all if left out.
 
     They are kept beside the data, under the fingerprint of the CLIP that made them, with a checksum of all that decides
     them and of themselves. They are computed again, with a note, where the file does not fit, and without one where the
     captions changed or the folder cannot be written. Raises WeightsError as `encode_captions` does.
     """
-    file = dataset.path / ".text_vectors" / f"{clip.fingerprint}-{dataset.split}.safetensors"
-    captions = hashlib.sha256("\0".join(dataset.captions).encode()).hexdigest()
+    texts = dataset.captions if some is None else [dataset.captions[number] for number in some]
+    captions = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    part = "" if some is None else f"-{captions[:12]}"
+    file = dataset.path / ".text_vectors" / f"{clip.fingerprint}-{dataset.split}{part}.safetensors"
     if file.is_file():
         try:
             kept, metadata = load_tensors_and_metadata(file)
@@ -174,19 +186,25 @@ def text_vectors(dataset: CaptionedImages, clip: FrozenCLIP, batch_size: int = 2
             if _fit(kept, metadata, captions, clip):
                 return kept[_VECTORS]
             _log.info("%s does not hold what this ratlip keeps there: the captions are encoded again", file)
-    vectors = encode_captions(clip, dataset.captions, batch_size)
+    vectors = encode_captions(clip, texts, batch_size, progress)
     with contextlib.suppress(RatlipError):
         save_tensors(file, {_VECTORS: vectors}, _described(vectors, captions, clip))
     return vectors
 
 
-def encode_captions(clip: FrozenCLIP, captions: Sequence[str], batch_size: int = 256) -> Tensor:
+def encode_captions(
+    clip: FrozenCLIP, captions: Sequence[str], batch_size: int = 256, progress: Progress = silent
+) -> Tensor:
     """Return the text vectors (number of captions, d), float32 on the CPU.
 
     Raises WeightsError where they are not finite: the CLIP's weights are broken.
     """
-    starts = range(0, len(captions), batch_size)
-    vectors = torch.cat([clip.encode_text(captions[start : start + batch_size]).cpu() for start in starts])
+    batches = []
+    for start in range(0, len(captions), batch_size):
+        progress("captions", start, len(captions), "captions")
+        batches.append(clip.encode_text(captions[start : start + batch_size]).cpu())
+    progress("captions", len(captions), len(captions), "captions")
+    vectors = torch.cat(batches)
     if not vectors.isfinite().all():
         raise WeightsError(f"CLIP {clip.spec} makes text vectors that are not numbers: its weights are broken.")
     return vectors

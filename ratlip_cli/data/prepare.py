@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ratlip_cli.data.caption_length import long_captions
-from ratlip_cli.data.layout import INFO, DatasetInfo, Problem, Record, is_dataset, read_dataset
+from ratlip_cli.data.layout import INFO, DatasetInfo, Json, Problem, Record, is_dataset, read_dataset
 from ratlip_cli.data.parallel import processes
 from ratlip_cli.data.request import PrepareRequest, missing_dataset
 from ratlip_cli.data.sources import celeba_tiny, cub, demo, own_images, oxford
@@ -29,6 +30,9 @@ KNOWN = (*demo.DATASETS, *OFFICIAL)
 
 IMAGE_SIZE, DEMO_IMAGE_SIZE = 256, 64
 DEMO_COUNT = 20_000
+
+_SPLITS = "splits"
+"""Option in dataset.json of a rendered dataset that has some of its splits alone: which."""
 
 DOWNLOADS = "downloads"
 """Folder, beside the prepared datasets, that keeps what was downloaded."""
@@ -56,33 +60,74 @@ def prepare(request: PrepareRequest, progress: Progress = silent) -> Prepared:
         raise UsageError(f"--name is '{request.name}'; it must be the name of a folder in {request.data_dir}.")
     path = Path(request.dataset)
     if is_dataset(path):
-        info = read_dataset(path)
-        return Prepared(path, info, before=info)
+        before = read_dataset(path)
+        return Prepared(path, read_dataset(_completed(path, None, progress)), before)
     prepared = _prepare(request, progress)
     if long := long_captions(prepared.path):
         _log.warning("%d captions are longer than the 77 tokens that CLIP reads; their ends will be cut", long)
     return prepared
 
 
-def resolve_dataset(name_or_path: str, data_dir: Path, image_size: int, progress: Progress = silent) -> Path:
+def resolve_dataset(
+    name_or_path: str, data_dir: Path, image_size: int, progress: Progress = silent, split: str | None = None
+) -> Path:
     """Return the folder of a prepared dataset, preparing it in `data_dir` first where that is needed.
 
     A name stands for the dataset of that name in `data_dir`; a prepared folder is taken as it is; your own images are
-    prepared under their own name, again when they have changed, with the options of the last time. `image_size` is the
-    side in pixels of the images that are wanted.
+    prepared under their own name, again when they have changed, with the options of the last time.
 
-    Raises what `prepare` raises, and DataError for a dataset that was prepared for smaller images.
+    Args:
+        image_size: side in pixels of the images that are wanted.
+        split: the only one that is wanted, all if left out. Of rendered images no other is prepared, and what is
+            missing of a dataset that was prepared so is added.
+
+    Raises what `prepare` raises, and DataError for a dataset that was prepared for smaller images or has no such split,
+    before anything is prepared.
     """
     path = Path(name_or_path)
     if name_or_path not in KNOWN and path.exists():
-        return path if is_dataset(path) else _resolve_own(path, data_dir, image_size, progress)
+        if is_dataset(path):
+            return _completed(path, split, progress)
+        _check_split(name_or_path, split, own_images.SPLITS)
+        return _resolve_own(path, data_dir, image_size, progress)
     out = data_dir / name_or_path
     if (out / INFO).is_file():
-        return _large_enough(out, name_or_path, image_size)
+        return _completed(_large_enough(out, name_or_path, image_size), split, progress)
     if (gone := _made_from(path, data_dir)) is not None:
         return _large_enough(gone, str(gone), image_size)
+    only = None
+    if name_or_path in demo.DATASETS:
+        _check_split(name_or_path, split, demo.splits(name_or_path))
+        only = None if split is None else (split,)
+    elif name_or_path in OFFICIAL:
+        _check_split(name_or_path, split, OFFICIAL[name_or_path].counts)
     usual = DEMO_IMAGE_SIZE if name_or_path in demo.DATASETS else IMAGE_SIZE
-    return _prepared(PrepareRequest(name_or_path, data_dir, image_size=max(image_size, usual)), progress)
+    return _prepared(PrepareRequest(name_or_path, data_dir, image_size=max(image_size, usual), splits=only), progress)
+
+
+def _check_split(name: str, split: str | None, splits: Collection[str]) -> None:
+    """Raise DataError where `split` is named and none of `splits`."""
+    if split is not None and split not in splits:
+        near = difflib.get_close_matches(split, splits, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise DataError(f"{name} has no split '{split}'.{hint} It has: {', '.join(sorted(splits))}.")
+
+
+def _completed(out: Path, split: str | None, progress: Progress) -> Path:
+    """Return the dataset `out`, with `split`, or all, added where it is a rendered one of some splits alone."""
+    info = read_dataset(out)
+    if not is_partial(info) or split in info.counts:
+        return out
+    _check_split(str(out), split, demo.splits(info.name))
+    only = None if split is None else (*info.counts, split)
+    options: Any = {name: info.options[name] for name in ("count", "seed")}
+    place: Any = {"data_dir": out.parent, "name": out.name, "image_size": info.image_size}
+    return _prepared(PrepareRequest(info.name, splits=only, **place, **options), progress)
+
+
+def is_partial(info: DatasetInfo) -> bool:
+    """Whether a dataset has some splits alone of those that its source gives."""
+    return info.name in demo.DATASETS and _SPLITS in info.options
 
 
 def _made_from(path: Path, data_dir: Path) -> Path | None:
@@ -151,6 +196,7 @@ def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
             workers=workers,
             strict=request.strict,
             one_type=source.path is not None,
+            part=is_partial(info),
             progress=progress,
         )
         return Prepared(out, info, before)
@@ -243,18 +289,22 @@ def _rendered(request: PrepareRequest) -> _Source:
     name, seed = request.dataset, request.seed
     count = DEMO_COUNT if request.count is None else request.count
     size = DEMO_IMAGE_SIZE if request.image_size is None else request.image_size
+    every = demo.splits(name)
+    only = [split for split in every if request.splits is None or split in request.splits]
+    part: dict[str, Json] = {_SPLITS: only} if len(only) < len(every) else {}
     info = DatasetInfo(
         name=name,
         source=demo.SOURCE,
         licence=demo.LICENCE,
-        options={"count": count, "seed": seed},
+        options={"count": count, "seed": seed, **part},
         split_rule=demo.SPLIT_RULE,
         image_size=size,
         flip=False,  # The captions say which way birds face.
     )
 
     def material(progress: Progress, before: DatasetInfo | None) -> _Material:
-        return {}, count, demo.records(name, count, seed, size, processes(request.workers)), ()
+        records = demo.records(name, count, seed, size, processes(request.workers), only)
+        return {}, demo.number_of_records(name, count, only), records, ()
 
     return _Source(request.data_dir / name, info, material, lasting=True)
 

@@ -50,6 +50,8 @@ class PrepareRequest:
     seed: int = _option(0, "Decides the test split of own images, and what is rendered; 0 if left out.")
     workers: int | None = _option(None, "Processes; one per core if left out.")
     strict: bool = _option(False, "Stop at the first image that cannot be used.", flag=True)
+    splits: tuple[str, ...] | None = None
+    """Rendered images: the only splits to prepare, which a later request completes; all if left out."""
 
 
 def prepared_names(data_dir: Path) -> list[str]:

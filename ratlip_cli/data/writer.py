@@ -54,6 +54,7 @@ def write_dataset(
     workers: int = 1,
     strict: bool = False,
     one_type: bool = False,
+    part: bool = False,
     progress: Progress = silent,
 ) -> DatasetInfo:
     """Write `records` as the dataset `out`, which appears whole or not at all.
@@ -73,6 +74,7 @@ def write_dataset(
         info: describes the dataset; its `counts` and `left_out` are not looked at. What is worth knowing of the images
             is added to its `notes`.
         one_type: make each further column one of one type (see :mod:`ratlip_cli.data.columns`).
+        part: some splits alone: the others are not missed, and what was begun of the whole stays for later.
         total: number of records, for `progress`; None where it is not known.
         progress: called with the number of records written or left out so far.
 
@@ -87,7 +89,7 @@ def write_dataset(
         if strict and finished.left_out:
             raise _refusal(finished.left_out[0])
         return finished
-    staging = _staging(out, replace(info, notes=()))
+    staging = _staging(out, replace(info, notes=()), alone=not part)
     stored: list[Stored] = []
     left_out: list[Problem] = []
     metadata: dict[str, TextIO] = {}
@@ -124,7 +126,8 @@ def write_dataset(
         counts[image.split] = counts.get(image.split, 0) + 1
     if one_type:
         settle([staging / split / METADATA for split in counts])
-    info = replace(info, counts=counts, left_out=tuple(left_out), notes=(*info.notes, *notes(stored, side)))
+    told = info.notes if part else (*info.notes, *notes(stored, side))
+    info = replace(info, counts=counts, left_out=tuple(left_out), notes=told)
     description = json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n"
     write_text(staging / INFO, description)
     _move(staging, out)
@@ -331,14 +334,14 @@ def _refusal(problem: Problem) -> DataError:
     return DataError(f"{problem.name}: {problem.reason}. Fix it, or leave it out by not asking for --strict.")
 
 
-def _staging(out: Path, wanted: DatasetInfo) -> Path:
-    """Return the folder beside `out` in which `wanted`, and nothing else, is being made."""
+def _staging(out: Path, wanted: DatasetInfo, alone: bool) -> Path:
+    """Return the folder beside `out` in which `wanted` is being made; `alone`: and nothing else any more."""
     description = json.dumps(asdict(wanted), sort_keys=True)
     mark = hashlib.sha256(description.encode()).hexdigest()[:8]
     staging = out.with_name(f".{out.name}.{mark}{_STAGING}")
     with writing(out):
         staging.mkdir(parents=True, exist_ok=True)
-        for folder in out.parent.iterdir():
+        for folder in out.parent.iterdir() if alone else ():
             if folder.name.startswith(f".{out.name}.") and folder.name.endswith(_STAGING) and folder != staging:
                 shutil.rmtree(folder)
         for split in staging.iterdir():

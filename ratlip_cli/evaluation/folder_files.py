@@ -18,7 +18,7 @@ from ratlip_cli.errors import DataError
 _NAMED = 3
 """Files that are named for each ending, and endings that are named."""
 
-_KEPT = ".features"
+KEPT = ".features"
 """Ratlip's own folder beside images."""
 
 _FAMILIES = {"MPO": "JPEG", "WEBP": "WebP", "AVIF": "AVIF", "JPEG": "JPEG", "GIF": "GIF"}
@@ -60,7 +60,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         entered.add(place)
-        folders[:] = sorted(name for name in folders if name != _KEPT)
+        folders[:] = sorted(name for name in folders if name != KEPT)
         yield from (Path(directory, name) for name in files)
 
 

@@ -24,8 +24,10 @@ from torch import Tensor
 from ratlip_cli.data.dataset import CaptionedImages, encode_captions, text_vectors
 from ratlip_cli.data.images import ImageError, read_image, resize_shorter_side
 from ratlip_cli.errors import DataError
+from ratlip_cli.family import Family
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.pixels import from_image, to_uint8
+from ratlip_cli.progress import Progress, silent
 from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.weights.model_folder import Model
 
@@ -35,6 +37,9 @@ _READERS = 4
 _AHEAD = 2
 """Batches that are read in advance."""
 
+TOGETHER = 4
+"""Batches that are generated together, so that the cores can share them."""
+
 
 class Images(Protocol):
     """Images of one size, in an order of their own."""
@@ -42,7 +47,7 @@ class Images(Protocol):
     size: tuple[int, int]
     """Height and width."""
     cache: Path | None
-    """Folder in which features of these images may be kept."""
+    """Folder in which features of these images may be kept, of generated ones until they are scored."""
 
     @property
     def fingerprint(self) -> str:
@@ -51,8 +56,8 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """Yield all images in order, (B,3,H,W) uint8 on the CPU."""
+    def batches(self, batch_size: int, start: int = 0) -> Iterator[Tensor]:
+        """Yield all images from `start` on, in order, (B,3,H,W) uint8 on the CPU."""
         ...
 
 
@@ -67,6 +72,8 @@ class Captions:
     """For each caption, the number of the image it was written for."""
     dataset: CaptionedImages | None = None
     """Where they are all the captions of a split, in its order; their text vectors are kept beside the data."""
+    competing: bool = True
+    """Whether those that no image is scored by are encoded too, as R-precision needs them."""
     _vectors: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     @classmethod
@@ -78,12 +85,23 @@ class Captions:
         return cls([text for own in captions for text in own], of_image, scenes)
 
     @classmethod
-    def of_split(cls, dataset: CaptionedImages, per_image: int) -> Captions:
-        """The captions of a split, with one image for each of the first `per_image` of every real image."""
+    def of_split(
+        cls,
+        dataset: CaptionedImages,
+        per_image: int,
+        images: NDArray[np.int64] | None = None,
+        competing: bool = True,
+    ) -> Captions:
+        """The captions of a split, with one image for each of the first `per_image` of every real image.
+
+        Args:
+            images: the real images that count, all if left out.
+            competing: see above.
+        """
         scenes = np.repeat(np.arange(len(dataset)), [len(entry.captions) for entry in dataset.entries])
         place = np.arange(len(scenes)) - np.searchsorted(scenes, scenes)
-        used = np.flatnonzero(place < per_image)
-        return cls(dataset.captions, [[number] for number in used.tolist()], scenes, dataset)
+        used = np.flatnonzero((place < per_image) & (True if images is None else np.isin(scenes, images)))
+        return cls(dataset.captions, [[number] for number in used.tolist()], scenes, dataset, competing)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -102,34 +120,68 @@ class Captions:
         """The number of each image's caption, of the first where it has several."""
         return [numbers[0] for numbers in self.of_image]
 
-    def vectors(self, clip: FrozenCLIP) -> Tensor:
-        """Text vectors (number of captions, d) of a CLIP, on the CPU."""
+    @cached_property
+    def encoded(self) -> list[int]:
+        """The numbers of the captions that text vectors are made of: all, or those that an image is scored by."""
+        if self.competing:
+            return list(range(len(self.texts)))
+        return sorted({number for numbers in self.of_image for number in numbers})
+
+    def vectors(self, clip: FrozenCLIP, progress: Progress = silent) -> Tensor:
+        """Text vectors (number of captions, d) of a CLIP, on the CPU; NaN where a caption is not `encoded`."""
         if clip.fingerprint not in self._vectors:
-            vectors = text_vectors(self.dataset, clip) if self.dataset else encode_captions(clip, self.texts)
+            some = None if len(self.encoded) == len(self.texts) else self.encoded
+            if self.dataset is None:
+                vectors = encode_captions(clip, self.texts, progress=progress)
+            else:
+                vectors = text_vectors(self.dataset, clip, some=some, progress=progress)
+            if some is not None:
+                vectors = vectors.new_full((len(self.texts), vectors.shape[1]), torch.nan).index_copy(
+                    0, torch.tensor(some), vectors
+                )
             self._vectors[clip.fingerprint] = vectors
         return self._vectors[clip.fingerprint]
 
 
-class SplitImages:
-    """The centre crops of a dataset's split."""
+def some_images(count: int, limit: int) -> NDArray[np.int64]:
+    """The numbers of `limit` of `count` images, in order: the same for everybody, those of a smaller limit among them.
 
-    def __init__(self, dataset: CaptionedImages) -> None:
+    Which ones is left to chance, as splits are sorted by class.
+    """
+    ranked = sorted(range(count), key=lambda number: hashlib.sha256(str(number).encode()).digest())
+    return np.array(sorted(ranked[:limit]))
+
+
+class SplitImages:
+    """The centre crops of a dataset's split.
+
+    Args:
+        numbers: the images that count, all if left out.
+    """
+
+    def __init__(self, dataset: CaptionedImages, numbers: NDArray[np.int64] | None = None) -> None:
         self._dataset = dataset
+        self._numbers = None if numbers is None else numbers.tolist()
         self.size = (dataset.image_size, dataset.image_size)
         self.cache: Path | None = dataset.path / ".features"
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the dataset, the split and the size of the crops."""
-        decisive = (self._dataset.fingerprint, self._dataset.split, str(self._dataset.image_size))
+        """Changes with the dataset, the split, the images that count and the size of the crops."""
+        decisive = [self._dataset.fingerprint, self._dataset.split, str(self._dataset.image_size)]
+        if self._numbers is not None:
+            decisive.append(str(self._numbers))
         return hashlib.sha256("\0".join(decisive).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self._dataset) if self._numbers is None else len(self._numbers)
 
-    def batches(self, batch_size: int) -> Iterator[Tensor]:
+    def batches(self, batch_size: int, start: int = 0) -> Iterator[Tensor]:
         """Yield the crops (B,3,S,S). Raises DataError, naming the file, for an image that cannot be read."""
-        return _read_batches(lambda index: to_uint8(self._dataset.centre_crop(index)), len(self), batch_size)
+        return _read_batches(self._read, range(start, len(self)), batch_size)
+
+    def _read(self, index: int) -> Tensor:
+        return to_uint8(self._dataset.centre_crop(index if self._numbers is None else self._numbers[index]))
 
 
 class FolderImages:
@@ -173,9 +225,9 @@ class FolderImages:
     def __len__(self) -> int:
         return len(self.files)
 
-    def batches(self, batch_size: int) -> Iterator[Tensor]:
+    def batches(self, batch_size: int, start: int = 0) -> Iterator[Tensor]:
         """Yield the images (B,3,H,W). Raises DataError for one that cannot be read or is of another size."""
-        return _read_batches(self._read_of_size, len(self), batch_size)
+        return _read_batches(self._read_of_size, range(start, len(self)), batch_size)
 
     def _read(self, index: int) -> Tensor:
         try:
@@ -210,8 +262,6 @@ class GeneratedImages:
         batch_size: images generated at a time; see `sampling.sample`.
     """
 
-    cache: Path | None = None
-
     def __init__(self, model: Model, captions: Captions, seed: int, batch_size: int | None = None) -> None:
         image_size = model.config.generator.image_size
         self.size = (image_size, image_size)
@@ -219,32 +269,41 @@ class GeneratedImages:
         self._captions = captions
         self._seed = seed
         self._batch_size = batch_size
+        self.cache: Path | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the model, the captions and the seed."""
-        decisive = (self._model.fingerprint, self._captions.fingerprint, str(self._seed))
+        """Changes with the model, the captions, the seed and the precision; fp32 is what it was before others were."""
+        precision = () if self._model.precision == "fp32" else (self._model.precision,)
+        decisive = (self._model.fingerprint, self._captions.fingerprint, str(self._seed), *precision)
         return hashlib.sha256("\0".join(decisive).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._captions.of_image)
 
-    def batches(self, batch_size: int) -> Iterator[Tensor]:
+    def batches(self, batch_size: int, start: int = 0) -> Iterator[Tensor]:
         """Yield the images (B,3,S,S). Raises RatlipError where the model generates NaN."""
-        captions, text = self._captions.first, self._captions.vectors(self._model.clip)
-        for start in range(0, len(captions), batch_size):
-            numbers = captions[start : start + batch_size]
+        captions = self._captions.first
+        for first in range(start, len(captions), TOGETHER * batch_size):
+            numbers = captions[first : first + TOGETHER * batch_size]
             noise = noise_vectors(self._seed, numbers, self._model.config.generator.noise_dim)
-            yield to_uint8(sample(self._model, noise, text[numbers], self._batch_size))
+            levels = to_uint8(sample(self._model, noise, self._condition(numbers), self._batch_size))
+            yield from torch.split(levels, batch_size)
+
+    def _condition(self, numbers: Sequence[int]) -> Tensor:
+        """What the generator is given of captions (n,...); CLIP's text vectors are kept beside the data."""
+        model = self._model
+        if type(model.family).rows is Family.rows and model.text_encoder is model.clip:
+            return self._captions.vectors(model.clip)[list(numbers)]
+        return model.encode([self._captions.texts[number] for number in numbers])
 
 
-def _read_batches(read: Callable[[int], Tensor], count: int, batch_size: int) -> Iterator[Tensor]:
-    """Yield `count` images in batches, read by threads a little ahead."""
+def _read_batches(read: Callable[[int], Tensor], numbers: range, batch_size: int) -> Iterator[Tensor]:
+    """Yield the images of these numbers in batches, read by threads a little ahead."""
     coming: deque[list[Future[Tensor]]] = deque()
     with ThreadPoolExecutor(_READERS) as pool:
-        for start in range(0, count, batch_size):
-            indices = range(start, min(start + batch_size, count))
-            coming.append([pool.submit(read, index) for index in indices])
+        for start in range(0, len(numbers), batch_size):
+            coming.append([pool.submit(read, index) for index in numbers[start : start + batch_size]])
             if len(coming) > _AHEAD:
                 yield torch.stack([image.result() for image in coming.popleft()])
         while coming:

@@ -18,10 +18,11 @@ from ratlip_cli.data.layout import INFO, Problem, read_dataset
 from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.data.sources import own_images
 from ratlip_cli.data.sources.caption_files import SUFFIXES as CAPTION_SUFFIXES
+from ratlip_cli.data.sources.demo import SOURCE as RENDERED
 from ratlip_cli.errors import DataError
-from ratlip_cli.evaluation.folder_files import FolderFiles, files_below, headers, passed_over
-from ratlip_cli.evaluation.images import Captions, FolderImages, GeneratedImages, Images, SplitImages
-from ratlip_cli.evaluation.request import EvaluationRequest
+from ratlip_cli.evaluation.folder_files import KEPT, FolderFiles, files_below, headers, passed_over
+from ratlip_cli.evaluation.images import Captions, FolderImages, GeneratedImages, Images, SplitImages, some_images
+from ratlip_cli.evaluation.request import CAPTIONS_PER_IMAGE, EvaluationRequest
 from ratlip_cli.outputs import RECORDS_FILE
 from ratlip_cli.progress import Progress
 from ratlip_cli.weights.model_folder import Model
@@ -44,6 +45,9 @@ class Inputs:
     """Whether the captions' scene k is the real image k."""
     source: Mapping[str, str]
     """Where all of it is from, for the record."""
+    captions_per_image: int = CAPTIONS_PER_IMAGE
+    limit: int | None = None
+    """Images of the split that count, where others do not."""
     notes: tuple[str, ...] = ()
     """What makes scores of them less than they seem."""
 
@@ -54,21 +58,36 @@ class Inputs:
 
     @property
     def scenes(self) -> NDArray[np.int64]:
-        """For each fake, its scene."""
-        return np.arange(len(self.fake)) if self.captions is None else self.captions.scenes[self.captions.first]
+        """For each fake, its scene, counted among those that have one."""
+        if self.captions is None:
+            return np.arange(len(self.fake))
+        return np.unique(self.captions.scenes[self.captions.first], return_inverse=True)[1]
 
 
 def model_inputs(model: Model, dataset: CaptionedImages, request: EvaluationRequest) -> Inputs:
-    """One fake for every caption of a split, and every image of it.
+    """One fake for every caption of a split, and every image of it; of `request.limit` images where that is set.
 
     Args:
         dataset: the split at the model's image size.
+
+    Raises DataError for a limit above the number of images.
     """
-    captions = Captions.of_split(dataset, request.captions_per_image)
+    per_image, limit = request.captions_of(dataset.info.source == RENDERED), request.limit
+    if limit is not None and limit > len(dataset):
+        raise DataError(
+            f"--limit is {limit}, but the split {dataset.split} of {dataset.path} has {len(dataset)} images; "
+            "leave it out to score all."
+        )
+    limit = None if limit == len(dataset) else limit
+    numbers = None if limit is None else some_images(len(dataset), limit)
+    captions = Captions.of_split(dataset, per_image, numbers, competing="r-precision" in request.metrics)
     fake = GeneratedImages(model, captions, request.seed, request.batch_size)
+    fake.cache = dataset.path / KEPT
     source = {"model": model.name, "model_fingerprint": model.fingerprint}
-    source |= {"dataset": str(dataset.path), "split": dataset.split}
-    return Inputs(fake, SplitImages(dataset), captions, True, source)
+    source |= {"dataset": str(dataset.path), "split": dataset.split, "precision": model.precision}
+    some = f"{limit} of the {len(dataset):,} images of the split: compare with scores of the same --limit alone"
+    notes = () if limit is None else (some,)
+    return Inputs(fake, SplitImages(dataset, numbers), captions, True, source, per_image, limit, notes)
 
 
 def folder_inputs(images: Path, request: EvaluationRequest, progress: Progress) -> Inputs:
@@ -105,7 +124,8 @@ def folder_inputs(images: Path, request: EvaluationRequest, progress: Progress) 
         if isinstance(side, FolderImages) and request.resize is not None:
             small = sum(header.shorter_side < request.resize for header in headers(side.files))
             notes += [f"{small:,} of {len(side):,} images of {side.folder} are enlarged"] if small else []
-    return Inputs(fake, real, captions, False, source, tuple(dict.fromkeys(notes)))
+    per_image = request.captions_of(rendered=False)
+    return Inputs(fake, real, captions, False, source, per_image, notes=tuple(dict.fromkeys(notes)))
 
 
 def _copies(fake: Images, real: Images | None) -> list[str]:
@@ -142,7 +162,7 @@ def _formats(fake: Images, real: Images | None) -> list[str]:
 
 def open_split(name: str | Path, request: EvaluationRequest, image_size: int, progress: Progress) -> CaptionedImages:
     """The wanted split of a dataset at `image_size` pixels; the dataset is prepared first where that is needed."""
-    folder = resolve_dataset(str(name), request.data_dir, image_size, progress)
+    folder = resolve_dataset(str(name), request.data_dir, image_size, progress, request.split)
     return CaptionedImages(folder, request.split, image_size)
 
 
@@ -156,9 +176,10 @@ def open_folder(
 
     Raises DataError for a folder without images, and for captions that do not fit the images.
     """
+    per_image = request.captions_of(rendered=False)
     if (folder / INFO).is_file():
         dataset = CaptionedImages(folder, request.split, request.resize or read_dataset(folder).image_size)
-        own = Captions.of_folder([entry.captions[: request.captions_per_image] for entry in dataset.entries])
+        own = Captions.of_folder([entry.captions[:per_image] for entry in dataset.entries])
         return SplitImages(dataset), own, []
     below = files_below(folder)
     notes = passed_over(folder, below.others)
@@ -168,7 +189,7 @@ def open_folder(
         unnamed = [file for file in below.images if file not in named and not file.name.endswith(GRID)]
         notes = passed_over(folder, unnamed, f"not named in {RECORDS_FILE}")
     elif captioned:
-        listed, absent = _captioned(folder, below, request.captions_per_image)
+        listed, absent = _captioned(folder, below, per_image)
         if absent:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             notes.append(f"passed over what tables in {folder} name: {absent[0].name}{more}: {absent[0].reason}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratlip_cli.errors import UsageError, unknown_name
+from ratlip_cli.generation import PRECISIONS
 from ratlip_cli.setting import check_choices, check_device, check_seed, setting, several
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ DEFAULT_METRICS = ("fid", "clip-score")
 PROTOCOLS = ("standard", "released")
 FEATURES = ("inception", "clip")
 
+CAPTIONS_PER_IMAGE, CAPTIONS_PER_RENDERED_IMAGE = 10, 1
+"""Where nobody says how many: of rendered images one, so that the bundled model is scored within a minute."""
+
 FEWEST_RESAMPLES = 40
 """Bootstrap resamples below which there is no 2.5 % quantile."""
 
@@ -36,7 +40,8 @@ class EvaluationRequest:
     """What to score, against what, by which metrics, and how.
 
     Either a model is scored, on a split of a dataset; or a folder of images, against a folder or a split. Every field
-    but `metrics` is an option of `ratlip evaluate` too. `model` may also be a loaded model, which stays on its device.
+    but `metrics` is an option of `ratlip evaluate` too. `model` may also be a loaded model, which stays on its device;
+    `precision` is that of its images here, whatever it generates in otherwise.
 
     Raises UsageError for unknown names, numbers out of range, and settings that exclude each other.
     """
@@ -99,11 +104,27 @@ class EvaluationRequest:
         metavar="MODEL:PRETRAINED",
         advanced=True,
     )
-    captions_per_image: int = setting(10, "Captions of each image, or all where there are fewer.", group=HOW)
+    captions_per_image: int | None = setting(
+        None,
+        "Captions of each image, or all where there are fewer; 10 if left out, 1 for a model on rendered images.",
+        group=HOW,
+    )
+    limit: int | None = setting(
+        None,
+        "Only so many images of the split, always the same; no score to compare with that of all.",
+        group=HOW,
+        metavar="N",
+    )
     bootstrap: int = setting(0, "Resamples for 95 % intervals; 0 for none.", group=HOW, metavar="N")
     seed: int = setting(0, "Decides the noise vectors.", group=HOW)
     batch_size: int | None = setting(None, "Images at a time; changes no score.", group=HOW, advanced=True)
     device: str = setting("auto", "Where to compute.", group=HOW, names="device")
+    precision: str = setting(
+        "fp32",
+        "Arithmetic of the model's images, not of their features; fp32 gives the same score on every machine.",
+        group=HOW,
+        choices=PRECISIONS,
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", several(self.metrics))
@@ -115,8 +136,10 @@ class EvaluationRequest:
                 raise unknown_name("metric", metric, METRICS)
         check_choices(self)
         check_device(self.device)
-        if self.captions_per_image < 1:
+        if self.captions_per_image is not None and self.captions_per_image < 1:
             raise UsageError(f"captions per image is {self.captions_per_image}; it must be at least 1.")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"limit is {self.limit}; it must be at least 1 image.")
         if self.bootstrap < 0 or 0 < self.bootstrap < FEWEST_RESAMPLES:
             raise UsageError(f"bootstrap is {self.bootstrap}; it must be 0, or at least {FEWEST_RESAMPLES} for 95 %.")
         check_seed(self.seed)
@@ -126,6 +149,8 @@ class EvaluationRequest:
             raise UsageError(f"resize is {self.resize}; it must be at least 1 pixel.")
         if self.images is None and self.resize is not None:
             raise UsageError("--resize goes with --images; a model's images have the size of the model.")
+        if self.images is not None and self.limit is not None:
+            raise UsageError("--limit goes with a model; of --images, all are scored: leave some out of the folder.")
         if self.images is None and self.reference is not None:
             raise UsageError("--reference goes with --images; a model is compared with a --dataset.")
         if self.images is not None and (self.model is not None or None not in (self.reference, self.dataset)):
@@ -135,6 +160,12 @@ class EvaluationRequest:
     def released(self) -> bool:
         """Whether images are prepared as the published code does it."""
         return self.protocol == "released"
+
+    def captions_of(self, rendered: bool) -> int:
+        """Captions of each image that are used; `rendered`: of images that ratlip rendered, by a model."""
+        if self.captions_per_image is not None:
+            return self.captions_per_image
+        return CAPTIONS_PER_RENDERED_IMAGE if rendered else CAPTIONS_PER_IMAGE
 
     @property
     def feature_keys(self) -> list[str]:

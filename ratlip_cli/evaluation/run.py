@@ -70,6 +70,7 @@ class Evaluation:
     """What was scored against what: model, model_fingerprint, dataset, split; or images and reference."""
     device: str
     protocol: str
+    """That of the request, and the limit where there is one."""
     seed: int
     image_size: tuple[int, int]
     """Height and width."""
@@ -84,6 +85,8 @@ class Evaluation:
     """By name."""
     notes: tuple[str, ...] = ()
     """What makes all of them less than they seem."""
+    limit: int | None = None
+    """Images of the split that were scored, None for all: scores are compared with those of the same limit alone."""
 
     def __repr__(self) -> str:
         scores = ", ".join(f"{name}={score.value:.4f}" for name, score in self.metrics.items())
@@ -124,25 +127,33 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
         device = resolve_device(request.device)
         inputs = folder_inputs(request.images, request, progress)
         networks = load_networks(request, device)
-        return score_inputs(_noted(inputs, [network.clip for network in networks.clips]), request, networks, progress)
+        inputs = _noted(inputs, [network.clip for network in networks.clips])
+        return score_inputs(inputs, request, networks, progress, resumable=True)
     if isinstance(request.model, Model):
         model = request.model
     else:
         model = load_model(str(request.model or default_model()), resolve_device(request.device))
+    model = model.in_precision(request.precision)
     dataset = request.dataset or dataset_of_model(model.folder) or str(model.config.training.get("dataset") or "")
     if not dataset:
         raise UsageError(f"{model.name} does not say what it was trained on; name a --dataset.")
     _log.info("model %s (%s) on %s, against %s", model.name, model.fingerprint, model.device, dataset)
     split = open_split(dataset, request, model.config.generator.image_size, progress)
     networks = load_networks(request, model.device, model)
-    inputs = _noted(model_inputs(model, split, request), [model.clip, *(network.clip for network in networks.clips)])
-    return score_inputs(inputs, request, networks, progress)
+    every = [model.clip, *(network.clip for network in networks.clips)]
+    clips = list({clip.fingerprint: clip for clip in every}.values())
+    inputs = _noted(model_inputs(model, split, request), clips)
+    for clip in clips:
+        if inputs.captions is not None:
+            inputs.captions.vectors(clip, progress)  # they are kept: what comes after is told its time without them
+    return score_inputs(inputs, request, networks, progress, resumable=True)
 
 
 def _noted(inputs: Inputs, clips: Sequence[FrozenCLIP]) -> Inputs:
     """Add what the CLIPs that read the captions cut off, and say all notes."""
     captions = inputs.captions
-    cut = [] if captions is None else [cut_captions(clip, captions.texts) for clip in clips]
+    texts = [] if captions is None else [captions.texts[number] for number in captions.encoded]
+    cut = [cut_captions(clip, texts) for clip in clips]
     inputs = replace(inputs, notes=tuple(dict.fromkeys((*inputs.notes, *filter(None, cut)))))
     for note in inputs.notes:
         _log.warning("%s", note)
@@ -150,12 +161,17 @@ def _noted(inputs: Inputs, clips: Sequence[FrozenCLIP]) -> Inputs:
 
 
 def score_inputs(
-    inputs: Inputs, request: EvaluationRequest, networks: Networks, progress: Progress = silent
+    inputs: Inputs,
+    request: EvaluationRequest,
+    networks: Networks,
+    progress: Progress = silent,
+    resumable: bool = False,
 ) -> Evaluation:
     """Score images that are open already, by networks that are loaded already.
 
     Args:
         networks: from `load_networks` for this request.
+        resumable: see `extract`.
 
     Raises:
         DataError: an image cannot be read, there are too few, or captions or real images are missing.
@@ -164,18 +180,21 @@ def score_inputs(
     started = time.perf_counter()
     _check(inputs, request, networks)
     with tempfile.TemporaryDirectory(prefix="ratlip-") as scratch:
-        features = extract(inputs, networks, request.batch_size, Path(scratch), progress)
+        features = extract(inputs, networks, request.batch_size, Path(scratch), progress, resumable)
         scores = [
             _score(metric, inputs, request.bootstrap, features.seconds[metric.network.name], progress)
             for metric in wanted_metrics(request, networks, features, inputs.captions)
         ]
+        if features.journal is not None:
+            features.journal.remove()
+    limited = "" if inputs.limit is None else f", {inputs.limit} images of the split"
     return Evaluation(
         source=inputs.source,
         device=str(networks.device),
-        protocol=request.protocol,
+        protocol=request.protocol + limited,
         seed=request.seed,
         image_size=inputs.fake.size,
-        captions_per_image=request.captions_per_image,
+        captions_per_image=inputs.captions_per_image,
         networks={
             name: {"fingerprint": network.fingerprint, "resize": network.resize}
             for name, network in networks.by_name().items()
@@ -184,6 +203,7 @@ def score_inputs(
         seconds=time.perf_counter() - started,
         metrics={score.name: score for score in scores},
         notes=inputs.notes,
+        limit=inputs.limit,
     )
 
 

@@ -16,12 +16,12 @@ logger = logging.getLogger(__name__)
 
 
 def load_models(models: Iterable[str | Model | None], device: str) -> list[Model]:
-    """Load what is named on `device`, None being the default model; a Model stays as and where it is."""
+    """Load what is named on `device`, None being the default model; a Model stays where it is. All generate in fp32."""
     where = resolve_device(device)
     loaded = [one if isinstance(one, Model) else load_model(one or default_model(), where) for one in models]
     for one in loaded:
         logger.info(about(one))
-    return loaded
+    return [one.in_precision("fp32") for one in loaded]
 
 
 def discriminator_of(model: Model) -> nn.Module:

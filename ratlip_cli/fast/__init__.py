@@ -9,15 +9,34 @@ that pay on the network's device.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
+from ratlip_cli.fast.onednn import multiplies_bf16
 from ratlip_cli.fast.sampling import Sampler
 from ratlip_cli.fast.swaps import SWAPS, Swap, for_export, swap_clip, swap_discriminator, swap_generator, swaps_for
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
 
-__all__ = ["SWAPS", "Sampler", "Swap", "clip_for", "for_export", "for_sampling", "for_training", "swaps_for"]
+__all__ = [
+    "SWAPS",
+    "Sampler",
+    "Swap",
+    "clip_for",
+    "for_export",
+    "for_sampling",
+    "for_training",
+    "resolve_precision",
+    "swaps_for",
+]
+
+BF16_WIDTH = 512
+"""Least width of a CLIP with which sampling in bf16 was measured to win clearly: 1.5 to 1.9 times with 768 channels,
+0.9 to 1.7 with 128, see docs/performance.md."""
+
+_log = logging.getLogger(__name__)
 
 
 def for_training(
@@ -31,9 +50,30 @@ def for_training(
         swap_discriminator(discriminator, chosen)
 
 
-def for_sampling(generator: torch.nn.Module, clip: FrozenCLIP, swaps: frozenset[Swap] | None = None) -> Sampler:
-    """What turns noise and text vectors into images with the least work; `generator` stays as it is."""
-    return Sampler(generator, clip, swaps_for(_device(generator)) if swaps is None else swaps)
+def for_sampling(
+    generator: torch.nn.Module, clip: FrozenCLIP, swaps: frozenset[Swap] | None = None, precision: str = "fp32"
+) -> Sampler:
+    """What turns noise and text vectors into images with the least work; `generator` stays as it is.
+
+    `precision` is fp32 or bf16, see `Sampler`.
+    """
+    return Sampler(generator, clip, swaps_for(_device(generator)) if swaps is None else swaps, precision)
+
+
+def resolve_precision(name: str, generator: torch.nn.Module) -> str:
+    """The precision of sampling, fp32 or bf16. `auto` is bf16 where that was measured to win and to keep the scores.
+
+    That is with RATLIP's generator, on a CPU that multiplies bfloat16, beside a CLIP of at least BF16_WIDTH channels.
+    Says so where bf16 was asked of a CPU that has no use for it.
+    """
+    on_cpu = _device(generator).type == "cpu"
+    if name == "bf16" and on_cpu and not multiplies_bf16():
+        _log.warning("this CPU does not multiply bf16: it generates slower so than in fp32")
+    if name != "auto":
+        return name
+    is_wide = isinstance(generator, Generator) and generator.geometry.width >= BF16_WIDTH
+    packs = on_cpu and Swap.PACKED in swaps_for(torch.device("cpu"))
+    return "bf16" if is_wide and packs and multiplies_bf16() else "fp32"
 
 
 def clip_for(clip: FrozenCLIP, swaps: frozenset[Swap] | None = None) -> FrozenCLIP:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import copy
+
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ratlip_cli.fast.onednn import fixed_linear
+from ratlip_cli.fast.onednn import PackedLinear, fixed_linear
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.towers import QuickGELU, SelfAttention
 
@@ -41,3 +43,31 @@ class FastQuickGELU(QuickGELU):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> the same"""
         return F.silu(_QUICK * x).div_(_QUICK)
+
+
+class PackedSelfAttention(SelfAttention):
+    """Its product in bfloat16."""
+
+    in_proj: PackedLinear
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """(B,N,W) -> queries, keys and values (B,N,3W)"""
+        projected: Tensor = self.in_proj(tokens)
+        return projected
+
+
+def in_bf16(clip: FrozenCLIP) -> FrozenCLIP:
+    """A CLIP whose vision transformer multiplies by its weights in bfloat16, on a CPU; `clip` stays as it is.
+
+    Layer norms, softmax and residual connections are float32. All other weights are shared.
+    """
+    shared = {id(tensor): tensor for tensor in (*clip.parameters(), *clip.buffers())}
+    half = copy.deepcopy(clip, {**shared, id(clip.tokenizer): clip.tokenizer})
+    for module in list(half.visual.transformer.modules()):
+        if isinstance(module, SelfAttention):
+            module.__class__ = PackedSelfAttention
+            module.in_proj = PackedLinear(module.in_proj_weight, module.in_proj_bias)
+        for name, layer in module.named_children():
+            if isinstance(layer, nn.Linear):
+                setattr(module, name, PackedLinear(layer.weight, layer.bias))
+    return half

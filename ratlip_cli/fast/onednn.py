@@ -43,11 +43,19 @@ class PackedConv(nn.Module):
         bias: (out,).
         size: side of what it convolves, for which the order is chosen.
         doubles: whether it is such a transposed convolution.
+        dtype: of what it multiplies, float32 or bfloat16. What it is given and gives is float32.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, size: int, doubles: bool = False) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        size: int,
+        doubles: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
-        self.bias, self.doubles = bias, doubles
+        self.bias, self.doubles, self.dtype = bias, doubles, dtype
         self.sizes: tuple[Any, ...]
         if doubles:
             self.sizes = ([1, 1], [0, 0], [2, 2], [1, 1], 1)  # padding, of the output too, stride, dilation, groups
@@ -55,18 +63,54 @@ class PackedConv(nn.Module):
         else:
             self.sizes = ([weight.shape[-1] // 2] * 2, [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
             pack, in_channels = torch.ops.mkldnn._reorder_convolution_weight, weight.shape[1]
-        packed = pack(weight.detach(), *self.sizes, [1, in_channels, size, size])
+        packed = pack(rounded(weight.detach(), dtype), *self.sizes, [1, in_channels, size, size])
         self.register_buffer("weight", packed, persistent=False)
 
     def forward(self, x: Tensor, size: int | None = None) -> Tensor:
         """(B,in,h,h) -> (B,out,h,h), or (B,out,size,size) of x enlarged to that size."""
         if size not in (None, x.shape[-1]) and not self.doubles:
             x = F.interpolate(x, size=(size, size), mode="nearest")
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = rounded(x.contiguous(memory_format=torch.channels_last), self.dtype)
         mkldnn = torch.ops.mkldnn
         convolve = mkldnn._convolution_transpose_pointwise if self.doubles else mkldnn._convolution_pointwise
         out: Tensor = convolve(x, self.weight, self.bias, *self.sizes, *_NOTHING_BEHIND)
-        return out
+        return out.float()
+
+
+class PackedLinear(nn.Module):
+    """A linear layer that multiplies bfloat16 and is given and gives float32. Its weights have no gradient.
+
+    Args:
+        weight, bias: (out,in) and (out,), float32.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.bias = bias
+        packed = torch.ops.mkldnn._reorder_linear_weight(rounded(weight.detach(), torch.bfloat16))
+        self.register_buffer("weight", packed, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(...,in) -> (...,out)"""
+        x = rounded(x, torch.bfloat16)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *_NOTHING_BEHIND)
+        return out.float()
+
+
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in `dtype`, or its values rounded to `dtype` in float32 where the CPU does not multiply that faster."""
+    return x.to(dtype) if dtype is torch.float32 or multiplies_bf16() else x.to(dtype).float()
+
+
+@functools.cache
+def multiplies_bf16() -> bool:
+    """Whether this CPU has instructions that multiply bfloat16, and oneDNN uses them: AVX-512 BF16, or AMX as well."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        has = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    else:  # an older PyTorch
+        has = torch.cpu._is_avx512_bf16_supported()
+    mkldnn = torch.ops.mkldnn
+    return has and hasattr(mkldnn, "_is_mkldnn_bf16_supported") and bool(mkldnn._is_mkldnn_bf16_supported())
 
 
 @functools.cache
@@ -76,6 +120,8 @@ def is_usable() -> bool:
     try:
         PackedConv(torch.zeros(1, 1, 3, 3), None, 2)(x)
         PackedConv(torch.zeros(1, 1, 4, 4), None, 2, doubles=True)(x)
+        PackedConv(torch.zeros(1, 1, 3, 3), None, 2, dtype=torch.bfloat16)(x)
+        PackedLinear(torch.zeros(1, 2), None)(x)
         _Product.apply(x, torch.zeros(1, 2), None)
     except (AttributeError, RuntimeError, TypeError):
         return False

@@ -21,7 +21,9 @@ class _Recomputed(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Any:
         def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-            return contextlib.nullcontext(), statistics_untouched(self)
+            # Differentiated twice, a block is computed again twice, which the context of one with BatchNorm is not for.
+            normed = any(isinstance(module, nn.BatchNorm2d) for module in self.modules())
+            return contextlib.nullcontext(), statistics_untouched(self) if normed else contextlib.nullcontext()
 
         return checkpoint(super().forward, *tensors, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 

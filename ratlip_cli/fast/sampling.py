@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,14 +12,18 @@ from torch.nn import functional as F
 
 from ratlip_cli.fast.attention import spatial_affine
 from ratlip_cli.fast.chunks import CACHE_BYTES
+from ratlip_cli.fast.clip import in_bf16
 from ratlip_cli.fast.onednn import PackedConv
 from ratlip_cli.fast.swaps import Swap, swap_generator
 from ratlip_cli.fast.upsampling import UpsamplingConv
+from ratlip_cli.fast.workers import spread
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.model.shuffle_attention import SAConv, ShuffleAttention
 
 BATCH_SIZE = 16  # Images at a time where nobody says how many.
+CHUNK = 8  # Images of a small model that one thread makes at once where nobody says how many: always so many.
+_CHUNKS_A_THREAD = 4  # Chunks that a thread is given at a time: the fewer, the longer the others wait for the last.
 
 
 class Sampler:
@@ -29,12 +33,22 @@ class Sampler:
         generator: of any family; it stays as it is, and shares its weights where they are not derived.
         clip: the frozen CLIP that it was trained with.
         swaps: see `fast.Swap`.
+        precision: fp32 or bf16. With PACKED bf16 is that of the large products alone, see `derived`; else autocast's.
     """
 
-    def __init__(self, generator: nn.Module, clip: FrozenCLIP, swaps: frozenset[Swap]) -> None:
-        self.generator = derived(generator, swaps) if isinstance(generator, Generator) else generator
-        self.clip = clip
+    def __init__(self, generator: nn.Module, clip: FrozenCLIP, swaps: frozenset[Swap], precision: str = "fp32") -> None:
+        packs = isinstance(generator, Generator) and {Swap.FOLDED, Swap.PACKED} <= swaps
+        self.autocast = torch.autocast(clip.mean.device.type, torch.bfloat16, precision == "bf16" and not packs)
+        self.generator = derived(generator, swaps, precision) if isinstance(generator, Generator) else generator
+        self.clip = in_bf16(clip) if precision == "bf16" and packs else clip
         self.device = next(generator.parameters()).device
+        is_small = isinstance(self.generator, Generator) and images_at_once(self.generator) >= CHUNK
+        self.chunk = CHUNK if is_small and self.device.type == "cpu" else 1
+
+    @property
+    def together(self) -> int:
+        """How many images at a time are no slower than more."""
+        return max(BATCH_SIZE, _CHUNKS_A_THREAD * CHUNK * torch.get_num_threads()) if self.chunk > 1 else BATCH_SIZE
 
     @torch.no_grad()
     def __call__(self, noise: Tensor, text: Tensor, batch_size: int | None = None) -> Tensor:
@@ -42,13 +56,19 @@ class Sampler:
 
         Args:
             noise, text: (n,noise_dim) and (n,...), on any device.
-            batch_size: images at a time; 16 if left out. A CPU works on a batch of RATLIP's in chunks that stay in its
-                cache, together in CLIP-BLK alone. If left out, the chunks are single images there, which makes an image
-                the same to the bit whatever else is generated.
+            batch_size: images at a time; 16 or CHUNK if left out. A CPU works on a batch of RATLIP's in chunks that
+                stay in its cache, together in CLIP-BLK alone. If left out, an image is the same to the bit there
+                whatever else is generated: the chunks are single images, or for a small model those of `each`.
 
         Returns:
             Images (n,3,S,S) on the CPU, float32, not clamped.
         """
+        with self.autocast:
+            if batch_size is None and self.chunk > 1:
+                return self.each(lambda z, t: self.generator(z, t, self.clip).float(), noise, text)
+            return self._by_batches(noise, text, batch_size)
+
+    def _by_batches(self, noise: Tensor, text: Tensor, batch_size: int | None) -> Tensor:
         batch = batch_size or BATCH_SIZE
         on_cpu = self.device.type == "cpu"
         if not isinstance(self.generator, Generator):
@@ -61,6 +81,19 @@ class Sampler:
         for z, t in self._rows(noise, text, batch):
             images += self._by_chunks(self.generator, z, t, chunk)
         return torch.cat(images)
+
+    def each(self, work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+        """work(*rows) where every row (1,...) of the result is of one row of each of `rows` (n,...).
+
+        On a CPU it is the same to the bit whatever the other rows are: of a large model `work` is given them one by
+        one, of a small one always CHUNK at once, by one thread, so that every kernel always meets the same shapes. What
+        lacks in the last chunk is filled with its last row.
+        """
+        count = len(rows[0])
+        filled = [torch.cat((one, one[-1:].expand(-count % self.chunk, *one.shape[1:]))).contiguous() for one in rows]
+        chunks = zip(*(torch.split(one, self.chunk) for one in filled), strict=True)
+        made = [work(*chunk) for chunk in chunks] if self.chunk == 1 else spread(work, chunks)
+        return torch.cat(made)[:count]
 
     def _rows(self, noise: Tensor, text: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield from zip(torch.split(noise.to(self.device), size), torch.split(text.to(self.device), size), strict=True)
@@ -77,13 +110,14 @@ class Sampler:
 
 
 @torch.no_grad()
-def derived(generator: Generator, swaps: frozenset[Swap]) -> Generator:
+def derived(generator: Generator, swaps: frozenset[Swap], precision: str = "fp32") -> Generator:
     """A generator of the same images that cannot be trained; `generator` stays as it is.
 
     FOLDED: BatchNorm becomes part of the convolution before it, the weights of upsampled convolutions are summed once,
     and the channel shuffle becomes the order of the weights around it; with neither shuffle nor groups to pay for it,
-    the layout is channels last, which convolutions are fastest in. PACKED, in float32, so not under autocast: their
-    weights lie as the kernels read them. All other weights are shared with `generator`.
+    the layout is channels last, which convolutions are fastest in. PACKED: their weights lie as the kernels read them;
+    with the precision bf16 those of image-G but for the last are bfloat16, and all else float32, as small errors in
+    what is read from the noise and the text show in the image. All other weights are shared with `generator`.
     """
     shared = {id(tensor): tensor for tensor in (*generator.parameters(), *generator.buffers())}
     sampling = copy.deepcopy(generator, shared).eval()
@@ -109,8 +143,8 @@ def derived(generator: Generator, swaps: frozenset[Swap]) -> Generator:
         if isinstance(module, nn.Conv2d | DoublingConv):
             weight = module.weight.detach().contiguous(memory_format=torch.channels_last)
             module.weight = nn.Parameter(weight, requires_grad=False)
-    if Swap.PACKED in swaps and not torch.is_autocast_enabled("cpu"):
-        _pack(sampling)
+    if Swap.PACKED in swaps:
+        _pack(sampling, torch.bfloat16 if precision == "bf16" else torch.float32)
     return sampling
 
 
@@ -195,26 +229,26 @@ def _unshuffle(generator: Generator) -> None:
     _order(generator.to_rgb, inputs=orders(channels[-1])[1])
 
 
-def _pack(generator: Generator) -> None:
-    """Pack the weights of every convolution, for images of the size that it meets."""
+def _pack(generator: Generator, dtype: torch.dtype) -> None:
+    """Pack the weights of every convolution, for images of the size that it meets; those of the bridge as float32."""
     grid = generator.geometry.grid
     sizes = generator.config.block_sizes(grid)
     blocks: Iterable[Any] = generator.blocks
     _packed(generator.bridge, grid)
-    generator.fuse = _packed(generator.fuse, grid)
+    generator.fuse = _packed(generator.fuse, grid, dtype)
     for block, before, size in zip(blocks, [grid, *sizes], sizes, strict=False):
-        block.conv1 = _packed(block.conv1, before if size == 2 * before else size)
-        block.conv2 = _packed(block.conv2, size)
-        block.shortcut = _packed(block.shortcut, before)
+        block.conv1 = _packed(block.conv1, before if size == 2 * before else size, dtype)
+        block.conv2 = _packed(block.conv2, size, dtype)
+        block.shortcut = _packed(block.shortcut, before, dtype)
     generator.to_rgb = _packed(generator.to_rgb, sizes[-1])
 
 
-def _packed(module: nn.Module, size: int) -> Any:
+def _packed(module: nn.Module, size: int, dtype: torch.dtype = torch.float32) -> Any:
     """`module`, or what it is made of, with its convolutions packed."""
     if isinstance(module, nn.Conv2d | DoublingConv):
-        return PackedConv(module.weight, module.bias, size, isinstance(module, DoublingConv))
+        return PackedConv(module.weight, module.bias, size, isinstance(module, DoublingConv), dtype)
     for name, part in module.named_children():
-        setattr(module, name, _packed(part, size))
+        setattr(module, name, _packed(part, size, dtype))
     return module
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ratlip_cli.errors import UsageError
 from ratlip_cli.model.config import ClipGeometry
-from ratlip_cli.model.towers import CLIP, VisionTransformer
+from ratlip_cli.model.towers import CLIP, VisionTransformer, Words
 from ratlip_cli.tensor_files import fingerprint
 from ratlip_cli.tokenizer import END
 
@@ -77,6 +77,7 @@ class FrozenCLIP(nn.Module):
             layers=len(visual.transformer.resblocks),
             embed_dim=visual.proj.shape[1],
             image_size=visual.image_size,
+            text_width=model.text_config.width,
         )
         self.mean: Tensor
         self.std: Tensor
@@ -154,6 +155,11 @@ class FrozenCLIP(nn.Module):
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """Text vectors T (B,d) from token ids (B,context) of the tokenizer."""
         return self.model.encode_text(self.embedding_rows(tokens))
+
+    @torch.no_grad()
+    def encode_words(self, tokens: Tensor) -> Words:
+        """Hidden states (B,context,text_width) of every token, and T (B,d), from token ids (B,context)."""
+        return self.model.encode_words(self.embedding_rows(tokens))
 
     def embedding_rows(self, tokens: Tensor) -> Tensor:
         """Rows of the token embedding (B,context) of token ids (B,context): all that a text vector depends on."""

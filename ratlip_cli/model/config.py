@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ratlip_cli.errors import UsageError, unknown_name
 from ratlip_cli.setting import setting
@@ -41,6 +41,8 @@ class ClipGeometry:
     """Dimension d of the image and text vectors (512 for ViT-B/32)."""
     image_size: int
     """Side of the image that CLIP takes, in pixels (224 for ViT-B/32)."""
+    text_width: int = field(default=0, compare=False)
+    """Channels of the text transformer's tokens (512 for ViT-B/32); 0 in files of before it was recorded."""
 
     def __post_init__(self) -> None:
         _check_sizes(self, "width", "grid", "layers", "embed_dim")

@@ -111,12 +111,13 @@ class Affine(nn.Module):
     Args:
         condition_dim: length of the condition: D for RAT, noise_dim + d for CAT.
         channels: C of the feature map.
+        hidden: units of the two MLPs' hidden layers; C where left out.
     """
 
-    def __init__(self, condition_dim: int, channels: int) -> None:
+    def __init__(self, condition_dim: int, channels: int, hidden: int | None = None) -> None:
         super().__init__()
-        self.gamma = _mlp(condition_dim, channels, start=1.0)
-        self.beta = _mlp(condition_dim, channels, start=0.0)
+        self.gamma = _mlp(condition_dim, hidden or channels, channels, start=1.0)
+        self.beta = _mlp(condition_dim, hidden or channels, channels, start=0.0)
 
     def forward(self, c: Tensor, condition: Tensor) -> Tensor:
         """c (B,C,H,W) and the condition (B,condition_dim) -> (B,C,H,W)"""
@@ -160,8 +161,8 @@ class CATBLK(nn.Module):
         return c
 
 
-def _mlp(condition_dim: int, channels: int, start: float) -> nn.Sequential:
-    last = nn.Linear(channels, channels)
+def _mlp(condition_dim: int, hidden: int, channels: int, start: float) -> nn.Sequential:
+    last = nn.Linear(hidden, channels)
     nn.init.zeros_(last.weight)
     nn.init.constant_(last.bias, start)
-    return nn.Sequential(nn.Linear(condition_dim, channels), nn.ReLU(), last)
+    return nn.Sequential(nn.Linear(condition_dim, hidden), nn.ReLU(), last)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -164,6 +164,17 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(torch.empty(width, embed_dim))
 
 
+class Words(NamedTuple):
+    """What the text transformer makes of captions."""
+
+    hidden: Tensor
+    """Every token after the last block and its layer norm (B,context,width), start of text first."""
+    text: Tensor
+    """Text vectors T (B,d)."""
+    end: Tensor
+    """The place (B,) of each caption's end-of-text token; what is behind it is padding."""
+
+
 def _known(kind: type[_T], values: Mapping[str, Any]) -> _T:
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in values.items() if name in names})
@@ -194,11 +205,15 @@ class CLIP(nn.Module):
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Token ids (B,context) -> text vectors (B,d): the end-of-text token after the last block, projected."""
+        return self.encode_words(tokens).text
+
+    def encode_words(self, tokens: Tensor) -> Words:
+        """Token ids (B,context) -> every token after the last block, and the text vectors."""
         length = tokens.shape[1]
         x = self.token_embedding(tokens) + self.positional_embedding[:length]
         mask = x.new_full((length, length), -torch.inf).triu(1)  # looks back alone
         x = self.ln_final(self.transformer(x, mask))
-        end = tokens == self.text_config.eos_id if self.text_config.pool_type == "eos" else tokens
-        place = end.int().argmax(dim=1)[:, None, None]  # (B, 1, 1)
-        vectors: Tensor = x.gather(1, place.expand(-1, 1, x.shape[2]))[:, 0] @ self.text_projection
-        return vectors
+        is_end = tokens == self.text_config.eos_id if self.text_config.pool_type == "eos" else tokens
+        end = is_end.int().argmax(dim=1)  # (B,), the first of them
+        place = end[:, None, None].expand(-1, 1, x.shape[2])  # (B, 1, width)
+        return Words(x, x.gather(1, place)[:, 0] @ self.text_projection, end)

@@ -21,7 +21,7 @@ from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.summary import gflop_per_image, summarise
 from ratlip_cli.training.settings import TrainSettings
-from ratlip_cli.training.trainer import Trainer
+from ratlip_cli.training.trainer import DTYPES, Trainer
 from ratlip_cli.weights.clip_files import clip_architecture
 from ratlip_cli.weights.model_folder import Model, clip_spec
 
@@ -35,7 +35,7 @@ class SamplingSpeed:
     """How fast images are generated."""
 
     latency_seconds: float  # From one text vector to its image.
-    images_per_second: float  # In batches of `batch_size`.
+    images_per_second: float  # Of `batch_size` images that are asked for together.
     batch_size: int
     gflop_per_image: float
     share_of_matrix_rate: float  # What the batch reaches of the rate of large matrix products.
@@ -77,18 +77,22 @@ def matrix_gflops(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * MATRIX_SIDE**3 / fastest / 1e9
 
 
-def measure_sampling(model: Model, batch_size: int, matrix_rate: float, dtype: torch.dtype) -> SamplingSpeed:
-    """Generate one image at a time, then `batch_size` at a time. `matrix_rate` is from `matrix_gflops`."""
+def measure_sampling(model: Model, batch_size: int | None, matrix_rate: float) -> SamplingSpeed:
+    """Generate one image, then `batch_size` at a time; left out, as many as `generate` does, by its way.
+
+    `matrix_rate` is from `matrix_gflops`.
+    """
     config = model.config.generator
-    noise = noise_vectors(0, range(batch_size), config.noise_dim)
-    text = model.encode([PROMPT] * batch_size)
-    with torch.autocast(model.device.type, dtype, enabled=dtype is not torch.float32):
-        latency = seconds(lambda: sample(model, noise[:1], text[:1]), model.device)
-        together = seconds(lambda: sample(model, noise, text, batch_size), model.device)
+    count = batch_size or model.sampler.together
+    noise = noise_vectors(0, range(count), config.noise_dim)
+    condition = model.encode([PROMPT])
+    text = condition.expand(count, *condition.shape[1:])
+    latency = seconds(lambda: sample(model, noise[:1], text[:1]), model.device)
+    together = seconds(lambda: sample(model, noise, text, batch_size), model.device)
     modules = summarise(config, model.config.discriminator, clip_architecture(clip_spec(model.folder, model.config)))
     gflop = gflop_per_image(modules)
-    rate = batch_size / together
-    return SamplingSpeed(latency, rate, batch_size, gflop, gflop * rate / matrix_rate)
+    rate = count / together
+    return SamplingSpeed(latency, rate, count, gflop, gflop * rate / matrix_rate)
 
 
 def measure_training(
@@ -140,16 +144,17 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return statistics.median(measured)
 
 
-def measure(
-    model: Model, batch_size: int, precision: str, dtype: torch.dtype, settings: TrainSettings | None = None
-) -> Benchmark:
-    """Everything that `ratlip bench` shows: sampling in this precision and, with `settings`, training in its own."""
-    rate = matrix_gflops(model.device, dtype)
-    sampling = measure_sampling(model, batch_size, rate, dtype)
+def measure(model: Model, batch_size: int | None, settings: TrainSettings | None = None) -> Benchmark:
+    """All that `ratlip bench` shows: sampling in the model's precision and, with `settings`, training in its own.
+
+    `batch_size` is that of `measure_sampling`.
+    """
+    rate = matrix_gflops(model.device, DTYPES[model.precision])
+    sampling = measure_sampling(model, batch_size, rate)
     training = measure_training(settings, model.clip, model.device, rate) if settings else None
     return Benchmark(
         device=str(model.device),
-        precision=precision,
+        precision=model.precision,
         threads=torch.get_num_threads(),
         matrix_gflops=rate,
         sampling=sampling,

@@ -68,11 +68,12 @@ def read_scores(path: Path) -> Scores:
     """Read the JSON that `ratlip evaluate --out` wrote. Raises UsageError where the file is anything else."""
     try:
         content = read_json(path)
+        precision = content.get("precision", "fp32")
         return Scores(
             str(content["model_fingerprint"]),
             Path(content["dataset"]).name,
             str(content["split"]),
-            str(content["protocol"]),
+            str(content["protocol"]) + ("" if precision == "fp32" else f", images in {precision}"),
             str(content["fingerprint"]),
             {name: {**score, "value": float(score["value"])} for name, score in content["metrics"].items()},
         )
@@ -134,7 +135,7 @@ def model_card(
         _scores(scores, name or "FOLDER"),
         _LIMITS,
         "## Fingerprints\n\nOf the weights as stored here; `ratlip info --model` shows them.\n\n"
-        + _table([("model", fingerprint), ("CLIP", config.clip_fingerprint)]),
+        + _table([("model", fingerprint), ("CLIP", config.clip_fingerprint), *_text_encoder(config)]),
     )
     metadata = _metadata(config, name, title, licence, scores).to_yaml()
     return f"---\n{metadata.strip()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n"
@@ -193,6 +194,10 @@ def _data(config: ModelConfig) -> str:
     shown = may_be_shown(data_licence(config))
     note = "" if shown else "\n\nIts licence allows no redistribution, so this card shows no image."
     return f"## Data\n\n{_table(rows)}{note}"
+
+
+def _text_encoder(config: ModelConfig) -> list[tuple[str, object]]:
+    return [("text encoder and vocabulary", config.text_encoder)] if config.text_encoder else []
 
 
 def _training(config: ModelConfig, step: str | None) -> str:

@@ -4,6 +4,8 @@ config.json                 ModelConfig: variant, sizes, the CLIP, what it was t
 generator.safetensors       the generator's EMA, without CLIP's weights
 discriminator.safetensors   optional, to train on from
 clip/                       the CLIP, where it is not one that open_clip knows by name
+text_encoder.safetensors    what reads captions, where that is not the CLIP, and
+vocabulary.json             the words that it knows
 README.md, samples.png      the model card, see card.py
 """
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 import ratlip_cli
+from ratlip_cli.baselines.damsm_files import TEXT_ENCODER_FILE, VOCABULARY_FILE
 from ratlip_cli.errors import RatlipError, WeightsError
 from ratlip_cli.families import FAMILIES, family_of
 from ratlip_cli.family import Family
-from ratlip_cli.fast import Sampler, for_sampling
+from ratlip_cli.fast import Sampler, for_sampling, resolve_precision
 from ratlip_cli.file_kinds import other_file
 from ratlip_cli.files import whole_folder, write_text
 from ratlip_cli.json_files import check_keys, from_json, is_of_kind, read_json
@@ -53,6 +56,8 @@ MODEL_FILES = (
     DISCRIMINATOR_FILE,
     f"{CLIP_FOLDER}/{clip_files.CONFIG_FILE}",
     f"{CLIP_FOLDER}/{clip_files.WEIGHTS_FILE}",
+    TEXT_ENCODER_FILE,
+    VOCABULARY_FILE,
 )
 """All that a program reads of a model folder: JSON and safetensors."""
 CHECKPOINT_FILE = "checkpoint.json"  # What tells a checkpoint of a training run, see training/checkpoint.py.
@@ -73,6 +78,7 @@ class ModelConfig:
     geometry: ClipGeometry
     training: Mapping[str, Any] = field(default_factory=dict)  # Data and settings, for people and records.
     features: str = "inception"  # What scores its images: `inception`, or `clip`, its own, far from photographs.
+    text_encoder: str = ""  # The fingerprint of its own text encoder and vocabulary; empty where its CLIP reads text.
 
     @property
     def family(self) -> Family:
@@ -89,12 +95,18 @@ class Model:
     config: ModelConfig
     generator: nn.Module
     clip: FrozenCLIP
-    fingerprint: str  # Of the generator's weights, its sizes and its CLIP; it stands in every output.
+    fingerprint: str  # Of the generator's weights, its sizes and what reads text; it stands in every output.
+    precision: str = "fp32"  # Arithmetic of its images: fp32 or bf16.
+
+    def in_precision(self, precision: str) -> Model:
+        """The same model that generates in fp32 or bf16; for `auto` see `fast.resolve_precision`."""
+        resolved = resolve_precision(precision, self.generator)
+        return self if resolved == self.precision else replace(self, precision=resolved)
 
     @cached_property
     def sampler(self) -> Sampler:
         """Noise and text vectors to images, with the least work that this device offers."""
-        return for_sampling(self.generator, self.clip)
+        return for_sampling(self.generator, self.clip, precision=self.precision)
 
     @property
     def family(self) -> Family:
@@ -107,8 +119,18 @@ class Model:
 
     @cached_property
     def text_encoder(self) -> Any:
-        """What reads prompts: the CLIP, or an encoder of the model's own."""
-        return self.family.text_encoder(self.folder, self.clip)
+        """What reads prompts: the CLIP, or an encoder of the model's own.
+
+        Raises WeightsError where its files are missing or damaged, or it is another one than in training.
+        """
+        encoder = self.family.text_encoder(file_of(self.folder, VOCABULARY_FILE).parent, self.clip)
+        found = "" if encoder is self.clip else encoder.fingerprint
+        if found != self.config.text_encoder:
+            raise WeightsError(
+                f"{self.folder} was trained with a text encoder of fingerprint {self.config.text_encoder or 'none'}, "
+                f"but the one in it is {found or 'none'}: other weights or words, so other images. Get the original."
+            )
+        return encoder
 
     def unknown_words(self, prompt: str) -> str | None:
         """One line that names the words of a prompt that its CLIP does not know, None where it knows them all."""
@@ -133,10 +155,13 @@ def model_config(
     clip: FrozenCLIP,
     training: Mapping[str, Any] | None = None,
     features: str = "inception",
+    text_encoder: str = "",
 ) -> ModelConfig:
     """The config of a model that uses `clip`. A CLIP from a folder or file travels with the model, named `clip`."""
-    name = clip.spec if clip.config is None else CLIP_FOLDER
-    return ModelConfig(generator, discriminator, name, clip.fingerprint, clip.geometry, training or {}, features)
+    name, training = clip.spec if clip.config is None else CLIP_FOLDER, training or {}
+    return ModelConfig(
+        generator, discriminator, name, clip.fingerprint, clip.geometry, training, features, text_encoder
+    )
 
 
 def create_model_folder(folder: Path, config: ModelConfig, clip: FrozenCLIP) -> None:
@@ -150,7 +175,10 @@ def create_model_folder(folder: Path, config: ModelConfig, clip: FrozenCLIP) -> 
 def write_model_config(folder: Path, config: ModelConfig) -> None:
     """Write config.json."""
     content = {"format_version": FORMAT_VERSION, "library": "ratlip", "library_version": ratlip_cli.__version__}
-    write_text(folder / CONFIG_FILE, json.dumps(content | asdict(config), indent=2) + "\n")
+    own = asdict(config)
+    if not config.text_encoder:
+        del own["text_encoder"]  # so that earlier versions read all other models
+    write_text(folder / CONFIG_FILE, json.dumps(content | own, indent=2) + "\n")
 
 
 def save_weights(
@@ -222,7 +250,9 @@ def load_folder(folder: Path, device: str | torch.device = "cpu", name: str | No
         generator = config.family.generator(config.generator, config.geometry)
     load_into(generator, tensors, weights)
     generator.to(device).eval().requires_grad_(False)
-    return Model(name or str(folder), folder, config, generator, clip, model_fingerprint(tensors, config))
+    model = Model(name or str(folder), folder, config, generator, clip, model_fingerprint(tensors, config))
+    _ = model.text_encoder  # so that what is wrong with it is told now
+    return model
 
 
 def fingerprint_of(folder: Path) -> str:
@@ -289,14 +319,17 @@ def load_model_clip(folder: Path, config: ModelConfig, device: str | torch.devic
 
 
 def model_fingerprint(generator: Mapping[str, Tensor], config: ModelConfig) -> str:
-    """Over the generator's weights, its sizes, and the fingerprint of its CLIP."""
-    return fingerprint(generator, {"generator": asdict(config.generator), "clip": config.clip_fingerprint})
+    """Over the generator's weights, its sizes, and the fingerprints of its CLIP and of its own text encoder."""
+    own = {"text_encoder": config.text_encoder} if config.text_encoder else {}
+    return fingerprint(generator, {"generator": asdict(config.generator), "clip": config.clip_fingerprint, **own})
 
 
 def _model_config(content: dict[str, Any]) -> ModelConfig:
     """The config that the content of config.json describes; ValueError or a RatlipError names what is wrong in it."""
     own = {item.name for item in fields(ModelConfig)}
-    check_keys(content, {"format_version", "library", "library_version", *own}, own - {"training", "features"})
+    check_keys(
+        content, {"format_version", "library", "library_version", *own}, own - {"training", "features", "text_encoder"}
+    )
     generator = content["generator"]
     variant = generator.get("variant") if isinstance(generator, dict) else None
     if variant not in list(FAMILIES):
@@ -306,13 +339,14 @@ def _model_config(content: dict[str, Any]) -> ModelConfig:
         "discriminator": FAMILIES[variant].discriminator_config,
         "geometry": ClipGeometry,
     }
-    read: dict[str, Any] = {name: content[name] for name in ("clip", "clip_fingerprint", "features") if name in content}
+    texts = ("clip", "clip_fingerprint", "features", "text_encoder")
+    read: dict[str, Any] = {name: content[name] for name in texts if name in content}
     for name, text in read.items():
         if not isinstance(text, str) or not text.isprintable() or len(text) > 300:
             raise ValueError(f"'{name}' must be a text of one line, not {text!a:.60}.")
     for name, kind in sections.items():
         try:
-            read[name] = from_json(kind, content[name])
+            read[name] = from_json(kind, content[name], optional=kind is ClipGeometry)  # text_width came later
         except ValueError as error:
             raise ValueError(f"{name}: {error}.") from error
     return ModelConfig(**read, training=_training(content.get("training", {})))

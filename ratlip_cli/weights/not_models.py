@@ -48,8 +48,8 @@ def _of_file(path: Path) -> str:
         return f"{path} is a TorchScript archive; if it is OpenAI's CLIP, name it by --clip ViT-B-32-quickgelu:{path}."
     if found is TensorFile.TORCH:
         return (
-            f"{path} is a PyTorch file; a checkpoint of the published GALIP or RATLIP code becomes a model by `ratlip "
-            f"convert {path} --out FOLDER`."
+            f"{path} is a PyTorch file; a checkpoint of published code becomes a model by `ratlip convert {path} --out "
+            "FOLDER`."
         )
     return f"{path} is {other or 'a file'}; --model takes a model folder or a run folder."
 

@@ -116,14 +116,8 @@ def compiled_sample(networks: Any, tiny: bool) -> Sample:
 def by_sampler(generator: Any, clip: FrozenCLIP, swaps: frozenset[Swap]) -> Sample:
     """What `ratlip generate` calls: images on the CPU."""
     own_clip = clip_for(copy.deepcopy(clip), swaps)
-    with torch.autocast(clip.mean.device.type, torch.bfloat16):
-        sampler = fast.for_sampling(generator, own_clip, swaps)
-
-    def sample(noise: Tensor, text: Tensor) -> Tensor:
-        with torch.autocast(noise.device.type, torch.bfloat16):
-            return sampler(noise, text, len(noise))
-
-    return sample
+    sampler = fast.for_sampling(generator, own_clip, swaps, "bf16")
+    return lambda noise, text: sampler(noise, text, len(noise))
 
 
 def in_graph(sample: Sample) -> Sample:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -60,22 +60,37 @@ def rendered_image(family: str, split: str, seed: int, index: int, size: int) ->
     return RenderedImage(attributes, written, *render(family, attributes, rng, size))
 
 
-def records(name: str, count: int, seed: int, image_size: int, workers: int = 1) -> Iterator[Record]:
+def splits(name: str) -> tuple[str, ...]:
+    """The splits of the dataset `name`, in the order of its records."""
+    return ("train", "test", "unseen") if any(family in PAIRED for family in DATASETS[name]) else ("train", "test")
+
+
+def records(
+    name: str, count: int, seed: int, image_size: int, workers: int = 1, only: Collection[str] | None = None
+) -> Iterator[Record]:
     """Yield the `count` records of the dataset `name`, families in turn, rendered at the layout's stored size.
+
+    Args:
+        only: the splits whose records are wanted, each the same as among all; all of them if left out.
 
     Raises UsageError for an image size or a count that cannot be rendered.
     """
     if not SMALLEST <= image_size <= LARGEST:
         raise UsageError(f"image size {image_size} cannot be rendered; choose {SMALLEST} to {LARGEST}.")
-    families = DATASETS[name]
-    numbers = _numbers(families, count)
+    numbers = _numbers(name, count, only)
     chunks = [numbers[start : start + _CHUNK] for start in range(0, len(numbers), _CHUNK)]
     for _, rendered in in_order(partial(_records, seed=seed, size=stored_side(image_size)), chunks, workers):
         yield from rendered
 
 
-def _numbers(families: Sequence[str], count: int) -> list[tuple[str, str, int]]:
-    """(family, split, index) of every image of a dataset of `count`."""
+def number_of_records(name: str, count: int, only: Collection[str] | None = None) -> int:
+    """How many `records` there are, with the errors of them."""
+    return len(_numbers(name, count, only))
+
+
+def _numbers(name: str, count: int, only: Collection[str] | None) -> list[tuple[str, str, int]]:
+    """(family, split, index) of every image of the splits `only` of a dataset of `count`."""
+    families = DATASETS[name]
     paired = [family for family in families if family in PAIRED]
     test, unseen = count // 10, count // 20 if paired else 0
     if test < len(families) or (paired and unseen < len(paired)):
@@ -83,8 +98,9 @@ def _numbers(families: Sequence[str], count: int) -> list[tuple[str, str, int]]:
     sizes = (("train", count - test - unseen, families), ("test", test, families), ("unseen", unseen, paired))
     return [
         (among[number % len(among)], split, number // len(among))
-        for split, size, among in sizes
-        for number in range(size)
+        for split, number_of, among in sizes
+        for number in range(number_of)
+        if only is None or split in only
     ]
 
 

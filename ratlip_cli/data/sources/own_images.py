@@ -26,6 +26,9 @@ from ratlip_cli.errors import DataError, UsageError
 
 LICENCE = "that of the images' owner"
 
+SPLITS = ("train", "test")
+"""The splits that images can go to."""
+
 _LATER = ("image_root", "caption")
 """Options that earlier versions did not have."""
 

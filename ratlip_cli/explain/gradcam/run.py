@@ -53,7 +53,7 @@ def gradcam(request: GradCamRequest, progress: Progress = silent) -> GradCamResu
     dataset = None
     if request.dataset is not None:
         size = max(model.config.generator.image_size for model in models)
-        dataset = resolve_dataset(request.dataset, request.data_dir, size, progress)
+        dataset = resolve_dataset(request.dataset, request.data_dir, size, progress, request.split)
     inputs = [_input_images(request, model, dataset) for model in models]
     total, done, groups = sum(map(len, inputs)), 0, []
     for model, target, layer, images in zip(models, targets, layers, inputs, strict=True):

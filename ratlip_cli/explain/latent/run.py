@@ -68,7 +68,8 @@ def _pairs(request: LatentRequest, space: Space, models: list[Model], count: int
     if not source:
         raise UsageError(f"{models[0].name} does not say what it was trained on; name a --dataset.")
     size = models[0].config.generator.image_size
-    dataset = CaptionedImages(resolve_dataset(source, request.data_dir, size, progress), request.split, size)
+    folder = resolve_dataset(source, request.data_dir, size, progress, request.split)
+    dataset = CaptionedImages(folder, request.split, size)
     check_points(min(count, len(dataset)))
     real = real_images(space, dataset, count, progress)
     return Pairs(real, [pair_view(space, one, real, request.seed, progress) for one in models])

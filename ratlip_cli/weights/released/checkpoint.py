@@ -18,3 +18,4 @@ class ReleasedCheckpoint:
     discriminator: dict[str, Tensor] | None  # The discriminator's; None where the file holds a generator alone.
     clip: dict[str, Tensor]  # What came with it of the CLIP's vision transformer, by open_clip's names.
     is_ema: bool = False  # Whether the generator is an EMA that the file holds beside the trained one.
+    text_dim: int | None = None  # Numbers of the CLIP's text vectors that it reads, where the tensors alone tell them.

@@ -7,23 +7,19 @@ sometimes after a leading `module.`. It is read with weights_only. Variant and s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ratlip_cli.errors import RatlipError, UsageError, WeightsError
+from ratlip_cli.errors import UsageError
 from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
-from ratlip_cli.tensor_files import load_pickled, named_tensors, save_pickled
-from ratlip_cli.weights.model_folder import DISCRIMINATOR_FILE, Model, load_discriminator
+from ratlip_cli.weights.model_folder import Model
 from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
+from ratlip_cli.weights.released.renaming import AFFINE_LAYERS, backwards, renamed, without_module
 
 RELEASED_IMAGE_SIZE = 224
 """The published code generates 224 pixels, whatever its configuration says."""
-
-RELEASED_VARIANTS = ("galip", "ratlip-released")
-"""The variants whose weights have the published layout."""
 
 RELEASED_GEOMETRY = ClipGeometry(width=768, grid=7, layers=12, embed_dim=512, image_size=224)
 """Of ViT-B/32, the only CLIP that the published code knows."""
@@ -47,18 +43,10 @@ _NAMES = (  # of the published code and ours; # stands for a number
     (".se.sweight", ".attention.spatial_weight"),
     (".se.sbias", ".attention.spatial_bias"),
 )
-_LAYERS = (  # of an affine's MLP, in CATBLKs alone
-    ("gamma.linear1.", "gamma.0."),
-    ("gamma.linear2.", "gamma.2."),
-    ("beta.linear1.", "beta.0."),
-    ("beta.linear2.", "beta.2."),
-)
 _LSTM = re.compile(r"mapping\.FBlocks\.(\d+)\.fuse(\d)\.affine(\d)\.rnn\.(\w+)_l0")
 _CELL = re.compile(r"bridge\.recurrence\.cells\.(\d+)\.(\w+)")
 _CLIP_PREFIX = "mapping.CLIP_ViT."
 _CLIP_TENSORS = re.compile(r"class_embedding|positional_embedding|conv1\.|ln_pre\.|transformer\.")
-_EMA = re.compile(r"netG_?ema", re.IGNORECASE)
-_NETS = re.compile(r"net[GDC]|netG_?ema", re.IGNORECASE)
 _STAGES = ("DBlocks.0", "DBlocks.1", "main")
 _EXTRACTOR = {  # names of ours and in netD
     **{
@@ -72,43 +60,12 @@ _REFEREE = {"referee.conv1.weight": "joint_conv.0.weight", "referee.conv2.weight
 _UNUSED = re.compile(r"DBlocks\.\d+\.conv_s\.")  # 1x1 shortcuts that the published code builds and never calls
 
 
-def read_released(path: Path, ema: bool = True) -> ReleasedCheckpoint:
-    """Read a published checkpoint file; with `ema`, the generator's EMA where the file holds one.
+def released_nets(model: Model, discriminator: Mapping[str, Tensor] | None) -> dict[str, dict[str, Tensor]]:
+    """What a checkpoint file of the published code holds of a model: `netG`, and with a discriminator `netD`, `netC`.
 
-    Raises WeightsError where the file is anything else, or a pickle that would execute something.
-    """
-    content = load_pickled(path)
-    nets = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(nets, dict) or not _is_filled(nets.get("netG")):
-        raise WeightsError(
-            f"{path} is not a checkpoint of the published GALIP or RATLIP code: it has no 'netG'. The tensors of a "
-            "CLIP go by --clip NAME:FILE."
-        )
-    named = {
-        net: named_tensors(nets[net], f"{net} in {path}")
-        for net in nets
-        if isinstance(net, str) and _NETS.fullmatch(net) and _is_filled(nets[net])
-    }
-    try:
-        return import_released(named, ema)
-    except (KeyError, IndexError, ValueError, TypeError, RuntimeError, RatlipError) as error:
-        reason = error if isinstance(error, RatlipError) else repr(error)
-        raise WeightsError(f"{path} is not a checkpoint that the published code writes: {reason}") from error
-
-
-def write_released(model: Model, path: Path) -> None:
-    """Write a model as a checkpoint file that the published code loads.
-
-    Raises UsageError where the published code has no such model, or `path` exists.
+    Raises UsageError where the published code has no such model.
     """
     config = model.config
-    if path.exists():
-        raise UsageError(f"{path} exists; choose another --out.")
-    if config.generator.variant not in RELEASED_VARIANTS:
-        raise UsageError(
-            f"{model.name} is of variant {config.generator.variant}; the published code knows "
-            f"{' and '.join(RELEASED_VARIANTS)} alone."
-        )
     if config.generator.image_size != RELEASED_IMAGE_SIZE or config.geometry != RELEASED_GEOMETRY:
         raise UsageError(
             f"{model.name} generates {config.generator.image_size} pixels on CLIP {config.clip}; the published code "
@@ -116,26 +73,20 @@ def write_released(model: Model, path: Path) -> None:
         )
     if config.discriminator.pixel_stem:
         raise UsageError(f"the discriminator of {model.name} has a pixel stem, which the published code does not know.")
-    trained = (model.folder / DISCRIMINATOR_FILE).is_file()
-    discriminator = load_discriminator(model).state_dict() if trained else None
-    nets = export_released(model.generator.state_dict(), discriminator, model.clip.visual.state_dict())
-    save_pickled(path, {"model": nets})
+    return export_released(model.generator.state_dict(), discriminator, model.clip.visual.state_dict())
 
 
-def import_released(nets: Mapping[str, Mapping[str, Tensor]], ema: bool = True) -> ReleasedCheckpoint:
+def import_released(nets: Mapping[str, Mapping[str, Tensor]]) -> ReleasedCheckpoint:
     """Rename the tensors of `netG`, `netD` and `netC`, and read the sizes off them."""
-    emas = [name for name in nets if ema and _EMA.fullmatch(name)]
-    released = _without_module(nets[emas[0] if emas else "netG"])
+    released = without_module(nets["netG"])
     clip = {name[len(_CLIP_PREFIX) :]: tensor for name, tensor in released.items() if name.startswith(_CLIP_PREFIX)}
-    generator = {
-        _own_name(name): _float32(tensor) for name, tensor in released.items() if not name.startswith(_CLIP_PREFIX)
-    }
+    generator = {_own_name(name): tensor for name, tensor in released.items() if not name.startswith(_CLIP_PREFIX)}
     discriminator, discriminator_config = None, DiscriminatorConfig()
     if "netD" in nets and "netC" in nets:
-        discriminator = _discriminator_tensors(_without_module(nets["netD"]), _without_module(nets["netC"]))
+        discriminator = _discriminator_tensors(without_module(nets["netD"]), without_module(nets["netC"]))
         discriminator_config = DiscriminatorConfig(base_channels=len(discriminator["referee.conv1.weight"]) // 2)
     config = _generator_config(generator)
-    return ReleasedCheckpoint(config, discriminator_config, generator, discriminator, clip, bool(emas))
+    return ReleasedCheckpoint(config, discriminator_config, generator, discriminator, clip)
 
 
 def export_released(
@@ -144,7 +95,7 @@ def export_released(
     """The way back: `netG`, `netD` and `netC` as the published code names and shapes them.
 
     Args:
-        generator: of a variant in RELEASED_VARIANTS.
+        generator: of variant galip or ratlip-released.
         discriminator: left out, the result has `netG` alone.
         visual: the frozen CLIP's vision transformer, which the published code saves inside the generator.
     """
@@ -161,34 +112,25 @@ def _own_name(name: str) -> str:
     if lstm := _LSTM.fullmatch(name):
         block, fuse, affine = (int(digits) for digits in lstm.groups()[:3])
         return f"bridge.recurrence.cells.{4 * block + 2 * (fuse - 1) + affine}.{lstm[4]}"
-    return _renamed(name, (*_NAMES, *_LAYERS))
+    return renamed(name, (*_NAMES, *AFFINE_LAYERS))
 
 
 def _released_name(name: str, recurrent: bool) -> str:
     if cell := _CELL.fullmatch(name):
         block, affine = divmod(int(cell[1]), 4)
         return f"mapping.FBlocks.{block}.fuse{affine // 2 + 1}.affine{affine % 2}.rnn.{cell[2]}_l0"
-    layers = () if recurrent and name.startswith("bridge.") else _LAYERS
-    return _renamed(name, [(own, theirs) for theirs, own in (*_NAMES, *layers)])
-
-
-def _renamed(name: str, rules: Iterable[tuple[str, str]]) -> str:
-    for old, new in rules:
-        pattern = re.escape(old).replace(r"\^", "^").replace(r"\#", r"(\d+)")
-        first, *others = new.removeprefix("^").split("#")
-        replacement = first + "".join(rf"\g<{group}>{other}" for group, other in enumerate(others, start=1))
-        name = re.sub(pattern, replacement, name)
-    return name
+    layers = () if recurrent and name.startswith("bridge.") else AFFINE_LAYERS
+    return renamed(name, backwards((*_NAMES, *layers)))
 
 
 def _discriminator_tensors(extractor: Mapping[str, Tensor], referee: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    used = {name: _float32(tensor) for name, tensor in extractor.items() if not _UNUSED.match(name)}
-    renamed = {own: used.pop(theirs) for own, theirs in _EXTRACTOR.items()}
-    renamed["extractor.a"] = torch.cat([used.pop(f"{stage}.gamma") for stage in _STAGES])
-    renamed["extractor.b"] = torch.cat([used.pop(f"{stage}.beta") for stage in _STAGES[:2]])
+    used = {name: tensor for name, tensor in extractor.items() if not _UNUSED.match(name)}
+    kept = {own: used.pop(theirs) for own, theirs in _EXTRACTOR.items()}
+    kept["extractor.a"] = torch.cat([used.pop(f"{stage}.gamma") for stage in _STAGES])
+    kept["extractor.b"] = torch.cat([used.pop(f"{stage}.beta") for stage in _STAGES[:2]])
     if used:
         raise ValueError(f"unknown tensor {next(iter(used))} in netD")
-    return renamed | {own: _float32(referee[theirs]) for own, theirs in _REFEREE.items()}
+    return kept | {own: referee[theirs] for own, theirs in _REFEREE.items()}
 
 
 def _released_extractor(discriminator: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -216,15 +158,3 @@ def _generator_config(generator: Mapping[str, Tensor]) -> GeneratorConfig:
         bridge_channels=generator["bridge.to_clip.weight"].shape[1],
         bridge_blocks=len(blocks),
     )
-
-
-def _without_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-
-
-def _float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _is_filled(value: object) -> bool:
-    return isinstance(value, dict) and bool(value)

@@ -1,10 +1,9 @@
-"""The families of models, by name. Importing it imports no torch: what builds networks imports them."""
+"""RATLIP, its ablations, and GALIP as families of models. Importing it imports no torch."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ratlip_cli.errors import unknown_name
 from ratlip_cli.family import Family
 from ratlip_cli.model.config import ClipGeometry, DiscriminatorConfig, GeneratorConfig
 
@@ -75,24 +74,3 @@ class Ratlip(Family):
         if not discriminator_config.pixel_stem:
             return None
         return "this discriminator sees the pixels too; maps show what reaches it through CLIP alone."
-
-
-FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (
-        Ratlip("ratlip", "RATLIP: recurrent affine transformations with one shared LSTM, and shuffle attention"),
-        Ratlip("rat", "RATLIP without shuffle attention"),
-        Ratlip("galip", "GALIP: conditional affine transformations, the baseline of RATLIP"),
-        Ratlip(
-            "ratlip-released",
-            "RATLIP as its authors' code builds it: an LSTM for each affine, and shuffle attention",
-        ),
-    )
-}
-
-
-def family_of(name: str) -> Family:
-    """The family of that name. Raises UsageError, with the nearest right one, for another name."""
-    if name not in FAMILIES:
-        raise unknown_name("variant", name, FAMILIES)
-    return FAMILIES[name]

@@ -1,0 +1,139 @@
+"""Images of a small model: the same to the bit whatever else is generated, by however many threads."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from ratlip_cli.cli import waiting
+from ratlip_cli.fast.sampling import CHUNK
+from ratlip_cli.fast.workers import spread
+from ratlip_cli.pixels import to_uint8
+from ratlip_cli.sampling import Sample, generate, noise_vectors, sample
+from ratlip_cli.weights.load import DEMO, load_model
+from ratlip_cli.weights.model_folder import Model
+
+PROMPTS = ("a red bird with black wings", "a yellow flower", "the face of a man with a beard")
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model(DEMO)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def by_place(samples: list[Sample]) -> dict[tuple[str, int], tuple[bytes, float]]:
+    """Pixels and CLIP similarity of each prompt's image k."""
+    return {(one.prompt, one.index): (one.image.tobytes(), one.clip_similarity) for one in samples}
+
+
+@pytest.mark.usefixtures("threads")
+def test_an_image_depends_on_nothing_else_that_is_generated(model: Model) -> None:
+    """Over many compositions: the row in the chunk, the other rows, what fills it, and the number of threads."""
+    count = 2 * CHUNK + 3
+    noise, text = noise_vectors(0, range(count), model.config.generator.noise_dim), model.encode(PROMPTS)
+    captions = torch.arange(count) % len(PROMPTS)
+    torch.set_num_threads(1)
+    expected = torch.cat([sample(model, noise[[k]], text[captions[[k]]]) for k in range(count)])
+    order = random.Random(0)
+    for number in (1, 2, 3):
+        torch.set_num_threads(number)
+        for size in (count, CHUNK + 1, CHUNK, 2):
+            chosen = order.sample(range(count), size)
+            made = sample(model, noise[chosen], text[captions[chosen]])
+            assert torch.equal(made, expected[chosen]), f"{size} images by {number} threads"
+
+
+@pytest.mark.usefixtures("threads")
+def test_generated_images_and_their_similarities_depend_on_prompt_seed_and_index(model: Model) -> None:
+    torch.set_num_threads(2)
+    every = by_place(list(generate(model, PROMPTS, 3)))
+    assert len(every) == 9
+    assert by_place(list(generate(model, PROMPTS[:1], indices=[2, 0]))).items() <= every.items()
+    torch.set_num_threads(1)
+    assert by_place(list(generate(model, PROMPTS[::-1], 2))).items() <= every.items()
+
+
+def test_best_of_is_of_each_prompt(model: Model) -> None:
+    every = list(generate(model, PROMPTS[:2], 6))
+    best = list(generate(model, PROMPTS[:2], 2, best_of=3))
+    for number, chosen in ((0, best[:2]), (1, best[2:])):
+        of_prompt = sorted((one for one in every if one.prompt_index == number), key=lambda one: -one.clip_similarity)
+        assert by_place(chosen) == by_place(of_prompt[:2])
+
+
+def test_chunks_are_the_plain_model_but_for_rounding(model: Model) -> None:
+    """At most one of 255 levels in under 0.1 % of the pixels; as floats to 1e-5 but for as few, where sums are long."""
+    noise, text = noise_vectors(1, range(CHUNK + 2), model.config.generator.noise_dim), model.encode(PROMPTS[:1])
+    text = text.expand(len(noise), -1)
+    with torch.no_grad():
+        plain = model.generator(noise, text, model.clip).clamp(-1, 1)
+    made = sample(model, noise, text)
+    difference = (made - plain).abs()
+    assert (difference > 1e-5).float().mean() < 1e-3
+    assert difference.max() < 1e-4
+    levels = (to_uint8(made).int() - to_uint8(plain).int()).abs()
+    assert levels.max() <= 1
+    assert (levels > 0).float().mean() < 1e-3
+
+
+@pytest.mark.usefixtures("threads")
+def test_workers_have_one_thread_the_callers_autocast_and_no_gradients() -> None:
+    torch.set_num_threads(3)
+
+    def told(x: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled()
+        return x + torch.tensor([torch.get_num_threads(), torch.is_autocast_enabled("cpu")])
+
+    pieces = [(torch.full((2,), 10.0 * number),) for number in range(20)]
+    expected = torch.tensor([[10.0 * number + 1, 10.0 * number + 1] for number in range(20)])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(torch.stack(spread(told, pieces)), expected)
+    assert torch.stack(spread(told, pieces))[:, 1].tolist() == [10.0 * number for number in range(20)]
+    assert torch.get_num_threads() == 3
+
+
+def test_an_error_in_a_worker_is_the_callers() -> None:
+    def fails(x: Tensor) -> Tensor:
+        raise ValueError("this one")
+
+    with pytest.raises(ValueError, match="this one"):
+        spread(fails, [(torch.zeros(1),)] * 3)
+
+
+@pytest.mark.parametrize(
+    ("environment", "idle", "expected"),
+    [
+        ({}, 1.9, "1000"),
+        ({}, 1.0, "100"),
+        ({"OMP_NUM_THREADS": "1"}, 1.0, "1000"),  # the other core is enough
+        ({"GOMP_SPINCOUNT": "7"}, 1.0, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, 1.0, None),
+    ],
+)
+def test_how_threads_wait(
+    environment: dict[str, str], idle: float, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`idle` of two cores; what the user's environment says is left alone."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+        if name in environment:
+            monkeypatch.setenv(name, environment[name])
+    ticks = iter([(0, 0), (round(100 * idle), 200)])
+    monkeypatch.setattr(waiting, "_core_ticks", lambda: next(ticks))
+    monkeypatch.setattr(waiting, "_WATCHED_SECONDS", 0)
+    monkeypatch.setattr(waiting.os, "cpu_count", lambda: 2)
+    waiting.wait_briefly()
+    waiting.hardly_wait_where_busy()
+    assert waiting.os.environ.get("GOMP_SPINCOUNT") == expected
