@@ -1,25 +1,37 @@
 """Several processes that compute together what one computes, started by torchrun; alone, nothing is exchanged.
 
 Process r of N has its rows of every batch. What depends on the whole batch goes through `World`: gradients, BatchNorm's
-statistics, what was measured, decisions. Nothing of torch.distributed is imported where there is one process.
+statistics, terms that compare images of a batch, what was measured, decisions. Nothing of torch.distributed is imported
+where there is one process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import functools
+import json
 import os
-from collections.abc import Iterable, Sequence
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from ratlip_cli.errors import UsageError
+from ratlip_cli import processes
+from ratlip_cli.device import resolve_device
+from ratlip_cli.errors import DistributedError, UsageError, first_line
 
 BUCKET = 2**24  # Numbers that are exchanged at once.
 
+_LONGEST_WORK = datetime.timedelta(hours=24)
+"""How long all wait for what one does: preparing data, scoring a model. Nobody waits for one that has ended."""
+_ANSWER_SECONDS = 3.0
+"""How long those that lost another one wait for each other to say so; who has not said so then is missing."""
+
 Network = TypeVar("Network", bound=nn.Module)
+Result = TypeVar("Result")
 
 
 class World:
@@ -47,6 +59,17 @@ class World:
         """The rows of all processes, in the order of the whole batch; no gradient flows."""
         return rows
 
+    def gathered(self, rows: Tensor, pairs: bool = False) -> Tensor:
+        """The rows of a micro-batch of all processes in their order; gradients flow, more than once if need be.
+
+        A mean over the processes of what each computes from it has the gradient that it has in one process.
+        """
+        return rows
+
+    def own(self, rows: Tensor, pairs: bool = False) -> Tensor:
+        """Of the rows of a micro-batch those of this process."""
+        return rows
+
     def mean_(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors by their means over the processes, which all have them in the same order."""
 
@@ -54,18 +77,34 @@ class World:
         """The mean of a tensor over the processes; gradients flow, more than once if need be."""
         return tensor
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is true in any process; each one must ask."""
-        return flag
+    def largest(self, *numbers: float) -> list[float]:
+        """Of each number the largest that a process has; each one must ask."""
+        return list(numbers)
 
     def wait(self) -> None:
-        """Go on when all processes have come here."""
+        """Go on when all processes have come here, however long one of them works before."""
+
+    def in_turn(self, do: Callable[[], Result]) -> Result:
+        """What `do` returns; the first process does it first, then the first of every machine, then the others."""
+        return do()
+
+    def said(self, about: str, say: Callable[[], str]) -> str:
+        """What `say` returns in the first process, which alone calls it. `about` is its name, each used once."""
+        return say()
+
+    def agree(self, about: str, values: Mapping[str, Any]) -> None:
+        """Raise UsageError where a process has another value than the first one. `about` is a name, each used once."""
+
+    def leave(self) -> None:
+        """Part from the other processes, when all work is done."""
 
     def with_global_statistics(self, network: Network) -> Network:
         """Let BatchNorm take its statistics over all processes, in place."""
         return network
 
     def _rows_of(self, rank: int, batch_size: int, micro_batches: int, pairs: bool) -> list[int]:
+        if self.size == 1:
+            return list(range(batch_size))
         halves = 2 if pairs else 1
         share, left = divmod(batch_size, micro_batches * halves * self.size)
         if left:
@@ -80,42 +119,100 @@ class World:
 
 
 class Group(World):
-    """The processes of torch.distributed's default group."""
+    """The processes of torch.distributed's default group, which has begun.
+
+    Every method that exchanges something raises DistributedError, which names the missing ones, where another process
+    has ended or does not come within the time-out.
+    """
 
     def __init__(self) -> None:
-        import torch.distributed as dist
+        import torch.distributed
 
-        self._dist = dist
+        self._dist = dist = cast(Any, torch.distributed)
+        self._store = processes.store()
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        # Words and decisions go between CPUs, which asks no GPU to be done with its work.
+        self._between_cpus = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+        self._store.set(f"host of {self.rank}", socket.gethostname())
 
     def whole(self, rows: Tensor, micro_batches: int = 1, pairs: bool = False) -> Tensor:
         parts = [torch.empty_like(rows) for _ in range(self.size)]
-        self._dist.all_gather(parts, rows.contiguous())
+        with self._together():
+            self._dist.all_gather(parts, rows.contiguous())
         together = torch.cat(parts)
         order = [row for rank in range(self.size) for row in self._rows_of(rank, len(together), micro_batches, pairs)]
         return torch.empty_like(together).index_copy_(0, torch.tensor(order, device=rows.device), together)
 
+    def gathered(self, rows: Tensor, pairs: bool = False) -> Tensor:
+        places = torch.tensor(self.rows(self.size * len(rows), 1, pairs), device=rows.device)
+        among_others = rows.new_zeros(self.size * len(rows), *rows.shape[1:]).index_copy(0, places, rows)
+        return cast(Tensor, _Sum.apply(among_others, self))
+
+    def own(self, rows: Tensor, pairs: bool = False) -> Tensor:
+        return rows[torch.tensor(self.rows(len(rows), 1, pairs), device=rows.device)]
+
     def mean_(self, tensors: Iterable[Tensor]) -> None:
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.flatten() for tensor in bucket])
-            self._dist.all_reduce(flat)
+            self.sum_(flat)
             flat /= self.size
             for tensor, part in zip(bucket, torch.split(flat, [tensor.numel() for tensor in bucket]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
     def mean(self, tensor: Tensor) -> Tensor:
-        from torch.distributed.nn.functional import all_reduce
+        return cast(Tensor, _Sum.apply(tensor, self)) / self.size
 
-        total: Tensor = all_reduce(tensor)  # type: ignore[no-untyped-call]
-        return total / self.size
+    def sum_(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over the processes; no gradient flows."""
+        with self._together():
+            self._dist.all_reduce(tensor)
 
-    def any(self, flag: bool) -> bool:
-        asked = torch.tensor(int(flag), device=self._device)
-        self._dist.all_reduce(asked)
-        return bool(asked)
+    def largest(self, *numbers: float) -> list[float]:
+        asked = torch.tensor(numbers, dtype=torch.float64)
+        with self._together():
+            self._dist.all_reduce(asked, self._dist.ReduceOp.MAX, group=self._between_cpus)
+        return cast("list[float]", asked.tolist())
 
     def wait(self) -> None:
-        self._dist.barrier()
+        with self._together():
+            self._dist.monitored_barrier(self._between_cpus, timeout=_LONGEST_WORK)
+
+    def in_turn(self, do: Callable[[], Result]) -> Result:
+        own = 0 if self.is_first else 1 if processes.local_rank() == 0 else 2
+        results = []
+        for turn in range(3):
+            if turn == own:
+                results.append(do())
+            self.wait()
+        return results[0]
+
+    def said(self, about: str, say: Callable[[], str]) -> str:
+        with self._together():
+            if self.is_first:
+                self._store.set(about, say())
+            return self._store.get(about).decode()
+
+    def agree(self, about: str, values: Mapping[str, Any]) -> None:
+        own = json.dumps(values)
+        with self._together():
+            self._store.set(f"{about} of {self.rank}", own)
+
+        def compared() -> str:
+            for rank in range(1, self.size):
+                theirs = json.loads(self._store.get(f"{about} of {rank}"))
+                for name, value in json.loads(own).items():
+                    if theirs.get(name) != value:
+                        return (
+                            f"{self._name(rank)} has {name} {theirs.get(name)}, and the first one {value}: start all "
+                            "with the same settings, data and versions."
+                        )
+            return ""
+
+        if problem := self.said(about, compared):
+            raise UsageError(problem)
+
+    def leave(self) -> None:
+        self._dist.destroy_process_group()
 
     def with_global_statistics(self, network: Network) -> Network:
         for module in network.modules():
@@ -123,9 +220,49 @@ class Group(World):
                 module.__class__ = _GLOBAL[type(module)]
         return network
 
-    @property
-    def _device(self) -> torch.device:
-        return torch.device("cuda" if self._dist.get_backend() == "nccl" else "cpu")
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """Turn what torch.distributed raises where another process does not come into one line that names it."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise DistributedError(self._lost(first_line(error))) from error
+
+    def _lost(self, reason: str) -> str:
+        try:
+            self._store.set(f"{self.rank} has lost another", "")
+            deadline = time.monotonic() + _ANSWER_SECONDS
+            missing = list(range(self.size))
+            while missing and time.monotonic() < deadline:
+                time.sleep(0.05)
+                missing = [rank for rank in missing if not self._store.check([f"{rank} has lost another"])]
+            names = [self._name(rank) for rank in missing]
+        except RuntimeError:
+            names = ["the process that keeps the others together"]
+        who = ", ".join(names) or f"the connection between the {self.size} processes"
+        return f"{who} ended, or did not answer in time ({reason:.200}); go on from the last checkpoint with --resume."
+
+    def _name(self, rank: int) -> str:
+        host = f"host of {rank}"
+        where = f" on {self._store.get(host).decode()}" if self._store.check([host]) else ""
+        return f"process {rank} of {self.size}{where}"
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over the processes of a group; its gradient is the sum of theirs, and so on."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        group.sum_(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return _Sum.apply(gradient, ctx.group), None
 
 
 class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -165,27 +302,60 @@ class GlobalBatchNorm2d(_GlobalBatchNorm, nn.BatchNorm2d):
 _GLOBAL: dict[type[nn.Module], Any] = {nn.BatchNorm1d: GlobalBatchNorm1d, nn.BatchNorm2d: GlobalBatchNorm2d}
 
 
-@functools.cache
+_alone = World()
+_joined: list[World] = []
+
+
 def world() -> World:
-    """The processes of this run, as torchrun started them; joined at the first call.
+    """The processes that have joined; before that, and where there is one, this one alone."""
+    return _joined[0] if _joined else _alone
 
-    Raises nothing of its own: torch.distributed tells what is missing.
+
+def join(device: torch.device, seconds: float) -> World:
+    """Begin to compute on `device` together with the other processes that torchrun started.
+
+    Args:
+        seconds: how long any exchange may wait for a process.
+
+    Raises DistributedError, which names it, where a process does not come.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return World()
-    import torch.distributed as dist
+    if _joined or not processes.are_several():
+        return world()
+    import torch.distributed
 
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if backend == "nccl":
-        torch.cuda.set_device(local_rank())
-    seconds = int(os.environ.get("RATLIP_TIMEOUT", "600"))
-    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=seconds))
-    return Group()
+    dist: Any = torch.distributed
+    store, rank, size = processes.store(), processes.rank(), int(os.environ["WORLD_SIZE"])
+    timeout = datetime.timedelta(seconds=seconds)
+    store.set_timeout(timeout)
+    store.set(f"{rank} is here", "")
+    try:
+        for other in range(size):
+            store.wait([f"{other} is here"], timeout)
+        # NCCL wants a GPU for each process; else gloo carries what is on GPUs too.
+        own_gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        backend = "nccl" if device.type == "cuda" and own_gpus else "gloo"
+        dist.init_process_group(
+            backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=timeout
+        )
+    except RuntimeError as error:
+        missing = [str(other) for other in range(size) if not store.check([f"{other} is here"])]
+        who = f"process {', '.join(missing)} of {size}" if missing else "a process"
+        raise DistributedError(
+            f"{who} did not come in {seconds:.0f} s ({first_line(error):.200}); see what its own output says, or give "
+            "it longer by --dist-timeout."
+        ) from error
+    _joined.append(Group())
+    return world()
 
 
-def local_rank() -> int:
-    """Which of this machine's processes this one is."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+def own_device(name: str) -> torch.device:
+    """`resolve_device`; where it is a GPU without a number, this machine's process r has GPU r."""
+    device = resolve_device(name)
+    if device.type == "cuda" and device.index is None and processes.are_several():
+        device = torch.device("cuda", processes.local_rank() % torch.cuda.device_count())
+    if device.type == "cuda" and processes.are_several():
+        torch.cuda.set_device(device)
+    return device
 
 
 def _buckets(tensors: Iterable[Tensor]) -> list[Sequence[Tensor]]:

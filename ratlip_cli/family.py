@@ -33,6 +33,7 @@ class Family(ABC):
         objective_config: frozen dataclass of what its objective alone weighs; None where the run's settings say all.
         defaults: settings of a run as its paper has them, where they are others than RATLIP's.
         unused: settings of a run that its objective does not read.
+        in_halves: whether its losses treat the halves of a micro-batch differently, so that processes share out both.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Family(ABC):
     objective_config: ClassVar[type[Any] | None] = None
     defaults: ClassVar[Mapping[str, Value]] = {}
     unused: ClassVar[frozenset[str]] = frozenset()
+    in_halves: ClassVar[bool] = False
 
     @property
     def sizes(self) -> dict[str, Setting]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ratlip_cli.data.dataset import CaptionedImages, training_batches
+from ratlip_cli.distributed import join
 from ratlip_cli.tensor_files import save_tensors
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import Trainer
@@ -22,12 +23,13 @@ from ratlip_cli.weights.clip_files import load_clip
 
 def steps(settings: TrainSettings, count: int) -> tuple[Trainer, list[dict[str, float | None]]]:
     """`count` steps from the beginning; what each measured."""
+    join(torch.device("cpu"), 60)
     dataset = CaptionedImages(Path(settings.dataset), "train", settings.image_size, settings.seed)
     clip = load_clip(settings.clip)
     clip = clip.to(torch.get_default_dtype())
     rows = settings.family.rows(clip, dataset.captions)
     trainer = Trainer(settings, clip, rows, len(dataset), torch.device("cpu"))
-    own = trainer.world.rows(settings.batch_size, settings.grad_accum, bool(settings.diversity_weight))
+    own = trainer.world.rows(settings.batch_size, *settings.shares)
     batches = training_batches(dataset, settings.batch_size, rows=own)
     with contextlib.closing(batches):
         logs = [

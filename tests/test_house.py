@@ -12,11 +12,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ratlip_cli"
 FLOORS = [
-    {"errors", "file_kinds", "files", "fonts", "generation", "json_files", "progress", "setting"},
+    {"errors", "file_kinds", "files", "fonts", "generation", "json_files", "processes", "progress", "setting"},
     {"tokenizer", "torchscript"},
     {"clip_tokenizer", "planned"},
     {"tensor_files", "pixels", "device"},
+    {"distributed"},
     {"demo", "model"},
+    {"baselines"},
     {"training.objectives"},
     {"family"},
     {"families"},

@@ -190,6 +190,7 @@ class Lafite(Family):
         "beta1": 0.0,
         "beta2": 0.99,
     }
+    in_halves = True
     unused: ClassVar[frozenset[str]] = frozenset(
         {"similarity_weight", "diversity_weight", "penalty_weight", "penalty_power", "ema"}
     )

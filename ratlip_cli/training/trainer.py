@@ -86,8 +86,9 @@ class Trainer:
             self.discriminator = settings.family.discriminator(discriminator, clip.geometry).to(device)
         self.world = world()
         fast.for_training(self.generator, self.discriminator)
-        for network in (self.generator, self.discriminator):
-            self.world.with_global_statistics(network)
+        if settings.batch_norm == "global":
+            for network in (self.generator, self.discriminator):
+                self.world.with_global_statistics(network)
         self.ema = start_ema(self.generator)
         # Going through a network's modules takes as long as moving the EMA.
         self._weights_g, self._weights_d = list(self.generator.parameters()), list(self.discriminator.parameters())
@@ -231,11 +232,10 @@ class Trainer:
     def _micro_batches(self, batch: Batch) -> list[MicroBatch]:
         """The batch, or this process's rows of it, in equal micro-batches; each image meets another one's caption."""
         settings, step = self.settings, self.steps_done
-        shared = (settings.grad_accum, bool(settings.diversity_weight))
-        rows = self.world.rows(settings.batch_size, *shared)
+        rows = self.world.rows(settings.batch_size, *settings.shares)
         with torch.no_grad():
             text = settings.family.condition(self.clip, self.rows[batch.captions.to(self.device)])
-            wrong = self.objective.mismatched(self.world.whole(text, *shared))[rows]
+            wrong = self.objective.mismatched(self.world.whole(text, *settings.shares))[rows]
         noise = step_noise(settings.seed, step, settings.batch_size, settings.noise_dim)[rows]
         tensors = (batch.images.to(self.device, non_blocking=True), text, wrong, noise.to(self.device))
         drawn = self.objective.draws(settings.batch_size, _generator(settings.seed, step, _OF_OBJECTIVE))
