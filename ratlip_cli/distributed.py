@@ -190,7 +190,7 @@ class Group(World):
         with self._together():
             if self.is_first:
                 self._store.set(about, say())
-            return self._store.get(about).decode()
+            return str(self._store.get(about).decode())
 
     def agree(self, about: str, values: Mapping[str, Any]) -> None:
         own = json.dumps(values)
@@ -351,7 +351,7 @@ def join(device: torch.device, seconds: float) -> World:
 def own_device(name: str) -> torch.device:
     """`resolve_device`; where it is a GPU without a number, this machine's process r has GPU r."""
     device = resolve_device(name)
-    if device.type == "cuda" and device.index is None and processes.are_several():
+    if device.type == "cuda" and ":" not in name and processes.are_several():
         device = torch.device("cuda", processes.local_rank() % torch.cuda.device_count())
     if device.type == "cuda" and processes.are_several():
         torch.cuda.set_device(device)

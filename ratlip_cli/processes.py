@@ -65,6 +65,6 @@ def speaks() -> bool:
                 pass
             else:
                 return False
-        return store().add("told", 1) == 1
+        return bool(store().add("told", 1) == 1)
     except (RuntimeError, DistributedError):  # nobody keeps the words any more
         return True

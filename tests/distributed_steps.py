@@ -1,6 +1,6 @@
 """A few training steps as one of several processes, without a run folder: `test_distributed.py` starts them.
 
-torchrun --nproc-per-node 2 tests/distributed_steps.py SETTINGS.json OUT
+torchrun --nproc-per-node 2 tests/distributed_steps.py CASES.json OUT
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import itertools
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,38 +22,48 @@ from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import load_clip
 
 
-def steps(settings: TrainSettings, count: int) -> tuple[Trainer, list[dict[str, float | None]]]:
-    """`count` steps from the beginning; what each measured."""
-    join(torch.device("cpu"), 60)
+def steps(
+    settings: TrainSettings, count: int, spoilt: tuple[int, int] | None
+) -> tuple[Trainer, list[dict[str, float | None]]]:
+    """`count` steps from the beginning; what each measured.
+
+    Args:
+        spoilt: the step, and the row of its batch, whose image is not finite.
+    """
     dataset = CaptionedImages(Path(settings.dataset), "train", settings.image_size, settings.seed)
     clip = load_clip(settings.clip)
     clip = clip.to(torch.get_default_dtype())
     rows = settings.family.rows(clip, dataset.captions)
+    kind = torch.get_default_dtype()
     trainer = Trainer(settings, clip, rows, len(dataset), torch.device("cpu"))
     own = trainer.world.rows(settings.batch_size, *settings.shares)
     batches = training_batches(dataset, settings.batch_size, rows=own)
+    logs = []
     with contextlib.closing(batches):
-        logs = [
-            dict(trainer.train_step(batch._replace(images=batch.images.to(rows.dtype))).logs)
-            for batch in itertools.islice(batches, count)
-        ]
+        for step, batch in enumerate(itertools.islice(batches, count)):
+            images = batch.images.to(kind)
+            if spoilt is not None and step == spoilt[0] and spoilt[1] in own:
+                images[own.index(spoilt[1])] = torch.nan
+            logs.append(dict(trainer.train_step(batch._replace(images=images)).logs))
     return trainer, logs
 
 
-def main(settings_file: str, out: str) -> None:
+def case(out: Path, settings: dict[str, Any], count: int, spoilt: list[int] | None, in_float64: bool) -> None:
     """Train, and let the first process write what came of it."""
-    given = json.loads(Path(settings_file).read_text(encoding="utf-8"))
-    if given["in_float64"]:  # all of it: what the package casts to float32 too
-        torch.set_default_dtype(torch.float64)
-        torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
-    trainer, logs = steps(TrainSettings.of(**given["settings"]), given["steps"])
+    torch.set_default_dtype(torch.float64 if in_float64 else torch.float32)
+    torch.Tensor.float = torch.Tensor.double if in_float64 else FLOAT  # type: ignore[method-assign]
+    trainer, logs = steps(TrainSettings.of(**settings), count, tuple(spoilt) if spoilt else None)  # type: ignore[arg-type]
     if trainer.world.is_first:
-        Path(out).mkdir(parents=True)
+        out.mkdir(parents=True)
         for name in ("generator", "ema", "discriminator"):
-            save_tensors(Path(out) / f"{name}.safetensors", getattr(trainer, name).state_dict())
-        (Path(out) / "logs.json").write_text(json.dumps(logs), encoding="utf-8")
+            save_tensors(out / f"{name}.safetensors", getattr(trainer, name).state_dict())
+        (out / "logs.json").write_text(json.dumps(logs), encoding="utf-8")
 
+
+FLOAT = torch.Tensor.float
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(*sys.argv[1:])
+    join(torch.device("cpu"), 60)
+    for name, given in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")).items():
+        case(Path(sys.argv[2]) / name, **given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Annotated
@@ -57,7 +58,7 @@ def run_again_in(processes_wanted: int) -> None:
 
     What torchrun says of a process that failed is left out: the process itself has told it.
     """
-    os.environ["LOGLEVEL"] = "CRITICAL"  # of torchrun's own log
+    logging.disable(logging.ERROR)
     threads = max(1, (os.cpu_count() or 1) // processes_wanted)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     from torch.distributed.elastic.multiprocessing.api import SignalException
