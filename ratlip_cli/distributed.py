@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ BUCKET = 2**24  # Numbers that are exchanged at once.
 
 _LONGEST_WORK = datetime.timedelta(hours=24)
 """How long all wait for what one does: preparing data, scoring a model. Nobody waits for one that has ended."""
-_ANSWER_SECONDS = 3.0
+_ANSWER_SECONDS = 1.5
 """How long those that lost another one wait for each other to say so; who has not said so then is missing."""
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -228,9 +229,13 @@ class Group(World):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise DistributedError(self._lost(first_line(error))) from error
+            raise DistributedError(
+                self._lost(re.sub(r"^\[[^]]*\] ", "", first_line(error)).partition(". ")[0])
+            ) from error
 
     def _lost(self, reason: str) -> str:
+        with contextlib.suppress(RuntimeError):
+            self._dist.destroy_process_group()  # so that no other one goes on waiting for this one
         try:
             self._store.set(f"{self.rank} has lost another", "")
             deadline = time.monotonic() + _ANSWER_SECONDS

@@ -112,12 +112,12 @@ def law(settings: TrainSettings, batch_size: int) -> Cases:
     }
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[2, 3])
 def both(
     request: pytest.FixtureRequest, tiny_settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("law")
-    cases = law(tiny_settings, 12)
+    cases = law(tiny_settings, 4 * request.param)
     return of_processes(1, cases, folder), of_processes(request.param, cases, folder)
 
 
