@@ -329,7 +329,7 @@ def join(device: torch.device, seconds: float) -> World:
     import torch.distributed
 
     dist: Any = torch.distributed
-    store, rank, size = processes.store(), processes.rank(), int(os.environ["WORLD_SIZE"])
+    store, rank, size = processes.store(seconds), processes.rank(), int(os.environ["WORLD_SIZE"])
     timeout = datetime.timedelta(seconds=seconds)
     store.set_timeout(timeout)
     store.set(f"{rank} is here", "")

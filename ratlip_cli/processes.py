@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import functools
 import os
 from typing import Any
 
@@ -32,24 +31,34 @@ def is_restart() -> bool:
     return are_several() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-@functools.cache
-def store() -> Any:
+def store(seconds: float = 600) -> Any:
     """What all processes can read and write, words by names: a `torch.distributed.Store`.
+
+    Args:
+        seconds: how long the first call, which makes it, waits for the other processes.
 
     Raises DistributedError: the process that keeps it cannot be reached, or a variable of torchrun's is missing.
     """
+    if _store:
+        return _store[0]
     import torch.distributed
 
     dist: Any = torch.distributed
     try:
-        found, _, _ = next(dist.rendezvous("env://"))
+        found, _, _ = next(dist.rendezvous("env://", timeout=datetime.timedelta(seconds=seconds)))
     except (RuntimeError, ValueError) as error:
+        _unreachable.append(True)
         raise DistributedError(
             f"the {os.environ['WORLD_SIZE']} processes cannot find each other at "
             f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')} ({first_line(error)}); start "
             "them with torchrun, and choose another port where this one is taken."
         ) from error
-    return dist.PrefixStore("ratlip", found)
+    _store.append(dist.PrefixStore("ratlip", found))
+    return _store[0]
+
+
+_store: list[Any] = []
+_unreachable: list[bool] = []
 
 
 def speaks() -> bool:
@@ -57,6 +66,8 @@ def speaks() -> bool:
 
     It is the first process; another one where that has nothing to say, as when its own image cannot be read.
     """
+    if _unreachable:
+        return True
     try:
         if rank() > 0:
             try:

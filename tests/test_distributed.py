@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command_line import ratlip
 
 from ratlip_cli.distributed import World
 from ratlip_cli.errors import UsageError
@@ -144,3 +150,198 @@ def test_processes_compute_in_other_precisions_what_one_computes(both: tuple[Pat
 def test_local_batchnorm_is_something_else(both: tuple[Path, Path]) -> None:
     one, several = (json.loads((out / "local" / "logs.json").read_text(encoding="utf-8")) for out in both)
     assert several[0]["logit_fake"] != pytest.approx(one[0]["logit_fake"], rel=1e-6)
+
+
+def options(settings: TrainSettings, **own: Any) -> list[str]:
+    """The settings as they are typed, but for what is as it is anyway."""
+    usual = TrainSettings().flat()
+    given = {name: value for name, value in {**settings.flat(), **own}.items() if value != usual.get(name)}
+    return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def train(*arguments: str, torchrun: Sequence[str] = (), **env: str) -> subprocess.Popen[str]:
+    """`ratlip train`, by torchrun where its options are given."""
+    launched = ["-m", "torch.distributed.run", "--standalone", *torchrun] if torchrun else []
+    return subprocess.Popen(
+        [sys.executable, *launched, "-m", "ratlip_cli", "train", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+    )
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 200) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+MACHINE = ("images_per_second", "memory_mib")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for expected, measured in zip(records(one), records(other), strict=True):
+        values = ({name: value for name, value in line.items() if name not in MACHINE} for line in (measured, expected))
+        assert next(values) == pytest.approx(next(values), rel=1e-4, abs=1e-5)
+    weights = [load_tensors(run / "model" / "generator.safetensors") for run in (one, other)]
+    for key, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][key], tensor, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_of_two_processes_goes_on_in_one(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    several = options(tiny_settings.replaced(steps=2, out=str(tmp_path / "run")))
+    code, out, err = ended(train(*several, "--devices", "2"))
+    assert (code, out.split()) == (0, [str(tmp_path / "run")]), err
+    assert [line.split(",")[0] for line in err.splitlines()] == [
+        "10 images; their 20 captions are encoded once and kept",
+        f"training in {tmp_path / 'run'}",
+        "train 2/2",
+    ]
+    assert ratlip("train", "--resume", tmp_path / "run", "--steps", 4).code == 0
+    assert ratlip("train", *options(tiny_settings.replaced(steps=4, out=str(tmp_path / "one")))).code == 0
+    assert_same_run(tmp_path / "one", tmp_path / "run")
+
+
+def test_devices_that_are_not_there(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    def refused(devices: str, device: str) -> tuple[int, str]:
+        given = options(tiny_settings, out=str(tmp_path / "run"), device=device)
+        answer = ratlip("train", *given, "--devices", devices)
+        return answer.code, answer.err
+
+    if not torch.cuda.is_available():
+        assert refused("all", "auto") == (
+            1,
+            "error: --devices all: PyTorch sees no CUDA GPU; use --devices N --device cpu for N processes on the CPU.\n",
+        )
+    assert refused("all", "cpu")[0] == 2
+    assert refused("none", "cpu") == (2, "error: --devices is none; give all, or a number from 1 to 1024.\n")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_batch_that_processes_cannot_share_is_one_line(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    code, _, err = ended(train(*options(tiny_settings, out=str(tmp_path / "run")), "--devices", "3"))
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert "batch_size 4 cannot be shared by 3 processes with grad_accum 1: it must be a multiple of 3." in err
+    assert not (tmp_path / "run").exists()
+
+
+def by_hand(port: int, rank: int, *arguments: str) -> subprocess.Popen[str]:
+    """Process `rank` of two, without torchrun."""
+    env = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    return train(*arguments, **env, MASTER_PORT=str(port))
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_other_settings_in_another_process_are_one_line(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    given, port = options(tiny_settings, out=str(tmp_path / "run")), free_port()
+    started = [by_hand(port, 0, *given, "--lr-g", "0.1"), by_hand(port, 1, *given)]
+    (first, _, said), (second, _, silent) = map(ended, started)
+    assert (first, second, silent) == (2, 2, "")
+    assert len(said.splitlines()) == 1
+    assert "has lr_g 0.0001, and the first one 0.1" in said
+
+
+@pytest.mark.slow
+def test_a_missing_process_and_a_taken_port_are_one_line(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    given = options(tiny_settings, out=str(tmp_path / "run"), dist_timeout="5s")
+    code, _, err = ended(by_hand(free_port(), 0, *given), 60)
+    assert (code, len(err.splitlines())) == (1, 1), err
+    assert "1/2 clients joined" in err
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        code, _, err = ended(by_hand(taken.getsockname()[1], 0, *given), 60)
+    assert (code, len(err.splitlines())) == (1, 1), err
+    assert "choose another port" in err
+
+
+def worker(launcher: int, rank: int) -> int:
+    """The process of that rank that a torchrun has started."""
+    children = Path(f"/proc/{launcher}/task").glob("*/children")
+    for pid in (int(word) for file in children for word in file.read_text().split()):
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if f"RANK={rank}".encode() in environment:
+            return pid
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def signalled(process: subprocess.Popen[str], rank: int, number: int, run: Path, after: int) -> None:
+    """Send a signal to one process as soon as so many steps are logged."""
+    deadline = time.monotonic() + 120
+    while not ((run / "metrics.jsonl").is_file() and len(records(run)) >= after):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.kill(worker(process.pid, rank), number)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds torchrun's processes in /proc")
+
+
+@pytest.mark.slow
+@needs_proc
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_is_started_again(rank: int, tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    given = tiny_settings.replaced(steps=12, save_every=3)
+    process = train(*options(given, out=str(run)), torchrun=["--nproc-per-node", "2", "--max-restarts", "1"])
+    signalled(process, rank, signal.SIGKILL, run, after=5)
+    code, out, err = ended(process)
+    assert (code, out.split()) == (0, [str(run)]), err
+    ours = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(ours) == 1
+    assert f"process {rank} of 2" in ours[0]
+    assert ratlip("train", *options(given, out=str(whole))).code == 0
+    assert_same_run(whole, run)
+
+
+@pytest.mark.slow
+@needs_proc
+def test_a_killed_process_ends_the_other_one(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = train(*options(tiny_settings, steps=4000, out=str(run)), "--devices", "2")
+    signalled(process, 1, signal.SIGKILL, run, after=3)
+    code, _, err = ended(process, 60)
+    assert code == 128 + signal.SIGKILL
+    assert err.count("error:") == 1
+    assert "error: process 1 of 2" in err
+
+
+@pytest.mark.slow
+@needs_proc
+@pytest.mark.parametrize(("rank", "number"), [(1, signal.SIGUSR1), (0, signal.SIGTERM)])
+def test_a_signal_at_one_process_saves_and_ends_all(
+    rank: int, number: int, tiny_settings: TrainSettings, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = train(*options(tiny_settings, steps=4000, out=str(run)), "--devices", "2")
+    signalled(process, rank, number, run, after=3)
+    code, _, err = ended(process, 60)
+    assert code == 128 + signal.SIGTERM
+    assert err.count("error:") == 1
+    assert "everything is saved" in err
+    last = records(run)[-1]["step"]
+    assert (run / "checkpoints" / f"step_{last:08d}").is_dir()
+
+
+@pytest.mark.slow
+@needs_proc
+def test_a_process_that_hangs_is_named(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = train(*options(tiny_settings, steps=4000, out=str(run), dist_timeout="5s"), "--devices", "2")
+    signalled(process, 1, signal.SIGSTOP, run, after=3)
+    code, _, err = ended(process, 90)  # torchrun waits 30 s for the one that hangs
+    assert code == 1
+    assert err.count("error:") == 1
+    assert "error: process 1 of 2" in err
