@@ -31,6 +31,12 @@ def is_restart() -> bool:
     return are_several() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+def silence_torch() -> None:
+    """Let torch's C++ parts not tell what we tell in one line; before torch is imported. RATLIP_DEBUG=1 lets them."""
+    if os.environ.get("RATLIP_DEBUG") != "1":
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+
+
 def store(seconds: float = 600) -> Any:
     """What all processes can read and write, words by names: a `torch.distributed.Store`.
 
@@ -53,7 +59,8 @@ def store(seconds: float = 600) -> Any:
             f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')} ({first_line(error)}); start "
             "them with torchrun, and choose another port where this one is taken."
         ) from error
-    _store.append(dist.PrefixStore("ratlip", found))
+    # torchrun keeps one for all attempts, and with it the words of those that failed.
+    _store.append(dist.PrefixStore(f"ratlip/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", found))
     return _store[0]
 
 

@@ -60,6 +60,8 @@ def train(
 
     ratlip train cub --devices all
     """
+    if processes.are_several():
+        processes.silence_torch()
     is_first = processes.rank() == 0  # of several processes the first one speaks
     console.set_up(quiet or not is_first)
     check_model_name(str(typed["init_from"]) if "init_from" in typed else None)
