@@ -116,7 +116,7 @@ def _after_restart(settings: TrainSettings) -> TrainSettings:
 
 
 def _made_by_first(settings: TrainSettings, world: World) -> RunFolder:
-    return RunFolder(Path(world.said("run folder", lambda: str(RunFolder.create(settings).path.resolve()))))
+    return RunFolder(Path(world.said("run folder", lambda: str(RunFolder.create(settings).path))))
 
 
 def _where_all_start(
@@ -130,7 +130,7 @@ def _where_all_start(
     def find() -> str:
         found.append(_where_to_start(settings, images, tell))
         run, checkpoint = found[0]
-        return json.dumps([run and str(run.resolve()), checkpoint and str(checkpoint.path.resolve())])
+        return json.dumps([run and str(run), checkpoint and str(checkpoint.path)])
 
     run, checkpoint = json.loads(world.said("where to start", find))
     return found[0] if found else (run and Path(run), checkpoint and read_checkpoint(Path(checkpoint)))
