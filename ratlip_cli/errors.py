@@ -34,6 +34,10 @@ class TrainingError(RatlipError):
     """Training cannot start or cannot go on."""
 
 
+class DistributedError(RatlipError):
+    """Another of the processes that train together has ended, hangs or cannot be reached."""
+
+
 class ThresholdError(RatlipError):
     """The work is done, but a threshold that the caller set was missed (exit code 3)."""
 

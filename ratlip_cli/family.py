@@ -40,6 +40,7 @@ class Family(ABC):
         defaults: settings of a run as its paper has them, where they are others than RATLIP's.
         unused: settings of a run that its objective does not read.
         discriminator_name: what people call its discriminator.
+        in_halves: whether its losses treat the halves of a micro-batch differently, so that processes share out both.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Family(ABC):
     defaults: ClassVar[Mapping[str, Value]] = {}
     unused: ClassVar[frozenset[str]] = frozenset()
     discriminator_name: ClassVar[str] = "the discriminator"
+    in_halves: ClassVar[bool] = False
 
     @property
     def sizes(self) -> dict[str, Setting]:

@@ -13,10 +13,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "ratlip_cli"
 FLOORS = [
     {"errors", "file_kinds", "files", "fonts", "generation", "grids", "json_files", "noise"}
-    | {"pickle_nesting", "progress", "setting"},
+    | {"pickle_nesting", "processes", "progress", "setting"},
     {"samples", "tokenizer", "torchscript"},
     {"clip_tokenizer", "exported", "planned"},
     {"tensor_files", "pixels", "device"},
+    {"distributed"},
     {"demo", "model"},
     {"baselines"},
     {"training.objectives"},

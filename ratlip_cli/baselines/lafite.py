@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ratlip_cli.distributed import world
+
 if TYPE_CHECKING:
     from ratlip_cli.families.lafite import LafiteDiscriminatorConfig, LafiteGeneratorConfig
     from ratlip_cli.model.clip import FrozenCLIP
@@ -159,7 +161,7 @@ class Mapping(nn.Module):
     @torch.no_grad()
     def track(self, w: Tensor) -> None:
         """Move the average of w, towards which truncation goes, to the mean of w (B,w_dim)."""
-        self.average.copy_(torch.lerp(w.detach().mean(dim=0), self.average, 0.995))
+        self.average.copy_(torch.lerp(world().mean(w.detach().mean(dim=0)), self.average, 0.995))
 
 
 class Style(nn.Module):
@@ -357,9 +359,16 @@ class Discriminator(nn.Module):
         self.features = Linear(channels[-1], text_dim)
 
     def extract(self, images: Tensor) -> Tensor:
-        """(B,3,S,S) -> h (B,channels), what both heads read."""
+        """(B,3,S,S) -> h (B,channels), what both heads read.
+
+        Several processes that train form groups of the images of all.
+        """
         x = self.blocks(self.from_rgb(images)).to(images.dtype)
-        x = self.conv(minibatch_deviation(x))
+        if self.training:
+            x = world().own(minibatch_deviation(world().gathered(x, pairs=True)), pairs=True)
+        else:
+            x = minibatch_deviation(x)
+        x = self.conv(x)
         h: Tensor = self.hidden(x.flatten(1))
         return h
 
@@ -371,7 +380,8 @@ class Discriminator(nn.Module):
             features = F.normalize(features, dim=1)
         match = (features * text).sum(dim=1)
         if self.config.batch_sum:  # the published line: one number for all
-            match = match.sum().expand(len(match))
+            everyone = world().gathered(match, pairs=True) if self.training else match
+            match = everyone.sum().expand(len(match))
         return unconditional + match, features
 
 

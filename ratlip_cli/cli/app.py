@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from typing import Annotated
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 import ratlip_cli
+from ratlip_cli import processes
 from ratlip_cli.cli import console, signals, streams
 from ratlip_cli.cli.bench import bench
 from ratlip_cli.cli.convert import convert
@@ -68,7 +70,10 @@ def main() -> None:
                 raise
             if os.environ.get("RATLIP_DEBUG") == "1":
                 traceback.print_exc()
-            console.error(str(told))
+            if processes.are_several():
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends all where one has ended
+            if not processes.are_several() or processes.speaks():
+                console.error(str(told))
             sys.exit(told.exit_code)
         finally:
             if lost := streams.lost_result():

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ratlip_cli import processes
 from ratlip_cli.cli import console, signals, waiting
+from ratlip_cli.cli.devices import Devices, count, run_again_in
 from ratlip_cli.cli.options import Json, Quiet, Typed, check_model_name, complete_choice, with_options
 from ratlip_cli.errors import Interrupted
 from ratlip_cli.training.settings import all_settings, check_beginning, preset_names, resolve_settings
@@ -40,6 +42,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure a few steps, print what the run would be and cost, begin no run.")
     ] = False,
+    devices: Devices = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -56,14 +59,26 @@ def train(
     ratlip train cub --resume auto --variant galip --max-time 8h
 
     ratlip train my-pictures --variant lafite --language-free
+
+    ratlip train cub --devices all
     """
-    console.set_up(quiet)
+    if processes.are_several():
+        processes.silence_torch()
+    is_first = processes.rank() == 0  # of several processes the first one speaks
+    console.set_up(quiet or not is_first)
     check_model_name(str(typed["init_from"]) if "init_from" in typed else None)
     settings = resolve_settings(typed, config)
     if print_config:
         console.result_toml(settings.to_toml().rstrip())
         return
-    check_beginning(settings)
+    if not processes.is_restart():  # which goes on with the run that is there
+        check_beginning(settings)
+    several = 1 if dry_run else count(devices, settings.device)
+    if several > 1:
+        run_again_in(several)
+        return
+    if dry_run and not is_first:
+        return
     waiting.hardly_wait_where_busy()
 
     from ratlip_cli.device import keep_freed_memory
@@ -84,6 +99,9 @@ def train(
     with console.bars() as progress:
         session = open_session(settings, console.note, progress)
     last = _run(session)
+    session.trainer.world.leave()
+    if not is_first:
+        return
     told = {
         "run": session.folder.path,
         "model": session.folder.model,
@@ -102,7 +120,9 @@ def _run(session: TrainingSession) -> StepRecord | None:
     if session.finished:
         console.note(f"{path} is finished after {done} steps; to go on, resume it with a larger --steps or --epochs.")
     else:
-        console.note(f"training in {path}, steps {done + 1} to {total}, on {session.trainer.device}")
+        size = session.trainer.world.size
+        of_several = f", in {size} processes" if size > 1 else ""
+        console.note(f"training in {path}, steps {done + 1} to {total}, on {session.trainer.device}{of_several}")
     record, skipped = None, 0
     with _StopRequest() as stop, console.progress("train", total, done, unit="steps") as advance:
         for record in session.run(lambda: stop.signal_number is not None):
@@ -111,8 +131,9 @@ def _run(session: TrainingSession) -> StepRecord | None:
     if not session.finished:
         stopped = f"stopped after step {session.trainer.steps_done} of {total}; everything is saved"
         message = f"{stopped}. Go on with: ratlip train --resume {shlex.quote(str(path))}"
-        if stop.signal_number is not None:
-            raise Interrupted(message, stop.signal_number)
+        (number,) = session.trainer.world.largest(stop.signal_number or 0)  # only one of several may have had it
+        if number:
+            raise Interrupted(message, int(number))
         console.note(message)
     return record
 
@@ -146,7 +167,8 @@ def _show_dry_run(measured: DryRun) -> None:
 class _StopRequest:
     """Notes the first signal, so that the step can be ended and saved; the next one acts at once.
 
-    Except SIGHUP: a terminal that is closed sends it to its programs, and so does the shell in it.
+    Except SIGHUP: a terminal that is closed sends it to its programs, and so does the shell in it. SIGUSR1, by which
+    SLURM tells that the time is nearly over, counts as SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -154,15 +176,18 @@ class _StopRequest:
         self._handlers = ExitStack()
 
     def __enter__(self) -> _StopRequest:
-        self._handlers.enter_context(signals.handled(signals.stopping(), self._note))
+        user = [signal.Signals["SIGUSR1"]] if "SIGUSR1" in signal.Signals.__members__ else []
+        self._handlers.enter_context(signals.handled([*signals.stopping(), *user], self._note))
         return self
 
     def __exit__(self, *error: object) -> None:
         self._handlers.close()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
         if self.signal_number is None:
-            self.signal_number = number
-            signals.say("\nending the step and saving; once more stops at once")
-        elif signal.Signals(number).name != "SIGHUP":
+            self.signal_number = int(signal.SIGTERM) if name == "SIGUSR1" else number
+            if not processes.are_several():  # else torchrun sends it to each
+                signals.say("\nending the step and saving; once more stops at once")
+        elif name not in ("SIGHUP", "SIGUSR1"):
             signals.stop(number, frame)

@@ -125,18 +125,27 @@ class CaptionedImages:
 
 
 def training_batches(
-    dataset: CaptionedImages, batch_size: int, start: int = 0, workers: int = 0, pin_memory: bool = False
+    dataset: CaptionedImages,
+    batch_size: int,
+    start: int = 0,
+    workers: int = 0,
+    pin_memory: bool = False,
+    rows: Sequence[int] | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield the training stream's batches without end, from the sample at position `start` on.
 
     `start` is the number of samples seen before, in batches of whatever size; a dataset smaller than a batch comes more
-    than once in it. Images are read in `workers` processes (0: in this one), which changes nothing in the batches.
-    The workers leave SIGINT, SIGTERM and SIGHUP to this process, so that it can end its step and save; they end with
-    it, or when the generator is closed. Raises DataError, naming the file, for an image that cannot be read.
+    than once in it. With `rows` only these rows of each batch are read. Images are read in `workers` processes (0: in
+    this one), which changes nothing in the batches. The workers leave SIGINT, SIGTERM and SIGHUP to this process, so
+    that it can end its step and save; they end with it, or when the generator is closed. Raises DataError, naming the
+    file, for an image that cannot be read.
     """
     loader = DataLoader(
         _TrainingStream(dataset),
-        batch_sampler=(list(range(first, first + batch_size)) for first in itertools.count(start, batch_size)),
+        batch_sampler=(
+            [first + row for row in (range(batch_size) if rows is None else rows)]
+            for first in itertools.count(start, batch_size)
+        ),
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pin_memory,

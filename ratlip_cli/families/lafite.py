@@ -188,6 +188,7 @@ class Lafite(Family):
         "beta1": 0.0,
         "beta2": 0.99,
     }
+    in_halves = True
     unused: ClassVar[frozenset[str]] = ON_CLIP_VECTORS | {"penalty_weight", "penalty_power", "ema"}
 
     def generator(self, config: LafiteGeneratorConfig, geometry: ClipGeometry) -> nn.Module:

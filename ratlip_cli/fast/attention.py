@@ -26,7 +26,7 @@ class FastSAConv(SAConv):
         """attention(LReLU(norm(c))) (B,C,H,W) -> (B,C,H,W)"""
         norm, attention = self.norm, self.attention
         is_compiling = torch.compiler.is_compiling()
-        if isinstance(norm, nn.BatchNorm2d) and isinstance(attention, ShuffleAttention) and not is_compiling:
+        if type(norm) is nn.BatchNorm2d and isinstance(attention, ShuffleAttention) and not is_compiling:
             return norm_and_attention(c, norm, attention)
         attended: Tensor = attention(self.activation(norm(c)))
         return attended

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ratlip_cli.data.dataset import CaptionedImages, training_batches
 from ratlip_cli.data.layout import read_split
+from ratlip_cli.device import peak_memory_mib
 from ratlip_cli.errors import Interrupted, TrainingError, one_line
 from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import whole_file
@@ -60,6 +61,8 @@ class TrainingSession:
     def __post_init__(self) -> None:
         self._tried_to_save = -1
         self._unlogged: StepRecord | None = None
+        self._memory = 0.0  # The most that a process had before this step.
+        self._saved_every = (self.settings.save_every, self.settings.keep_every)
         self.total_steps = self.settings.total_steps(
             len(self.dataset), self.trainer.steps_done, self.trainer.images_seen
         )
@@ -95,26 +98,28 @@ class TrainingSession:
         def is_over() -> bool:
             return should_stop() or time.monotonic() >= deadline
 
+        def is_over_for_all() -> bool:
+            over, self._memory = world.largest(is_over(), peak_memory_mib(self.trainer.device))
+            return bool(over)
+
         start = self.trainer.images_seen
         pin_memory = self.trainer.device.type == "cuda"
-        batches = training_batches(self.dataset, self.settings.batch_size, start, self.settings.workers, pin_memory)
+        settings, world = self.settings, self.trainer.world
+        rows = world.rows(settings.batch_size, *settings.shares)
+        batches = training_batches(self.dataset, settings.batch_size, start, settings.workers, pin_memory, rows)
         try:
-            while not self.finished and not is_over():
+            while not self.finished and not is_over_for_all():
                 record = self.trainer.train_step(next(batches))
-                self._unlogged = record
-                evaluation = self._evaluate(is_over) if self._due(self.settings.eval_every) else None
-                if self._due(self.settings.sample_every):
-                    record = self._sampled(record)
-                self._unlogged = None
-                self.folder.log(record, evaluation)
-                if evaluation is not None:
-                    self._keep_if_best(evaluation)
-                if self._due(self.settings.save_every) or self._due(self.settings.keep_every):
-                    self.save()
+                record = replace(record, memory_mib=max(record.memory_mib, self._memory))
+                if world.is_first:
+                    record = self._written(record, is_over)
+                if any(self._due(every) for every in (settings.eval_every, settings.sample_every, *self._saved_every)):
+                    world.wait()
                 yield record
                 if self.trainer.not_finite_in_a_row == PATIENCE:
                     raise TrainingError(self._diverged())
             self.save()
+            world.wait()
         except BaseException as reason:
             if not isinstance(reason, Interrupted):
                 self._save_in_spite_of(reason)
@@ -123,9 +128,26 @@ class TrainingSession:
             batches.close()
             self.folder.close()
 
+    def _written(self, record: StepRecord, is_over: Callable[[], bool]) -> StepRecord:
+        """Write what is due after a step; the record with what was measured on the way."""
+        self._unlogged = record
+        evaluation = self._evaluate(is_over) if self._due(self.settings.eval_every) else None
+        if self._due(self.settings.sample_every):
+            record = self._sampled(record)
+        self._unlogged = None
+        self.folder.log(record, evaluation)
+        if evaluation is not None:
+            self._keep_if_best(evaluation)
+        if any(map(self._due, self._saved_every)):
+            self.save()
+        return record
+
     def save(self) -> None:
-        """Write a checkpoint and the model folder's weights, unless this step is saved already."""
-        if self.trainer.steps_done != self.saved_step:
+        """Write a checkpoint and the model folder's weights, unless this step is saved already.
+
+        Of several processes the first one does.
+        """
+        if self.trainer.world.is_first and self.trainer.steps_done != self.saved_step:
             self._tried_to_save = self.trainer.steps_done
             best = read_best(self.folder.best)
             spared = None if best is None else best.step
@@ -136,6 +158,8 @@ class TrainingSession:
 
     def _save_in_spite_of(self, reason: BaseException) -> None:
         """Save the last whole step where the run ends for `reason`, which no further error is to hide."""
+        if not self.trainer.world.is_first:
+            return
         if not self.trainer.between_steps:
             _log.warning("the last step ended half-way: what is saved is step %d", self.saved_step)
         elif self._tried_to_save != self.trainer.steps_done:  # else `reason` is that it cannot be saved

@@ -37,6 +37,7 @@ else:
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+BATCH_NORMS = ("global", "local")
 EVAL_FEATURES = ("auto", "inception", "clip")
 
 PRESETS = Path(__file__).parent / "presets"
@@ -46,6 +47,21 @@ MODEL, OBJECTIVE = "model", "objective"
 """The tables of a TOML file with the model's sizes, and with what the family's objective alone weighs."""
 
 VARIANTS = "for"  # The table of a preset with a table for each variant that needs other settings than the rest.
+
+_OF_A_MACHINE = frozenset(
+    {
+        "dataset",
+        "data_dir",
+        "clip",
+        "init_from",
+        "inception_weights",
+        "pseudo_mapper",
+        "device",
+        "workers",
+        "out",
+        "resume",
+    }
+)
 
 _data, _model, _length, _machine = (
     functools.partial(setting, group=group) for group in ("Data", "Model", "How long", "Machine")
@@ -123,6 +139,21 @@ class TrainSettings:
     device: str = _machine("auto", "Where to train.", names="device", free=True)
     precision: str = _machine(
         "auto", "Arithmetic; auto is bf16 on a GPU that has it, else fp32.", choices=PRECISIONS, recorded=True
+    )
+    batch_norm: str = _machine(
+        "global",
+        "Whose images BatchNorm's statistics are of, where several processes train together: those of all, or each "
+        "one's own, which is faster and no longer what one process computes.",
+        choices=BATCH_NORMS,
+        recorded=True,
+        advanced=True,
+    )
+    dist_timeout: str = _machine(
+        "10m",
+        "How long several processes wait for one that does not answer.",
+        metavar="DURATION",
+        free=True,
+        advanced=True,
     )
     compile: bool = _machine(False, "Compile both networks: faster on a GPU after minutes of compiling.")
     recompute: bool = _machine(
@@ -214,6 +245,7 @@ class TrainSettings:
             raise UsageError("recompute and compile do not go together; leave out one of them.")
         if self.max_time:
             parse_duration(self.max_time)
+        parse_duration(self.dist_timeout)
 
     @classmethod
     def of(cls, **typed: Value | None) -> TrainSettings:
@@ -280,6 +312,16 @@ class TrainSettings:
     def _read(self) -> dict[str, Setting]:
         """The settings that mean something for the family, without those of both tables."""
         return {name: one for name, one in SETTINGS.items() if name not in self.family.unused}
+
+    @property
+    def shares(self) -> tuple[int, bool]:
+        """How several processes share a batch out: by micro-batches, and whether each has both of a pair's images."""
+        return self.grad_accum, bool(self.diversity_weight) or self.family.in_halves
+
+    @property
+    def of_all_processes(self) -> dict[str, Value | None]:
+        """What must be the same in processes that train together: all but names of files and what a machine has."""
+        return {name: value for name, value in self.flat().items() if name not in _OF_A_MACHINE}
 
     def total_steps(self, images: int, steps_done: int = 0, images_seen: int = 0) -> int:
         """Steps of the whole run on a training split of `images` images.

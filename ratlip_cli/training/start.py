@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ratlip_cli import __version__, processes
 from ratlip_cli.data.dataset import CaptionedImages, cut_captions, text_vectors
 from ratlip_cli.data.of_run import note_dataset
 from ratlip_cli.data.prepare import resolve_dataset
-from ratlip_cli.device import resolve_device
+from ratlip_cli.distributed import World, join, own_device
 from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.family import Family
 from ratlip_cli.model.clip import FrozenCLIP
@@ -28,6 +30,7 @@ from ratlip_cli.training.settings import (
     TrainSettings,
     already_there,
     check_beginning,
+    parse_duration,
     read_settings,
     run_of,
     settings_of_run,
@@ -54,13 +57,21 @@ def open_session(
         DataError: no such dataset, or it has changed since the checkpoint.
         WeightsError: a CLIP or checkpoint is missing, damaged or does not fit.
         DeviceError: the device is not there.
+        DistributedError: another one of several processes has ended or does not come.
+
+    Of several processes, which torchrun started, each must call it; the first one alone writes.
     """
-    device = resolve_device(settings.device)
+    device = own_device(settings.device)
+    world = join(device, parse_duration(settings.dist_timeout))
+    world.rows(settings.batch_size, *settings.shares)
+    world.agree("run", {"ratlip": __version__, "torch": torch.__version__, **settings.of_all_processes})
+    settings = _after_restart(settings)
     check_beginning(settings)
     start = find_start(settings) if settings.init_from and not settings.resume else None
     before = settings_of_run(settings.resumed_run) if settings.resumed_run else settings
-    dataset, clip = open_inputs(settings, device, progress)
-    run, checkpoint = _where_to_start(settings, len(dataset), tell)
+    dataset, clip = world.in_turn(lambda: open_inputs(settings, device, progress))
+    world.agree("inputs", {"dataset": dataset.fingerprint, "CLIP": clip.fingerprint})
+    run, checkpoint = _where_all_start(settings, len(dataset), tell, world)
     if run is None and settings.out and Path(settings.out).exists():
         raise already_there(Path(settings.out))
     if dataset.captions:
@@ -72,7 +83,8 @@ def open_session(
         tell(f"{left_out:,} more were left out for want of a caption; prepare them again with --keep-uncaptioned")
     if (cut := cut_captions(clip, dataset.captions)) is not None:
         tell(cut)
-    trainer = Trainer(settings, clip, _rows(settings, dataset, clip), len(dataset), device)
+    rows = world.in_turn(lambda: _rows(settings, dataset, clip))
+    trainer = Trainer(settings, clip, rows, len(dataset), device)
     identity = Identity(settings.architecture, clip.fingerprint, dataset.fingerprint)
     if checkpoint is not None:
         resume(trainer, checkpoint, identity, before)
@@ -81,19 +93,53 @@ def open_session(
         tell(start_from(start or find_start(settings), trainer))
     config = model_config(*settings.configs(), clip, training=_record(settings, dataset), features=_features(settings))
     validation = None
-    if settings.eval_every:
+    if settings.eval_every and world.is_first:
         model = Model("the run", Path(), config, trainer.ema, clip, fingerprint="")
         validation = Validation(settings, dataset, model)
-    folder = RunFolder(run) if run is not None else RunFolder.create(settings)
-    folder.open(settings, trainer.steps_done)
-    note_dataset(folder.path, dataset.path, dataset.fingerprint)
+    world.wait()  # until all have read what the first one writes over
+    folder = RunFolder(run) if run is not None else _made_by_first(settings, world)
+    if world.is_first:
+        folder.open(settings, trainer.steps_done)
+        note_dataset(folder.path, dataset.path, dataset.fingerprint)
     branches_off = run is None and checkpoint is not None
     saved_step = 0 if branches_off else trainer.steps_done
     session = TrainingSession(settings, dataset, trainer, identity, folder, saved_step, validation)
-    create_model_folder(folder.model, config, clip)
-    session.write_model()
-    session.save()
+    if world.is_first:
+        create_model_folder(folder.model, config, clip)
+        session.write_model()
+        session.save()
+    world.wait()
     return session
+
+
+def _after_restart(settings: TrainSettings) -> TrainSettings:
+    """The settings; those of a run that torchrun has started again go on with what it had written."""
+    if not processes.is_restart() or settings.resume == "auto":
+        return settings
+    if settings.out or not settings.resume:
+        return settings.replaced(resume="auto")
+    return settings.replaced(resume=str(run_of(Path(settings.resume))))
+
+
+def _made_by_first(settings: TrainSettings, world: World) -> RunFolder:
+    return RunFolder(Path(world.said("run folder", lambda: str(RunFolder.create(settings).path))))
+
+
+def _where_all_start(
+    settings: TrainSettings, images: int, tell: Callable[[str], None], world: World
+) -> tuple[Path | None, Checkpoint | None]:
+    """`_where_to_start`, as the first process finds it; the others read the same checkpoint."""
+    if world.size == 1:
+        return _where_to_start(settings, images, tell)
+    found: list[tuple[Path | None, Checkpoint | None]] = []
+
+    def find() -> str:
+        found.append(_where_to_start(settings, images, tell))
+        run, checkpoint = found[0]
+        return json.dumps([run and str(run), checkpoint and str(checkpoint.path)])
+
+    run, checkpoint = json.loads(world.said("where to start", find))
+    return found[0] if found else (run and Path(run), checkpoint and read_checkpoint(Path(checkpoint)))
 
 
 def _rows(settings: TrainSettings, dataset: CaptionedImages, clip: FrozenCLIP) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ratlip_cli import fast
 from ratlip_cli.data.dataset import Batch
 from ratlip_cli.device import peak_memory_mib
+from ratlip_cli.distributed import world
 from ratlip_cli.errors import TrainingError, UsageError
 from ratlip_cli.fast.recompute import recompute, statistics_untouched
 from ratlip_cli.model.clip import FrozenCLIP
@@ -84,7 +85,11 @@ class Trainer:
             generator, discriminator = settings.configs()
             self.generator = settings.family.generator(generator, clip.geometry).to(device)
             self.discriminator = settings.family.discriminator(discriminator, clip.geometry).to(device)
+        self.world = world()
         fast.for_training(self.generator, self.discriminator)
+        if settings.batch_norm == "global":
+            for network in (self.generator, self.discriminator):
+                self.world.with_global_statistics(network)
         self.ema = start_ema(self.generator)
         # Going through a network's modules takes as long as moving the EMA.
         self._weights_g, self._weights_d = list(self.generator.parameters()), list(self.discriminator.parameters())
@@ -156,8 +161,9 @@ class Trainer:
         """The discriminator's update and the generator's gradient; what was measured on the way."""
         measured, fake = self._discriminator_half(batches)
         measured |= self._generator_half(batches, fake)
-        # The one place in a step where the CPU waits for the GPU.
-        return dict(zip(measured, torch.stack(list(measured.values())).tolist(), strict=True))
+        values = torch.stack(list(measured.values()))
+        self.world.mean_([values])
+        return dict(zip(measured, values.tolist(), strict=True))  # the one place where the CPU waits for the GPU
 
     def _discriminator_half(self, batches: list[MicroBatch]) -> tuple[Logs, Any]:
         """The discriminator's updates; they are undone later if the step turns out not finite.
@@ -217,24 +223,26 @@ class Trainer:
 
     def _unscale(self, optimizer: torch.optim.Optimizer, phase: int, totals: Logs, name: str) -> None:
         """Take the loss scale out of the gradients, which the first phase alone has, and add up their norm."""
+        weights = optimizer.param_groups[0]["params"]
+        self.world.mean_(weight.grad for weight in weights if weight.grad is not None)
         if phase == 0:
             self.scaler.unscale_(optimizer)
-        norm = _gradient_norm(optimizer.param_groups[0]["params"])
+        norm = _gradient_norm(weights)
         totals[name] = totals[name] + norm if phase else norm
 
     def _micro_batches(self, batch: Batch) -> list[MicroBatch]:
-        """The batch in equal micro-batches; each image meets another caption of the whole batch."""
+        """The batch, or this process's rows of it, in equal micro-batches; each image meets another one's caption."""
+        settings, step = self.settings, self.steps_done
+        rows = self.world.rows(settings.batch_size, *settings.shares)
         with torch.no_grad():
-            text = self.settings.family.condition(self.clip, self.rows[batch.captions.to(self.device)])
-        seed, step, count = self.settings.seed, self.steps_done, len(text)
-        tensors = (
-            batch.images.to(self.device, non_blocking=True),
-            text,
-            self.objective.mismatched(text),
-            step_noise(seed, step, count, self.settings.noise_dim).to(self.device),
-        )
-        drawn = self.objective.draws(count, _generator(seed, step, _OF_OBJECTIVE))
-        size = count // self.settings.grad_accum
+            text = settings.family.condition(self.clip, self.rows[batch.captions.to(self.device)])
+            wrong = self.objective.mismatched(self.world.whole(text, *settings.shares))[rows]
+        noise = step_noise(settings.seed, step, settings.batch_size, settings.noise_dim)[rows]
+        tensors = (batch.images.to(self.device, non_blocking=True), text, wrong, noise.to(self.device))
+        drawn = self.objective.draws(settings.batch_size, _generator(settings.seed, step, _OF_OBJECTIVE))
+        drawn = {name: tensor[rows] for name, tensor in drawn.items()}
+        count = len(rows)
+        size = count // settings.grad_accum
         split = zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
         draws = [
             {name: tensor[start : start + size].to(self.device) for name, tensor in drawn.items()}

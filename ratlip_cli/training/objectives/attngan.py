@@ -28,6 +28,8 @@ from ratlip_cli.baselines.attngan import (
     same_captions,
     sentence_relevance,
 )
+from ratlip_cli.distributed import world
+from ratlip_cli.errors import UsageError
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.training.objectives.objective import Autocast, Logs, MicroBatch, Objective
@@ -43,6 +45,8 @@ class AttnGANObjective(Objective):
     ) -> None:
         if not isinstance(generator, Generator) or not isinstance(discriminator, Discriminators):
             raise TypeError(f"AttnGAN's losses need its networks, not {type(generator).__name__}.")
+        if generator.config.published_mask and world().size > 1:
+            raise UsageError("published_mask mixes the captions of a batch and is for one process: leave it out.")
         self.weights = settings.objective_weights()
         self.clip = clip
         self.autocast = autocast
@@ -82,8 +86,9 @@ class AttnGANObjective(Objective):
             logits = self.discriminators(fake.images, batch.fake_text)
             codes = self.clip.encode_image(fake.images[-1])
         sentence = self.discriminators.sentence(batch.fake_text)
-        relevance = sentence_relevance(codes, sentence, self.weights.match_sharpness)
-        s0, s1 = contrast(relevance, same_captions(sentence))
+        everyone = world().gathered(sentence)
+        relevance = sentence_relevance(world().gathered(codes), everyone, self.weights.match_sharpness)
+        s0, s1 = contrast(relevance, same_captions(everyone))
         kl = kl_divergence(fake.mu, fake.logvar)
         loss = adversarial_loss(logits) + self.weights.match_weight * (s0 + s1) + self.weights.kl_weight * kl
         return loss, {"loss_g": loss, "clip_similarity": clip_similarity(codes, sentence), "match": s0 + s1, "kl": kl}

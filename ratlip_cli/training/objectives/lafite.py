@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ratlip_cli.baselines import lafite
+from ratlip_cli.distributed import world
 from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.losses import clip_similarity
@@ -136,7 +137,9 @@ class LafiteObjective(Objective):
         ws = self.plain_generator.styles(drawn["pl_noise"], mix)
         images = self.plain_generator.synthesis(ws, self.condition(batch, "pl")[:half], drawn["pl_pixels"])
         lengths = lafite.path_lengths(images, ws, drawn["pl_image"])
-        self.path_length_mean = torch.lerp(self.path_length_mean, lengths.detach().mean(), PATH_LENGTH_DECAY)
+        self.path_length_mean = torch.lerp(
+            self.path_length_mean, world().mean(lengths.detach().mean()), PATH_LENGTH_DECAY
+        )
         penalty = (lengths - self.path_length_mean).square().mean()
         loss = self.weights.path_length_weight * penalty * self.weights.path_length_every
         return loss, {"path_length": lengths}
@@ -218,7 +221,7 @@ class LafiteObjective(Objective):
             return Generated(self.generator(noise, text, self.clip, batch.draws[f"{phase}_pixels"], mix), text)
 
     def _contrastive(self, vectors: Tensor, text: Tensor) -> Tensor:
-        weights = self.weights
+        weights, (vectors, text) = self.weights, (world().gathered(x, pairs=True) for x in (vectors, text))
         return lafite.contrastive(vectors, text, weights.temperature, weights.lam, weights.double_exponential).mean()
 
 

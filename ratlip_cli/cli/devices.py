@@ -1,0 +1,75 @@
+"""`--devices`: training in several processes of this machine, which torchrun starts and watches."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from ratlip_cli import processes
+from ratlip_cli.errors import DeviceError, UsageError
+from ratlip_cli.setting import DEVICES
+
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        metavar="all|N",
+        help="Train on so many GPUs of this machine, a process each; with --device cpu in so many processes.",
+        rich_help_panel="Machine",
+    ),
+]
+
+
+def count(devices: str | None, device: str) -> int:
+    """How many processes `devices` asks for: 1 where it does not, or where this is one of them.
+
+    Args:
+        device: the setting, which says of what.
+
+    Raises UsageError for what is no number, DeviceError where there are not so many GPUs.
+    """
+    if devices is None or processes.are_several():
+        return 1
+    if devices != "all" and not (devices.isdecimal() and 1 <= int(devices) <= 1024):
+        raise UsageError(f"--devices is {devices}; give all, or a number from 1 to 1024.")
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--devices and --device {device} do not go together: use one of {', '.join(DEVICES[:3])}.")
+    if device == "cpu":
+        if devices == "all":
+            raise UsageError("--devices all is for GPUs: say how many processes are to use --device cpu.")
+        return int(devices)
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if gpus == 0:
+        raise DeviceError(
+            f"--devices {devices}: PyTorch sees no CUDA GPU; use --devices N --device cpu for N processes on the CPU."
+        )
+    if devices != "all" and int(devices) > gpus:
+        raise DeviceError(f"--devices {devices}: PyTorch sees {gpus} CUDA GPUs; give a number up to that, or all.")
+    return gpus if devices == "all" else int(devices)
+
+
+def run_again_in(processes_wanted: int) -> None:
+    """Run this command line in so many processes, and end as they do.
+
+    What torchrun says of a process that failed is left out: the process itself has told it.
+    """
+    logging.disable(logging.ERROR)
+    threads = max(1, (os.cpu_count() or 1) // processes_wanted)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    torchrun = ["--standalone", "--nproc-per-node", str(processes_wanted), "-m", "ratlip_cli", *sys.argv[1:]]
+    try:
+        run(parse_args(torchrun))  # type: ignore[no-untyped-call]
+    except ChildFailedError as failed:
+        _, first = failed.get_first_failure()
+        raise typer.Exit(128 - first.exitcode if first.exitcode < 0 else first.exitcode) from None
+    except SignalException as stopped:
+        raise typer.Exit(128 + int(stopped.sigval)) from None

@@ -1,0 +1,377 @@
+"""Several processes that compute together what one computes, started by torchrun; alone, nothing is exchanged.
+
+Process r of N has its rows of every batch. What depends on the whole batch goes through `World`: gradients, BatchNorm's
+statistics, terms that compare images of a batch, what was measured, decisions. Nothing of torch.distributed is imported
+where there is one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from ratlip_cli import processes
+from ratlip_cli.device import resolve_device
+from ratlip_cli.errors import DistributedError, UsageError, first_line
+
+BUCKET = 2**24  # Numbers that are exchanged at once.
+
+_LONGEST_WORK = datetime.timedelta(hours=24)
+"""How long all wait for what one does: preparing data, scoring a model. Nobody waits for one that has ended."""
+_ANSWER_SECONDS = 1.5
+"""How long those that lost another one wait for each other to say so; who has not said so then is missing."""
+
+Network = TypeVar("Network", bound=nn.Module)
+Result = TypeVar("Result")
+
+
+class World:
+    """The processes that compute together: as it is, this one alone."""
+
+    rank = 0
+    size = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+    def rows(self, batch_size: int, micro_batches: int = 1, pairs: bool = False) -> list[int]:
+        """The rows of a batch that this process computes, micro-batch by micro-batch.
+
+        Args:
+            pairs: whether rows k and k + half of a micro-batch must be computed by the same process.
+
+        Raises UsageError where the batch cannot be shared out evenly.
+        """
+        return self._rows_of(self.rank, batch_size, micro_batches, pairs)
+
+    def whole(self, rows: Tensor, micro_batches: int = 1, pairs: bool = False) -> Tensor:
+        """The rows of all processes, in the order of the whole batch; no gradient flows."""
+        return rows
+
+    def gathered(self, rows: Tensor, pairs: bool = False) -> Tensor:
+        """The rows of a micro-batch of all processes in their order; gradients flow, more than once if need be.
+
+        A mean over the processes of what each computes from it has the gradient that it has in one process.
+        """
+        return rows
+
+    def own(self, rows: Tensor, pairs: bool = False) -> Tensor:
+        """Of the rows of a micro-batch those of this process."""
+        return rows
+
+    def mean_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors by their means over the processes, which all have them in the same order."""
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean of a tensor over the processes; gradients flow, more than once if need be."""
+        return tensor
+
+    def largest(self, *numbers: float) -> list[float]:
+        """Of each number the largest that a process has; each one must ask."""
+        return list(numbers)
+
+    def wait(self) -> None:
+        """Go on when all processes have come here, however long one of them works before."""
+
+    def in_turn(self, do: Callable[[], Result]) -> Result:
+        """What `do` returns; the first process does it first, then the first of every machine, then the others."""
+        return do()
+
+    def said(self, about: str, say: Callable[[], str]) -> str:
+        """What `say` returns in the first process, which alone calls it. `about` is its name, each used once."""
+        return say()
+
+    def agree(self, about: str, values: Mapping[str, Any]) -> None:
+        """Raise UsageError where a process has another value than the first one. `about` is a name, each used once."""
+
+    def leave(self) -> None:
+        """Part from the other processes, when all work is done."""
+
+    def with_global_statistics(self, network: Network) -> Network:
+        """Let BatchNorm take its statistics over all processes, in place."""
+        return network
+
+    def _rows_of(self, rank: int, batch_size: int, micro_batches: int, pairs: bool) -> list[int]:
+        if self.size == 1:
+            return list(range(batch_size))
+        halves = 2 if pairs else 1
+        share, left = divmod(batch_size, micro_batches * halves * self.size)
+        if left:
+            of_two = " in pairs" if pairs else ""
+            raise UsageError(
+                f"batch_size {batch_size} cannot be shared{of_two} by {self.size} processes with grad_accum "
+                f"{micro_batches}: it must be a multiple of {micro_batches * halves * self.size}."
+            )
+        return [
+            (part * self.size + rank) * share + row for part in range(micro_batches * halves) for row in range(share)
+        ]
+
+
+class Group(World):
+    """The processes of torch.distributed's default group, which has begun.
+
+    Every method that exchanges something raises DistributedError, which names the missing ones, where another process
+    has ended or does not come within the time-out.
+    """
+
+    def __init__(self) -> None:
+        import torch.distributed
+
+        self._dist = dist = cast(Any, torch.distributed)
+        self._store = processes.store()
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        # Words and decisions go between CPUs, which asks no GPU to be done with its work.
+        self._between_cpus = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+        self._store.set(f"host of {self.rank}", socket.gethostname())
+
+    def whole(self, rows: Tensor, micro_batches: int = 1, pairs: bool = False) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(self.size)]
+        with self._together():
+            self._dist.all_gather(parts, rows.contiguous())
+        together = torch.cat(parts)
+        order = [row for rank in range(self.size) for row in self._rows_of(rank, len(together), micro_batches, pairs)]
+        return torch.empty_like(together).index_copy_(0, torch.tensor(order, device=rows.device), together)
+
+    def gathered(self, rows: Tensor, pairs: bool = False) -> Tensor:
+        places = torch.tensor(self.rows(self.size * len(rows), 1, pairs), device=rows.device)
+        among_others = rows.new_zeros(self.size * len(rows), *rows.shape[1:]).index_copy(0, places, rows)
+        return cast(Tensor, _Sum.apply(among_others, self))
+
+    def own(self, rows: Tensor, pairs: bool = False) -> Tensor:
+        return rows[torch.tensor(self.rows(len(rows), 1, pairs), device=rows.device)]
+
+    def mean_(self, tensors: Iterable[Tensor]) -> None:
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.flatten() for tensor in bucket])
+            self.sum_(flat)
+            flat /= self.size
+            for tensor, part in zip(bucket, torch.split(flat, [tensor.numel() for tensor in bucket]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        return cast(Tensor, _Sum.apply(tensor, self)) / self.size
+
+    def sum_(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over the processes; no gradient flows."""
+        with self._together():
+            self._dist.all_reduce(tensor)
+
+    def largest(self, *numbers: float) -> list[float]:
+        asked = torch.tensor(numbers, dtype=torch.float64)
+        with self._together():
+            self._dist.all_reduce(asked, self._dist.ReduceOp.MAX, group=self._between_cpus)
+        return cast("list[float]", asked.tolist())
+
+    def wait(self) -> None:
+        with self._together():
+            self._dist.monitored_barrier(self._between_cpus, timeout=_LONGEST_WORK)
+
+    def in_turn(self, do: Callable[[], Result]) -> Result:
+        own = 0 if self.is_first else 1 if processes.local_rank() == 0 else 2
+        results = []
+        for turn in range(3):
+            if turn == own:
+                results.append(do())
+            self.wait()
+        return results[0]
+
+    def said(self, about: str, say: Callable[[], str]) -> str:
+        with self._together():
+            if self.is_first:
+                self._store.set(about, say())
+            return str(self._store.get(about).decode())
+
+    def agree(self, about: str, values: Mapping[str, Any]) -> None:
+        own = json.dumps(values)
+        with self._together():
+            self._store.set(f"{about} of {self.rank}", own)
+
+        def compared() -> str:
+            for rank in range(1, self.size):
+                theirs = json.loads(self._store.get(f"{about} of {rank}"))
+                for name, value in json.loads(own).items():
+                    if theirs.get(name) != value:
+                        return (
+                            f"{self._name(rank)} has {name} {theirs.get(name)}, and the first one {value}: start all "
+                            "with the same settings, data and versions."
+                        )
+            return ""
+
+        if problem := self.said(about, compared):
+            raise UsageError(problem)
+
+    def leave(self) -> None:
+        self._dist.destroy_process_group()
+
+    def with_global_statistics(self, network: Network) -> Network:
+        for module in network.modules():
+            if type(module) in _GLOBAL:
+                module.__class__ = _GLOBAL[type(module)]
+        return network
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """Turn what torch.distributed raises where another process does not come into one line that names it."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise DistributedError(
+                self._lost(re.sub(r"^\[[^]]*\] ", "", first_line(error)).partition(". ")[0])
+            ) from error
+
+    def _lost(self, reason: str) -> str:
+        with contextlib.suppress(RuntimeError):
+            self._dist.destroy_process_group()  # so that no other one goes on waiting for this one
+        try:
+            self._store.set(f"{self.rank} has lost another", "")
+            deadline = time.monotonic() + _ANSWER_SECONDS
+            missing = list(range(self.size))
+            while missing and time.monotonic() < deadline:
+                time.sleep(0.05)
+                missing = [rank for rank in missing if not self._store.check([f"{rank} has lost another"])]
+            names = [self._name(rank) for rank in missing]
+        except RuntimeError:
+            names = ["the process that keeps the others together"]
+        who = ", ".join(names) or f"the connection between the {self.size} processes"
+        return f"{who} ended, or did not answer in time ({reason:.200}); go on from the last checkpoint with --resume."
+
+    def _name(self, rank: int) -> str:
+        host = f"host of {rank}"
+        where = f" on {self._store.get(host).decode()}" if self._store.check([host]) else ""
+        return f"process {rank} of {self.size}{where}"
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over the processes of a group; its gradient is the sum of theirs, and so on."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        group.sum_(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return _Sum.apply(gradient, ctx.group), None
+
+
+class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm whose statistics are of the batches of all processes, forwards and backwards."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,...) -> (B,C,...)"""
+        if not self.training:
+            return super().forward(x)
+        dims = [dim for dim in range(x.dim()) if dim != 1]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        count = world().size * x.numel() // x.shape[1]
+        mean = world().mean(x.float().mean(dims))
+        centred = x.float() - mean.view(shape)
+        variance = world().mean(centred.square().mean(dims))
+        self._move_statistics(mean.detach(), variance.detach() * count / (count - 1))
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        normed: Tensor = (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+        return normed
+
+    @torch.no_grad()
+    def _move_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        if self.num_batches_tracked is not None:  # it is while statistics are to stay untouched
+            self.num_batches_tracked += 1
+        cast(Tensor, self.running_mean).lerp_(mean, cast(float, self.momentum))
+        cast(Tensor, self.running_var).lerp_(variance, cast(float, self.momentum))
+
+
+class GlobalBatchNorm1d(_GlobalBatchNorm, nn.BatchNorm1d):
+    """Of vectors."""
+
+
+class GlobalBatchNorm2d(_GlobalBatchNorm, nn.BatchNorm2d):
+    """Of images."""
+
+
+_GLOBAL: dict[type[nn.Module], Any] = {nn.BatchNorm1d: GlobalBatchNorm1d, nn.BatchNorm2d: GlobalBatchNorm2d}
+
+
+_alone = World()
+_joined: list[World] = []
+
+
+def world() -> World:
+    """The processes that have joined; before that, and where there is one, this one alone."""
+    return _joined[0] if _joined else _alone
+
+
+def join(device: torch.device, seconds: float) -> World:
+    """Begin to compute on `device` together with the other processes that torchrun started.
+
+    Args:
+        seconds: how long any exchange may wait for a process.
+
+    Raises DistributedError, which names it, where a process does not come.
+    """
+    if _joined or not processes.are_several():
+        return world()
+    import torch.distributed
+
+    dist: Any = torch.distributed
+    store, rank, size = processes.store(seconds), processes.rank(), int(os.environ["WORLD_SIZE"])
+    timeout = datetime.timedelta(seconds=seconds)
+    store.set_timeout(timeout)
+    store.set(f"{rank} is here", "")
+    try:
+        for other in range(size):
+            store.wait([f"{other} is here"], timeout)
+        # NCCL wants a GPU for each process; else gloo carries what is on GPUs too.
+        own_gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        backend = "nccl" if device.type == "cuda" and own_gpus else "gloo"
+        dist.init_process_group(
+            backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=timeout
+        )
+    except RuntimeError as error:
+        missing = [str(other) for other in range(size) if not store.check([f"{other} is here"])]
+        who = f"process {', '.join(missing)} of {size}" if missing else "a process"
+        raise DistributedError(
+            f"{who} did not come in {seconds:.0f} s ({first_line(error):.200}); see what its own output says, or give "
+            "it longer by --dist-timeout."
+        ) from error
+    _joined.append(Group())
+    return world()
+
+
+def own_device(name: str) -> torch.device:
+    """`resolve_device`; where it is a GPU without a number, this machine's process r has GPU r."""
+    device = resolve_device(name)
+    if device.type == "cuda" and ":" not in name and processes.are_several():
+        device = torch.device("cuda", processes.local_rank() % torch.cuda.device_count())
+    if device.type == "cuda" and processes.are_several():
+        torch.cuda.set_device(device)
+    return device
+
+
+def _buckets(tensors: Iterable[Tensor]) -> list[Sequence[Tensor]]:
+    """Tensors in lists of one kind and at most BUCKET numbers, if they are not larger themselves."""
+    buckets: list[list[Tensor]] = []
+    numbers = 0
+    for tensor in tensors:
+        same = bool(buckets) and buckets[-1][0].dtype == tensor.dtype and buckets[-1][0].device == tensor.device
+        if not same or numbers + tensor.numel() > BUCKET:
+            buckets.append([])
+            numbers = 0
+        buckets[-1].append(tensor)
+        numbers += tensor.numel()
+    return [*buckets]

@@ -1,0 +1,88 @@
+"""What torchrun tells a process of the others that it started, and who of them speaks. Imports no torch by itself."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from typing import Any
+
+from ratlip_cli.errors import DistributedError, first_line
+
+_FIRST_MAY_SPEAK = datetime.timedelta(seconds=2)
+
+
+def are_several() -> bool:
+    """Whether this is one of several processes, as torchrun, or whatever sets its variables, started them."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def rank() -> int:
+    """Which of all processes this is, 0 alone."""
+    return int(os.environ["RANK"]) if are_several() else 0
+
+
+def local_rank() -> int:
+    """Which of this machine's processes this is, 0 alone."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if are_several() else 0
+
+
+def is_restart() -> bool:
+    """Whether torchrun starts the processes again, after one of them had failed."""
+    return are_several() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def silence_torch() -> None:
+    """Let torch's C++ parts not tell what we tell in one line; before torch is imported. RATLIP_DEBUG=1 lets them."""
+    if os.environ.get("RATLIP_DEBUG") != "1":
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+
+
+def store(seconds: float = 600) -> Any:
+    """What all processes can read and write, words by names: a `torch.distributed.Store`.
+
+    Args:
+        seconds: how long the first call, which makes it, waits for the other processes.
+
+    Raises DistributedError: the process that keeps it cannot be reached, or a variable of torchrun's is missing.
+    """
+    if _store:
+        return _store[0]
+    import torch.distributed
+
+    dist: Any = torch.distributed
+    try:
+        found, _, _ = next(dist.rendezvous("env://", timeout=datetime.timedelta(seconds=seconds)))
+    except (RuntimeError, ValueError) as error:
+        _unreachable.append(True)
+        raise DistributedError(
+            f"the {os.environ['WORLD_SIZE']} processes cannot find each other at "
+            f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')} ({first_line(error)}); start "
+            "them with torchrun, and choose another port where this one is taken."
+        ) from error
+    # torchrun keeps one for all attempts, and with it the words of those that failed.
+    _store.append(dist.PrefixStore(f"ratlip/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", found))
+    return _store[0]
+
+
+_store: list[Any] = []
+_unreachable: list[bool] = []
+
+
+def speaks() -> bool:
+    """Whether this process is the one to say why all of them end. Ask once, when this one is about to.
+
+    It is the first process; another one where that has nothing to say, as when its own image cannot be read.
+    """
+    if _unreachable:
+        return True
+    try:
+        if rank() > 0:
+            try:
+                store().wait(["told"], _FIRST_MAY_SPEAK)
+            except RuntimeError:  # nobody has spoken
+                pass
+            else:
+                return False
+        return bool(store().add("told", 1) == 1)
+    except (RuntimeError, DistributedError):  # nobody keeps the words any more
+        return True

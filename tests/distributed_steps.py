@@ -1,0 +1,69 @@
+"""A few training steps as one of several processes, without a run folder: `test_distributed.py` starts them.
+
+torchrun --nproc-per-node 2 tests/distributed_steps.py CASES.json OUT
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ratlip_cli.data.dataset import CaptionedImages, training_batches
+from ratlip_cli.distributed import join
+from ratlip_cli.tensor_files import save_tensors
+from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.trainer import Trainer
+from ratlip_cli.weights.clip_files import load_clip
+
+
+def steps(
+    settings: TrainSettings, count: int, spoilt: tuple[int, int] | None
+) -> tuple[Trainer, list[dict[str, float | None]]]:
+    """`count` steps from the beginning; what each measured.
+
+    Args:
+        spoilt: the step, and the row of its batch, whose image is not finite.
+    """
+    dataset = CaptionedImages(Path(settings.dataset), "train", settings.image_size, settings.seed)
+    clip = load_clip(settings.clip)
+    clip = clip.to(torch.get_default_dtype())
+    rows = settings.family.rows(clip, dataset.captions)
+    kind = torch.get_default_dtype()
+    trainer = Trainer(settings, clip, rows, len(dataset), torch.device("cpu"))
+    own = trainer.world.rows(settings.batch_size, *settings.shares)
+    batches = training_batches(dataset, settings.batch_size, rows=own)
+    logs = []
+    with contextlib.closing(batches):
+        for step, batch in enumerate(itertools.islice(batches, count)):
+            images = batch.images.to(kind)
+            if spoilt is not None and step == spoilt[0] and spoilt[1] in own:
+                images[own.index(spoilt[1])] = torch.nan
+            logs.append(dict(trainer.train_step(batch._replace(images=images)).logs))
+    return trainer, logs
+
+
+def case(out: Path, settings: dict[str, Any], count: int, spoilt: list[int] | None, in_float64: bool) -> None:
+    """Train, and let the first process write what came of it."""
+    torch.set_default_dtype(torch.float64 if in_float64 else torch.float32)
+    torch.Tensor.float = torch.Tensor.double if in_float64 else FLOAT  # type: ignore[method-assign]
+    trainer, logs = steps(TrainSettings.of(**settings), count, tuple(spoilt) if spoilt else None)  # type: ignore[arg-type]
+    if trainer.world.is_first:
+        out.mkdir(parents=True)
+        for name in ("generator", "ema", "discriminator"):
+            save_tensors(out / f"{name}.safetensors", getattr(trainer, name).state_dict())
+        (out / "logs.json").write_text(json.dumps(logs), encoding="utf-8")
+
+
+FLOAT = torch.Tensor.float
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    join(torch.device("cpu"), 60)
+    for name, given in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")).items():
+        case(Path(sys.argv[2]) / name, **given)

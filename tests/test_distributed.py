@@ -1,0 +1,360 @@
+"""The law of several processes: N compute what one computes. They are started by torchrun and talk by gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import ratlip
+
+from ratlip_cli.distributed import World
+from ratlip_cli.errors import UsageError
+from ratlip_cli.tensor_files import load_tensors
+from ratlip_cli.training.settings import TrainSettings
+
+STEPS = Path(__file__).parent / "distributed_steps.py"
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+Cases = dict[str, dict[str, Any]]
+
+
+def of_processes(count: int, cases: Cases, folder: Path) -> Path:
+    """What the cases come to on `count` processes, in a folder each."""
+    file, out = folder / "cases.json", folder / f"by-{count}"
+    file.write_text(json.dumps(cases), encoding="utf-8")
+    python = [*TORCHRUN, str(count)] if count > 1 else [sys.executable]
+    answer = subprocess.run(
+        [*python, str(STEPS), str(file), str(out)], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    return out
+
+
+def assert_the_same(one: Path, other: Path, rel: float) -> None:
+    expected, measured = (json.loads((out / "logs.json").read_text(encoding="utf-8")) for out in (one, other))
+    for of_one, of_other in zip(expected, measured, strict=True):
+        assert of_other.keys() == of_one.keys()
+        for name, value in of_one.items():
+            assert of_other[name] == (value if value is None else pytest.approx(value, rel=10 * rel, abs=rel)), name
+    for name in ("generator", "ema", "discriminator"):
+        own = load_tensors(other / f"{name}.safetensors")
+        for key, tensor in load_tensors(one / f"{name}.safetensors").items():
+            torch.testing.assert_close(
+                own[key], tensor, rtol=rel, atol=rel, msg=lambda m, n=name, k=key: f"{n} {k} {m}"
+            )
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("pairs", [False, True])
+def test_processes_share_out_a_batch(size: int, micro_batches: int, pairs: bool) -> None:
+    worlds = [World() for _ in range(size)]
+    for rank, world in enumerate(worlds):
+        world.rank, world.size = rank, size
+    shares = [world.rows(48, micro_batches, pairs) for world in worlds]
+    assert sorted(row for share in shares for row in share) == list(range(48))
+    micro = 48 // micro_batches
+    for share in shares:
+        of_micro_batches = [row // micro for row in share]
+        assert of_micro_batches == sorted(of_micro_batches)
+        if pairs:
+            assert {(row % micro + micro // 2) % micro for row in share} == {row % micro for row in share}
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
+    world = World()
+    world.size = 3
+    with pytest.raises(UsageError, match=r"batch_size 8 cannot be shared by 3 processes with grad_accum 2.*of 6"):
+        world.rows(8, 2)
+
+
+SIZES_OF_LAFITE = {"noise_dim": 6, "w_dim": 5, "mapping_layers": 2, "text_width": 7, "channel_base": 256}
+LAFITE = {"variant": "lafite", **SIZES_OF_LAFITE, "channel_max": 8, "r1_every": 2, "path_length_every": 2}
+SIZES_OF_ATTNGAN = {"z_dim": 6, "condition_dim": 5, "residual_blocks": 1, "generator_channels": 4}
+ATTNGAN = {"variant": "attngan", **SIZES_OF_ATTNGAN, "discriminator_channels": 2, "noise_dim": None}
+CASES: dict[str, dict[str, Any]] = {
+    "ratlip": {"variant": "ratlip"},
+    "accumulated": {"variant": "ratlip", "grad_accum": 2, "diversity_weight": 0.1},
+    "recomputed": {"variant": "ratlip", "recompute": True},
+    "galip": {"variant": "galip"},
+    "dfgan": {"variant": "dfgan", "diversity_weight": 0.1, "similarity_weight": 1.0},
+    "ratgan": {"variant": "ratgan"},
+    "attngan": ATTNGAN,
+    "attngan accumulated": {**ATTNGAN, "grad_accum": 2},
+    "lafite": LAFITE,
+    "lafite accumulated": {**LAFITE, "grad_accum": 2, "mixing": 0.5},
+}
+
+
+def law(settings: TrainSettings, batch_size: int) -> Cases:
+    """All that must be the same in any number of processes."""
+    cases: Cases = {}
+    for name, own in CASES.items():
+        chosen = settings.replaced(batch_size=batch_size, **{key: own[key] for key in own if own[key] is not None})
+        cases[name] = {"settings": chosen.flat(), "count": 5, "spoilt": None, "in_float64": True}
+    last_row = batch_size - 1
+    return {
+        **cases,
+        "not finite in one": {**cases["ratlip"], "spoilt": [2, last_row]},
+        "float32": {**cases["ratlip"], "in_float64": False},
+        "bf16": {
+            **cases["ratlip"],
+            "in_float64": False,
+            "settings": {**cases["ratlip"]["settings"], "precision": "bf16"},
+        },
+        "local": {**cases["ratlip"], "settings": {**cases["ratlip"]["settings"], "batch_norm": "local"}},
+    }
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def both(
+    request: pytest.FixtureRequest, tiny_settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("law")
+    cases = law(tiny_settings, 4 * request.param)
+    return of_processes(1, cases, folder), of_processes(request.param, cases, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [*CASES, "not finite in one"])
+def test_processes_compute_what_one_computes(case: str, both: tuple[Path, Path]) -> None:
+    assert_the_same(both[0] / case, both[1] / case, rel=1e-10)
+
+
+@pytest.mark.slow
+def test_a_step_that_is_not_finite_in_one_process_is_taken_back_in_all(both: tuple[Path, Path]) -> None:
+    logs = json.loads((both[1] / "not finite in one" / "logs.json").read_text(encoding="utf-8"))
+    assert [log["loss_d"] is None for log in logs] == [False, False, True, False, False]
+
+
+@pytest.mark.slow
+def test_processes_compute_in_other_precisions_what_one_computes(both: tuple[Path, Path]) -> None:
+    assert_the_same(both[0] / "float32", both[1] / "float32", rel=1e-4)
+    expected, measured = (json.loads((out / "bf16" / "logs.json").read_text(encoding="utf-8")) for out in both)
+    assert measured[0] == pytest.approx(expected[0], rel=2**-6, abs=2**-6)
+
+
+@pytest.mark.slow
+def test_local_batchnorm_is_something_else(both: tuple[Path, Path]) -> None:
+    one, several = (json.loads((out / "local" / "logs.json").read_text(encoding="utf-8")) for out in both)
+    assert several[0]["logit_fake"] != pytest.approx(one[0]["logit_fake"], rel=1e-6)
+
+
+def options(settings: TrainSettings, **own: Any) -> list[str]:
+    """The settings as they are typed, but for what is as it is anyway."""
+    usual = TrainSettings().flat()
+    given = {name: value for name, value in {**settings.flat(), **own}.items() if value != usual.get(name)}
+    return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def train(*arguments: str, torchrun: Sequence[str] = (), **env: str) -> subprocess.Popen[str]:
+    """`ratlip train`, by torchrun where its options are given."""
+    launched = ["-m", "torch.distributed.run", "--standalone", *torchrun] if torchrun else []
+    return subprocess.Popen(
+        [sys.executable, *launched, "-m", "ratlip_cli", "train", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+    )
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 200) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+MACHINE = ("images_per_second", "memory_mib")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for expected, measured in zip(records(one), records(other), strict=True):
+        values = ({name: value for name, value in line.items() if name not in MACHINE} for line in (measured, expected))
+        assert next(values) == pytest.approx(next(values), rel=1e-4, abs=1e-5)
+    weights = [load_tensors(run / "model" / "generator.safetensors") for run in (one, other)]
+    for key, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][key], tensor, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_of_two_processes_goes_on_in_one(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    several = options(tiny_settings.replaced(steps=2, out=str(tmp_path / "run")))
+    code, out, err = ended(train(*several, "--devices", "2"))
+    assert (code, out.split()) == (0, [str(tmp_path / "run")]), err
+    assert [line.split(",")[0] for line in err.splitlines()] == [
+        "10 images; their 20 captions are encoded once and kept",
+        f"training in {tmp_path / 'run'}",
+        "train 2/2",
+    ]
+    assert ratlip("train", "--resume", tmp_path / "run", "--steps", 4).code == 0
+    assert ratlip("train", *options(tiny_settings.replaced(steps=4, out=str(tmp_path / "one")))).code == 0
+    assert_same_run(tmp_path / "one", tmp_path / "run")
+
+
+def test_devices_that_are_not_there(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    def refused(devices: str, device: str) -> tuple[int, str]:
+        given = options(tiny_settings, out=str(tmp_path / "run"), device=device)
+        answer = ratlip("train", *given, "--devices", devices)
+        return answer.code, answer.err
+
+    if not torch.cuda.is_available():
+        code, said = refused("all", "auto")
+        assert (code, len(said.splitlines())) == (1, 1)
+        assert "PyTorch sees no CUDA GPU; use --devices N --device cpu" in said
+    assert refused("all", "cpu")[0] == 2
+    assert refused("none", "cpu") == (2, "error: --devices is none; give all, or a number from 1 to 1024.\n")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_batch_that_processes_cannot_share_is_one_line(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    code, _, err = ended(train(*options(tiny_settings, out=str(tmp_path / "run")), "--devices", "3"))
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert "batch_size 4 cannot be shared by 3 processes with grad_accum 1: it must be a multiple of 3." in err
+    assert not (tmp_path / "run").exists()
+
+
+def by_hand(port: int, rank: int, *arguments: str) -> subprocess.Popen[str]:
+    """Process `rank` of two, without torchrun."""
+    env = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    return train(*arguments, **env, MASTER_PORT=str(port))
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_other_settings_in_another_process_are_one_line(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    given, port = options(tiny_settings, out=str(tmp_path / "run")), free_port()
+    started = [by_hand(port, 0, *given, "--lr-g", "0.1"), by_hand(port, 1, *given)]
+    (first, _, said), (second, _, silent) = map(ended, started)
+    assert (first, second, silent) == (2, 2, "")
+    assert len(said.splitlines()) == 1
+    assert "has lr_g 0.0001, and the first one 0.1" in said
+
+
+@pytest.mark.slow
+def test_a_missing_process_and_a_taken_port_are_one_line(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    given = options(tiny_settings, out=str(tmp_path / "run"), dist_timeout="5s")
+    code, _, err = ended(by_hand(free_port(), 0, *given), 60)
+    assert (code, len(err.splitlines())) == (1, 1), err
+    assert "1/2 clients joined" in err
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        code, _, err = ended(by_hand(taken.getsockname()[1], 0, *given), 60)
+    assert (code, len(err.splitlines())) == (1, 1), err
+    assert "choose another port" in err
+
+
+def worker(launcher: int, rank: int) -> int:
+    """The process of that rank that a torchrun has started."""
+    children = Path(f"/proc/{launcher}/task").glob("*/children")
+    for pid in (int(word) for file in children for word in file.read_text().split()):
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if f"RANK={rank}".encode() in environment:
+            return pid
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def signalled(process: subprocess.Popen[str], rank: int, number: int, run: Path, after: int) -> None:
+    """Send a signal to one process as soon as so many steps are logged."""
+    deadline = time.monotonic() + 120
+    while not ((run / "metrics.jsonl").is_file() and len(records(run)) >= after):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.kill(worker(process.pid, rank), number)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds torchrun's processes in /proc")
+
+
+TWELVE_STEPS = {"steps": 12, "save_every": 3}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes."""
+    run = tmp_path_factory.mktemp("uninterrupted") / "run"
+    code, _, err = ended(train(*options(tiny_settings, **TWELVE_STEPS, out=str(run)), "--devices", "2"))
+    assert code == 0, err
+    return run
+
+
+@pytest.mark.slow
+@needs_proc
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_is_started_again(
+    rank: int, uninterrupted: Path, tiny_settings: TrainSettings, tmp_path: Path
+) -> None:
+    run, given = tmp_path / "run", tiny_settings.replaced(**TWELVE_STEPS)
+    process = train(*options(given, out=str(run)), torchrun=["--nproc-per-node", "2", "--max-restarts", "1"])
+    signalled(process, rank, signal.SIGKILL, run, after=5)
+    code, out, err = ended(process)
+    assert (code, out.split()) == (0, [str(run)]), err
+    ours = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(ours) == 1
+    assert f"process {rank} of 2" in ours[0]
+    assert [line["step"] for line in records(run)] == list(range(1, 13))
+    weights = [load_tensors(folder / "model" / "generator.safetensors") for folder in (uninterrupted, run)]
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+
+
+@pytest.mark.slow
+@needs_proc
+def test_a_killed_process_ends_the_other_one(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = train(*options(tiny_settings, steps=4000, out=str(run)), "--devices", "2")
+    signalled(process, 1, signal.SIGKILL, run, after=3)
+    code, _, err = ended(process, 60)
+    assert code == 128 + signal.SIGKILL
+    assert err.count("error:") == 1
+    assert "error: process 1 of 2" in err
+
+
+@pytest.mark.slow
+@needs_proc
+@pytest.mark.parametrize(("rank", "number"), [(1, signal.SIGUSR1), (0, signal.SIGTERM)])
+def test_a_signal_at_one_process_saves_and_ends_all(
+    rank: int, number: int, tiny_settings: TrainSettings, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = train(*options(tiny_settings, steps=4000, out=str(run)), "--devices", "2")
+    signalled(process, rank, number, run, after=3)
+    code, _, err = ended(process, 60)
+    assert code == 128 + signal.SIGTERM
+    assert err.count("error:") == 1
+    assert "everything is saved" in err
+    last = records(run)[-1]["step"]
+    assert (run / "checkpoints" / f"step_{last:08d}").is_dir()
+
+
+@pytest.mark.slow
+@needs_proc
+def test_a_process_that_hangs_is_named(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = train(*options(tiny_settings, steps=4000, out=str(run), dist_timeout="5s"), "--devices", "2")
+    signalled(process, 1, signal.SIGSTOP, run, after=3)
+    code, _, err = ended(process, 90)  # torchrun waits 30 s for the one that hangs
+    assert code == 1
+    assert err.count("error:") == 1
+    assert "error: process 1 of 2" in err
