@@ -16,7 +16,7 @@ FLOORS = [
     {"tokenizer", "torchscript"},
     {"clip_tokenizer", "planned"},
     {"tensor_files", "pixels", "device"},
-    {"baselines", "demo", "model"},
+    {"demo", "model"},
     {"training.objectives"},
     {"family"},
     {"families"},
