@@ -58,6 +58,10 @@ class World:
         """Whether `flag` is true in any process; each one must ask."""
         return flag
 
+    def gather(self, value: Any) -> list[Any]:
+        """Plain values of all processes, by rank; each one must give its own."""
+        return [value]
+
     def wait(self) -> None:
         """Go on when all processes have come here."""
 
@@ -113,6 +117,11 @@ class Group(World):
         asked = torch.tensor(int(flag), device=self._device)
         self._dist.all_reduce(asked)
         return bool(asked)
+
+    def gather(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * self.size
+        self._dist.all_gather_object(values, value)
+        return values
 
     def wait(self) -> None:
         self._dist.barrier()

@@ -151,9 +151,11 @@ class Handler(BaseHTTPRequestHandler):
             ("POST", r"/(?:v1/)?shards?", self.shard_upload),
             ("GET", r"/v1/reconstructions/(\w+)", self.reconstruction),
             ("GET", r"/xorb/(\w+)", self.xorb),
-            ("GET", r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", self.tree),
-            ("GET", r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", self.info),
-            ("GET|HEAD", r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.resolve),
+            ("GET", r"/api/(?:models|datasets)/([^/]+/[^/]+)/tree/([^/]+)", self.tree),
+            ("GET", r"/api/(?:models|datasets)/([^/]+/[^/]+)/tree/([^/]+)/(.+)", self.tree_below),
+            ("POST", r"/api/datasets/([^/]+/[^/]+)/paths-info/([^/]+)", self.paths_info),
+            ("GET", r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/revision/(.+))?", self.info),
+            ("GET|HEAD", r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.resolve),
         ):
             found = re.fullmatch(pattern, path)
             if found and re.fullmatch(method, self.command):

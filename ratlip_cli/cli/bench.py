@@ -10,6 +10,7 @@ import typer
 from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Device, Json, Model, ModelNoun, Precision, Quiet, check_model_name, noun
 from ratlip_cli.errors import UsageError
+from ratlip_cli.setting import Value
 
 
 def bench(
@@ -23,10 +24,20 @@ def bench(
     train: Annotated[
         bool, typer.Option("--train", help="Also measure training steps of a model of these sizes.")
     ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATASET", help="Measure only how fast the images of this dataset or stream are read."),
+    ] = None,
+    image_size: Annotated[int, typer.Option(help="With --data: side of the images.")] = 256,
+    workers: Annotated[int, typer.Option(help="With --data: processes that read; 0 for this one.")] = 2,
+    caption_column: Annotated[str, typer.Option(help="With --data: the captions' column of a stream.")] = "",
+    split: Annotated[str, typer.Option(help="With --data: the split of a stream of the Hub.")] = "train",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure images a second, latency, memory and, with --train, steps a second. Leave the machine alone meanwhile.
+
+    With --data, how fast training images are read instead.
 
     [bold]Examples[/]
 
@@ -35,10 +46,16 @@ def bench(
     ratlip bench runs/cub-ratlip-1 --device cuda --batch-size 64 --precision bf16
 
     ratlip bench --train --batch-size 24 --json
+
+    ratlip bench --data 'cc12m/{00000..01242}.tar' --workers 8
     """
     console.set_up(quiet)
     if batch_size is not None and batch_size < (2 if train else 1):
         raise UsageError(f"--batch-size is {batch_size}; it must be at least {2 if train else 1}.")
+    if data is not None:
+        read = {"dataset": data, "image_size": image_size, "batch_size": batch_size or 32, "workers": workers}
+        _bench_data({**read, "caption_column": caption_column, "split": split}, json)
+        return
     model = noun("model", model_name, model)
     check_model_name(model)
 
@@ -77,3 +94,23 @@ def bench(
     ]
     title = f"{measured.device}, {measured.threads} thread{'s' if measured.threads > 1 else ''}"
     console.result_table(title, ("", "measured"), rows)
+
+
+def _bench_data(typed: dict[str, Value], json: bool) -> None:
+    from ratlip_cli.training.settings import TrainSettings, check_beginning
+
+    settings = TrainSettings.of(**typed)
+    check_beginning(settings)
+    from ratlip_cli.training.benchmark import measure_loading
+
+    measured = measure_loading(settings)
+    if json:
+        console.result_json(asdict(measured))
+        return
+    rate = measured.loader_images_per_second
+    rows = [
+        ("images a second", f"{rate:.1f}"),
+        ("images a second of each worker", f"{rate / max(measured.workers, 1):.1f}"),
+        ("workers", f"{measured.workers}"),
+    ]
+    console.result_table(f"reading {measured.dataset} at {settings.image_size} pixels", ("", "measured"), rows)

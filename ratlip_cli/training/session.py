@@ -6,16 +6,18 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ratlip_cli.data.dataset import CaptionedImages, training_batches
+from ratlip_cli.data.dataset import Batch, CaptionedImages, training_batches
 from ratlip_cli.data.layout import read_split
+from ratlip_cli.data.stream import StreamedImages, StreamReader
 from ratlip_cli.errors import Interrupted, TrainingError, one_line
 from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import whole_file
@@ -48,7 +50,7 @@ class TrainingSession:
     """One run: opened with `start.open_session`, and advanced by iterating over `run`."""
 
     settings: TrainSettings
-    dataset: CaptionedImages  # The training split.
+    dataset: CaptionedImages | StreamedImages  # The training split.
     trainer: Trainer
     identity: Identity  # What its checkpoints belong to.
     folder: RunFolder
@@ -59,6 +61,8 @@ class TrainingSession:
     def __post_init__(self) -> None:
         self._tried_to_save = -1
         self._unlogged: StepRecord | None = None
+        self._reader: StreamReader | None = None
+        self._position: dict[str, Any] = {}
         self.total_steps = self.settings.total_steps(
             len(self.dataset), self.trainer.steps_done, self.trainer.images_seen
         )
@@ -79,7 +83,7 @@ class TrainingSession:
 
         Raises:
             TrainingError: ten steps in a row were not finite, or the GPU's memory is full.
-            DataError: an image cannot be read.
+            DataError: an image cannot be read, or too many of a stream.
             RatlipError: the run folder cannot be written; the last checkpoint is still there.
         """
         limit = parse_duration(self.settings.max_time) if self.settings.max_time else math.inf
@@ -88,14 +92,11 @@ class TrainingSession:
         def is_over() -> bool:
             return should_stop() or time.monotonic() >= deadline
 
-        start = self.trainer.images_seen
-        pin_memory = self.trainer.device.type == "cuda"
-        settings, world = self.settings, self.trainer.world
-        rows = world.rows(settings.batch_size, settings.grad_accum, bool(settings.diversity_weight))
-        batches = training_batches(self.dataset, settings.batch_size, start, settings.workers, pin_memory, rows)
+        batches = self._batches()
         try:
             while not self.finished and not is_over():
                 record = self.trainer.train_step(next(batches))
+                self._note_position()
                 self._unlogged = record
                 evaluation = self._evaluate(is_over) if self._due(self.settings.eval_every) else None
                 if self._due(self.settings.sample_every):
@@ -118,6 +119,30 @@ class TrainingSession:
             batches.close()
             self.folder.close()
 
+    def _batches(self) -> Generator[Batch, None, None]:
+        """This process's rows of the batches that come next."""
+        settings, trainer = self.settings, self.trainer
+        pin_memory, world = trainer.device.type == "cuda", trainer.world
+        rows = world.rows(settings.batch_size, settings.grad_accum, bool(settings.diversity_weight))
+        if isinstance(self.dataset, CaptionedImages):
+            start = trainer.images_seen
+            return training_batches(self.dataset, settings.batch_size, start, settings.workers, pin_memory, rows)
+        self._reader = StreamReader(
+            self.dataset, len(rows), settings.workers, world.rank, world.size, trainer.stream, pin_memory
+        )
+        self._note_position()
+        return self._reader.batches()
+
+    def _note_position(self) -> None:
+        """Remember where a stream is: after the last whole step."""
+        if self._reader is not None:
+            self._position = self._reader.position()
+
+    def _share_position(self) -> None:
+        """Let the trainer know where every process is in a stream; all of them must come here."""
+        if self._reader is not None:
+            self.trainer.stream = self.trainer.world.gather(self._position)
+
     def save(self) -> None:
         """Write a checkpoint and the model folder's weights, unless this step is saved already."""
         if self.trainer.steps_done != self.saved_step:
@@ -125,6 +150,7 @@ class TrainingSession:
             best = read_best(self.folder.best)
             spared = None if best is None else best.step
             keep, forever = self.settings.keep, self.settings.keep_every
+            self._share_position()
             save_checkpoint(self.folder.checkpoints, self.trainer, self.identity, keep, spared, forever)
             self.write_model()
             self.saved_step = self.trainer.steps_done
@@ -204,8 +230,13 @@ class TrainingSession:
         )
 
 
-def sample_prompts(dataset: CaptionedImages) -> list[str]:
-    """The first captions of images spread over the test split, or over the training split where there is no other."""
+def sample_prompts(dataset: CaptionedImages | StreamedImages) -> list[str]:
+    """The first captions of images spread over the test split, or over the training split where there is no other.
+
+    Of a stream, those that come first in it.
+    """
+    if isinstance(dataset, StreamedImages):
+        return dataset.first_captions(SAMPLE_ROWS)
     path = dataset.path
     entries = read_split(path, "test" if (path / "test").is_dir() else "train")
     spread = np.linspace(0, len(entries) - 1, min(SAMPLE_ROWS, len(entries))).round().astype(int)

@@ -13,6 +13,8 @@ from torch import Tensor
 from ratlip_cli.data.dataset import CaptionedImages, cut_captions, text_vectors
 from ratlip_cli.data.of_run import note_dataset
 from ratlip_cli.data.prepare import resolve_dataset
+from ratlip_cli.data.request import is_stream
+from ratlip_cli.data.stream import StreamedImages
 from ratlip_cli.device import resolve_device
 from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.family import Family
@@ -63,9 +65,7 @@ def open_session(
     run, checkpoint = _where_to_start(settings, len(dataset), tell)
     if run is None and settings.out and Path(settings.out).exists():
         raise already_there(Path(settings.out))
-    tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
-    if (cut := cut_captions(clip, dataset.captions)) is not None:
-        tell(cut)
+    _tell_data(dataset, clip, tell)
     trainer = Trainer(settings, clip, _rows(settings, dataset, clip), len(dataset), device)
     identity = Identity(settings.architecture, clip.fingerprint, dataset.fingerprint)
     if checkpoint is not None:
@@ -75,12 +75,13 @@ def open_session(
         tell(start_from(start or find_start(settings), trainer))
     config = model_config(*settings.configs(), clip, training=_record(settings, dataset), features=_features(settings))
     validation = None
-    if settings.eval_every:
+    if settings.eval_every and isinstance(dataset, CaptionedImages):
         model = Model("the run", Path(), config, trainer.ema, clip, fingerprint="")
         validation = Validation(settings, dataset, model)
     folder = RunFolder(run) if run is not None else RunFolder.create(settings)
     folder.open(settings, trainer.steps_done)
-    note_dataset(folder.path, dataset.path, dataset.fingerprint)
+    if isinstance(dataset, CaptionedImages):
+        note_dataset(folder.path, dataset.path, dataset.fingerprint)
     branches_off = run is None and checkpoint is not None
     saved_step = 0 if branches_off else trainer.steps_done
     session = TrainingSession(settings, dataset, trainer, identity, folder, saved_step, validation)
@@ -90,9 +91,21 @@ def open_session(
     return session
 
 
-def _rows(settings: TrainSettings, dataset: CaptionedImages, clip: FrozenCLIP) -> Tensor:
+def _tell_data(dataset: CaptionedImages | StreamedImages, clip: FrozenCLIP, tell: Callable[[str], None]) -> None:
+    if isinstance(dataset, StreamedImages):
+        count = f"{len(dataset):,}" if len(dataset) else "an unknown number of"
+        tell(f"a stream of {len(dataset.shards):,} shards, {count} images; captions are encoded as they come")
+        return
+    tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
+    if (cut := cut_captions(clip, dataset.captions)) is not None:
+        tell(cut)
+
+
+def _rows(settings: TrainSettings, dataset: CaptionedImages | StreamedImages, clip: FrozenCLIP) -> Tensor | None:
     """What training keeps of every caption (captions,...); text vectors are kept beside the data too."""
     family = settings.family
+    if isinstance(dataset, StreamedImages):
+        return None
     if type(family).rows is Family.rows:
         return text_vectors(dataset, clip)
     starts = range(0, len(dataset.captions), ENCODED_AT_ONCE)
@@ -100,7 +113,7 @@ def _rows(settings: TrainSettings, dataset: CaptionedImages, clip: FrozenCLIP) -
     return torch.cat([family.rows(clip, captions).cpu() for captions in batches])
 
 
-def _record(settings: TrainSettings, dataset: CaptionedImages) -> dict[str, Any]:
+def _record(settings: TrainSettings, dataset: CaptionedImages | StreamedImages) -> dict[str, Any]:
     """What config.json says of the training, for records and for the model card."""
     info = dataset.info
     return {
@@ -111,7 +124,7 @@ def _record(settings: TrainSettings, dataset: CaptionedImages) -> dict[str, Any]
             "source": info.source,
             "licence": info.licence,
             "images": len(dataset),
-            "captions": len(dataset.captions),
+            **({"captions": len(dataset.captions)} if isinstance(dataset, CaptionedImages) else {}),
         },
         "prompts": sample_prompts(dataset),
         "settings": settings.recorded,
@@ -127,15 +140,48 @@ def _features(settings: TrainSettings) -> str:
 
 def open_inputs(
     settings: TrainSettings, device: torch.device, progress: Progress
-) -> tuple[CaptionedImages, FrozenCLIP]:
+) -> tuple[CaptionedImages | StreamedImages, FrozenCLIP]:
     """The training split, prepared first where it was not before, and the CLIP, which may have to be downloaded."""
     clip = _kept_clip(settings)
     check_clip(clip)  # a misspelled one is told before data are prepared
-    folder = kept_dataset(settings) or resolve_dataset(
+    dataset = open_dataset(settings, progress)
+    return dataset, load_clip(clip, device)
+
+
+def open_dataset(settings: TrainSettings, progress: Progress) -> CaptionedImages | StreamedImages:
+    """The training split, prepared first where it was not before, or the stream."""
+    kept = kept_dataset(settings)
+    if kept is None and is_stream(settings.dataset):
+        return _stream(settings)
+    folder = kept or resolve_dataset(
         settings.dataset, Path(settings.data_dir), settings.image_size, progress=progress
     )
-    dataset = CaptionedImages(folder, "train", settings.image_size, settings.seed)
-    return dataset, load_clip(clip, device)
+    return CaptionedImages(folder, "train", settings.image_size, settings.seed)
+
+
+def _stream(settings: TrainSettings) -> StreamedImages:
+    """The stream of the settings. Raises UsageError for what no stream can do."""
+    if settings.eval_every:
+        raise UsageError(
+            "eval_every needs a test split, and a stream has none: leave it out, and score checkpoints on a prepared "
+            "set by `ratlip evaluate --dataset`."
+        )
+    stream = StreamedImages(
+        settings.dataset,
+        settings.image_size,
+        settings.seed,
+        split=settings.split,
+        caption_column=settings.caption_column,
+        buffer=settings.shuffle_buffer,
+        max_failed=settings.max_failed,
+        images=settings.stream_images,
+    )
+    if settings.epochs and not len(stream):
+        raise UsageError(
+            f"epochs cannot be counted: nothing says how many images {settings.dataset} has. Say it by "
+            "--stream-images, or give --steps."
+        )
+    return stream
 
 
 def _kept_clip(settings: TrainSettings) -> str:
