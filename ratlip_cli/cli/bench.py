@@ -53,7 +53,12 @@ def bench(
     if batch_size is not None and batch_size < (2 if train else 1):
         raise UsageError(f"--batch-size is {batch_size}; it must be at least {2 if train else 1}.")
     if data is not None:
-        read = {"dataset": data, "image_size": image_size, "batch_size": batch_size or 32, "workers": workers}
+        read: dict[str, Value] = {
+            "dataset": data,
+            "image_size": image_size,
+            "batch_size": batch_size or 32,
+            "workers": workers,
+        }
         _bench_data({**read, "caption_column": caption_column, "split": split}, json)
         return
     model = noun("model", model_name, model)

@@ -1,9 +1,9 @@
 """Captioned images that are read as they stream: shards of WebDataset, Parquet files, data sets of the Hub.
 
 Nothing of them is kept: no copies, no list of files, no captions. The shards of an epoch, in a seeded order, are dealt
-to lanes: a lane is a worker of a process, or a process without workers. A lane reads its shards one after another, takes
-`buffer` images at a time and puts them in a seeded order. What a lane did so far is a few numbers, its state: going on
-from it, the same images come in the same order with the same crops, flips and captions.
+to lanes: a lane is a worker of a process, or a process without workers. A lane reads its shards one after another,
+takes `buffer` images at a time and puts them in a seeded order. What a lane did so far is a few numbers, its state:
+going on from it, the same images come in the same order with the same crops, flips and captions.
 
 The shards are dealt, read on and found again by the `datasets` library: ``pip install 'ratlip[stream]'``.
 """
@@ -18,7 +18,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ratlip_cli.data.dataset import Batch, as_it_is, closed_at_exit, leave_signals_to_parent, random_view
 from ratlip_cli.data.images import ImageError, read_image, stored_image
-from ratlip_cli.data.layout import DatasetInfo, Problem, stored_side
+from ratlip_cli.data.layout import DatasetInfo, Problem, Record, stored_side
 from ratlip_cli.data.request import HUB, expanded
 from ratlip_cli.data.sources import parquet, webdataset
 from ratlip_cli.data.sources.tables import Row
@@ -113,6 +113,27 @@ class StreamedImages:
         if not captions:
             raise DataError(_nothing(self.source, len(failed), next(iter(failed), "")))
         return captions
+
+
+def records(stream: StreamedImages, rank: Callable[[str], float], test_fraction: float) -> Iterator[Record | Problem]:
+    """Yield a stream's images once, for `writer.write_dataset`; those whose name has a low `rank` are test."""
+    for item in read_shards(list(enumerate(stream.shards)), stream.caption_column or None):
+        if item["problem"]:
+            shard, _, reason = item["problem"].partition(": ")
+            yield Problem(shard, reason)
+        elif not item["end"]:
+            name = PurePosixPath(item["name"]).with_suffix("")
+            place = rank(str(name))
+            split = "test" if place < test_fraction else "train"
+            origin = f"{stream.shards[item['shard']]}: {item['name']}"
+            yield Record(
+                "_".join(name.parts),
+                split,
+                item["captions"],
+                item["image"],
+                origin=origin,
+                rank=place if test_fraction else None,
+            )
 
 
 def read_shards(shards: Sequence[tuple[int, str]], caption_column: str | None) -> Iterator[dict[str, Any]]:

@@ -153,9 +153,7 @@ def open_dataset(settings: TrainSettings, progress: Progress) -> CaptionedImages
     kept = kept_dataset(settings)
     if kept is None and is_stream(settings.dataset):
         return _stream(settings)
-    folder = kept or resolve_dataset(
-        settings.dataset, Path(settings.data_dir), settings.image_size, progress=progress
-    )
+    folder = kept or resolve_dataset(settings.dataset, Path(settings.data_dir), settings.image_size, progress=progress)
     return CaptionedImages(folder, "train", settings.image_size, settings.seed)
 
 
