@@ -25,12 +25,16 @@ HUB = "hf://"
 """How the name of a data set of the Hub begins, which is read as it streams."""
 
 
+STREAMED = (".tar", ".tar.gz", ".tgz", ".parquet")
+"""How the files end that can be read so."""
+
+
 def is_stream(name: str) -> bool:
     """Whether a dataset is read as it streams: an address, a pattern of files, or a folder that img2dataset wrote."""
     path = Path(name)
     if path.exists():
         return path.is_dir() and not (path / _INFO).exists() and any(path.glob("*_stats.json"))
-    return "://" in name or re.search(r"[*{]", name) is not None
+    return "://" in name or re.search(rf"[*{{].*({'|'.join(map(re.escape, STREAMED))})$", name.lower()) is not None
 
 
 def stream_name(name: str) -> str:

@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ratlip_cli.data.dataset import Batch, as_it_is, closed_at_exit, leave_signals_to_parent, random_view
 from ratlip_cli.data.images import ImageError, read_image, stored_image
 from ratlip_cli.data.layout import DatasetInfo, Problem, Record, stored_side
-from ratlip_cli.data.request import HUB, expanded
+from ratlip_cli.data.request import HUB, STREAMED, expanded
 from ratlip_cli.data.sources import parquet, webdataset
 from ratlip_cli.data.sources.tables import Row
 from ratlip_cli.errors import DataError, RatlipError, UsageError, one_line
@@ -512,7 +512,7 @@ def _of_hub(source: str, split: str) -> tuple[tuple[str, ...], int]:
 
 def _known_kinds(source: str, shards: Sequence[str]) -> tuple[str, ...]:
     for shard in shards:
-        if not shard.lower().endswith((*webdataset.SUFFIXES, *parquet.SUFFIXES)):
+        if not shard.lower().endswith(STREAMED):
             raise DataError(
                 f"{source}: {shard} cannot be read as it streams; .tar and .parquet can. `ratlip prepare` reads others."
             )

@@ -65,7 +65,7 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
     with contextlib.closing(batches):
         for batch in itertools.islice(batches, 1 + MEASURED_STEPS):
             started = time.perf_counter()
-            if isinstance(batch.captions, Tensor) and trainer.rows is not None:
+            if isinstance(batch.captions, Tensor):
                 captions = [all_captions[index] for index in batch.captions.tolist()]
                 trainer.rows[batch.captions] = settings.family.rows(clip, captions)
             encoded = time.perf_counter()

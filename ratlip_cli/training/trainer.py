@@ -75,7 +75,7 @@ class Trainer:
     ) -> None:
         self.settings = settings
         self.clip = clip
-        self.rows = None if rows is None else rows.to(device)
+        self.rows = (torch.empty(0) if rows is None else rows).to(device)
         self.stream: list[dict[str, Any]] = []  # Where a stream is: `StreamReader.position` of every process.
         self.images = images
         self.device = device
@@ -257,7 +257,6 @@ class Trainer:
     def _rows_of(self, batch: Batch) -> Tensor:
         if isinstance(batch.captions, tuple):
             return self.settings.family.rows(self.clip, batch.captions)
-        assert self.rows is not None
         return self.rows[batch.captions.to(self.device)]
 
     def _autocast(self) -> torch.autocast:
