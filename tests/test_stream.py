@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import logging
 import pickle
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -19,9 +22,10 @@ from shards import colour, members, write_parquet, write_shard, write_shards
 from ratlip_cli.data import stream as stream_module
 from ratlip_cli.data.dataset import Batch
 from ratlip_cli.data.layout import read_split
+from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.data.request import expanded, is_stream, stream_name
 from ratlip_cli.data.stream import StreamedImages, StreamReader
-from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.errors import DataError, RatlipError, UsageError
 from ratlip_cli.tensor_files import load_tensors
 from ratlip_cli.training import benchmark
 from ratlip_cli.training.dry_run import dry_run
@@ -128,6 +132,20 @@ def test_another_number_of_processes_goes_on_with_what_nobody_began(shards: Path
     assert len(set(after)) == 12
     following = captions(read(alone, 8))  # the next epoch is whole again
     assert Counter(following) == everything()
+
+
+@pytest.mark.slow
+def test_two_processes_read_shards_of_their_own_and_go_on(shards: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    steps, out = Path(__file__).parent / "stream_steps.py", tmp_path / "told.json"
+    answer = subprocess.run(
+        [*torchrun, str(steps), str(shards), str(out)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    one, other = json.loads(out.read_text())
+    for told in (one, other):
+        assert told["first"] + told["then"] == told["whole"]
+    assert Counter(one["whole"] + other["whole"]) == everything()
 
 
 def test_what_is_broken_is_named_counted_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -285,7 +303,7 @@ def test_a_stream_is_prepared_into_a_folder(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.fixture
 def streaming(settings: TrainSettings, shards: Path) -> TrainSettings:
-    return settings.replaced(dataset=pattern(shards), shuffle_buffer=4, save_every=2, steps=7)
+    return settings.replaced(dataset=pattern(shards), shuffle_buffer=4, save_every=100, steps=6)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -308,7 +326,11 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_bad_requests_of_streams_are_told(streaming: TrainSettings, tmp_path: Path) -> None:
+def test_bad_requests_of_streams_are_told(
+    streaming: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="training alone"):
+        resolve_dataset(streaming.dataset, tmp_path, 32)
     with pytest.raises(UsageError, match="a stream has none"):
         open_session(streaming.replaced(eval_every=2))
     write_parquet(tmp_path / "0.parquet", range(4))
@@ -318,6 +340,11 @@ def test_bad_requests_of_streams_are_told(streaming: TrainSettings, tmp_path: Pa
         open_session(streaming.replaced(dataset=str(tmp_path / "*.tar"), epochs=2))
     with pytest.raises(UsageError, match="max_failed"):
         dataclasses.replace(streaming, max_failed=1.5)
+    with pytest.raises(UsageError, match="is no data set of the Hub"):
+        opened("hf://birds")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(RatlipError, match=r"pip install 'ratlip\[stream\]'"):
+        open_session(streaming)
 
 
 def test_a_dry_run_and_a_benchmark_of_the_loader(
@@ -325,7 +352,7 @@ def test_a_dry_run_and_a_benchmark_of_the_loader(
 ) -> None:
     monkeypatch.setattr(benchmark, "SHORTEST_SECONDS", 0.0)
     told = dry_run(streaming)
-    assert (told.images, told.captions, told.steps) == (24, 0, 7)
+    assert (told.images, told.captions, told.steps) == (24, 0, 6)
     answer = ratlip("bench", "--data", shards, "--image-size", 32, "--workers", 0, "--batch-size", 8, "--json", "-q")
     assert answer.code == 0, answer.err
     assert '"loader_images_per_second"' in answer.out

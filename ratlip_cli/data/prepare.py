@@ -95,6 +95,11 @@ def resolve_dataset(
         return _completed(_large_enough(out, name_or_path, image_size), split, progress)
     if (gone := _made_from(path, data_dir)) is not None:
         return _large_enough(gone, str(gone), image_size)
+    if is_stream(name_or_path):
+        raise UsageError(
+            f"{name_or_path} is read as it streams, which training alone does: make a folder of it by `ratlip "
+            "prepare`, and give its name."
+        )
     only = None
     if name_or_path in demo.DATASETS:
         _check_split(name_or_path, split, demo.splits(name_or_path))

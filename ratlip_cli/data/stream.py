@@ -422,7 +422,7 @@ class StreamReader:
                 batch, self._states[lane], self._counts[lane], problems = item
                 self._turn = (self._turn + 1) % len(self._lanes)
                 self._tell(problems)
-                yield batch
+                yield batch._replace(captions=tuple(batch.captions))  # pinning memory made a list of it
 
         return closed_at_exit(generate())
 
