@@ -82,6 +82,10 @@ class World:
         """Of each number the largest that a process has; each one must ask."""
         return list(numbers)
 
+    def gather(self, value: Any) -> list[Any]:
+        """Plain values of all processes, by rank; each one must give its own."""
+        return [value]
+
     def wait(self) -> None:
         """Go on when all processes have come here, however long one of them works before."""
 
@@ -173,6 +177,12 @@ class Group(World):
         with self._together():
             self._dist.all_reduce(asked, self._dist.ReduceOp.MAX, group=self._between_cpus)
         return cast("list[float]", asked.tolist())
+
+    def gather(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * self.size
+        with self._together():
+            self._dist.all_gather_object(values, value, group=self._between_cpus)
+        return values
 
     def wait(self) -> None:
         with self._together():

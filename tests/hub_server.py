@@ -152,8 +152,10 @@ class Handler(BaseHTTPRequestHandler):
             ("GET", r"/v1/reconstructions/(\w+)", self.reconstruction),
             ("GET", r"/xorb/(\w+)", self.xorb),
             ("GET", r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", self.tree),
-            ("GET", r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", self.info),
-            ("GET|HEAD", r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.resolve),
+            ("GET", r"/api/datasets/([^/]+/[^/]+)/tree/([^/]+)(?:/(.+))?", self.tree_of_data),
+            ("POST", r"/api/datasets/([^/]+/[^/]+)/paths-info/([^/]+)", self.paths_info),
+            ("GET", r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/revision/(.+))?", self.info),
+            ("GET|HEAD", r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.resolve),
         ):
             found = re.fullmatch(pattern, path)
             if found and re.fullmatch(method, self.command):
@@ -196,6 +198,27 @@ class Handler(BaseHTTPRequestHandler):
         if (repository := self.readable(name)) and (found := self.files_of(repository, revision)):
             self.send_json([entry(file, path) for file, path in sorted(found[1].items())])
 
+    def tree_of_data(self, name: str, revision: str, folder: str | None) -> None:
+        """What lies in a folder, or below it where that is asked for."""
+        if not ((repository := self.readable(name)) and (found := self.files_of(repository, revision))):
+            return
+        start = f"{folder}/" if folder else ""
+        below = {file: path for file, path in sorted(found[1].items()) if file.startswith(start)}
+        listed = [entry(file, path) for file, path in below.items()]
+        if "recursive=true" not in self.path.lower():
+            folders = {start + file[len(start) :].split("/")[0] for file in below if "/" in file[len(start) :]}
+            listed = [item for item in listed if "/" not in str(item["path"])[len(start) :]]
+            listed += [{"type": "directory", "path": inner, "oid": "0" * 40} for inner in sorted(folders)]
+        if below:
+            self.send_json(listed)
+        else:
+            self.refuse(404, "EntryNotFound")
+
+    def paths_info(self, name: str, revision: str) -> None:
+        if (repository := self.readable(name)) and (found := self.files_of(repository, revision)):
+            asked = json.loads(self.body)["paths"]
+            self.send_json([entry(file, found[1][file]) for file in asked if file in found[1]])
+
     def resolve(self, name: str, revision: str, file: str) -> None:
         if not ((repository := self.readable(name)) and (found := self.files_of(repository, revision))):
             return
@@ -209,6 +232,11 @@ class Handler(BaseHTTPRequestHandler):
                 linked |= {"X-Xet-Hash": xet_hash, "X-Xet-Refresh-Route": route}
             where = f"{self.hub.storage}/cdn/{sha256(files[file])}"
             self.send(b"", {"Location": where, "X-Repo-Commit": commit, **linked}, 302)
+        elif part := re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+            content = files[file].read_bytes()
+            first, last = int(part[1]), min(int(part[2]), len(content) - 1)
+            ranged = {"Content-Range": f"bytes {first}-{last}/{len(content)}", "X-Repo-Commit": commit}
+            self.send(content[first : last + 1], ranged, 206)
         else:
             self.send_file(files[file], {"ETag": f'"{git_sha1(files[file])}"', "X-Repo-Commit": commit})
 

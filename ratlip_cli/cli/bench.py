@@ -10,6 +10,7 @@ import typer
 from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Device, Json, Model, ModelNoun, Precision, Quiet, check_model_name, noun
 from ratlip_cli.errors import UsageError
+from ratlip_cli.setting import Value
 
 
 def bench(
@@ -34,10 +35,20 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(help="With --compare: threads of the CPU; one a core if left out.")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATASET", help="Measure only how fast the images of this dataset or stream are read."),
+    ] = None,
+    image_size: Annotated[int, typer.Option(help="With --data: side of the images.")] = 256,
+    workers: Annotated[int, typer.Option(help="With --data: processes that read; 0 for this one.")] = 2,
+    caption_column: Annotated[str, typer.Option(help="With --data: the captions' column of a stream.")] = "",
+    split: Annotated[str, typer.Option(help="With --data: the split of a stream of the Hub.")] = "train",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure images a second, latency, memory and, with --train, steps a second. Leave the machine alone meanwhile.
+
+    With --data, how fast training images are read instead.
 
     [bold]Examples[/]
 
@@ -48,6 +59,8 @@ def bench(
     ratlip bench --train --batch-size 24 --json
 
     ratlip bench --compare runs/cub-ratlip-1
+
+    ratlip bench --data 'cc12m/{00000..01242}.tar' --workers 8
     """
     console.set_up(quiet)
     if batch_size is not None and batch_size < (2 if train else 1):
@@ -56,6 +69,17 @@ def bench(
         raise UsageError("--threads goes with --compare, and is at least 1.")
     if compare and (train or precision == "bf16" or device not in ("auto", "cpu")):
         raise UsageError("--compare is of float32 sampling on the CPU: leave out --train, --precision and --device.")
+    if data is not None and (train or compare):
+        raise UsageError("--data measures only how images are read: leave out --train and --compare.")
+    if data is not None:
+        read: dict[str, Value] = {
+            "dataset": data,
+            "image_size": image_size,
+            "batch_size": batch_size or 32,
+            "workers": workers,
+        }
+        _bench_data({**read, "caption_column": caption_column, "split": split}, json)
+        return
     model = noun("model", model_name, model)
     check_model_name(model)
     if compare:
@@ -128,3 +152,23 @@ def _compare(model: str | None, count: int, threads: int | None, json: bool) -> 
     images = ("1 image", f"{count} images")
     columns = ("", *(f"{what}, {state}" for state in ("idle", "a core busy") for what in images), "differs by")
     console.result_table(f"cpu, {used} thread{'s' if used > 1 else ''}", columns, rows)
+
+
+def _bench_data(typed: dict[str, Value], json: bool) -> None:
+    from ratlip_cli.training.settings import TrainSettings, check_beginning
+
+    settings = TrainSettings.of(**typed)
+    check_beginning(settings)
+    from ratlip_cli.training.benchmark import measure_loading
+
+    measured = measure_loading(settings)
+    if json:
+        console.result_json(asdict(measured))
+        return
+    rate = measured.loader_images_per_second
+    rows = [
+        ("images a second", f"{rate:.1f}"),
+        ("images a second of each worker", f"{rate / max(measured.workers, 1):.1f}"),
+        ("workers", f"{measured.workers}"),
+    ]
+    console.result_table(f"reading {measured.dataset} at {settings.image_size} pixels", ("", "measured"), rows)

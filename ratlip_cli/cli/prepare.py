@@ -37,7 +37,8 @@ def prepare(
 
     Own images are a folder of x.jpg with x.txt (a caption a line) or with a table that names them: metadata.jsonl or
     .csv, or any .csv, .tsv, .txt, .jsonl, .json (COCO) or .parquet of names and captions. Or a table, a .zip, a
-    WebDataset shard or a folder of those. Run again, it goes on where it stopped.
+    WebDataset shard or a folder of those; a pattern of shards or Parquet files, or hf://owner/name. Run again, it goes
+    on where it stopped.
 
     [bold]Examples[/]
 
@@ -50,6 +51,8 @@ def prepare(
     ratlip prepare toys --caption "a photo of {folder}"
 
     ratlip prepare my-pictures --keep-uncaptioned
+
+    ratlip prepare 'cc3m/{00000..00331}.tar' --caption-column caption
 
     ratlip prepare data/my-images --check
     """

@@ -146,8 +146,8 @@ def _figures(record: StepRecord, skipped: int) -> dict[str, object]:
 def _show_dry_run(measured: DryRun) -> None:
     rows = [
         ("dataset", measured.dataset),
-        ("training images", f"{measured.images:,}"),
-        ("captions", f"{measured.captions:,}"),
+        ("training images", f"{measured.images:,}" if measured.images else "not known"),
+        ("captions", "encoded in each step" if measured.captions is None else f"{measured.captions:,}"),
         ("device", measured.device),
         ("precision", measured.precision),
         ("generator, trained parameters", f"{measured.generator_parameters:,}"),
@@ -156,7 +156,7 @@ def _show_dry_run(measured: DryRun) -> None:
         ("peak memory", f"{measured.memory_mib / 1024:.1f} GiB"),
         ("one checkpoint on disk", f"{measured.checkpoint_mib / 1024:.2f} GiB"),
         ("steps", f"{measured.steps:,}"),
-        ("epochs", f"{measured.epochs:,.1f}"),
+        ("epochs", "not known" if measured.epochs is None else f"{measured.epochs:,.1f}"),
         ("time per step", f"{measured.seconds_per_step:.3g} s"),
         ("time to encode the captions, once", console.duration(measured.seconds_for_text)),
         ("time in all", console.duration(measured.seconds)),

@@ -44,7 +44,11 @@ class Batch(NamedTuple):
     """Images and, for each, one of its captions where it has any."""
 
     images: Tensor  # (B,3,S,S) float32 in [-1,1].
-    captions: Tensor  # (B,) int64, rows of `text_vectors` and positions in `CaptionedImages.captions`; -1: none.
+    captions: Tensor | tuple[str, ...]
+    """(B,) int64, rows of `text_vectors` and positions in `CaptionedImages.captions`; -1: none.
+
+    Of a stream, the captions themselves; "": none.
+    """
 
 
 class CaptionedImages:
@@ -97,20 +101,13 @@ class CaptionedImages:
         epoch, place = divmod(position, len(self))
         index = int(_epoch_order(self.seed, epoch, len(self))[place])
         random = np.random.default_rng([self.seed, _SAMPLE, position])
-        image = self._read(index)
-        left = int(random.integers(image.width - self.image_size, endpoint=True))
-        upper = int(random.integers(image.height - self.image_size, endpoint=True))
-        image = self._crop(image, left, upper)
-        if self.info.flip and random.random() < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = random_view(self._read(index), self.image_size, self.info.flip, random)
         first, end = self._first_caption[index : index + 2]
-        return from_image(image), int(random.integers(first, end)) if first < end else -1
+        return image, int(random.integers(first, end)) if first < end else -1
 
     def centre_crop(self, index: int) -> Tensor:
         """Return image `index` (3,S,S) in [-1,1], as everything that is not training sees it."""
-        image = self._read(index)
-        left, upper = ((length - self.image_size) // 2 for length in image.size)
-        return from_image(self._crop(image, left, upper))
+        return centre_view(self._read(index), self.image_size)
 
     def _read(self, index: int) -> Image.Image:
         file = self.entries[index].file
@@ -120,8 +117,21 @@ class CaptionedImages:
             raise DataError(f"{file}: {error}. Remove {self.path} and prepare it again.") from error
         return resize_shorter_side(image, stored_side(self.image_size))
 
-    def _crop(self, image: Image.Image, left: int, upper: int) -> Image.Image:
-        return image.crop((left, upper, left + self.image_size, upper + self.image_size))
+
+def random_view(image: Image.Image, side: int, flip: bool, random: np.random.Generator) -> Tensor:
+    """A random square of `side` pixels of `image`, mirrored or not, as a tensor (3,side,side) in [-1,1]."""
+    left = int(random.integers(image.width - side, endpoint=True))
+    upper = int(random.integers(image.height - side, endpoint=True))
+    image = _crop(image, left, upper, side)
+    if flip and random.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return from_image(image)
+
+
+def centre_view(image: Image.Image, side: int) -> Tensor:
+    """The square of `side` pixels in the middle of `image`, as a tensor (3,side,side) in [-1,1]."""
+    left, upper = ((length - side) // 2 for length in image.size)
+    return from_image(_crop(image, left, upper, side))
 
 
 def training_batches(
@@ -147,9 +157,9 @@ def training_batches(
             for first in itertools.count(start, batch_size)
         ),
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=as_it_is,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_parent,
+        worker_init_fn=leave_signals_to_parent,
         generator=torch.Generator(),  # The loader draws a number; not from the generator that everybody shares.
     )
 
@@ -160,8 +170,7 @@ def training_batches(
             yield batch
 
     batches = generate()
-    atexit.register(_close, weakref.ref(batches))  # Before multiprocessing, at exit, waits for the workers to end.
-    return batches
+    return closed_at_exit(batches)
 
 
 def text_vectors(
@@ -262,15 +271,25 @@ class _TrainingStream(Dataset[Batch]):
         return Batch(torch.stack(images), torch.tensor(captions))
 
 
-def _as_it_is(batch: Any) -> Any:
+def _crop(image: Image.Image, left: int, upper: int, side: int) -> Image.Image:
+    return image.crop((left, upper, left + side, upper + side))
+
+
+def as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _leave_signals_to_parent(_worker: int) -> None:
+def leave_signals_to_parent(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def closed_at_exit(batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
+    """`batches`, closed before multiprocessing waits, at exit, for the workers to end."""
+    atexit.register(_close, weakref.ref(batches))
+    return batches
 
 
 def _close(generator: weakref.ref[Generator[Batch, None, None]]) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from ratlip_cli.data.caption_length import long_captions
 from ratlip_cli.data.layout import INFO, DatasetInfo, Json, Problem, Record, is_dataset, read_dataset
 from ratlip_cli.data.parallel import processes
-from ratlip_cli.data.request import PrepareRequest, missing_dataset
+from ratlip_cli.data.request import PrepareRequest, is_stream, missing_dataset, stream_name
 from ratlip_cli.data.sources import celeba_tiny, cub, demo, own_images, oxford
 from ratlip_cli.data.writer import existing, write_dataset
 from ratlip_cli.errors import DataError, UsageError
@@ -101,6 +101,11 @@ def resolve_dataset(
         return _completed(_large_enough(out, name_or_path, image_size), split, progress)
     if (gone := _made_from(path, data_dir)) is not None:
         return _large_enough(gone, str(gone), image_size)
+    if is_stream(name_or_path):
+        raise UsageError(
+            f"{name_or_path} is read as it streams, which training alone does: make a folder of it by `ratlip "
+            "prepare`, and give its name."
+        )
     only = None
     if name_or_path in demo.DATASETS:
         _check_split(name_or_path, split, demo.splits(name_or_path))
@@ -237,6 +242,8 @@ def _source(request: PrepareRequest) -> _Source:
         return _rendered(request) if kind == rendered else _official(request)
     if path.exists():
         return _own(request)
+    if is_stream(name):
+        return _streamed(request)
     raise missing_dataset(name, request.data_dir)
 
 
@@ -261,6 +268,35 @@ def _own(request: PrepareRequest) -> _Source:
         return state, own_images.count(path, options), own_images.records(path, options), passed_over
 
     return _Source(own_folder(path, request.data_dir), info, material, path)
+
+
+def _streamed(request: PrepareRequest) -> _Source:
+    from ratlip_cli.data.stream import StreamedImages, records  # imports torch
+
+    name = request.dataset
+    if request.image_root is not None or request.caption is not None:
+        raise UsageError(f"--image-root and --caption are for folders and tables, not for {name}.")
+    fraction = own_images.Options.test_fraction if request.test_fraction is None else request.test_fraction
+    options = own_images.Options(
+        request.caption_column, fraction, request.seed, keep_uncaptioned=request.keep_uncaptioned
+    )
+    size = IMAGE_SIZE if request.image_size is None else request.image_size
+    stream = StreamedImages(
+        name, size, caption_column=request.caption_column or "", needs_captions=not request.keep_uncaptioned
+    )
+    info = DatasetInfo(
+        name=stream_name(name),
+        source=name if "://" in name else str(Path(name).resolve()),
+        licence=own_images.LICENCE,
+        options=options.stated(),
+        split_rule=f"{fraction:g} of the images are test, by name (seed {request.seed})",
+        image_size=size,
+    )
+
+    def material(progress: Progress, before: DatasetInfo | None) -> _Material:
+        return {"shards": stream.fingerprint}, len(stream) or None, records(stream, options.rank, fraction), ()
+
+    return _Source(request.data_dir / info.name, info, material)
 
 
 def _state(path: Path, options: own_images.Options, before: DatasetInfo | None = None) -> Mapping[str, str]:

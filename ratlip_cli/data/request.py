@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,40 @@ _INFO = "dataset.json"  # `layout.INFO`; that module imports Pillow.
 
 OPTIONS = "Options"
 _option = functools.partial(setting, group=OPTIONS)
+
+
+HUB = "hf://"
+"""How the name of a data set of the Hub begins, which is read as it streams."""
+
+
+STREAMED = (".tar", ".tar.gz", ".tgz", ".parquet")
+"""How the files end that can be read so."""
+
+
+def is_stream(name: str) -> bool:
+    """Whether a dataset is read as it streams: an address, a pattern of files, or a folder that img2dataset wrote."""
+    path = Path(name)
+    if path.exists():
+        return path.is_dir() and not (path / _INFO).exists() and any(path.glob("*_stats.json"))
+    return "://" in name or re.search(rf"[*{{].*({'|'.join(map(re.escape, STREAMED))})$", name.lower()) is not None
+
+
+def stream_name(name: str) -> str:
+    """What a stream is called in the name of a run: the last part of its address that is no pattern."""
+    if name.startswith(HUB):
+        return name.removeprefix(HUB).split("@")[0].split("/")[1]
+    plain = [part for part in Path(name).resolve().parts if not re.search(r"[*{:]", part)]
+    return plain[-1] if plain else "stream"
+
+
+def expanded(pattern: str) -> list[str]:
+    """The names that a pattern stands for: {00000..01242} counts, and {a,b} names each."""
+    found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if found is None:
+        return [pattern]
+    first, last, names = found.groups()
+    parts = names.split(",") if names else [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
+    return [name for part in parts for name in expanded(pattern[: found.start()] + part + pattern[found.end() :])]
 
 
 @dataclass(frozen=True)
@@ -66,10 +101,10 @@ def check_dataset_name(name: str, data_dir: Path) -> None:
     """Raise UsageError or DataError for a dataset that cannot be: so it is told before anything is loaded.
 
     It can be where it is known, prepared under this name or from this path, or a path that is there; whether it is
-    whole shows when it is opened.
+    whole shows when it is opened. So it is with one that is read as it streams.
     """
     path = Path(name)
-    if name in DATASETS or path.exists() or (data_dir / name / _INFO).is_file():
+    if is_stream(name) or name in DATASETS or path.exists() or (data_dir / name / _INFO).is_file():
         return
     if str(path.resolve()) not in _sources(data_dir):
         raise missing_dataset(name, data_dir)

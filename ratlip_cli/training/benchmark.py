@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -12,15 +14,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ratlip_cli.data.dataset import Batch
+from ratlip_cli.data.dataset import Batch, CaptionedImages, training_batches
 from ratlip_cli.data.prepare import OFFICIAL
+from ratlip_cli.data.stream import StreamReader
 from ratlip_cli.device import peak_memory_mib
 from ratlip_cli.fast import onednn
 from ratlip_cli.fast.onednn import fixed_linear
 from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.progress import silent
 from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.summary import gflop_per_image, summarise
 from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.start import open_dataset
 from ratlip_cli.training.trainer import DTYPES, Trainer
 from ratlip_cli.weights.clip_files import clip_architecture
 from ratlip_cli.weights.model_folder import Model, clip_spec
@@ -50,6 +55,16 @@ class TrainingSpeed:
     gflop_per_step: float
     share_of_matrix_rate: float
     epoch_minutes: dict[str, float]  # How long one pass over each dataset takes, without reading its images.
+
+
+@dataclass(frozen=True)
+class LoadingSpeed:
+    """How fast the images of a dataset are read, decoded, resized and cropped, without a model."""
+
+    dataset: str
+    loader_images_per_second: float
+    batch_size: int
+    workers: int
 
 
 @dataclass(frozen=True)
@@ -109,6 +124,26 @@ def measure_training(
     gflop = counter.flops / 1e9
     minutes = {name: dataset.counts["train"] / count * step / 60 for name, dataset in OFFICIAL.items()}
     return TrainingSpeed(1 / step, count, gflop, gflop / step / matrix_rate, minutes)
+
+
+def measure_loading(settings: TrainSettings) -> LoadingSpeed:
+    """Read the training images of the settings as a run would, after a first batch of each worker, and drop them.
+
+    Raises what opening the dataset does.
+    """
+    dataset = open_dataset(settings, silent)
+    if isinstance(dataset, CaptionedImages):
+        batches = training_batches(dataset, settings.batch_size, 0, settings.workers)
+    else:
+        batches = StreamReader(dataset, settings.batch_size, settings.workers).batches()
+    with contextlib.closing(batches):
+        for _ in itertools.islice(batches, 3 * max(settings.workers, 1)):  # what workers read ahead is not counted
+            pass
+        started, images = time.perf_counter(), 0
+        while time.perf_counter() - started < SHORTEST_SECONDS or images == 0:
+            images += len(next(batches).images)
+        seconds_taken = time.perf_counter() - started
+    return LoadingSpeed(settings.dataset, images / seconds_taken, settings.batch_size, settings.workers)
 
 
 class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ratlip_cli.data.dataset import training_batches
+from ratlip_cli.data.dataset import CaptionedImages, training_batches
+from ratlip_cli.data.stream import StreamReader
 from ratlip_cli.device import peak_memory_mib, resolve_device
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.summary import count_parameters
@@ -27,14 +28,14 @@ class DryRun:
 
     dataset: str  # Folder of the dataset.
     images: int  # Training images.
-    captions: int  # Their captions.
+    captions: int | None  # Their captions; None for a stream, of which they are encoded in each step.
     device: str  # Where it would train.
     precision: str  # In which arithmetic.
     generator_parameters: int  # Trained parameters of the generator.
     discriminator_parameters: int  # Trained parameters of the discriminator.
     clip_parameters: int  # Frozen parameters of the CLIP.
     steps: int  # Steps in all.
-    epochs: float  # The same in passes over the training images.
+    epochs: float | None  # The same in passes over the training images; None for a stream of unknown length.
     seconds_per_step: float  # Median of the steps measured.
     seconds_for_text: float  # Once, to encode all captions, where that was not done before.
     seconds: float  # In all, without samples and checkpoints.
@@ -50,36 +51,41 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
     device = resolve_device(settings.device)
     check_beginning(settings)
     dataset, clip = open_inputs(settings, device, progress)
-    first = settings.family.rows(clip, ["a caption"])
-    rows = torch.zeros(len(dataset.captions) + 1, *first.shape[1:], dtype=first.dtype)  # the last one for no caption
+    rows, all_captions = None, list[str]()
+    if isinstance(dataset, CaptionedImages):
+        all_captions = dataset.captions
+        first = settings.family.rows(clip, ["a caption"])
+        rows = torch.zeros(len(all_captions) + 1, *first.shape[1:], dtype=first.dtype)  # the last one for no caption
+        batches = training_batches(dataset, settings.batch_size, 0, settings.workers)
+    else:
+        batches = StreamReader(dataset, settings.batch_size, settings.workers).batches()
     trainer = Trainer(settings, clip, rows, len(dataset), device)
-    batches = training_batches(dataset, settings.batch_size, 0, settings.workers)
     step_seconds, text_seconds = [], []
     with contextlib.closing(batches):
         for batch in itertools.islice(batches, 1 + MEASURED_STEPS):
             started = time.perf_counter()
-            captions = [index for index in batch.captions.tolist() if index >= 0]
+            captions = [] if isinstance(batch.captions, tuple) else [at for at in batch.captions.tolist() if at >= 0]
             if captions:
-                trainer.rows[captions] = settings.family.rows(clip, [dataset.captions[index] for index in captions])
+                trainer.rows[captions] = settings.family.rows(clip, [all_captions[index] for index in captions])
             encoded = time.perf_counter()
             trainer.train_step(batch)
             step_seconds.append(time.perf_counter() - encoded)
             text_seconds.append((encoded - started) / max(1, len(captions)))
     seconds_per_step = statistics.median(step_seconds[1:])
-    seconds_for_text = statistics.median(text_seconds[1:]) * len(dataset.captions)
+    seconds_for_text = statistics.median(text_seconds[1:]) * len(all_captions)
     steps = settings.total_steps(len(dataset))
     generator, discriminator = count_parameters(trainer.generator), count_parameters(trainer.discriminator)
     return DryRun(
-        dataset=str(dataset.path),
+        dataset=str(dataset.path) if isinstance(dataset, CaptionedImages) else dataset.source,
         images=len(dataset),
-        captions=len(dataset.captions),
+        captions=len(all_captions) if isinstance(dataset, CaptionedImages) else None,
         device=str(device),
         precision=trainer.precision,
         generator_parameters=generator,
         discriminator_parameters=discriminator,
         clip_parameters=count_parameters(clip),
         steps=steps,
-        epochs=steps * settings.batch_size / len(dataset),
+        epochs=steps * settings.batch_size / len(dataset) if len(dataset) else None,
         seconds_per_step=seconds_per_step,
         seconds_for_text=seconds_for_text,
         seconds=steps * seconds_per_step + seconds_for_text,

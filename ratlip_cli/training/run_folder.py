@@ -26,6 +26,7 @@ from PIL import Image
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from ratlip_cli.data.layout import LONGEST_NAME
+from ratlip_cli.data.request import is_stream, stream_name
 from ratlip_cli.errors import RatlipError, TrainingError
 from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import locked, remove_partials, whole_file, write_text, writing
@@ -149,9 +150,13 @@ def truncate_metrics(path: Path, steps_done: int) -> None:
     os.truncate(path, whole)
 
 
+def _dataset_name(dataset: str) -> str:
+    return stream_name(dataset) if is_stream(dataset) else Path(dataset).resolve().name
+
+
 def _made_next(settings: TrainSettings) -> Path:
     """Make runs/DATASET-VARIANT-N, N being one more than the largest there is, or the next that can be made."""
-    name = os.fsencode(Path(settings.dataset).resolve().name)[:LONGEST_NAME].decode(errors="ignore")
+    name = os.fsencode(_dataset_name(settings.dataset))[:LONGEST_NAME].decode(errors="ignore")
     stem = f"{name}-{settings.variant}"
     taken = [re.fullmatch(rf"{re.escape(stem)}-([0-9]+)", path.name) for path in RUNS.iterdir()]
     number = max((int(match[1]) for match in taken if match), default=0) + 1

@@ -6,17 +6,19 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ratlip_cli.data.dataset import CaptionedImages, training_batches
+from ratlip_cli.data.dataset import Batch, CaptionedImages, training_batches
 from ratlip_cli.data.layout import read_split
+from ratlip_cli.data.stream import StreamedImages, StreamReader
 from ratlip_cli.device import peak_memory_mib
 from ratlip_cli.errors import Interrupted, TrainingError, one_line
 from ratlip_cli.evaluation.run import Evaluation
@@ -50,7 +52,7 @@ class TrainingSession:
     """One run: opened with `start.open_session`, and advanced by iterating over `run`."""
 
     settings: TrainSettings
-    dataset: CaptionedImages  # The training split.
+    dataset: CaptionedImages | StreamedImages  # The training split.
     trainer: Trainer
     identity: Identity  # What its checkpoints belong to.
     folder: RunFolder
@@ -63,6 +65,8 @@ class TrainingSession:
         self._unlogged: StepRecord | None = None
         self._memory = 0.0  # The most that a process had before this step.
         self._saved_every = (self.settings.save_every, self.settings.keep_every)
+        self._reader: StreamReader | None = None
+        self._position: dict[str, Any] = {}
         self.total_steps = self.settings.total_steps(
             len(self.dataset), self.trainer.steps_done, self.trainer.images_seen
         )
@@ -89,7 +93,7 @@ class TrainingSession:
 
         Raises:
             TrainingError: ten steps in a row were not finite, or the GPU's memory is full.
-            DataError: an image cannot be read.
+            DataError: an image cannot be read, or too many of a stream.
             RatlipError: the run folder cannot be written; the last checkpoint is still there.
         """
         limit = parse_duration(self.settings.max_time) if self.settings.max_time else math.inf
@@ -102,15 +106,15 @@ class TrainingSession:
             over, self._memory = world.largest(is_over(), peak_memory_mib(self.trainer.device))
             return bool(over)
 
-        start = self.trainer.images_seen
-        pin_memory = self.trainer.device.type == "cuda"
         settings, world = self.settings, self.trainer.world
-        rows = world.rows(settings.batch_size, *settings.shares)
-        batches = training_batches(self.dataset, settings.batch_size, start, settings.workers, pin_memory, rows)
+        batches = self._batches()
         try:
             while not self.finished and not is_over_for_all():
                 record = self.trainer.train_step(next(batches))
+                self._note_position()
                 record = replace(record, memory_mib=max(record.memory_mib, self._memory))
+                if any(map(self._due, self._saved_every)):
+                    self._share_position()
                 if world.is_first:
                     record = self._written(record, is_over)
                 if any(self._due(every) for every in (settings.eval_every, settings.sample_every, *self._saved_every)):
@@ -118,6 +122,7 @@ class TrainingSession:
                 yield record
                 if self.trainer.not_finite_in_a_row == PATIENCE:
                     raise TrainingError(self._diverged())
+            self._share_position()
             self.save()
             world.wait()
         except BaseException as reason:
@@ -141,6 +146,30 @@ class TrainingSession:
         if any(map(self._due, self._saved_every)):
             self.save()
         return record
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        """This process's rows of the batches that come next."""
+        settings, trainer = self.settings, self.trainer
+        pin_memory, world = trainer.device.type == "cuda", trainer.world
+        rows = world.rows(settings.batch_size, *settings.shares)
+        if isinstance(self.dataset, CaptionedImages):
+            start = trainer.images_seen
+            return training_batches(self.dataset, settings.batch_size, start, settings.workers, pin_memory, rows)
+        self._reader = StreamReader(
+            self.dataset, len(rows), settings.workers, world.rank, world.size, trainer.stream, pin_memory
+        )
+        self._note_position()
+        return self._reader.batches()
+
+    def _note_position(self) -> None:
+        """Remember where a stream is: after the last whole step."""
+        if self._reader is not None:
+            self._position = self._reader.position()
+
+    def _share_position(self) -> None:
+        """Let the trainer know, for the next checkpoint, where all processes are in a stream; each must come here."""
+        if self._reader is not None:
+            self.trainer.stream = self.trainer.world.gather(self._position)
 
     def save(self) -> None:
         """Write a checkpoint and the model folder's weights, unless this step is saved already.
@@ -166,6 +195,8 @@ class TrainingSession:
             try:
                 if self._unlogged is not None:
                     self.folder.log(self._unlogged)
+                if self.trainer.world.size == 1:  # others may have ended: what they shared last stays
+                    self._share_position()
                 self.save()
             except Exception as error:
                 _log.warning("step %d could not be saved: %s", self.trainer.steps_done, one_line(error))
@@ -233,21 +264,26 @@ class TrainingSession:
         )
 
 
-def sample_prompts(dataset: CaptionedImages) -> list[str]:
+def sample_prompts(dataset: CaptionedImages | StreamedImages) -> list[str]:
     """The first captions of images spread over the test split, or over the training split where there is no other.
 
-    Images without captions are passed over.
+    Images without captions are passed over. Of a stream, the captions that come first in it.
     """
+    if isinstance(dataset, StreamedImages):
+        return dataset.first_captions(SAMPLE_ROWS)
     entries = [entry for entry in read_split(dataset.path, _split_to_sample(dataset)) if entry.captions]
     return [entries[index].captions[0] for index in _spread(len(entries))]
 
 
-def _sample_images(dataset: CaptionedImages) -> tuple[list[str], Tensor]:
+def _sample_images(dataset: CaptionedImages | StreamedImages) -> tuple[list[str], Tensor]:
     """In place of prompts, images (n,3,S,S) of the same split, and what stands over each and what is made of it."""
-    held = CaptionedImages(dataset.path, _split_to_sample(dataset), dataset.image_size)
-    numbers = _spread(len(held))
-    told = [f"{held.entries[number].file.name}, then images of its CLIP vector" for number in numbers]
-    return told, torch.stack([held.centre_crop(number) for number in numbers])
+    if isinstance(dataset, StreamedImages):
+        shown = dataset.first_images(SAMPLE_ROWS)
+    else:
+        held = CaptionedImages(dataset.path, _split_to_sample(dataset), dataset.image_size)
+        shown = [(held.entries[number].file.name, held.centre_crop(number)) for number in _spread(len(held))]
+    told = [f"{name}, then images of its CLIP vector" for name, _ in shown]
+    return told, torch.stack([image for _, image in shown])
 
 
 def _split_to_sample(dataset: CaptionedImages) -> str:

@@ -75,10 +75,24 @@ class TrainSettings:
     """The settings of one training run; the defaults are the paper's where the paper gives a value."""
 
     dataset: str = _data(
-        "", "Prepared dataset to learn from, by name or by folder.", metavar="NAME|FOLDER", names="dataset"
+        "",
+        "What to learn from: a prepared dataset by name or folder, or a stream, such as 'x/{000..099}.tar' or hf://owner/x.",
+        metavar="NAME|FOLDER|STREAM",
+        names="dataset",
     )
     data_dir: str = _data(
         "data", "Folder that holds prepared datasets by name.", metavar="FOLDER", envvar="RATLIP_DATA", free=True
+    )
+    split: str = _data("train", "Streams of the Hub: the split.", advanced=True)
+    caption_column: str = _data("", "Streams: column, or key in .json, of the captions; the usual ones if left out.")
+    shuffle_buffer: int = _data(
+        1000, "Streams: images that a worker keeps, undecoded, to put them in a random order.", advanced=True
+    )
+    max_failed: float = _data(
+        0.1, "Streams: share of the images, and of the shards, that may be broken.", advanced=True, free=True
+    )
+    stream_images: int = _data(
+        0, "Streams: how many images there are, to count epochs; 0 where the source says it.", advanced=True, free=True
     )
     variant: str = _model("ratlip", "Model to train.", choices=FAMILIES, architecture=True)
     clip: str = _model(
@@ -207,11 +221,12 @@ class TrainSettings:
         check_device(self.device)
         if (self.epochs is None) == (self.steps is None):
             raise UsageError("give either epochs or steps, not both.")
-        for name in ("epochs", "steps", "batch_size", "grad_accum", "keep", "save_every", "eval_captions"):
+        positive = ("batch_size", "grad_accum", "keep", "save_every", "eval_captions", "shuffle_buffer")
+        for name in ("epochs", "steps", *positive):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1.")
-        for name in ("workers", "seed", "sample_every", "eval_every", "keep_every"):
+        for name in ("workers", "seed", "sample_every", "eval_every", "keep_every", "stream_images"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative.")
         weights = ("similarity_weight", "diversity_weight", "penalty_weight")
@@ -219,7 +234,7 @@ class TrainSettings:
             weight = getattr(self, name)
             if weight is not None and not (weight >= 0 and math.isfinite(weight)):
                 raise UsageError(f"{name} is {weight}; it must be a number from 0.")
-        for name in ("decay_from", "final_lr"):
+        for name in ("decay_from", "final_lr", "max_failed"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
         for name in ("lr_g", "lr_d", "penalty_power"):

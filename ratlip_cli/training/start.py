@@ -15,7 +15,9 @@ from ratlip_cli import __version__, processes
 from ratlip_cli.data.dataset import CaptionedImages, cut_captions, text_vectors
 from ratlip_cli.data.of_run import note_dataset
 from ratlip_cli.data.prepare import resolve_dataset
-from ratlip_cli.distributed import World, join, own_device
+from ratlip_cli.data.request import is_stream
+from ratlip_cli.data.stream import StreamedImages
+from ratlip_cli.distributed import World, join, own_device, world
 from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.family import Family
 from ratlip_cli.model.clip import FrozenCLIP
@@ -70,19 +72,14 @@ def open_session(
     start = find_start(settings) if settings.init_from and not settings.resume else None
     before = settings_of_run(settings.resumed_run) if settings.resumed_run else settings
     dataset, clip = world.in_turn(lambda: open_inputs(settings, device, progress))
-    world.agree("inputs", {"dataset": dataset.fingerprint, "CLIP": clip.fingerprint})
+    inputs = {"dataset": dataset.fingerprint, "CLIP": clip.fingerprint}
+    if isinstance(dataset, StreamedImages):
+        inputs["workers"] = str(settings.workers)  # among which its shards are dealt
+    world.agree("inputs", inputs)
     run, checkpoint = _where_all_start(settings, len(dataset), tell, world)
     if run is None and settings.out and Path(settings.out).exists():
         raise already_there(Path(settings.out))
-    if dataset.captions:
-        tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
-    if dataset.uncaptioned:
-        tell(f"{dataset.uncaptioned:,} of {len(dataset):,} images have no caption: CLIP's vectors of them stand in")
-    left_out = sum("it has no caption" in problem.reason for problem in dataset.info.left_out)
-    if left_out and not settings.needs_captions:
-        tell(f"{left_out:,} more were left out for want of a caption; prepare them again with --keep-uncaptioned")
-    if (cut := cut_captions(clip, dataset.captions)) is not None:
-        tell(cut)
+    _tell_data(settings, dataset, clip, tell)
     rows = world.in_turn(lambda: _rows(settings, dataset, clip))
     trainer = Trainer(settings, clip, rows, len(dataset), device)
     identity = Identity(settings.architecture, clip.fingerprint, dataset.fingerprint)
@@ -93,13 +90,14 @@ def open_session(
         tell(start_from(start or find_start(settings), trainer))
     config = model_config(*settings.configs(), clip, training=_record(settings, dataset), features=_features(settings))
     validation = None
-    if settings.eval_every and world.is_first:
+    if settings.eval_every and world.is_first and isinstance(dataset, CaptionedImages):
         model = Model("the run", Path(), config, trainer.ema, clip, fingerprint="")
         validation = Validation(settings, dataset, model)
     world.wait()  # until all have read what the first one writes over
     folder = RunFolder(run) if run is not None else _made_by_first(settings, world)
     if world.is_first:
         folder.open(settings, trainer.steps_done)
+    if world.is_first and isinstance(dataset, CaptionedImages):
         note_dataset(folder.path, dataset.path, dataset.fingerprint)
     branches_off = run is None and checkpoint is not None
     saved_step = 0 if branches_off else trainer.steps_done
@@ -142,12 +140,33 @@ def _where_all_start(
     return found[0] if found else (run and Path(run), checkpoint and read_checkpoint(Path(checkpoint)))
 
 
-def _rows(settings: TrainSettings, dataset: CaptionedImages, clip: FrozenCLIP) -> Tensor:
+def _tell_data(
+    settings: TrainSettings, dataset: CaptionedImages | StreamedImages, clip: FrozenCLIP, tell: Callable[[str], None]
+) -> None:
+    if isinstance(dataset, StreamedImages):
+        count = f"{len(dataset):,}" if len(dataset) else "an unknown number of"
+        too = "" if settings.needs_captions else ", and images without one are taken too"
+        tell(f"a stream of {len(dataset.shards):,} shards, {count} images; captions are encoded as they come{too}")
+        return
+    if dataset.captions:
+        tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
+    if dataset.uncaptioned:
+        tell(f"{dataset.uncaptioned:,} of {len(dataset):,} images have no caption: CLIP's vectors of them stand in")
+    left_out = sum("it has no caption" in problem.reason for problem in dataset.info.left_out)
+    if left_out and not settings.needs_captions:
+        tell(f"{left_out:,} more were left out for want of a caption; prepare them again with --keep-uncaptioned")
+    if (cut := cut_captions(clip, dataset.captions)) is not None:
+        tell(cut)
+
+
+def _rows(settings: TrainSettings, dataset: CaptionedImages | StreamedImages, clip: FrozenCLIP) -> Tensor | None:
     """What training keeps of every caption (captions,...); text vectors are kept beside the data too.
 
-    Where images have no caption, a row of zeros comes last.
+    Where images have no caption, a row of zeros comes last. Of a stream nothing is kept.
     """
     family = settings.family
+    if isinstance(dataset, StreamedImages):
+        return None
     if type(family).rows is Family.rows:
         none = torch.zeros(1 if dataset.uncaptioned else 0, clip.geometry.embed_dim)
         return torch.cat((text_vectors(dataset, clip), none)) if dataset.captions else none
@@ -156,7 +175,7 @@ def _rows(settings: TrainSettings, dataset: CaptionedImages, clip: FrozenCLIP) -
     return torch.cat([family.rows(clip, captions).cpu() for captions in batches])
 
 
-def _record(settings: TrainSettings, dataset: CaptionedImages) -> dict[str, Any]:
+def _record(settings: TrainSettings, dataset: CaptionedImages | StreamedImages) -> dict[str, Any]:
     """What config.json says of the training, for records and for the model card."""
     info = dataset.info
     return {
@@ -167,7 +186,7 @@ def _record(settings: TrainSettings, dataset: CaptionedImages) -> dict[str, Any]
             "source": info.source,
             "licence": info.licence,
             "images": len(dataset),
-            "captions": len(dataset.captions) or "none",
+            **({"captions": len(dataset.captions) or "none"} if isinstance(dataset, CaptionedImages) else {}),
         },
         "prompts": sample_prompts(dataset),
         "settings": settings.recorded,
@@ -183,21 +202,56 @@ def _features(settings: TrainSettings) -> str:
 
 def open_inputs(
     settings: TrainSettings, device: torch.device, progress: Progress
-) -> tuple[CaptionedImages, FrozenCLIP]:
+) -> tuple[CaptionedImages | StreamedImages, FrozenCLIP]:
     """The training split, prepared first where it was not before, and the CLIP, which may have to be downloaded."""
     clip = _kept_clip(settings)
     check_clip(clip)  # a misspelled one is told before data are prepared
-    folder = kept_dataset(settings) or resolve_dataset(
+    dataset = open_dataset(settings, progress)
+    if settings.needs_captions and isinstance(dataset, CaptionedImages):
+        dataset.check_captioned("train on images alone: --variant lafite --language-free")
+    return dataset, load_clip(clip, device)
+
+
+def open_dataset(settings: TrainSettings, progress: Progress) -> CaptionedImages | StreamedImages:
+    """The training split, prepared first where it was not before, or the stream."""
+    kept = kept_dataset(settings)
+    if kept is None and is_stream(settings.dataset):
+        return _stream(settings)
+    folder = kept or resolve_dataset(
         settings.dataset,
         Path(settings.data_dir),
         settings.image_size,
         progress=progress,
         keep_uncaptioned=not settings.needs_captions,
     )
-    dataset = CaptionedImages(folder, "train", settings.image_size, settings.seed)
-    if settings.needs_captions:
-        dataset.check_captioned("train on images alone: --variant lafite --language-free")
-    return dataset, load_clip(clip, device)
+    return CaptionedImages(folder, "train", settings.image_size, settings.seed)
+
+
+def _stream(settings: TrainSettings) -> StreamedImages:
+    """The stream of the settings. Raises UsageError for what no stream can do."""
+    if settings.eval_every:
+        raise UsageError(
+            "eval_every needs a test split, and a stream has none: leave it out, and score checkpoints on a prepared "
+            "set by `ratlip evaluate --dataset`."
+        )
+    stream = StreamedImages(
+        settings.dataset,
+        settings.image_size,
+        settings.seed,
+        split=settings.split,
+        caption_column=settings.caption_column,
+        buffer=settings.shuffle_buffer,
+        max_failed=settings.max_failed,
+        images=settings.stream_images,
+        needs_captions=settings.needs_captions,
+    )
+    stream.lanes(settings.workers, world().size)  # told before a run is begun
+    if settings.epochs and not len(stream):
+        raise UsageError(
+            f"epochs cannot be counted: nothing says how many images {settings.dataset} has. Say it by "
+            "--stream-images, or give --steps."
+        )
+    return stream
 
 
 def _kept_clip(settings: TrainSettings) -> str:

@@ -43,7 +43,7 @@ class StepRecord:
     """What one step did."""
 
     step: int  # Steps done, this one counted.
-    epoch: float  # Passes over the training images, this step counted.
+    epoch: float | None  # Passes over the training images, this step counted; None for a stream of unknown length.
     logs: Mapping[str, float | None]  # What the objective measured, means over the batch; None where not finite.
     lr_g: float  # Learning rate of the generator.
     lr_d: float  # Learning rate of the discriminator.
@@ -65,17 +65,18 @@ class Trainer:
         settings: what decides the run.
         clip: the frozen CLIP, on `device`.
         rows: what `Family.rows` made of the captions of the training split, and a row of zeros where images have none:
-            a batch's captions index them.
-        images: number of training images, to count epochs.
+            a batch's captions index them. None for a stream, whose batches bring their captions.
+        images: number of training images, to count epochs; 0 where it is not known.
         device: where to compute.
     """
 
     def __init__(
-        self, settings: TrainSettings, clip: FrozenCLIP, rows: Tensor, images: int, device: torch.device
+        self, settings: TrainSettings, clip: FrozenCLIP, rows: Tensor | None, images: int, device: torch.device
     ) -> None:
         self.settings = settings
         self.clip = clip
-        self.rows = rows.to(device)
+        self.rows = (torch.empty(0) if rows is None else rows).to(device)
+        self.stream: list[dict[str, Any]] = []  # Where a stream is: `StreamReader.position` of every process.
         self.images = images
         self.device = device
         self.steps_done = 0
@@ -235,7 +236,7 @@ class Trainer:
         settings, step = self.settings, self.steps_done
         rows = self.world.rows(settings.batch_size, *settings.shares)
         with torch.no_grad():
-            text = settings.family.condition(self.clip, self.rows[batch.captions.to(self.device)])
+            text = settings.family.condition(self.clip, self._rows_of(batch))
             wrong = self.objective.mismatched(self.world.whole(text, *settings.shares))[rows]
         noise = step_noise(settings.seed, step, settings.batch_size, settings.noise_dim)[rows]
         tensors = (batch.images.to(self.device, non_blocking=True), text, wrong, noise.to(self.device))
@@ -252,6 +253,17 @@ class Trainer:
             MicroBatch(images, text, wrong, noise, self.objective.fake_text(text), own)
             for (images, text, wrong, noise), own in zip(split, draws, strict=True)
         ]
+
+    def _rows_of(self, batch: Batch) -> Tensor:
+        if not isinstance(batch.captions, tuple):
+            return self.rows[batch.captions.to(self.device)]
+        captioned = [number for number, caption in enumerate(batch.captions) if caption]
+        if len(captioned) == len(batch.captions):
+            return self.settings.family.rows(self.clip, batch.captions)
+        rows = torch.zeros(len(batch.captions), self.clip.geometry.embed_dim, device=self.device)
+        if captioned:
+            rows[captioned] = self.settings.family.rows(self.clip, [batch.captions[number] for number in captioned])
+        return rows
 
     def _autocast(self) -> torch.autocast:
         dtype = DTYPES[self.precision]
@@ -277,7 +289,7 @@ class Trainer:
         batch_size = self.settings.batch_size
         return StepRecord(
             step=self.steps_done,
-            epoch=self.images_seen / self.images,
+            epoch=self.images_seen / self.images if self.images else None,
             logs=logs,
             lr_g=self.optimizer_g.param_groups[0]["lr"],
             lr_d=self.optimizer_d.param_groups[0]["lr"],
@@ -294,6 +306,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "objective": self.objective.state(),
             "not_finite_in_a_row": self.not_finite_in_a_row,
+            "stream": self.stream,
         }
 
     def load_state(self, state: dict[str, Any], steps_done: int, images_seen: int) -> None:
@@ -306,6 +319,7 @@ class Trainer:
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.objective.load_state(state.get("objective", {}))
+        self.stream = state.get("stream", [])
         self.not_finite_in_a_row = state["not_finite_in_a_row"]
         self.steps_done, self.images_seen = steps_done, images_seen
 

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from ratlip_cli.data.layout import Problem
 from ratlip_cli.data.sources import tables
@@ -34,19 +34,29 @@ def rows(file: Path, caption_column: str | None = None) -> Iterator[Row | Proble
         import pyarrow.parquet
     except ImportError:
         raise RatlipError(f"{file} is Parquet, which needs pyarrow: `pip install pyarrow`.") from None
-    number, folder = 0, _folder(file.stem)
+    number = 0
     try:
-        with pyarrow.parquet.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(batch_size=_AT_ONCE):
-                for cells in batch.to_pylist():
-                    yield _row(cells, folder, f"{number:06d}", file.name, caption_column)
-                    number += 1
+        for row in streamed(file, file, caption_column):
+            yield row
+            number += 1
     except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
         if number == 0:
             raise DataError(
                 f"{file} cannot be read as Parquet: {one_line(error).rstrip('.')}. Get it again."
             ) from error
         yield Problem(f"{file.name}, from row {number}", f"damaged: {one_line(error)}")
+
+
+def streamed(opened: IO[bytes] | Path, file: Path, caption_column: str | None = None) -> Iterator[Row | Problem]:
+    """Yield the rows of `opened`, which is called `file`, as `rows` does; what pyarrow raises comes through."""
+    import pyarrow.parquet
+
+    number, folder = 0, _folder(file.stem)
+    with pyarrow.parquet.ParquetFile(opened) as table:
+        for batch in table.iter_batches(batch_size=_AT_ONCE):
+            for cells in batch.to_pylist():
+                yield _row(cells, folder, f"{number:06d}", file.name, caption_column)
+                number += 1
 
 
 def _folder(stem: str) -> str:

@@ -8,12 +8,13 @@
 from __future__ import annotations
 
 import re
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple, cast
 
 from ratlip_cli.data import images
-from ratlip_cli.data.archives import ArchiveError, Member, members
+from ratlip_cli.data.archives import LARGEST_MEMBER, ArchiveError, Member, members
 from ratlip_cli.data.layout import Problem
 from ratlip_cli.data.sources.tables import Row, json_object, row_of
 from ratlip_cli.data.sources.texts import decoded
@@ -50,6 +51,63 @@ def samples(shard: Path, caption_column: str | None = None) -> Iterator[Row | Pr
         else:
             used.add(image.name)
             yield _sample(image, sample_of.get(image.name, _Texts()))
+
+
+def streamed(opened: IO[bytes], caption_column: str | None = None) -> Iterator[Row | Problem]:
+    """Yield what `samples` does of a shard that is read once, from its beginning to its end.
+
+    The files of a sample must follow one another, as WebDataset and img2dataset write them. Raises tarfile.TarError, or
+    what reading `opened` raises, after the samples before, where the shard is damaged or cut short.
+    """
+    key, found = "", list[Member]()
+    for member in _regular_files(opened):
+        if isinstance(member, Problem):
+            yield member
+        elif _IMAGES.search(member.name) or _TEXTS.search(member.name):
+            if found and _key(member.name) != key:
+                yield from _together(found, caption_column)
+                found = []
+            key = _key(member.name)
+            found.append(member)
+    if found:
+        yield from _together(found, caption_column)
+
+
+def _together(files: list[Member], asked: str | None) -> Iterator[Row | Problem]:
+    """The images among the files of one name: the first gets the captions, another one those of its own name."""
+    pictures = [member for member in files if _IMAGES.search(member.name)]
+    texts = [member for member in files if _TEXTS.search(member.name)]
+    if not pictures:
+        yield Problem(_key(files[0].name), "it has no image")
+    for number, image in enumerate(pictures):
+        stem = _IMAGES.sub("", image.name)
+        own = [text for text in texts if _TEXTS.sub("", text.name) in (stem, image.name)]
+        shared = [] if number else texts
+        yield _sample(image, _texts(own or shared, asked))
+
+
+def _regular_files(opened: IO[bytes]) -> Iterator[Member | Problem]:
+    """The files of a tar in their order; a Problem for each that is too large."""
+    ended = False
+
+    class Header(tarfile.TarInfo):
+        """Notes what tarfile passes over in silence: an archive without its end, cut short or with a damaged header."""
+
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
+            nonlocal ended
+            ended = ended or (len(buf) == tarfile.BLOCKSIZE and not any(buf))
+            return super().frombuf(buf, encoding, errors)
+
+    with tarfile.open(fileobj=opened, mode="r|*", tarinfo=Header) as archive:
+        for member in archive:
+            archive.members.clear()  # type: ignore[attr-defined]  # It would keep them all.
+            if member.isreg() and member.size > LARGEST_MEMBER:
+                yield Problem(member.name, f"larger than {LARGEST_MEMBER // 2**20} MiB")
+            elif member.isreg():
+                yield Member(member.name, cast(IO[bytes], archive.extractfile(member)).read())
+    if not ended:
+        raise tarfile.ReadError("cut short or damaged: it has no end")
 
 
 class _Texts(NamedTuple):
