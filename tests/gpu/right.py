@@ -37,6 +37,7 @@ from ratlip_cli import fast
 from ratlip_cli.families import family_of
 from ratlip_cli.fast import Swap, swaps_for
 from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.model.config import VARIANTS
 from ratlip_cli.model.losses import (
     clip_similarity,
     discriminator_loss,
