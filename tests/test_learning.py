@@ -120,4 +120,5 @@ def test_the_right_image_for_the_right_caption(tmp_path: Path, variant: str) -> 
             images = trainer.ema(noise.expand(len(real), -1), trainer.rows, trainer.clip)
         distances = (images[:, None] - real[None]).square().mean(dim=(2, 3, 4))  # each drawn image to each real one
         right += int((distances.argmin(dim=1) == torch.arange(len(real))).sum())
-    assert right >= 0.9 * NOISES * len(real), f"{right} of {NOISES * len(real)} are nearest to their caption's image"
+    enough = {"ratlip": 0.9, "dfgan": 0.75}[variant]  # an eighth is right by chance
+    assert right >= enough * NOISES * len(real), f"{right} of {NOISES * len(real)} are nearest to their caption's image"
