@@ -65,7 +65,7 @@ def clip_that_tells_words_apart(folder: Path) -> None:
 
 LEARNERS = {
     "ratlip": {"generator_channels": 16, "discriminator_channels": 32, "hidden_size": 16, "steps": 1500},
-    "dfgan": {"generator_channels": 8, "discriminator_channels": 8, "steps": 900, "similarity_weight": 0.0},
+    "dfgan": {"generator_channels": 8, "discriminator_channels": 8, "steps": 1500, "similarity_weight": 0.0},
 }
 """Settings with which a variant has learnt it for some time when the run ends."""
 
@@ -120,5 +120,4 @@ def test_the_right_image_for_the_right_caption(tmp_path: Path, variant: str) -> 
             images = trainer.ema(noise.expand(len(real), -1), trainer.rows, trainer.clip)
         distances = (images[:, None] - real[None]).square().mean(dim=(2, 3, 4))  # each drawn image to each real one
         right += int((distances.argmin(dim=1) == torch.arange(len(real))).sum())
-    enough = {"ratlip": 0.9, "dfgan": 0.75}[variant]  # an eighth is right by chance
-    assert right >= enough * NOISES * len(real), f"{right} of {NOISES * len(real)} are nearest to their caption's image"
+    assert right >= 0.9 * NOISES * len(real), f"{right} of {NOISES * len(real)} are nearest to their caption's image"
