@@ -49,7 +49,7 @@ def prepare(
 
     ratlip prepare toys --caption "a photo of {folder}"
 
-    ratlip prepare my-pictures --keep-uncaptioned
+    ratlip prepare my-images --keep-uncaptioned
 
     ratlip prepare data/my-images --check
     """

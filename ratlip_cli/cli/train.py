@@ -55,7 +55,7 @@ def train(
 
     ratlip train cub --resume auto --variant galip --max-time 8h
 
-    ratlip train my-pictures --variant lafite --language-free
+    ratlip train my-images --variant lafite --language-free
     """
     console.set_up(quiet)
     check_model_name(str(typed["init_from"]) if "init_from" in typed else None)
