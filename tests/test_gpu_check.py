@@ -122,7 +122,7 @@ def test_a_spoiled_value_is_found_and_named(
         return 1.001 * fused(c, vectors)
 
     monkeypatch.setattr(affines, "fused", spoiled)
-    monkeypatch.setattr(right, "FAMILIES", ["ratlip"])
+    monkeypatch.setattr(right, "VARIANTS", ["ratlip"])
     for work in (
         "references",
         "twenty_steps",

@@ -65,7 +65,7 @@ def clip_that_tells_words_apart(folder: Path) -> None:
 
 LEARNERS = {
     "ratlip": {"generator_channels": 16, "discriminator_channels": 32, "hidden_size": 16, "steps": 1500},
-    "dfgan": {"generator_channels": 8, "discriminator_channels": 8, "steps": 900, "similarity_weight": 0.0},
+    "dfgan": {"generator_channels": 8, "discriminator_channels": 8, "steps": 1500, "similarity_weight": 0.0},
 }
 """Settings with which a variant has learnt it for some time when the run ends."""
 

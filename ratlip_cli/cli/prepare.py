@@ -50,7 +50,7 @@ def prepare(
 
     ratlip prepare toys --caption "a photo of {folder}"
 
-    ratlip prepare my-pictures --keep-uncaptioned
+    ratlip prepare my-images --keep-uncaptioned
 
     ratlip prepare 'cc3m/{00000..00331}.tar' --caption-column caption
 

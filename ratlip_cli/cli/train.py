@@ -58,7 +58,7 @@ def train(
 
     ratlip train cub --resume auto --variant galip --max-time 8h
 
-    ratlip train my-pictures --variant lafite --language-free
+    ratlip train my-images --variant lafite --language-free
 
     ratlip train cub --devices all
     """

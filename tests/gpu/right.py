@@ -34,9 +34,10 @@ from report import Context
 from torch import Tensor, nn
 
 from ratlip_cli import fast
-from ratlip_cli.families import FAMILIES, family_of
+from ratlip_cli.families import family_of
 from ratlip_cli.fast import Swap, swaps_for
 from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.model.config import VARIANTS
 from ratlip_cli.model.losses import (
     clip_similarity,
     discriminator_loss,
@@ -116,7 +117,7 @@ def run(context: Context) -> None:
 
 def small_variants(context: Context) -> None:
     """Each variant on a tiny CLIP: float64 to many digits, and the objective in every precision."""
-    for variant in FAMILIES:
+    for variant in VARIANTS:
         networks, given = networks_of(variant, True), given_of(True)
         expected = written_out(placed(networks, torch.device("cpu"), torch.float64), given)
         actual = written_out(placed(networks, context.device, torch.float64, usable(context.device)), given)
@@ -136,7 +137,7 @@ def swaps_alone(context: Context) -> None:
 
 def full_variants(context: Context) -> None:
     """Each variant on ViT-B/32 with random weights, in the precisions that training has."""
-    for variant in ["ratlip"] if context.tiny else FAMILIES:  # the tiny ones were compared already
+    for variant in ["ratlip"] if context.tiny else VARIANTS:  # the tiny ones were compared already
         networks, given = networks_of(variant, context.tiny), given_of(context.tiny)
         expected = written_out(placed(networks, torch.device("cpu")), given)
         of_product(context, f"{variant}, full size", networks, given, DTYPES, expected)
