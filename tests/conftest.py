@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.weights.clip_files import save_clip
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for the programs that they start too
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # where a script runs the tests in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs that they start would inherit it

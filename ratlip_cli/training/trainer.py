@@ -234,13 +234,14 @@ class Trainer:
     def _micro_batches(self, batch: Batch) -> list[MicroBatch]:
         """The batch, or this process's rows of it, in equal micro-batches; each image meets another one's caption."""
         settings, step = self.settings, self.steps_done
-        rows = self.world.rows(settings.batch_size, *settings.shares)
+        whole = len(batch.images) * self.world.size
+        rows = self.world.rows(whole, *settings.shares)
         with torch.no_grad():
             text = settings.family.condition(self.clip, self._rows_of(batch))
             wrong = self.objective.mismatched(self.world.whole(text, *settings.shares))[rows]
-        noise = step_noise(settings.seed, step, settings.batch_size, settings.noise_dim)[rows]
+        noise = step_noise(settings.seed, step, whole, settings.noise_dim)[rows]
         tensors = (batch.images.to(self.device, non_blocking=True), text, wrong, noise.to(self.device))
-        drawn = self.objective.draws(settings.batch_size, _generator(settings.seed, step, _OF_OBJECTIVE))
+        drawn = self.objective.draws(whole, _generator(settings.seed, step, _OF_OBJECTIVE))
         drawn = {name: tensor[rows] for name, tensor in drawn.items()}
         count = len(rows)
         size = count // settings.grad_accum
