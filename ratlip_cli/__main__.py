@@ -1,8 +1,12 @@
 """Entry point of the ``ratlip`` command and of ``python -m ratlip_cli``."""
 
+import gc
 import signal
 
 from ratlip_cli.cli import signals, waiting
+
+_IMPORTED = 500_000
+"""Objects; `import torch` and a model make 350,000."""
 
 
 def main() -> None:
@@ -10,10 +14,26 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     waiting.wait_briefly()
+    _collect_later()
     with signals.raising():
         from ratlip_cli.cli import app
 
-        app.main()
+        try:
+            app.main()
+        finally:
+            gc.freeze()  # Python then ends without looking through all that it holds
+
+
+def _collect_later() -> None:
+    """Let the garbage collector wait until the modules are imported, whose objects stay; from then on it is as ever."""
+    usual = gc.get_threshold()
+
+    def begin(phase: str, info: dict[str, int]) -> None:
+        gc.callbacks.remove(begin)
+        gc.set_threshold(*usual)
+
+    gc.callbacks.append(begin)
+    gc.set_threshold(_IMPORTED, *usual[1:])
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import ftfy
 import torch
 from torch import Tensor
 
 from ratlip_cli.errors import WeightsError
-from ratlip_cli.tokenizer import Tokenizer
+from ratlip_cli.tokenizer import Tokenizer, without_accidents
 
 DEFAULT_CONTEXT = 77
 """Tokens of a caption that OpenAI's CLIPs read, start and end included."""
@@ -28,12 +27,12 @@ class CLIPTokenizer:
 
     def __call__(self, captions: Sequence[str], context_length: int | None = None) -> Tensor:
         """Token ids (B,context_length), filled up with zeros; longer captions are cut."""
-        repaired = [ftfy.fix_text(caption) for caption in captions]
+        repaired = [without_accidents(caption) for caption in captions]
         return torch.from_numpy(_tokenizer()(repaired, context_length or self.context_length))
 
     def words(self, caption: str) -> Iterator[tuple[str, list[int]]]:
         """The words of a caption, in lower case and in their order, and the token ids of each."""
-        return _tokenizer().words(ftfy.fix_text(caption))
+        return _tokenizer().words(without_accidents(caption))
 
     def token(self, number: int) -> str:
         """The token of an id; that of a word's end ends in `tokenizer.END`."""

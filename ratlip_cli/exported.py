@@ -23,7 +23,7 @@ from ratlip_cli.json_files import from_json, read_json
 from ratlip_cli.noise import noise_vectors
 from ratlip_cli.samples import overlong_prompt, unknown_words
 from ratlip_cli.setting import EXPORT_FILE
-from ratlip_cli.tokenizer import Tokenizer
+from ratlip_cli.tokenizer import Tokenizer, without_accidents
 from ratlip_cli.tokenizer import unknown_words as words_outside
 
 MERGES_FILE = "merges.txt"
@@ -111,7 +111,7 @@ class ExportedModel:
 
     def about(self, prompt: str) -> list[str]:
         """See `samples.ImageModel`."""
-        repaired, settings = _repaired(prompt), self.settings
+        repaired, settings = without_accidents(prompt), self.settings
         lines = []
         if self._tokenizer([repaired], settings.context_length + 1)[0, -1]:
             lines.append(overlong_prompt(settings.context_length))
@@ -122,7 +122,7 @@ class ExportedModel:
 
     def encoded(self, prompt: str) -> Floats:
         """The text vector (1,d) of a prompt."""
-        return self.encode_tokens(self._tokenizer([_repaired(prompt)]))
+        return self.encode_tokens(self._tokenizer([without_accidents(prompt)]))
 
     def images(self, noise: Floats, encoded: Sequence[Floats]) -> tuple[list[Image.Image], Sequence[float | None]]:
         """See `samples.ImageModel`."""
@@ -252,15 +252,6 @@ def _load_openvino(path: Path, threads: int, workers: int) -> tuple[Graph, str |
 
     fingerprint = model.get_rt_info(["fingerprint"]).astype(str) if model.has_rt_info(["fingerprint"]) else None
     return graph, fingerprint, model.input(0).partial_shape[-1].get_max_length()
-
-
-def _repaired(prompt: str) -> str:
-    """A prompt as CLIP's tokenizer takes it, without accidents of encoding."""
-    if prompt.isascii() and prompt.isprintable() and "&" not in prompt:
-        return prompt  # to import ftfy takes a tenth of the start
-    import ftfy
-
-    return ftfy.fix_text(prompt)
 
 
 def _to_images(images: Floats) -> list[Image.Image]:

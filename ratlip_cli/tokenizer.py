@@ -1,6 +1,6 @@
 """CLIP's byte-pair encoding (Radford et al. 2021) on the standard library and numpy.
 
-It gives the ids of open_clip's tokenizer, but for texts with encoding accidents, which that one repairs with ftfy.
+It gives the ids of open_clip's tokenizer of texts that are `without_accidents`.
 """
 
 from __future__ import annotations
@@ -86,6 +86,15 @@ class Tokenizer:
                 tokens = joined
             self._known[word] = tuple(tokens)
         return self._known[word]
+
+
+def without_accidents(text: str) -> str:
+    """A text as CLIP's tokenizer takes it: accidents of encoding, which plain ASCII cannot have, are repaired."""
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text  # without the time that importing ftfy takes
+    import ftfy
+
+    return ftfy.fix_text(text)
 
 
 def unknown_words(words: Iterable[tuple[str, list[int]]], vocabulary: Iterable[int]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -14,12 +13,13 @@ from ratlip_cli.fast.attention import spatial_affine
 from ratlip_cli.fast.chunks import CACHE_BYTES
 from ratlip_cli.fast.clip import in_bf16
 from ratlip_cli.fast.onednn import PackedConv
-from ratlip_cli.fast.swaps import Swap, swap_generator
+from ratlip_cli.fast.swaps import Swap, sharing_copy, swap_generator
 from ratlip_cli.fast.upsampling import UpsamplingConv
 from ratlip_cli.fast.workers import spread
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.model.shuffle_attention import SAConv, ShuffleAttention
+from ratlip_cli.planned import planned
 
 BATCH_SIZE = 16  # Images at a time where nobody says how many.
 CHUNK = 8  # Images of a small model that one thread makes at once where nobody says how many: always so many.
@@ -119,8 +119,7 @@ def derived(generator: Generator, swaps: frozenset[Swap], precision: str = "fp32
     with the precision bf16 those of image-G but for the last are bfloat16, and all else float32, as small errors in
     what is read from the noise and the text show in the image. All other weights are shared with `generator`.
     """
-    shared = {id(tensor): tensor for tensor in (*generator.parameters(), *generator.buffers())}
-    sampling = copy.deepcopy(generator, shared).eval()
+    sampling: Generator = sharing_copy(generator).eval()
     if Swap.FOLDED not in swaps:
         swap_generator(sampling, swaps)
         return sampling
@@ -269,11 +268,13 @@ def _doubling(conv: object) -> DoublingConv:
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> UpsamplingConv:
-    """norm(conv(x)) as one convolution: its weights divided by sigma, and moved by -mu/sigma."""
+    """norm(conv(x)) as one convolution: its weights divided by sigma, and moved by -mu/sigma, each rounded once."""
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("this BatchNorm has no running statistics")
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    folded = UpsamplingConv(conv.in_channels, conv.out_channels, 3, padding=1).requires_grad_(False)
-    folded.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
-    folded.bias = nn.Parameter(norm.bias - norm.running_mean * scale, requires_grad=False)
+    scale = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
+    bias = norm.bias - norm.running_mean * scale
+    with planned():
+        folded = UpsamplingConv(conv.in_channels, conv.out_channels, 3, padding=1)
+    folded.weight = nn.Parameter((conv.weight * scale[:, None, None, None]).to(conv.weight), requires_grad=False)
+    folded.bias = nn.Parameter(bias.to(conv.weight), requires_grad=False)
     return folded

@@ -6,6 +6,7 @@ import copy
 import functools
 from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import nn
@@ -92,8 +93,7 @@ def swap_generator(generator: nn.Module, swaps: frozenset[Swap]) -> nn.Module:
 
 def for_export(generator: nn.Module) -> nn.Module:
     """A generator to export, which convolves small images where it can; `generator` stays and shares its weights."""
-    shared = {id(tensor): tensor for tensor in (*generator.parameters(), *generator.buffers())}
-    exported = swap_generator(copy.deepcopy(generator, shared), frozenset({Swap.UPSAMPLING}))
+    exported = swap_generator(sharing_copy(generator), frozenset({Swap.UPSAMPLING}))
     _swap(exported, {FastGBlock: ExportedGBlock})
     return exported
 
@@ -114,6 +114,17 @@ def swap_clip(clip: FrozenCLIP, swaps: frozenset[Swap]) -> None:
         _swap(transformer, {QuickGELU: FastQuickGELU})
     if Swap.CLIP_PATCHES in swaps and type(clip) is FrozenCLIP:
         clip.__class__ = FastCLIP
+
+
+def sharing_copy(module: nn.Module) -> Any:
+    """A copy of a module and of those in it, with the tensors of the original."""
+    copied = copy.copy(module)
+    vars(copied).update(
+        _parameters=dict(module._parameters),
+        _buffers=dict(module._buffers),
+        _modules={name: None if part is None else sharing_copy(part) for name, part in module._modules.items()},
+    )
+    return copied
 
 
 def _swap(network: nn.Module, classes: Mapping[type[nn.Module], type[nn.Module]]) -> None:
