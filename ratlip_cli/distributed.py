@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import os
 import re
 import socket
@@ -28,7 +27,9 @@ BUCKET = 2**24  # Numbers that are exchanged at once.
 
 _LONGEST_WORK = datetime.timedelta(hours=24)
 """How long all wait for what one does: preparing data, scoring a model. Nobody waits for one that has ended."""
-_ANSWER_SECONDS = 1.5
+ANSWER_SECONDS = 600.0
+"""How long an exchange waits for a process where no setting says it."""
+_LOST_SECONDS = 1.5
 """How long those that lost another one wait for each other to say so; who has not said so then is missing."""
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -97,8 +98,8 @@ class World:
         """What `say` returns in the first process, which alone calls it. `about` is its name, each used once."""
         return say()
 
-    def agree(self, about: str, values: Mapping[str, Any]) -> None:
-        """Raise UsageError where a process has another value than the first one. `about` is a name, each used once."""
+    def agree(self, values: Mapping[str, Any]) -> None:
+        """Raise UsageError where a process has another value of one of these names than the first one."""
 
     def leave(self) -> None:
         """Part from the other processes, when all work is done."""
@@ -199,28 +200,17 @@ class Group(World):
 
     def said(self, about: str, say: Callable[[], str]) -> str:
         with self._together():
-            if self.is_first:
-                self._store.set(about, say())
-            return str(self._store.get(about).decode())
+            return processes.said(about, say)
 
-    def agree(self, about: str, values: Mapping[str, Any]) -> None:
-        own = json.dumps(values)
-        with self._together():
-            self._store.set(f"{about} of {self.rank}", own)
-
-        def compared() -> str:
-            for rank in range(1, self.size):
-                theirs = json.loads(self._store.get(f"{about} of {rank}"))
-                for name, value in json.loads(own).items():
-                    if theirs.get(name) != value:
-                        return (
-                            f"{self._name(rank)} has {name} {theirs.get(name)}, and the first one {value}: start all "
-                            "with the same settings, data and versions."
-                        )
-            return ""
-
-        if problem := self.said(about, compared):
-            raise UsageError(problem)
+    def agree(self, values: Mapping[str, Any]) -> None:
+        first, *others = self.gather(dict(values))
+        for rank, theirs in enumerate(others, 1):
+            for name, value in first.items():
+                if theirs.get(name) != value:
+                    raise UsageError(
+                        f"{self._name(rank)} has {name} {theirs.get(name)}, and the first one {value}: start all "
+                        "with the same settings, data and versions."
+                    )
 
     def leave(self) -> None:
         self._dist.destroy_process_group()
@@ -248,7 +238,7 @@ class Group(World):
             self._dist.destroy_process_group()  # so that no other one goes on waiting for this one
         try:
             self._store.set(f"{self.rank} has lost another", "")
-            deadline = time.monotonic() + _ANSWER_SECONDS
+            deadline = time.monotonic() + _LOST_SECONDS
             missing = list(range(self.size))
             while missing and time.monotonic() < deadline:
                 time.sleep(0.05)

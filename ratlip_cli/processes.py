@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Callable
 from typing import Any
 
 from ratlip_cli.errors import DistributedError, first_line
@@ -21,9 +22,26 @@ def rank() -> int:
     return int(os.environ["RANK"]) if are_several() else 0
 
 
+def size() -> int:
+    """How many processes work together, 1 alone."""
+    return int(os.environ["WORLD_SIZE"]) if are_several() else 1
+
+
 def local_rank() -> int:
     """Which of this machine's processes this is, 0 alone."""
     return int(os.environ.get("LOCAL_RANK", "0")) if are_several() else 0
+
+
+def begin() -> bool:
+    """Whether this process speaks for all; where it is one of several, before torch is imported."""
+    if are_several():
+        silence_torch()
+    return rank() == 0
+
+
+def go_alone() -> None:
+    """Let this process do what several do not share."""
+    os.environ["WORLD_SIZE"] = "1"
 
 
 def is_restart() -> bool:
@@ -62,6 +80,13 @@ def store(seconds: float = 600) -> Any:
     # torchrun keeps one for all attempts, and with it the words of those that failed.
     _store.append(dist.PrefixStore(f"ratlip/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", found))
     return _store[0]
+
+
+def said(about: str, say: Callable[[], str]) -> str:
+    """What `say` returns in the first process, which alone calls it. `about` is its name, each used once."""
+    if rank() == 0:
+        store().set(about, say())
+    return str(store().get(about).decode())
 
 
 _store: list[Any] = []

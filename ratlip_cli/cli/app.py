@@ -49,13 +49,23 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+SHARED = ("train", "generate", "evaluate")
+"""Commands that several processes share out; the others are for one."""
+
+
 @app.callback()
 def _ratlip(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     console.set_up()
+    if processes.are_several() and context.invoked_subcommand not in SHARED:
+        if processes.rank() > 0:
+            raise typer.Exit
+        console.note(f"{context.invoked_subcommand} works in one process: the others have nothing to do")
+        processes.go_alone()
 
 
 def main() -> None:

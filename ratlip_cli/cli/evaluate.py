@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ratlip_cli import processes
 from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Json, Quiet, check_model_name, check_new, check_there, with_options
 from ratlip_cli.data.request import check_dataset_name
@@ -57,7 +58,8 @@ def evaluate(
 
     ratlip evaluate --images their-images --reference real-images --fid --kid --precision-recall
     """
-    console.set_up(quiet)
+    is_first = processes.begin()  # of several processes the first one speaks
+    console.set_up(quiet or not is_first)
     limits = {"--max-fid": max_fid, "--min-clip-score": min_clip_score}
     set_limits = {option: limit for option, limit in limits.items() if limit is not None}
     for option, limit in set_limits.items():
@@ -82,17 +84,21 @@ def evaluate(
         check_dataset_name(str(request.dataset), request.data_dir)
 
     from ratlip_cli.device import keep_freed_memory
+    from ratlip_cli.distributed import world
     from ratlip_cli.evaluation import run
     from ratlip_cli.files import write_text
 
     keep_freed_memory()
     with console.bars() as progress:
         evaluation = run.evaluate(request, progress)
+    world().leave()
     checks, missed = _checks(evaluation, set_limits)
     content = evaluation.record() | {"thresholds": checks}
-    if out is not None:
+    if is_first and out is not None:
         write_text(out, console.as_json(content) + "\n")
-    if json:
+    if not is_first:
+        pass
+    elif json:
         console.result_json(content)
     else:
         _show(evaluation)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import json as json_module
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ratlip_cli import processes
 from ratlip_cli.cli import console, signals
 from ratlip_cli.cli.options import (
     ADVANCED,
@@ -23,10 +27,13 @@ from ratlip_cli.generation import FORMATS, check_request, parse_indices
 from ratlip_cli.setting import check_export, is_export
 
 if TYPE_CHECKING:
-    from ratlip_cli.samples import ImageModel
+    from ratlip_cli.outputs import ImageFolder
+    from ratlip_cli.samples import ImageModel, Sample
 
 GRID_IMAGES = 256
 """At most so many images go into the grid."""
+WRITTEN_TOGETHER = 32
+"""Images that each of several processes writes before they are told of."""
 
 
 def generate(
@@ -75,8 +82,9 @@ def generate(
 
     echo "a yellow flower" | ratlip generate - --best-of 4 --format webp
     """
-    console.set_up(quiet)
-    texts = console.read_prompts(prompts or [], prompts_file)
+    is_first = processes.begin()  # of several processes the first one speaks
+    console.set_up(quiet or not is_first)
+    texts = _read_prompts(prompts or [], prompts_file)
     chosen = None if indices is None else parse_indices(indices)
     check_request(texts, count, seed, truncation, best_of, batch_size, chosen)
     check_model_name(model)
@@ -92,14 +100,17 @@ def generate(
     records = []
     kept = f"Images that are finished are kept in {out}."
     with signals.keeping(kept), console.progress("generate", total) as advance:
-        for image in samples.generate(loaded, texts, count, seed, truncation, best_of, batch_size, chosen):
-            path = folder.save(image)
-            if not json:
+        at_once = None if processes.are_several() else batch_size
+        made = samples.generate(loaded, texts, count, seed, truncation, best_of, at_once, chosen)
+        for path, image in _saved(folder, made):
+            if is_first and not json:
                 console.result(path)
             if grid and len(images) < GRID_IMAGES:
                 images.append(image)
             records.append({"path": str(path), **image.record()})
             advance()
+    if not is_first:
+        return
     grid_path = folder.save_grid(images) if grid else None
     if grid and len(records) > GRID_IMAGES:
         console.note(f"the grid shows the first {GRID_IMAGES} of {len(records)} images")
@@ -117,23 +128,74 @@ def generate(
         console.result(grid_path)
 
 
+def _read_prompts(prompts: list[str], file: Path | None) -> list[str]:
+    """The prompts; those of stdin are read by the first of several processes."""
+    if not processes.are_several() or "-" not in (*prompts, str(file)):
+        return console.read_prompts(prompts, file)
+    texts: list[str] = json_module.loads(
+        processes.said("prompts", lambda: json_module.dumps(console.read_prompts(prompts, file)))
+    )
+    return texts
+
+
+def _saved(folder: ImageFolder, images: Iterator[Sample]) -> Iterator[tuple[Path, Sample]]:
+    """Yield each image with its file when that is written; of several processes each writes every so many."""
+    if not processes.are_several():
+        for image in images:
+            yield folder.save(image), image
+        return
+    from ratlip_cli.distributed import world
+
+    folder.first = int(processes.said("number of the first prompt", lambda: str(folder.first)))
+    while together := list(itertools.islice(images, WRITTEN_TOGETHER * processes.size())):
+        for image in together[processes.rank() :: processes.size()]:
+            folder.write(image)
+        world().wait()
+        for image in together:
+            if world().is_first:
+                folder.note(image)
+            yield folder.path_of(image), image
+    world().leave()
+
+
 def _load(model: str | None, device: str, precision: str, batch_size: int | None, wanted: int) -> ImageModel:
     """Load the model, without torch where it is an exported one; so many images are wanted of it."""
     if model is not None and is_export(model):
         from ratlip_cli.exported import ExportedModel
 
         check_export(device, precision)
-        exported = ExportedModel(Path(model), wanted, batch_size)
+        exported = ExportedModel(Path(model), -(-wanted // processes.size()), batch_size)
         console.note(f"model {model} ({exported.fingerprint}, {exported.settings.format}) on cpu")
         if not exported.has_similarity:
             console.note(f"{model} has no image encoder, so images get no clip_similarity; export it again for that")
-        return exported
-    from ratlip_cli.device import keep_freed_memory, resolve_device
+        return _shared(exported, "cpu", batch_size)
+    from ratlip_cli.device import keep_freed_memory
+    from ratlip_cli.distributed import ANSWER_SECONDS, join, own_device
     from ratlip_cli.sampling import TorchModel
     from ratlip_cli.weights.load import default_model, load_model
 
     keep_freed_memory()
-    target = resolve_device(device)
-    loaded = load_model(model or default_model(), target).in_precision(precision)
-    console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target} in {loaded.precision}")
-    return TorchModel(loaded, batch_size)
+    target = own_device(device)
+    group, name = join(target, ANSWER_SECONDS), model or default_model()
+    loaded = group.in_turn(lambda: load_model(name, target)).in_precision(precision)
+    console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target} in {loaded.precision}{_in_all()}")
+    return _shared(TorchModel(loaded, batch_size), device, batch_size)
+
+
+def _in_all() -> str:
+    return f", in {processes.size()} processes" if processes.are_several() else ""
+
+
+def _shared(model: ImageModel, device: str, batch_size: int | None) -> ImageModel:
+    """The model; one whose images all processes make where there are several."""
+    if not processes.are_several():
+        return model
+    import torch
+
+    from ratlip_cli import __version__
+    from ratlip_cli.distributed import ANSWER_SECONDS, join, own_device
+    from ratlip_cli.sampling import SharedModel
+
+    group = join(own_device(device), ANSWER_SECONDS)
+    group.agree({"ratlip": __version__, "torch": torch.__version__, "model": model.fingerprint})
+    return SharedModel(model, group, batch_size)

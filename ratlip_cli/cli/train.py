@@ -62,14 +62,13 @@ def train(
 
     ratlip train cub --devices all
     """
-    if processes.are_several():
-        processes.silence_torch()
-    is_first = processes.rank() == 0  # of several processes the first one speaks
+    is_first = processes.begin()  # of several processes the first one speaks
     console.set_up(quiet or not is_first)
     check_model_name(str(typed["init_from"]) if "init_from" in typed else None)
     settings = resolve_settings(typed, config)
     if print_config:
-        console.result_toml(settings.to_toml().rstrip())
+        if is_first:
+            console.result_toml(settings.to_toml().rstrip())
         return
     if not processes.is_restart():  # which goes on with the run that is there
         check_beginning(settings)

@@ -115,8 +115,10 @@ class TrainingSession:
                 record = replace(record, memory_mib=max(record.memory_mib, self._memory))
                 if any(map(self._due, self._saved_every)):
                     self._share_position()
+                self._unlogged = record
+                evaluation = self._evaluate(is_over) if self._due(settings.eval_every) else None
                 if world.is_first:
-                    record = self._written(record, is_over)
+                    record = self._written(record, evaluation)
                 if any(self._due(every) for every in (settings.eval_every, settings.sample_every, *self._saved_every)):
                     world.wait()
                 yield record
@@ -133,10 +135,8 @@ class TrainingSession:
             batches.close()
             self.folder.close()
 
-    def _written(self, record: StepRecord, is_over: Callable[[], bool]) -> StepRecord:
+    def _written(self, record: StepRecord, evaluation: Evaluation | None) -> StepRecord:
         """Write what is due after a step; the record with what was measured on the way."""
-        self._unlogged = record
-        evaluation = self._evaluate(is_over) if self._due(self.settings.eval_every) else None
         if self._due(self.settings.sample_every):
             record = self._sampled(record)
         self._unlogged = None
@@ -211,7 +211,9 @@ class TrainingSession:
     def _evaluate(self, is_over: Callable[[], bool]) -> Evaluation | None:
         if self.validation is None:
             return None
-        self.write_model()
+        if self.trainer.world.is_first:
+            self.write_model()
+        self.trainer.world.wait()
         evaluation = self.validation.evaluate(self.folder.model, is_over)
         if evaluation is not None:
             self.scores = {name: score.value for name, score in evaluation.metrics.items()}
