@@ -29,6 +29,7 @@ _LONGEST_WORK = datetime.timedelta(hours=24)
 """How long all wait for what one does: preparing data, scoring a model. Nobody waits for one that has ended."""
 ANSWER_SECONDS = 600.0
 """How long an exchange waits for a process where no setting says it."""
+_LATE = "see what its own output says; `ratlip train` waits longer by --dist-timeout."
 _LOST_SECONDS = 1.5
 """How long those that lost another one wait for each other to say so; who has not said so then is missing."""
 
@@ -324,18 +325,22 @@ def join(device: torch.device, seconds: float) -> World:
 
     Raises DistributedError, which names it, where a process does not come.
     """
-    if _joined or not processes.are_several():
-        return world()
+    if not _joined and processes.are_several():
+        _joined.append(_begun(device, seconds))
+    return world()
+
+
+def _begun(device: torch.device, seconds: float) -> Group:
     import torch.distributed
 
     dist: Any = torch.distributed
     store, rank, size = processes.store(seconds), processes.rank(), int(os.environ["WORLD_SIZE"])
     timeout = datetime.timedelta(seconds=seconds)
     store.set_timeout(timeout)
-    store.set(f"{rank} is here", "")
+    if missing := processes.missing(seconds):
+        who = f"process {', '.join(map(str, missing))} of {size}"
+        raise DistributedError(f"{who} did not come in {seconds:.0f} s; {_LATE}")
     try:
-        for other in range(size):
-            store.wait([f"{other} is here"], timeout)
         # NCCL wants a GPU for each process; else gloo carries what is on GPUs too.
         own_gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         backend = "nccl" if device.type == "cuda" and own_gpus else "gloo"
@@ -343,14 +348,8 @@ def join(device: torch.device, seconds: float) -> World:
             backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=timeout
         )
     except RuntimeError as error:
-        missing = [str(other) for other in range(size) if not store.check([f"{other} is here"])]
-        who = f"process {', '.join(missing)} of {size}" if missing else "a process"
-        raise DistributedError(
-            f"{who} did not come in {seconds:.0f} s ({first_line(error):.200}); see what its own output says, or give "
-            "it longer by --dist-timeout."
-        ) from error
-    _joined.append(Group())
-    return world()
+        raise DistributedError(f"a process did not come in {seconds:.0f} s ({first_line(error):.200}); {_LATE}") from error
+    return Group()
 
 
 def own_device(name: str) -> torch.device:

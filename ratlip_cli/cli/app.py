@@ -27,7 +27,7 @@ from ratlip_cli.cli.pull import pull
 from ratlip_cli.cli.push import push
 from ratlip_cli.cli.runs import runs
 from ratlip_cli.cli.train import train
-from ratlip_cli.errors import Interrupted, RatlipError
+from ratlip_cli.errors import DistributedError, Interrupted, RatlipError
 
 app = typer.Typer(
     name="ratlip",
@@ -84,6 +84,8 @@ def main() -> None:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends all where one has ended
             if not processes.are_several() or processes.speaks():
                 console.error(str(told))
+            if not isinstance(told, DistributedError):
+                processes.end()
             sys.exit(told.exit_code)
         finally:
             if lost := streams.lost_result():

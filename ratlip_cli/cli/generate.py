@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ratlip_cli import processes
+from ratlip_cli import __version__, processes
 from ratlip_cli.cli import console, signals
 from ratlip_cli.cli.options import (
     ADVANCED,
@@ -95,6 +95,11 @@ def generate(
     each = count if chosen is None else len(chosen)
     total = len(texts) * each
     loaded = _load(model, device, precision, batch_size, total * best_of)
+    if processes.are_several():
+        from ratlip_cli.distributed import world
+
+        asked = {"seed": seed, "indices or count": indices or count, "best_of": best_of, "truncation": truncation}
+        world().agree({**asked, "batch_size": batch_size, "format": image_format, "prompts": texts})
     folder = outputs.ImageFolder(out, image_format)
     images: list[samples.Sample] = []
     records = []
@@ -192,10 +197,10 @@ def _shared(model: ImageModel, device: str, batch_size: int | None) -> ImageMode
         return model
     import torch
 
-    from ratlip_cli import __version__
     from ratlip_cli.distributed import ANSWER_SECONDS, join, own_device
     from ratlip_cli.sampling import SharedModel
 
     group = join(own_device(device), ANSWER_SECONDS)
-    group.agree({"ratlip": __version__, "torch": torch.__version__, "model": model.fingerprint})
+    versions = {"ratlip": __version__, "torch": torch.__version__}
+    group.agree({**versions, "model": model.fingerprint, "precision": model.precision})
     return SharedModel(model, group, batch_size)

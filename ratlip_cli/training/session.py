@@ -67,6 +67,7 @@ class TrainingSession:
         self._saved_every = (self.settings.save_every, self.settings.keep_every)
         self._reader: StreamReader | None = None
         self._position: dict[str, Any] = {}
+        self._shared_at = -1  # The step after which all told where they are in a stream.
         self.total_steps = self.settings.total_steps(
             len(self.dataset), self.trainer.steps_done, self.trainer.images_seen
         )
@@ -123,6 +124,7 @@ class TrainingSession:
                     world.wait()
                 yield record
                 if self.trainer.not_finite_in_a_row == PATIENCE:
+                    self._share_position()
                     raise TrainingError(self._diverged())
             self._share_position()
             self.save()
@@ -170,6 +172,7 @@ class TrainingSession:
         """Let the trainer know, for the next checkpoint, where all processes are in a stream; each must come here."""
         if self._reader is not None:
             self.trainer.stream = self.trainer.world.gather(self._position)
+            self._shared_at = self.trainer.steps_done
 
     def save(self) -> None:
         """Write a checkpoint and the model folder's weights, unless this step is saved already.
@@ -191,11 +194,13 @@ class TrainingSession:
             return
         if not self.trainer.between_steps:
             _log.warning("the last step ended half-way: what is saved is step %d", self.saved_step)
+        elif self._reader is not None and self.trainer.world.size > 1 and self._shared_at != self.trainer.steps_done:
+            _log.warning("where the others were in the stream is not known: what is saved is step %d", self.saved_step)
         elif self._tried_to_save != self.trainer.steps_done:  # else `reason` is that it cannot be saved
             try:
                 if self._unlogged is not None:
                     self.folder.log(self._unlogged)
-                if self.trainer.world.size == 1:  # others may have ended: what they shared last stays
+                if self.trainer.world.size == 1:
                     self._share_position()
                 self.save()
             except Exception as error:
