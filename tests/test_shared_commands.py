@@ -135,11 +135,11 @@ def test_scores_of_several_processes_are_those_of_one(demo: Path, tmp_path: Path
 def test_folders_of_images_are_scored_in_several_processes(demo: Path, tiny_clip: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     assert ratlip("generate", *PROMPTS, "-n", 8, "--out", images, "--no-grid", "--device", "cpu").code == 0
-    given = ("evaluate", "--images", images, "--reference", demo / "test", "--features", "clip", "--fid")
+    given = ("evaluate", "--images", images, "--reference", demo / "test", "--resize", 64, "--features", "clip", "--fid")
     told = []
     for name in ("one", "two"):
         out = tmp_path / f"{name}.json"
-        arguments = (*given, "--clip", tiny_clip, "--device", "cpu", "--out", out)
+        arguments = (*given, "--score-clip", tiny_clip, "--device", "cpu", "--out", out)
         if name == "one":
             assert ratlip(*arguments).code == 0
             shutil.rmtree(demo / "test" / ".features")
@@ -183,8 +183,11 @@ def test_wrong_requests_of_several_processes_are_one_line(demo: Path, tmp_path: 
     ):
         code, out, err = in_processes(2, *given)
         assert (code, out) == (1, ""), err
-        assert err.count("rror:") + err.count("─ Error") == 1 or err.count("No such option") == 1, err
-        assert words in err
+        ours = err.partition("Traceback")[0]  # what torchrun says of it comes after
+        assert (ours.count("error: ") + ours.count("Usage: ")) == 1, err
+        assert words in ours
+    code, out, err = in_processes(2, "generate", "--help")
+    assert (code, err, out.count("Usage: ")) == (0, "", 1)
 
 
 @pytest.mark.slow

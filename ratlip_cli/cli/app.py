@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -73,7 +76,8 @@ def main() -> None:
     streams.set_up()
     with signals.raising():
         try:
-            app()
+            with _only_first_prints():
+                app()
         except (RatlipError, Interrupted, OSError, MemoryError, RuntimeError) as error:
             told = error if isinstance(error, RatlipError | Interrupted) else _in_one_line(error)
             if told is None:
@@ -90,6 +94,16 @@ def main() -> None:
         finally:
             if lost := streams.lost_result():
                 console.error(f"stdout: {lost}; the result that was to be shown there is not complete.")
+
+
+@contextlib.contextmanager
+def _only_first_prints() -> Iterator[None]:
+    """Let what another one than the first of several processes prints go nowhere; why all end is told outside."""
+    with contextlib.ExitStack() as stack:
+        if processes.rank() > 0:
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        yield
 
 
 def _in_one_line(error: Exception) -> RatlipError | None:

@@ -96,9 +96,7 @@ def evaluate(
     content = evaluation.record() | {"thresholds": checks}
     if is_first and out is not None:
         write_text(out, console.as_json(content) + "\n")
-    if not is_first:
-        pass
-    elif json:
+    if json:
         console.result_json(content)
     else:
         _show(evaluation)

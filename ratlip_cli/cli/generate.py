@@ -108,7 +108,7 @@ def generate(
         at_once = None if processes.are_several() else batch_size
         made = samples.generate(loaded, texts, count, seed, truncation, best_of, at_once, chosen)
         for path, image in _saved(folder, made):
-            if is_first and not json:
+            if not json:
                 console.result(path)
             if grid and len(images) < GRID_IMAGES:
                 images.append(image)

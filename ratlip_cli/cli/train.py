@@ -67,8 +67,7 @@ def train(
     check_model_name(str(typed["init_from"]) if "init_from" in typed else None)
     settings = resolve_settings(typed, config)
     if print_config:
-        if is_first:
-            console.result_toml(settings.to_toml().rstrip())
+        console.result_toml(settings.to_toml().rstrip())
         return
     if not processes.is_restart():  # which goes on with the run that is there
         check_beginning(settings)
