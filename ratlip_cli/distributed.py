@@ -348,7 +348,9 @@ def _begun(device: torch.device, seconds: float) -> Group:
             backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=timeout
         )
     except RuntimeError as error:
-        raise DistributedError(f"a process did not come in {seconds:.0f} s ({first_line(error):.200}); {_LATE}") from error
+        raise DistributedError(
+            f"a process did not come in {seconds:.0f} s ({first_line(error):.200}); {_LATE}"
+        ) from error
     return Group()
 
 

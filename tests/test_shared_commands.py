@@ -74,7 +74,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "more"), [(2, ("-n", 3)), (3, ("-n", 2, "--best-of", 2, "--format", "jpg"))])
-def test_generate_writes_the_same_files_in_several_processes(count: int, more: Sequence[object], tmp_path: Path) -> None:
+def test_generate_writes_the_same_files_in_several_processes(
+    count: int, more: Sequence[object], tmp_path: Path
+) -> None:
     one, several = tmp_path / "one", tmp_path / "several"
     given = ["--device", "cpu", "--seed", 7, *more]
     told = ratlip("generate", *PROMPTS, *given, "--out", one)
@@ -135,7 +137,18 @@ def test_scores_of_several_processes_are_those_of_one(demo: Path, tmp_path: Path
 def test_folders_of_images_are_scored_in_several_processes(demo: Path, tiny_clip: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     assert ratlip("generate", *PROMPTS, "-n", 8, "--out", images, "--no-grid", "--device", "cpu").code == 0
-    given = ("evaluate", "--images", images, "--reference", demo / "test", "--resize", 64, "--features", "clip", "--fid")
+    given = (
+        "evaluate",
+        "--images",
+        images,
+        "--reference",
+        demo / "test",
+        "--resize",
+        64,
+        "--features",
+        "clip",
+        "--fid",
+    )
     told = []
     for name in ("one", "two"):
         out = tmp_path / f"{name}.json"

@@ -1,4 +1,4 @@
-"""`--devices`: training in several processes of this machine, which torchrun starts and watches."""
+"""`--devices`: the work in several processes of this machine, which torchrun starts and watches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Devices = Annotated[
     str | None,
     typer.Option(
         metavar="all|N",
-        help="Train on so many GPUs of this machine, a process each; with --device cpu in so many processes.",
+        help="Use so many GPUs of this machine, a process each; with --device cpu so many processes.",
         rich_help_panel="Machine",
     ),
 ]

@@ -12,6 +12,8 @@ import typer
 
 from ratlip_cli import __version__, processes
 from ratlip_cli.cli import console, signals
+from ratlip_cli.cli.devices import Devices, run_again_in
+from ratlip_cli.cli.devices import count as count_processes
 from ratlip_cli.cli.options import (
     ADVANCED,
     Device,
@@ -66,6 +68,7 @@ def generate(
         int | None, typer.Option(help="Images at a time; left out, as suits the model.", rich_help_panel=ADVANCED)
     ] = None,
     device: Device = "auto",
+    devices: Devices = None,
     precision: Precision = "auto",
     json: Json = False,
     quiet: Quiet = False,
@@ -80,10 +83,15 @@ def generate(
 
     ratlip generate --prompts birds.txt --model runs/cub-ratlip-1 --seed 7 --out birds
 
+    ratlip generate --prompts birds.txt --devices all
+
     echo "a yellow flower" | ratlip generate - --best-of 4 --format webp
     """
     is_first = processes.begin()  # of several processes the first one speaks
     console.set_up(quiet or not is_first)
+    if (several := count_processes(devices, device)) > 1:
+        run_again_in(several)
+        return
     texts = _read_prompts(prompts or [], prompts_file)
     chosen = None if indices is None else parse_indices(indices)
     check_request(texts, count, seed, truncation, best_of, batch_size, chosen)

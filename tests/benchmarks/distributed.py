@@ -63,8 +63,11 @@ def work(size: str, batch_size: int, steps: int) -> None:
         seconds.append(time.perf_counter() - started)
     if group.is_first:
         counted = seconds[1:]
-        told = {"seconds": statistics.median(counted), "reduction": exchanged.seconds / sum(counted)}
-        print(json.dumps({**told, "bytes": {what: count // steps for what, count in exchanged.bytes.items()}}))
+        told: dict[str, Any] = {"seconds": statistics.median(counted), "reduction": exchanged.seconds / sum(counted)}
+        counts = {"exchanges": exchanged.calls, "bytes": exchanged.bytes}
+        for figure, by_what in counts.items():
+            told[figure] = {what: count // steps for what, count in by_what.items()}
+        print(json.dumps(told))
     group.leave()
 
 
@@ -82,7 +85,7 @@ class Exchanged:
 
     def begin(self) -> None:
         """Count from now on."""
-        self.seconds, self.bytes = 0.0, Counter[str]()
+        self.seconds, self.bytes, self.calls = 0.0, Counter[str](), Counter[str]()
 
     def mean_(self, tensors: Iterable[Any]) -> None:
         """Of gradients, of which network they are."""
@@ -98,6 +101,7 @@ class Exchanged:
         started = time.perf_counter()
         self._sum(tensor)
         self.seconds += time.perf_counter() - started
+        self.calls[self._what] += 1
         self.bytes[self._what] += tensor.numel() * tensor.element_size()
 
 
@@ -142,6 +146,7 @@ def main() -> int:
                 "ratio": round(ratio, 3),
                 "aim": AIM,
                 "reduction": round(together["reduction"], 3),
+                "exchanges": together["exchanges"],
                 "bytes": together["bytes"],
                 "reached": ratio >= AIM,
             }

@@ -48,7 +48,9 @@ def run(context: Context) -> None:
         told = f"{name} by {together['backend']}"
         context.check(f"several: {name}, first step", apart[0], FIRST, told)
         context.check(f"several: {name}, {STEPS} steps", max(apart), LATER, told)
-        context.check(f"several: {name}, images", together["not there"], 0, "batches that the processes do not share out")
+        context.check(
+            f"several: {name}, images", together["not there"], 0, "batches that the processes do not share out"
+        )
         took = (together["seconds"], alone["seconds"])
         context.row(told, "{:.1f} ms a step, alone {:.1f} ms".format(*(1000 * seconds for seconds in took)))
 
