@@ -113,10 +113,11 @@ def test_scores_of_several_processes_are_those_of_one(demo: Path, tmp_path: Path
     given = ("evaluate", "ratlip-demo", "--dataset", demo, *METRICS, "--device", "cpu")
     assert ratlip(*given, "--out", tmp_path / "one.json").code == 0
     shutil.rmtree(demo / ".features")
-    for count in (2, 3):
+    for count, limit in ((2, 1e9), (3, 0)):
         out = tmp_path / f"{count}.json"
-        code, shown, err = in_processes(count, *given, "--batch-size", 5, "--out", out, "--max-fid", 1e9)
-        assert code == 0, err
+        code, shown, err = in_processes(count, *given, "--batch-size", 5, "--out", out, "--max-fid", limit)
+        assert (code, err.count("error: ")) == ((0, 0) if limit else (1, 1)), err  # 1 is torchrun's own code
+        assert limit or "above the 0 of --max-fid" in err
         assert shown.count("fid_clip") == 1
         own, one = evaluated(out), evaluated(tmp_path / "one.json")
         assert own.pop("thresholds")
@@ -127,10 +128,6 @@ def test_scores_of_several_processes_are_those_of_one(demo: Path, tmp_path: Path
             assert measured[name]["value"] == pytest.approx(score["value"], rel=1e-6, abs=1e-6)
             assert measured[name]["interval"] == pytest.approx(score["interval"], rel=1e-6, abs=1e-6)
     assert [path.suffix for path in (demo / ".features").iterdir()].count(".npy") == 1
-    code, shown, err = in_processes(2, *given, "--max-fid", 0, "--json")
-    assert (code, err.count("error: ")) == (1, 1), err  # torchrun's own code
-    assert "above the 0 of --max-fid" in err
-    assert json.loads(shown)["thresholds"][0]["met"] is False
 
 
 @pytest.mark.slow
@@ -189,9 +186,7 @@ def test_what_is_for_one_process_is_done_by_one(tmp_path: Path) -> None:
 def test_wrong_requests_of_several_processes_are_one_line(demo: Path, tmp_path: Path) -> None:
     for given, words in (
         (("generate", " ", "--out", tmp_path / "x"), "prompt"),
-        (("generate", "a bird", "--device", "gpu"), "gpu"),
         (("generate", "a bird", "--no-such"), "No such option"),
-        (("evaluate", "no-such-model"), "no-such-model"),
         (("evaluate", "ratlip-demo", "--dataset", demo, "--limit", 10**6), "--limit"),
     ):
         code, out, err = in_processes(2, *given)
