@@ -167,6 +167,11 @@ def test_scores_during_training_are_shared_out(tiny_settings: TrainSettings, tmp
     code, _, err = ended(train(*options(scored, out=str(run)), "--devices", "2"))
     assert code == 0, err
     assert [("fid_clip" in line) for line in records(run)] == [False, True, False, True]
+    assert ratlip("train", *options(scored, out=str(tmp_path / "one"))).code == 0
+    written = [
+        sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (run, tmp_path / "one")
+    ]
+    assert written[0] == written[1]
     answer = ratlip(*("evaluate", run / "model", "--captions-per-image", 1, "--json", "--device", "cpu"))
     scores = {name: score["value"] for name, score in json.loads(answer.out)["metrics"].items()}
     assert {name: records(run)[-1][name] for name in scores} == pytest.approx(scores, rel=1e-6, abs=1e-6)
