@@ -4,11 +4,11 @@
     python tests/benchmarks/distributed.py --size demo --steps 10
 
 Each process has one thread and computes half of the batch, over gloo. Ideally they take as long as one process that has
-half of the batch alone and the other core idle: the aim is 0.85 of that speed at full size. `reduction` is the share of
-a step that a process is in an exchange, waiting for the other one counted. `ratio_cpu` is that of processor seconds, in which waiting and other work on the
-machine do not count. Bytes are what a process gives into
-all-reduces in a step; a ring sends 2 (N - 1) / N times as many. Prints one JSON object, and exits with 1 where the aim
-is missed. Leave the machine alone meanwhile.
+half of the batch alone and the other core idle: the aim is 0.85 of that speed at full size. `ratio_cpu` is that of
+processor seconds, in which waiting and other work on the machine do not count. `reduction` is the share of a step that
+a process is in an exchange, waiting for the other one counted. Bytes are what a process gives into all-reduces in a
+step; a ring sends 2 (N - 1) / N times as many. Prints one JSON object, and exits with 1 where the aim is missed. Leave
+the machine alone meanwhile.
 """
 
 from __future__ import annotations
