@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json as json_module
 from collections.abc import Iterator
@@ -107,7 +108,8 @@ def generate(
         from ratlip_cli.distributed import world
 
         asked = {"seed": seed, "indices or count": indices or count, "best_of": best_of, "truncation": truncation}
-        world().agree({**asked, "batch_size": batch_size, "format": image_format, "prompts": texts})
+        prompts_read = f"of {hashlib.sha256(repr(texts).encode()).hexdigest()[:16]}"  # they may be thousands
+        world().agree({**asked, "batch_size": batch_size, "out": str(out), "prompts": prompts_read})
     folder = outputs.ImageFolder(out, image_format)
     images: list[samples.Sample] = []
     records = []
@@ -191,12 +193,9 @@ def _load(model: str | None, device: str, precision: str, batch_size: int | None
     target = own_device(device)
     group, name = join(target, ANSWER_SECONDS), model or default_model()
     loaded = group.in_turn(lambda: load_model(name, target)).in_precision(precision)
-    console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target} in {loaded.precision}{_in_all()}")
+    in_all = f", in {group.size} processes" if group.size > 1 else ""
+    console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target} in {loaded.precision}{in_all}")
     return _shared(TorchModel(loaded, batch_size), device, batch_size)
-
-
-def _in_all() -> str:
-    return f", in {processes.size()} processes" if processes.are_several() else ""
 
 
 def _shared(model: ImageModel, device: str, batch_size: int | None) -> ImageModel:
