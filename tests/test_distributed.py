@@ -297,13 +297,13 @@ def test_one_process_imports_nothing_more_of_torchs(tiny_settings: TrainSettings
 @pytest.mark.slow
 def test_a_missing_process_and_a_taken_port_are_one_line(tiny_settings: TrainSettings, tmp_path: Path) -> None:
     given = options(tiny_settings, out=str(tmp_path / "run"), dist_timeout="5s")
-    code, _, err = ended(by_hand(free_port(), 0, *given), 60)
+    code, _, err = ended(by_hand(free_port(), 0, *given))
     assert (code, len(err.splitlines())) == (1, 1), err
     assert "process 1 of 2 did not come in 5 s" in err
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
-        code, _, err = ended(by_hand(taken.getsockname()[1], 0, *given), 60)
+        code, _, err = ended(by_hand(taken.getsockname()[1], 0, *given))
     assert (code, len(err.splitlines())) == (1, 1), err
     assert "choose another port" in err
 
