@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import os
 import re
 import socket
@@ -28,7 +27,10 @@ BUCKET = 2**24  # Numbers that are exchanged at once.
 
 _LONGEST_WORK = datetime.timedelta(hours=24)
 """How long all wait for what one does: preparing data, scoring a model. Nobody waits for one that has ended."""
-_ANSWER_SECONDS = 1.5
+ANSWER_SECONDS = 600.0
+"""How long an exchange waits for a process where no setting says it."""
+_LATE = "see what its own output says; `ratlip train` waits longer by --dist-timeout."
+_LOST_SECONDS = 1.5
 """How long those that lost another one wait for each other to say so; who has not said so then is missing."""
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -97,8 +99,8 @@ class World:
         """What `say` returns in the first process, which alone calls it. `about` is its name, each used once."""
         return say()
 
-    def agree(self, about: str, values: Mapping[str, Any]) -> None:
-        """Raise UsageError where a process has another value than the first one. `about` is a name, each used once."""
+    def agree(self, values: Mapping[str, Any]) -> None:
+        """Raise UsageError where a process has another value of one of these names than the first one."""
 
     def leave(self) -> None:
         """Part from the other processes, when all work is done."""
@@ -199,28 +201,17 @@ class Group(World):
 
     def said(self, about: str, say: Callable[[], str]) -> str:
         with self._together():
-            if self.is_first:
-                self._store.set(about, say())
-            return str(self._store.get(about).decode())
+            return processes.said(about, say)
 
-    def agree(self, about: str, values: Mapping[str, Any]) -> None:
-        own = json.dumps(values)
-        with self._together():
-            self._store.set(f"{about} of {self.rank}", own)
-
-        def compared() -> str:
-            for rank in range(1, self.size):
-                theirs = json.loads(self._store.get(f"{about} of {rank}"))
-                for name, value in json.loads(own).items():
-                    if theirs.get(name) != value:
-                        return (
-                            f"{self._name(rank)} has {name} {theirs.get(name)}, and the first one {value}: start all "
-                            "with the same settings, data and versions."
-                        )
-            return ""
-
-        if problem := self.said(about, compared):
-            raise UsageError(problem)
+    def agree(self, values: Mapping[str, Any]) -> None:
+        first, *others = self.gather(dict(values))
+        for rank, theirs in enumerate(others, 1):
+            for name, value in first.items():
+                if theirs.get(name) != value:
+                    raise UsageError(
+                        f"{self._name(rank)} has {name} {theirs.get(name)}, and the first one {value}: start all "
+                        "with the same settings, data and versions."
+                    )
 
     def leave(self) -> None:
         self._dist.destroy_process_group()
@@ -248,7 +239,7 @@ class Group(World):
             self._dist.destroy_process_group()  # so that no other one goes on waiting for this one
         try:
             self._store.set(f"{self.rank} has lost another", "")
-            deadline = time.monotonic() + _ANSWER_SECONDS
+            deadline = time.monotonic() + _LOST_SECONDS
             missing = list(range(self.size))
             while missing and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -334,18 +325,22 @@ def join(device: torch.device, seconds: float) -> World:
 
     Raises DistributedError, which names it, where a process does not come.
     """
-    if _joined or not processes.are_several():
-        return world()
+    if not _joined and processes.are_several():
+        _joined.append(_begun(device, seconds))
+    return world()
+
+
+def _begun(device: torch.device, seconds: float) -> Group:
     import torch.distributed
 
     dist: Any = torch.distributed
     store, rank, size = processes.store(seconds), processes.rank(), int(os.environ["WORLD_SIZE"])
     timeout = datetime.timedelta(seconds=seconds)
     store.set_timeout(timeout)
-    store.set(f"{rank} is here", "")
+    if missing := processes.missing(seconds):
+        who = f"process {', '.join(map(str, missing))} of {size}"
+        raise DistributedError(f"{who} did not come in {seconds:.0f} s; {_LATE}")
     try:
-        for other in range(size):
-            store.wait([f"{other} is here"], timeout)
         # NCCL wants a GPU for each process; else gloo carries what is on GPUs too.
         own_gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         backend = "nccl" if device.type == "cuda" and own_gpus else "gloo"
@@ -353,14 +348,10 @@ def join(device: torch.device, seconds: float) -> World:
             backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=timeout
         )
     except RuntimeError as error:
-        missing = [str(other) for other in range(size) if not store.check([f"{other} is here"])]
-        who = f"process {', '.join(missing)} of {size}" if missing else "a process"
         raise DistributedError(
-            f"{who} did not come in {seconds:.0f} s ({first_line(error):.200}); see what its own output says, or give "
-            "it longer by --dist-timeout."
+            f"a process did not come in {seconds:.0f} s ({first_line(error):.200}); {_LATE}"
         ) from error
-    _joined.append(Group())
-    return world()
+    return Group()
 
 
 def own_device(name: str) -> torch.device:

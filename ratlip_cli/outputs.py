@@ -42,8 +42,18 @@ class ImageFolder:
 
     def save(self, image: Sample) -> Path:
         """Write one image, its record in the file's metadata, and add its line to images.jsonl."""
+        path = self.write(image)
+        self.note(image)
+        return path
+
+    def path_of(self, image: Sample) -> Path:
+        """The file of an image."""
         name = f"{self.first + image.prompt_index:04d}_{slug(image.prompt)}_{image.index}.{self.format}"
-        path = free(self.folder / name)
+        return self.folder / name
+
+    def write(self, image: Sample) -> Path:
+        """Write one image, its record in the file's metadata."""
+        path = free(self.path_of(image))
         with whole_file(path) as partial:
             if self.format == "png":
                 image.image.save(partial, "PNG", pnginfo=png_text(image.record()))
@@ -51,10 +61,14 @@ class ImageFolder:
                 exif = Image.Exif()
                 exif[ExifTags.Base.ImageDescription] = json.dumps(image.record())
                 image.image.save(partial, {"jpg": "JPEG", "webp": "WEBP"}[self.format], quality=95, exif=exif)
-        lines, line = self.folder / RECORDS_FILE, json.dumps({"file_name": name, **image.record()}, ensure_ascii=False)
+        return path
+
+    def note(self, image: Sample) -> None:
+        """Add the line of an image that is written to images.jsonl."""
+        lines, named = self.folder / RECORDS_FILE, {"file_name": self.path_of(image).name}
+        line = json.dumps({**named, **image.record()}, ensure_ascii=False)
         with writing(lines), lines.open("ab", buffering=0) as records:
             records.write(printable(line).encode() + b"\n")  # one write: whole or not at all
-        return path
 
     def save_grid(self, images: Sequence[Sample]) -> Path:
         """Write the grid of all `images`, see the function `save_grid`."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
+from collections.abc import Callable
 from typing import Any
 
 from ratlip_cli.errors import DistributedError, first_line
 
 _FIRST_MAY_SPEAK = datetime.timedelta(seconds=2)
+_OTHERS_MAY_COME = datetime.timedelta(seconds=10)
 
 
 def are_several() -> bool:
@@ -21,9 +24,26 @@ def rank() -> int:
     return int(os.environ["RANK"]) if are_several() else 0
 
 
+def size() -> int:
+    """How many processes work together, 1 alone."""
+    return int(os.environ["WORLD_SIZE"]) if are_several() else 1
+
+
 def local_rank() -> int:
     """Which of this machine's processes this is, 0 alone."""
     return int(os.environ.get("LOCAL_RANK", "0")) if are_several() else 0
+
+
+def begin() -> bool:
+    """Whether this process speaks for all; where it is one of several, before torch is imported."""
+    if are_several():
+        silence_torch()
+    return rank() == 0
+
+
+def go_alone() -> None:
+    """Let this process do what several do not share."""
+    os.environ["WORLD_SIZE"] = "1"
 
 
 def is_restart() -> bool:
@@ -41,7 +61,7 @@ def store(seconds: float = 600) -> Any:
     """What all processes can read and write, words by names: a `torch.distributed.Store`.
 
     Args:
-        seconds: how long the first call, which makes it, waits for the other processes.
+        seconds: how long the first call waits for the process that keeps it; a read then waits as long for a writer.
 
     Raises DistributedError: the process that keeps it cannot be reached, or a variable of torchrun's is missing.
     """
@@ -50,18 +70,46 @@ def store(seconds: float = 600) -> Any:
     import torch.distributed
 
     dist: Any = torch.distributed
+    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    timeout = datetime.timedelta(seconds=seconds)
     try:
-        found, _, _ = next(dist.rendezvous("env://", timeout=datetime.timedelta(seconds=seconds)))
+        found = dist.TCPStore(host, int(port), None, _keeps_store(), timeout, wait_for_workers=False)
     except (RuntimeError, ValueError) as error:
         _unreachable.append(True)
         raise DistributedError(
-            f"the {os.environ['WORLD_SIZE']} processes cannot find each other at "
-            f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')} ({first_line(error)}); start "
-            "them with torchrun, and choose another port where this one is taken."
+            f"the {size()} processes cannot find each other at {host}:{port} ({first_line(error)}); start them with "
+            "torchrun, and choose another port where this one is taken."
         ) from error
     # torchrun keeps one for all attempts, and with it the words of those that failed.
     _store.append(dist.PrefixStore(f"ratlip/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", found))
+    _store[0].set(f"{rank()} is here", "")
     return _store[0]
+
+
+def _keeps_store() -> bool:
+    """Whether this process keeps the words of all, and not torchrun."""
+    return rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+
+
+def missing(seconds: float) -> list[int]:
+    """The processes that have not come, after waiting so long for all."""
+    names = {other: f"{other} is here" for other in range(size())}
+    with contextlib.suppress(RuntimeError):
+        store(seconds).wait([*names.values()], datetime.timedelta(seconds=seconds))
+    return [other for other, name in names.items() if not store().check([name])]
+
+
+def end() -> None:
+    """Before this process ends with an error: let the others, which may come later, read what it told."""
+    if _store and _keeps_store():
+        missing(_OTHERS_MAY_COME.total_seconds())
+
+
+def said(about: str, say: Callable[[], str]) -> str:
+    """What `say` returns in the first process, which alone calls it. `about` is its name, each used once."""
+    if rank() == 0:
+        store().set(about, say())
+    return str(store().get(about).decode())
 
 
 _store: list[Any] = []

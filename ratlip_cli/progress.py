@@ -9,6 +9,10 @@ Progress: TypeAlias = Callable[[str, int, int | None, str], None]
 """Called with what is being done, units done so far, units in all (None where nobody knows), and what a unit is."""
 
 
+class Stopped(Exception):
+    """A Progress raises it to stop the work that it is told of."""
+
+
 def silent(what: str, done: int, total: int | None, unit: str) -> None:
     """A Progress that nobody watches."""
 

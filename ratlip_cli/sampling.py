@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from ratlip_cli import samples
+from ratlip_cli.distributed import World
 from ratlip_cli.errors import RatlipError
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.pixels import to_images
-from ratlip_cli.samples import Sample
+from ratlip_cli.samples import ImageModel, Sample
 from ratlip_cli.weights.model_folder import Model
 
 
@@ -86,6 +88,52 @@ class TorchModel:
         images = sample(model, torch.from_numpy(noise), conditions, self._batch_size)
         vectors = model.sampler.each(model.clip.encode_image, images.to(model.device)).cpu()
         return to_images(images), clip_similarity(vectors, texts).tolist()
+
+
+class SharedModel:
+    """A model whose images several processes make, each every so many; all of them have all images.
+
+    Args:
+        model: the same one in every process.
+        batch_size: images at a time in each process; as suits the model if left out.
+    """
+
+    def __init__(self, model: ImageModel, group: World, batch_size: int | None = None) -> None:
+        self.name, self.fingerprint, self.precision = model.name, model.fingerprint, model.precision
+        self.has_similarity = model.has_similarity
+        self.together = group.size * (batch_size or model.together)
+        self._model, self._group = model, group
+        self._encoded: dict[str, Any] = {}
+
+    def noise(self, seed: int, indices: Iterable[int]) -> NDArray[np.float32]:
+        """See `samples.ImageModel`."""
+        return self._model.noise(seed, indices)
+
+    def about(self, prompt: str) -> list[str]:
+        """See `samples.ImageModel`."""
+        return self._model.about(prompt)
+
+    def encoded(self, prompt: str) -> str:
+        """The prompt: each process encodes those of its own images."""
+        return prompt
+
+    def images(
+        self, noise: NDArray[np.float32], encoded: Sequence[str]
+    ) -> tuple[list[Image.Image], list[float | None]]:
+        """See `samples.ImageModel`; each process must ask for the same."""
+        rank, size = self._group.rank, self._group.size
+        prompts = encoded[rank::size]
+        self._encoded = {
+            prompt: self._encoded[prompt] if prompt in self._encoded else self._model.encoded(prompt)
+            for prompt in dict.fromkeys(prompts)
+        }
+        own = [self._encoded[prompt] for prompt in prompts]
+        parts = self._group.gather(self._model.images(noise[rank::size], own) if own else ([], []))
+        images, similarities = zip(
+            *((parts[row % size][0][row // size], parts[row % size][1][row // size]) for row in range(len(noise))),
+            strict=True,
+        )
+        return list(images), list(similarities)
 
 
 def generate(

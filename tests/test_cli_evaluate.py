@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -224,23 +224,23 @@ def test_a_second_call_goes_on_where_the_first_was_stopped(
     said = "terminated" if number == signal.SIGTERM else "interrupted"
     told = "The features of 12 of 20 generated images are kept: run the same again to go on."
     assert stopped.err.splitlines()[-1] == f"error: {said}. {told}"
-    starts: list[int] = []
+    made: list[int] = []
     generating = GeneratedImages.batches
 
-    def batches(self: GeneratedImages, batch_size: int, start: int = 0) -> Iterator[torch.Tensor]:
-        starts.append(start)
-        return generating(self, batch_size, start)
+    def batches(self: GeneratedImages, batch_size: int, starts: Sequence[int] = ()) -> Iterator[torch.Tensor]:
+        made.extend(starts)
+        return generating(self, batch_size, starts)
 
     monkeypatch.setattr(GeneratedImages, "batches", batches)
     again = ratlip(*gate)
-    assert starts == [12]
+    assert made == list(range(12, 20))
     assert "generated images: the features of 12 of 20 are kept from the last time" in again.err
     assert scores(again) == whole
     assert not list(kept.glob("*.unfinished"))
 
 
 def test_what_is_not_kept_is_not_promised(gate: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(self: GeneratedImages, batch_size: int, start: int = 0) -> Iterator[torch.Tensor]:
+    def stop(self: GeneratedImages, batch_size: int, starts: Sequence[int] = ()) -> Iterator[torch.Tensor]:
         os.kill(os.getpid(), signal.SIGTERM)
         yield torch.zeros(0)
 

@@ -161,9 +161,15 @@ def options(settings: TrainSettings, **own: Any) -> list[str]:
 
 def train(*arguments: str, torchrun: Sequence[str] = (), **env: str) -> subprocess.Popen[str]:
     """`ratlip train`, by torchrun where its options are given."""
+    return started("train", *arguments, torchrun=torchrun, **env)
+
+
+def started(*arguments: object, torchrun: Sequence[str] = (), **env: str) -> subprocess.Popen[str]:
+    """`ratlip`, by torchrun where its options are given."""
     launched = ["-m", "torch.distributed.run", "--standalone", *torchrun] if torchrun else []
     return subprocess.Popen(
-        [sys.executable, *launched, "-m", "ratlip_cli", "train", *arguments],
+        [sys.executable, *launched, "-m", "ratlip_cli", *map(str, arguments)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -171,8 +177,8 @@ def train(*arguments: str, torchrun: Sequence[str] = (), **env: str) -> subproce
     )
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 200) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=seconds)
+def ended(process: subprocess.Popen[str], seconds: float = 200, given: str = "") -> tuple[int, str, str]:
+    out, err = process.communicate(given, timeout=seconds)
     return process.returncode, out, err
 
 
@@ -251,16 +257,53 @@ def test_other_settings_in_another_process_are_one_line(tiny_settings: TrainSett
     assert "has lr_g 0.0001, and the first one 0.1" in said
 
 
+OLD = "import ratlip_cli; ratlip_cli.__version__ = '0.0.1'; from ratlip_cli.cli.app import main; main()"
+
+
+@pytest.mark.slow
+def test_another_version_in_another_process_is_one_line(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    given, port = options(tiny_settings, out=str(tmp_path / "run")), free_port()
+    first = by_hand(port, 0, *given)
+    env = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    second = subprocess.run(
+        [sys.executable, "-c", OLD, "train", *given],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, **env, "OMP_NUM_THREADS": "1"},
+    )
+    code, _, said = ended(first)
+    assert (code, second.returncode, second.stderr, len(said.splitlines())) == (2, 2, "", 1), said
+    assert "has ratlip 0.0.1, and the first one" in said
+
+
+ONE_STEP = """
+import sys
+import torch
+before = {name for name in sys.modules if name.startswith("torch.distributed")}
+from ratlip_cli.cli.app import app
+app(sys.argv[1:], standalone_mode=False)
+print(sorted({name for name in sys.modules if name.startswith("torch.distributed")} - before))
+"""
+
+
+def test_one_process_imports_nothing_more_of_torchs(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    given = options(tiny_settings, steps=1, out=str(tmp_path / "run"))
+    command = [sys.executable, "-c", ONE_STEP, "train", *given, "-q"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
+    assert told.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.slow
 def test_a_missing_process_and_a_taken_port_are_one_line(tiny_settings: TrainSettings, tmp_path: Path) -> None:
     given = options(tiny_settings, out=str(tmp_path / "run"), dist_timeout="5s")
-    code, _, err = ended(by_hand(free_port(), 0, *given), 60)
+    code, _, err = ended(by_hand(free_port(), 0, *given))
     assert (code, len(err.splitlines())) == (1, 1), err
-    assert "1/2 clients joined" in err
+    assert "process 1 of 2 did not come in 5 s" in err
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
-        code, _, err = ended(by_hand(taken.getsockname()[1], 0, *given), 60)
+        code, _, err = ended(by_hand(taken.getsockname()[1], 0, *given))
     assert (code, len(err.splitlines())) == (1, 1), err
     assert "choose another port" in err
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import pickle
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -18,7 +19,7 @@ from command_line import ratlip
 from hub_connection import Connect
 from hub_server import Fault, serve
 from shards import colour, members, write_parquet, write_shard, write_shards
-from test_distributed import by_hand, ended, free_port, options, train
+from test_distributed import by_hand, ended, free_port, needs_proc, options, records, signalled, train
 from test_lafite_training import SIZES
 
 from ratlip_cli.data import stream as stream_module
@@ -379,6 +380,25 @@ def test_a_run_of_two_processes_goes_on_with_the_same_images(streaming: TrainSet
 
 
 @pytest.mark.slow
+@needs_proc
+def test_a_run_whose_processes_are_killed_ends_as_one_whose_were_not(streaming: TrainSettings, tmp_path: Path) -> None:
+    given = streaming.replaced(steps=16, save_every=3)
+    code, _, err = ended(train(*options(given, out=str(tmp_path / "whole")), "--devices", "2"))
+    assert code == 0, err
+    for rank, after in ((1, 7), (0, 10)):
+        run = tmp_path / f"killed-{rank}"
+        process = train(*options(given, out=str(run)), torchrun=["--nproc-per-node", "2", "--max-restarts", "1"])
+        signalled(process, rank, signal.SIGKILL, run, after)
+        code, _, err = ended(process)
+        assert code == 0, err
+        assert err.count("error: ") == 1, err
+        assert f"process {rank} of 2" in err
+        assert [line["step"] for line in records(run)] == list(range(1, 17))
+        one, other = weights(tmp_path / "whole"), weights(run)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
 def test_processes_that_cannot_share_a_stream_are_one_line(streaming: TrainSettings, tmp_path: Path) -> None:
     given, port = options(streaming, out=str(tmp_path / "run")), free_port()
     started = [by_hand(port, 0, *given), by_hand(port, 1, *given, "--workers", "3")]
@@ -389,6 +409,12 @@ def test_processes_that_cannot_share_a_stream_are_one_line(streaming: TrainSetti
     code, _, err = ended(train(*few, "--devices", "2"))
     assert (code, len(err.splitlines())) == (2, 1), err
     assert "has 1 shards for 2 processes" in err
+    write_shard(tmp_path / "bare", 0, {n: {"jpg": members(n)["jpg"]} for n in range(4)})
+    write_shard(tmp_path / "bare", 1, {n: {"jpg": members(n)["jpg"]} for n in range(4, 8)})
+    bare = options(streaming, out=str(tmp_path / "run"), dataset=str(tmp_path / "bare"))
+    code, _, err = ended(train(*bare, "--devices", "2"))
+    assert (code, len(err.splitlines())) == (1, 1), err
+    assert "Say by --caption-column where the captions are" in err
     assert not (tmp_path / "run").exists()
 
 

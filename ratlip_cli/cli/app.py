@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -27,7 +30,7 @@ from ratlip_cli.cli.pull import pull
 from ratlip_cli.cli.push import push
 from ratlip_cli.cli.runs import runs
 from ratlip_cli.cli.train import train
-from ratlip_cli.errors import Interrupted, RatlipError
+from ratlip_cli.errors import DistributedError, Interrupted, RatlipError
 
 app = typer.Typer(
     name="ratlip",
@@ -49,13 +52,23 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+SHARED = ("train", "generate", "evaluate")
+"""Commands that several processes share out; the others are for one."""
+
+
 @app.callback()
 def _ratlip(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     console.set_up()
+    if processes.are_several() and context.invoked_subcommand not in SHARED:
+        if processes.rank() > 0:
+            raise typer.Exit
+        console.note(f"{context.invoked_subcommand} works in one process: the others have nothing to do")
+        processes.go_alone()
 
 
 def main() -> None:
@@ -63,7 +76,8 @@ def main() -> None:
     streams.set_up()
     with signals.raising():
         try:
-            app()
+            with _only_first_prints():
+                app()
         except (RatlipError, Interrupted, OSError, MemoryError, RuntimeError) as error:
             told = error if isinstance(error, RatlipError | Interrupted) else _in_one_line(error)
             if told is None:
@@ -74,10 +88,22 @@ def main() -> None:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends all where one has ended
             if not processes.are_several() or processes.speaks():
                 console.error(str(told))
+            if not isinstance(told, DistributedError):
+                processes.end()
             sys.exit(told.exit_code)
         finally:
             if lost := streams.lost_result():
                 console.error(f"stdout: {lost}; the result that was to be shown there is not complete.")
+
+
+@contextlib.contextmanager
+def _only_first_prints() -> Iterator[None]:
+    """Let what another one than the first of several processes prints go nowhere; why all end is told outside."""
+    with contextlib.ExitStack() as stack:
+        if processes.rank() > 0:
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        yield
 
 
 def _in_one_line(error: Exception) -> RatlipError | None:

@@ -1,4 +1,4 @@
-"""`--devices`: training in several processes of this machine, which torchrun starts and watches."""
+"""`--devices`: the work in several processes of this machine, which torchrun starts and watches."""
 
 from __future__ import annotations
 
@@ -13,14 +13,9 @@ from ratlip_cli import processes
 from ratlip_cli.errors import DeviceError, UsageError
 from ratlip_cli.setting import DEVICES
 
-Devices = Annotated[
-    str | None,
-    typer.Option(
-        metavar="all|N",
-        help="Train on so many GPUs of this machine, a process each; with --device cpu in so many processes.",
-        rich_help_panel="Machine",
-    ),
-]
+_HELP = "Use so many GPUs of this machine, a process each; with --device cpu so many processes."
+Devices = Annotated[str | None, typer.Option(metavar="all|N", help=_HELP)]
+DevicesOfTraining = Annotated[str | None, typer.Option(metavar="all|N", help=_HELP, rich_help_panel="Machine")]
 
 
 def count(devices: str | None, device: str) -> int:

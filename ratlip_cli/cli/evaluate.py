@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ratlip_cli import processes
 from ratlip_cli.cli import console
+from ratlip_cli.cli.devices import Devices, count, run_again_in
 from ratlip_cli.cli.options import Json, Quiet, check_model_name, check_new, check_there, with_options
 from ratlip_cli.data.request import check_dataset_name
 from ratlip_cli.errors import ThresholdError, UsageError
@@ -43,6 +45,7 @@ def evaluate(
         float | None,
         typer.Option(metavar="Y", help="Exit with 3 where the CLIP score is below.", rich_help_panel=THRESHOLDS),
     ] = None,
+    devices: Devices = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the result as JSON.")] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -57,7 +60,11 @@ def evaluate(
 
     ratlip evaluate --images their-images --reference real-images --fid --kid --precision-recall
     """
-    console.set_up(quiet)
+    is_first = processes.begin()  # of several processes the first one speaks
+    console.set_up(quiet or not is_first)
+    if (several := count(devices, str(typed.get("device") or "auto"))) > 1:
+        run_again_in(several)
+        return
     limits = {"--max-fid": max_fid, "--min-clip-score": min_clip_score}
     set_limits = {option: limit for option, limit in limits.items() if limit is not None}
     for option, limit in set_limits.items():
@@ -82,15 +89,17 @@ def evaluate(
         check_dataset_name(str(request.dataset), request.data_dir)
 
     from ratlip_cli.device import keep_freed_memory
+    from ratlip_cli.distributed import world
     from ratlip_cli.evaluation import run
     from ratlip_cli.files import write_text
 
     keep_freed_memory()
     with console.bars() as progress:
         evaluation = run.evaluate(request, progress)
+    world().leave()
     checks, missed = _checks(evaluation, set_limits)
     content = evaluation.record() | {"thresholds": checks}
-    if out is not None:
+    if is_first and out is not None:
         write_text(out, console.as_json(content) + "\n")
     if json:
         console.result_json(content)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json as json_module
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ratlip_cli import __version__, processes
 from ratlip_cli.cli import console, signals
+from ratlip_cli.cli.devices import Devices, run_again_in
+from ratlip_cli.cli.devices import count as count_processes
 from ratlip_cli.cli.options import (
     ADVANCED,
     Device,
@@ -23,10 +30,13 @@ from ratlip_cli.generation import FORMATS, check_request, parse_indices
 from ratlip_cli.setting import check_export, is_export
 
 if TYPE_CHECKING:
-    from ratlip_cli.samples import ImageModel
+    from ratlip_cli.outputs import ImageFolder
+    from ratlip_cli.samples import ImageModel, Sample
 
 GRID_IMAGES = 256
 """At most so many images go into the grid."""
+WRITTEN_TOGETHER = 32
+"""Images that each of several processes writes before they are told of."""
 
 
 def generate(
@@ -59,6 +69,7 @@ def generate(
         int | None, typer.Option(help="Images at a time; left out, as suits the model.", rich_help_panel=ADVANCED)
     ] = None,
     device: Device = "auto",
+    devices: Devices = None,
     precision: Precision = "auto",
     json: Json = False,
     quiet: Quiet = False,
@@ -73,10 +84,16 @@ def generate(
 
     ratlip generate --prompts birds.txt --model runs/cub-ratlip-1 --seed 7 --out birds
 
+    ratlip generate --prompts birds.txt --devices all
+
     echo "a yellow flower" | ratlip generate - --best-of 4 --format webp
     """
-    console.set_up(quiet)
-    texts = console.read_prompts(prompts or [], prompts_file)
+    is_first = processes.begin()  # of several processes the first one speaks
+    console.set_up(quiet or not is_first)
+    if (several := count_processes(devices, device)) > 1:
+        run_again_in(several)
+        return
+    texts = _read_prompts(prompts or [], prompts_file)
     chosen = None if indices is None else parse_indices(indices)
     check_request(texts, count, seed, truncation, best_of, batch_size, chosen)
     check_model_name(model)
@@ -87,19 +104,28 @@ def generate(
     each = count if chosen is None else len(chosen)
     total = len(texts) * each
     loaded = _load(model, device, precision, batch_size, total * best_of)
+    if processes.are_several():
+        from ratlip_cli.distributed import world
+
+        asked = {"seed": seed, "indices or count": indices or count, "best_of": best_of, "truncation": truncation}
+        prompts_read = f"of {hashlib.sha256(repr(texts).encode()).hexdigest()[:16]}"  # they may be thousands
+        world().agree({**asked, "batch_size": batch_size, "out": str(out), "prompts": prompts_read})
     folder = outputs.ImageFolder(out, image_format)
     images: list[samples.Sample] = []
     records = []
     kept = f"Images that are finished are kept in {out}."
     with signals.keeping(kept), console.progress("generate", total) as advance:
-        for image in samples.generate(loaded, texts, count, seed, truncation, best_of, batch_size, chosen):
-            path = folder.save(image)
+        at_once = None if processes.are_several() else batch_size
+        made = samples.generate(loaded, texts, count, seed, truncation, best_of, at_once, chosen)
+        for path, image in _saved(folder, made):
             if not json:
                 console.result(path)
             if grid and len(images) < GRID_IMAGES:
                 images.append(image)
             records.append({"path": str(path), **image.record()})
             advance()
+    if not is_first:
+        return
     grid_path = folder.save_grid(images) if grid else None
     if grid and len(records) > GRID_IMAGES:
         console.note(f"the grid shows the first {GRID_IMAGES} of {len(records)} images")
@@ -117,23 +143,71 @@ def generate(
         console.result(grid_path)
 
 
+def _read_prompts(prompts: list[str], file: Path | None) -> list[str]:
+    """The prompts; those of stdin are read by the first of several processes."""
+    if not processes.are_several() or "-" not in (*prompts, str(file)):
+        return console.read_prompts(prompts, file)
+    texts: list[str] = json_module.loads(
+        processes.said("prompts", lambda: json_module.dumps(console.read_prompts(prompts, file)))
+    )
+    return texts
+
+
+def _saved(folder: ImageFolder, images: Iterator[Sample]) -> Iterator[tuple[Path, Sample]]:
+    """Yield each image with its file when that is written; of several processes each writes every so many."""
+    if not processes.are_several():
+        for image in images:
+            yield folder.save(image), image
+        return
+    from ratlip_cli.distributed import world
+
+    folder.first = int(processes.said("number of the first prompt", lambda: str(folder.first)))
+    while together := list(itertools.islice(images, WRITTEN_TOGETHER * processes.size())):
+        for image in together[processes.rank() :: processes.size()]:
+            folder.write(image)
+        world().wait()
+        for image in together:
+            if world().is_first:
+                folder.note(image)
+            yield folder.path_of(image), image
+    world().leave()
+
+
 def _load(model: str | None, device: str, precision: str, batch_size: int | None, wanted: int) -> ImageModel:
     """Load the model, without torch where it is an exported one; so many images are wanted of it."""
     if model is not None and is_export(model):
         from ratlip_cli.exported import ExportedModel
 
         check_export(device, precision)
-        exported = ExportedModel(Path(model), wanted, batch_size)
+        exported = ExportedModel(Path(model), -(-wanted // processes.size()), batch_size)
         console.note(f"model {model} ({exported.fingerprint}, {exported.settings.format}) on cpu")
         if not exported.has_similarity:
             console.note(f"{model} has no image encoder, so images get no clip_similarity; export it again for that")
-        return exported
-    from ratlip_cli.device import keep_freed_memory, resolve_device
+        return _shared(exported, "cpu", batch_size)
+    from ratlip_cli.device import keep_freed_memory
+    from ratlip_cli.distributed import ANSWER_SECONDS, join, own_device
     from ratlip_cli.sampling import TorchModel
     from ratlip_cli.weights.load import default_model, load_model
 
     keep_freed_memory()
-    target = resolve_device(device)
-    loaded = load_model(model or default_model(), target).in_precision(precision)
-    console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target} in {loaded.precision}")
-    return TorchModel(loaded, batch_size)
+    target = own_device(device)
+    group, name = join(target, ANSWER_SECONDS), model or default_model()
+    loaded = group.in_turn(lambda: load_model(name, target)).in_precision(precision)
+    in_all = f", in {group.size} processes" if group.size > 1 else ""
+    console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target} in {loaded.precision}{in_all}")
+    return _shared(TorchModel(loaded, batch_size), device, batch_size)
+
+
+def _shared(model: ImageModel, device: str, batch_size: int | None) -> ImageModel:
+    """The model; one whose images all processes make where there are several."""
+    if not processes.are_several():
+        return model
+    import torch
+
+    from ratlip_cli.distributed import ANSWER_SECONDS, join, own_device
+    from ratlip_cli.sampling import SharedModel
+
+    group = join(own_device(device), ANSWER_SECONDS)
+    versions = {"ratlip": __version__, "torch": torch.__version__}
+    group.agree({**versions, "model": model.fingerprint, "precision": model.precision})
+    return SharedModel(model, group, batch_size)

@@ -13,7 +13,7 @@ import typer
 
 from ratlip_cli import processes
 from ratlip_cli.cli import console, signals, waiting
-from ratlip_cli.cli.devices import Devices, count, run_again_in
+from ratlip_cli.cli.devices import DevicesOfTraining, count, run_again_in
 from ratlip_cli.cli.options import Json, Quiet, Typed, check_model_name, complete_choice, with_options
 from ratlip_cli.errors import Interrupted
 from ratlip_cli.training.settings import all_settings, check_beginning, preset_names, resolve_settings
@@ -42,7 +42,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure a few steps, print what the run would be and cost, begin no run.")
     ] = False,
-    devices: Devices = None,
+    devices: DevicesOfTraining = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -62,9 +62,7 @@ def train(
 
     ratlip train cub --devices all
     """
-    if processes.are_several():
-        processes.silence_torch()
-    is_first = processes.rank() == 0  # of several processes the first one speaks
+    is_first = processes.begin()  # of several processes the first one speaks
     console.set_up(quiet or not is_first)
     check_model_name(str(typed["init_from"]) if "init_from" in typed else None)
     settings = resolve_settings(typed, config)

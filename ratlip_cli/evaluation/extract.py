@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import ratlip_cli
+from ratlip_cli.distributed import world
 from ratlip_cli.errors import Interrupted, WeightsError
 from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer, kept_features
 from ratlip_cli.evaluation.images import TOGETHER, Images
@@ -24,13 +25,14 @@ from ratlip_cli.evaluation.inputs import Inputs
 from ratlip_cli.evaluation.journal import Journal
 from ratlip_cli.evaluation.networks import FeatureNetwork, Networks
 from ratlip_cli.files import whole_file
-from ratlip_cli.progress import Progress, duration
+from ratlip_cli.progress import Progress, Stopped, duration, silent
 
 _log = logging.getLogger(__name__)
 
 
 PIECE = TOGETHER
-"""Batches whose features are kept together, and by which the time of the rest is told."""
+"""Batches whose features are kept together, that each of several processes makes at a time, and by which the time of
+the rest is told."""
 
 _SHORT = 4 * PIECE
 """Batches that nobody is told the time of."""
@@ -39,6 +41,9 @@ _WARM, _AGAIN = 2.0, 5.0
 """Seconds of a piece in which it does not count that it is the first, and after which the time is told again."""
 
 _REAL, _GENERATED = "real images", "generated images"
+
+_DONE, _STOPPED = "done", "stopped"
+"""What the first of several processes says to the others when nothing more is wanted of them."""
 
 
 class Features(NamedTuple):
@@ -60,21 +65,16 @@ def extract(
 ) -> Features:
     """Features of the generated images by all networks, and of the real ones by the network that compares them.
 
-    Those of the real images are kept beside the images under the fingerprint of all that decides them.
+    Those of the real images are kept beside the images under the fingerprint of all that decides them. Of several
+    processes the first one calls it, and the others `help_extract`: each makes every so many batches.
 
     Args:
-        batch_size: images at a time; 16 on a CPU and 64 elsewhere if left out.
+        batch_size: images at a time, see `images_at_a_time`.
         scratch: folder for the other features; it must outlive the result.
         resumable: say how long it will take, and keep what is done where somebody stops it, see `Journal`.
     """
     by_name = networks.by_name()
-    run = _Run(
-        batch_size or (16 if networks.device.type == "cpu" else 64),
-        networks.device,
-        progress,
-        dict.fromkeys(by_name, 0.0),
-        resumable,
-    )
+    run = _Run.of(networks, batch_size, progress, resumable)
     everybody = list(by_name.values())
     passes = [_Pass(_GENERATED, inputs.fake, everybody, run.journal(inputs.fake, everybody))]
     real: _Real | None = None
@@ -82,13 +82,41 @@ def extract(
         real = run.real(inputs.real, networks.features, scratch)
         if real.features is None:
             passes.insert(0, real.extraction)
-    if resumable:
-        run.say_time(passes)
-    *_, fake = passes
-    real_features = None if real is None else run.real_features(real)
-    paths = [scratch / f"fake{number}.npy" for number in range(len(by_name))]
-    run.write(paths, fake)
+    world().wait()
+    try:
+        if resumable:
+            run.say_time(passes)
+        *_, fake = passes
+        real_features = None if real is None else run.real_features(real)
+        paths = [scratch / f"fake{number}.npy" for number in range(len(by_name))]
+        run.write(paths, fake)
+    except Stopped:
+        world().gather(_STOPPED)
+        raise
+    world().gather(_DONE)
     return Features(dict(zip(by_name, map(FeatureFile, paths), strict=True)), real_features, run.seconds, fake.journal)
+
+
+def help_extract(inputs: Inputs, networks: Networks, batch_size: int | None) -> None:
+    """Make this process's share of the features that the first process wants in `extract`, with the same arguments.
+
+    Raises Stopped where that one was stopped.
+    """
+    run = _Run.of(networks, batch_size, silent, resumable=False)
+    passes = {_GENERATED: _Pass(_GENERATED, inputs.fake, list(networks.by_name().values()), None)}
+    if networks.features is not None and inputs.real is not None:
+        passes[_REAL] = _Pass(_REAL, inputs.real, [networks.features], None)
+    world().wait()
+    while (wanted := world().gather(None)[0]) not in (_DONE, _STOPPED):
+        what, first = wanted
+        run.shared(passes[what], first)
+    if wanted == _STOPPED:
+        raise Stopped
+
+
+def images_at_a_time(networks: Networks, batch_size: int | None) -> int:
+    """`batch_size`; 16 on a CPU and 64 elsewhere if left out."""
+    return batch_size or (16 if networks.device.type == "cpu" else 64)
 
 
 @dataclass(eq=False)
@@ -127,6 +155,17 @@ class _Run:
     seconds: dict[str, float]
     resumable: bool
 
+    @classmethod
+    def of(cls, networks: Networks, batch_size: int | None, progress: Progress, resumable: bool) -> _Run:
+        """What all passes by these networks share; the arguments are those of `extract`."""
+        seconds = dict.fromkeys(networks.by_name(), 0.0)
+        return cls(images_at_a_time(networks, batch_size), networks.device, progress, seconds, resumable)
+
+    @property
+    def piece(self) -> int:
+        """Batches that all processes make at a time."""
+        return PIECE * world().size
+
     def real(self, images: Images, network: FeatureNetwork, scratch: Path) -> _Real:
         """The features that were kept where they fit; with a note where others are in their place."""
         decisive = f"{images.fingerprint} {network.fingerprint} {network.resize}"
@@ -163,14 +202,14 @@ class _Run:
     def say_time(self, passes: Sequence[_Pass]) -> None:
         """Say how long all of it will take, by a batch of each kind of images that is tried, where it is long."""
         left = [len(one.images) - sum(len(rows[0]) for rows in one.kept()) for one in passes]
-        if all(count <= _SHORT * self.batch_size for count in left):
+        if all(count <= _SHORT * self.batch_size * world().size for count in left):
             return
         seconds = 0.0
         for one, count in zip(passes, left, strict=True):
             features, rate = self._features(one, len(one.images) - count), 0.0
             for _ in range(2):
                 started = time.perf_counter()
-                if piece := list(itertools.islice(features, PIECE)):
+                if piece := list(itertools.islice(features, self.piece)):
                     one.ahead += piece
                     took = time.perf_counter() - started
                     rate = took / sum(len(rows[0]) for rows in piece)
@@ -207,7 +246,7 @@ class _Run:
                         journal.add(features)
                     done += len(features[0])
                     took = time.perf_counter() - started
-                    whole_piece = done > begun and (done - begun) % (PIECE * self.batch_size) == 0
+                    whole_piece = done > begun and (done - begun) % (self.piece * self.batch_size) == 0
                     if not told and took > _AGAIN and whole_piece and done < len(images):
                         told, left = True, took * (len(images) - done) / (done - begun)
                         _log.info("%s: %d of %d, about %s left", one.what, done, len(images), duration(left))
@@ -223,7 +262,25 @@ class _Run:
 
     def _features(self, one: _Pass, start: int) -> Generator[list[Tensor], None, None]:
         """Yield what each network makes of each batch, from the image `start` on."""
-        for batch in one.images.batches(self.batch_size, start):
+        if world().size == 1:
+            yield from self._made(one, range(start, len(one.images), self.batch_size))
+            return
+        for first in range(start, len(one.images), self.piece * self.batch_size):
+            world().gather((one.what, first))
+            yield from self.shared(one, first)
+
+    def shared(self, one: _Pass, first: int) -> list[list[Tensor]]:
+        """What the networks make of the next `piece` batches from the image `first` on, of which each process has every
+        so many; all must ask."""
+        rank, size = world().rank, world().size
+        end = min(first + self.piece * self.batch_size, len(one.images))
+        own = range(first + rank * self.batch_size, end, size * self.batch_size)
+        parts = world().gather(list(self._made(one, own)))
+        return [parts[number % size][number // size] for number in range(sum(map(len, parts)))]
+
+    def _made(self, one: _Pass, starts: Sequence[int]) -> Iterator[list[Tensor]]:
+        """What each network makes of the batches that begin with the images `starts`."""
+        for batch in one.images.batches(self.batch_size, starts):
             made = []
             for network in one.networks:
                 started = time.perf_counter()

@@ -56,8 +56,8 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batches(self, batch_size: int, start: int = 0) -> Iterator[Tensor]:
-        """Yield all images from `start` on, in order, (B,3,H,W) uint8 on the CPU."""
+    def batches(self, batch_size: int, starts: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """Yield the batches that begin with the images `starts`, all if left out: (B,3,H,W) uint8 on the CPU."""
         ...
 
 
@@ -176,9 +176,9 @@ class SplitImages:
     def __len__(self) -> int:
         return len(self._dataset) if self._numbers is None else len(self._numbers)
 
-    def batches(self, batch_size: int, start: int = 0) -> Iterator[Tensor]:
+    def batches(self, batch_size: int, starts: Sequence[int] | None = None) -> Iterator[Tensor]:
         """Yield the crops (B,3,S,S). Raises DataError, naming the file, for an image that cannot be read."""
-        return _read_batches(self._read, range(start, len(self)), batch_size)
+        return _read_batches(self._read, _batches(len(self), batch_size, starts))
 
     def _read(self, index: int) -> Tensor:
         return to_uint8(self._dataset.centre_crop(index if self._numbers is None else self._numbers[index]))
@@ -225,9 +225,9 @@ class FolderImages:
     def __len__(self) -> int:
         return len(self.files)
 
-    def batches(self, batch_size: int, start: int = 0) -> Iterator[Tensor]:
+    def batches(self, batch_size: int, starts: Sequence[int] | None = None) -> Iterator[Tensor]:
         """Yield the images (B,3,H,W). Raises DataError for one that cannot be read or is of another size."""
-        return _read_batches(self._read_of_size, range(start, len(self)), batch_size)
+        return _read_batches(self._read_of_size, _batches(len(self), batch_size, starts))
 
     def _read(self, index: int) -> Tensor:
         try:
@@ -285,14 +285,16 @@ class GeneratedImages:
     def __len__(self) -> int:
         return len(self._captions.of_image)
 
-    def batches(self, batch_size: int, start: int = 0) -> Iterator[Tensor]:
+    def batches(self, batch_size: int, starts: Sequence[int] | None = None) -> Iterator[Tensor]:
         """Yield the images (B,3,S,S). Raises RatlipError where the model generates NaN."""
         captions = self._captions.first
-        for first in range(start, len(captions), TOGETHER * batch_size):
-            numbers = captions[first : first + TOGETHER * batch_size]
+        wanted = _batches(len(self), batch_size, starts)
+        for first in range(0, len(wanted), TOGETHER):
+            batches = wanted[first : first + TOGETHER]
+            numbers = [captions[place] for batch in batches for place in batch]
             noise = noise_vectors(self._seed, numbers, self._model.config.generator.noise_dim)
             levels = to_uint8(sample(self._model, noise, self._condition(numbers), self._batch_size))
-            yield from torch.split(levels, batch_size)
+            yield from torch.split(levels, [len(batch) for batch in batches])
 
     def _condition(self, numbers: Sequence[int]) -> Tensor:
         """What the generator is given of captions (n,...); CLIP's text vectors are kept beside the data."""
@@ -330,12 +332,18 @@ class ImagesOfImages(GeneratedImages):
         return model.sampler.each(partial(model.family.of_images, model.clip), crops).cpu()
 
 
-def _read_batches(read: Callable[[int], Tensor], numbers: range, batch_size: int) -> Iterator[Tensor]:
+def _batches(count: int, batch_size: int, starts: Sequence[int] | None) -> list[range]:
+    """The numbers of the images in the batches of `count` images that begin with `starts`, in all if left out."""
+    firsts = range(0, count, batch_size) if starts is None else starts
+    return [range(first, min(first + batch_size, count)) for first in firsts]
+
+
+def _read_batches(read: Callable[[int], Tensor], batches: Sequence[range]) -> Iterator[Tensor]:
     """Yield the images of these numbers in batches, read by threads a little ahead."""
     coming: deque[list[Future[Tensor]]] = deque()
     with ThreadPoolExecutor(_READERS) as pool:
-        for start in range(0, len(numbers), batch_size):
-            coming.append([pool.submit(read, index) for index in numbers[start : start + batch_size]])
+        for batch in batches:
+            coming.append([pool.submit(read, index) for index in batch])
             if len(coming) > _AHEAD:
                 yield torch.stack([image.result() for image in coming.popleft()])
         while coming:

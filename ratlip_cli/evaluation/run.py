@@ -15,17 +15,19 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import ratlip_cli
 from ratlip_cli.data.dataset import cut_captions
 from ratlip_cli.data.of_run import dataset_of_model
-from ratlip_cli.device import resolve_device
+from ratlip_cli.distributed import ANSWER_SECONDS, join, own_device, world
 from ratlip_cli.errors import DataError, RatlipError, UsageError
-from ratlip_cli.evaluation.extract import extract
+from ratlip_cli.evaluation.extract import extract, help_extract, images_at_a_time
 from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_split
 from ratlip_cli.evaluation.metrics import FEATURE_METRICS, Metric, wanted_metrics
 from ratlip_cli.evaluation.networks import Networks, load_networks
@@ -120,37 +122,45 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
     Args:
         progress: called while a dataset is prepared, images are read and generated, and scores are resampled.
 
+    Of several processes, which torchrun started, each must call it, and gets the same scores.
+
     Raises:
         UsageError: unknown names. DataError: images or captions are missing, too few, damaged or of several sizes.
         WeightsError: a model or a network cannot be loaded. RatlipError: the model generates NaN.
+        DistributedError: another one of several processes has ended or does not come.
     """
+    device = own_device(request.device)
+    group = join(device, ANSWER_SECONDS)
     if request.images is not None:
-        device = resolve_device(request.device)
-        inputs = folder_inputs(request.images, request, progress)
-        networks = load_networks(request, device)
+        folder = request.images
+        inputs = group.in_turn(lambda: folder_inputs(folder, request, progress))
+        networks = group.in_turn(lambda: load_networks(request, device))
         inputs = _noted(inputs, [network.clip for network in networks.clips])
         return score_inputs(inputs, request, networks, progress, resumable=True)
-    spec = "" if request.model is None or isinstance(request.model, Model) else str(request.model)
-    if isinstance(request.model, Model):
-        model = request.model
-    elif is_export(spec):
-        model = open_export(spec, request.device, request.precision)
-    else:
-        model = load_model(spec or default_model(), resolve_device(request.device))
-    model = model.in_precision(request.precision)
+    model = group.in_turn(lambda: _model(request, device)).in_precision(request.precision)
     dataset = request.dataset or dataset_of_model(model.folder) or str(model.config.training.get("dataset") or "")
     if not dataset:
         raise UsageError(f"{model.name} does not say what it was trained on; name a --dataset.")
     _log.info("model %s (%s) on %s, against %s", model.name, model.fingerprint, model.device, dataset)
-    split = open_split(dataset, request, model.config.generator.image_size, progress)
-    networks = load_networks(request, model.device, model)
+    split = group.in_turn(lambda: open_split(dataset, request, model.config.generator.image_size, progress))
+    networks = group.in_turn(lambda: load_networks(request, model.device, model))
     every = [model.clip, *(network.clip for network in networks.clips)]
     clips = list({clip.fingerprint: clip for clip in every}.values())
     inputs = _noted(model_inputs(model, split, request), clips)
+    captions = inputs.captions
     for clip in clips:
-        if inputs.captions is not None:
-            inputs.captions.vectors(clip, progress)  # they are kept: what comes after is told its time without them
+        if captions is not None:  # they are kept: what comes after is told its time without them
+            group.in_turn(partial(captions.vectors, clip, progress))
     return score_inputs(inputs, request, networks, progress, resumable=True)
+
+
+def _model(request: EvaluationRequest, device: torch.device) -> Model:
+    if isinstance(request.model, Model):
+        return request.model
+    spec = "" if request.model is None else str(request.model)
+    if is_export(spec):
+        return open_export(spec, request.device, request.precision)
+    return load_model(spec or default_model(), device)
 
 
 def _noted(inputs: Inputs, clips: Sequence[FrozenCLIP]) -> Inputs:
@@ -173,6 +183,8 @@ def score_inputs(
 ) -> Evaluation:
     """Score images that are open already, by networks that are loaded already.
 
+    Of several processes each must call it, with the same; each makes features, the first one scores, all get it.
+
     Args:
         networks: from `load_networks` for this request.
         resumable: see `extract`.
@@ -180,9 +192,20 @@ def score_inputs(
     Raises:
         DataError: an image cannot be read, there are too few, or captions or real images are missing.
         RatlipError: the model generates NaN, or a score is not finite. WeightsError: a network's features are not.
+        UsageError: another process has other images, networks or versions.
     """
     started = time.perf_counter()
     _check(inputs, request, networks)
+    decisive, group = _fingerprint(inputs, request, networks), world()
+    if group.size > 1:
+        together = images_at_a_time(networks, request.batch_size)
+        versions = {"ratlip": ratlip_cli.__version__, "torch": torch.__version__}
+        group.agree({**versions, "scores' fingerprint": decisive, "images at a time": together})
+    if not group.is_first:
+        help_extract(inputs, networks, request.batch_size)
+        group.wait()
+        scored: Evaluation = group.gather(None)[0]
+        return scored
     with tempfile.TemporaryDirectory(prefix="ratlip-") as scratch:
         features = extract(inputs, networks, request.batch_size, Path(scratch), progress, resumable)
         scores = [
@@ -192,7 +215,7 @@ def score_inputs(
         if features.journal is not None:
             features.journal.remove()
     limited = "" if inputs.limit is None else f", {inputs.limit} images of the split"
-    return Evaluation(
+    evaluation = Evaluation(
         source=inputs.source,
         device=str(networks.device),
         protocol=request.protocol + limited,
@@ -203,12 +226,15 @@ def score_inputs(
             name: {"fingerprint": network.fingerprint, "resize": network.resize}
             for name, network in networks.by_name().items()
         },
-        fingerprint=_fingerprint(inputs, request, networks),
+        fingerprint=decisive,
         seconds=time.perf_counter() - started,
         metrics={score.name: score for score in scores},
         notes=inputs.notes,
         limit=inputs.limit,
     )
+    group.wait()
+    group.gather(evaluation)
+    return evaluation
 
 
 def _check(inputs: Inputs, request: EvaluationRequest, networks: Networks) -> None:

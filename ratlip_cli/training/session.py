@@ -67,6 +67,7 @@ class TrainingSession:
         self._saved_every = (self.settings.save_every, self.settings.keep_every)
         self._reader: StreamReader | None = None
         self._position: dict[str, Any] = {}
+        self._shared_at = -1  # The step after which all told where they are in a stream.
         self.total_steps = self.settings.total_steps(
             len(self.dataset), self.trainer.steps_done, self.trainer.images_seen
         )
@@ -115,12 +116,15 @@ class TrainingSession:
                 record = replace(record, memory_mib=max(record.memory_mib, self._memory))
                 if any(map(self._due, self._saved_every)):
                     self._share_position()
+                self._unlogged = record
+                evaluation = self._evaluate(is_over) if self._due(settings.eval_every) else None
                 if world.is_first:
-                    record = self._written(record, is_over)
+                    record = self._written(record, evaluation)
                 if any(self._due(every) for every in (settings.eval_every, settings.sample_every, *self._saved_every)):
                     world.wait()
                 yield record
                 if self.trainer.not_finite_in_a_row == PATIENCE:
+                    self._share_position()
                     raise TrainingError(self._diverged())
             self._share_position()
             self.save()
@@ -133,10 +137,8 @@ class TrainingSession:
             batches.close()
             self.folder.close()
 
-    def _written(self, record: StepRecord, is_over: Callable[[], bool]) -> StepRecord:
+    def _written(self, record: StepRecord, evaluation: Evaluation | None) -> StepRecord:
         """Write what is due after a step; the record with what was measured on the way."""
-        self._unlogged = record
-        evaluation = self._evaluate(is_over) if self._due(self.settings.eval_every) else None
         if self._due(self.settings.sample_every):
             record = self._sampled(record)
         self._unlogged = None
@@ -170,6 +172,7 @@ class TrainingSession:
         """Let the trainer know, for the next checkpoint, where all processes are in a stream; each must come here."""
         if self._reader is not None:
             self.trainer.stream = self.trainer.world.gather(self._position)
+            self._shared_at = self.trainer.steps_done
 
     def save(self) -> None:
         """Write a checkpoint and the model folder's weights, unless this step is saved already.
@@ -191,11 +194,13 @@ class TrainingSession:
             return
         if not self.trainer.between_steps:
             _log.warning("the last step ended half-way: what is saved is step %d", self.saved_step)
+        elif self._reader is not None and self.trainer.world.size > 1 and self._shared_at != self.trainer.steps_done:
+            _log.warning("where the others were in the stream is not known: what is saved is step %d", self.saved_step)
         elif self._tried_to_save != self.trainer.steps_done:  # else `reason` is that it cannot be saved
             try:
                 if self._unlogged is not None:
                     self.folder.log(self._unlogged)
-                if self.trainer.world.size == 1:  # others may have ended: what they shared last stays
+                if self.trainer.world.size == 1:
                     self._share_position()
                 self.save()
             except Exception as error:
@@ -211,7 +216,9 @@ class TrainingSession:
     def _evaluate(self, is_over: Callable[[], bool]) -> Evaluation | None:
         if self.validation is None:
             return None
-        self.write_model()
+        if self.trainer.world.is_first:
+            self.write_model()
+        self.trainer.world.wait()
         evaluation = self.validation.evaluate(self.folder.model, is_over)
         if evaluation is not None:
             self.scores = {name: score.value for name, score in evaluation.metrics.items()}

@@ -66,7 +66,7 @@ def open_session(
     device = own_device(settings.device)
     world = join(device, parse_duration(settings.dist_timeout))
     world.rows(settings.batch_size, *settings.shares)
-    world.agree("run", {"ratlip": __version__, "torch": torch.__version__, **settings.of_all_processes})
+    world.agree({"ratlip": __version__, "torch": torch.__version__, **settings.of_all_processes})
     settings = _after_restart(settings)
     check_beginning(settings)
     start = find_start(settings) if settings.init_from and not settings.resume else None
@@ -75,7 +75,7 @@ def open_session(
     inputs = {"dataset": dataset.fingerprint, "CLIP": clip.fingerprint}
     if isinstance(dataset, StreamedImages):
         inputs["workers"] = str(settings.workers)  # among which its shards are dealt
-    world.agree("inputs", inputs)
+    world.agree(inputs)
     run, checkpoint = _where_all_start(settings, len(dataset), tell, world)
     if run is None and settings.out and Path(settings.out).exists():
         raise already_there(Path(settings.out))
@@ -90,9 +90,9 @@ def open_session(
         tell(start_from(start or find_start(settings), trainer))
     config = model_config(*settings.configs(), clip, training=_record(settings, dataset), features=_features(settings))
     validation = None
-    if settings.eval_every and world.is_first and isinstance(dataset, CaptionedImages):
-        model = Model("the run", Path(), config, trainer.ema, clip, fingerprint="")
-        validation = Validation(settings, dataset, model)
+    if settings.eval_every and isinstance(dataset, CaptionedImages):
+        model, images = Model("the run", Path(), config, trainer.ema, clip, fingerprint=""), dataset
+        validation = world.in_turn(lambda: Validation(settings, images, model))
     world.wait()  # until all have read what the first one writes over
     folder = RunFolder(run) if run is not None else _made_by_first(settings, world)
     if world.is_first:

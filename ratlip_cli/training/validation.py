@@ -20,14 +20,11 @@ from ratlip_cli.evaluation.request import DEFAULT_METRICS, EvaluationRequest
 from ratlip_cli.evaluation.run import Evaluation, score_inputs
 from ratlip_cli.files import write_text
 from ratlip_cli.json_files import read_json
+from ratlip_cli.progress import Stopped
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.weights.model_folder import Model, fingerprint_of
 
 RESULT_FILE = "evaluation.json"
-
-
-class _Stopped(Exception):
-    """Somebody asked to stop while images were scored."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +59,20 @@ class Validation:
         self._networks = load_networks(self._request, model.device, model)
 
     def evaluate(self, folder: Path, should_stop: Callable[[], bool]) -> Evaluation | None:
-        """Score the model, which is saved in the model folder `folder`; None where `should_stop` became true."""
+        """Score the model, which is saved in the model folder `folder`; None where `should_stop` became true.
+
+        Of several processes each must call it; whether to stop is asked in the first one.
+        """
 
         def stop(what: str, done: int, total: int | None, unit: str) -> None:
             if should_stop():
-                raise _Stopped
+                raise Stopped
 
         model = replace(self._model, folder=folder, fingerprint=fingerprint_of(folder))
         inputs = model_inputs(model, self._images, self._request)
         try:
             return score_inputs(inputs, self._request, self._networks, stop)
-        except _Stopped:
+        except Stopped:
             return None
 
 

@@ -32,6 +32,7 @@ from report import CHECKOUT, Context, Report, driver, in_one_line  # noqa: E402
 
 STEPS = {
     "right": ("right", 24),
+    "several": ("several", 10),
     "swaps": ("swapping", 22),
     "generate": ("generating", 18),
     "train": ("training_speed", 20),
