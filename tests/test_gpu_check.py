@@ -67,6 +67,8 @@ def test_every_step_and_its_figures_are_in_the_report(tmp_path: Path) -> None:
     for variant in ("ratlip", "rat", "galip", "ratlip-released"):
         assert f"{variant}, small, float64, all swaps: gradients" in report["checks"]
         assert f"{variant}, small, fp32: images" in report["checks"]
+    for variant in right.BASELINES:
+        assert {f"{variant}, fp32: gradients", f"{variant}: losses of five steps"} <= report["checks"].keys()
     for word in (
         "small, fp16",
         "swap affines",
@@ -125,6 +127,7 @@ def test_a_spoiled_value_is_found_and_named(
     monkeypatch.setattr(right, "VARIANTS", ["ratlip"])
     for work in (
         "references",
+        "baselines",
         "twenty_steps",
         "exact_resume",
         "sampled_images",

@@ -90,7 +90,10 @@ class _Encoding(nn.Module):
         self.family = model.family
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.family.condition(self.clip, tokens) if _reads_tokens(self.family) else self.clip.encode_tokens(tokens)
+        if not _reads_tokens(self.family):
+            return self.clip.encode_tokens(tokens)
+        condition: Tensor = self.family.condition(self.clip, tokens)
+        return condition
 
 
 def _reads_tokens(family: Family) -> bool:
