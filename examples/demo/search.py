@@ -5,8 +5,8 @@
 
 Trains the preset `demo` with each combination, one after another, and scores each by the attribute classifier: how much
 of what test captions state their images show, averaged over the attributes that `score.py` has goals for, and the
-Fréchet distance in the classifier's features as a multiple of that of two real sets. A run that is there already is not
-trained again, and one that was interrupted goes on.
+Fréchet distance in the classifier's features as a multiple of that of two real sets. A run that was scored is
+not trained again, and one that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ratlip_cli.training.start import open_session
 
 
 def train(out: Path, settings: dict[str, object]) -> float:
-    """Train unless it was done; the seconds of a processor that this process took for it."""
+    """Train, or go on; the seconds of a processor that this process took for it."""
     began = time.process_time()
     session = open_session(resolve_settings({**settings, "out": str(out), "resume": "auto"}))
     for _ in session.run():
@@ -80,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     every |= {"save_every": 100, "sample_every": args.steps, "seed": args.seed}
     for tried in args.tried:
         run = args.out / f"{args.variant}-{args.steps}-{tried}-{args.seed}"
+        if (run / "score.json").is_file():
+            print((run / "score.json").read_text(encoding="utf-8"), end="", flush=True)
+            continue
         settings = dict(pair.split("=") for pair in tried.split(","))
         seconds = train(run, {**every, **{name: json.loads(value) for name, value in settings.items()}})
         row = {"tried": tried, "seconds": round(seconds), **score(classifier, run, test, other)}
