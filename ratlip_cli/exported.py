@@ -121,7 +121,7 @@ class ExportedModel:
         return lines
 
     def encoded(self, prompt: str) -> Floats:
-        """The text vector (1,d) of a prompt."""
+        """What the text encoder gives (1,...) for a prompt."""
         return self.encode_tokens(self._tokenizer([without_accidents(prompt)]))
 
     def images(self, noise: Floats, encoded: Sequence[Floats]) -> tuple[list[Image.Image], Sequence[float | None]]:
@@ -134,14 +134,15 @@ class ExportedModel:
             )
         if not self.has_similarity:
             return _to_images(images), [None] * len(images)
-        return _to_images(images), _cosines(self.encode_images(images), text)
+        vectors = self.encode_images(images)
+        return _to_images(images), _cosines(vectors, text_vectors(text, vectors.shape[1]))
 
     def encode_tokens(self, tokens: NDArray[np.int64]) -> Floats:
-        """Text vectors (n,d) of token ids (n,context_length)."""
+        """Text vectors (n,d) of token ids (n,context_length), or all that an AttnGAN reads, see `text_vectors`."""
         return self._each(self._text_encoder, 1, tokens)
 
     def generated(self, noise: Floats, text: Floats) -> Floats:
-        """Images (n,3,S,S) in [-1,1] of noise (n,noise_dim) and text vectors (n,d)."""
+        """Images (n,3,S,S) in [-1,1] of noise (n,noise_dim) and what `encode_tokens` gave."""
         return self._each(self._generator, self._batch_size, noise, text)
 
     def encode_images(self, images: Floats) -> Floats:
@@ -258,6 +259,11 @@ def _to_images(images: Floats) -> list[Image.Image]:
     """Images (n,3,S,S), clamped to [-1,1], as RGB images."""
     levels = ((images.clip(-1, 1) + 1) * np.float32(127.5)).round().astype(np.uint8)
     return [Image.fromarray(image) for image in np.ascontiguousarray(levels.transpose(0, 2, 3, 1))]
+
+
+def text_vectors(encoded: Floats, width: int) -> Floats:
+    """CLIP's text vectors (n,width) in what a text encoder gives: all of it, or the first of an AttnGAN's rows."""
+    return encoded if encoded.ndim == 2 else encoded[:, 0, 1 : 1 + width]
 
 
 def _cosines(vectors: Floats, text: Floats) -> list[float]:

@@ -148,6 +148,10 @@ class Family(ABC):
         """Captions as the condition (B,...) that the networks are given."""
         return self.condition(encoder, self.rows(encoder, captions))
 
+    def between(self, start: Tensor, end: Tensor, share: float) -> Tensor:
+        """The condition between two (...), `start` at share 0 and `end` at 1. Left as it is, on a straight line."""
+        return start.lerp(end, share)
+
     def example_condition(self, clip: FrozenCLIP) -> Tensor:
         """The condition (1,...) of some caption, for counting arithmetic; `clip` may be on the meta device."""
         return self.encode(clip, ["a bird"])

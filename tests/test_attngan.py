@@ -44,15 +44,20 @@ from ratlip_cli.data.dataset import Batch
 from ratlip_cli.data.layout import read_split
 from ratlip_cli.data.prepare import PrepareRequest, prepare
 from ratlip_cli.errors import UsageError
+from ratlip_cli.exported import ExportedModel
 from ratlip_cli.families.attngan import AttnGAN, AttnGANConfig, AttnGANDiscriminatorConfig, ReleasedAttnGAN
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.planned import planned
+from ratlip_cli.sampling import sample
 from ratlip_cli.summary import count_parameters
 from ratlip_cli.tensor_files import check_fit, load_into
 from ratlip_cli.training.settings import TrainSettings, resolve_settings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import load_clip
+from ratlip_cli.weights.export.export import export_model
+from ratlip_cli.weights.export.scored import load_exported
+from ratlip_cli.weights.load import load_model
 from ratlip_cli.weights.model_folder import read_model_config
 from ratlip_cli.weights.released.attngan import (
     discriminator_names,
@@ -514,6 +519,27 @@ def test_captions_become_sentence_and_words(tiny_clip: Path) -> None:
     assert real.diff(dim=1).float().abs().sum() == 2, "real words come first"
 
 
+@torch.no_grad()
+def test_between_two_captions() -> None:
+    """The ends are the captions' own images to the bit, and words come and go without a jump."""
+    generator, z = tiny(), torch.randn(1, 8)
+    start, end = (one.clone() for one in pack(captions([2, 5], 5)).split(1))
+    for share, whole in ((0.0, start), (1.0, end)):
+        assert torch.equal(generator(z, AttnGAN().between(start, end, share)), generator(z, whole))
+    sentence, words, real = unpack(AttnGAN().between(start, end, 0.25), 6, 4)
+    theirs = [unpack(one, 6, 4) for one in (start, end)]
+    torch.testing.assert_close(sentence, torch.lerp(theirs[0].sentence, theirs[1].sentence, 0.25))
+    torch.testing.assert_close(words[:, :2], torch.lerp(theirs[0].words, theirs[1].words, 0.25)[:, :2])
+    assert torch.equal(words[:, 2:], theirs[1].words[:, 2:]), "the shorter caption has none there"
+    torch.testing.assert_close(real, torch.tensor([[1, 1, 0.25, 0.25, 0.25]]))
+    there = generator.stages(z, AttnGAN().between(start, end, 0.5)).attention[0]
+    assert there[:, 2:].min() > 0
+    shares = torch.linspace(0, 1, 101).tolist()
+    images = torch.cat([generator(z, AttnGAN().between(start, end, share)) for share in shares])
+    steps = images.diff(dim=0).flatten(1).norm(dim=1)
+    assert steps.max() < 10 * steps.median(), "no step is a jump"
+
+
 @pytest.fixture(scope="module")
 def run_settings(tiny_settings: TrainSettings) -> TrainSettings:
     sizes = {"image_size": 32, "z_dim": 5, "condition_dim": 3, "generator_channels": 2, "discriminator_channels": 1}
@@ -539,6 +565,29 @@ def test_a_run(run: Path) -> None:
     assert "match_weight = 5.0" in config
     assert "penalty_weight" not in config
     assert (run / "samples" / "step_00000006.png").is_file()
+
+
+@pytest.mark.slow
+def test_export(run: Path, tmp_path: Path) -> None:
+    """Its text encoder gives sentence, words and mask, packed, which its generator takes."""
+    model = load_model(str(run))
+    exported = export_model(model, tmp_path / "onnx", "onnx")
+    assert exported.image_difference < 1e-4
+    folder = ExportedModel(exported.folder)
+    prompts = ["a red bird", "a bird " * 3]
+    text = np.concatenate([folder.encoded(prompt) for prompt in prompts])
+    torch.testing.assert_close(torch.from_numpy(text), model.encode(prompts), rtol=1e-4, atol=1e-5)
+    noise = folder.noise(3, range(2))
+    images, similarity = folder.images(noise, [text[:1], text[1:]])
+    expected = sample(model, torch.from_numpy(noise), model.encode(prompts))
+    own = torch.cosine_similarity(model.clip.encode_image(expected), model.clip.encode_text(prompts))
+    assert similarity == pytest.approx(own.tolist(), abs=1e-4)
+    levels = ((expected.permute(0, 2, 3, 1) + 1) * 127.5).numpy()
+    assert max(np.abs(np.asarray(image) - one).max() for image, one in zip(images, levels, strict=True)) <= 0.6
+    scored = load_exported(exported.folder)
+    torch.testing.assert_close(scored.encode(prompts), model.encode(prompts), rtol=1e-4, atol=1e-5)
+    vectors = scored.clip.encode_text(prompts)
+    torch.testing.assert_close(vectors, model.clip.encode_text(prompts), rtol=1e-4, atol=1e-5)
 
 
 def trainer_of(settings: TrainSettings) -> tuple[Trainer, Batch]:

@@ -32,7 +32,7 @@ from ratlip_cli.training.settings import TrainSettings, resolve_settings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import load_clip
-from ratlip_cli.weights.export.export import _Generating
+from ratlip_cli.weights.export.export import _Encoding, _Generating
 from ratlip_cli.weights.load import load_model
 
 
@@ -288,26 +288,22 @@ def test_it_is_generated_and_evaluated(trained: Trained, tmp_path: Path) -> None
 
 @papers
 def test_what_would_be_exported_is_the_model(trained: Trained) -> None:
-    """The computation takes CLIP's text vectors, and makes of them what the family's networks are given."""
+    """Token ids become what the exported generator takes, and that the images of the family's condition."""
     model = load_model(str(trained.folder))
-    text, noise = model.clip.encode_text(CAPTIONS), torch.randn(3, model.config.generator.noise_dim)
-    if trained.settings.variant == "attngan":
-        answer = ratlip("export", trained.folder, "--quiet")
-        assert answer.code == 1
-        assert "variant attngan reads more than text vectors, which cannot be exported yet" in answer.err
-        return
+    text, noise = _Encoding(model)(model.clip.tokenizer(CAPTIONS)), torch.randn(3, model.config.generator.noise_dim)
     with torch.no_grad():
         expected = model.generator(noise, model.encode(CAPTIONS), model.clip).clamp(-1, 1)
         torch.testing.assert_close(_Generating(model).eval()(noise, text), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trained", [name for name in PAPERS if name != "attngan"], indirect=True)
+@papers
 def test_it_is_exported(trained: Trained, tmp_path: Path) -> None:
     answer = ratlip("export", trained.folder, "--out", tmp_path / "out", "--format", "torch-export", "--quiet")
     assert answer.code == 0, answer.err
     model = load_model(str(trained.folder))
-    text, noise = model.clip.encode_text(CAPTIONS), torch.randn(3, model.config.generator.noise_dim)
+    tokens, noise = model.clip.tokenizer(CAPTIONS), torch.randn(3, model.config.generator.noise_dim)
+    text = torch.export.load(tmp_path / "out" / "text_encoder.pt2").module()(tokens)
     generator = torch.export.load(tmp_path / "out" / "generator.pt2").module()
     with torch.no_grad():
         expected = model.generator(noise, model.encode(CAPTIONS), model.clip).clamp(-1, 1)

@@ -22,6 +22,7 @@ import swapping
 from report import Context, Report
 
 from ratlip_cli.fast import affines
+from ratlip_cli.training.trainer import Trainer
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -67,6 +68,8 @@ def test_every_step_and_its_figures_are_in_the_report(tmp_path: Path) -> None:
     for variant in ("ratlip", "rat", "galip", "ratlip-released"):
         assert f"{variant}, small, float64, all swaps: gradients" in report["checks"]
         assert f"{variant}, small, fp32: images" in report["checks"]
+    for variant in right.BASELINES:
+        assert {f"{variant}, fp32: gradients", f"{variant}: losses of five steps"} <= report["checks"].keys()
     for word in (
         "small, fp16",
         "swap affines",
@@ -125,6 +128,7 @@ def test_a_spoiled_value_is_found_and_named(
     monkeypatch.setattr(right, "VARIANTS", ["ratlip"])
     for work in (
         "references",
+        "baselines",
         "twenty_steps",
         "exact_resume",
         "sampled_images",
@@ -155,6 +159,27 @@ def test_one_changed_weight_is_found(tmp_path: Path) -> None:
             actual = right.by_objective(right.placed(ones, torch.device("cpu")), given, torch.float32)
         right.compare(context, "galip", actual, expected, right.LIMITS["fp32"])
         assert context.report.content["checks"]["galip: images"]["passed"] is passes
+
+
+def test_a_changed_weight_of_the_other_papers_models_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, calls = right.step_of_phases, []
+
+    def spoiled(trainer: Trainer, images: Tensor) -> dict[str, Tensor]:
+        calls.append(trainer)
+        if len(calls) % 2 == 0:  # what the device computes
+            with torch.no_grad():
+                next(trainer.discriminator.parameters()).mul_(1.1)
+        return honest(trainer, images)
+
+    monkeypatch.setattr(right, "step_of_phases", spoiled)
+    context = context_of(tmp_path / "gpu.json")
+    with check.threads(1):
+        right.baselines(context)
+    checks = context.report.content["checks"]
+    for variant in right.BASELINES:
+        assert not checks[f"{variant}, fp32: worst gradient"]["passed"], variant
+        assert checks[f"{variant}, fp32: images"]["passed"], variant
+        assert checks[f"{variant}: losses of five steps"]["passed"], variant
 
 
 def test_what_is_not_a_number_fails(tmp_path: Path) -> None:

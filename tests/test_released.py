@@ -426,3 +426,10 @@ def test_a_converted_model_is_described(models: dict[str, Path], variant: str) -
     trained = sum(parameter.numel() for network in networks(variant) for parameter in network.parameters())
     assert described["parameters_trained"] == trained
     assert described["fingerprint"] == load_model(str(models[variant])).fingerprint
+
+
+def test_a_model_on_damsm_is_not_exported(models: dict[str, Path], tmp_path: Path) -> None:
+    told = ratlip("export", models["attngan-released"], "--out", tmp_path / "out", "--quiet")
+    assert (told.code, told.out) == (1, "")
+    assert "reads captions by DAMSM's text encoder, which cannot be exported: variant attngan, trained" in told.err
+    assert not (tmp_path / "out").exists()

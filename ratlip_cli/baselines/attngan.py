@@ -32,7 +32,7 @@ class Condition(NamedTuple):
     words: Tensor
     """Word vectors (B,L,w); those behind a caption's end are never read."""
     real: Tensor
-    """Which words are the caption's (B,L), bool; the others are padding."""
+    """Which words are the caption's (B,L): 1, and 0 for padding; between two captions how much a word is there."""
 
 
 def pack(condition: Condition) -> Tensor:
@@ -42,18 +42,28 @@ def pack(condition: Condition) -> Tensor:
     zeros. Of axis 1, the sentence comes first.
     """
     sentence, words, real = condition
-    rows, length, word_dim = words.shape
-    packed = words.new_zeros(rows, 1 + length, 1 + max(sentence.shape[1], word_dim))
-    packed[:, 0, 0] = 1
-    packed[:, 0, 1 : 1 + sentence.shape[1]] = sentence
-    packed[:, 1:, 0] = real.to(packed.dtype)
-    packed[:, 1:, 1 : 1 + word_dim] = words
-    return packed
+    width = max(sentence.shape[1], words.shape[2])
+    sentences = F.pad(sentence, (0, width - sentence.shape[1]))[:, None]
+    vectors = torch.cat((sentences, F.pad(words, (0, width - words.shape[2]))), dim=1)
+    there = F.pad(real.to(words.dtype), (1, 0), value=1.0)
+    return torch.cat((there[:, :, None], vectors), dim=2)
 
 
 def unpack(packed: Tensor, text_dim: int, word_dim: int) -> Condition:
     """The way back, from (B,1+L,1+max(d,w))."""
-    return Condition(packed[:, 0, 1 : 1 + text_dim], packed[:, 1:, 1 : 1 + word_dim], packed[:, 1:, 0] > 0.5)
+    return Condition(packed[:, 0, 1 : 1 + text_dim], packed[:, 1:, 1 : 1 + word_dim], packed[:, 1:, 0].detach())
+
+
+def between(start: Tensor, end: Tensor, share: float) -> Tensor:
+    """From one packed caption to another of its shape: `start` at share 0, `end` at 1.
+
+    Sentences, and words at the same place of both captions, go straight over. A word where the other caption has ended
+    stays as it is, and comes or goes by how much it is there: `WordAttention` takes exp(its logit) times that.
+    """
+    mixed = torch.lerp(start, end, share)
+    there = start[..., :1], end[..., :1]
+    mixed = torch.where(there[0] < there[1], end, torch.where(there[0] > there[1], start, mixed))
+    return torch.cat((torch.lerp(*there, share), mixed[..., 1:]), dim=-1)
 
 
 class Stages(NamedTuple):
@@ -180,10 +190,10 @@ class WordAttention(nn.Module):
         """h (B,C,H,W), words (B,L,w) and their mask (B,L) -> the context (B,C,H,W) and the attention (B,L,H,W)"""
         u = self.project(words)  # (B, L, C)
         logits = h.flatten(2).transpose(1, 2) @ u.transpose(1, 2)  # (B, HW, L)
-        read = real[:, None].expand(-1, logits.shape[1], -1)  # (B, HW, L)
+        read = real.to(logits.dtype)[:, None].expand(-1, logits.shape[1], -1)  # (B, HW, L)
         if self.published_mask:
             read = read.transpose(0, 1).reshape(read.shape)  # row r of all: real[r mod B]
-        weights = logits.masked_fill(~read, -torch.inf).softmax(dim=2)
+        weights = (logits + read.log()).softmax(dim=2)
         context = (weights @ u).transpose(1, 2)  # (B, C, HW)
         return context.unflatten(2, h.shape[2:]), weights.transpose(1, 2).unflatten(2, h.shape[2:])
 

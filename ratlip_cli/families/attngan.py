@@ -219,6 +219,12 @@ class AttnGAN(Family):
         places = torch.arange(1, rows.shape[1], device=words.end.device)
         return pack(Condition(words.text, words.hidden[:, 1:], places <= words.end[:, None]))
 
+    def between(self, start: Tensor, end: Tensor, share: float) -> Tensor:
+        """Sentences and words go over; those of the longer caption come or go, see `baselines.attngan.between`."""
+        from ratlip_cli.baselines.attngan import between
+
+        return between(start, end, share)
+
     def look(self, clip: FrozenCLIP, images: Tensor) -> Tensor:
         """The pixels; the discriminators reduce them to their sizes."""
         return images

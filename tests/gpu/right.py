@@ -48,13 +48,23 @@ from ratlip_cli.model.losses import (
 from ratlip_cli.training.checkpoint import Identity, read_checkpoint, resume, save_checkpoint
 from ratlip_cli.training.objectives.objective import MicroBatch
 from ratlip_cli.training.objectives.ratlip import RatlipObjective
-from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.settings import TrainSettings, resolve_settings
 from ratlip_cli.training.trainer import StepRecord, Trainer
 
 IMAGES = 3
 NAN_STEPS = 50
 """fp16 must have found its loss scale after half of them."""
 
+
+BASELINES: dict[str, dict[str, Any]] = {
+    "dfgan": {"generator_channels": 4, "discriminator_channels": 4},
+    "ratgan": {"generator_channels": 4, "discriminator_channels": 4, "hidden_size": 8},
+    "attngan": {"generator_channels": 4, "discriminator_channels": 2},
+    "lafite": {"channel_base": 256, "channel_max": 16, "w_dim": 12, "text_width": 12},
+}
+"""The other papers' variants, and their sizes on a CPU; on a GPU they are those of the preset `demo`."""
+BASELINE_IMAGES = 4
+"""In a batch of theirs: a group of LAFITE's mini-batch deviation."""
 
 SAMPLING = frozenset({Swap.FOLDED, Swap.PACKED})
 """Swaps that training does not have; `sampled_images` tries them."""
@@ -102,6 +112,7 @@ def run(context: Context) -> None:
         small_variants,
         swaps_alone,
         references,
+        baselines,
         twenty_steps,
         exact_resume,
         sampled_images,
@@ -287,6 +298,61 @@ def largest(values: Any) -> float:
     """The largest value; NaN where one is, which `max` may pass over."""
     listed = list(values)
     return math.nan if any(map(math.isnan, listed)) else max(listed)
+
+
+def baselines(context: Context) -> None:
+    """The other papers' variants: images, losses and gradients of a step with all its regularisers; steps of training.
+
+    Float32 of the device against float32 of the CPU, of which either errs by as much: the limits are those of "fp32".
+    """
+    for variant, small in BASELINES.items():
+        asked = {"dataset": "demo", "variant": variant, "lr_g": 1e-5, "lr_d": 1e-5, "batch_size": BASELINE_IMAGES}
+        regularised = {"path_length_every": 4} if variant == "lafite" else {}
+        sizes = {"image_size": 32, **small} if context.tiny else {}
+        settings = resolve_settings({**asked, **regularised, **sizes})
+        found, steps = [], []
+        for device in (torch.device("cpu"), context.device):
+            trainer = baseline_trainer(settings, device)
+            found.append(step_of_phases(trainer, batch_of(trainer, BASELINE_IMAGES).images))
+            steps.append(stepped(baseline_trainer(settings, device), 5))
+        compare(context, f"{variant}, fp32", found[1], found[0], LIMITS["fp32"])
+        context.check(f"{variant}: losses of five steps", furthest(steps[1], steps[0]), 1e-2)
+
+
+def baseline_trainer(settings: TrainSettings, device: torch.device) -> Trainer:
+    """On the tiny CLIP and prompts; the same weights on every device, none of them at a first value of zero."""
+    clip, family = clip_on(device, True), settings.family
+    prompts = json.loads((Path(__file__).parent / "prompts.json").read_text(encoding="utf-8"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        trainer = Trainer(settings, clip, family.rows(clip, prompts), len(prompts), device)
+    random = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for network in (trainer.generator, trainer.discriminator):
+            for weight in network.parameters():
+                weight.add_((0.02 * torch.randn(weight.shape, generator=random)).to(device))
+    return trainer
+
+
+def step_of_phases(trainer: Trainer, images: Tensor) -> dict[str, Tensor]:
+    """Images, what was measured and all gradients of every phase of a trainer's first step, before any update."""
+    settings, objective, family = trainer.settings, trainer.objective, trainer.settings.family
+    random, count = torch.Generator().manual_seed(6), len(images)
+    noise = torch.randn(count, settings.noise_dim, generator=random).to(images)
+    draws = {name: one.to(images) for name, one in objective.draws(count, random).items()}
+    text = family.condition(trainer.clip, trainer.rows[:count])
+    batch = MicroBatch(images, text, objective.mismatched(text), noise, objective.fake_text(text), draws)
+    found = {"images": trainer.generator(noise, text, trainer.clip)}
+    fake = objective.fake(batch)
+    for number, phase in enumerate(objective.discriminator_phases(0)):
+        loss, logs = phase(batch, fake)
+        found |= {f"D {number} {name}": value for name, value in logs.items()}
+        found |= gradients(loss, trainer.discriminator, f"D {number}", kept=True)
+    for number, phase in enumerate(objective.generator_phases(0)):
+        loss, logs = phase(batch, None if number or objective.fresh_fake else fake)
+        found |= {f"G {number} {name}": value for name, value in logs.items()}
+        found |= gradients(loss, trainer.generator, f"G {number}", kept=True)
+    return found
 
 
 def references(context: Context) -> None:

@@ -196,7 +196,8 @@ def interpolate(
     text = torch.cat([model.encode([caption]) for caption in captions])
     generated: list[Tensor] = []
     for share in np.linspace(0, 1, steps).tolist():
-        generated.append(sample(model, slerp(start, end, share)[None], torch.lerp(text[0], text[1], share)[None])[0])
+        condition = model.family.between(text[0], text[1], share)
+        generated.append(sample(model, slerp(start, end, share)[None], condition[None])[0])
         progress(f"interpolation by {model.name}", len(generated), steps, "images")
     images = torch.stack(generated)
     of_captions = space.model.clip.encode_text(captions)

@@ -1,7 +1,8 @@
 """A model without this package: its networks as ONNX, as OpenVINO's files or as PyTorch export archives.
 
-generator       noise (B,noise_dim) and text vectors (B,d) -> images (B,3,S,S) in [-1,1]
-text_encoder    token ids (B,context_length) -> text vectors (B,d)
+generator       noise (B,noise_dim) and what text_encoder gives -> images (B,3,S,S) in [-1,1]
+text_encoder    token ids (B,context_length) -> text vectors T (B,d); of AttnGAN T and words with their mask, packed
+                (B,context_length,1+n): text[:, 0, 1:1+d] is T, text[:, 1:, 1:] words, text[:, 1:, 0] 1 for real ones
 image_encoder   images (B,3,S,S) in [-1,1] -> image vectors (B,d), whose cosine with a text vector is the similarity
 tokenizer.py, merges.txt    prompts -> token ids
 export.json     sizes, the fingerprints of the model and its CLIP, and the model's config.json
@@ -66,7 +67,7 @@ class Exported:
 
 
 class _Generating(nn.Module):
-    """Noise and text vectors to images in [-1,1]."""
+    """Noise and what `_Encoding` makes to images in [-1,1]."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -75,19 +76,29 @@ class _Generating(nn.Module):
         self.family = model.family
 
     def forward(self, noise: Tensor, text: Tensor) -> Tensor:
-        images: Tensor = self.generator(noise, self.family.condition(self.clip, text), self.clip)
+        condition = text if _reads_tokens(self.family) else self.family.condition(self.clip, text)
+        images: Tensor = self.generator(noise, condition, self.clip)
         return images.clamp(-1, 1)
 
 
 class _Encoding(nn.Module):
-    """Token ids to text vectors."""
+    """Token ids to text vectors or, where the generator reads more, to its condition."""
 
-    def __init__(self, clip: FrozenCLIP) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.clip = _with_towers(clip, visual=False)
+        self.clip = _with_towers(model.clip, visual=False)
+        self.family = model.family
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.clip.encode_tokens(tokens)
+        if not _reads_tokens(self.family):
+            return self.clip.encode_tokens(tokens)
+        condition: Tensor = self.family.condition(self.clip, tokens)
+        return condition
+
+
+def _reads_tokens(family: Family) -> bool:
+    """Whether captions come to the family as token ids, of which it makes words; else as text vectors."""
+    return type(family).rows is not Family.rows
 
 
 class _Seeing(nn.Module):
@@ -113,7 +124,7 @@ def export_model(model: Model, folder: Path, file_format: str) -> Exported:
     The model is on the CPU; `file_format` is one of `exported.ENDINGS`.
 
     Raises UsageError for an unknown format or a folder that exists; WeightsError where the CLIP has another tokenizer
-    than OpenAI's, or the family another condition than CLIP's text vectors; RatlipError where a package is missing, or
+    than OpenAI's, or the model reads captions by a text encoder of its own; RatlipError where a package is missing, or
     the exported model computes something else.
     """
     if file_format not in ENDINGS:
@@ -122,19 +133,23 @@ def export_model(model: Model, folder: Path, file_format: str) -> Exported:
         raise UsageError(f"{folder} exists; choose another --out.")
     if not isinstance(model.clip.tokenizer, CLIPTokenizer):
         raise WeightsError(f"CLIP {model.clip.spec} has a tokenizer of its own, which cannot be exported yet.")
-    if type(model.family).rows is not Family.rows or model.text_encoder is not model.clip:
-        raise WeightsError(f"variant {model.family.name} reads more than text vectors, which cannot be exported yet.")
+    if model.text_encoder is not model.clip:
+        raise WeightsError(
+            f"{model.name} reads captions by DAMSM's text encoder, which cannot be exported: variant "
+            f"{model.family.name.partition('-')[0]}, trained on a CLIP, can."
+        )
     _check_packages(file_format)
     config = model.config.generator
     tokens = model.clip.tokenizer(list(_PROMPTS))
-    text = model.clip.encode_tokens(tokens)
+    encoder = _Encoding(model)
+    text: Tensor = encoder(tokens)
     noise = torch.randn(len(_PROMPTS), config.noise_dim, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         images: Tensor = model.generator(noise, model.encode(_PROMPTS), model.clip).clamp(-1, 1)
         vectors = model.clip.encode_image(images)
     networks: dict[str, tuple[nn.Module, dict[str, Tensor], str]] = {  # with its inputs and the name of its output
         GENERATOR: (_Generating(model), {"noise": noise, "text": text}, "images"),
-        TEXT_ENCODER: (_Encoding(model.clip), {"tokens": tokens}, "text"),
+        TEXT_ENCODER: (encoder, {"tokens": tokens}, "text"),
         IMAGE_ENCODER: (_Seeing(model.clip, config.image_size), {"images": images}, "vectors"),
     }
     save = {"onnx": _save_onnx, "openvino": _save_openvino, "torch-export": _save_archive}[file_format]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ratlip_cli.clip_tokenizer import CLIPTokenizer
 from ratlip_cli.errors import UsageError, WeightsError
-from ratlip_cli.exported import ExportedModel
+from ratlip_cli.exported import ExportedModel, text_vectors
 from ratlip_cli.fast import Sampler
 from ratlip_cli.model.clip import FrozenCLIP, token_rows
 from ratlip_cli.model.config import ClipGeometry
@@ -44,7 +45,7 @@ class ExportedCLIP(FrozenCLIP):
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """Text vectors T (B,d) from token ids (B,context) of the tokenizer."""
-        return torch.from_numpy(self.exported.encode_tokens(tokens.numpy()))
+        return torch.from_numpy(text_vectors(self.exported.encode_tokens(tokens.numpy()), self.geometry.embed_dim))
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Image vectors (B,d) from images (B,3,S,S) in [-1,1], of the model's size. Raises UsageError for another."""
@@ -79,6 +80,10 @@ class ScoredExport(Model):
         """Itself, which computes as it was exported. Raises UsageError for bf16."""
         check_export("cpu", precision)
         return self
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """What the exported text encoder gives (n,...) for prompts."""
+        return torch.from_numpy(self.exported.encode_tokens(self.clip.tokenizer(list(prompts)).numpy()))
 
     @cached_property
     def sampler(self) -> Sampler:
