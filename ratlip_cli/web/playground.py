@@ -133,7 +133,7 @@ class Playground:
             made = list(generate(model, [text], count, _seed(seed), truncation, best_of))
         shown = Shown(name, text, made[0].seed, truncation, tuple(one.index for one in made))
         with _saved(made) as files:
-            yield files, note(len(made)), shown, 0, []
+            yield files, note(len(made)), shown, 0, gr.Gallery(value=[], visible=False), ""
 
     def two_prompts(
         self,
@@ -181,7 +181,7 @@ class Playground:
 
     def explained(self, shown: Shown | None, position: int) -> Iterator[tuple[Any, ...]]:
         """Where one of the images shown holds each word of its prompt."""
-        if shown is None:
+        if shown is None or not 0 <= position < len(shown.indices):
             raise UsageError("there is no image to explain; generate one first.")
         model, index = self._model(shown.model), shown.indices[position]
         (made,) = generate(model, [shown.prompt], 1, shown.seed, shown.truncation, indices=[index])
@@ -196,9 +196,9 @@ class Playground:
             yield gr.Gallery(value=items, visible=True), _explanation(index, len(words(shown.prompt)))
 
     def _model(self, name: str) -> Model:
-        if name not in self.models:
+        if str(name) not in self.models:
             raise unknown_name("model", str(name), self.models)
-        return self.models[name]
+        return self.models[str(name)]
 
 
 def _by_name(models: Sequence[Model]) -> dict[str, Model]:
@@ -277,14 +277,15 @@ def _saved(made: Sequence[Sample]) -> Iterator[list[tuple[Path, str]]]:
 
 
 def told(work: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """`work` with a message on the page, instead of a failure, where it raises a RatlipError."""
+    """`work` with a message on the page where it raises a RatlipError; what is shown stays."""
 
     @functools.wraps(work)
     def event(*inputs: Any) -> Iterator[Any]:
         try:
             yield from work(*inputs)
         except RatlipError as error:
-            raise gr.Error(html.escape(str(error)), title="Not possible", print_exception=False) from None
+            gr.Warning(html.escape(str(error)), title="Not possible")  # as HTML
+            yield gr.skip()
 
     return event
 
@@ -307,19 +308,25 @@ def page(playground: Playground) -> Any:
                     0, MOST_TRUNCATION, 1, step=0.05, label="Truncation", info="Below 1, less variety."
                 )
                 best_of = gr.Slider(
-                    1, MOST_BEST_OF, 1, step=1, precision=0, label="Best of", info="Of one prompt: made for each shown."
+                    1,
+                    MOST_BEST_OF,
+                    1,
+                    step=1,
+                    precision=0,
+                    label="Best of",
+                    info="Generate: so many made for each shown.",
                 )
                 _known_words(playground.models)
         settings = [name, count, seed, truncation]
         with tabs:
-            with gr.Tab("One prompt"):
+            with gr.Tab("Generate"):
                 generate_images, inputs, outputs = _one_prompt(playground, [best_of, *settings], run)
-            with gr.Tab("Between two"):
+            with gr.Tab("Between"):
                 _two_prompts(playground, settings, run)
             with gr.Tab("Same noise"):
                 _several_prompts(playground, settings, run)
             if len(names) > 1:
-                with gr.Tab("Two models"):
+                with gr.Tab("Compare"):
                     _two_models(playground, names, settings[1:], run)
         other.click(lambda: random.randrange(2**32), None, seed, api_visibility="private").then(
             generate_images, inputs, outputs, **run
@@ -338,7 +345,7 @@ def _one_prompt(playground: Playground, settings: list[Any], run: dict[str, Any]
     explain = gr.Button("Where does the chosen image show each word?", size="md")
     maps = _gallery("Where the words are", visible=False)
     about = gr.HTML(elem_classes="ratlip-note")
-    inputs, outputs = [prompt, *settings], [gallery, note, shown, position, maps]
+    inputs, outputs = [prompt, *settings], [gallery, note, shown, position, maps, about]
     event = told(playground.one_prompt)
     for trigger in (go.click, prompt.submit, examples.load_input_event.then):
         trigger(event, inputs, outputs, **run)
