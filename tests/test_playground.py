@@ -77,6 +77,7 @@ def test_between_two_prompts_lie_the_images_of_both(model: api.Model) -> None:
     assert halfway.record().items() >= {"prompt": ends[0], "end": ends[1], "share": 0.5, "seed": 3}.items()
 
 
+@pytest.mark.slow
 def test_the_maps_of_words_are_those_of_gradcam(model: api.Model, tmp_path: Path) -> None:
     prompt = "a red bird with black wings"
     (file,) = model.generate(prompt).save(tmp_path)
@@ -146,19 +147,17 @@ def test_other_wrong_input_is_said(play: playground.Playground) -> None:
 
 def test_messages_are_text_and_never_html(play: playground.Playground) -> None:
     """gradio shows messages as HTML."""
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="&lt;img src=x onerror=alert") as warned:
         (shown,) = playground.told(play.one_prompt)("a bird", 1, "<img src=x onerror=alert(1)>", 1, 0, 1.0)
     assert shown == gr.skip()
-    (message,) = (str(one.message) for one in warned)
-    assert "&lt;img" in message
-    assert "<" not in message
+    assert not any("<" in str(one.message) for one in warned)
     *_, note = next(play.two_prompts("a <script>bird</script>", "<b>flower</b>", 0.5, "ratlip-demo", 1, 0, 1.0))
     assert "<script" not in note
     assert "script" in note
 
 
 def test_words_that_a_model_does_not_know_are_named(play: playground.Playground) -> None:
-    _, note, *_ = next(play.one_prompt("a house by the sea", 1, "ratlip-demo", 1, 0, 1.0))
+    _, note, *_ = next(play.one_prompt("a house in the sea", 1, "ratlip-demo", 1, 0, 1.0))
     assert "ratlip-demo knows neither &#x27;house&#x27; nor &#x27;sea&#x27;" in note
     _, known, *_ = next(play.one_prompt("a red bird", 1, "ratlip-demo", 1, 0, 1.0))
     assert "know" not in known
@@ -192,6 +191,7 @@ def tempfile_of_gradio() -> str:
     return os.environ["GRADIO_TEMP_DIR"]
 
 
+@pytest.mark.slow
 def test_no_file_can_be_reached(address: str, tmp_path: Path) -> None:
     """Neither a file beside, nor this module, nor one of the package."""
     (tmp_path / "secret.txt").write_text("the secret of this machine", encoding="utf-8")
@@ -203,6 +203,7 @@ def test_no_file_can_be_reached(address: str, tmp_path: Path) -> None:
         assert "Traceback" not in reply.body
 
 
+@pytest.mark.slow
 def test_only_the_page_is_served(address: str) -> None:
     """No uploads, no fetching of other addresses, no API beside the queue, no statistics, no documentation."""
     client, content = Client(address), b"{}"
@@ -226,7 +227,8 @@ def test_only_the_page_is_served(address: str) -> None:
         assert client.asked(path, content).status == 404, path
 
 
-def test_what_a_browser_would_never_send(address: str, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_what_a_browser_would_never_send(address: str) -> None:
     """Models that are paths, numbers out of range, values of other kinds: a message, no traceback, and it goes on."""
     client = Client(address)
     right: list[Any] = ["a red bird", 1, "ratlip-demo", 1, 0, 1]
@@ -253,6 +255,7 @@ def test_what_a_browser_would_never_send(address: str, capfd: pytest.CaptureFixt
     assert client.done("one_prompt", *right)["success"]
 
 
+@pytest.mark.slow
 def test_an_image_of_a_visitor_has_its_record(address: str, model: api.Model) -> None:
     answer = Client(address).done("one_prompt", "a red bird", 1, "ratlip-demo", 1, 4, 1)
     (image,) = answer["output"]["data"][0]
@@ -264,6 +267,7 @@ def test_an_image_of_a_visitor_has_its_record(address: str, model: api.Model) ->
     assert np.array_equal(pixels(read(path)), pixels(wanted.image))
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_named(model: api.Model) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -417,7 +421,7 @@ def test_hostile_prompts(address: str, visit: Callable[..., Any]) -> None:
         ),
         ("<script>window.hacked=1</script>", "'script'"),
         ("a 🐦 {{7*7}} ${window.hacked=1} %s bird", "'window', 'hacked'"),
-        ("a house by the sea", "ratlip-demo knows neither 'house' nor 'sea'"),
+        ("a house in the sea", "ratlip-demo knows neither 'house' nor 'sea'"),
         ("ein roter Vogel; DROP TABLE images", "'vogel'"),
     ):
         before = sources(page)

@@ -84,8 +84,8 @@ def between(
     """
     check_request(prompts, count, seed, truncation)
     images = TorchModel(model)
-    start, end = map(images.encoded, prompts)
-    encoded = tuple(torch.lerp(*pair, share) for pair in zip(start, end, strict=True))
+    (condition, text), (end_condition, end_text) = map(images.encoded, prompts)
+    encoded = torch.lerp(condition, end_condition, share), torch.lerp(text, end_text, share)
     made, similarities = images.images(np.float32(truncation) * images.noise(seed, range(count)), [encoded] * count)
     return [
         Between(
