@@ -518,9 +518,10 @@ def test_a_model_that_is_missing_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_space_is_the_same_playground(tmp_path: Path) -> None:
-    process, address = started(
-        [sys.executable, str(SPACE / "app.py")], tmp_path, SPACE_ID="owner/name", GRADIO_SERVER_PORT="0"
-    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    command = [sys.executable, str(SPACE / "app.py")]
+    process, address = started(command, tmp_path, SYSTEM="spaces", SPACE_ID="owner/name", GRADIO_SERVER_PORT=port)
     try:
         assert Client(address).done("one_prompt", "a red bird", 1, "ratlip-demo", 1, 0, 1)["success"]
     finally:

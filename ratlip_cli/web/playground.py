@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import html
+import logging
 import os
 import random
 import sys
@@ -284,7 +285,7 @@ def told(work: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
         try:
             yield from work(*inputs)
         except RatlipError as error:
-            gr.Warning(html.escape(str(error)), title="Not possible")  # as HTML
+            gr.Warning(html.escape(str(error)))  # shown as HTML
             yield gr.skip()
 
     return event
@@ -434,6 +435,8 @@ _STYLE = """
 .ratlip-images .grid-wrap, .ratlip-row .grid-wrap { min-height: 0 !important; max-height: none !important; }
 .ratlip-images .caption-label, .ratlip-row .caption-label { font-size: 11px; padding: 0 5px; max-width: 95%; }
 .ratlip-row .grid-wrap { padding-top: 36px; }
+.ratlip-row label { max-width: 85%; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.ratlip-row .thumbnail-item, .ratlip-row .gallery-item { height: auto !important; aspect-ratio: 1; }
 .ratlip-row .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)) !important; }
 @media (max-width: 640px) {
   .ratlip-images .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
@@ -497,7 +500,8 @@ def served(
                 raise RatlipError("there is no public address: gradio's servers were not reached; leave out --share.")
             yield public or address
         finally:
-            blocks.server.force_exit = True  # pages that are open do not keep it
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it counts the pages that are still open
+            blocks.server.config.timeout_graceful_shutdown = 1
             blocks.close(verbose=False)
 
 
