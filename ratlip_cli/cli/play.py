@@ -35,7 +35,7 @@ def play(
 
     ratlip play
 
-    ratlip play --model runs/cub-ratlip-1 --model ratlip-demo --port 8000
+    ratlip play --model runs/cub-ratlip-1 --model runs/cub-galip-1 --port 8000
     """
     console.set_up(quiet)
     for name in model or ():
