@@ -361,8 +361,8 @@ def _one_prompt(playground: Playground, settings: list[Any], run: dict[str, Any]
 
 def _two_prompts(playground: Playground, settings: list[Any], run: dict[str, Any]) -> None:
     with gr.Row():
-        start = gr.Textbox(playground.prompts[0], label="From", max_length=LONGEST_PROMPT)
-        end = gr.Textbox(playground.prompts[-1], label="To", max_length=LONGEST_PROMPT)
+        start = gr.Textbox(playground.prompts[0], label="From")
+        end = gr.Textbox(playground.prompts[-1], label="To")
     share = gr.Slider(0, 1, 0.5, step=0.02, label="Share of the second prompt")
     go = gr.Button("Generate", variant="primary")
     gallery, note = _gallery("Images between the two prompts"), gr.HTML(elem_classes="ratlip-note")
@@ -396,7 +396,7 @@ def _two_models(playground: Playground, names: list[str], settings: list[Any], r
 def _asking(label: str, value: str) -> tuple[Any, Any]:
     """A box for a prompt, and the button beside it."""
     with gr.Row(equal_height=True):
-        prompt = gr.Textbox(value, label=label, max_length=LONGEST_PROMPT, scale=4, min_width=240)
+        prompt = gr.Textbox(value, label=label, scale=4, min_width=240)
         return prompt, gr.Button("Generate", variant="primary", scale=1, min_width=120)
 
 
