@@ -131,8 +131,8 @@ class Playground:
         """Images of a prompt."""
         model, text = self._model(name), _read(prompt)
         with _timed([model], [text]) as note:
-            made = list(generate(model, [text], count, _seed(seed), truncation, best_of))
-        shown = Shown(name, text, made[0].seed, truncation, tuple(one.index for one in made))
+            made = list(generate(model, [text], count, _seed(seed), float(truncation), best_of))
+        shown = Shown(name, text, made[0].seed, made[0].truncation, tuple(one.index for one in made))
         with _saved(made) as files:
             yield files, note(len(made)), shown, 0, gr.Gallery(value=[], visible=False), ""
 
@@ -149,7 +149,7 @@ class Playground:
         """Images between two prompts."""
         model, ends = self._model(name), (_read(start), _read(end))
         with _timed([model], ends) as note:
-            made = between(model, ends, share, count, _seed(seed), truncation)
+            made = between(model, ends, float(share), count, _seed(seed), float(truncation))
         with _saved(made) as files:
             yield files, note(len(made))
 
@@ -161,7 +161,7 @@ class Playground:
         if len(texts) > MOST_PROMPTS:
             raise UsageError(f"there are {len(texts)} prompts; at most {MOST_PROMPTS} go together, one a line.")
         with _timed([model], texts) as note:
-            made = list(generate(model, texts, count, _seed(seed), truncation))
+            made = list(generate(model, texts, count, _seed(seed), float(truncation)))
         with _saved(made) as files:
             rows = [
                 gr.Gallery(files[start : start + count], label=text, columns=min(count, 8), visible=True)
@@ -176,7 +176,7 @@ class Playground:
         """Images of a prompt by two models, from the same seed."""
         models, text = [self._model(first), self._model(second)], _read(prompt)
         with _timed(models, [text]) as note:
-            made = [list(generate(model, [text], count, _seed(seed), truncation)) for model in models]
+            made = [list(generate(model, [text], count, _seed(seed), float(truncation))) for model in models]
         with _saved(made[0]) as files, _saved(made[1]) as others:
             yield files, others, note(2 * len(made[0]))
 
