@@ -488,7 +488,7 @@ def started(command: list[str], cwd: Path, **environment: str) -> tuple[subproce
 def test_ctrl_c_ends_with_one_line_and_frees_the_port(visit: Callable[..., Any], tmp_path: Path) -> None:
     """While a page is open. A proxy in the environment is not asked."""
     command = [sys.executable, "-m", "ratlip_cli", "play", "--model", "ratlip-demo", "--quiet"]
-    process, address = started(command, tmp_path)
+    process, address = started(command, tmp_path, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
     try:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
         open_page(visit, address)

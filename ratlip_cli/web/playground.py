@@ -492,7 +492,9 @@ def served(
 
     Raises RatlipError where the port is taken, or there is no public address.
     """
-    with tempfile.TemporaryDirectory(prefix="ratlip-play-") as folder, _environment(GRADIO_TEMP_DIR=folder):
+    direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), host, "localhost"]
+    own = {"no_proxy": ",".join(filter(None, direct))}  # gradio calls on its own server, by any proxy that is set
+    with tempfile.TemporaryDirectory(prefix="ratlip-play-") as folder, _environment(GRADIO_TEMP_DIR=folder, **own):
         blocks = page(Playground(models))
         address, public = _launched(blocks, host, port, share, folder)
         try:
