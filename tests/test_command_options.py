@@ -43,10 +43,13 @@ CHOICES = [
     ("latent-viz", "method", ("pca", "tsne", "umap")),
     ("latent-viz", "space", ("clip", "discriminator")),
     ("info", "variant", VARIANT_NAMES),
-    *((command, "precision", ("auto", "fp32", "bf16")) for command in ("generate", "evaluate", "bench")),
+    *((command, "precision", ("auto", "fp32", "bf16")) for command in ("generate", "evaluate", "bench", "play")),
     ("convert", "variant", VARIANTS),
     ("export", "file_format", ("onnx", "openvino", "torch-export")),
-    *((command, "device", DEVICES) for command in ("train", "generate", "evaluate", "gradcam", "latent-viz", "bench")),
+    *(
+        (command, "device", DEVICES)
+        for command in ("train", "generate", "evaluate", "gradcam", "latent-viz", "bench", "play")
+    ),
 ]
 AROUND = {
     "generate": ["a bird"],
@@ -108,7 +111,7 @@ def test_names_are_completed(tmp_path: Path) -> None:
     assert completed("train", "dataset_name", "", option=False) == completed("train", "dataset", "") == everything
     assert completed("prepare", "dataset", "demo-", option=False) == ["demo-birds", "demo-faces", "demo-flowers"]
     assert completed("train", "config", "") == preset_names()
-    for command in ("evaluate", "generate", "bench", "gradcam", "latent-viz", "info", "export"):
+    for command in ("evaluate", "generate", "bench", "gradcam", "latent-viz", "info", "export", "play"):
         assert completed(command, "model", "r") == ["ratlip-demo", "runs/birds-1"]
 
 

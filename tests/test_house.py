@@ -30,6 +30,7 @@ FLOORS = [
     {"explain", "evaluation", "publish"},
     {"training"},
     {"api"},
+    {"web"},
     {"cli"},
     {"__main__"},
 ]

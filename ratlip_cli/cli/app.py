@@ -25,6 +25,7 @@ from ratlip_cli.cli.generate import generate
 from ratlip_cli.cli.gradcam import gradcam
 from ratlip_cli.cli.info import info
 from ratlip_cli.cli.latent_viz import latent_viz
+from ratlip_cli.cli.play import play
 from ratlip_cli.cli.prepare import prepare
 from ratlip_cli.cli.pull import pull
 from ratlip_cli.cli.push import push
@@ -42,7 +43,7 @@ app = typer.Typer(
 )
 for command in (prepare, train, generate, evaluate, gradcam, latent_viz):
     app.command()(command)
-for command in (runs, info, bench, pull, push, convert, export, env):
+for command in (play, runs, info, bench, pull, push, convert, export, env):
     app.command()(command)
 
 

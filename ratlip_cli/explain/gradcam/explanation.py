@@ -113,6 +113,20 @@ def explain_image(
         logger.warning("the prompt is as long as the %d tokens that are read; its end may be cut.", read)
     if unknown := model.unknown_words(input.prompt):
         logger.warning("%s", unknown)
+    (of_prompt, *of_words), text = maps_of(model, target, layer, input, phrases)
+    image = input.image.to(model.device)
+    random = np.random.default_rng(seed)
+    measured = curves(lambda images: scores_of(target, images, text).cpu(), image, of_prompt.cells, random)
+    return Explanation(model, target, layer, input, of_prompt, of_words, measured, compare(measured))
+
+
+def maps_of(
+    model: Model, target: Target, layer: int | None, input: InputImage, phrases: Sequence[words.Phrase] = ()
+) -> tuple[list[Map], torch.Tensor]:
+    """Where one image shows its prompt, then where it shows each of `phrases`; and the prompt's text (1,...).
+
+    See `explain_image` and `Target.encode`.
+    """
     text = target.encode([input.prompt, *(words.without(input.prompt, phrase) for phrase in phrases)])
     image = input.image.to(model.device)
     cells, scores = gradcam(target, image[None], text[:1], layer)
@@ -120,10 +134,7 @@ def explain_image(
         batch = image.expand(len(phrases), -1, -1, -1)
         left_out = gradcam(target, batch, text[:1].expand(len(phrases), *text.shape[1:]), layer, text[1:])
         cells, scores = torch.cat((cells, left_out.cells)), torch.cat((scores, left_out.scores))
-    of_prompt, *of_words = _maps(input, words.labels(phrases), cells, scores)
-    random = np.random.default_rng(seed)
-    measured = curves(lambda images: scores_of(target, images, text[:1]).cpu(), image, of_prompt.cells, random)
-    return Explanation(model, target, layer, input, of_prompt, of_words, measured, compare(measured))
+    return _maps(input, words.labels(phrases), cells, scores), text[:1]
 
 
 def _maps(input: InputImage, labels: Sequence[str], cells: torch.Tensor, scores: torch.Tensor) -> list[Map]:

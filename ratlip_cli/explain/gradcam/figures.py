@@ -122,11 +122,11 @@ def _map_cell(one: Explanation, shown: Map) -> _Cell:
         notes.append(f"{100 * shown.segment.energy:.0f} % in {shown.segment.segment}")
         outline = one.input.masks[shown.segment.segment]
     title = "whole prompt" if is_whole else f"“{shown.text}”"
-    return _Cell(title, _heated(image, shown.pixels), "\n".join(notes), outline)
+    return _Cell(title, heated(image, shown.pixels), "\n".join(notes), outline)
 
 
-def _heated(image: Image.Image, pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The image in grey under the colours of the map, the denser the higher the map."""
+def heated(image: Image.Image, pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The image in grey under the colours of a map (S,S) in [0,1], the denser the higher: (S,S,3)."""
     grey = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32) / 255
     colours = _HEAT(pixels)[..., :3]
     cover = 0.25 + 0.6 * pixels[..., None]

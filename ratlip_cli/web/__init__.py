@@ -1,0 +1,1 @@
+"""Pages for people: what is shown in a browser."""

@@ -1,0 +1,531 @@
+"""The playground: what it generates, what it refuses, and how it looks and behaves in a real browser."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+from playground_client import Client
+
+from ratlip_cli import api
+from ratlip_cli.errors import RatlipError, UsageError
+from ratlip_cli.explain.request import GradCamRequest
+from ratlip_cli.samples import Sample
+
+gr = pytest.importorskip("gradio", reason="gradio is missing: pip install 'ratlip[play]'")
+
+from ratlip_cli.web import playground  # noqa: E402
+
+pytest_plugins = ["browser"]
+
+SPACE = Path(__file__).parents[1] / "examples" / "space"
+WAIT = 60_000
+"""Milliseconds that a browser waits for what must come."""
+
+
+@pytest.fixture(scope="module")
+def model() -> api.Model:
+    return api.load_model("ratlip-demo")
+
+
+@pytest.fixture(scope="module")
+def play(model: api.Model) -> playground.Playground:
+    return playground.Playground([model])
+
+
+@pytest.fixture(scope="module")
+def address(model: api.Model) -> Iterator[str]:
+    """A served playground of two models."""
+    with playground.served([model, api.load_model(model.folder)]) as address:
+        yield address
+
+
+def pixels(image: Any) -> Any:
+    return np.asarray(image.convert("RGB"))
+
+
+def read(file: str | Path | bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+    image.load()
+    return image
+
+
+def test_between_two_prompts_lie_the_images_of_both(model: api.Model) -> None:
+    ends = ("a red bird", "a yellow flower")
+    of_start, of_end = (model.generate(end, 2, seed=3, truncation=0.8) for end in ends)
+    for share, wanted in ((0.0, of_start), (1.0, of_end)):
+        made = playground.between(model, ends, share, 2, 3, 0.8)
+        for one, other in zip(made, wanted, strict=True):
+            assert np.array_equal(pixels(one.image), pixels(other.image))
+            assert one.clip_similarity == other.clip_similarity
+    halfway = playground.between(model, ends, 0.5, 2, 3, 0.8)[0]
+    assert not any(np.array_equal(pixels(halfway.image), pixels(end[0].image)) for end in (of_start, of_end))
+    assert halfway.record().items() >= {"prompt": ends[0], "end": ends[1], "share": 0.5, "seed": 3}.items()
+
+
+@pytest.mark.slow
+def test_the_maps_of_words_are_those_of_gradcam(model: api.Model, tmp_path: Path) -> None:
+    prompt = "a red bird with black wings"
+    (file,) = model.generate(prompt).save(tmp_path)
+    maps = playground.word_maps(model, read(file), prompt)
+    (explained,) = api.gradcam(GradCamRequest(prompt, model, file, every_word=True, device="cpu")).explanations
+    assert [one.text for one in maps] == [prompt, "red", "bird", "black", "wings"]
+    for one, other in zip(maps, explained.maps, strict=True):
+        assert one.score == other.score
+        assert np.array_equal(one.pixels, other.pixels)
+
+
+def test_saved_images_are_those_of_generate(play: playground.Playground, model: api.Model, tmp_path: Path) -> None:
+    """The same pixels, the same text in the PNG, the same name."""
+    wanted = model.generate("a blue bird", 2, seed=5, truncation=0.7, best_of=2)
+    files = wanted.save(tmp_path)
+    (shown,) = (
+        [read(file) for file, _ in told[0]] for told in play.one_prompt("a blue bird", 2, "ratlip-demo", 2, 5, 0.7)
+    )
+    for one, file in zip(shown, files, strict=True):
+        assert np.array_equal(pixels(one), pixels(read(file)))
+        assert one.text == read(file).text
+        assert Path(one.filename).name == file.name
+
+
+def test_no_file_is_left_behind(play: playground.Playground) -> None:
+    files = [file for told in play.one_prompt("a blue bird", 1, "ratlip-demo", 3, 0, 1.0) for file, _ in told[0]]
+    assert len(files) == 3
+    assert not any(file.exists() for file in files)
+
+
+def test_models_are_named_without_their_folders(model: api.Model, tmp_path: Path) -> None:
+    (tmp_path / "birds").symlink_to(model.folder)
+    named = api.load_model(tmp_path / "birds")
+    names = list(playground.Playground([model, named, named]).models)
+    assert names == ["ratlip-demo", "birds", f"birds ({model.fingerprint})"]
+    assert str(tmp_path) not in str(next(playground.Playground([named]).one_prompt("a bird", 1, "birds", 1, 0, 1.0))[1])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (("", 1, "ratlip-demo", 1, 0, 1.0), "prompt 1 is empty"),
+        ((None, 1, "ratlip-demo", 1, 0, 1.0), "prompt 1 is empty"),
+        (("a" * 1001, 1, "ratlip-demo", 1, 0, 1.0), "the prompt has 1,001 letters; shorten it to at most 1,000"),
+        (("a bird", 1, "../../etc", 1, 0, 1.0), "unknown model '../../etc'"),
+        (("a bird", 1, None, 1, 0, 1.0), "unknown model 'None'"),
+        (("a bird", 1, "ratlip-demo", 1, None, 1.0), "there is no seed"),
+        (("a bird", 1, "ratlip-demo", 1, -1, 1.0), "seed is -1"),
+        (("a bird", 1, "ratlip-demo", 1, 0, float("nan")), "truncation is nan"),
+    ],
+)
+def test_what_cannot_be_done_is_said(play: playground.Playground, inputs: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(RatlipError, match=re.escape(message)):
+        next(play.one_prompt(*inputs))
+
+
+def test_other_wrong_input_is_said(play: playground.Playground) -> None:
+    with pytest.raises(UsageError, match="generate one first"):
+        next(play.explained(None, 0))
+    with pytest.raises(UsageError, match="7 prompts; at most 6"):
+        next(play.several_prompts("a bird\n\n" * 7, "ratlip-demo", 1, 0, 1.0))
+    with pytest.raises(UsageError, match="no prompt"):
+        next(play.several_prompts(" \n", "ratlip-demo", 1, 0, 1.0))
+    with pytest.raises(UsageError, match="prompt 2 is empty"):
+        next(play.two_prompts("a bird", " ", 0.5, "ratlip-demo", 1, 0, 1.0))
+
+
+def test_messages_are_text_and_never_html(play: playground.Playground) -> None:
+    """gradio shows messages as HTML."""
+    with pytest.warns(UserWarning, match="&lt;img src=x onerror=alert") as warned:
+        (shown,) = playground.told(play.one_prompt)("a bird", 1, "<img src=x onerror=alert(1)>", 1, 0, 1.0)
+    assert shown == gr.skip()
+    assert not any("<" in str(one.message) for one in warned)
+    *_, note = next(play.two_prompts("a <script>bird</script>", "<b>flower</b>", 0.5, "ratlip-demo", 1, 0, 1.0))
+    assert "<script" not in note
+    assert "script" in note
+
+
+def test_words_that_a_model_does_not_know_are_named(play: playground.Playground) -> None:
+    _, note, *_ = next(play.one_prompt("a house in the sea", 1, "ratlip-demo", 1, 0, 1.0))
+    assert "ratlip-demo knows neither &#x27;house&#x27; nor &#x27;sea&#x27;" in note
+    _, known, *_ = next(play.one_prompt("a red bird", 1, "ratlip-demo", 1, 0, 1.0))
+    assert "know" not in known
+
+
+def secrets(folder: Path) -> list[str]:
+    """Addresses at which a careless server would show a file of ours."""
+    file = folder / "secret.txt"
+    inside = str(file).lstrip("/")
+    up = "../" * 12
+    return [
+        *(f"{way}{file}" for way in ("gradio_api/file=", "file=", "gradio_api/file/", "file/")),
+        f"gradio_api/file={up}{inside}",
+        f"gradio_api/file={quote(up, safe='')}{quote(inside, safe='')}",
+        f"gradio_api/file={quote(quote(up, safe=''), safe='')}{inside}",
+        f"gradio_api/file=file://{file}",
+        f"gradio_api/file={tempfile_of_gradio()}/{up}{inside}",
+        "gradio_api/file=%00",
+        "gradio_api/file=",
+        f"static/{up}{inside}",
+        f"assets/{up}{inside}",
+        f"static/{quote(up, safe='')}{inside}",
+        f"svelte/{quote(up, safe='')}{inside}",
+        f"gradio_api/proxy=file://{file}",
+        f"gradio_api/custom_component/x/client/component/{quote(up, safe='')}{inside}",
+        f"gradio_api/stream/x/0/0/{quote(up, safe='')}{inside}",
+    ]
+
+
+def tempfile_of_gradio() -> str:
+    return os.environ["GRADIO_TEMP_DIR"]
+
+
+@pytest.mark.slow
+def test_no_file_can_be_reached(address: str, tmp_path: Path) -> None:
+    """Neither a file beside, nor this module, nor one of the package."""
+    (tmp_path / "secret.txt").write_text("the secret of this machine", encoding="utf-8")
+    client = Client(address)
+    for path in [*secrets(tmp_path), f"gradio_api/file={__file__}", "gradio_api/file=pyproject.toml"]:
+        reply = client.asked(path)
+        assert reply.status in (400, 403, 404, 405), path
+        assert "secret of this machine" not in reply.body
+        assert "Traceback" not in reply.body
+
+
+@pytest.mark.slow
+def test_only_the_page_is_served(address: str) -> None:
+    """No uploads, no fetching of other addresses, no API beside the queue, no statistics, no documentation."""
+    client, content = Client(address), b"{}"
+    for path in ("upload", "run/one_prompt", "call/one_prompt", "api/one_prompt", "component_server", "stream/x"):
+        assert client.asked(f"gradio_api/{path}", content).status == 404, path
+    upload = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nhello\r\n--x--\r\n'
+    assert client.asked("gradio_api/upload", upload, "multipart/form-data; boundary=x").status == 404
+    for path in (
+        "monitoring",
+        "docs",
+        "openapi.json",
+        "gradio_api/deep_link",
+        "gradio_api/runs",
+        "gradio_api/openapi.json",
+    ):
+        assert client.asked(path).status == 404, path
+    for way in ("file=", "proxy="):
+        assert client.asked(f"gradio_api/{way}http://127.0.0.1:9/").status == 404
+    assert client.asked("config").status == 200
+    for path in ("login", "config", "gradio_api/vibe-edit"):
+        assert client.asked(path, content).status == 404, path
+
+
+@pytest.mark.slow
+def test_what_a_browser_would_never_send(address: str) -> None:
+    """Models that are paths, numbers out of range, values of other kinds: a message, no traceback, and it goes on."""
+    client = Client(address)
+    right: list[Any] = ["a red bird", 1, "ratlip-demo", 1, 0, 1]
+    for place, value in (
+        (2, "../../../etc/passwd"),
+        (2, str(Path(__file__).parents[1])),
+        (2, "owner/name"),
+        (2, ["ratlip-demo"]),
+        (3, 10**6),
+        (3, -1),
+        (1, 10**6),
+        (4, 10**30),
+        (5, 1e9),
+        (3, "many"),
+        (4, "' OR 1=1"),
+        (0, {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}),
+    ):
+        answer = client.done("one_prompt", *right[:place], value, *right[place + 1 :])
+        assert not answer["success"] or "unknown model" in answer["body"], value
+        assert "Traceback" not in answer["body"]
+        assert "site-packages" not in answer["body"]
+    assert not client.done("one_prompt", "a bird")["success"]
+    answer = client.done("one_prompt", "a\ud800b", *right[1:])
+    assert not answer["success"] or "is not UTF-8 text" in answer["body"]
+    assert client.done("one_prompt", *right)["success"]
+
+
+@pytest.mark.slow
+def test_an_image_of_a_visitor_has_its_record(address: str, model: api.Model) -> None:
+    answer = Client(address).done("one_prompt", "a red bird", 1, "ratlip-demo", 1, 4, 1)
+    (image,) = answer["output"]["data"][0]
+    name, path = image["image"]["orig_name"], image["image"]["path"]
+    assert name == "0000_a-red-bird_0.png"
+    assert Client(address).asked(f"gradio_api/file={quote(path)}").status == 200
+    (wanted,) = model.generate("a red bird", seed=4)
+    assert read(path).text == {key: str(value) for key, value in wanted.record().items()}
+    assert np.array_equal(pixels(read(path)), pixels(wanted.image))
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_named(model: api.Model) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RatlipError, match=f"port {port} is taken"), playground.served([model], port=port):
+            pass
+
+
+# In a browser.
+
+
+def open_page(visit: Callable[..., Any], address: str, width: int = 1280) -> Any:
+    """The page, once the images that it starts with are there."""
+    opened = visit(address, width)
+    opened.page.wait_for_function("document.querySelectorAll('.ratlip-images button img').length == 8", timeout=WAIT)
+    return opened
+
+
+def generate(page: Any, prompt: str) -> None:
+    page.get_by_label("Prompt", exact=True).locator("visible=true").fill(prompt)
+    page.get_by_role("button", name="Generate").locator("visible=true").click()
+
+
+def sources(page: Any) -> list[str]:
+    """Addresses of the images that are shown."""
+    found: list[str] = (
+        page.locator(".ratlip-images button img")
+        .locator("visible=true")
+        .evaluate_all("images => images.map(image => image.src)")
+    )
+    return found
+
+
+def changed(page: Any, before: list[str]) -> list[str]:
+    """The images once they are others than before, all loaded."""
+    deadline = time.monotonic() + WAIT / 1000
+    while (now := sources(page)) == before or not now:
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(50)
+    return now
+
+
+def fetched(page: Any, source: str) -> Image.Image:
+    return read(page.request.get(source).body())
+
+
+def same(image: Image.Image, sample: Sample) -> bool:
+    return np.array_equal(pixels(image), pixels(sample.image))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_type_a_prompt_and_see_eight_images(
+    address: str, visit: Callable[..., Any], model: api.Model, width: int
+) -> None:
+    opened = open_page(visit, address, width)
+    page, before = opened.page, sources(opened.page)
+    generate(page, "a red bird with black wings")
+    shown = changed(page, before)
+    wanted = model.generate("a red bird with black wings", 8)
+    assert all(same(fetched(page, one), other) for one, other in zip(shown, wanted, strict=True))
+    assert opened.too_wide == 0
+    assert opened.errors == []
+    hosts = {urlsplit(request).netloc for request in opened.requests if request.startswith("http")}
+    assert hosts == {urlsplit(address).netloc}
+    page.locator(".ratlip-images button img").nth(2).click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download", exact=True).locator("visible=true").first.click()
+    assert download.value.suggested_filename == "0000_a-red-bird-with-black-wings_2.png"
+    saved = read(download.value.path())
+    assert same(saved, wanted[2])
+    assert saved.text == {key: str(value) for key, value in wanted[2].record().items()}
+
+
+@pytest.mark.slow
+def test_the_words_of_the_chosen_image(address: str, visit: Callable[..., Any]) -> None:
+    page = open_page(visit, address).page
+    before = sources(page)
+    generate(page, "a red bird with black wings")
+    changed(page, before)
+    page.locator(".ratlip-images button img").nth(5).click()
+    page.wait_for_timeout(1500)  # the choice goes to the server
+    page.get_by_role("button", name="show each word").click()
+    page.get_by_text("Image 5, by Grad-CAM").wait_for(timeout=WAIT)
+    labels = page.locator(".ratlip-images .caption-label").locator("visible=true").all_inner_texts()
+    words = [label.rsplit(" ", 1)[0] for label in labels]
+    assert words[-5:] == ["whole prompt", "red", "bird", "black", "wings"]
+
+
+@pytest.mark.slow
+def test_move_the_slider(address: str, visit: Callable[..., Any], model: api.Model) -> None:
+    page = open_page(visit, address).page
+    page.get_by_role("tab", name="Between").click()
+    page.get_by_label("From", exact=True).fill("a red bird")
+    page.get_by_label("To", exact=True).fill("a yellow flower")
+    page.get_by_role("button", name="Generate").locator("visible=true").click()
+    shown = changed(page, [])
+    slider = page.get_by_role("slider", name="Share of the second prompt")
+    slider.focus()
+    slider.press("End")
+    at_end = changed(page, shown)
+    assert all(same(fetched(page, a), b) for a, b in zip(at_end, model.generate("a yellow flower", 8), strict=True))
+    slider.press("ArrowLeft")
+    near = fetched(page, changed(page, at_end)[0])
+    assert not same(near, model.generate("a yellow flower")[0])
+    assert near.text["end"] == "a yellow flower"
+    assert float(near.text["share"]) == pytest.approx(0.98)
+
+
+@pytest.mark.slow
+def test_the_same_noise_under_several_prompts(address: str, visit: Callable[..., Any], model: api.Model) -> None:
+    page = open_page(visit, address).page
+    page.get_by_role("tab", name="Same noise").click()
+    prompts = ["a red bird", "a blue bird", "a yellow flower"]
+    page.get_by_label("Prompts, one a line").fill("\n".join(prompts))
+    page.get_by_role("button", name="Generate").locator("visible=true").click()
+    images = page.locator(".ratlip-row button img").locator("visible=true")
+    page.wait_for_function("document.querySelectorAll('.ratlip-row button img').length == 24", timeout=WAIT)
+    wanted = model.generate(prompts, 8)
+    shown = [fetched(page, source) for source in images.evaluate_all("all => all.map(image => image.src)")]
+    assert all(same(one, other) for one, other in zip(shown, wanted, strict=True))
+    assert all(page.locator(".ratlip-row", has_text=prompt).is_visible() for prompt in prompts)
+
+
+@pytest.mark.slow
+def test_two_models_side_by_side(address: str, visit: Callable[..., Any]) -> None:
+    page = open_page(visit, address).page
+    page.get_by_role("tab", name="Compare").click()
+    generate(page, "a red bird")
+    page.get_by_text("16 images in").wait_for(timeout=WAIT)
+    assert len(sources(page)) == 16
+    assert page.get_by_text("by ratlip-demo (").last.inner_text().count("and model (") == 1
+
+
+@pytest.mark.slow
+def test_hostile_prompts(address: str, visit: Callable[..., Any]) -> None:
+    opened = open_page(visit, address)
+    page = opened.page
+    for prompt, told in (
+        ("", "prompt 1 is empty"),
+        ("   ", "prompt 1 is empty"),
+        ("a bird " * 1500, "shorten it to at most 1,000"),
+    ):
+        generate(page, prompt)
+        message = page.get_by_text(told).last
+        message.wait_for(timeout=WAIT)
+        page.get_by_test_id("toast-close").last.click()
+        message.wait_for(state="detached", timeout=WAIT)
+    for prompt, told in (
+        (
+            '<img src=x onerror="window.hacked=1"> a bird',
+            "knows none of 'img', 'src', 'x', 'onerror', 'window', 'hacked'",
+        ),
+        ("<script>window.hacked=1</script>", "'script'"),
+        ("a 🐦 {{7*7}} ${window.hacked=1} %s bird", "'window', 'hacked'"),
+        ("a house in the sea", "ratlip-demo knows neither 'house' nor 'sea'"),
+        ("ein roter Vogel; DROP TABLE images", "'vogel'"),
+    ):
+        before = sources(page)
+        generate(page, prompt)
+        page.get_by_text(told).wait_for(timeout=WAIT)
+        assert len(changed(page, before)) == 8
+    assert page.evaluate("window.hacked") is None
+    assert opened.errors == []
+
+
+@pytest.mark.slow
+def test_two_visitors_at_once(address: str, visit: Callable[..., Any], model: api.Model) -> None:
+    """Both wait in one queue, and each gets what it asked for."""
+    prompts = ("a red bird", "a yellow flower")
+    pages = [open_page(visit, address).page for _ in prompts]
+    before = [sources(page) for page in pages]
+    for page, prompt in zip(pages, prompts, strict=True):
+        generate(page, prompt)
+    for page, prompt, earlier in zip(pages, prompts, before, strict=True):
+        shown = changed(page, earlier)
+        assert all(same(fetched(page, a), b) for a, b in zip(shown, model.generate(prompt, 8), strict=True))
+
+
+@pytest.mark.slow
+def test_many_visitors_wait_in_one_queue(address: str) -> None:
+    answers: list[dict[str, Any]] = []
+    visitors = [
+        threading.Thread(
+            target=lambda seed: answers.append(
+                Client(address).done("one_prompt", "a red bird", 1, "ratlip-demo", 4, seed, 1)
+            ),
+            args=[seed],
+        )
+        for seed in range(12)
+    ]
+    for one in visitors:
+        one.start()
+    for one in visitors:
+        one.join(120)
+    assert [answer["success"] for answer in answers] == [True] * 12
+
+
+# As a program.
+
+
+def started(command: list[str], cwd: Path, **environment: str) -> tuple[subprocess.Popen[str], str]:
+    """A server in a process of its own, and its address."""
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_one_line_and_frees_the_port(visit: Callable[..., Any], tmp_path: Path) -> None:
+    """While a page is open. A proxy in the environment is not asked."""
+    command = [sys.executable, "-m", "ratlip_cli", "play", "--model", "ratlip-demo", "--quiet"]
+    process, address = started(command, tmp_path, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
+    try:
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
+        open_page(visit, address)
+        os.kill(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (out, process.returncode) == ("", 130)
+    assert err.splitlines() == ["error: interrupted. The playground has ended."]
+    with socket.create_server(("127.0.0.1", int(urlsplit(address).port or 0))):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_model_that_is_missing_is_named(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ratlip_cli", "play", "--model", "runs/nowhere"]
+    answer = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert re.fullmatch(r"error: unknown model 'runs/nowhere'.*\n", answer.stderr)
+
+
+@pytest.mark.slow
+def test_the_space_is_the_same_playground(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    command = [sys.executable, str(SPACE / "app.py")]
+    process, address = started(command, tmp_path, SYSTEM="spaces", SPACE_ID="owner/name", GRADIO_SERVER_PORT=port)
+    try:
+        assert Client(address).done("one_prompt", "a red bird", 1, "ratlip-demo", 1, 0, 1)["success"]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
