@@ -157,7 +157,7 @@ def test_intervals_of_95_percent_cover_in_93_to_97(seeds: int, spreads: tuple[fl
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_intervals_of_fid_cover(seeds: int) -> None:
-    """Around its mean over new seeds and new images, in 300 draws; every seed moves the mean of its features."""
+    """Around its mean over new seeds and new images, in 100 draws; every seed moves the mean of its features."""
     random = np.random.default_rng(seeds)
 
     def rows() -> tuple[Scores, Scores]:
@@ -171,18 +171,18 @@ def test_intervals_of_fid_cover(seeds: int) -> None:
         [np.mean([distance(fake, real) for fake in fakes]) for fakes, real in (rows() for _ in range(2000))]
     )
     covered = []
-    for _ in range(300):
+    for _ in range(100):
         own = estimate(frechet_sample(range(seeds), *rows()))
         covered.append(own.low is not None and own.high is not None and own.low < truth < own.high)
-    assert 0.90 < np.mean(covered) < 0.99  # 1.3 % standard error; FID is skewed
+    assert np.mean(covered) > 0.88  # 2.2 % standard error
 
 
 @pytest.mark.slow
 def test_one_comparison_or_more_of_a_table_of_equal_rows_is_decided_in_5_percent() -> None:
     """Six rows and three seeds, as many as the larger tables have."""
     random, wrong = np.random.default_rng(0), 0
-    for _ in range(1000):
+    for _ in range(500):
         common = 0.5 * random.standard_normal(100)
         rows = [mean_sample(range(3), common + synthetic(random, 3, 100, 0.3, 0, 1)) for _ in range(6)]
         wrong += any(not one.verdict.startswith("not decided") for one in compare(rows, True))
-    assert wrong < 72  # 50 and three standard deviations
+    assert wrong < 40  # 25 and three standard deviations

@@ -14,6 +14,7 @@ import ratlip_cli
 from ratlip_cli import processes
 from ratlip_cli.cli import console, signals, streams
 from ratlip_cli.cli.bench import bench
+from ratlip_cli.cli.compare import compare
 from ratlip_cli.cli.convert import convert
 from ratlip_cli.cli.env import env
 from ratlip_cli.cli.evaluate import evaluate
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 for command in (prepare, train, generate, evaluate, gradcam, latent_viz):
     app.command()(command)
-for command in (runs, info, bench, pull, push, convert, export, env):
+for command in (compare, runs, info, bench, pull, push, convert, export, env):
     app.command()(command)
 
 

@@ -38,8 +38,8 @@ RESAMPLES = 1000
 FEATURE_RESAMPLES = 200
 """Of metrics of sets of features, such as FID, each of which takes milliseconds to a second."""
 
-MOST_DIMENSIONS = 512
-"""Of features that are resampled: with Inception's 2048, a table would take hours."""
+MOST_DIMENSIONS = 256
+"""Of features that are resampled. With the 2048 of Inception a table would take hours: there, seeds alone count."""
 
 _BLOCK = 100  # Resamples in memory at a time.
 _SMALLEST_P = 1e-12
