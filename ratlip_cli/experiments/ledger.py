@@ -17,18 +17,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from typing import TYPE_CHECKING, Any
 
 from ratlip_cli.errors import DataError, RatlipError, first_line
 from ratlip_cli.files import write_text
 from ratlip_cli.json_files import from_json, read_json
 from ratlip_cli.setting import Value
 from ratlip_cli.training.settings import SETTINGS, TrainSettings, settings_of_run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SWEEP_FILE, LEDGER_FILE = "sweep.toml", "ledger.jsonl"
 SCORES_FILE, VALUES_FILE, BROKEN_FILE = "scores.json", "scores.safetensors", "broken.json"
@@ -178,6 +177,9 @@ def read_real_features(folder: Path) -> NDArray[np.float32]:
 
 
 def _arrays(path: Path) -> dict[str, NDArray[np.float32]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file  # imports numpy
+
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
