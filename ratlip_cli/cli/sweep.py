@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
+import threading
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -145,9 +147,10 @@ def _told(event: Event) -> str:
 
 
 def _make_one(folder: SweepFolder, name: str) -> None:
-    """Make one run in this process, which another `ratlip sweep` has started; its end ends this one."""
+    """Make one run in this process, which another `ratlip sweep` has started, until it closes our stdin or ends."""
     waiting.hardly_wait_where_busy()
-    parent = os.getppid()
+    ended = threading.Event()
+    threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
     folder.open()
     run = folder.run(name)
     with folder.lock(run) as ours:
@@ -158,7 +161,13 @@ def _make_one(folder: SweepFolder, name: str) -> None:
 
         keep_freed_memory()
         with StopRequest() as stop, console.bars() as progress:
-            make_run(folder, run, lambda: stop.signal_number is not None or os.getppid() != parent, progress)
+            make_run(folder, run, lambda: stop.signal_number is not None or ended.is_set(), progress)
+
+
+def _wait_for_end(ended: threading.Event) -> None:
+    while os.read(0, 1):
+        pass
+    ended.set()
 
 
 def _show_estimate(folder: SweepFolder, estimated: Estimate) -> None:
@@ -181,14 +190,15 @@ def _show_estimate(folder: SweepFolder, estimated: Estimate) -> None:
 
 
 class _Stops:
-    """Counts the signals that ask to stop."""
+    """Counts the signals that ask to stop; SIGUSR1, by which SLURM tells that the time is nearly over, is one."""
 
     def __init__(self) -> None:
         self.count = 0
         self.number = 0
 
     def __enter__(self) -> _Stops:
-        self._handled = signals.handled(signals.stopping(), self._note)
+        user = [signal.Signals["SIGUSR1"]] if "SIGUSR1" in signal.Signals.__members__ else []
+        self._handled = signals.handled([*signals.stopping(), *user], self._note)
         self._handled.__enter__()
         return self
 
@@ -197,6 +207,6 @@ class _Stops:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
-        self.number = self.number or number
+        self.number = self.number or (number if number in signals.stopping() else int(signal.SIGTERM))
         if self.count == 1:
             signals.say("\nending the steps and saving; once more stops at once")

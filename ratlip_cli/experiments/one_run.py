@@ -24,7 +24,7 @@ def make_run(
     """Make what is missing of a run, whose lock this process holds, and return its entry.
 
     Args:
-        should_stop: asked before every step; where it says so, the run is saved and not scored.
+        should_stop: asked before every step and while images are scored; where it says so, what is done is kept.
 
     Raises Interrupted where it was stopped, and what `open_session`, `TrainingSession.run` and `score_run` raise.
     """
@@ -33,8 +33,14 @@ def make_run(
     trained = folder.state(run)[0] == UNSCORED and (place / "model" / GENERATOR_FILE).is_file()
     if not trained:
         _train(folder, run, place, should_stop, progress)
+
+    def watched(what: str, done: int, total: int | None, unit: str) -> None:
+        if should_stop():
+            raise Interrupted("stopped while it was scored.", signal.SIGTERM)
+        progress(what, done, total, unit)
+
     stands = Place(place, run.row, folder.path / REAL_FEATURES_FILE)
-    return score_run(place, folder.sweep.protocol, folder.request.device, stands, progress)
+    return score_run(place, folder.sweep.protocol, folder.request.device, stands, watched)
 
 
 def prepare_data(folder: SweepFolder, progress: Progress = silent) -> None:

@@ -338,7 +338,7 @@ def sweep(folder: SweepFolder, stops: Callable[[], int] = lambda: 0) -> Iterator
             if stops() > sent:
                 sent = stops()
                 for one in active:
-                    one.process.terminate()
+                    _stop(one, at_once=sent > 1)
             if elsewhere and time.monotonic() - looked > _AGAIN:
                 looked = time.monotonic()
                 waiting.extend(elsewhere)
@@ -366,11 +366,15 @@ def sweep(folder: SweepFolder, stops: Callable[[], int] = lambda: 0) -> Iterator
             time.sleep(_A_LOOK)
     finally:
         for one in active:
-            one.process.terminate()
+            _stop(one)
 
 
 def _started(folder: SweepFolder, run: Run, slot: _Slot) -> subprocess.Popen[bytes]:
-    """The process that makes a run: `ratlip sweep --only`. It ends when this one does, and hears no signal but ours."""
+    """The process that makes a run: `ratlip sweep --only`.
+
+    It saves and ends when its stdin does, be it that this process closes it or that it is no more. Ctrl-C in a terminal
+    does not reach it.
+    """
     request = folder.request
     command = [sys.executable, "-m", "ratlip_cli", "sweep", str(folder.path / SWEEP_FILE), "--out", str(folder.path)]
     command += ["--only", run.name, "--device", request.device, "--data-dir", request.data_dir]
@@ -378,15 +382,24 @@ def _started(folder: SweepFolder, run: Run, slot: _Slot) -> subprocess.Popen[byt
         return subprocess.Popen(
             command,
             env={**os.environ, **slot.environment},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
 
 
+def _stop(one: _Active, at_once: bool = False) -> None:
+    """Let a process save and end, or end at once."""
+    if at_once:
+        one.process.kill()
+    elif one.process.stdin is not None:
+        one.process.stdin.close()
+
+
 def _ended(folder: SweepFolder, one: _Active, stopping: bool) -> Event:
     """What a process that has ended made of its run; the ledger and what is broken are written."""
+    _stop(one)  # closes the pipe to it
     state, entry = folder.state(one.run)
     code = one.process.returncode
     if state != DONE and stopping:
