@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import ratlip
+from made_sweep import DIMENSIONS, IMAGES, make_run
 from safetensors.numpy import save_file
 
 from ratlip_cli.errors import DataError, UsageError
@@ -19,61 +20,22 @@ from ratlip_cli.experiments.compare import CompareRequest, Table, compare_runs
 from ratlip_cli.experiments.ledger import (
     BROKEN,
     BROKEN_FILE,
-    DONE,
     REAL_FEATURES_FILE,
-    VALUES_FILE,
     Entry,
-    digest_of,
-    sha256_of,
-    write_entry,
     write_ledger,
 )
 from ratlip_cli.experiments.tables import FORMATS
-from ratlip_cli.training.settings import TrainSettings
 
-SEEDS, IMAGES, DIMENSIONS = 4, 40, 3
+SEEDS = 4
 SHIFTS = {"galip": 0.0, "rat": 0.01, "ratlip": 2.0}
 """Row -> by how much its images score more than those of the first."""
-
-
-def make_run(sweep: Path, row: str, seed: int, shift: float) -> Entry:
-    """A run folder with scores, as a sweep leaves it, but for its networks."""
-    random = np.random.default_rng([7, seed])
-    captions = np.random.default_rng(7).normal(0, 1, IMAGES)  # some are harder than others, for every run
-    own = np.random.default_rng([seed, len(row)])
-    values = {
-        "clip-score": (50 + shift + captions + random.normal(0, 0.3) + own.normal(0, 0.3, IMAGES)).astype(np.float32),
-        "features": (own.normal(0, 1, (IMAGES, DIMENSIONS)) + 2 - shift / 2).astype(np.float32),
-    }
-    run = sweep / f"{row}-seed{seed}"
-    (run / "model").mkdir(parents=True)
-    (run / "model" / "generator.safetensors").write_bytes(b"weights")
-    settings = TrainSettings.of(dataset="demo-birds", variant=row, seed=seed, steps=100, batch_size=16)
-    (run / "config.toml").write_text(settings.to_toml(), encoding="utf-8")
-    save_file(values, run / VALUES_FILE)
-    flat = settings.flat()
-    entry = Entry(
-        row=row,
-        seed=seed,
-        run=run.name,
-        state=DONE,
-        reason=None,
-        settings=flat,
-        settings_digest=digest_of(flat),
-        images_shown=1600,
-        protocol={"metrics": ["fid", "clip-score"], "limit": 40},
-        scores={"clip-score": float(values["clip-score"].mean()), "fid": 5 - shift + 0.1 * random.normal()},
-        files={name: sha256_of(run / name) for name in ("model/generator.safetensors", VALUES_FILE)},
-    )
-    write_entry(run, entry)
-    return entry
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """A sweep folder of three rows and four seeds; the second row is the first but for noise, the third is better."""
     folder = tmp_path / "table3"
-    entries = [make_run(folder, row, seed, shift) for row, shift in SHIFTS.items() for seed in range(SEEDS)]
+    entries = [make_run(folder, row, row, seed, shift) for row, shift in SHIFTS.items() for seed in range(SEEDS)]
     real = np.random.default_rng(0).normal(0, 1, (IMAGES, DIMENSIONS)).astype(np.float32)
     save_file({"features": real}, folder / REAL_FEATURES_FILE)
     write_ledger(folder, entries)

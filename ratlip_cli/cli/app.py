@@ -26,6 +26,7 @@ from ratlip_cli.cli.latent_viz import latent_viz
 from ratlip_cli.cli.prepare import prepare
 from ratlip_cli.cli.pull import pull
 from ratlip_cli.cli.push import push
+from ratlip_cli.cli.reproduce import reproduce
 from ratlip_cli.cli.runs import runs
 from ratlip_cli.cli.sweep import sweep
 from ratlip_cli.cli.train import train
@@ -41,7 +42,7 @@ app = typer.Typer(
 )
 for command in (prepare, train, generate, evaluate, gradcam, latent_viz):
     app.command()(command)
-for command in (sweep, compare, runs, info, bench, pull, push, convert, export, env):
+for command in (sweep, compare, reproduce, runs, info, bench, pull, push, convert, export, env):
     app.command()(command)
 
 

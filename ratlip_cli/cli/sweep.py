@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import threading
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,7 @@ from ratlip_cli.cli import console, signals, waiting
 from ratlip_cli.cli.options import Device, Json, Quiet, check_there
 from ratlip_cli.cli.train import StopRequest
 from ratlip_cli.errors import Interrupted, RatlipError
-from ratlip_cli.experiments.ledger import BROKEN, CHANGED, DONE
+from ratlip_cli.experiments.ledger import BROKEN, CHANGED, DONE, Entry
 from ratlip_cli.experiments.sweep import BEGINS, ELSEWHERE, LOCKED, MOST_JOBS, Event, SweepFolder, SweepRequest
 from ratlip_cli.experiments.sweep import sweep as make_runs
 
@@ -78,15 +78,22 @@ def sweep(
         _make_one(folder, only)
         return
     if dry_run:
-        from ratlip_cli.experiments.estimate import estimate
-
-        with console.bars() as progress:
-            estimated = estimate(folder, progress)
-        if json:
-            console.result_json(asdict(estimated))
-        else:
-            _show_estimate(folder, estimated)
+        show_estimate(folder, json)
         return
+    entries = complete(folder, shlex.join(["ratlip", "sweep", str(file), *(["--out", str(out)] if out else [])]))
+    states = {run.name: folder.state(run)[0] for run in folder.sweep.runs}
+    told = {
+        "folder": folder.path,
+        "runs": len(folder.sweep.runs),
+        "states": states,
+        "entries": [asdict(entry) for entry in entries],
+    }
+    console.answer(json, told, folder.path)
+    check_whole(folder, entries)
+
+
+def complete(folder: SweepFolder, again: str) -> list[Entry]:
+    """Make all runs that are left, and return the ledger. Raises Interrupted, which says to call `again`."""
     left = folder.left()
     if left:
         from ratlip_cli.experiments.estimate import check_disk
@@ -104,20 +111,34 @@ def sweep(
             console.note(
                 f"{entry.run} is left out: {entry.reason}. To train it again, remove {folder.path / entry.run}"
             )
-    counts = Counter(entry.state for entry in entries)
-    done, total = counts[DONE], len(folder.sweep.runs)
     if stopped:
-        how = shlex.join(["ratlip", "sweep", str(file), *(["--out", str(out)] if out else [])])
-        raise Interrupted(f"stopped; {done} of {total} runs are done, all is saved. Go on with: {how}", stopped)
-    states = {run.name: folder.state(run)[0] for run in folder.sweep.runs}
-    told = {"folder": folder.path, "runs": total, "states": states, "entries": [asdict(entry) for entry in entries]}
-    console.answer(json, told, folder.path)
-    if counts[BROKEN]:
-        broken = [f"{entry.run}: {entry.reason}" for entry in entries if entry.state == BROKEN]
-        raise RatlipError(
-            f"{len(broken)} of {total} runs are broken ({'; '.join(broken)}). Their rows say so; their logs are in "
-            f"{folder.path / 'logs'}, and --retry-broken tries them again."
+        done = sum(entry.state == DONE for entry in entries)
+        raise Interrupted(
+            f"stopped; {done} of {len(folder.sweep.runs)} runs are done, all is saved. Go on with: {again}", stopped
         )
+    return entries
+
+
+def check_whole(folder: SweepFolder, entries: Sequence[Entry]) -> None:
+    """Raise RatlipError where runs are broken."""
+    broken = [f"{entry.run}: {entry.reason}" for entry in entries if entry.state == BROKEN]
+    if broken:
+        raise RatlipError(
+            f"{len(broken)} of {len(folder.sweep.runs)} runs are broken ({'; '.join(broken)}). Their rows say so; "
+            f"their logs are in {folder.path / 'logs'}, and --retry-broken tries them again."
+        )
+
+
+def show_estimate(folder: SweepFolder, json: bool) -> None:
+    """Show what the runs that are left will take."""
+    from ratlip_cli.experiments.estimate import estimate
+
+    with console.bars() as progress:
+        estimated = estimate(folder, progress)
+    if json:
+        console.result_json(asdict(estimated))
+    else:
+        _show_estimate(folder, estimated)
 
 
 def _make_all(folder: SweepFolder, left: int) -> int:

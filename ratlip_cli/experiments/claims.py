@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from ratlip_cli.errors import DataError, first_line
 from ratlip_cli.experiments.compare import CompareRequest, Row, read_rows, sample_of
 from ratlip_cli.experiments.ledger import LEDGER_FILE
+from ratlip_cli.experiments.reproduce import BASELINE, CHOSEN, HIDDEN_SIZES, LARGEST, OURS, RAT, Folders, hidden
 from ratlip_cli.experiments.statistics import Estimate, Sample, combined, estimate, mean_sample
 from ratlip_cli.experiments.tables import interval, mean
 
@@ -27,13 +28,6 @@ HOLDS, FAILS = "holds", "fails"
 
 MARGIN = 0.01
 """What counts as about equal and as enough: 1 % of the score. The 0.32 points that the paper passes over are that."""
-
-BASELINE, RAT, OURS = "GALIP", "RAT", "RAT+ATT"
-"""Rows of table 3 and of the faces of Fig. 5."""
-
-HIDDEN_SIZES = (4, 8, 16, 32, 64, 128)
-CHOSEN, LARGEST = 64, 128
-"""The hidden size that the paper takes, and the one that it finds no better."""
 
 AGE_CHANGES, REST_STAYS = 0.5, 0.9
 """What counts as changing the age and nothing else: more than half of the pairs, more than nine attributes of ten."""
@@ -56,15 +50,6 @@ class Claim:
     measured: Estimate | None
     """None where the runs are not there."""
     verdict: str
-
-
-@dataclass(frozen=True)
-class Folders:
-    """The sweep folders that the claims are read from; those that are not there are not measured yet."""
-
-    table2: Path
-    table3: Path
-    faces: Path
 
 
 @dataclass(frozen=True)
@@ -126,7 +111,7 @@ def claims(folders: Folders) -> list[Claim]:
                 "CLIP score at 128 minus that at 64, in shares of that at 64; enough: below 0.01",
                 "ratlip reproduce table2",
             ),
-            lambda: _relative(folders.table2, _hidden(LARGEST), _hidden(CHOSEN)),
+            lambda: _relative(folders.table2, hidden(LARGEST), hidden(CHOSEN)),
             _below(MARGIN),
         ),
         _claim(
@@ -139,7 +124,7 @@ def claims(folders: Folders) -> list[Claim]:
             ),
             lambda: _combined(
                 folders.table2,
-                {_hidden(CHOSEN): 1.0, **{_hidden(size): -0.25 for size in HIDDEN_SIZES if size < CHOSEN}},
+                {hidden(CHOSEN): 1.0, **{hidden(size): -0.25 for size in HIDDEN_SIZES if size < CHOSEN}},
                 (GRADCAM_FILE, "energy"),
             ),
             _above(0),
@@ -207,7 +192,7 @@ def slope_weights() -> dict[str, float]:
     doublings = np.log2(HIDDEN_SIZES)
     centred = doublings - doublings.mean()
     weights = centred / (centred**2).sum()
-    return {_hidden(size): float(weight) for size, weight in zip(HIDDEN_SIZES, weights, strict=True)}
+    return {hidden(size): float(weight) for size, weight in zip(HIDDEN_SIZES, weights, strict=True)}
 
 
 def row_samples(folder: Path, rows: Sequence[str], values: tuple[str, str] | None = None) -> list[Sample] | None:
@@ -286,7 +271,3 @@ def _ends_below(own: Estimate, limit: float) -> bool:
 def _verdict(own: Estimate, holds: bool, fails: bool) -> str:
     count = f"{own.seeds} seed{'' if own.seeds == 1 else 's'}"
     return HOLDS if holds else FAILS if fails else f"not decided by {count}"
-
-
-def _hidden(size: int) -> str:
-    return f"hide={size}"

@@ -1,4 +1,4 @@
-"""The paper's tables and figures by name: which sweep file each needs, and what it leaves. Imports no torch by itself."""
+"""The paper's tables and figures by name, and which sweep files each needs. Imports no torch by itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratlip_cli.errors import DataError, UsageError
-from ratlip_cli.experiments.claims import BASELINE, HIDDEN_SIZES, OURS, Folders
 from ratlip_cli.experiments.ledger import DONE, read_ledger
 from ratlip_cli.experiments.sweep_file import read_sweep
 from ratlip_cli.progress import Progress, silent
@@ -19,6 +18,13 @@ if TYPE_CHECKING:
 
 PAPERS = Path(__file__).parent / "papers"
 """A sweep file for each of SWEEPS and SCALES."""
+
+BASELINE, RAT, OURS = "GALIP", "RAT", "RAT+ATT"
+"""Rows of table 3 and of the faces of Fig. 5."""
+
+HIDDEN_SIZES = (4, 8, 16, 32, 64, 128)
+CHOSEN, LARGEST = 64, 128
+"""The hidden size that the paper takes, and the one that it finds no better."""
 
 DEMO, PAPER = "demo", "paper"
 SCALES = (DEMO, PAPER)
@@ -40,6 +46,15 @@ AGES = {
     PAPER: ("he is young, receding hairline", "he is old, receding hairline"),
 }
 """Of the figure of faces; the second pair is the paper's."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The sweep folders that the claims are read from; those that are not there are not measured yet."""
+
+    table2: Path
+    table3: Path
+    faces: Path
 
 
 @dataclass(frozen=True)
@@ -91,7 +106,7 @@ def figures(request: ReproduceRequest, progress: Progress = silent) -> list[Path
         folder = request.folder("table2")
         if request.scale == DEMO:
             measure_runs(folder, GRADCAM, device, progress)
-        models = _first_runs(folder, [f"hide={size}" for size in HIDDEN_SIZES])
+        models = _first_runs(folder, [hidden(size) for size in HIDDEN_SIZES])
         shown = GradCamRequest(PROMPTS[request.scale], models=models, target="discriminator", count=3, device=device)
         results.append(gradcam(shown, progress))
     else:
@@ -113,3 +128,8 @@ def _first_runs(folder: Path, rows: Sequence[str]) -> list[str]:
     if missing := [row for row, run in firsts.items() if run is None]:
         raise DataError(f"{folder} has no finished run of {', '.join(missing)}; the same command goes on with them.")
     return [str(folder / run) for run in firsts.values() if run is not None]
+
+
+def hidden(size: int) -> str:
+    """The row of table 2 with this hidden size."""
+    return f"hide={size}"
