@@ -151,7 +151,10 @@ def test_no_assert_and_no_pickle() -> None:
     [
         ["--help"],
         ["--version"],
-        *([command, "--help"] for command in ("train", "generate", "evaluate", "gradcam", "latent-viz")),
+        *(
+            [command, "--help"]
+            for command in ("train", "generate", "evaluate", "gradcam", "latent-viz", "compare", "reproduce")
+        ),
     ],
 )
 def test_help_does_not_import_torch(arguments: list[str]) -> None:

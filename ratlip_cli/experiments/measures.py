@@ -154,7 +154,12 @@ def measure_runs(folder: Path, measure: Measure, device: str = "auto", progress:
         if _taken_of(path) == entry.model_fingerprint:
             continue
         model = load_model(str(folder / entry.run), resolve_device(device))
-        dataset = CaptionedImages(Path(dataset_of_model(model.folder) or ""), "test", model.config.generator.image_size)
+        data = dataset_of_model(model.folder)
+        if data is None:
+            raise DataError(
+                f"the dataset of {folder / entry.run} is not where it was; `ratlip sweep` prepares it again."
+            )
+        dataset = CaptionedImages(data, "test", model.config.generator.image_size)
         values = measure.take(model, dataset)
         with whole_file(path) as whole:
             save_file(values, whole, {"model": entry.model_fingerprint})

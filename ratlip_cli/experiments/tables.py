@@ -86,8 +86,8 @@ def _decimals(estimate: Estimate) -> int:
 
 
 def _title(metric: str) -> str:
-    better = {True: "higher is better", False: "lower is better"}.get(HIGHER_IS_BETTER.get(metric, ""), "")  # type: ignore[arg-type]
-    return f"{metric} ({better})" if better else metric
+    higher = HIGHER_IS_BETTER.get(metric)
+    return metric if higher is None else f"{metric} ({'higher' if higher else 'lower'} is better)"
 
 
 def _texts(table: Table, metric: str) -> tuple[list[str], list[list[str]]]:
