@@ -19,7 +19,7 @@ from ratlip_cli.cli.options import Device, Json, Quiet, check_there
 from ratlip_cli.cli.train import StopRequest
 from ratlip_cli.errors import Interrupted, RatlipError
 from ratlip_cli.experiments.ledger import BROKEN, CHANGED, DONE, Entry
-from ratlip_cli.experiments.sweep import BEGINS, ELSEWHERE, LOCKED, MOST_JOBS, Event, SweepFolder, SweepRequest
+from ratlip_cli.experiments.sweep import BEGINS, ELSEWHERE, MOST_JOBS, Event, SweepFolder, SweepRequest
 from ratlip_cli.experiments.sweep import sweep as make_runs
 
 if TYPE_CHECKING:
@@ -172,17 +172,12 @@ def _make_one(folder: SweepFolder, name: str) -> None:
     waiting.hardly_wait_where_busy()
     ended = threading.Event()
     threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
-    folder.open()
-    run = folder.run(name)
-    with folder.lock(run) as ours:
-        if not ours:
-            raise typer.Exit(LOCKED)
-        from ratlip_cli.device import keep_freed_memory
-        from ratlip_cli.experiments.one_run import make_run
+    from ratlip_cli.device import keep_freed_memory
+    from ratlip_cli.experiments.one_run import make_run
 
-        keep_freed_memory()
-        with StopRequest() as stop, console.bars() as progress:
-            make_run(folder, run, lambda: stop.signal_number is not None or ended.is_set(), progress)
+    keep_freed_memory()
+    with StopRequest() as stop, console.bars() as progress:
+        make_run(folder, folder.run(name), lambda: stop.signal_number is not None or ended.is_set(), progress)
 
 
 def _wait_for_end(ended: threading.Event) -> None:

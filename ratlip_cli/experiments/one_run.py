@@ -21,7 +21,7 @@ from ratlip_cli.weights.model_folder import GENERATOR_FILE
 def make_run(
     folder: SweepFolder, run: Run, should_stop: Callable[[], bool] = lambda: False, progress: Progress = silent
 ) -> Entry:
-    """Make what is missing of a run, whose lock this process holds, and return its entry.
+    """Make what is missing of a run, whose lock this process has, and return its entry.
 
     Args:
         should_stop: asked before every step and while images are scored; where it says so, what is done is kept.

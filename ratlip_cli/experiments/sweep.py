@@ -33,7 +33,7 @@ from ratlip_cli.experiments.ledger import (
     write_ledger,
 )
 from ratlip_cli.experiments.sweep_file import Run, Sweep, read_sweep
-from ratlip_cli.files import locked, whole_file, write_text, writing
+from ratlip_cli.files import lock_descriptor, locked, whole_file, write_text, writing
 from ratlip_cli.json_files import read_json
 from ratlip_cli.setting import RUNS, check_device
 from ratlip_cli.training.settings import TrainSettings, settings_of_run
@@ -45,9 +45,6 @@ UNSCORED, BEGUN, MISSING = "unscored", "begun", "missing"
 """States of a run beside those of an entry: trained or scored by another protocol; with a run folder; without one."""
 
 LOGS, LOCKS, LEDGER_LOCK = "logs", ".locks", "ledger"
-
-LOCKED = 75
-"""Exit code of a run's process where another one makes the run."""
 
 MOST_JOBS = 8
 """Processes on a CPU where nobody says how many."""
@@ -215,7 +212,7 @@ class SweepFolder:
     def write_ledger(self) -> list[Entry]:
         """Write the ledger anew from what lies in the run folders, and return its entries."""
         while True:
-            with self._lock(LEDGER_LOCK) as alone:
+            with locked(self.lock_file(LEDGER_LOCK)) as alone:
                 if alone:
                     entries = self.entries()
                     write_ledger(self.path, entries)
@@ -231,12 +228,9 @@ class SweepFolder:
             with whole_file(kept) as partial:
                 partial.write_bytes(self.sweep.content)
 
-    def lock(self, run: Run) -> contextlib.AbstractContextManager[bool]:
-        """Hold a run for this process; yields whether it could be had. It ends with the process, however."""
-        return self._lock(run.name)
-
-    def _lock(self, name: str) -> contextlib.AbstractContextManager[bool]:
-        return locked(self.path / LOCKS / f"{name}.lock")
+    def lock_file(self, name: str) -> Path:
+        """What a process that makes the run of that name, or writes the ledger, holds."""
+        return self.path / LOCKS / f"{name}.lock"
 
     def log(self, run: Run) -> Path:
         """Where the process of a run writes what it has to say."""
@@ -280,6 +274,7 @@ class _Active:
     run: Run
     slot: _Slot
     process: subprocess.Popen[bytes]
+    lock: contextlib.ExitStack
 
 
 def cores() -> int:
@@ -331,6 +326,8 @@ def sweep(folder: SweepFolder, stops: Callable[[], int] = lambda: 0) -> Iterator
     Raises RatlipError where the sweep folder cannot be written.
     """
     waiting, elsewhere, told = deque(folder.left()), deque[Run](), set[str]()
+    if not waiting:
+        return
     free, active = slots(folder.request, len(waiting)), list[_Active]()
     sent, looked = 0, time.monotonic()
     try:
@@ -345,21 +342,21 @@ def sweep(folder: SweepFolder, stops: Callable[[], int] = lambda: 0) -> Iterator
                 elsewhere.clear()
             while waiting and free and not stops():
                 run = waiting.popleft()
-                with folder.lock(run) as ours:
-                    left = ours and folder.is_left(run)
-                if left:
-                    slot = free.pop()
-                    active.append(_Active(run, slot, _started(folder, run, slot)))
-                    yield Event(run, BEGINS)
-                elif not ours:
-                    elsewhere.append(run)
+                with contextlib.ExitStack() as lock:
+                    descriptor = lock.enter_context(lock_descriptor(folder.lock_file(run.name)))
+                    if descriptor is None:
+                        elsewhere.append(run)
+                    elif folder.is_left(run):
+                        slot = free.pop()
+                        process = _started(folder, run, slot, descriptor)
+                        active.append(_Active(run, slot, process, lock.pop_all()))
+                        yield Event(run, BEGINS)
             for one in [one for one in active if one.process.poll() is not None]:
                 active.remove(one)
                 free.append(one.slot)
-                if one.process.returncode == LOCKED:
-                    elsewhere.append(one.run)
-                else:
-                    yield _ended(folder, one, bool(sent))
+                event = _ended(folder, one, bool(sent))
+                one.lock.close()
+                yield event
             for run in [run for run in elsewhere if run.name not in told and not active]:
                 told.add(run.name)
                 yield Event(run, ELSEWHERE)
@@ -367,10 +364,11 @@ def sweep(folder: SweepFolder, stops: Callable[[], int] = lambda: 0) -> Iterator
     finally:
         for one in active:
             _stop(one)
+            one.lock.close()
 
 
-def _started(folder: SweepFolder, run: Run, slot: _Slot) -> subprocess.Popen[bytes]:
-    """The process that makes a run: `ratlip sweep --only`.
+def _started(folder: SweepFolder, run: Run, slot: _Slot, lock: int) -> subprocess.Popen[bytes]:
+    """The process that makes a run: `ratlip sweep --only`. It holds the descriptor `lock` of the run's lock too.
 
     It saves and ends when its stdin does, be it that this process closes it or that it is no more. Ctrl-C in a terminal
     does not reach it.
@@ -386,6 +384,7 @@ def _started(folder: SweepFolder, run: Run, slot: _Slot) -> subprocess.Popen[byt
             stdout=log,
             stderr=log,
             start_new_session=True,
+            pass_fds=() if sys.platform == "win32" else (lock,),
         )
 
 
