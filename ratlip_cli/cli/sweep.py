@@ -90,11 +90,8 @@ def sweep(
     left = folder.left()
     if left:
         from ratlip_cli.experiments.estimate import check_disk
-        from ratlip_cli.experiments.one_run import prepare_data
 
         check_disk(folder)
-        with console.bars() as progress:
-            prepare_data(folder, progress)
     folder.open()
     folder.write_ledger()
     stopped = _make_all(folder, len(left))
