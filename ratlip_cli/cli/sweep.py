@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import sys
 import threading
 from collections import Counter
 from dataclasses import asdict
@@ -104,7 +105,7 @@ def sweep(
     counts = Counter(entry.state for entry in entries)
     done, total = counts[DONE], len(folder.sweep.runs)
     if stopped:
-        how = shlex.join(["ratlip", "sweep", str(file), *(["--out", str(out)] if out else [])])
+        how = shlex.join(["ratlip", *sys.argv[1:]])
         raise Interrupted(f"stopped; {done} of {total} runs are done, all is saved. Go on with: {how}", stopped)
     states = {run.name: folder.state(run)[0] for run in folder.sweep.runs}
     told = {"folder": folder.path, "runs": total, "states": states, "entries": [asdict(entry) for entry in entries]}
