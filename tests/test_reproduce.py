@@ -135,12 +135,12 @@ def test_a_damaged_measure_is_told(tmp_path: Path) -> None:
 
 def test_claims_are_written_between_the_marks_of_a_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    page.write_text(f"before\n{BEGIN}\nwhat was there\n{END}\nafter\n", encoding="utf-8")
     assert ratlip("reproduce", "claims", "--out", tmp_path, "--into", page).code == 0
     once = page.read_text(encoding="utf-8")
     assert once.startswith("before\n")
     assert once.endswith("after\n")
-    assert "old" not in once
+    assert "what was there" not in once
     assert "not measured yet" in once
     assert ratlip("reproduce", "claims", "--out", tmp_path, "--into", page).code == 0
     assert page.read_text(encoding="utf-8") == once

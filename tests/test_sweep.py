@@ -357,7 +357,6 @@ def table(folder: Path) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_killed_at_random_moments_it_comes_to_the_same_table(write: Write, content: dict, tmp_path: Path) -> None:
     """Two rows that are trained, one that diverges; undisturbed by two calls at once, killed, and stopped."""
     content["images_shown"] = 160
@@ -399,7 +398,6 @@ def _without_folder(rows: list[tuple[object, ...]], folder: Path) -> list[tuple[
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_ctrl_c_saves_and_says_how_to_go_on(write: Write, content: dict, tmp_path: Path) -> None:
     content["images_shown"] = 40_000
     process = ratlip_process("sweep", write(content), "--device", "cpu", "--jobs", 1, "--out", tmp_path / "sweep")

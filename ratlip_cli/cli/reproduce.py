@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -79,7 +78,6 @@ def reproduce(
     if what == "claims":
         _show_claims(request, into)
         return
-    again = shlex.join(["ratlip", "reproduce", what, "--scale", scale, "--out", str(out)])
     for name in NEEDED[what]:
         folder = SweepFolder(
             SweepRequest(request.file(name), request.folder(name), device, data_dir, jobs, shard, retry_broken)
@@ -87,7 +85,7 @@ def reproduce(
         if dry_run:
             show_estimate(folder, json=False)
             continue
-        entries = complete(folder, again)
+        entries = complete(folder)
         if what not in FIGURES:
             _show_table(folder.path, format)
         check_whole(folder, entries)

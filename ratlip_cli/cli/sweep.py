@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -80,7 +81,7 @@ def sweep(
     if dry_run:
         show_estimate(folder, json)
         return
-    entries = complete(folder, shlex.join(["ratlip", "sweep", str(file), *(["--out", str(out)] if out else [])]))
+    entries = complete(folder)
     states = {run.name: folder.state(run)[0] for run in folder.sweep.runs}
     told = {
         "folder": folder.path,
@@ -92,16 +93,13 @@ def sweep(
     check_whole(folder, entries)
 
 
-def complete(folder: SweepFolder, again: str) -> list[Entry]:
-    """Make all runs that are left, and return the ledger. Raises Interrupted, which says to call `again`."""
+def complete(folder: SweepFolder) -> list[Entry]:
+    """Make all runs that are left, and return the ledger. Raises Interrupted where a signal ended it."""
     left = folder.left()
     if left:
         from ratlip_cli.experiments.estimate import check_disk
-        from ratlip_cli.experiments.one_run import prepare_data
 
         check_disk(folder)
-        with console.bars() as progress:
-            prepare_data(folder, progress)
     folder.open()
     folder.write_ledger()
     stopped = _make_all(folder, len(left))
@@ -113,8 +111,9 @@ def complete(folder: SweepFolder, again: str) -> list[Entry]:
             )
     if stopped:
         done = sum(entry.state == DONE for entry in entries)
+        how = shlex.join(["ratlip", *sys.argv[1:]])
         raise Interrupted(
-            f"stopped; {done} of {len(folder.sweep.runs)} runs are done, all is saved. Go on with: {again}", stopped
+            f"stopped; {done} of {len(folder.sweep.runs)} runs are done, all is saved. Go on with: {how}", stopped
         )
     return entries
 

@@ -6,7 +6,7 @@ else the seeds do not decide it. The claims were fixed before the runs, and each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,7 @@ def claims(folders: Folders) -> list[Claim]:
 
     Raises DataError where a ledger or a measure is damaged.
     """
+    table2, table3, faces = (_rows(folder) for folder in (folders.table2, folders.table3, folders.faces))
     return [
         _claim(
             _Wording(
@@ -78,7 +79,7 @@ def claims(folders: Folders) -> list[Claim]:
                 "CLIP score of RAT+ATT minus that of GALIP",
                 "ratlip reproduce table3",
             ),
-            lambda: _combined(folders.table3, {OURS: 1, BASELINE: -1}),
+            lambda: _combined(table3, {OURS: 1, BASELINE: -1}),
             _above(0),
         ),
         _claim(
@@ -89,7 +90,7 @@ def claims(folders: Folders) -> list[Claim]:
                 "CLIP score of RAT minus that of GALIP, in shares of GALIP's; about equal: within ±0.01",
                 "ratlip reproduce table3",
             ),
-            lambda: _relative(folders.table3, RAT, BASELINE),
+            lambda: _relative(table3, RAT, BASELINE),
             _within(MARGIN),
         ),
         _claim(
@@ -100,7 +101,7 @@ def claims(folders: Folders) -> list[Claim]:
                 "slope of the CLIP score over doublings of the hidden size",
                 "ratlip reproduce table2",
             ),
-            lambda: _combined(folders.table2, slope_weights()),
+            lambda: _combined(table2, slope_weights()),
             _above(0),
         ),
         _claim(
@@ -111,7 +112,7 @@ def claims(folders: Folders) -> list[Claim]:
                 "CLIP score at 128 minus that at 64, in shares of that at 64; enough: below 0.01",
                 "ratlip reproduce table2",
             ),
-            lambda: _relative(folders.table2, hidden(LARGEST), hidden(CHOSEN)),
+            lambda: _relative(table2, hidden(LARGEST), hidden(CHOSEN)),
             _below(MARGIN),
         ),
         _claim(
@@ -123,7 +124,7 @@ def claims(folders: Folders) -> list[Claim]:
                 "ratlip reproduce fig3",
             ),
             lambda: _combined(
-                folders.table2,
+                table2,
                 {hidden(CHOSEN): 1.0, **{hidden(size): -0.25 for size in HIDDEN_SIZES if size < CHOSEN}},
                 (GRADCAM_FILE, "energy"),
             ),
@@ -137,7 +138,7 @@ def claims(folders: Folders) -> list[Claim]:
                 "angle of RAT+ATT minus that of GALIP, in degrees",
                 "ratlip reproduce fig5",
             ),
-            lambda: _combined(folders.table3, {OURS: 1, BASELINE: -1}, (ANGLES_FILE, "angle")),
+            lambda: _combined(table3, {OURS: 1, BASELINE: -1}, (ANGLES_FILE, "angle")),
             _below(0),
         ),
         _claim(
@@ -148,7 +149,7 @@ def claims(folders: Folders) -> list[Claim]:
                 "share of pairs of RAT+ATT whose two images are as old as their captions say; more than 0.5",
                 "ratlip reproduce fig5",
             ),
-            lambda: _combined(folders.faces, {OURS: 1}, (SWAP_FILE, "age")),
+            lambda: _combined(faces, {OURS: 1}, (SWAP_FILE, "age")),
             _above(AGE_CHANGES),
         ),
         _claim(
@@ -159,7 +160,7 @@ def claims(folders: Folders) -> list[Claim]:
                 "share of the other attributes of RAT+ATT that stay; more than 0.9",
                 "ratlip reproduce fig5",
             ),
-            lambda: _combined(folders.faces, {OURS: 1}, (SWAP_FILE, "kept")),
+            lambda: _combined(faces, {OURS: 1}, (SWAP_FILE, "kept")),
             _above(REST_STAYS),
         ),
         _claim(
@@ -170,7 +171,7 @@ def claims(folders: Folders) -> list[Claim]:
                 "share of pairs whose age changes as said, RAT+ATT minus GALIP",
                 "ratlip reproduce fig5",
             ),
-            lambda: _combined(folders.faces, {OURS: 1, BASELINE: -1}, (SWAP_FILE, "age")),
+            lambda: _combined(faces, {OURS: 1, BASELINE: -1}, (SWAP_FILE, "age")),
             _above(0),
         ),
     ]
@@ -195,20 +196,26 @@ def slope_weights() -> dict[str, float]:
     return {hidden(size): float(weight) for size, weight in zip(HIDDEN_SIZES, weights, strict=True)}
 
 
-def row_samples(folder: Path, rows: Sequence[str], values: tuple[str, str] | None = None) -> list[Sample] | None:
+def _rows(folder: Path) -> Mapping[str, Row]:
+    """The rows of a sweep by name; none where it is not there."""
+    if not (folder / LEDGER_FILE).is_file():
+        return {}
+    return {row.name: row for row in read_rows(CompareRequest([folder]))}
+
+
+def _samples(
+    rows: Mapping[str, Row], names: Sequence[str], values: tuple[str, str] | None = None
+) -> list[Sample] | None:
     """A sample of each of a sweep's rows; None where one of them is not there or not measured yet.
 
     Args:
         values: the file of a measure and the name of its values; the CLIP score if left out.
     """
-    if not (folder / LEDGER_FILE).is_file():
+    if not set(names) <= set(rows):
         return None
-    by_name = {row.name: row for row in read_rows(CompareRequest([folder]))}
-    if not set(rows) <= set(by_name):
-        return None
-    found = [sample_of(by_name[name], SCORE) if values is None else _measured(by_name[name], *values) for name in rows]
+    found = [sample_of(rows[name], SCORE) if values is None else _measured(rows[name], *values) for name in names]
     there = [sample for sample in found if sample is not None]
-    return there if len(there) == len(rows) else None
+    return there if len(there) == len(names) else None
 
 
 def _measured(row: Row, file: str, name: str) -> Sample | None:
@@ -224,14 +231,16 @@ def _measured(row: Row, file: str, name: str) -> Sample | None:
         ) from error
 
 
-def _combined(folder: Path, weights: dict[str, float], values: tuple[str, str] | None = None) -> Sample | None:
-    samples = row_samples(folder, list(weights), values)
+def _combined(
+    rows: Mapping[str, Row], weights: dict[str, float], values: tuple[str, str] | None = None
+) -> Sample | None:
+    samples = _samples(rows, list(weights), values)
     return samples and combined(samples, list(weights.values()))
 
 
-def _relative(folder: Path, row: str, base: str) -> Sample | None:
+def _relative(rows: Mapping[str, Row], row: str, base: str) -> Sample | None:
     """A row's CLIP score minus that of `base`, in shares of the latter's mean."""
-    samples = row_samples(folder, (row, base))
+    samples = _samples(rows, (row, base))
     if samples is None:
         return None
     scale = float(samples[1].values.mean())

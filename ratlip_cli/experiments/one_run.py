@@ -13,8 +13,7 @@ from ratlip_cli.experiments.score import Place, score_run
 from ratlip_cli.experiments.sweep import UNSCORED, SweepFolder, is_begun
 from ratlip_cli.experiments.sweep_file import Run
 from ratlip_cli.progress import Progress, silent
-from ratlip_cli.training.start import open_dataset, open_session
-from ratlip_cli.weights.clip_files import check_clip
+from ratlip_cli.training.start import open_session
 from ratlip_cli.weights.model_folder import GENERATOR_FILE
 
 
@@ -41,16 +40,6 @@ def make_run(
 
     stands = Place(place, run.row, folder.path / REAL_FEATURES_FILE)
     return score_run(place, folder.sweep.protocol, folder.request.device, stands, watched)
-
-
-def prepare_data(folder: SweepFolder, progress: Progress = silent) -> None:
-    """Prepare the dataset of the runs where it is not there: once, before several processes ask for it.
-
-    Raises what `open_dataset` raises, and `check_clip`.
-    """
-    settings = folder.placed(folder.sweep.runs[0])
-    check_clip(settings.clip)
-    open_dataset(settings, progress)
 
 
 def _train(folder: SweepFolder, run: Run, place: Path, should_stop: Callable[[], bool], progress: Progress) -> None:

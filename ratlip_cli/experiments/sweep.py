@@ -44,7 +44,7 @@ BEGINS, STOPPED, ELSEWHERE = "begins", "stopped", "elsewhere"
 UNSCORED, BEGUN, MISSING = "unscored", "begun", "missing"
 """States of a run beside those of an entry: trained or scored by another protocol; with a run folder; without one."""
 
-LOGS, LOCKS, LEDGER_LOCK = "logs", ".locks", "ledger"
+LOGS, LOCKS, LEDGER_LOCK, FIRST = "logs", ".locks", "ledger", "first"
 
 MOST_JOBS = 8
 """Processes on a CPU where nobody says how many."""
@@ -277,6 +277,31 @@ class _Active:
     lock: contextlib.ExitStack
 
 
+class _First:
+    """Lets one run begin before all others: it makes what they share, the prepared dataset and its text vectors."""
+
+    def __init__(self, folder: SweepFolder) -> None:
+        self._folder = folder
+        self._lock = contextlib.ExitStack()
+        self._held = self._is_over = False
+
+    def lets_begin(self, active: int) -> bool:
+        """Whether a run may begin beside so many that do."""
+        if not self._is_over and any(is_begun(self._folder.path / run.name) for run in self._folder.sweep.runs):
+            self._is_over = True
+            self.close()
+        if not self._is_over and not active and not self._held:
+            with contextlib.ExitStack() as lock:
+                if lock.enter_context(locked(self._folder.lock_file(FIRST))):
+                    self._held, self._lock = True, lock.pop_all()
+        return self._is_over or (self._held and not active)
+
+    def close(self) -> None:
+        """Let other calls begin."""
+        self._lock.close()
+        self._held = False
+
+
 def cores() -> int:
     """Cores, or threads where OMP_NUM_THREADS says how many, that all processes share."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
@@ -329,7 +354,7 @@ def sweep(folder: SweepFolder, stops: Callable[[], int] = lambda: 0) -> Iterator
     if not waiting:
         return
     free, active = slots(folder.request, len(waiting)), list[_Active]()
-    sent, looked = 0, time.monotonic()
+    sent, looked, first = 0, time.monotonic(), _First(folder)
     try:
         while active or ((waiting or elsewhere) and not stops()):
             if stops() > sent:
@@ -340,7 +365,7 @@ def sweep(folder: SweepFolder, stops: Callable[[], int] = lambda: 0) -> Iterator
                 looked = time.monotonic()
                 waiting.extend(elsewhere)
                 elsewhere.clear()
-            while waiting and free and not stops():
+            while waiting and free and not stops() and first.lets_begin(len(active)):
                 run = waiting.popleft()
                 with contextlib.ExitStack() as lock:
                     descriptor = lock.enter_context(lock_descriptor(folder.lock_file(run.name)))
@@ -362,6 +387,7 @@ def sweep(folder: SweepFolder, stops: Callable[[], int] = lambda: 0) -> Iterator
                 yield Event(run, ELSEWHERE)
             time.sleep(_A_LOOK)
     finally:
+        first.close()
         for one in active:
             _stop(one)
             one.lock.close()
