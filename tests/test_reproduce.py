@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
+import torch
 from command_line import ratlip
 from explain_model import clip_of_grid, model_of
 from made_sweep import make_run
@@ -15,12 +18,17 @@ from ratlip_cli.cli.reproduce import BEGIN, END
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.data.prepare import prepare
 from ratlip_cli.data.request import PrepareRequest
+from ratlip_cli.demo.attribute_classifier import load_classifier
+from ratlip_cli.demo.attributes import sample_attributes
+from ratlip_cli.demo.render import render
 from ratlip_cli.errors import DataError
-from ratlip_cli.experiments import measures
+from ratlip_cli.experiments import measures, reproduce
 from ratlip_cli.experiments.claims import ANGLES_FILE, GRADCAM_FILE, SWAP_FILE, Claim, claims, slope_weights
 from ratlip_cli.experiments.ledger import write_ledger
 from ratlip_cli.experiments.reproduce import BASELINE, HIDDEN_SIZES, OURS, PAPERS, RAT, SCALES, SWEEPS, Folders, hidden
 from ratlip_cli.experiments.sweep_file import Sweep, read_sweep
+from ratlip_cli.pixels import from_image
+from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.weights.load import load_model
 
 ROOT = Path(__file__).parents[1]
@@ -197,3 +205,61 @@ def test_the_swap_counts_what_the_classifier_says(tmp_path: Path, monkeypatch: p
     assert {name: array.shape for name, array in values.items()} == {"age": (12,), "kept": (12,)}
     assert values["age"].max() == 0
     assert values["kept"].min() == 1
+
+
+@pytest.mark.slow
+def test_the_classifier_reads_the_age_of_rendered_faces() -> None:
+    """Faces that differ in the age alone, at the size of the faces' sweep: what a perfect model would be given."""
+    size = int(paper("faces", "demo").runs[0].settings.model["image_size"])
+    classifier = load_classifier(ROOT / "examples" / "demo" / "classifier.safetensors")
+    answers = {}
+    for age in ("young", "old"):
+        drawn = [
+            render("face", {**sample_attributes("face", random.Random(k)), "age": age}, random.Random(k), size).image
+            for k in range(100)
+        ]
+        answers[age] = classifier.answers(torch.stack(list(map(from_image, drawn))), "face")
+    young, old = answers["young"], answers["old"]
+    right = [one == "young" and other == "old" for one, other in zip(young["age"], old["age"], strict=True)]
+    assert np.mean(right) > 0.9
+    for name in set(young) - {"age"}:
+        assert np.mean([one == other for one, other in zip(young[name], old[name], strict=True)]) > 0.9
+
+
+@pytest.mark.slow
+def test_tables_and_figures_from_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_clip: Path, tiny_settings: TrainSettings
+) -> None:
+    """The rows of the papers' files on one seed, with networks of milliseconds: every claim has its number then."""
+    flat = tiny_settings.flat()
+    sizes = ("generator_channels", "discriminator_channels", "noise_dim", "batch_size", "workers", "sample_every")
+    papers = tmp_path / "papers"
+    papers.mkdir()
+    for name in ("table2", "table3", "faces"):
+        dataset = "demo-faces" if name == "faces" else "demo-birds"
+        stays = {"dataset": dataset, "clip": str(tiny_clip), "image_size": 32, **{one: flat[one] for one in sizes}}
+        rows = {
+            run.row: {"variant": run.settings.variant}
+            | ({"hidden_size": run.settings.model["hidden_size"]} if run.settings.variant == "ratlip" else {})
+            for run in paper(name, "demo").runs
+        }
+        content = {"images_shown": 8, "seeds": 1, "settings": stays, "rows": rows, "evaluation": {"features": "clip"}}
+        (papers / f"{name}.demo.toml").write_text(tomli_w.dumps(content), encoding="utf-8")
+        if name != "table3":
+            prepare(PrepareRequest(dataset, data_dir=tmp_path / "data", count=40, image_size=32))
+    monkeypatch.setattr(reproduce, "PAPERS", papers)
+    monkeypatch.setattr(measures, "SWAPS", 4)
+    monkeypatch.chdir(ROOT)
+    where = ("--out", tmp_path / "runs", "--data-dir", tmp_path / "data", "--device", "cpu", "--jobs", "2")
+    table = ratlip("reproduce", "table3", *where)
+    assert table.code == 0, table.err
+    assert f"| {OURS} | 1 |" in table.out
+    assert "not decided by 1 seed" in table.out
+    for figure in ("fig3", "fig5"):
+        answer = ratlip("reproduce", figure, *where)
+        assert answer.code == 0, answer.err
+        assert any(Path(file).suffix == ".png" for file in answer.out.splitlines())
+        assert all(Path(file).is_file() for file in answer.out.splitlines())
+    numbers = ratlip("reproduce", "claims", *where).out
+    assert "not measured yet" not in numbers
+    assert numbers.count("not decided by 1 seed") == 9

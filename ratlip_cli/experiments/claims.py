@@ -235,7 +235,7 @@ def _combined(
     rows: Mapping[str, Row], weights: dict[str, float], values: tuple[str, str] | None = None
 ) -> Sample | None:
     samples = _samples(rows, list(weights), values)
-    return samples and combined(samples, list(weights.values()))
+    return None if samples is None else combined(samples, list(weights.values()))
 
 
 def _relative(rows: Mapping[str, Row], row: str, base: str) -> Sample | None:
