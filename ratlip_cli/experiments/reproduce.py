@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from ratlip_cli.setting import RUNS
 
 if TYPE_CHECKING:
     from ratlip_cli.explain.record import Result
+    from ratlip_cli.weights.model_folder import Model
 
 PAPERS = Path(__file__).parent / "papers"
 """A sweep file for each of SWEEPS and SCALES."""
@@ -106,28 +107,32 @@ def figures(request: ReproduceRequest, progress: Progress = silent) -> list[Path
         folder = request.folder("table2")
         if request.scale == DEMO:
             measure_runs(folder, GRADCAM, device, progress)
-        models = _first_runs(folder, [hidden(size) for size in HIDDEN_SIZES])
+        models = _first_runs(folder, [hidden(size) for size in HIDDEN_SIZES], device)
         shown = GradCamRequest(PROMPTS[request.scale], models=models, target="discriminator", count=3, device=device)
         results.append(gradcam(shown, progress))
     else:
         measure_runs(request.folder("table3"), ANGLES, device, progress)
-        baseline, ours = _first_runs(request.folder("table3"), (BASELINE, OURS))
+        baseline, ours = _first_runs(request.folder("table3"), (BASELINE, OURS), device)
         results.append(latent_view(LatentRequest(model=baseline, against=ours, device=device), progress))
         if request.scale == DEMO:
             measure_runs(request.folder("faces"), swap_of(CLASSIFIER), device, progress)
-        baseline, ours = _first_runs(request.folder("faces"), (BASELINE, OURS))
+        baseline, ours = _first_runs(request.folder("faces"), (BASELINE, OURS), device)
         ages = AGES[request.scale]
         results.append(latent_view(LatentRequest(model=baseline, against=ours, captions=ages, device=device), progress))
     return [file for result in results for file in result.save(out)]
 
 
-def _first_runs(folder: Path, rows: Sequence[str]) -> list[str]:
-    """The run of the lowest seed that is done, of each of the rows."""
+def _first_runs(folder: Path, rows: Sequence[str], device: str) -> list[Model]:
+    """The model of each of the rows from the run of the lowest seed that is done, called as its row."""
+    from ratlip_cli.device import resolve_device
+    from ratlip_cli.weights.load import load_model
+
     done = sorted((entry for entry in read_ledger(folder) if entry.state == DONE), key=lambda entry: entry.seed)
     firsts = {row: next((entry.run for entry in done if entry.row == row), None) for row in rows}
     if missing := [row for row, run in firsts.items() if run is None]:
         raise DataError(f"{folder} has no finished run of {', '.join(missing)}; the same command goes on with them.")
-    return [str(folder / run) for run in firsts.values() if run is not None]
+    where = resolve_device(device)
+    return [replace(load_model(str(folder / str(run)), where), name=row) for row, run in firsts.items()]
 
 
 def hidden(size: int) -> str:
