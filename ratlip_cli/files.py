@@ -113,13 +113,23 @@ def locked(path: Path) -> Iterator[bool]:
 
     Another process may hold it for a moment, only to see whether somebody has it: that is waited for.
     """
+    with lock_descriptor(path) as descriptor:
+        yield descriptor is not None
+
+
+@contextlib.contextmanager
+def lock_descriptor(path: Path) -> Iterator[int | None]:
+    """As `locked`; yields the descriptor of the lock file, None where the lock could not be had.
+
+    Where a process of our own inherits the descriptor, the lock is held until both have ended.
+    """
     with path.open("ab") as file:
         had = _lock(file.fileno())
         for _ in range(0 if had else _LOOKS):
             time.sleep(_A_LOOK)
             if had := _lock(file.fileno()):
                 break
-        yield had
+        yield file.fileno() if had else None
 
 
 def _lock(descriptor: int) -> bool:

@@ -22,7 +22,7 @@ from ratlip_cli.demo.segments import decode_segments, encode_segments
 from ratlip_cli.errors import DataError, UsageError
 
 sys.path.append(str(Path(__file__).parents[1] / "examples" / "demo"))
-from said import holds, said
+from ratlip_cli.demo.said import holds, said
 
 MANY = 400
 

@@ -29,6 +29,7 @@ FLOORS = [
     {"outputs"},
     {"explain", "evaluation", "publish"},
     {"training"},
+    {"experiments"},
     {"api"},
     {"web"},
     {"cli"},
@@ -151,7 +152,10 @@ def test_no_assert_and_no_pickle() -> None:
     [
         ["--help"],
         ["--version"],
-        *([command, "--help"] for command in ("train", "generate", "evaluate", "gradcam", "latent-viz")),
+        *(
+            [command, "--help"]
+            for command in ("train", "generate", "evaluate", "gradcam", "latent-viz", "compare", "reproduce")
+        ),
     ],
 )
 def test_help_does_not_import_torch(arguments: list[str]) -> None:

@@ -19,74 +19,26 @@ import numpy as np
 import torch
 from rendered_set import RenderedSet, random_crops, rendered_set
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from ratlip_cli.demo import attribute_classifier
+from ratlip_cli.demo.attribute_classifier import Classifier
 from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, PAIRED
 from ratlip_cli.demo.render import SEGMENTS
-from ratlip_cli.tensor_files import load_into, load_tensors, save_tensors
+from ratlip_cli.tensor_files import save_tensors
 
 PAINTED = 0.5
 """Share of the birds and flowers that have a segment painted over."""
 COLOURED_BY = {"body": ("body",), "wings": ("wings", "tail"), "petals": ("petals",), "centre": ("centre",)}
 """Attribute -> the segments that show its colour."""
 WEIGHTS = Path(__file__).with_name("classifier.safetensors")
-FEATURES = 128
 IGNORED = -100
-
-
-class Classifier(nn.Module):
-    """Images (B,3,64,64) in [-1,1] to what they show."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            _conv(3, 32, 2),  # 32 x 32
-            _conv(32, 64, 2),  # 16 x 16
-            _conv(64, 64, 1),
-            _conv(64, 96, 2),  # 8 x 8
-            _conv(96, 96, 1),
-            _conv(96, 128, 2),  # 4 x 4
-            nn.Flatten(),
-            nn.Linear(128 * 16, FEATURES),
-            nn.ReLU(),
-        )
-        self.family = nn.Linear(FEATURES, len(FAMILIES))
-        self.heads = nn.ModuleDict(
-            {
-                family: nn.ModuleDict({name: nn.Linear(FEATURES, len(values)) for name, values in attributes.items()})
-                for family, attributes in ATTRIBUTES.items()
-            }
-        )
-
-    def features(self, images: Tensor) -> Tensor:
-        """Image features (B,128), for the Fréchet distance."""
-        return self.layers(images)
-
-    def logits(self, features: Tensor, family: str) -> dict[str, Tensor]:
-        """Attribute -> logits (B, number of values)."""
-        return {name: head(features) for name, head in self.heads[family].items()}
-
-    @torch.no_grad()
-    def answers(self, images: Tensor, family: str) -> dict[str, list[str]]:
-        """Attribute -> the most likely value for each image, which is of `family`."""
-        features = torch.cat([self.features(chunk) for chunk in images.split(500)])
-        return {
-            name: [ATTRIBUTES[family][name][index] for index in logits.argmax(dim=1).tolist()]
-            for name, logits in self.logits(features, family).items()
-        }
-
-
-def _conv(inputs: int, outputs: int, stride: int) -> nn.Module:
-    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 def load_classifier(path: Path = WEIGHTS) -> Classifier:
     """The trained classifier, in eval mode."""
-    classifier = Classifier()
-    load_into(classifier, load_tensors(path), path)
-    return classifier.eval().requires_grad_(False)
+    return attribute_classifier.load_classifier(path)
 
 
 def accuracy(classifier: Classifier, samples: RenderedSet) -> dict[str, float]:

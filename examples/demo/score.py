@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from classifier import Classifier, load_classifier
 from rendered_set import STORED, RenderedSet, rendered_set, to_tensor
-from said import holds, said
 from scipy import linalg
 from torch import Tensor
 
 from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, sample_attributes
 from ratlip_cli.demo.render import render
+from ratlip_cli.demo.said import holds, said
 from ratlip_cli.files import write_text
 from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.weights.load import load_model

@@ -21,11 +21,11 @@ import open_clip
 import torch
 from check_clip import zero_shot
 from rendered_set import CACHE, TWIN_CAPTIONS, RenderedSet, TwinSet, random_crops, rendered_set, twin_set
-from said import said
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES
+from ratlip_cli.demo.said import said
 from ratlip_cli.files import whole_file
 from ratlip_cli.model.clip import UNKNOWN
 from ratlip_cli.weights.clip_files import load_clip, save_clip

@@ -21,7 +21,6 @@ import open_clip
 import torch
 from check_clip import zero_shot
 from rendered_set import CACHE, RenderedSet, rendered_set
-from said import said
 from torch import Tensor
 from torch.nn import functional as F
 from train_clip import (
@@ -35,6 +34,7 @@ from train_clip import (
 )
 
 from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, HELD_OUT, PAIRED
+from ratlip_cli.demo.said import said
 from ratlip_cli.files import whole_file
 from ratlip_cli.weights.clip_files import load_clip, save_clip
 

@@ -17,6 +17,7 @@ import ratlip_cli
 from ratlip_cli import processes
 from ratlip_cli.cli import console, signals, streams
 from ratlip_cli.cli.bench import bench
+from ratlip_cli.cli.compare import compare
 from ratlip_cli.cli.convert import convert
 from ratlip_cli.cli.env import env
 from ratlip_cli.cli.evaluate import evaluate
@@ -29,7 +30,9 @@ from ratlip_cli.cli.play import play
 from ratlip_cli.cli.prepare import prepare
 from ratlip_cli.cli.pull import pull
 from ratlip_cli.cli.push import push
+from ratlip_cli.cli.reproduce import reproduce
 from ratlip_cli.cli.runs import runs
+from ratlip_cli.cli.sweep import sweep
 from ratlip_cli.cli.train import train
 from ratlip_cli.errors import DistributedError, Interrupted, RatlipError
 
@@ -43,7 +46,7 @@ app = typer.Typer(
 )
 for command in (prepare, train, generate, evaluate, gradcam, latent_viz):
     app.command()(command)
-for command in (play, runs, info, bench, pull, push, convert, export, env):
+for command in (sweep, compare, reproduce, play, runs, info, bench, pull, push, convert, export, env):
     app.command()(command)
 
 

@@ -122,7 +122,7 @@ def _run(session: TrainingSession) -> StepRecord | None:
         of_several = f", in {size} processes" if size > 1 else ""
         console.note(f"training in {path}, steps {done + 1} to {total}, on {session.trainer.device}{of_several}")
     record, skipped = None, 0
-    with _StopRequest() as stop, console.progress("train", total, done, unit="steps") as advance:
+    with StopRequest() as stop, console.progress("train", total, done, unit="steps") as advance:
         for record in session.run(lambda: stop.signal_number is not None):
             skipped += record.skipped
             advance(1, **_figures(record, skipped), **session.scores)
@@ -162,7 +162,7 @@ def _show_dry_run(measured: DryRun) -> None:
     console.result_table("This run would be", ("", "value"), rows)
 
 
-class _StopRequest:
+class StopRequest:
     """Notes the first signal, so that the step can be ended and saved; the next one acts at once.
 
     Except SIGHUP: a terminal that is closed sends it to its programs, and so does the shell in it. SIGUSR1, by which
@@ -173,7 +173,7 @@ class _StopRequest:
         self.signal_number: int | None = None
         self._handlers = ExitStack()
 
-    def __enter__(self) -> _StopRequest:
+    def __enter__(self) -> StopRequest:
         user = [signal.Signals["SIGUSR1"]] if "SIGUSR1" in signal.Signals.__members__ else []
         self._handlers.enter_context(signals.handled([*signals.stopping(), *user], self._note))
         return self

@@ -35,6 +35,8 @@ class Measurement:
     """Its value where images count so often."""
     note: str | None = None
     """What makes the number less than it seems."""
+    each: Sequence[float] | NDArray[np.bool_] | None = None
+    """The values of the generated images (n,), where the metric is their mean."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def precision(fake: FeatureFile, real: FeatureFile) -> Measurement:
     An image that came twice would shrink the balls around it: the manifold of a resample stays that of all images.
     """
     inside = inside_manifold(fake, real)
-    return Measurement(lambda counts: _mean(inside, counts.fake))
+    return Measurement(lambda counts: _mean(inside, counts.fake), each=inside)
 
 
 def recall(fake: FeatureFile, real: FeatureFile) -> Measurement:
@@ -85,7 +87,7 @@ def recall(fake: FeatureFile, real: FeatureFile) -> Measurement:
 def clip_score(images: FeatureFile, captions: Captions, network: ClipNetwork) -> Measurement:
     """The CLIP score (Hessel et al. 2021), in [0,100]; in [-1,1] by the protocol `released`."""
     scores = clip_scores(images, captions, captions.vectors(network.clip), network.released)
-    return Measurement(lambda counts: _mean(scores, counts.fake))
+    return Measurement(lambda counts: _mean(scores, counts.fake), each=scores)
 
 
 def r_precision(images: FeatureFile, captions: Captions, network: ClipNetwork) -> Measurement:
@@ -95,7 +97,7 @@ def r_precision(images: FeatureFile, captions: Captions, network: ClipNetwork) -
     if alike := network.clip.alike(captions.texts):
         same = "have the text vector of one in other words, which it cannot tell apart"
         notes.append(f"{alike:,} of {len(captions.texts):,} captions {same}")
-    return Measurement(lambda counts: _mean(scores, counts.fake), "; ".join(notes) or None)
+    return Measurement(lambda counts: _mean(scores, counts.fake), "; ".join(notes) or None, scores)
 
 
 FEATURE_METRICS = {"fid": fid, "kid": kid, "precision": precision, "recall": recall}

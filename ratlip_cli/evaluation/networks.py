@@ -82,10 +82,13 @@ class Networks:
     clips: tuple[ClipNetwork, ...]
     """For CLIP score and R-precision, each for itself."""
     device: torch.device
+    others: tuple[FeatureNetwork, ...] = ()
+    """Further ones that see the same images; what their features say is the caller's."""
 
     def by_name(self) -> dict[str, FeatureNetwork]:
         """All of them, by name."""
-        return {network.name: network for network in (self.features, *self.clips) if network is not None}
+        every = (self.features, *self.clips, *self.others)
+        return {network.name: network for network in every if network is not None}
 
 
 def load_networks(request: EvaluationRequest, device: torch.device, model: Model | None = None) -> Networks:

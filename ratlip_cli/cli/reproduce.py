@@ -1,0 +1,124 @@
+"""`ratlip reproduce`: the paper's tables and figures, run again, and what comes of its claims."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ratlip_cli.cli import console
+from ratlip_cli.cli.compare import FORMATS
+from ratlip_cli.cli.options import Device, Quiet, check_there, choice
+from ratlip_cli.cli.sweep import check_whole, complete, show_estimate
+from ratlip_cli.errors import UsageError
+from ratlip_cli.experiments.reproduce import (
+    FIGURES,
+    NEEDED,
+    SCALES,
+    ReproduceRequest,
+    check_files,
+    figures,
+)
+from ratlip_cli.experiments.sweep import SweepFolder, SweepRequest
+from ratlip_cli.files import decoded, write_text
+from ratlip_cli.setting import RUNS, check_choice
+
+WHAT = tuple(NEEDED)
+
+BEGIN, END = "<!-- claims: written by `ratlip reproduce claims --into` -->", "<!-- end of claims -->"
+
+
+def reproduce(
+    what: Annotated[
+        str, typer.Argument(metavar="|".join(WHAT), help="The table or figure; claims: what is known yet.")
+    ],
+    scale: Annotated[
+        str, choice(SCALES, "demo: rendered images, hours of a CPU; paper: CUB and faces, days of a GPU.", "scale")
+    ] = "demo",
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Holds the sweep folders and the figures.")] = RUNS,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Measure a few steps of each row, print time and disk, begin none.")
+    ] = False,
+    jobs: Annotated[int | None, typer.Option(metavar="N", help="Runs at a time; see `ratlip sweep`.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only a part of the runs; see `ratlip sweep`.")
+    ] = None,
+    retry_broken: Annotated[
+        bool, typer.Option("--retry-broken", help="Try again the runs that failed, each from its last checkpoint.")
+    ] = False,
+    format: Annotated[str, choice(FORMATS, "How a table is written.", "format")] = "md",
+    into: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With claims: write them into this page, between its marks.")
+    ] = None,
+    device: Device = "auto",
+    data_dir: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Folder that holds prepared datasets.", envvar="RATLIP_DATA")
+    ] = "data",
+    quiet: Quiet = False,
+) -> None:
+    """Train, score and compare what a table or figure of the paper shows; what is done already is taken over.
+
+    [bold]Examples[/]
+
+    ratlip reproduce table3 --dry-run
+
+    ratlip reproduce table3
+
+    ratlip reproduce table1 --scale paper --device cuda
+
+    ratlip reproduce claims
+    """
+    console.set_up(quiet)
+    check_choice("table or figure", what, WHAT)
+    if into is not None and what != "claims":
+        raise UsageError("--into is for claims: a table goes to stdout.")
+    request = ReproduceRequest(what, scale, out, device)
+    check_files(request)
+    if what == "claims":
+        _show_claims(request, into)
+        return
+    for name in NEEDED[what]:
+        folder = SweepFolder(
+            SweepRequest(request.file(name), request.folder(name), device, data_dir, jobs, shard, retry_broken)
+        )
+        if dry_run:
+            show_estimate(folder, json=False)
+            continue
+        entries = complete(folder)
+        if what not in FIGURES:
+            _show_table(folder.path, format)
+        check_whole(folder, entries)
+    if what in FIGURES and not dry_run:
+        with console.bars() as progress:
+            files = figures(request, progress)
+        for file in files:
+            console.result(file)
+    if not dry_run:
+        console.note("what comes of the paper's claims: ratlip reproduce claims")
+
+
+def _show_table(folder: Path, format: str) -> None:
+    from ratlip_cli.experiments.compare import CompareRequest, compare_runs
+    from ratlip_cli.experiments.tables import FORMATS as WRITERS
+
+    with console.bars() as progress:
+        table = compare_runs(CompareRequest([folder]), progress)
+    console.result(WRITERS[format](table).rstrip("\n"))
+
+
+def _show_claims(request: ReproduceRequest, into: Path | None) -> None:
+    from ratlip_cli.experiments.claims import claims, markdown
+
+    text = markdown(claims(request.folders))
+    if into is None:
+        console.result(text.rstrip("\n"))
+        return
+    check_there(into)
+    page = decoded(into.read_bytes(), str(into))
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UsageError(f"{into} lacks the marks between which claims are written: {BEGIN} and {END}.")
+    write_text(into, f"{before}{begin}\n\n{text}\n{end}{after}")
+    console.result(into)

@@ -1,0 +1,227 @@
+"""`ratlip sweep`: rows times seeds of training runs, made and scored."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ratlip_cli.cli import console, signals, waiting
+from ratlip_cli.cli.options import Device, Json, Quiet, check_there
+from ratlip_cli.cli.train import StopRequest
+from ratlip_cli.errors import Interrupted, RatlipError
+from ratlip_cli.experiments.ledger import BROKEN, CHANGED, DONE, Entry
+from ratlip_cli.experiments.sweep import BEGINS, ELSEWHERE, MOST_JOBS, Event, SweepFolder, SweepRequest
+from ratlip_cli.experiments.sweep import sweep as make_runs
+
+if TYPE_CHECKING:
+    from ratlip_cli.experiments.estimate import Estimate
+
+_MIB = 2**20
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The sweep file, TOML.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder of the runs and the ledger; runs/ and the file's name if left out."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Measure a few steps of each row, print runs, time and disk, begin none.")
+    ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help=f"Runs at a time; one a GPU, or else one a core, at most {MOST_JOBS}, if left out."
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only every N-th run, from the I-th on: for array jobs of SLURM.")
+    ] = None,
+    retry_broken: Annotated[
+        bool, typer.Option("--retry-broken", help="Try again the runs that failed, each from its last checkpoint.")
+    ] = False,
+    device: Device = "auto",
+    data_dir: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Folder that holds prepared datasets.", envvar="RATLIP_DATA")
+    ] = "data",
+    only: Annotated[str | None, typer.Option(hidden=True)] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train and score every row of a sweep file with every seed. The sweep folder goes to stdout.
+
+    What is done is passed over, and what was interrupted goes on; several calls share the work. Ctrl-C saves all.
+
+    [bold]Examples[/]
+
+    ratlip sweep examples/sweep.toml --dry-run
+
+    ratlip sweep examples/sweep.toml --jobs 2
+
+    ratlip sweep table1.toml --device cuda --shard $SLURM_ARRAY_TASK_ID/8
+    """
+    console.set_up(quiet)
+    check_there(file)
+    folder = SweepFolder(SweepRequest(file, out, device, data_dir, jobs, shard, retry_broken))
+    if only is not None:
+        _make_one(folder, only)
+        return
+    if dry_run:
+        show_estimate(folder, json)
+        return
+    entries = complete(folder)
+    states = {run.name: folder.state(run)[0] for run in folder.sweep.runs}
+    told = {
+        "folder": folder.path,
+        "runs": len(folder.sweep.runs),
+        "states": states,
+        "entries": [asdict(entry) for entry in entries],
+    }
+    console.answer(json, told, folder.path)
+    check_whole(folder, entries)
+
+
+def complete(folder: SweepFolder) -> list[Entry]:
+    """Make all runs that are left, and return the ledger. Raises Interrupted where a signal ended it."""
+    left = folder.left()
+    if left:
+        from ratlip_cli.experiments.estimate import check_disk
+
+        check_disk(folder)
+    folder.open()
+    folder.write_ledger()
+    stopped = _make_all(folder, len(left))
+    entries = folder.write_ledger()
+    for entry in entries:
+        if entry.state == CHANGED:
+            console.note(
+                f"{entry.run} is left out: {entry.reason}. To train it again, remove {folder.path / entry.run}"
+            )
+    if stopped:
+        done = sum(entry.state == DONE for entry in entries)
+        how = shlex.join(["ratlip", *sys.argv[1:]])
+        raise Interrupted(
+            f"stopped; {done} of {len(folder.sweep.runs)} runs are done, all is saved. Go on with: {how}", stopped
+        )
+    return entries
+
+
+def check_whole(folder: SweepFolder, entries: Sequence[Entry]) -> None:
+    """Raise RatlipError where runs are broken."""
+    broken = [f"{entry.run}: {entry.reason}" for entry in entries if entry.state == BROKEN]
+    if broken:
+        raise RatlipError(
+            f"{len(broken)} of {len(folder.sweep.runs)} runs are broken ({'; '.join(broken)}). Their rows say so; "
+            f"their logs are in {folder.path / 'logs'}, and --retry-broken tries them again."
+        )
+
+
+def show_estimate(folder: SweepFolder, json: bool) -> None:
+    """Show what the runs that are left will take."""
+    from ratlip_cli.experiments.estimate import estimate
+
+    with console.bars() as progress:
+        estimated = estimate(folder, progress)
+    if json:
+        console.result_json(asdict(estimated))
+    else:
+        _show_estimate(folder, estimated)
+
+
+def _make_all(folder: SweepFolder, left: int) -> int:
+    """Make all that is left, showing what happens; the number of the signal that ended it early, else 0."""
+    total = len(folder.ordered)
+    if left:
+        console.note(f"{left} of {total} runs are left; each says how far it is in {folder.path / 'logs'}")
+    with _Stops() as stops, console.progress("sweep", total, total - left, unit="runs") as advance:
+        for event in make_runs(folder, lambda: stops.count):
+            if event.what in (DONE, BROKEN):
+                advance(1)
+            if line := _told(event):
+                console.note(line)
+    return stops.number
+
+
+def _told(event: Event) -> str:
+    name, entry = event.run.name, event.entry
+    if event.what == BEGINS:
+        return f"{name} begins"
+    if event.what == ELSEWHERE:
+        return f"{name} is made by another process; waiting for it"
+    if event.what == DONE and entry is not None:
+        scores = ", ".join(f"{metric} {value:.4g}" for metric, value in entry.scores.items())
+        return f"{name} is done in {console.duration(entry.seconds)}: {scores}"
+    return f"{name} is {event.what}{'' if entry is None else f': {entry.reason}'}"
+
+
+def _make_one(folder: SweepFolder, name: str) -> None:
+    """Make one run in this process, which another `ratlip sweep` has started, until it closes our stdin or ends."""
+    waiting.hardly_wait_where_busy()
+    ended = threading.Event()
+    threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
+    from ratlip_cli.device import keep_freed_memory
+    from ratlip_cli.experiments.one_run import make_run
+
+    keep_freed_memory()
+    with StopRequest() as stop, console.bars() as progress:
+        make_run(folder, folder.run(name), lambda: stop.signal_number is not None or ended.is_set(), progress)
+
+
+def _wait_for_end(ended: threading.Event) -> None:
+    while os.read(0, 1):
+        pass
+    ended.set()
+
+
+def _show_estimate(folder: SweepFolder, estimated: Estimate) -> None:
+    rows = [
+        (
+            row.row,
+            ", ".join(map(str, row.seeds)),
+            f"{row.steps:,}",
+            f"{console.duration(row.seconds)}{'' if row.measured else ', as before'}",
+            f"{row.disk / _MIB:,.0f} MiB",
+        )
+        for row in estimated.rows
+    ]
+    console.result_table("", ("row", "seeds left", "steps", "time of a run", "disk of a run"), rows)
+    console.result(f"runs: {estimated.runs} left of {len(folder.ordered)}, {estimated.jobs} at a time")
+    console.result(f"time: about {console.duration(estimated.seconds)}")
+    console.result(f"disk: {estimated.disk / _MIB:,.0f} MiB of {estimated.free / _MIB:,.0f} MiB free")
+    if estimated.disk > estimated.free:
+        console.note(f"the disk of {folder.path} will not hold it: free some space, or choose another --out")
+
+
+class _Stops:
+    """Counts the signals that ask to stop; SIGUSR1, by which SLURM tells that the time is nearly over, is one."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.number = 0
+
+    def __enter__(self) -> _Stops:
+        user = [signal.Signals["SIGUSR1"]] if "SIGUSR1" in signal.Signals.__members__ else []
+        self._handled = signals.handled([*signals.stopping(), *user], self._note)
+        self._handled.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._handled.__exit__(None, None, None)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        self.number = self.number or (number if number in signals.stopping() else int(signal.SIGTERM))
+        if self.count == 1:
+            signals.say("\nending the steps and saving; once more stops at once")

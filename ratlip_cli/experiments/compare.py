@@ -1,0 +1,303 @@
+"""Runs and sweeps side by side: what each row scores over its seeds, and whether it differs from the first."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ratlip_cli.errors import DataError, UsageError, unknown_name
+from ratlip_cli.experiments.ledger import (
+    BROKEN,
+    CHANGED,
+    FEATURES,
+    LEDGER_FILE,
+    REAL_FEATURES_FILE,
+    SCORES_FILE,
+    SWEEP_FILE,
+    VALUES_FILE,
+    Entry,
+    decisive,
+    read_entry,
+    read_ledger,
+    read_real_features,
+    read_values,
+)
+from ratlip_cli.experiments.protocol import Protocol
+from ratlip_cli.experiments.statistics import (
+    MOST_DIMENSIONS,
+    Comparison,
+    Estimate,
+    Sample,
+    compare,
+    estimate,
+    frechet_sample,
+    mean_sample,
+    seed_sample,
+)
+from ratlip_cli.experiments.sweep_file import read_sweep
+from ratlip_cli.progress import Progress, silent
+
+_log = logging.getLogger(__name__)
+
+HIGHER_IS_BETTER = {
+    "clip-score": True,
+    "clip-score-2": True,
+    "attribute-accuracy": True,
+    "r-precision": True,
+    "r-precision-2": True,
+    "precision": True,
+    "recall": True,
+    "fid": False,
+    "kid": False,
+}
+"""Which way a metric is better. Of one that is not here, a row is said to be higher or lower."""
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """What to compare, and how."""
+
+    folders: Sequence[Path]
+    """Run folders and sweep folders; the first row of the first is what the others are compared with."""
+    metrics: Sequence[str] = ()
+    """Those to show; all that the rows have if left out."""
+    baseline: str | None = None
+    """The row to compare with; the first if left out."""
+    include_changed: bool = False
+    """Whether runs that were changed by hand since they were scored count."""
+    device: str = "auto"
+    """Where to score runs that have no scores yet."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, and where its values are."""
+
+    folder: Path
+    """What its folder lies in; for a run of a sweep, the sweep folder."""
+    entry: Entry
+    real_features: Path
+    """The folder with the features of the real images."""
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self.folder / self.entry.run
+
+
+@dataclass(frozen=True)
+class Row:
+    """All runs of one row, a seed each."""
+
+    name: str
+    runs: Sequence[Run]
+    left_out: Sequence[str]
+    """Runs that do not count, each with its reason."""
+    printed: Mapping[str, float]
+    """What a paper prints, by metric."""
+
+    @property
+    def images_shown(self) -> list[int]:
+        """To the discriminator of each run: one number, or several where they differ."""
+        return sorted({run.entry.images_shown for run in self.runs})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one row."""
+
+    estimate: Estimate
+    comparison: Comparison | None
+    """With the first row; None in that itself, or where it lacks the metric."""
+    printed: float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows side by side."""
+
+    rows: Sequence[Row]
+    """The first is what the others are compared with."""
+    metrics: Sequence[str]
+    cells: Mapping[tuple[str, str], Cell]
+    """By row and metric; a row without a score has none."""
+    notes: Sequence[str]
+    """What makes the table less than it seems."""
+
+
+def compare_runs(request: CompareRequest, progress: Progress = silent) -> Table:
+    """Compare runs and sweeps. Runs that have no scores yet are scored first, by the protocol of the first that has.
+
+    Raises:
+        UsageError: no folder, an unknown metric or row, a run that is given twice.
+        DataError: a folder is neither a run nor a sweep, runs were scored in different ways, or none has scores.
+        Whatever `score_run` raises.
+    """
+    rows = read_rows(request, progress)
+    known = list(dict.fromkeys(metric for row in rows for run in row.runs for metric in run.entry.scores))
+    if not known:
+        reasons = "; ".join(reason for row in rows for reason in row.left_out)
+        raise DataError(f"no run has scores: {reasons or 'the sweep is empty'}. `ratlip sweep` goes on with it.")
+    for metric in request.metrics:
+        if metric not in known:
+            raise unknown_name("metric", metric, known)
+    cells: dict[tuple[str, str], Cell] = {}
+    notes = list(_notes(rows))
+    metrics = list(request.metrics or known)
+    for done, metric in enumerate(metrics):
+        progress("comparing", done, len(metrics), "metrics")
+        samples = {row.name: sample for row in rows if (sample := sample_of(row, metric)) is not None}
+        comparisons: dict[str, Comparison] = {}
+        if rows[0].name in samples:
+            _, *others = samples
+            comparisons = dict(zip(others, compare(list(samples.values()), HIGHER_IS_BETTER.get(metric)), strict=True))
+        for row in rows:
+            if row.name in samples:
+                own = estimate(samples[row.name])
+                cells[row.name, metric] = Cell(own, comparisons.get(row.name), row.printed.get(metric))
+        if any(sample.replicates is None for sample in samples.values()):
+            notes.append(f"{metric}: intervals are over seeds alone, because values of images are not there")
+    progress("comparing", len(metrics), len(metrics), "metrics")
+    return Table(rows, metrics, cells, notes)
+
+
+def read_rows(request: CompareRequest, progress: Progress = silent) -> list[Row]:
+    """The rows of runs and sweeps, with the errors of `compare_runs`.
+
+    A sweep has its own rows. Of plain runs, those are one row that differ in nothing but the seed.
+    """
+    if not request.folders:
+        raise UsageError("there is nothing to compare; give run folders or sweep folders.")
+    grouped: dict[tuple[Path, str], list[Run]] = {}
+    printed: dict[tuple[Path, str], Mapping[str, float]] = {}
+    plain: list[tuple[Mapping[str, Any], tuple[Path, str]]] = []
+    for folder in request.folders:
+        if (folder / LEDGER_FILE).is_file():
+            of_paper = read_sweep(folder / SWEEP_FILE).printed if (folder / SWEEP_FILE).is_file() else {}
+            for entry in read_ledger(folder):
+                grouped.setdefault((folder, entry.row), []).append(Run(folder, entry, folder))
+                printed[folder, entry.row] = of_paper.get(entry.row, {})
+        elif (folder / "config.toml").is_file():
+            run = _plain_run(folder, grouped, request, progress)
+            settings = {name: value for name, value in decisive(run.entry.settings).items() if name != "seed"}
+            key = next((key for known, key in plain if known == settings), None)
+            if key is None:
+                key = (folder, run.entry.row)
+                plain.append((settings, key))
+            grouped.setdefault(key, []).append(run)
+        else:
+            raise DataError(f"{folder} is neither a run folder nor a sweep folder; `ratlip runs` lists runs.")
+    names = [row for _, row in grouped]
+    rows = [
+        _row(f"{folder.name}/{row}" if names.count(row) > 1 else row, runs, printed.get((folder, row), {}), request)
+        for (folder, row), runs in grouped.items()
+    ]
+    if request.baseline is not None:
+        if request.baseline not in [row.name for row in rows]:
+            raise unknown_name("row", request.baseline, [row.name for row in rows])
+        rows.sort(key=lambda row: row.name != request.baseline)
+    _check_protocols([run for row in rows for run in row.runs])
+    return rows
+
+
+def _plain_run(
+    folder: Path, grouped: Mapping[tuple[Path, str], Sequence[Run]], request: CompareRequest, progress: Progress
+) -> Run:
+    """A run that is given by itself, scored where it has no scores yet."""
+    path = folder.resolve()
+    entry = read_entry(path)
+    if entry is None:
+        from ratlip_cli.experiments.score import score_run  # imports torch
+
+        protocols = [run.entry.protocol for runs in grouped.values() for run in runs if run.entry.protocol]
+        own = {field.name for field in fields(Protocol)}
+        first = protocols[0] if protocols else {}
+        _log.info("%s has no scores yet: scoring it", folder)
+        protocol = Protocol(**{name: value for name, value in first.items() if name in own})
+        entry = score_run(path, protocol, request.device, progress=progress)
+    of_sweep = (path.parent / LEDGER_FILE).is_file()
+    return Run(path.parent, entry, path.parent if of_sweep else path)
+
+
+def _row(name: str, runs: Sequence[Run], printed: Mapping[str, float], request: CompareRequest) -> Row:
+    counted, left_out = [], []
+    seeds: dict[int, Run] = {}
+    for run in runs:
+        entry = run.entry
+        if entry.state == BROKEN:
+            left_out.append(f"{entry.run} is broken: {entry.reason}")
+            continue
+        if entry.state == CHANGED and not request.include_changed:
+            left_out.append(f"{entry.run} was changed by hand: {entry.reason}")
+            continue
+        if entry.seed in seeds:
+            raise UsageError(
+                f"{seeds[entry.seed].path} and {run.path} have the same settings and the same seed; leave out one."
+            )
+        seeds[entry.seed] = run
+        counted.append(run)
+    return Row(name, counted, left_out, printed)
+
+
+def _check_protocols(runs: Sequence[Run]) -> None:
+    """Raise DataError where two runs were scored in different ways."""
+    for run in runs:
+        first, own = (_decisive(one.entry.protocol) for one in (runs[0], run))
+        differing = [name for name in {**first, **own} if first.get(name) != own.get(name)]
+        if differing:
+            raise DataError(
+                f"{runs[0].path} and {run.path} were scored in different ways ({', '.join(differing)}), so they cannot "
+                f"be compared: remove {SCORES_FILE} from one, and it is scored as the other."
+            )
+
+
+def _decisive(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a protocol decides scores; where files of networks lie does not, their fingerprints do."""
+    files = {"inception_weights", "attribute_classifier", "clip", "clip_score_clip", "networks"}
+    networks = sorted(map(str, (network["fingerprint"] for network in protocol.get("networks", {}).values())))
+    return {**{name: value for name, value in protocol.items() if name not in files}, "networks": networks}
+
+
+def sample_of(row: Row, metric: str) -> Sample | None:
+    """A metric of a row's runs, with the values of images where all runs have them; None where no run has it."""
+    runs = [run for run in row.runs if metric in run.entry.scores]
+    if not runs:
+        return None
+    seeds = [run.entry.seed for run in runs]
+    scores = seed_sample(seeds, [run.entry.scores[metric] for run in runs])
+    if not all((run.path / VALUES_FILE).is_file() for run in runs):
+        return scores
+    values = [read_values(run.folder, run.entry) for run in runs]
+    key = FEATURES if metric == "fid" else metric
+    arrays = [one[key] for one in values if key in one]
+    if len(arrays) < len(runs) or len({array.shape for array in arrays}) > 1:
+        return scores
+    if metric != "fid":
+        return replace(mean_sample(seeds, np.stack(arrays)), values=scores.values)
+    real = runs[0].real_features
+    if not (real / REAL_FEATURES_FILE).is_file() or arrays[0].shape[1] > MOST_DIMENSIONS:
+        return scores
+    return replace(frechet_sample(seeds, np.stack(arrays), read_real_features(real)), values=scores.values)
+
+
+def _notes(rows: Sequence[Row]) -> Iterator[str]:
+    """What makes rows less than comparable."""
+    for row in rows:
+        yield from row.left_out
+    having = [row for row in rows if row.runs]
+    if len({tuple(row.images_shown) for row in having}) > 1:
+        yield "the rows' discriminators were shown different numbers of images"
+    if len({frozenset(run.entry.seed for run in row.runs) for row in having}) > 1:
+        yield "the rows have different seeds: a difference is over those that both have"
+    for what in ("clip", "data"):
+        if len({str(getattr(run.entry, what).get("fingerprint")) for row in having for run in row.runs}) > 1:
+            yield f"the rows were trained with different {'CLIPs' if what == 'clip' else 'data'}"
+    for what in ("version", "commit"):
+        found = {str(getattr(run.entry, what)) for row in having for run in row.runs}
+        if len(found) > 1:
+            yield f"the runs are of {len(found)} {what}s of ratlip"

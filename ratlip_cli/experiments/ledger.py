@@ -1,0 +1,189 @@
+"""The ledger of a sweep: one record a run, with all that decided its scores. Imports no torch.
+
+runs/SWEEP/
+  sweep.toml                 the sweep file as it was run last
+  ledger.jsonl               one Entry a line, in the order of the file; made of the run folders whenever a run ends
+  real-features.safetensors  `features` (n,d) of the real images, where scores compare with them
+  ROW-seedN/                 an ordinary run folder, and in it
+    scores.json              its Entry, written last: the run is done
+    scores.safetensors       values of every image: (n,) by metric; `features` (n,d) of metrics of sets of images
+    broken.json              instead of them: why the run failed
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ratlip_cli.errors import DataError, RatlipError, first_line
+from ratlip_cli.files import write_text
+from ratlip_cli.json_files import from_json, read_json
+from ratlip_cli.setting import Value
+from ratlip_cli.training.settings import SETTINGS, TrainSettings, settings_of_run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SWEEP_FILE, LEDGER_FILE = "sweep.toml", "ledger.jsonl"
+SCORES_FILE, VALUES_FILE, BROKEN_FILE = "scores.json", "scores.safetensors", "broken.json"
+REAL_FEATURES_FILE = "real-features.safetensors"
+GENERATOR_FILE = "model/generator.safetensors"
+FEATURES = "features"
+"""The key of features in `scores.safetensors` and `real-features.safetensors`."""
+
+DONE, BROKEN, CHANGED = "done", "broken", "changed"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a sweep."""
+
+    row: str  # As tables name it.
+    seed: int
+    run: str  # Name of its folder in the sweep folder.
+    state: str  # DONE; BROKEN, without scores; or CHANGED by hand since it was scored.
+    reason: str | None  # Why it is broken or counts as changed.
+    settings: dict[str, Value | None]  # All of them, resolved, by flat names.
+    settings_digest: str  # 16 hex digits over those that decide what is trained.
+    version: str = ""  # Of ratlip.
+    commit: str | None = None  # Of its source, where that is a git checkout; `-dirty` behind it where it was changed.
+    clip: dict[str, str] = field(default_factory=dict)  # name and fingerprint.
+    data: dict[str, str] = field(default_factory=dict)  # name and fingerprint.
+    model_fingerprint: str = ""
+    machine: str = ""
+    steps: int = 0  # Trained.
+    images_shown: int = 0  # To the discriminator: steps times batch size.
+    seconds: float = 0.0  # Wall-clock of training and scoring.
+    protocol: dict[str, Any] = field(default_factory=dict)  # How it was scored: the same in runs that can be compared.
+    scores: dict[str, float] = field(default_factory=dict)  # Point values by metric.
+    files: dict[str, str] = field(default_factory=dict)  # SHA-256 of files of the run folder when it was scored.
+
+
+def read_ledger(folder: Path) -> list[Entry]:
+    """The entries of a sweep folder, in its order. A run that was changed since it was scored has the state CHANGED.
+
+    Where only the ledger is there and not the run folders, the entries are as they were written.
+
+    Raises DataError where it is no sweep folder or its ledger is damaged.
+    """
+    path = folder / LEDGER_FILE
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        entries = [from_json(Entry, json.loads(line), optional=True) for line in lines]
+    except FileNotFoundError as error:
+        raise DataError(f"{folder} is no sweep folder: it has no {LEDGER_FILE}; `ratlip sweep` makes one.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read ({first_line(error)}); `ratlip sweep` writes it anew.") from error
+    return [checked(folder / entry.run, entry) for entry in entries]
+
+
+def write_ledger(folder: Path, entries: Sequence[Entry]) -> None:
+    """Write the ledger of a sweep folder, whole. Raises RatlipError where it cannot be written."""
+    write_text(folder / LEDGER_FILE, "".join(json.dumps(asdict(entry)) + "\n" for entry in entries))
+
+
+def read_entry(run: Path) -> Entry | None:
+    """The entry in a run folder, None where the run is not scored yet.
+
+    Raises DataError where it is damaged.
+    """
+    path = run / SCORES_FILE
+    try:
+        entry = from_json(Entry, read_json(path), optional=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({first_line(error)}); remove it to score the run again.") from error
+    return checked(run, entry)
+
+
+def write_entry(run: Path, entry: Entry) -> None:
+    """Write the entry into a run folder, whole. Raises RatlipError where it cannot be written."""
+    write_text(run / SCORES_FILE, json.dumps(asdict(entry), indent=2) + "\n")
+
+
+def checked(run: Path, entry: Entry) -> Entry:
+    """The entry; in the state CHANGED, with the reason, where its run folder is no longer what was scored."""
+    reason = _changed(run, entry) if entry.state == DONE else None
+    return entry if reason is None else replace(entry, state=CHANGED, reason=reason)
+
+
+def _changed(run: Path, entry: Entry) -> str | None:
+    if (run / "config.toml").is_file():
+        try:
+            differing = differences(entry.settings, settings_of_run(run).flat())
+        except RatlipError as error:
+            return f"its settings cannot be read: {error}"
+        if differing:
+            return f"its settings were changed after it was scored: {differing}"
+    for name, digest in entry.files.items():
+        if (run / name).is_file() and sha256_of(run / name) != digest:
+            return f"{name} was changed after it was scored"
+    return None
+
+
+def decisive(settings: Mapping[str, Value | None]) -> dict[str, Value | None]:
+    """Those of a run's settings by flat names that decide what is trained, wherever and however fast it runs."""
+    free = {name for name, one in SETTINGS.items() if one.about.free or not one.about.repeated}
+    return {name: value for name, value in settings.items() if name not in free}
+
+
+def differences(before: Mapping[str, Value | None], now: Mapping[str, Value | None]) -> str:
+    """In words, which decisive settings are others now; empty where none is.
+
+    A setting that one of them lacks, as a run of an earlier version may, counts as left at its default.
+    """
+    default = TrainSettings().flat()
+    first, second = ({**default, **decisive(one)} for one in (before, now))
+    names = [name for name in {**decisive(before), **decisive(now)} if first.get(name) != second.get(name)]
+    return ", ".join(f"{name} was {first.get(name)!r} and is {second.get(name)!r}" for name in names)
+
+
+def digest_of(settings: Mapping[str, Value | None]) -> str:
+    """16 hex digits over the decisive settings."""
+    return hashlib.sha256(json.dumps(decisive(settings), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex digits."""
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_values(folder: Path, entry: Entry) -> dict[str, NDArray[np.float32]]:
+    """The values of every image of a run in a sweep folder: (n,) by metric, and `features` (n,d) where there are some.
+
+    Image i is of the same caption and the same noise vector in every run of the sweep.
+
+    Raises DataError where they are missing or damaged.
+    """
+    return _arrays(folder / entry.run / VALUES_FILE)
+
+
+def read_real_features(folder: Path) -> NDArray[np.float32]:
+    """The features (n,d) of the real images that a sweep's runs are compared with.
+
+    Raises DataError where they are missing or damaged.
+    """
+    return _arrays(folder / REAL_FEATURES_FILE)[FEATURES]
+
+
+def _arrays(path: Path) -> dict[str, NDArray[np.float32]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file  # imports numpy
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"{path} cannot be read ({first_line(error)}); remove {path.parent / SCORES_FILE} and sweep again, which "
+            "scores the run again."
+        ) from error

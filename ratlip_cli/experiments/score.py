@@ -1,0 +1,305 @@
+"""The scores of one run by the protocol of its sweep, with the values of every image."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+import ratlip_cli
+from ratlip_cli.data.dataset import CaptionedImages
+from ratlip_cli.data.layout import split_fingerprint
+from ratlip_cli.data.of_run import dataset_of_model
+from ratlip_cli.demo.attribute_classifier import SIDE, Classifier, load_classifier
+from ratlip_cli.demo.attributes import FAMILIES
+from ratlip_cli.demo.said import holds, said
+from ratlip_cli.device import resolve_device
+from ratlip_cli.errors import DataError, RatlipError, WeightsError
+from ratlip_cli.evaluation.extract import Features, extract
+from ratlip_cli.evaluation.feature_file import FeatureFile
+from ratlip_cli.evaluation.images import Captions
+from ratlip_cli.evaluation.inputs import Inputs, model_inputs, open_split
+from ratlip_cli.evaluation.metrics import Measurement, wanted_metrics
+from ratlip_cli.evaluation.networks import Networks, load_networks
+from ratlip_cli.evaluation.request import EvaluationRequest
+from ratlip_cli.evaluation.statistics import Counts
+from ratlip_cli.experiments.ledger import (
+    BROKEN_FILE,
+    DONE,
+    FEATURES,
+    GENERATOR_FILE,
+    REAL_FEATURES_FILE,
+    VALUES_FILE,
+    Entry,
+    digest_of,
+    sha256_of,
+    write_entry,
+)
+from ratlip_cli.experiments.protocol import Protocol
+from ratlip_cli.files import whole_file
+from ratlip_cli.pixels import from_uint8
+from ratlip_cli.progress import Progress, silent
+from ratlip_cli.tensor_files import fingerprint
+from ratlip_cli.training.run_paths import list_checkpoints, step_of
+from ratlip_cli.training.settings import TrainSettings, settings_of_run
+from ratlip_cli.weights.load import load_model
+
+KEYS = {
+    "fid": "fid",
+    "kid": "kid",
+    "precision": "precision",
+    "recall": "recall",
+    "clip_score": "clip-score",
+    "second_clip_score": "clip-score-2",
+    "r_precision": "r-precision",
+    "second_r_precision": "r-precision-2",
+}
+"""Keys of evaluation's metrics -> those of the ledger."""
+
+ATTRIBUTE_ACCURACY = "attribute-accuracy"
+
+Values = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run stands in its sweep, or a plain run by itself."""
+
+    run: Path  # The run folder.
+    row: str
+    real_features: Path  # The file with the features of the real images, which is written where it is missing.
+
+    @classmethod
+    def of_plain(cls, run: Path) -> Place:
+        """That of a run of no sweep: the row is called as its folder, and the features lie in it."""
+        return cls(run, run.resolve().name, run / REAL_FEATURES_FILE)
+
+
+class AttributeNetwork:
+    """The attribute classifier as a network among those that see the generated images.
+
+    Args:
+        path: its weights, see `examples/demo/classifier.py`.
+    """
+
+    suffix = "_attributes"
+    resize = f"antialiased bicubic to {SIDE}"
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self.classifier: Classifier = load_classifier(path).to(device)
+        self.name = "attribute classifier"
+        self.fingerprint = fingerprint(self.classifier.state_dict())
+        self.dimensions = self.classifier.family.in_features
+        self._device = device
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features (B,128), float32, of images (B,3,H,W) uint8 on any device."""
+        pixels = from_uint8(images.to(self._device))
+        if pixels.shape[-2:] != (SIDE, SIDE):
+            pixels = F.interpolate(pixels, size=(SIDE, SIDE), mode="bicubic", antialias=True)
+        return self.classifier.features(pixels).float().cpu()
+
+
+def score_run(
+    run: Path, protocol: Protocol, device: str = "auto", place: Place | None = None, progress: Progress = silent
+) -> Entry:
+    """Score the model of a run's last checkpoint, and write `scores.safetensors` and `scores.json` into its folder.
+
+    Args:
+        place: left out, that of a run of no sweep.
+
+    Raises:
+        UsageError: `run` is no run folder. DataError: its dataset is not there or lacks what the protocol asks for.
+        WeightsError: a model or network cannot be loaded. RatlipError: a score is not a number, or a file cannot be
+        written.
+    """
+    started = time.perf_counter()
+    place = place or Place.of_plain(run)
+    settings = settings_of_run(run)
+    steps = _steps_done(run)
+    request = protocol.request(run, settings.clip, Path(settings.data_dir), device)
+    model = load_model(str(run), resolve_device(device))
+    dataset = dataset_of_model(model.folder) or str(model.config.training["dataset"])
+    split = open_split(dataset, request, model.config.generator.image_size, progress)
+    networks = load_networks(request, model.device, model)
+    attributes = None
+    if protocol.attribute_classifier is not None:
+        attributes = AttributeNetwork(Path(protocol.attribute_classifier), model.device)
+        networks = Networks(networks.features, networks.clips, networks.device, (attributes,))
+    inputs = model_inputs(model, split, request)
+    with tempfile.TemporaryDirectory(prefix="ratlip-") as scratch:
+        features = extract(inputs, networks, None, Path(scratch), progress, resumable=True)
+        scores, values = _measured(inputs, request, networks, features)
+        if attributes is not None:
+            each = _attribute_accuracy(attributes, features.fake[attributes.name], split, inputs.captions)
+            scores[ATTRIBUTE_ACCURACY], values[ATTRIBUTE_ACCURACY] = float(each.mean()), each
+        if networks.features is not None and features.real is not None:
+            values[FEATURES] = _read(features.fake[networks.features.name])
+            decisive = f"{split.fingerprint} {len(features.real)} {networks.features.fingerprint}"
+            if _decisive(place.real_features) != decisive:  # else another run has written them
+                _save(place.real_features, {FEATURES: _read(features.real)}, {"decisive": decisive})
+        _save(run / VALUES_FILE, values)
+        if features.journal is not None:
+            features.journal.remove()
+    flat = settings.flat()
+    entry = Entry(
+        row=place.row,
+        seed=settings.seed,
+        run=run.resolve().name,
+        state=DONE,
+        reason=None,
+        settings=flat,
+        settings_digest=digest_of(flat),
+        version=ratlip_cli.__version__,
+        commit=source_commit(),
+        clip={"name": settings.clip, "fingerprint": model.clip.fingerprint},
+        data={"name": settings.dataset, "fingerprint": split_fingerprint(split.path, "train")},
+        model_fingerprint=model.fingerprint,
+        machine=machine(model.device),
+        steps=steps,
+        images_shown=steps * settings.batch_size,
+        seconds=round(_seconds_of_steps(run, settings) + time.perf_counter() - started, 1),
+        protocol=_recorded(protocol, networks, inputs, split),
+        scores=scores,
+        files={name: sha256_of(run / name) for name in (GENERATOR_FILE, VALUES_FILE)},
+    )
+    (run / BROKEN_FILE).unlink(missing_ok=True)
+    write_entry(run, entry)
+    return entry
+
+
+def _measured(
+    inputs: Inputs, request: EvaluationRequest, networks: Networks, features: Features
+) -> tuple[dict[str, float], Values]:
+    """The scores by metric, and the values of every image of those that are a mean."""
+    scores: dict[str, float] = {}
+    values: Values = {}
+    once = Counts(*(np.ones(n, dtype=np.int64) for n in (len(inputs.fake), inputs.n_real)))
+    for metric in wanted_metrics(request, networks, features, inputs.captions):
+        measurement: Measurement = metric.measure()
+        value, name = measurement.value(once), KEYS[metric.key]
+        if not np.isfinite(value):
+            raise RatlipError(f"{metric.name} is not a number: the features by {metric.network.name} are out of range.")
+        scores[name] = value
+        if measurement.each is not None:
+            values[name] = np.asarray(measurement.each, dtype=np.float32)
+    return scores, values
+
+
+def _attribute_accuracy(
+    network: AttributeNetwork, features: FeatureFile, split: CaptionedImages, captions: Captions | None
+) -> NDArray[np.float32]:
+    """For each image (n,), which share of the attributes that its caption states the classifier finds in it."""
+    if captions is None:
+        raise DataError(f"{split.path} has no captions: leave out attribute_classifier.")
+    families = [str(entry.extra.get("class")) for entry in split.entries]
+    if not set(families) <= set(FAMILIES):
+        raise DataError(f"{split.path} is not rendered by ratlip: leave out attribute_classifier.")
+    texts = [captions.texts[number] for number in captions.first]
+    owners = [families[scene] for scene in captions.scenes[captions.first]]
+    device = network.classifier.family.weight.device
+    vectors = torch.from_numpy(_read(features)).to(device)
+    answers = {family: network.classifier.answers_of(vectors, family) for family in sorted(set(owners))}
+    shares = []
+    for place, (family, text) in enumerate(zip(owners, texts, strict=True)):
+        stated = said(family, text)
+        right = [holds(answers[family][name][place], value) for name, value in stated.items()]
+        shares.append(np.mean(right) if right else 1.0)  # nothing stated, nothing missed
+    return np.asarray(shares, dtype=np.float32)
+
+
+def _recorded(protocol: Protocol, networks: Networks, inputs: Inputs, split: CaptionedImages) -> dict[str, Any]:
+    """The protocol with what it came to: equal in runs whose scores can be compared."""
+    return {
+        **json.loads(json.dumps(asdict(protocol))),
+        "networks": {
+            name: {"fingerprint": network.fingerprint, "resize": network.resize}
+            for name, network in networks.by_name().items()
+        },
+        "images": len(inputs.fake),
+        "real_images": inputs.n_real,
+        "image_size": split.image_size,
+        "data_fingerprint": split.fingerprint,
+        "captions_fingerprint": None if inputs.captions is None else inputs.captions.fingerprint,
+        "model": "EMA of the last checkpoint",
+    }
+
+
+def _steps_done(run: Path) -> int:
+    checkpoints = list_checkpoints(run / "checkpoints")
+    if not checkpoints:
+        raise WeightsError(f"{run} has no checkpoint: it is not trained yet, so there is nothing to score.")
+    return step_of(checkpoints[0])
+
+
+def _seconds_of_steps(run: Path, settings: TrainSettings) -> float:
+    """The wall-clock of all steps, by metrics.jsonl."""
+    seconds = 0.0
+    with suppress(OSError):
+        for line in (run / "metrics.jsonl").read_bytes().splitlines():
+            with suppress(ValueError, KeyError, TypeError, ZeroDivisionError):
+                seconds += settings.batch_size / json.loads(line)["images_per_second"]
+    return seconds
+
+
+def _read(features: FeatureFile) -> NDArray[np.float32]:
+    return features[slice(0, len(features))]
+
+
+def _decisive(path: Path) -> str | None:
+    """What decided the real features in a file; None where it holds none."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return str((file.metadata() or {}).get("decisive"))
+    except (OSError, SafetensorError):
+        return None
+
+
+def _save(path: Path, arrays: Values, metadata: dict[str, str] | None = None) -> None:
+    with whole_file(path) as partial:
+        save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, partial, metadata)
+        mask = os.umask(0)
+        os.umask(mask)
+        partial.chmod(0o666 & ~mask)  # safetensors makes files that nobody else may read
+
+
+def source_commit() -> str | None:
+    """The commit of the package's source, `-dirty` behind it where files were changed; None of an installed one."""
+    package = Path(ratlip_cli.__file__).parent
+    for command in (
+        ["git", "ls-files", "--error-unmatch", "__init__.py"],
+        ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*"],
+    ):
+        try:
+            answer = subprocess.run(command, cwd=package, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+    return answer.stdout.strip()
+
+
+def machine(device: torch.device) -> str:
+    """The device and what computes on it, in words."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, PyTorch {torch.__version__}"
+    name = platform.processor() or platform.machine()
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+    threads = torch.get_num_threads()
+    return f"{name}, {os.cpu_count()} cores, {threads} of them used, PyTorch {torch.__version__}"

@@ -1,0 +1,449 @@
+"""A sweep: the runs of a sweep file that are missing, each in a process of its own. Imports no torch by itself.
+
+What is done is told by what lies in the run folders alone, so that a sweep goes on after any end of it, and several
+calls share the work: each run has a lock, which ends with the process that holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ratlip_cli.data.request import check_dataset_name
+from ratlip_cli.errors import DataError, DeviceError, UsageError
+from ratlip_cli.experiments.ledger import (
+    BROKEN,
+    BROKEN_FILE,
+    CHANGED,
+    DONE,
+    SWEEP_FILE,
+    Entry,
+    differences,
+    digest_of,
+    read_entry,
+    write_ledger,
+)
+from ratlip_cli.experiments.sweep_file import Run, Sweep, read_sweep
+from ratlip_cli.files import lock_descriptor, locked, whole_file, write_text, writing
+from ratlip_cli.json_files import read_json
+from ratlip_cli.setting import RUNS, check_device
+from ratlip_cli.training.settings import TrainSettings, settings_of_run
+
+BEGINS, STOPPED, ELSEWHERE = "begins", "stopped", "elsewhere"
+"""What happens to a run while a sweep goes on, beside DONE and BROKEN; elsewhere: another process makes it."""
+
+UNSCORED, BEGUN, MISSING = "unscored", "begun", "missing"
+"""States of a run beside those of an entry: trained or scored by another protocol; with a run folder; without one."""
+
+LOGS, LOCKS, LEDGER_LOCK, FIRST = "logs", ".locks", "ledger", "first"
+
+MOST_JOBS = 8
+"""Processes on a CPU where nobody says how many."""
+
+_A_LOOK, _AGAIN = 0.05, 2.0
+"""Seconds between two looks at the processes, and at runs that other processes make."""
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """What to sweep, and how."""
+
+    file: Path
+    out: Path | None = None  # The sweep folder; runs/ and the file's name without its ending if left out.
+    device: str = "auto"
+    data_dir: str = "data"
+    jobs: int | None = None  # Runs at a time; one a GPU, or else one a core and at most MOST_JOBS, if left out.
+    shard: str | None = None  # `i/n`: every n-th run alone, from the i-th on.
+    retry_broken: bool = False
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        if self.jobs is not None and self.jobs < 1:
+            raise UsageError(f"--jobs is {self.jobs}; it must be at least 1.")
+        _ = self.part
+
+    @property
+    def folder(self) -> Path:
+        """The sweep folder."""
+        return self.out or RUNS / self.file.stem
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of how many the shard is, from 0; 0 of 1 for all. Raises UsageError where it is none."""
+        if self.shard is None:
+            return 0, 1
+        match = re.fullmatch(r"([0-9]+)/([0-9]+)", self.shard)
+        number, of = (int(match[1]), int(match[2])) if match else (0, 0)
+        if not 1 <= number <= of:
+            raise UsageError(f"--shard is {self.shard}; give i/n with i from 1 to n, such as 1/4.")
+        return number - 1, of
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a run while a sweep goes on."""
+
+    run: Run
+    what: str  # BEGINS, DONE, BROKEN, STOPPED or ELSEWHERE.
+    entry: Entry | None = None
+
+
+class SweepFolder:
+    """A sweep file and the folder of its runs.
+
+    Raises:
+        UsageError: the file or its dataset cannot be used; the folder is none of a sweep; or the file was changed in
+            what trained the runs that are there.
+        DataError: the dataset is not there.
+    """
+
+    def __init__(self, request: SweepRequest) -> None:
+        self.request = request
+        self.path = request.folder
+        self.sweep: Sweep = read_sweep(request.file)
+        check_dataset_name(self.sweep.runs[0].settings.dataset, Path(request.data_dir))
+        if self.path.exists() and not (self.path / SWEEP_FILE).is_file():
+            raise UsageError(f"{self.path} exists and is no sweep folder; choose another --out.")
+        if self.path.exists():
+            self._check_unchanged(read_sweep(self.path / SWEEP_FILE))
+
+    def _check_unchanged(self, before: Sweep) -> None:
+        trained = {run.name: run for run in before.runs if is_begun(self.path / run.name)}
+        for run in self.sweep.runs:
+            if run.name not in trained:
+                continue
+            if differing := differences(trained[run.name].settings.flat(), run.settings.flat()):
+                raise UsageError(
+                    f"{self.request.file} was changed since {self.path / run.name} was begun: {differing}. Choose "
+                    "another --out for the changed sweep, or remove that run folder to train it again."
+                )
+
+    def run(self, name: str) -> Run:
+        """The run of that name. Raises UsageError where there is none."""
+        for run in self.sweep.runs:
+            if run.name == name:
+                return run
+        raise UsageError(f"{self.request.file} has no run '{name}'.")
+
+    def placed(self, run: Run) -> TrainSettings:
+        """The settings of a run where this sweep trains it: a new run folder, or the one that is there."""
+        request, place = self.request, str(self.path / run.name)
+        goes_on = is_begun(Path(place))
+        machine = {"device": request.device, "data_dir": request.data_dir}
+        return run.settings.replaced(**machine, **({"resume": place} if goes_on else {"out": place}))
+
+    @property
+    def ordered(self) -> list[Run]:
+        """The runs of this call's shard in the order in which they are made: all rows with one seed, then the next."""
+        seeds = list(dict.fromkeys(run.seed for run in self.sweep.runs))
+        part, parts = self.request.part
+        return sorted(self.sweep.runs, key=lambda run: seeds.index(run.seed))[part::parts]
+
+    def left(self) -> list[Run]:
+        """Those runs of `ordered` that are to be made now, this moment."""
+        return [run for run in self.ordered if self.is_left(run)]
+
+    def is_left(self, run: Run) -> bool:
+        """Whether a run is to be made now, this moment."""
+        state = self.state(run)[0]
+        if state == BROKEN:
+            return self.request.retry_broken or self._reason(run)[1]
+        return state in (UNSCORED, BEGUN, MISSING)
+
+    def state(self, run: Run) -> tuple[str, Entry | None]:
+        """What lies in a run's folder, and its entry in the states DONE, BROKEN and CHANGED."""
+        folder, wanted = self.path / run.name, run.settings.flat()
+        try:
+            entry = read_entry(folder)
+        except DataError as error:
+            return CHANGED, _without_scores(run, CHANGED, str(error))
+        if entry is not None and entry.state == DONE and (other := differences(entry.settings, wanted)):
+            entry = replace(entry, state=CHANGED, reason=f"it was not trained as the sweep file says: {other}")
+        if entry is not None and entry.state == CHANGED:
+            return CHANGED, replace(entry, row=run.row, run=run.name)
+        if entry is not None:
+            asked = json.loads(json.dumps(asdict(self.sweep.protocol)))
+            same = asked == {name: entry.protocol.get(name) for name in asked}
+            return (DONE, replace(entry, row=run.row, run=run.name)) if same else (UNSCORED, None)
+        if (folder / BROKEN_FILE).is_file():
+            return BROKEN, _without_scores(run, BROKEN, self._reason(run)[0])
+        if not is_begun(folder):
+            return MISSING, None
+        try:
+            if other := differences(wanted, settings_of_run(folder).flat()):
+                return CHANGED, _without_scores(
+                    run, CHANGED, f"its settings were changed before it was scored: {other}"
+                )
+        except UsageError as error:
+            return CHANGED, _without_scores(run, CHANGED, str(error))
+        return BEGUN, None
+
+    def _reason(self, run: Run) -> tuple[str, bool]:
+        """Why a run is broken, and whether it may go better the next time."""
+        try:
+            content = read_json(self.path / run.name / BROKEN_FILE)
+            return str(content["reason"]), bool(content.get("again", False))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return f"{BROKEN_FILE} is damaged", True
+
+    def set_broken(self, run: Run, reason: str, again: bool) -> None:
+        """Note in a run's folder why it failed, and whether the next call is to try it again unasked."""
+        content = {"reason": reason, "again": again}
+        write_text(self.path / run.name / BROKEN_FILE, json.dumps(content, indent=2) + "\n")
+
+    def entries(self) -> list[Entry]:
+        """The entries of all runs that have one, in the order of the file.
+
+        Those whose data, CLIP or scoring are others than the first one's count as changed.
+        """
+        found = [entry for run in self.sweep.runs if (entry := self.state(run)[1]) is not None]
+        first = next((entry for entry in found if entry.state == DONE), None)
+        return [entry if first is None or entry.state != DONE else _compared(first, entry) for entry in found]
+
+    def write_ledger(self) -> list[Entry]:
+        """Write the ledger anew from what lies in the run folders, and return its entries."""
+        while True:
+            with locked(self.lock_file(LEDGER_LOCK)) as alone:
+                if alone:
+                    entries = self.entries()
+                    write_ledger(self.path, entries)
+                    return entries
+
+    def open(self) -> None:
+        """Make the folder where it is not there, and keep the sweep file in it."""
+        for folder in (self.path / LOCKS, self.path / LOGS):
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        kept = self.path / SWEEP_FILE
+        if not kept.is_file() or kept.read_bytes() != self.sweep.content:
+            with whole_file(kept) as partial:
+                partial.write_bytes(self.sweep.content)
+
+    def lock_file(self, name: str) -> Path:
+        """What a process that makes the run of that name, or writes the ledger, holds."""
+        return self.path / LOCKS / f"{name}.lock"
+
+    def log(self, run: Run) -> Path:
+        """Where the process of a run writes what it has to say."""
+        return self.path / LOGS / f"{run.name}.log"
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a run folder holds a training; a kill or a failure may leave one that does not."""
+    return (folder / "config.toml").is_file()
+
+
+def _without_scores(run: Run, state: str, reason: str) -> Entry:
+    flat = run.settings.flat()
+    return Entry(run.row, run.seed, run.name, state, reason, flat, digest_of(flat))
+
+
+def _compared(first: Entry, entry: Entry) -> Entry:
+    """The entry; CHANGED where its scores cannot stand beside those of `first`."""
+    for what, one, other in (
+        ("data", first.data.get("fingerprint"), entry.data.get("fingerprint")),
+        ("CLIP", first.clip.get("fingerprint"), entry.clip.get("fingerprint")),
+        ("scoring", first.protocol, entry.protocol),
+    ):
+        if one != other:
+            reason = f"its {what} is not that of {first.run}: {one} there, {other} here"
+            return replace(entry, state=CHANGED, reason=reason)
+    return entry
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A place for one process: its share of the machine."""
+
+    environment: Mapping[str, str]
+
+
+@dataclass
+class _Active:
+    """A run that a process of ours makes."""
+
+    run: Run
+    slot: _Slot
+    process: subprocess.Popen[bytes]
+    lock: contextlib.ExitStack
+
+
+class _First:
+    """Lets one run begin before all others: it makes what they share, the prepared dataset and its text vectors."""
+
+    def __init__(self, folder: SweepFolder) -> None:
+        self._folder = folder
+        self._lock = contextlib.ExitStack()
+        self._held = self._is_over = False
+
+    def lets_begin(self, active: int) -> bool:
+        """Whether a run may begin beside so many that do."""
+        if not self._is_over and any(is_begun(self._folder.path / run.name) for run in self._folder.sweep.runs):
+            self._is_over = True
+            self.close()
+        if not self._is_over and not active and not self._held:
+            with contextlib.ExitStack() as lock:
+                if lock.enter_context(locked(self._folder.lock_file(FIRST))):
+                    self._held, self._lock = True, lock.pop_all()
+        return self._is_over or (self._held and not active)
+
+    def close(self) -> None:
+        """Let other calls begin."""
+        self._lock.close()
+        self._held = False
+
+
+def cores() -> int:
+    """Cores, or threads where OMP_NUM_THREADS says how many, that all processes share."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def gpus(device: str) -> list[str]:
+    """The GPUs that runs on `device` share, as CUDA_VISIBLE_DEVICES names them; none for a device of its own or a CPU.
+
+    Raises DeviceError where CUDA is asked for and PyTorch sees none.
+    """
+    if device not in ("auto", "cuda"):
+        return []
+    import torch
+
+    count = torch.cuda.device_count()
+    if not count and device == "cuda":
+        raise DeviceError("device 'cuda' is not there: PyTorch sees no CUDA GPU. Use --device cpu.")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    named = [name.strip() for name in visible.split(",") if name.strip()]
+    return (named or [str(number) for number in range(count)])[:count]
+
+
+def slots(request: SweepRequest, runs: int) -> list[_Slot]:
+    """The places for processes where so many runs are left, each with its share of threads and its GPU."""
+    own = gpus(request.device)
+    asked = request.jobs or len(own) or (min(cores(), MOST_JOBS) if request.device in ("auto", "cpu") else 1)
+    jobs = max(1, min(asked, runs))
+    threads = {"OMP_NUM_THREADS": str(max(1, cores() // jobs))}
+    return [
+        _Slot(threads | ({"CUDA_VISIBLE_DEVICES": own[number % len(own)]} if own else {})) for number in range(jobs)
+    ]
+
+
+def sweep(folder: SweepFolder, stops: Callable[[], int] = lambda: 0) -> Iterator[Event]:
+    """Make the runs that are left, several at a time, and yield what happens.
+
+    A run that fails is noted as broken, and the others go on. A run that another process makes is waited for, and
+    made here where that process ends without it.
+
+    Args:
+        stops: how often somebody has asked to stop. After the first time no run begins and those that are being made
+            save and end; after the second they end at once.
+
+    Raises RatlipError where the sweep folder cannot be written.
+    """
+    waiting, elsewhere, told = deque(folder.left()), deque[Run](), set[str]()
+    if not waiting:
+        return
+    free, active = slots(folder.request, len(waiting)), list[_Active]()
+    sent, looked, first = 0, time.monotonic(), _First(folder)
+    try:
+        while active or ((waiting or elsewhere) and not stops()):
+            if stops() > sent:
+                sent = stops()
+                for one in active:
+                    _stop(one, at_once=sent > 1)
+            if elsewhere and time.monotonic() - looked > _AGAIN:
+                looked = time.monotonic()
+                waiting.extend(elsewhere)
+                elsewhere.clear()
+            while waiting and free and not stops() and first.lets_begin(len(active)):
+                run = waiting.popleft()
+                with contextlib.ExitStack() as lock:
+                    descriptor = lock.enter_context(lock_descriptor(folder.lock_file(run.name)))
+                    if descriptor is None:
+                        elsewhere.append(run)
+                    elif folder.is_left(run):
+                        slot = free.pop()
+                        process = _started(folder, run, slot, descriptor)
+                        active.append(_Active(run, slot, process, lock.pop_all()))
+                        yield Event(run, BEGINS)
+            for one in [one for one in active if one.process.poll() is not None]:
+                active.remove(one)
+                free.append(one.slot)
+                event = _ended(folder, one, bool(sent))
+                one.lock.close()
+                yield event
+            for run in [run for run in elsewhere if run.name not in told and not active]:
+                told.add(run.name)
+                yield Event(run, ELSEWHERE)
+            time.sleep(_A_LOOK)
+    finally:
+        first.close()
+        for one in active:
+            _stop(one)
+            one.lock.close()
+
+
+def _started(folder: SweepFolder, run: Run, slot: _Slot, lock: int) -> subprocess.Popen[bytes]:
+    """The process that makes a run: `ratlip sweep --only`. It holds the descriptor `lock` of the run's lock too.
+
+    It saves and ends when its stdin does, be it that this process closes it or that it is no more. Ctrl-C in a terminal
+    does not reach it.
+    """
+    request = folder.request
+    command = [sys.executable, "-m", "ratlip_cli", "sweep", str(folder.path / SWEEP_FILE), "--out", str(folder.path)]
+    command += ["--only", run.name, "--device", request.device, "--data-dir", request.data_dir]
+    with writing(folder.log(run)), folder.log(run).open("wb") as log:
+        return subprocess.Popen(
+            command,
+            env={**os.environ, **slot.environment},
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=() if sys.platform == "win32" else (lock,),
+        )
+
+
+def _stop(one: _Active, at_once: bool = False) -> None:
+    """Let a process save and end, or end at once."""
+    if at_once:
+        one.process.kill()
+    elif one.process.stdin is not None:
+        one.process.stdin.close()
+
+
+def _ended(folder: SweepFolder, one: _Active, stopping: bool) -> Event:
+    """What a process that has ended made of its run; the ledger and what is broken are written."""
+    _stop(one)  # closes the pipe to it
+    state, entry = folder.state(one.run)
+    code = one.process.returncode
+    if state != DONE and stopping:
+        return Event(one.run, STOPPED)
+    if state != DONE:
+        killed = code < 0 or code >= 128
+        number = -code if code < 0 else code - 128
+        reason = _last_words(folder.log(one.run))
+        if killed:
+            reason = f"its process was ended by signal {number}" + (
+                ", perhaps for want of memory" if number == 9 else ""
+            )
+        folder.set_broken(one.run, reason, again=killed)
+        state, entry = folder.state(one.run)
+    folder.write_ledger()
+    return Event(one.run, state, entry)
+
+
+def _last_words(log: Path) -> str:
+    """Why a run failed, in the last line that its process wrote."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1].removeprefix("error: ") if lines else "its process ended without a word"

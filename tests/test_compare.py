@@ -1,0 +1,152 @@
+"""`ratlip compare`: rows of runs and sweeps, from ledgers and the values of images beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import ratlip
+from made_sweep import DIMENSIONS, IMAGES, make_run
+from safetensors.numpy import save_file
+
+from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.experiments.compare import CompareRequest, Table, compare_runs
+from ratlip_cli.experiments.ledger import (
+    BROKEN,
+    BROKEN_FILE,
+    REAL_FEATURES_FILE,
+    Entry,
+    write_ledger,
+)
+from ratlip_cli.experiments.tables import FORMATS
+
+SEEDS = 4
+SHIFTS = {"galip": 0.0, "rat": 0.01, "ratlip": 2.0}
+"""Row -> by how much its images score more than those of the first."""
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A sweep folder of three rows and four seeds; the second row is the first but for noise, the third is better."""
+    folder = tmp_path / "table3"
+    entries = [make_run(folder, row, row, seed, shift) for row, shift in SHIFTS.items() for seed in range(SEEDS)]
+    real = np.random.default_rng(0).normal(0, 1, (IMAGES, DIMENSIONS)).astype(np.float32)
+    save_file({"features": real}, folder / REAL_FEATURES_FILE)
+    write_ledger(folder, entries)
+    return folder
+
+
+def compared(*folders: Path, **more: object) -> Table:
+    return compare_runs(CompareRequest(folders, **more))  # type: ignore[arg-type]
+
+
+def test_a_sweep_has_its_rows_and_says_which_are_better(sweep: Path) -> None:
+    table = compared(sweep)
+    assert [row.name for row in table.rows] == list(SHIFTS)
+    assert table.metrics == ["clip-score", "fid"]
+    for metric in table.metrics:
+        assert table.cells["galip", metric].comparison is None
+        verdicts = [table.cells[row, metric].comparison for row in ("rat", "ratlip")]
+        assert [one.verdict for one in verdicts if one] == [f"not decided by {SEEDS} seeds", "better"]
+        own = table.cells["ratlip", metric].estimate
+        scores = [run.entry.scores[metric] for run in table.rows[2].runs]
+        assert (own.mean, own.sd) == pytest.approx((np.mean(scores), np.std(scores, ddof=1)))
+        assert own.images == IMAGES
+    assert table.notes == []
+    from_rat = compared(sweep, baseline="rat", metrics=["fid"])
+    assert [row.name for row in from_rat.rows] == ["rat", "galip", "ratlip"]
+    assert from_rat.metrics == ["fid"]
+
+
+def test_the_ledger_alone_is_enough_for_intervals_over_seeds(sweep: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "published"
+    alone.mkdir()
+    (alone / "ledger.jsonl").write_bytes((sweep / "ledger.jsonl").read_bytes())
+    table, whole = compared(alone), compared(sweep)
+    for key, cell in table.cells.items():
+        assert cell.estimate.mean == whole.cells[key].estimate.mean
+        assert cell.estimate.images == 0
+        assert cell.estimate.low is not None
+        assert whole.cells[key].estimate.low is not None
+        assert cell.estimate.low > whole.cells[key].estimate.low - 1e-9  # images are a part of it too
+    assert any("over seeds alone" in note for note in table.notes)
+
+
+def test_broken_and_changed_runs_are_named_and_left_out(sweep: Path) -> None:
+    entries = [json.loads(line) for line in (sweep / "ledger.jsonl").read_text().splitlines()]
+    broken = replace(Entry(**entries[5]), state=BROKEN, reason="the loss is not finite", scores={})
+    write_ledger(sweep, [*(Entry(**one) for one in entries[:5]), broken, *(Entry(**one) for one in entries[6:])])
+    (sweep / entries[9]["run"] / "model" / "generator.safetensors").write_bytes(b"others")
+    table = compared(sweep)
+    assert [len(row.runs) for row in table.rows] == [4, 3, 3]
+    assert any(entries[5]["run"] in note and "not finite" in note for note in table.notes)
+    assert any(entries[9]["run"] in note and "changed by hand" in note for note in table.notes)
+    assert any("different seeds" in note for note in table.notes)
+    difference = table.cells["ratlip", "clip-score"].comparison
+    assert difference is not None
+    assert difference.difference.seeds == 3
+    assert len(compared(sweep, include_changed=True).rows[2].runs) == 4
+
+
+def test_plain_runs_that_differ_in_the_seed_alone_are_one_row(sweep: Path) -> None:
+    runs = [sweep / f"{row}-seed{seed}" for row in ("ratlip", "galip") for seed in range(SEEDS)]
+    table = compared(*runs)
+    assert [(row.name, len(row.runs)) for row in table.rows] == [("ratlip", SEEDS), ("galip", SEEDS)]
+    whole = compared(sweep, baseline="ratlip")
+    for metric in table.metrics:
+        own, same = table.cells["galip", metric], whole.cells["galip", metric]
+        assert own.estimate == same.estimate
+        assert own.comparison is not None
+        assert same.comparison is not None
+        assert own.comparison.difference == same.comparison.difference  # p is over one comparison less
+    with pytest.raises(UsageError, match="same seed"):
+        compared(runs[0], runs[0])
+
+
+def test_runs_that_were_scored_in_different_ways_are_not_compared(sweep: Path) -> None:
+    run = sweep / "rat-seed0"
+    entry = json.loads((run / "scores.json").read_text())
+    entry["protocol"]["limit"] = 50
+    (run / "scores.json").write_text(json.dumps(entry))
+    with pytest.raises(DataError, match=r"different ways \(limit\)"):
+        compared(sweep / "galip-seed0", run)
+
+
+def test_what_cannot_be_compared_is_said_in_one_line(sweep: Path, tmp_path: Path) -> None:
+    for arguments, says in (
+        ([tmp_path], "neither a run folder nor a sweep folder"),
+        ([sweep, "--metric", "fdi"], "Did you mean 'fid'?"),
+        ([sweep, "--baseline", "ratlp"], "Did you mean 'ratlip'?"),
+        ([sweep, "--format", "word"], "unknown format"),
+    ):
+        answer = ratlip("compare", *arguments)
+        assert answer.code in (1, 2)
+        assert says in answer.err
+        assert len(answer.err.splitlines()) == 1
+    write_ledger(sweep, [])
+    assert "no run has scores" in ratlip("compare", sweep).err
+
+
+def test_every_format_has_the_same_numbers(sweep: Path) -> None:
+    (sweep / "rat-seed1" / BROKEN_FILE).write_text("{}", encoding="utf-8")
+    texts = {name: ratlip("compare", sweep, "--format", name).out for name in FORMATS}
+    content = json.loads(texts["json"])
+    rows = list(csv.DictReader(io.StringIO(texts["csv"])))
+    assert [float(row["mean"]) for row in rows] == [cell["mean"] for cell in content["cells"]]
+    assert len(rows) == 6
+    low, high = (content["cells"][2][f"difference_{end}"] for end in ("low", "high"))
+    assert 0 < low < 2 < high + 0.5
+    shown = f"[{low:.2f}, {high:.2f}]"
+    for name in ("md", "latex"):
+        line = next(line for line in texts[name].splitlines() if "ratlip" in line)
+        assert shown in line
+        assert "better" in line
+    assert len({line.count("|") for line in texts["md"].splitlines() if line.startswith("|")}) == 1
+    assert re.search(r"\\begin\{tabular\}\{lr+l\}", texts["latex"])
+    assert "95 \\% interval" in texts["latex"]

@@ -1,0 +1,266 @@
+"""The paper's tables by name: their sweep files, the claims that are read from them, and the measures of images."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomli_w
+import torch
+from command_line import ratlip
+from explain_model import clip_of_grid, model_of
+from made_sweep import make_run
+from safetensors.numpy import save_file
+
+from ratlip_cli.cli.reproduce import BEGIN, END
+from ratlip_cli.data.dataset import CaptionedImages
+from ratlip_cli.data.prepare import prepare
+from ratlip_cli.data.request import PrepareRequest
+from ratlip_cli.demo.attribute_classifier import load_classifier
+from ratlip_cli.demo.attributes import sample_attributes
+from ratlip_cli.demo.render import render
+from ratlip_cli.errors import DataError
+from ratlip_cli.experiments import measures, reproduce
+from ratlip_cli.experiments.claims import ANGLES_FILE, GRADCAM_FILE, SWAP_FILE, Claim, claims, slope_weights
+from ratlip_cli.experiments.ledger import write_ledger
+from ratlip_cli.experiments.reproduce import BASELINE, HIDDEN_SIZES, OURS, PAPERS, RAT, SCALES, SWEEPS, Folders, hidden
+from ratlip_cli.experiments.sweep_file import Sweep, read_sweep
+from ratlip_cli.pixels import from_image
+from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.weights.load import load_model
+
+ROOT = Path(__file__).parents[1]
+
+
+def paper(name: str, scale: str) -> Sweep:
+    return read_sweep(PAPERS / f"{name}.{scale}.toml")
+
+
+def test_every_table_has_a_sweep_file_of_each_scale_and_no_other_is_there() -> None:
+    assert {path.name for path in PAPERS.iterdir()} == {f"{name}.{scale}.toml" for name in SWEEPS for scale in SCALES}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_sweep_files_hold_the_papers_rows(scale: str) -> None:
+    table1, table2, table3, faces = (paper(name, scale) for name in SWEEPS)
+    assert {run.settings.variant for run in table1.runs} == {"ratlip", "galip", "dfgan", "lafite", "attngan", "ratgan"}
+    assert table2.rows == ["hide=0", *map(hidden, HIDDEN_SIZES)]
+    sizes = {run.row: run.settings.model["hidden_size"] for run in table2.runs if run.settings.variant == "ratlip"}
+    assert sizes == {hidden(size): size for size in HIDDEN_SIZES}
+    variants = {run.row: run.settings.variant for run in table3.runs}
+    assert variants == {BASELINE: "galip", RAT: "rat", OURS: "ratlip"}
+    assert {run.row: run.settings.variant for run in faces.runs} == {BASELINE: "galip", OURS: "ratlip"}
+    assert len({run.seed for run in table3.runs}) == 5
+    for sweep in (table1, table2, table3, faces):
+        shown = {run.settings.steps * run.settings.batch_size for run in sweep.runs if run.settings.steps}
+        assert max(shown) - min(shown) < 32  # part of a batch
+    assert table3.printed[OURS]["clip-score"] == 32.03
+    assert table2.printed["hide=4"]["clip-score"] == 30.81
+
+
+def made(folder: Path, rows: dict[str, float], seeds: int = 5) -> Path:
+    """A sweep folder whose rows' CLIP scores differ by so much."""
+    write_ledger(
+        folder, [make_run(folder, row, "galip", seed, by) for row, by in rows.items() for seed in range(seeds)]
+    )
+    return folder
+
+
+def measured(folder: Path, file: str, **values: dict[str, float]) -> None:
+    """Leave a measure in the run folders: by name, the mean of each row."""
+    random = np.random.default_rng(0)
+    for run in folder.glob("*-seed*"):
+        row = run.name.rpartition("-seed")[0]
+        own = {n: (means[row] + random.normal(0, 0.02, 50)).astype(np.float32) for n, means in values.items()}
+        save_file(own, run / file)
+
+
+def by_key(folders: Folders) -> dict[str, Claim]:
+    return {one.key: one for one in claims(folders)}
+
+
+def test_what_is_not_run_is_not_measured(tmp_path: Path) -> None:
+    found = claims(Folders(*(tmp_path / name for name in ("table2", "table3", "faces"))))
+    assert [one.key for one in found] == ["a", "b", "c1", "c2", "d", "e", "f1", "f2", "f3"]
+    assert {one.measured for one in found} == {None}
+    assert all(one.verdict == f"not measured yet: `{one.command}`" for one in found)
+    begun = made(tmp_path / "table3", {BASELINE: 0})
+    assert by_key(Folders(tmp_path / "table2", begun, tmp_path / "faces"))["a"].measured is None
+
+
+def test_claims_that_are_true_hold_and_those_that_are_false_fail(tmp_path: Path) -> None:
+    sizes = {hidden(size): 0.2 * k for k, size in enumerate(HIDDEN_SIZES)}
+    true = Folders(
+        made(tmp_path / "table2", sizes), made(tmp_path / "table3", {BASELINE: 0, RAT: 0.05, OURS: 2}),
+        made(tmp_path / "faces", {BASELINE: 0, OURS: 0}),
+    )  # fmt: skip
+    measured(true.table2, GRADCAM_FILE, energy={**dict.fromkeys(sizes, 0.4), hidden(64): 0.6})
+    measured(true.table3, ANGLES_FILE, angle={BASELINE: 40, RAT: 40, OURS: 35})
+    measured(true.faces, SWAP_FILE, age={BASELINE: 0.6, OURS: 0.8}, kept={BASELINE: 0.95, OURS: 0.97})
+    found = by_key(true)
+    assert {one.verdict for one in found.values()} == {"holds"}
+    assert found["c1"].measured is not None
+    assert found["c1"].measured.mean == pytest.approx(0.2, abs=0.1)
+    assert found["d"].measured is not None
+    assert found["d"].measured.mean == pytest.approx(0.2, abs=0.02)
+
+    false = Folders(
+        made(tmp_path / "falling", {row: 20 - 10 * by for row, by in sizes.items()}),
+        made(tmp_path / "opposite", {BASELINE: 2, RAT: -2, OURS: 0}),
+        made(tmp_path / "others", {BASELINE: 0, OURS: 0}),
+    )
+    measured(false.table2, GRADCAM_FILE, energy={**dict.fromkeys(sizes, 0.4), hidden(64): 0.3})
+    measured(false.table3, ANGLES_FILE, angle={BASELINE: 35, RAT: 40, OURS: 40})
+    measured(false.faces, SWAP_FILE, age={BASELINE: 0.4, OURS: 0.3}, kept={BASELINE: 0.9, OURS: 0.7})
+    verdicts = {key: one.verdict for key, one in by_key(false).items()}
+    assert {verdict for key, verdict in verdicts.items() if key != "c2"} == {"fails"}
+
+
+def test_claims_between_equal_rows_are_not_decided(tmp_path: Path) -> None:
+    folders = Folders(
+        tmp_path / "none", made(tmp_path / "table3", {BASELINE: 0, RAT: 0, OURS: 0}, 3), tmp_path / "none"
+    )
+    assert by_key(folders)["a"].verdict == "not decided by 3 seeds"
+    one_seed = Folders(tmp_path / "none", made(tmp_path / "one", {BASELINE: 0, RAT: 0, OURS: 9}, 1), tmp_path / "none")
+    assert by_key(one_seed)["a"].verdict == "not decided by 1 seed"
+
+
+def test_the_slope_is_that_of_least_squares() -> None:
+    scores = dict(zip(map(hidden, HIDDEN_SIZES), (3, 1, 4, 1, 5, 9), strict=True))
+    slope = sum(weight * scores[row] for row, weight in slope_weights().items())
+    assert slope == pytest.approx(np.polyfit(np.log2(HIDDEN_SIZES), list(scores.values()), 1)[0])
+
+
+def test_a_damaged_measure_is_told(tmp_path: Path) -> None:
+    folder = made(tmp_path / "table3", {BASELINE: 0, OURS: 0}, 2)
+    measured(folder, ANGLES_FILE, angle={BASELINE: 1, OURS: 1})
+    (folder / f"{OURS}-seed0" / ANGLES_FILE).write_bytes(b"damaged")
+    with pytest.raises(DataError, match="remove it"):
+        claims(Folders(tmp_path / "none", folder, tmp_path / "none"))
+
+
+def test_claims_are_written_between_the_marks_of_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nwhat was there\n{END}\nafter\n", encoding="utf-8")
+    assert ratlip("reproduce", "claims", "--out", tmp_path, "--into", page).code == 0
+    once = page.read_text(encoding="utf-8")
+    assert once.startswith("before\n")
+    assert once.endswith("after\n")
+    assert "what was there" not in once
+    assert "not measured yet" in once
+    assert ratlip("reproduce", "claims", "--out", tmp_path, "--into", page).code == 0
+    assert page.read_text(encoding="utf-8") == once
+    page.write_text("no marks", encoding="utf-8")
+    assert "lacks the marks" in ratlip("reproduce", "claims", "--out", tmp_path, "--into", page).err
+
+
+def test_what_cannot_be_reproduced_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments, says in (
+        (["table4"], "Did you mean 'table"),
+        (["table3", "--scale", "demi"], "Did you mean 'demo'?"),
+        (["table3", "--into", "page.md"], "--into is for claims"),
+        (["table3"], "run this in a clone"),
+    ):
+        answer = ratlip("reproduce", *arguments)
+        assert answer.code == 2
+        assert says in answer.err
+        assert len(answer.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> CaptionedImages:
+    """Forty rendered birds, four of them the test split."""
+    data = tmp_path_factory.mktemp("data")
+    return CaptionedImages(
+        prepare(PrepareRequest("demo-birds", data_dir=data, count=40, image_size=32)).path, "test", 32
+    )
+
+
+def test_measures_are_of_the_same_images_for_every_model(birds: CaptionedImages, tmp_path: Path) -> None:
+    clip = clip_of_grid(tmp_path / "clip", 4)
+    first, second = (load_model(str(model_of(tmp_path / f"{seed}", clip, seed))) for seed in (0, 1))
+    for measure in (measures.GRADCAM, measures.ANGLES):
+        one, other = measure.take(first, birds), measure.take(second, birds)
+        assert {name: values.shape for name, values in one.items()} == dict.fromkeys(one, (4,))
+        name, constant = ("energy", "area") if measure is measures.GRADCAM else ("angle", None)
+        assert not np.array_equal(one[name], other[name])
+        assert constant is None or np.array_equal(one[constant], other[constant])
+        assert np.array_equal(measure.take(first, birds)[name], one[name])
+    area, energy = (measures.gradcam_energy(first, birds)[name] for name in ("area", "energy"))
+    assert ((area > 0.05) & (area < 0.6)).all()  # a bird without its perch
+    assert ((energy >= 0) & (energy <= 1)).all()
+
+
+def test_the_swap_counts_what_the_classifier_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that shows the same face whatever the caption says changes no age, and keeps all else."""
+    model = load_model(str(model_of(tmp_path / "model", clip_of_grid(tmp_path / "clip", 4))))
+    monkeypatch.setattr(measures, "SWAPS", 3)
+    text = model.encode(["a person"])
+    monkeypatch.setattr(type(model), "encode", lambda own, captions: text.expand(len(captions), -1))
+    values = measures.swap_of(ROOT / "examples" / "demo" / "classifier.safetensors").take(model, None)  # type: ignore[arg-type]
+    assert {name: array.shape for name, array in values.items()} == {"age": (12,), "kept": (12,)}
+    assert values["age"].max() == 0
+    assert values["kept"].min() == 1
+
+
+@pytest.mark.slow
+def test_the_classifier_reads_the_age_of_rendered_faces() -> None:
+    """Faces that differ in the age alone, at the size of the faces' sweep: what a perfect model would be given."""
+    size = int(paper("faces", "demo").runs[0].settings.model["image_size"])
+    classifier = load_classifier(ROOT / "examples" / "demo" / "classifier.safetensors")
+    answers = {}
+    for age in ("young", "old"):
+        drawn = [
+            render("face", {**sample_attributes("face", random.Random(k)), "age": age}, random.Random(k), size).image
+            for k in range(100)
+        ]
+        answers[age] = classifier.answers(torch.stack(list(map(from_image, drawn))), "face")
+    young, old = answers["young"], answers["old"]
+    right = [one == "young" and other == "old" for one, other in zip(young["age"], old["age"], strict=True)]
+    assert np.mean(right) > 0.9
+    for name in set(young) - {"age"}:
+        assert np.mean([one == other for one, other in zip(young[name], old[name], strict=True)]) > 0.9
+
+
+@pytest.mark.slow
+def test_tables_and_figures_from_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_clip: Path, tiny_settings: TrainSettings
+) -> None:
+    """The rows of the papers' files on one seed, with networks of milliseconds: every claim has its number then."""
+    flat = tiny_settings.flat()
+    sizes = ("generator_channels", "discriminator_channels", "noise_dim", "batch_size", "workers", "sample_every")
+    papers = tmp_path / "papers"
+    papers.mkdir()
+    for name in ("table2", "table3", "faces"):
+        dataset = "demo-faces" if name == "faces" else "demo-birds"
+        stays = {"dataset": dataset, "clip": str(tiny_clip), "image_size": 32, **{one: flat[one] for one in sizes}}
+        rows = {
+            run.row: {"variant": run.settings.variant}
+            | ({"hidden_size": run.settings.model["hidden_size"]} if run.settings.variant == "ratlip" else {})
+            for run in paper(name, "demo").runs
+            if run.row != "hide=0"  # no claim is about it
+        }
+        content = {"images_shown": 8, "seeds": 1, "settings": stays, "rows": rows, "evaluation": {"features": "clip"}}
+        (papers / f"{name}.demo.toml").write_text(tomli_w.dumps(content), encoding="utf-8")
+        if name != "table3":
+            prepare(PrepareRequest(dataset, data_dir=tmp_path / "data", count=40, image_size=32))
+    monkeypatch.setattr(reproduce, "PAPERS", papers)
+    monkeypatch.setattr(measures, "SWAPS", 4)
+    monkeypatch.chdir(ROOT)
+    where = ("--out", tmp_path / "runs", "--data-dir", tmp_path / "data", "--device", "cpu", "--jobs", "2")
+    table = ratlip("reproduce", "table3", *where)
+    assert table.code == 0, table.err
+    assert f"| {OURS} | 1 |" in table.out
+    assert "not decided by 1 seed" in table.out
+    for figure in ("fig3", "fig5"):
+        answer = ratlip("reproduce", figure, *where)
+        assert answer.code == 0, answer.err
+        assert any(Path(file).suffix == ".png" for file in answer.out.splitlines())
+        assert all(Path(file).is_file() for file in answer.out.splitlines())
+    numbers = ratlip("reproduce", "claims", *where).out
+    assert "not measured yet" not in numbers
+    assert numbers.count("not decided by 1 seed") == 9

@@ -1,0 +1,451 @@
+"""Sweeps: what a sweep file means, what a run folder says of its run, and that a run's scores are evaluation's."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomli_w
+from command_line import ratlip, ratlip_process
+
+from ratlip_cli.data.request import PrepareRequest
+from ratlip_cli.errors import Interrupted, RatlipError, UsageError
+from ratlip_cli.evaluation.run import evaluate
+from ratlip_cli.evaluation.statistics import frechet_distance
+from ratlip_cli.experiments import estimate, ledger
+from ratlip_cli.experiments.ledger import BROKEN, CHANGED, DONE, FEATURES, Entry, read_ledger, read_values
+from ratlip_cli.experiments.one_run import make_run
+from ratlip_cli.experiments.score import score_run
+from ratlip_cli.experiments.sweep import BEGUN, MISSING, UNSCORED, SweepFolder, SweepRequest, slots
+from ratlip_cli.experiments.sweep_file import read_sweep
+from ratlip_cli.training.settings import TrainSettings
+
+CLASSIFIER = Path(__file__).parents[1] / "examples" / "demo" / "classifier.safetensors"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "sweep.toml"
+
+
+@pytest.fixture
+def content(tiny_settings: TrainSettings) -> dict[str, object]:
+    """A sweep of two rows and two seeds, runs of milliseconds a step."""
+    flat = tiny_settings.flat()
+    stays = ("dataset", "clip", "image_size", "generator_channels", "discriminator_channels", "hidden_size")
+    stays += ("noise_dim", "batch_size", "ema", "workers", "sample_every")
+    return {
+        "images_shown": 24,
+        "seeds": 2,
+        "settings": {name: flat[name] for name in stays},
+        "rows": {"GALIP": {"variant": "galip"}, "with RAT": {"variant": "rat", "hidden_size": 6}},
+        "evaluation": {"captions_per_image": 2, "features": "clip"},
+    }
+
+
+Write = Callable[[dict[str, object]], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a sweep file."""
+
+    def write(content: dict[str, object]) -> Path:
+        file = tmp_path / "table.toml"
+        file.write_text(tomli_w.dumps(content), encoding="utf-8")
+        return file
+
+    return write
+
+
+def opened(file: Path, **more: object) -> SweepFolder:
+    folder = SweepFolder(SweepRequest(file, file.parent / "sweep", "cpu", **more))  # type: ignore[arg-type]
+    folder.open()
+    return folder
+
+
+def test_runs_are_rows_times_seeds_with_steps_by_the_images_shown(write: Write, content: dict) -> None:
+    content["rows"]["with RAT"]["batch_size"] = 6
+    content["images_shown"] = 25
+    sweep = read_sweep(write(content))
+    assert [(run.name, run.settings.seed) for run in sweep.runs] == [
+        ("GALIP-seed0", 0),
+        ("GALIP-seed1", 1),
+        ("with-RAT-seed0", 0),
+        ("with-RAT-seed1", 1),
+    ]
+    assert [run.settings.steps for run in sweep.runs] == [6, 6, 4, 4]
+    assert [run.settings.model["hidden_size"] for run in sweep.runs] == [4, 4, 6, 6]
+    assert {run.settings.keep for run in sweep.runs} == {1}
+
+
+def test_lists_multiply(write: Write, content: dict) -> None:
+    del content["rows"]
+    content["vary"] = {"variant": ["ratlip", "rat"], "hidden_size": [4, 8, 16]}
+    content["seeds"] = [7]
+    rows = [(run.settings.variant, run.settings.model["hidden_size"]) for run in read_sweep(write(content)).runs]
+    assert rows == list(itertools.product(["ratlip", "rat"], [4, 8, 16]))
+    assert read_sweep(write(content)).rows[4] == "variant=rat hidden_size=8"
+
+
+def test_what_stays_reaches_the_families_that_have_it(write: Write, content: dict) -> None:
+    content["rows"]["DF-GAN"] = {"variant": "dfgan"}
+    content["settings"]["similarity_weight"] = 3.0
+    by_row = {run.row: run.settings for run in read_sweep(write(content)).runs}
+    assert "hidden_size" not in by_row["DF-GAN"].model
+    assert by_row["GALIP"].similarity_weight == 3.0
+    assert by_row["DF-GAN"].lr_g == by_row["DF-GAN"].family.defaults.get("lr_g", TrainSettings.lr_g)  # its own
+
+
+def _with(path: str, value: object) -> Callable[[dict], None]:
+    def change(content: dict) -> None:
+        *tables, name = path.split("/")
+        for table in tables:
+            content = content.setdefault(table, {})
+        content[name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_with("settings/hidden_sise", 4), "settings: unknown setting 'hidden_sise'. Did you mean 'hidden_size'?"),
+        (_with("rows/GALIP/variant", "galipp"), "row 'GALIP': unknown variant 'galipp'. Did you mean 'galip'?"),
+        (_with("rows/GALIP/lr_g", "fast"), "row 'GALIP': 'lr_g' must be a number"),
+        (_with("rows/GALIP/lr_g", -1.0), "row 'GALIP': lr_g is -1.0"),
+        (_with("rows/again", {"variant": "galip"}), "the rows 'GALIP' and 'again' are the same"),
+        (_with("rows/with-RAT", {"variant": "ratlip"}), "the rows 'with RAT' and 'with-RAT' have the same folder"),
+        (_with("rows/GALIP/image_size", 64), "image_size is 64 in row 'GALIP' and 32 in row 'with RAT'"),
+        (_with("settings/steps", 5), "settings: 'steps' is not for a sweep file; what says it is images_shown"),
+        (_with("rows/GALIP/seed", 5), "row 'GALIP': 'seed' is not for a sweep file; what says it is seeds"),
+        (_with("settings/w_dim", 5), "no row has the setting 'w_dim'"),
+        (_with("settings/dataset", ""), "give the dataset"),
+        (_with("images_shown", 3), "images_shown is 3, less than one batch of 4"),
+        (_with("images_shown", 1.5), "give images_shown"),
+        (_with("seeds", [1, 1]), "seeds has a seed twice"),
+        (_with("seeds", 0), "seeds must be how many"),
+        (_with("image_shown", 3), "unknown key 'image_shown'. Did you mean 'images_shown'?"),
+        (_with("vary", {"hidden_size": [4]}), "give either [rows.NAME] tables or a table [vary]"),
+        (_with("evaluation/limits", 3), "evaluation: unknown setting 'limits'. Did you mean 'limit'?"),
+        (_with("evaluation/metrics", ["fidd"]), "evaluation: unknown metric 'fidd'. Did you mean 'fid'?"),
+        (_with("evaluation/limit", 0), "evaluation: limit is 0"),
+        (_with("printed/GALLIP", {"fid": 1}), "printed: unknown row 'GALLIP'. Did you mean 'GALIP'?"),
+    ],
+)
+def test_what_cannot_be_swept_is_told_with_its_place(
+    write: Write, content: dict, change: Callable[[dict], None], said: str
+) -> None:
+    change(content)
+    file = write(content)
+    with pytest.raises(UsageError) as told:
+        read_sweep(file)
+    assert said in str(told.value)
+    assert str(told.value).startswith(str(file))
+    assert "\n" not in str(told.value)
+
+
+def test_the_example_can_be_swept() -> None:
+    assert read_sweep(EXAMPLE).rows == ["GALIP", "RATLIP"]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_shards_are_all_runs_once(write: Write, content: dict, parts: int) -> None:
+    file = write(content)
+    shards = [SweepFolder(SweepRequest(file, shard=f"{part}/{parts}")).ordered for part in range(1, parts + 1)]
+    names = [run.name for shard in shards for run in shard]
+    assert sorted(names) == sorted(run.name for run in read_sweep(file).runs)
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "-1/2"])
+def test_a_shard_that_cannot_be_is_told(shard: str) -> None:
+    with pytest.raises(UsageError, match="--shard is"):
+        SweepRequest(Path("x.toml"), shard=shard)
+
+
+def test_processes_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    request = SweepRequest(Path("x.toml"), device="cpu")
+    shares = {jobs: slots(dataclasses.replace(request, jobs=jobs), 10) for jobs in (1, 3, 8, 16)}
+    assert {jobs: len(places) for jobs, places in shares.items()} == {1: 1, 3: 3, 8: 8, 16: 10}
+    assert [places[0].environment["OMP_NUM_THREADS"] for places in shares.values()] == ["8", "2", "1", "1"]
+    assert len(slots(request, 2)) == 2  # no more places than runs
+
+
+def test_a_run_is_what_train_and_evaluate_make_of_it(write: Write, content: dict) -> None:
+    folder = opened(write(content))
+    run = folder.run("GALIP-seed1")
+    assert folder.state(run)[0] == MISSING
+    stops = iter([False, False, True])
+    with pytest.raises(Interrupted, match="stopped after step 2"):
+        make_run(folder, run, lambda: next(stops))
+    assert folder.state(run)[0] == BEGUN
+    entry = make_run(folder, run)  # goes on
+    assert folder.state(run) == (DONE, entry)
+    assert (entry.row, entry.seed, entry.steps, entry.images_shown) == ("GALIP", 1, 6, 24)
+    assert entry.commit is None or re.fullmatch("[0-9a-f]{40}(-dirty)?", entry.commit)
+
+    request = folder.sweep.protocol.request(folder.path / run.name, entry.settings["clip"], Path("data"), "cpu")
+    scores = {score.key: score.value for score in evaluate(request).metrics.values()}
+    assert entry.scores == pytest.approx({"fid": scores["fid"], "clip-score": scores["clip_score"]}, rel=1e-6)
+    assert folder.write_ledger() == [entry] == read_ledger(folder.path)
+    values, real = read_values(folder.path, entry), ledger.read_real_features(folder.path)
+    assert values["clip-score"].shape == (4,)  # two captions of two images
+    assert values["clip-score"].mean() == pytest.approx(entry.scores["clip-score"], rel=1e-6)
+    assert values[FEATURES].shape == (4, real.shape[1])
+    assert real.shape == (2, 16)
+
+    other = dataclasses.replace(run, name="undisturbed")
+    again = make_run(folder, other)
+    assert again.model_fingerprint == entry.model_fingerprint
+    assert again.scores == entry.scores
+    assert again.settings_digest == entry.settings_digest
+    plain = score_run(folder.path / "undisturbed", folder.sweep.protocol, "cpu")
+    assert (plain.row, plain.scores, plain.protocol) == ("undisturbed", entry.scores, entry.protocol)
+
+    _check_what_is_changed_by_hand(folder, entry)
+
+
+def _check_what_is_changed_by_hand(folder: SweepFolder, entry: Entry) -> None:
+    run, place = folder.run(entry.run), folder.path / entry.run
+    config = (place / "config.toml").read_text(encoding="utf-8")
+    (place / "config.toml").write_text(config.replace("lr_g = 0.0001", "lr_g = 0.0002"), encoding="utf-8")
+    state, changed = folder.state(run)
+    assert state == CHANGED
+    assert changed is not None
+    assert changed.reason == "its settings were changed after it was scored: lr_g was 0.0001 and is 0.0002"
+    assert folder.left() == [one for one in folder.ordered if one.name != run.name]  # neither trained nor scored again
+    assert [one.state for one in read_ledger(folder.path)] == [CHANGED]
+    (place / "config.toml").write_text(config, encoding="utf-8")
+    assert folder.state(run)[0] == DONE
+
+    weights = place / "model" / "generator.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "model/generator.safetensors was changed" in str(folder.state(run)[1])
+    weights.write_bytes(content)
+
+    free = config.replace("workers = 0", "workers = 3").replace("save_every = 1000", "save_every = 7")
+    assert free != config
+    (place / "config.toml").write_text(free, encoding="utf-8")
+    assert folder.state(run)[0] == DONE  # where and how fast it ran decides nothing
+    (place / "config.toml").write_text(config, encoding="utf-8")
+
+
+def done(folder: SweepFolder, name: str, **more: object) -> Entry:
+    """A run that is said to be done."""
+    run = folder.run(name)
+    protocol = json.loads(json.dumps(dataclasses.asdict(folder.sweep.protocol)))
+    flat = run.settings.flat()
+    entry = Entry(run.row, run.seed, name, DONE, None, flat, ledger.digest_of(flat), protocol=protocol)
+    entry = dataclasses.replace(entry, **more)  # type: ignore[arg-type]
+    place = folder.path / name
+    place.mkdir(exist_ok=True)
+    (place / "config.toml").write_text(run.settings.to_toml(), encoding="utf-8")
+    ledger.write_entry(place, entry)
+    return entry
+
+
+def test_a_changed_sweep_file_is_told_where_it_changes_what_is_trained(write: Write, content: dict) -> None:
+    folder = opened(write(content))
+    done(folder, "GALIP-seed0")
+    content["seeds"] = 3
+    content["rows"]["more"] = {"variant": "ratlip"}
+    content["rows"]["with RAT"]["hidden_size"] = 12  # of which nothing is trained yet
+    grown = opened(write(content))
+    assert len(grown.sweep.runs) == 9
+    assert "GALIP-seed0" not in [run.name for run in grown.left()]
+    content["settings"]["lr_d"] = 0.5
+    with pytest.raises(UsageError, match=r"GALIP-seed0 was begun: lr_d was 0.0004 and is 0.5. Choose another --out"):
+        opened(write(content))
+
+
+def test_another_protocol_scores_again_and_trains_nothing(write: Write, content: dict) -> None:
+    folder = opened(write(content))
+    done(folder, "GALIP-seed0")
+    content["evaluation"]["seed"] = 4
+    changed = opened(write(content))
+    assert changed.state(changed.run("GALIP-seed0"))[0] == UNSCORED
+    assert changed.run("GALIP-seed0") in changed.left()
+    assert changed.entries() == []
+
+
+def test_a_ledger_has_what_can_be_compared(write: Write, content: dict) -> None:
+    folder = opened(write(content))
+    done(folder, "GALIP-seed0", data={"name": "x", "fingerprint": "1"})
+    done(folder, "with-RAT-seed0", data={"name": "x", "fingerprint": "2"})
+    folder.set_broken(folder.run("with-RAT-seed1"), "it diverged.", again=False)
+    entries = folder.write_ledger()
+    assert [(entry.run, entry.state) for entry in entries] == [
+        ("GALIP-seed0", DONE),
+        ("with-RAT-seed0", CHANGED),
+        ("with-RAT-seed1", BROKEN),
+    ]
+    assert entries[1].reason == "its data is not that of GALIP-seed0: 1 there, 2 here"
+    assert entries[2].reason == "it diverged."
+
+
+def test_a_broken_run_is_tried_again_where_somebody_asks_or_it_was_killed(write: Write, content: dict) -> None:
+    file = write(content)
+    folder = opened(file)
+    run = folder.run("GALIP-seed0")
+    folder.set_broken(run, "it diverged.", again=False)
+    assert run not in folder.left()
+    assert run in opened(file, retry_broken=True).left()
+    folder.set_broken(run, "killed.", again=True)
+    assert run in folder.left()
+
+
+def test_a_disk_that_will_not_hold_it_is_told_before(
+    write: Write, content: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = SweepFolder(SweepRequest(write(content), device="cpu"))
+    size = sum(estimate.bytes_of(run.settings) for run in folder.sweep.runs)
+    usage = estimate.shutil.disk_usage
+    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda path: usage(path)._replace(free=size))
+    estimate.check_disk(folder)
+    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda path: usage(path)._replace(free=size - 1))
+    with pytest.raises(RatlipError, match=r"4 runs write about .* free some space"):
+        estimate.check_disk(folder)
+
+
+def test_another_folder_is_not_taken_for_a_sweep(write: Write, content: dict, tmp_path: Path) -> None:
+    answer = ratlip("sweep", write(content), "--out", tmp_path)
+    assert answer.code == 2
+    assert "is no sweep folder" in answer.err
+    assert ratlip("sweep", tmp_path / "none.toml").code == 1
+
+
+def test_a_dry_run_tells_time_and_disk_and_writes_nothing(write: Write, content: dict, tmp_path: Path) -> None:
+    answer = ratlip("sweep", write(content), "--out", tmp_path / "sweep", "--device", "cpu", "--dry-run", "--json")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    assert [(row["row"], row["seeds"], row["steps"]) for row in told["rows"]] == [
+        ("GALIP", [0, 1], 6),
+        ("with RAT", [0, 1], 6),
+    ]
+    assert told["seconds"] > 0
+    assert told["disk"] == 2 * sum(row["disk"] for row in told["rows"])
+    assert not (tmp_path / "sweep").exists()
+
+
+# ---- of minutes: processes that are killed, share the work, fail and are stopped
+
+
+def finished(*arguments: object) -> subprocess.CompletedProcess[str]:
+    process = ratlip_process("sweep", *arguments)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+    return [int(pid) for task in tasks for pid in task.read_text().split()]
+
+
+def table(folder: Path) -> list[tuple[object, ...]]:
+    """What a table is made of."""
+    entries = read_ledger(folder)
+    return [(one.run, one.state, one.reason, one.model_fingerprint, sorted(one.scores.items())) for one in entries]
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_comes_to_the_same_table(write: Write, content: dict, tmp_path: Path) -> None:
+    """Two rows that are trained, one that diverges; undisturbed by two calls at once, killed, and stopped."""
+    content["images_shown"] = 160
+    content["settings"]["save_every"] = 10
+    content["rows"] = {"GALIP": {"variant": "galip"}, "diverges": {"variant": "rat", "lr_g": 1e30, "lr_d": 1e30}}
+    file = write(content)
+    options = (file, "--device", "cpu", "--jobs", 2)
+    together = [ratlip_process("sweep", *options, "--out", tmp_path / "calm") for _ in range(2)]
+    said = [process.communicate(timeout=300) for process in together]
+    assert [process.returncode for process in together] == [1, 1]
+    begun = re.findall(r"(\S+) begins", said[0][1] + said[1][1])
+    assert sorted(begun) == ["GALIP-seed0", "GALIP-seed1", "diverges-seed0", "diverges-seed1"]  # each by one of them
+    calm = table(tmp_path / "calm")
+    assert [row[1] for row in calm] == [DONE, DONE, BROKEN, BROKEN]
+    assert "were not finite" in str(calm[2][2])
+
+    chance = random.Random(0)
+    killed = tmp_path / "killed"
+    for turn in range(4):
+        process = ratlip_process("sweep", *options, "--out", killed)
+        time.sleep(chance.uniform(1, 12))
+        theirs = children(process)
+        process.kill()
+        for pid in theirs if turn % 2 else ():  # else they see that it is gone, and save
+            subprocess.run(["kill", "-9", str(pid)], check=False, stderr=subprocess.DEVNULL)
+        process.communicate()
+    last = finished(*options, "--out", killed)
+    assert last.returncode == 1
+    assert "2 of 4 runs are broken" in last.stderr
+    assert _without_folder(table(killed), killed) == _without_folder(calm, tmp_path / "calm")
+    again = finished(*options, "--out", killed)
+    assert "begins" not in again.stderr  # all is done or broken
+    retried = finished(*options, "--out", killed, "--retry-broken")
+    assert sorted(re.findall(r"(\S+) begins", retried.stderr)) == ["diverges-seed0", "diverges-seed1"]
+
+
+def _without_folder(rows: list[tuple[object, ...]], folder: Path) -> list[tuple[object, ...]]:
+    return [(run, state, str(reason).replace(str(folder), ""), *more) for run, state, reason, *more in rows]
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_how_to_go_on(write: Write, content: dict, tmp_path: Path) -> None:
+    content["images_shown"] = 40_000
+    process = ratlip_process("sweep", write(content), "--device", "cpu", "--jobs", 1, "--out", tmp_path / "sweep")
+    metrics, deadline = tmp_path / "sweep" / "GALIP-seed0" / "metrics.jsonl", time.monotonic() + 200
+    while time.monotonic() < deadline and not (metrics.is_file() and len(metrics.read_bytes().splitlines()) > 3):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGINT
+    assert f"Go on with: ratlip sweep {tmp_path}" in err
+    steps = len(metrics.read_bytes().splitlines())
+    assert (metrics.parent / "checkpoints" / f"step_{steps:08d}").is_dir()
+    assert not (metrics.parent / "broken.json").exists()
+
+
+@pytest.mark.slow
+def test_attributes_of_real_images_are_right_and_those_of_others_are_not(tmp_path: Path) -> None:
+    import torch
+
+    from ratlip_cli.data.dataset import CaptionedImages
+    from ratlip_cli.data.prepare import prepare
+    from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer
+    from ratlip_cli.evaluation.images import Captions, SplitImages
+    from ratlip_cli.experiments.score import AttributeNetwork, _attribute_accuracy
+
+    prepare(PrepareRequest("demo", tmp_path, image_size=32, count=600, workers=1, splits=("test",)))
+    split = CaptionedImages(tmp_path / "demo", "test", 32)
+    captions = Captions.of_split(split, 1)
+    network = AttributeNetwork(CLASSIFIER, torch.device("cpu"))
+    vectors = network(torch.cat(list(SplitImages(split).batches(60))))
+    shares = []
+    for order in (
+        vectors,
+        vectors.roll(3, 0),
+    ):  # three families in turn: an image of the same family, with other attributes
+        with feature_writer(tmp_path / "features.npy", len(order), order.shape[1]) as append:
+            append(order)
+        shares.append(_attribute_accuracy(network, FeatureFile(tmp_path / "features.npy"), split, captions).mean())
+    assert shares[0] > 0.85
+    assert shares[1] < shares[0] - 0.3
+
+
+def test_the_distance_of_the_kept_features_is_the_score(write: Write, content: dict) -> None:
+    """What `compare` resamples is what was scored."""
+    from ratlip_cli.evaluation.statistics import Moments
+
+    folder = opened(write(content))
+    entry = make_run(folder, folder.run("with-RAT-seed0"))
+    fake, real = read_values(folder.path, entry)[FEATURES], ledger.read_real_features(folder.path)
+    both = [Moments(rows.mean(0, np.float64), np.cov(rows.astype(np.float64), rowvar=False)) for rows in (fake, real)]
+    assert frechet_distance(*both) == pytest.approx(entry.scores["fid"], rel=1e-5, abs=1e-8)
