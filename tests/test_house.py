@@ -29,6 +29,7 @@ FLOORS = [
     {"outputs"},
     {"explain", "evaluation", "publish"},
     {"training"},
+    {"web"},
     {"api"},
     {"cli"},
     {"__main__"},

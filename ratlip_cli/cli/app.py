@@ -25,6 +25,7 @@ from ratlip_cli.cli.latent_viz import latent_viz
 from ratlip_cli.cli.prepare import prepare
 from ratlip_cli.cli.pull import pull
 from ratlip_cli.cli.push import push
+from ratlip_cli.cli.report import report
 from ratlip_cli.cli.runs import runs
 from ratlip_cli.cli.train import train
 from ratlip_cli.errors import Interrupted, RatlipError
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 for command in (prepare, train, generate, evaluate, gradcam, latent_viz):
     app.command()(command)
-for command in (runs, info, bench, pull, push, convert, export, env):
+for command in (report, runs, info, bench, pull, push, convert, export, env):
     app.command()(command)
 
 

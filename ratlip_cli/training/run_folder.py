@@ -37,7 +37,6 @@ from ratlip_cli.training.settings import TrainSettings, already_there
 from ratlip_cli.training.trackers import EVERY, Trackers
 from ratlip_cli.training.trainer import StepRecord
 
-
 ENVIRONMENT_FILE = "environment.json"
 
 

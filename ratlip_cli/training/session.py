@@ -21,7 +21,7 @@ from ratlip_cli.data.dataset import Batch, CaptionedImages, training_batches
 from ratlip_cli.data.layout import read_split
 from ratlip_cli.data.stream import StreamedImages, StreamReader
 from ratlip_cli.device import peak_memory_mib
-from ratlip_cli.errors import Interrupted, TrainingError, one_line
+from ratlip_cli.errors import DataError, Interrupted, TrainingError, one_line
 from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import whole_file
 from ratlip_cli.model.losses import clip_similarity
@@ -253,7 +253,11 @@ class TrainingSession:
         if not shown:
             return None
         clip = self.trainer.clip
-        images = torch.stack([held.centre_crop(number) for number in shown]).to(self.trainer.device)
+        try:
+            images = torch.stack([held.centre_crop(number) for number in shown]).to(self.trainer.device)
+        except DataError as error:  # training does not need them
+            _log.warning("real images are not measured: %s", error)
+            return None
         with torch.no_grad():
             text = clip.encode_text([held.entries[number].captions[0] for number in shown])
             return clip_similarity(clip.encode_image(images), text).mean().item()

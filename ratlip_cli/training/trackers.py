@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ratlip_cli.errors import Interrupted, one_line
+from ratlip_cli.errors import one_line
 from ratlip_cli.files import write_text
 from ratlip_cli.json_files import from_json, read_json
 
