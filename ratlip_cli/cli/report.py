@@ -32,8 +32,8 @@ def report(
         list[Path] | None,
         typer.Option(
             metavar="FOLDER",
-            help="Also all figures in a folder that gradcam or latent-viz wrote; those of the model in gradcam and latent, "
-            "here and in the run, are found without it.",
+            help="Also all figures in a folder that gradcam or latent-viz wrote; those of the model in gradcam and "
+            "latent, here and in the run, are found without it.",
         ),
     ] = None,
     json: Json = False,

@@ -23,7 +23,7 @@ def advice(metrics: Metrics, settings: TrainSettings) -> list[str]:
     """A line for each thing that goes wrong in a run by its records."""
     found = [
         _not_finite(metrics),
-        _too_like(metrics),
+        _too_like(metrics, settings),
         _penalty(metrics, settings),
         _one_sided(metrics),
         _deaf(metrics),
@@ -61,28 +61,30 @@ def _not_finite(metrics: Metrics) -> str | None:
     )
 
 
-def _too_like(metrics: Metrics) -> str | None:
+def _too_like(metrics: Metrics, settings: TrainSettings) -> str | None:
     fake, real = recent(metrics, "clip_similarity"), recent(metrics, "clip_similarity_real")
     if fake is None or real is None or fake <= real:
         return None
+    remedy = "Lower --similarity-weight, or let it fall by --final-similarity-weight and --decay-from."
+    if "similarity_weight" in settings.family.unused:
+        remedy = "An earlier checkpoint may look better."
     return (
         f"The CLIP similarity of generated images ({fake:.3f}) is above that of real images ({real:.3f}): they please "
-        "CLIP more than they look real. Lower --similarity-weight, or let it fall by --final-similarity-weight and "
-        "--decay-from."
+        f"CLIP more than they look real. {remedy}"
     )
 
 
 def _penalty(metrics: Metrics, settings: TrainSettings) -> str | None:
     norms, losses = metrics.values("penalty_norm")[-RECENT:], metrics.values("loss_d")[-RECENT:]
-    if not norms or not losses or settings.variant in ("lafite", "ratgan", "attngan"):
+    if not norms or not losses or "penalty_power" in settings.family.unused:
         return None
-    # The mean of powers is at least the power of the mean norm of a batch: what is told is at most the true term.
+    # The norms are means over batches, and the power of a mean is at most the mean of powers: so is this of the term.
     term, loss = fmean(settings.penalty_weight * norm**settings.penalty_power for norm in norms), fmean(losses)
     if term < 10 or term < 0.5 * loss:
         return None
     return (
-        f"The gradient penalty explodes: its norm is {fmean(norms):.2f}, and it makes up {term:.3g} of the "
-        f"discriminator's loss of {loss:.3g}. Lower --lr-d, or go on from an earlier checkpoint by --resume with --out."
+        f"The gradient penalty explodes: its norm is {fmean(norms):.2f} and its term {term:.3g}, of a discriminator's "
+        f"loss of {loss:.3g}. Lower --lr-d, or go on from an earlier checkpoint by --resume with --out."
     )
 
 
@@ -91,8 +93,8 @@ def _one_sided(metrics: Metrics) -> str | None:
     if real is None or fake is None or metrics.last_step < EARLY or real < 1 or fake > -1 or real - fake < 6:
         return None
     return (
-        f"The discriminator has won: its logit is {real:.2f} for real images and {fake:.2f} for generated ones, so that "
-        "it no longer teaches. Lower --lr-d, or raise --lr-g."
+        f"The discriminator has won: its logit is {real:.2f} for real images and {fake:.2f} for generated ones, so "
+        "that it no longer teaches. Lower --lr-d, or raise --lr-g."
     )
 
 
@@ -102,7 +104,8 @@ def _deaf(metrics: Metrics) -> str | None:
         return None
     return (
         f"The discriminator does not read the text: its logit is {real:.2f} for images with their captions and "
-        f"{mismatched:.2f} with others'. Check that captions fit their images; more --steps or a larger --batch-size help."
+        f"{mismatched:.2f} with others'. Check that captions fit their images; more --steps or a larger --batch-size "
+        "help."
     )
 
 

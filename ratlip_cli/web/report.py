@@ -22,6 +22,7 @@ from ratlip_cli.errors import RatlipError, UsageError
 from ratlip_cli.files import write_text
 from ratlip_cli.grids import captioned_grid
 from ratlip_cli.progress import Progress, silent
+from ratlip_cli.sampling import generate
 from ratlip_cli.setting import RUNS
 from ratlip_cli.training.run_folder import ENVIRONMENT_FILE
 from ratlip_cli.training.runs import RunSummary, runs_in
@@ -470,18 +471,16 @@ def _samples_of_model(folder: Path, training: Mapping[str, Any], progress: Progr
     if (folder / SAMPLES_FILE).is_file():
         shown = _embedded([("samples of training", folder / SAMPLES_FILE, ())], SLIDES_BYTES)
         return Section("Samples", images=shown)
-    prompts = [str(prompt) for prompt in training.get("prompts") or []][:4]
+    prompts = list(dict.fromkeys(str(prompt) for prompt in training.get("prompts") or []))[:4]
     if not prompts:
         return None
-    model = load_folder(folder)
-    rows = []
-    for number, prompt in enumerate(prompts):
-        progress("generate samples", number + 1, len(prompts), "prompts")
-        rows.append((prompt, [sample.image for sample in model.generate(prompt, n=4, seed=0)]))
+    rows: dict[str, list[Image.Image]] = {}
+    for number, sample in enumerate(generate(load_folder(folder), prompts, count=4), 1):
+        progress("generate samples", number, 4 * len(prompts), "images")
+        rows.setdefault(sample.prompt, []).append(sample.image)
+    grid = captioned_grid(list(rows.items()))
     about = "Four images of each of its prompts from training, seed 0."
-    return Section(
-        "Samples", about, images=[_fitted([("generated for this report", captioned_grid(rows), ())], 1600, 85)[0]]
-    )
+    return Section("Samples", about, images=_fitted([("generated for this report", grid, ())], 1600, 85))
 
 
 def _modules(folder: Path) -> Section:
