@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import ratlip
+from command_line import ratlip, ratlip_process
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_cli_train import options
@@ -105,8 +105,9 @@ def resumed_under(settings: TrainSettings, tracker: str) -> None:
     """Ten steps, and ten more after a resume, which says nothing of the tracker."""
     begun = ratlip("train", *options(settings), "--log", tracker, *RUN)
     assert (begun.code, begun.out, "is left out" in begun.err) == (0, f"{settings.out}\n", False), begun.err
-    went_on = ratlip("train", "--resume", settings.out, "--steps", "20")
-    assert (went_on.code, went_on.out, "is left out" in went_on.err) == (0, f"{settings.out}\n", False), went_on.err
+    process = ratlip_process("train", "--resume", settings.out, "--steps", "20")  # also what is said as it ends
+    out, err = process.communicate(timeout=240)
+    assert (process.returncode, out, "is left out" in err) == (0, f"{settings.out}\n", False), err
 
 
 def leveldb_log(content: bytes, block: int = 32768) -> Iterator[bytes]:

@@ -117,7 +117,7 @@ class Trackio:
         import trackio
 
         name = named(folder)
-        self._image = trackio.Image
+        self._image, self._finish = trackio.Image, trackio.finish
         self._run: Any = trackio.init(
             PROJECT, name=f"{name.name}-{name.id}", config=_config(settings), resume="allow", embed=False
         )
@@ -129,7 +129,7 @@ class Trackio:
         self._run.log({name: self._image(image.convert("RGB"))}, step=step)
 
     def close(self) -> None:
-        self._run.finish()
+        self._finish()  # not the run's own, after which it would be finished again, on stdout, when Python ends
 
 
 TRACKERS: dict[str, Callable[[Path, TrainSettings, int], Tracker]] = {
