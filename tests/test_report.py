@@ -16,7 +16,8 @@ from browser import NARROW, WIDE, Visit
 from command_line import ratlip
 from test_cli_train import options
 
-from ratlip_cli.training.run_folder import RunFolder
+from ratlip_cli.errors import UsageError
+from ratlip_cli.files import locked
 from ratlip_cli.training.settings import TrainSettings, all_settings
 from ratlip_cli.web.advice import advice
 from ratlip_cli.web.charts import POINTS, Curve, chart
@@ -127,16 +128,15 @@ def test_a_page_holds_nothing_foreign_and_runs_nothing_foreign(run: Path) -> Non
         assert "49" not in page.text.split("onerror")[1][:60]
 
 
-def test_a_run_that_goes_on_or_is_damaged_is_shown(run: Path, tiny_settings: TrainSettings) -> None:
+def test_a_run_that_goes_on_or_is_damaged_is_shown(run: Path) -> None:
     lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(b"".join([*lines[:4], b"\xff\n[1]\n", lines[4], lines[5][:30]]))
     (run / "samples" / "step_00000012.png").write_bytes(b"\x89PNG half")
     (run / "environment.json").unlink()
-    going_on = RunFolder(run)
-    going_on.open(tiny_settings, 5)  # holds the lock, as the training process does
-    (run / "environment.json").unlink()
-    page = page_of(ReportRequest(str(run)))
-    going_on.close()
+    with locked(run / ".lock") as alone:  # as the training process holds it
+        page = page_of(ReportRequest(str(run)))
+    assert alone
+    assert dict(page.facts)["Steps"] == "5 of 12"
     assert dict(page.facts)["State"].startswith("it trains now")
     (samples,) = [one for one in page.sections if one.title == "Samples"]
     assert [slide.title for slide in samples.slides] == ["step 3", "step 6", "step 9"]
@@ -250,7 +250,8 @@ def test_metrics_are_read_as_they_lie_there(tmp_path: Path) -> None:
 
 def test_what_cannot_be_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ratlip("report", "runs/frist").code == 2
-    assert ratlip("report", run, "--scores", run / "config.toml").code == 2
+    with pytest.raises(UsageError, match="does not hold scores"):
+        page_of(ReportRequest(str(run), scores=[run / "config.toml"]))
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     from ratlip_cli.web.report import charts_library
 

@@ -182,11 +182,10 @@ def page_of(request: ReportRequest, progress: Progress = silent) -> Page:
 def _page_of_run(run: Path, request: ReportRequest) -> Page:
     (summary,) = runs_in(run)
     metrics = read_metrics(run)
-    settings, warnings = _settings(run)
-    if settings is not None:
-        warnings += advice(metrics, settings)
+    settings = _settings(run)
+    warnings = advice(metrics, settings) if settings is not None else []
     if summary.state == "damaged":
-        warnings.insert(0, f"The run is damaged: {summary.problem}.")
+        warnings.insert(0, f"The run is damaged: {summary.problem}")
     notes = ["No score yet: --eval-every scores the model while it trains, `ratlip evaluate` at any time."]
     scores = _scores_of_run(run, metrics, request)
     sections = [
@@ -207,11 +206,12 @@ def _page_of_run(run: Path, request: ReportRequest) -> Page:
     )
 
 
-def _settings(run: Path) -> tuple[TrainSettings | None, list[str]]:
+def _settings(run: Path) -> TrainSettings | None:
+    """Its settings; None where they are damaged, which the run's summary says too."""
     try:
-        return settings_of_run(run), []
-    except UsageError as error:
-        return None, [f"The settings cannot be read: {error}"]
+        return settings_of_run(run)
+    except UsageError:
+        return None
 
 
 def _facts_of_run(summary: RunSummary, metrics: Metrics, settings: TrainSettings | None) -> list[tuple[str, str]]:
@@ -365,7 +365,7 @@ def _page_of_sweep(folder: Path, request: ReportRequest) -> Page:
     metrics = {name: read_metrics(folder / name) for name in names if name in runs}
     warnings = []
     for name, own in metrics.items():
-        settings, _ = _settings(folder / name)
+        settings = _settings(folder / name)
         warnings += [f"{name}: {line}" for line in advice(own, settings)] if settings is not None else []
     last = {name: sorted((folder / name / "samples").glob("step_*.png"))[-1:] for name in runs}
     grids = [(f"{name}, {grid.stem.replace('_', ' ')}", grid, ()) for name, found in last.items() for grid in found]
@@ -396,11 +396,10 @@ def _runs_table(
     runs: Mapping[str, RunSummary],
     states: Sequence[str],
 ) -> Table:
-    scores: dict[str, Mapping[str, Any]] = {
-        name: own if isinstance(own := entries.get(name, {}).get("scores"), dict) and own else runs[name].scores or {}
-        for name in names
-        if name in entries or name in runs
-    }
+    scores: dict[str, Mapping[str, Any]] = {}
+    for name in names:
+        own, last = entries.get(name, {}).get("scores"), runs[name].scores if name in runs else None
+        scores[name] = own if isinstance(own, dict) and own else last or {}
     metrics = list(dict.fromkeys(metric for own in scores.values() for metric in own))
     rows = [
         [
