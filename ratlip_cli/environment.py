@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterable
 from importlib import metadata
@@ -32,6 +33,34 @@ VARIABLES = (
 """Environment variables that change what ratlip does. None of them holds a secret; others are not told."""
 
 
+def of_run() -> dict[str, Any]:
+    """What a run folder keeps of the machine and the installation that trained last: none of their paths."""
+    devices, threads, _ = _torch()
+    return _installation(devices, threads) | {"commit": commit()}
+
+
+def commit() -> str | None:
+    """The commit that the package's source is checked out at; None where it is installed, or there is no git."""
+    package = Path(ratlip_cli.__file__).parent
+    if not (package.parent / ".git").exists():
+        return None
+    command = ["git", "-C", str(package.parent), "rev-parse", "HEAD"]
+    with contextlib.suppress(OSError):
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    return None
+
+
+def _installation(devices: list[dict[str, str]], threads: int | None) -> dict[str, Any]:
+    return {
+        "ratlip": ratlip_cli.__version__,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "devices": devices,
+        "threads": {"torch": threads, "cores": os.cpu_count()},
+    }
+
+
 def describe(data_dir: Path) -> dict[str, Any]:
     """Versions, devices, threads, caches with their sizes in bytes, datasets; what is broken is said in its place."""
     devices, threads, torch_cache = _torch()
@@ -42,14 +71,8 @@ def describe(data_dir: Path) -> dict[str, Any]:
         "text vectors": data_dir.glob("*/.text_vectors"),
         "features": data_dir.glob("*/.features"),
     }
-    return {
-        "ratlip": ratlip_cli.__version__,
+    return _installation(devices, threads) | {
         "installed_in": str(Path(ratlip_cli.__file__).parent),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "devices": devices,
-        "threads": {"torch": threads, "cores": os.cpu_count()},
         "encodings": {"stdout": getattr(sys.stdout, "encoding", None), "files": sys.getfilesystemencoding()},
         "caches": [_cache(what, folders) for what, folders in caches.items()],
         "data_dir": {"folder": str(data_dir), "datasets": prepared_names(data_dir)},

@@ -46,6 +46,7 @@ def test_run_folder_holds_what_is_promised(settings: TrainSettings) -> None:
         "checkpoints",
         "config.toml",
         "data.json",
+        "environment.json",
         "metrics.jsonl",
         "model",
         "samples",

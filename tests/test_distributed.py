@@ -207,6 +207,7 @@ def test_a_run_of_two_processes_goes_on_in_one(tiny_settings: TrainSettings, tmp
         f"training in {tmp_path / 'run'}",
         "train 2/2",
     ]
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1  # the first process alone logs
     assert ratlip("train", "--resume", tmp_path / "run", "--steps", 4).code == 0
     assert ratlip("train", *options(tiny_settings.replaced(steps=4, out=str(tmp_path / "one")))).code == 0
     assert_same_run(tmp_path / "one", tmp_path / "run")

@@ -30,6 +30,7 @@ from ratlip_cli.cli.play import play
 from ratlip_cli.cli.prepare import prepare
 from ratlip_cli.cli.pull import pull
 from ratlip_cli.cli.push import push
+from ratlip_cli.cli.report import report
 from ratlip_cli.cli.reproduce import reproduce
 from ratlip_cli.cli.runs import runs
 from ratlip_cli.cli.sweep import sweep
@@ -46,7 +47,7 @@ app = typer.Typer(
 )
 for command in (prepare, train, generate, evaluate, gradcam, latent_viz):
     app.command()(command)
-for command in (sweep, compare, reproduce, play, runs, info, bench, pull, push, convert, export, env):
+for command in (sweep, compare, reproduce, report, play, runs, info, bench, pull, push, convert, export, env):
     app.command()(command)
 
 

@@ -2,9 +2,10 @@
 
 runs/oxford-ratlip-1/
   config.toml         the resolved settings; `ratlip train --config` repeats the run with them
+  environment.json    versions, machine and commit that trained last, see environment.py
   data.json           where its prepared dataset was, see data/of_run.py
   metrics.jsonl       one StepRecord a line, with the scores where the step was evaluated
-  tensorboard/        the same for TensorBoard
+  tensorboard/        the same for TensorBoard, with the sample grids; wandb/ where --log says so, see trackers.py
   samples/            step_*.png: the same prompts and the same noise every time
   checkpoints/        step_*/: see checkpoint.py
   model/              a model folder with the newest EMA of the generator, always complete
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import IO
 
 from PIL import Image
-from torch.utils.tensorboard.writer import SummaryWriter
 
 from ratlip_cli.data.layout import LONGEST_NAME
 from ratlip_cli.data.request import is_stream, stream_name
+from ratlip_cli.environment import of_run
 from ratlip_cli.errors import RatlipError, TrainingError
 from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import locked, remove_partials, whole_file, write_text, writing
@@ -34,11 +34,10 @@ from ratlip_cli.grids import captioned_grid
 from ratlip_cli.outputs import png_text
 from ratlip_cli.setting import RUNS
 from ratlip_cli.training.settings import TrainSettings, already_there
+from ratlip_cli.training.trackers import EVERY, Trackers
 from ratlip_cli.training.trainer import StepRecord
 
-_log = logging.getLogger(__name__)
-
-TENSORBOARD_EVERY = 10  # Steps between two points of a TensorBoard curve; metrics.jsonl has them all.
+ENVIRONMENT_FILE = "environment.json"
 
 
 class RunFolder:
@@ -54,7 +53,7 @@ class RunFolder:
         self.best = path / "best"
         self._lock = contextlib.ExitStack()
         self._log: IO[str] | None = None
-        self._tensorboard: SummaryWriter | None = None
+        self._trackers: Trackers | None = None
 
     @classmethod
     def create(cls, settings: TrainSettings) -> RunFolder:
@@ -90,38 +89,33 @@ class RunFolder:
             for path in folder.glob(".tmp??????"):
                 path.unlink(missing_ok=True)
         write_text(self.config, settings.to_toml())
+        write_text(self.path / ENVIRONMENT_FILE, json.dumps(of_run(), indent=2) + "\n")
         with writing(self.path):
             truncate_metrics(self.metrics, steps_done)
             self._log = self.metrics.open("a", encoding="utf-8", buffering=1)
-            self._tensorboard = self._curves(purge_step=steps_done + 1)
+            self._trackers = Trackers(self.path, settings, steps_done)
 
     def log(self, record: StepRecord, evaluation: Evaluation | None = None) -> None:
-        """Append one record to metrics.jsonl, and now and then to TensorBoard; scores always to both."""
-        if self._log is None:
+        """Append one record to metrics.jsonl, and now and then to the trackers; scores always to both."""
+        if self._log is None or self._trackers is None:
             raise RatlipError(f"{self.path} is not open.")
         scores = {name: score.value for name, score in evaluation.metrics.items()} if evaluation else {}
         values = record.line() | scores | ({"evaluation": evaluation.fingerprint} if evaluation else {})
         with writing(self.path):
             self._log.write(json.dumps(values) + "\n")
-            shown = record.line() if record.step % TENSORBOARD_EVERY == 0 else {}
-            for name, value in (shown | scores).items():
-                if self._tensorboard is not None and name != "step" and value is not None:
-                    self._tensorboard.add_scalar(name, value, record.step)
-
-    def _curves(self, purge_step: int) -> SummaryWriter | None:
-        try:
-            return SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step)
-        except UnicodeEncodeError:
-            _log.warning(
-                "TensorBoard needs names in UTF-8, which %s is not: the curves are in metrics.jsonl", self.path
-            )
-            return None
+        shown = (record.line() if record.step % EVERY == 0 else {}) | scores
+        curves = {name: value for name, value in shown.items() if name != "step" and value is not None}
+        if curves:
+            self._trackers.log(record.step, curves)
 
     def save_samples(self, rows: Sequence[tuple[str, Sequence[Image.Image]]], step: int, fingerprint: str) -> Path:
         """Write samples/step_N.png: a grid with a row for each prompt; its metadata names the model."""
         target = self.samples / f"step_{step:08d}.png"
+        grid = captioned_grid(rows)
         with whole_file(target) as partial:
-            captioned_grid(rows).save(partial, "PNG", pnginfo=png_text({"step": step, "fingerprint": fingerprint}))
+            grid.save(partial, "PNG", pnginfo=png_text({"step": step, "fingerprint": fingerprint}))
+        if self._trackers is not None:
+            self._trackers.image(step, "samples", grid)
         return target
 
     def close(self) -> None:
@@ -129,8 +123,8 @@ class RunFolder:
         with contextlib.suppress(OSError):
             if self._log is not None:
                 self._log.close()
-            if self._tensorboard is not None:
-                self._tensorboard.close()
+        if self._trackers is not None:
+            self._trackers.close()
         self._lock.close()
 
 

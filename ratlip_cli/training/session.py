@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from ratlip_cli.data.dataset import Batch, CaptionedImages, training_batches
 from ratlip_cli.data.layout import read_split
 from ratlip_cli.data.stream import StreamedImages, StreamReader
 from ratlip_cli.device import peak_memory_mib
-from ratlip_cli.errors import Interrupted, TrainingError, one_line
+from ratlip_cli.errors import DataError, Interrupted, TrainingError, one_line
 from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import whole_file
+from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.pixels import to_images
 from ratlip_cli.sampling import noise_vectors
 from ratlip_cli.training.checkpoint import Identity, save_checkpoint
@@ -43,6 +45,9 @@ from ratlip_cli.weights.model_folder import (
 _log = logging.getLogger(__name__)
 
 PATIENCE = 10  # Number of steps in a row that may be not finite before training stops.
+
+REAL_SIMILARITY, REAL_IMAGES = "clip_similarity_real", 64
+"""What the CLIP similarity of real images is called in metrics.jsonl, at every sampling, and of how many it is."""
 
 SAMPLE_ROWS, SAMPLE_COLUMNS = 4, 4  # Prompts, and images of each, in a grid of samples.
 
@@ -238,11 +243,31 @@ class TrainingSession:
         return every > 0 and self.trainer.steps_done % every == 0
 
     def _sampled(self, record: StepRecord) -> StepRecord:
-        """Write samples, and add to what was measured how unlike they are."""
+        """Write samples, and add to what was measured how unlike they are, and how like real images are."""
         figures = variety(self._write_samples())
         for line in self._watch.fallen(record.step, figures):
             _log.warning("%s", line)
-        return replace(record, logs={**record.logs, **figures})
+        real = {REAL_SIMILARITY: self._real} if "clip_similarity" in record.logs and self._real is not None else {}
+        return replace(record, logs={**record.logs, **figures, **real})
+
+    @cached_property
+    def _real(self) -> float | None:
+        """Mean CLIP similarity of held-out images, centre crops, and their captions; None where none are at hand."""
+        if not isinstance(self.dataset, CaptionedImages):
+            return None
+        held = CaptionedImages(self.dataset.path, _split_to_sample(self.dataset), self.dataset.image_size)
+        shown = [number for number, entry in enumerate(held.entries) if entry.captions][:REAL_IMAGES]
+        if not shown:
+            return None
+        clip = self.trainer.clip
+        try:
+            images = torch.stack([held.centre_crop(number) for number in shown]).to(self.trainer.device)
+        except DataError as error:  # training does not need them
+            _log.warning("real images are not measured: %s", error)
+            return None
+        with torch.no_grad():
+            text = clip.encode_text([held.entries[number].captions[0] for number in shown])
+            return clip_similarity(clip.encode_image(images), text).mean().item()
 
     @torch.no_grad()
     def _write_samples(self) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib.util
 import logging
 import math
 import os
@@ -27,7 +28,8 @@ from ratlip_cli.errors import DataError, UsageError, unknown_name
 from ratlip_cli.families import FAMILIES, family_of
 from ratlip_cli.family import Family
 from ratlip_cli.files import decoded
-from ratlip_cli.setting import Setting, Value, check_choices, check_device, setting, settings_of
+from ratlip_cli.setting import Setting, Value, check_choice, check_choices, check_device, setting, settings_of
+from ratlip_cli.training.trackers import TRACKERS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -183,6 +185,12 @@ class TrainSettings:
         "Save and keep besides, for ever, every checkpoint whose step is a multiple of this; 0 for none.",
         metavar="STEPS",
     )
+    log: str = _run(
+        "tensorboard",
+        "Where curves and sample grids go besides the run folder: tensorboard, wandb, trackio, several of them joined "
+        "by commas, or none.",
+        metavar="TRACKERS",
+    )
     eval_every: int = _evaluation(
         0,
         "Steps between two evaluations on the test split, the best of which is kept; 0 evaluates none.",
@@ -258,6 +266,8 @@ class TrainSettings:
             )
         if self.recompute and self.compile:
             raise UsageError("recompute and compile do not go together; leave out one of them.")
+        for tracker in self.trackers:
+            check_choice("tracker", tracker, TRACKERS)
         if self.max_time:
             parse_duration(self.max_time)
         parse_duration(self.dist_timeout)
@@ -302,6 +312,12 @@ class TrainSettings:
     def needs_captions(self) -> bool:
         """Whether every training image must have a caption."""
         return self.family.needs_captions(self.objective_weights())
+
+    @property
+    def trackers(self) -> list[str]:
+        """The names in `log`, each once."""
+        names = filter(None, (name.strip() for name in self.log.split(",")))
+        return [] if self.log.strip() == "none" else list(dict.fromkeys(names))
 
     @property
     def resumed_run(self) -> Path | None:
@@ -622,6 +638,9 @@ def check_beginning(settings: TrainSettings) -> None:
         raise already_there(Path(settings.out))
     if not settings.dataset:
         raise UsageError("give the --dataset to train on: a name or a folder.")
+    for tracker in settings.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise UsageError(f"--log {tracker} needs a package that is not installed: pip install 'ratlip[{tracker}]'.")
     from ratlip_cli.data.of_run import noted_places
     from ratlip_cli.training.run_paths import kept_dataset  # which imports this
 

@@ -1,1 +1,1 @@
-"""Pages for people: what is shown in a browser."""
+"""Pages for people: the report of a run, a sweep or a model as one file, and the playground."""

@@ -1,0 +1,152 @@
+"""Curves as Vega-Lite charts, see https://vega.github.io/vega-lite/docs/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+POINTS = 300
+"""Points of a curve; where it has more steps, a point is the mean of as many steps."""
+
+POINTS_IN_ALL = 3000
+"""Points of a chart that shows the curves of many runs."""
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56a0d3", "#7f6bc4", "#8c8c8c")
+"""After Okabe and Ito: told apart by the colour-blind, and readable on white and on black."""
+
+DASHES = ([1, 0], [6, 3], [2, 3], [10, 3, 2, 3])
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values by step, in the order of the steps."""
+
+    name: str
+    steps: Sequence[int]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells; the first cell names its row."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    marked: bool = False  # Whether the rows' names stand out.
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves over one axis of steps."""
+
+    title: str
+    about: str  # A sentence on what to look for; may be empty.
+    spec: dict[str, Any] = field(repr=False)
+    table: Table  # A few of the values: "step" and the curves' names, and what they were.
+
+
+def chart(title: str, about: str, curves: Sequence[Curve], runs: bool = False) -> Chart:
+    """Curves with values on hovering, over bands from the least to the largest value that a point stands for.
+
+    Args:
+        runs: whether each curve is another run's; these have no bands.
+    """
+    first, last = min(curve.steps[0] for curve in curves), max(curve.steps[-1] for curve in curves)
+    distinct = len({step for curve in curves for step in curve.steps})
+    points = min(POINTS, max(40, POINTS_IN_ALL // len(curves))) if runs else POINTS
+    width = max(1, -(-(last - first + 1) // points)) if distinct > points else 0
+    long = [row for number, curve in enumerate(curves) for row in _points(f"c{number}", curve, first, width)]
+    by_step: dict[int, dict[str, float]] = {}
+    for row in long:
+        by_step.setdefault(row["x"], {})[row["c"]] = row["y"]
+    steps = sorted(by_step)
+    shown = [steps[place] for place in np.unique(np.linspace(0, len(steps) - 1, 9).round().astype(int))]
+    keys = [f"c{number}" for number in range(len(curves))]
+    cells = [[f"{step:,}", *(_number(by_step[step].get(key)) for key in keys)] for step in shown]
+    names = [curve.name for curve in curves]
+    return Chart(title, about, _spec(title, names, long, bands=not runs and width > 1), Table(["step", *names], cells))
+
+
+def _points(key: str, curve: Curve, first: int, width: int) -> list[dict[str, Any]]:
+    """One row a point: key c, step x, mean y, least lo, largest hi."""
+    if not width:
+        return [{"c": key, "x": step, "y": _short(y)} for step, y in zip(curve.steps, curve.values, strict=True)]
+    steps, values = np.asarray(curve.steps), np.asarray(curve.values, dtype=np.float64)
+    bins, starts = np.unique((steps - first) // width, return_index=True)
+    counts = np.diff([*starts, len(steps)])
+    means = np.add.reduceat(values, starts) / counts
+    least, largest = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+    return [
+        {"c": key, "x": int(first + number * width + width // 2), "y": _short(y), "lo": _short(lo), "hi": _short(hi)}
+        for number, y, lo, hi in zip(bins, means, least, largest, strict=True)
+    ]
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _spec(title: str, names: Sequence[str], rows: Sequence[dict[str, Any]], bands: bool) -> dict[str, Any]:
+    keys = [f"c{number}" for number in range(len(names))]
+    told = dict(zip(keys, names, strict=True))
+    colour = {
+        "field": "c",
+        "type": "nominal",
+        "scale": {"domain": keys, "range": [COLOURS[number % len(COLOURS)] for number in range(len(keys))]},
+        "legend": {"labelExpr": f"({json.dumps(told)})[datum.value]"} if len(names) > 1 else None,
+    }
+    dashes = [DASHES[number // len(COLOURS) % len(DASHES)] for number in range(len(keys))]
+    dash = {**colour, "scale": {"domain": keys, "range": dashes}}
+    x = {"field": "x", "type": "quantitative", "title": "step", "axis": {"format": "~s", "tickCount": 5}}
+    y = {"field": "y", "type": "quantitative", "title": None, "scale": {"zero": False}}
+    band = {
+        "mark": {"type": "area", "opacity": 0.15, "tooltip": None},
+        "encoding": {"x": x, "y": {**y, "field": "lo"}, "y2": {"field": "hi"}, "color": colour},
+    }
+    line = {
+        "mark": {"type": "line", "strokeWidth": 1.8, "point": len(rows) <= 30 * len(names)},
+        "encoding": {"x": x, "y": y, "color": colour, "strokeDash": dash},
+    }
+    hover = {
+        "transform": [{"pivot": "c", "value": "y", "groupby": ["x"]}],
+        "mark": {"type": "rule", "strokeWidth": 1.5, "color": "#888"},
+        "params": [
+            {
+                "name": "hover",
+                "select": {
+                    "type": "point",
+                    "fields": ["x"],
+                    "nearest": True,
+                    "on": "pointerover",
+                    "clear": "pointerout",
+                },
+            }
+        ],
+        "encoding": {
+            "x": x,
+            "opacity": {"condition": {"param": "hover", "empty": False, "value": 1}, "value": 0},
+            "tooltip": [
+                {"field": "x", "type": "quantitative", "title": "step", "format": ",d"},
+                *(
+                    {"field": key, "type": "quantitative", "title": name, "format": ".4~g"}
+                    for key, name in told.items()
+                ),
+            ],
+        },
+    }
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",  # a name; nothing asks for it
+        "description": f"{title}: {', '.join(names)} by step",
+        "width": "container",
+        "height": 220,
+        "data": {"values": list(rows)},
+        "layer": [*([band] if bands else []), line, hover],
+    }

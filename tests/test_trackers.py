@@ -1,0 +1,173 @@
+"""Where curves and sample grids go besides the run folder; wandb and trackio by the real packages, where installed."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import ratlip, ratlip_process
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_cli_train import options
+
+from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.trackers import TRACKERS, named
+
+RUN = ("--steps", "10", "--sample-every", "5")
+
+
+def records(run: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(run, "metrics.jsonl").open()]
+
+
+def test_tensorboard_gets_curves_and_sample_grids(settings: TrainSettings) -> None:
+    assert ratlip("train", *options(settings), *RUN, "-q").code == 0
+    events = EventAccumulator(f"{settings.out}/tensorboard", {"tensors": 0, "images": 0}).Reload()
+    (point,) = events.Scalars("loss_g")
+    assert (point.step, point.value) == (10, pytest.approx(records(settings.out)[-1]["loss_g"], rel=1e-6))
+    shown = events.Images("samples")
+    grids = [Path(settings.out, f"samples/step_{step:08d}.png") for step in (5, 10)]
+    assert [image.step for image in shown] == [5, 10]
+    for image, grid in zip(shown, grids, strict=True):
+        assert (image.height, image.width) == np.asarray(Image.open(grid)).shape[:2]
+        decoded = Image.open(io.BytesIO(image.encoded_image_string)).convert("RGB")
+        assert np.array_equal(np.asarray(decoded), np.asarray(Image.open(grid).convert("RGB")))
+
+
+def test_no_tracker_is_none(settings: TrainSettings) -> None:
+    assert ratlip("train", *options(settings), "--log", "none", "--steps", "1", "-q").code == 0
+    assert not {"tensorboard", "trackers.json"} & {path.name for path in Path(settings.out).iterdir()}
+
+
+def test_a_tracker_that_is_unknown_or_missing_is_told_before_a_run_begins(
+    settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = ratlip("train", *options(settings), "--log", "tensorboard,wnadb")
+    assert (unknown.code, "unknown tracker 'wnadb'. Did you mean 'wandb'?" in unknown.err) == (2, True)
+    for name in ("wandb", "trackio"):
+        monkeypatch.setitem(sys.modules, name, None)
+        missing = ratlip("train", *options(settings), "--log", f"tensorboard, {name}")
+        assert (missing.code, f"pip install 'ratlip[{name}]'" in missing.err) == (2, True)
+    assert not Path(settings.out).exists()
+
+
+@pytest.mark.parametrize("where", ["open", "log", "image", "close"])
+def test_a_tracker_that_fails_costs_one_line(
+    settings: TrainSettings, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    class Failing:
+        def __init__(self, folder: Path, settings: TrainSettings, steps_done: int) -> None:
+            self.fail("open")
+
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            print("not for stdout")
+            self.fail("log")
+
+        def image(self, step: int, name: str, image: Image.Image) -> None:
+            self.fail("image")
+
+        def close(self) -> None:
+            self.fail("close")
+
+        def fail(self, here: str) -> None:
+            if here == where:
+                raise ConnectionError("the service\nis gone")
+
+    monkeypatch.setitem(TRACKERS, "wandb", Failing)
+    monkeypatch.setitem(sys.modules, "wandb", json)  # anything that is there
+    found = ratlip("train", *options(settings), "--log", "wandb,tensorboard", *RUN)
+    assert (found.code, found.out) == (0, f"{settings.out}\n")
+    told = "wandb is left out from here on, training goes on: the service is gone"
+    assert found.err.count(told) == 1
+    assert len(records(settings.out)) == 10
+    assert any(Path(settings.out, "tensorboard").iterdir())
+
+
+def test_a_run_keeps_its_name(tmp_path: Path) -> None:
+    run = tmp_path / "birds-1"
+    run.mkdir()
+    first = named(run)
+    moved = run.rename(tmp_path / "elsewhere")
+    assert (named(moved), first.name) == (first, "birds-1")
+    (moved / "trackers.json").write_text('{"name": 1}')
+    again = named(moved)
+    assert again.name == "elsewhere"
+    assert named(moved) == again
+
+
+def resumed_under(settings: TrainSettings, tracker: str) -> None:
+    """Ten steps, and ten more after a resume, which says nothing of the tracker."""
+    begun = ratlip("train", *options(settings), "--log", tracker, *RUN)
+    assert (begun.code, begun.out, "is left out" in begun.err) == (0, f"{settings.out}\n", False), begun.err
+    process = ratlip_process("train", "--resume", settings.out, "--steps", "20")  # also what is said as it ends
+    out, err = process.communicate(timeout=240)
+    assert (process.returncode, out, "is left out" in err) == (0, f"{settings.out}\n", False), err
+
+
+def leveldb_log(content: bytes, block: int = 32768) -> Iterator[bytes]:
+    """The records of a .wandb file: seven bytes, then LevelDB's log format."""
+    place, record = 7, b""
+    while place + 7 <= len(content):
+        if block - place % block < 7:  # no room for a record's head: zeros
+            place += block - place % block
+            continue
+        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        record += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
+
+
+@pytest.mark.slow
+def test_wandb_offline_has_one_run(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="wandb is missing: pip install 'ratlip[wandb]'")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    resumed_under(settings, "wandb")
+    folders = sorted(Path(settings.out, "wandb").glob("offline-run-*"))
+    assert len(folders) == 2
+    assert {folder.name.rpartition("-")[2] for folder in folders} == {named(Path(settings.out)).id}
+    points: dict[int, dict[str, Any]] = {}
+    for folder in folders:
+        (file,) = folder.glob("*.wandb")
+        for content in leveldb_log(file.read_bytes()):
+            record = Record()
+            record.ParseFromString(content)
+            if record.WhichOneof("record_type") == "history":
+                items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+                points.setdefault(items["step"], {}).update(items)
+    logged = records(settings.out)
+    assert sorted(points) == [5, 10, 15, 20]
+    for step in (10, 20):
+        assert points[step]["loss_g"] == logged[step - 1]["loss_g"]
+    images = [Image.open(path).size for folder in folders for path in folder.glob("files/media/images/samples_*.png")]
+    assert images == [Image.open(path).size for path in sorted(Path(settings.out, "samples").iterdir())]
+
+
+@pytest.mark.slow
+def test_trackio_has_one_run(settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when trackio is imported
+    pytest.importorskip("trackio", reason="trackio is missing: pip install 'ratlip[trackio]'")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    resumed_under(settings, "trackio")
+    name = named(Path(settings.out))
+    assert SQLiteStorage.get_runs("ratlip") == [f"{name.name}-{name.id}"]
+    logged, written = SQLiteStorage.get_logs("ratlip", f"{name.name}-{name.id}"), records(settings.out)
+    curves = {point["step"]: point["loss_g"] for point in logged if "loss_g" in point}
+    assert curves == {step: written[step - 1]["loss_g"] for step in (10, 20)}
+    shown = {point["step"]: point["samples"] for point in logged if "samples" in point}
+    assert sorted(shown) == [5, 10, 15, 20]
+    for step, image in shown.items():
+        (kept,) = (tmp_path / "trackio").rglob(Path(image["file_path"]).name)
+        grid = Image.open(Path(settings.out, "samples", f"step_{step:08d}.png")).convert("RGB")
+        assert np.array_equal(np.asarray(Image.open(kept).convert("RGB")), np.asarray(grid))
