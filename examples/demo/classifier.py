@@ -17,19 +17,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rendered_set import RenderedSet, random_crops, rendered_set
-from scipy import ndimage
+from rendered_set import RenderedSet, paint, random_crops, rendered_set
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, PAIRED
-from ratlip_cli.demo.render import SEGMENTS
 from ratlip_cli.tensor_files import load_into, load_tensors, save_tensors
 
 PAINTED = 0.5
 """Share of the birds and flowers that have a segment painted over."""
-COLOURED_BY = {"body": ("body",), "wings": ("wings", "tail"), "petals": ("petals",), "centre": ("centre",)}
-"""Attribute -> the segments that show its colour."""
 WEIGHTS = Path(__file__).with_name("classifier.safetensors")
 FEATURES = 128
 IGNORED = -100
@@ -127,9 +123,7 @@ def painted(images: RenderedSet, family: str, rows: np.ndarray, rng: np.random.G
     for place, row in enumerate(rows):
         if family in PAIRED and rng.random() < PAINTED:
             which[place] = rng.integers(2)
-            segments = COLOURED_BY[PAIRED[family][which[place]]]
-            covered = np.isin(images.labels[row], [SEGMENTS[family].index(segment) + 1 for segment in segments])
-            pixels[place][ndimage.binary_dilation(covered)] = rng.integers(0, 256, 3)
+            paint(pixels[place], images.labels[row], family, PAIRED[family][which[place]], rng)
     return pixels, torch.from_numpy(which)
 
 
