@@ -26,6 +26,7 @@ import numpy as np
 import open_clip
 import torch
 from check_clip import zero_shot
+from history import HISTORY_FILE, here, write_history
 from rendered_set import CACHE, TWIN_CAPTIONS, RenderedSet, TwinSet, paint, random_crops, rendered_set, twin_set
 from said import said
 from torch import Tensor, nn
@@ -153,9 +154,9 @@ class Captions(NamedTuple):
 class Batches:
     """The batch of a step is a pure function of seed and step."""
 
-    def __init__(self, images: RenderedSet, twins: TwinSet, size: int, seed: int) -> None:
+    def __init__(self, images: RenderedSet, twins: TwinSet, size: int, seed: int, data_seed: int) -> None:
         self._images, self._twins, self._size, self._seed = images, twins, size, seed
-        kept = CACHE / f"encoded-{len(images.captions)}-{len(twins.captions)}-{seed}.pt"
+        kept = CACHE / f"encoded-{len(images.captions)}-{len(twins.captions)}-{data_seed}.pt"
         if not kept.exists():
             with whole_file(kept) as partial_file:
                 torch.save(_captions(images, twins), partial_file)
@@ -317,13 +318,14 @@ def train(out: Path, batches: Batches, test: RenderedSet, args: argparse.Namespa
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
     loss_function = open_clip.ClipLoss()
     state_file, started, step = out / "state.pt", time.monotonic(), 0
+    record: dict[str, Any] = here(Path(__file__).parent) | {"seconds": 0, "settings": settings_of(args)}
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
         attribute_loss.load_state_dict(state["heads"])
         optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
-    saved, losses = time.monotonic(), []
+        step, record = state["step"], state["record"]
+    saved, losses, before = time.monotonic(), [], record["seconds"]
     while step < args.steps:
         batch = batches[step]
         rate = args.lr * min(1.0, (step + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / args.steps)))
@@ -349,18 +351,25 @@ def train(out: Path, batches: Batches, test: RenderedSet, args: argparse.Namespa
             line = {"step": step, "contrastive": means[0], "shown": means[1], "said": means[2], "lr": round(rate, 6)}
             print(json.dumps(line | {"minutes": round((time.monotonic() - started) / 60, 2)}), flush=True)
         if step % 250 == 0 or step == args.steps or out_of_time or time.monotonic() - saved > 240:
+            record |= {"steps": step, "seconds": before + round(time.monotonic() - started)}
+            states = {"model": model, "heads": attribute_loss, "optimizer": optimizer}
             with whole_file(state_file) as partial:
-                heads = attribute_loss.state_dict()
-                state = {"model": model.state_dict(), "heads": heads, "optimizer": optimizer.state_dict(), "step": step}
-                torch.save(state, partial)
+                state = {name: part.state_dict() for name, part in states.items()}
+                torch.save(state | {"step": step, "record": record}, partial)
             halves = {name: tensor.half() for name, tensor in model.state_dict().items()}
             save_clip(out / "clip", {"model_cfg": config, "preprocess_cfg": PREPROCESS, "vocabulary": words}, halves)
+            write_history(out / HISTORY_FILE, {"clip": record})
             saved = time.monotonic()
         if step % 250 == 0 or step == args.steps or out_of_time:
             clip = load_clip(str(out / "clip"))
             print(json.dumps({"step": step, "zero_shot": zero_shot(clip, test)}), flush=True)
         if out_of_time:
             break
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What decides the weights, for the record."""
+    return {name: value for name, value in vars(args).items() if name not in ("out", "minutes")}
 
 
 def main() -> None:
@@ -376,12 +385,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=180, help="stop, saved, after this long")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="towers in bfloat16")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the first weights and of the batches")
+    parser.add_argument("--data-seed", type=int, default=1, help="of the rendered images")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    images, twins = rendered_set("train", args.images, args.seed), twin_set(args.twins, args.seed)
-    train(args.out, Batches(images, twins, args.batch, args.seed), rendered_set("test", 1500, args.seed), args)
+    images, twins = rendered_set("train", args.images, args.data_seed), twin_set(args.twins, args.data_seed)
+    batches = Batches(images, twins, args.batch, args.seed, args.data_seed)
+    train(args.out, batches, rendered_set("test", 1500, args.data_seed), args)
 
 
 if __name__ == "__main__":
