@@ -16,6 +16,7 @@ from ratlip_cli.data.layout import read_split
 from ratlip_cli.data.prepare import PrepareRequest, prepare
 from ratlip_cli.training.settings import resolve_settings
 from ratlip_cli.training.start import open_session
+from ratlip_cli.weights.load import load_model
 
 CAPTIONS = 240
 STEPS = 400
@@ -47,5 +48,5 @@ def test_after_400_steps_birds_have_the_body_colour_that_was_asked_for(tmp_path:
     rng = np.random.default_rng(0)
     entries = read_split(tmp_path / "demo-birds", "test")[:CAPTIONS]
     captions = [("bird", entry.captions[rng.integers(len(entry.captions))]) for entry in entries]
-    images = sampler(str(tmp_path / "run"))([caption for _, caption in captions], 0)
+    images = sampler(load_model(str(tmp_path / "run")))([caption for _, caption in captions], 0)
     assert fits(load_classifier(), images, captions)["bird body"] > 0.45

@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from history import HISTORY_FILE, fingerprint_of, here, write_history
 from rendered_set import RenderedSet, paint, random_crops, rendered_set
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -170,13 +172,14 @@ def train(samples: RenderedSet, test: RenderedSet, steps: int, batch: int, seed:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parser.add_argument("--images", type=int, default=30000, help="training images to render")
+    parser.add_argument("--images", type=int, default=40000, help="training images to render")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="the last bits of the weights depend on it")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    record, started = here(Path(__file__).parent), time.monotonic()
     images, test = rendered_set("train", args.images, args.seed), rendered_set("test", 1500, args.seed)
     classifier = train(images, test, args.steps, args.batch, args.seed)
     save_tensors(
@@ -186,6 +189,9 @@ def main() -> None:
             for name, tensor in classifier.state_dict().items()
         },
     )
+    settings = {name: value for name, value in vars(args).items() if name != "out"}
+    record |= {"seconds": round(time.monotonic() - started), "settings": settings}
+    write_history(args.out.with_name(HISTORY_FILE), {"classifier": record | {"fingerprint": fingerprint_of(args.out)}})
     classifier = load_classifier(args.out)
     report = {
         "test": accuracy(classifier, rendered_set("test", 6000, 2)),

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ratlip_cli.files import write_text
+from ratlip_cli.tensor_files import fingerprint, load_tensors
 
 HISTORY_FILE = "history.json"
 
@@ -26,6 +27,11 @@ def here(folder: Path) -> dict[str, object]:
         "torch": torch.__version__,
         "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def fingerprint_of(weights: Path) -> str:
+    """The fingerprint of a safetensors file's tensors."""
+    return fingerprint(load_tensors(weights))
 
 
 def write_history(file: Path, entries: dict[str, object]) -> None:

@@ -15,13 +15,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+from check_scores import GOALS
 from classifier import load_classifier
 from rendered_set import rendered_set
-from score import GOALS, sampler, score_distance, score_split
+from score import sampler, score_distance, score_split
 
 from ratlip_cli.files import write_text
 from ratlip_cli.training.settings import resolve_settings
 from ratlip_cli.training.start import open_session
+from ratlip_cli.weights.load import load_model
 
 
 def train(out: Path, settings: dict[str, object]) -> None:
@@ -45,7 +47,7 @@ def main() -> None:
         settings = {"dataset": args.dataset, "data_dir": args.data_dir, "variant": "lafite", "steps": args.steps}
         schedule = {"save_every": args.steps, "sample_every": args.steps}
         train(run, {**settings, **schedule, "r1_gamma": gamma, "itd": itd, "itc": itc})
-        scores, generated = score_split(classifier, sampler(str(run)), real, 0)
+        scores, generated = score_split(classifier, sampler(load_model(str(run))), real, 0)
         row = {
             "gamma": gamma,
             "itd": itd,

@@ -383,7 +383,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--minutes", type=float, default=180, help="stop, saved, after this long")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="the last bits of the weights depend on it")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="towers in bfloat16")
     parser.add_argument("--seed", type=int, default=1, help="of the first weights and of the batches")
     parser.add_argument("--data-seed", type=int, default=1, help="of the rendered images")
