@@ -13,12 +13,13 @@ from torch.nn import functional as F
 sys.path.append(str(Path(__file__).parents[1] / "examples" / "demo"))
 import rendered_set
 import score
+from check_scores import GOALS
 from classifier import Classifier, accuracy, load_classifier
 from rendered_set import RenderedSet
 
 from ratlip_cli.demo.attributes import FAMILIES
 
-ASKED = {name for goals in score.GOALS.values() for name in goals}
+ASKED = {name for goals in GOALS.values() for name in goals}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_the_classifier_is_right_on_pairs_it_has_never_seen(
 ) -> None:
     monkeypatch.setattr(rendered_set, "CACHE", tmp_path)
     scores = accuracy(classifier, rendered_set.rendered_set("unseen", 200, seed=11, workers=1))
-    assert {name: scores[name] for name in score.GOALS["unseen"] if scores[name] < 0.95} == {}
+    assert {name: scores[name] for name in GOALS["unseen"] if scores[name] < 0.95} == {}
 
 
 def test_the_classifier_reads_blurred_and_noisy_images(classifier: Classifier, samples: RenderedSet) -> None:

@@ -84,10 +84,10 @@ def rows(scores: dict[str, Any]) -> list[Row]:
     models = scores["models"]
     with_goal, others = [], []
     for split, goals in GOALS.items():
-        for name, first in models[0][split].items():
-            values = [model[split][name]["model"] for model in models]
+        for name in [*goals, *(name for name in models[0][split] if name not in goals)]:
+            first, values = models[0][split][name], [model[split][name]["model"] for model in models]
             row = Row(f"{split}: {name}", values, goals.get(name), first["real"], first["chance"])
-            (others if row.goal is None else with_goal).append(row)
+            (with_goal if name in goals else others).append(row)
     ratios = [[ratio for row in model["diversity"] for ratio in row["entropy_ratio"].values()] for model in models]
     entropies = [
         Row(f"lowest of {len(ratios[0])} entropies", [min(own) for own in ratios], ENTROPY_GOAL, share=False),
@@ -101,15 +101,19 @@ def rows(scores: dict[str, Any]) -> list[Row]:
 def missed(scores: dict[str, Any]) -> list[str]:
     """What the models fall short of, and where they differ too much."""
     found = rows(scores)
-    low = [
-        f"entropy {ratio} of {name} for '{row['caption']}'"
+    apart = [f"{row.name} differs between the seeds" for row in found if row.apart]
+    return [row.name for row in found if row.missed] + low_entropies(scores) + apart
+
+
+def low_entropies(scores: dict[str, Any]) -> list[str]:
+    """The entropies below their goal, each in a line."""
+    return [
+        f"entropy {ratio} of {name} for '{row['caption']}', seed {model['training_seed']}"
         for model in scores["models"]
         for row in model["diversity"]
         for name, ratio in row["entropy_ratio"].items()
         if ratio < ENTROPY_GOAL
     ]
-    apart = [f"{row.name} differs between the seeds" for row in found if row.apart]
-    return [row.name for row in found if row.missed] + low + apart
 
 
 def headings(scores: dict[str, Any]) -> list[str]:
@@ -129,7 +133,7 @@ def table(scores: dict[str, Any]) -> str:
 
 
 def markdown(scores: dict[str, Any]) -> str:
-    """The rows with a goal as a table for a page, those missed in bold, and which entropies are low."""
+    """The rows with a goal as a table for a page, those missed in bold, and the entropies that are low."""
     heads = headings(scores)
     lines = [heads, ["---"] * len(heads)]
     for row in rows(scores):
@@ -137,13 +141,8 @@ def markdown(scores: dict[str, Any]) -> str:
             name, *others = row.cells()
             lines.append([f"**{name}**" if row.missed else name, *others])
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    short = missed(scores)
-    return (
-        text
-        + "\n"
-        + (f"Missed: {len(short)} (in bold, and the entropies below):\n\n" if short else "")
-        + "".join(f"- {name}\n" for name in short if name.startswith("entropy") or name.endswith("seeds"))
-    )
+    low = low_entropies(scores)
+    return text + (f"\nBelow {ENTROPY_GOAL}:\n\n" if low else "") + "".join(f"- {line}\n" for line in low)
 
 
 def put_into(page: Path, scores: dict[str, Any]) -> None:
