@@ -172,7 +172,7 @@ def train(samples: RenderedSet, test: RenderedSet, steps: int, batch: int, seed:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parser.add_argument("--images", type=int, default=40000, help="training images to render")
+    parser.add_argument("--images", type=int, default=30000, help="training images to render")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--threads", type=int, default=1, help="the last bits of the weights depend on it")
