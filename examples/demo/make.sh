@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes all that is bundled as `ratlip-demo`, from nothing. What was stopped goes on; what is made already is left alone.
 #     examples/demo/make.sh                  # every step, one after another: about a night on one core
-#     examples/demo/make.sh clip generator   # some of them; steps of two lines apart can run at once, a core each
+#     examples/demo/make.sh clip generator   # some of them; what needs nothing of another can run beside it, a core each
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PYTHONPATH=$PWD OMP_NUM_THREADS=1  # the last bits of weights depend on the number of threads
