@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ratlip_cli.data.dataset import CaptionedImages, text_vectors
 from ratlip_cli.data.of_run import dataset_of_model
 from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
 from ratlip_cli.evaluation.request import EvaluationRequest
@@ -26,10 +28,13 @@ from ratlip_cli.explain.latent.run import latent_view
 from ratlip_cli.explain.request import LatentRequest
 from ratlip_cli.files import PARTIAL
 from ratlip_cli.publish import Publication, publish
+from ratlip_cli.tensor_files import load_tensors, save_tensors
 from ratlip_cli.training.checkpoint import list_checkpoints, newest_checkpoint, read_checkpoint
 from ratlip_cli.training.run_folder import truncate_metrics
 from ratlip_cli.training.settings import TrainSettings, check_beginning, resolve_settings
 from ratlip_cli.training.start import open_session
+from ratlip_cli.weights import clip_files
+from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.load import load_model
 from ratlip_cli.weights.model_folder import fingerprint_of, load_discriminator, load_folder
 
@@ -203,6 +208,56 @@ def test_another_clip_is_refused(run: Path, settings: TrainSettings, tmp_path: P
     (other / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match="another CLIP"):
         open_session(settings.replaced(clip=str(other), resume=str(run)))
+
+
+@pytest.fixture
+def bundled(monkeypatch: pytest.MonkeyPatch, tiny_clip: Path, tmp_path: Path) -> Callable[[], None]:
+    """The tiny CLIP is the bundled one, until this is called: then that of a later version is."""
+    later = Path(shutil.copytree(tiny_clip, tmp_path / "later"))
+    weights = load_tensors(later / "open_clip_model.safetensors")
+    save_tensors(later / "open_clip_model.safetensors", {name: 2 * tensor for name, tensor in weights.items()})
+    monkeypatch.setitem(clip_files.BUNDLED, "ratlip-demo", tiny_clip)
+    return lambda: monkeypatch.setitem(clip_files.BUNDLED, "ratlip-demo", later)
+
+
+def test_a_run_on_the_bundled_clip_of_another_version_goes_on_with_its_copy(
+    settings: TrainSettings, bundled: Callable[[], None]
+) -> None:
+    run = train(settings.replaced(clip="ratlip-demo", steps=2))
+    before = load_model(str(run)).clip.fingerprint
+    bundled()
+    told: list[str] = []
+    session = open_session(resolve_settings({"resume": str(run), "steps": 3}), told.append)
+    assert f"this version's ratlip-demo is another CLIP: the run goes on with its own copy, {run}/model/clip" in told
+    for _ in session.run():
+        pass
+    assert load_model(str(run)).clip.fingerprint == before
+    assert load_clip("ratlip-demo").fingerprint != before
+
+
+def test_a_run_on_the_bundled_clip_of_another_version_is_refused_without_its_path(
+    settings: TrainSettings, bundled: Callable[[], None]
+) -> None:
+    settings = settings.replaced(clip="ratlip-demo", steps=2)
+    run = train(settings)
+    bundled()
+    with pytest.raises(WeightsError, match=r"was trained on another CLIP, of fingerprint \w{16}, not ") as refused:
+        open_session(settings.replaced(resume="auto"))
+    (resume, clip) = re.fullmatch(r".*: --resume (.*) --clip (.*)\.", str(refused.value)).groups()
+    for _ in open_session(resolve_settings({"resume": resume, "clip": clip, "steps": 3})).run():
+        pass
+    assert steps_saved(run) == [2, 3]
+
+
+def test_text_vectors_of_the_bundled_clip_of_another_version_are_not_used(
+    tiny_dataset: Path, bundled: Callable[[], None], tmp_path: Path
+) -> None:
+    dataset = CaptionedImages(Path(shutil.copytree(tiny_dataset, tmp_path / "colours")), "train", 32)
+    before = text_vectors(dataset, load_clip("ratlip-demo"))
+    bundled()
+    clip = load_clip("ratlip-demo")
+    assert torch.equal(text_vectors(dataset, clip), clip.encode_text(dataset.captions))
+    assert not torch.equal(text_vectors(dataset, clip), before)
 
 
 # Which run is resumed

@@ -3,7 +3,8 @@
     python examples/demo/check_clip.py runs/demo-clip/clip
 
 On test images: zero-shot accuracy of every attribute with prompts of the form that captions have, and linear probes
-on the image vectors for facing and the beak's length.
+on the image vectors for facing and the beak's length. On captions of pairs that training never saw: linear probes on
+the text vectors, fitted to captions of pairs that it saw.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from rendered_set import RenderedSet, rendered_set
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from ratlip_cli.demo.attributes import ATTRIBUTES
+from ratlip_cli.demo.attributes import ATTRIBUTES, PAIRED
+from ratlip_cli.demo.said import said
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.weights.clip_files import load_clip
 
@@ -107,6 +109,28 @@ def linear_probes(clip: FrozenCLIP, train: RenderedSet, test: RenderedSet) -> di
     return scores
 
 
+def text_probes(clip: FrozenCLIP, train: RenderedSet, unseen: RenderedSet) -> dict[str, float]:
+    """Accuracy of logistic regression on text vectors, for the paired attributes of captions that state them."""
+    scores = {}
+    for family, attributes in PAIRED.items():
+        for attribute in attributes:
+            (known, told), (unknown, right) = (_stated(clip, images, family, attribute) for images in (train, unseen))
+            probe = LogisticRegression(C=100.0, max_iter=5000).fit(known, told)
+            scores[f"{family} {attribute}"] = round(float(probe.score(unknown, right)), 4)
+    return scores
+
+
+@torch.no_grad()
+def _stated(clip: FrozenCLIP, images: RenderedSet, family: str, attribute: str) -> tuple[np.ndarray, list[str]]:
+    """Text vectors (N,d) of the captions, one an image at most, that state an attribute, and what they state."""
+    texts = [
+        next((t for t in images.captions[row] if attribute in said(family, t)), None) for row in images.rows(family)
+    ]
+    kept = [text for text in texts if text is not None]
+    chunks = [clip.encode_text(kept[start : start + 250]) for start in range(0, len(kept), 250)]
+    return F.normalize(torch.cat(chunks), dim=1).numpy(), [said(family, text)[attribute] for text in kept]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clip", help="CLIP folder")
@@ -115,9 +139,11 @@ def main() -> None:
     args = parser.parse_args()
     clip = load_clip(args.clip)
     test, train = (rendered_set(split, args.images, args.seed) for split in ("test", "train"))
+    unseen = rendered_set("unseen", args.images // 2, args.seed)
     report = {
         "zero_shot": zero_shot(clip, test),
-        "zero_shot_unseen": zero_shot(clip, rendered_set("unseen", args.images // 2, args.seed)),
+        "zero_shot_unseen": zero_shot(clip, unseen),
+        "text_probes_unseen": text_probes(clip, train, unseen),
         "linear_probes": linear_probes(clip, train, test),
     }
     gates = ((report["zero_shot"], ZERO_SHOT_GATE), (report["linear_probes"], PROBE_GATE))

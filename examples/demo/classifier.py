@@ -13,25 +13,23 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from rendered_set import RenderedSet, random_crops, rendered_set
-from scipy import ndimage
+from history import HISTORY_FILE, fingerprint_of, here, write_history
+from rendered_set import RenderedSet, paint, random_crops, rendered_set
 from torch import Tensor
 from torch.nn import functional as F
 
 from ratlip_cli.demo import attribute_classifier
 from ratlip_cli.demo.attribute_classifier import Classifier
 from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, PAIRED
-from ratlip_cli.demo.render import SEGMENTS
 from ratlip_cli.tensor_files import save_tensors
 
 PAINTED = 0.5
 """Share of the birds and flowers that have a segment painted over."""
-COLOURED_BY = {"body": ("body",), "wings": ("wings", "tail"), "petals": ("petals",), "centre": ("centre",)}
-"""Attribute -> the segments that show its colour."""
 WEIGHTS = Path(__file__).with_name("classifier.safetensors")
 IGNORED = -100
 
@@ -79,9 +77,7 @@ def painted(images: RenderedSet, family: str, rows: np.ndarray, rng: np.random.G
     for place, row in enumerate(rows):
         if family in PAIRED and rng.random() < PAINTED:
             which[place] = rng.integers(2)
-            segments = COLOURED_BY[PAIRED[family][which[place]]]
-            covered = np.isin(images.labels[row], [SEGMENTS[family].index(segment) + 1 for segment in segments])
-            pixels[place][ndimage.binary_dilation(covered)] = rng.integers(0, 256, 3)
+            paint(pixels[place], images.labels[row], family, PAIRED[family][which[place]], rng)
     return pixels, torch.from_numpy(which)
 
 
@@ -131,10 +127,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=30000, help="training images to render")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="the last bits of the weights depend on it")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    record, started = here(Path(__file__).parent), time.monotonic()
     images, test = rendered_set("train", args.images, args.seed), rendered_set("test", 1500, args.seed)
     classifier = train(images, test, args.steps, args.batch, args.seed)
     save_tensors(
@@ -144,6 +141,9 @@ def main() -> None:
             for name, tensor in classifier.state_dict().items()
         },
     )
+    settings = {name: value for name, value in vars(args).items() if name != "out"}
+    record |= {"seconds": round(time.monotonic() - started), "settings": settings}
+    write_history(args.out.with_name(HISTORY_FILE), {"classifier": record | {"fingerprint": fingerprint_of(args.out)}})
     classifier = load_classifier(args.out)
     report = {
         "test": accuracy(classifier, rendered_set("test", 6000, 2)),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from ratlip_cli.data.layout import stored_side
@@ -22,7 +23,7 @@ from ratlip_cli.data.parallel import in_order
 from ratlip_cli.data.sources.demo import RenderedImage, rendered_image
 from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, PAIRED, SEEN, sample_attributes
 from ratlip_cli.demo.captions import LONGEST, caption
-from ratlip_cli.demo.render import render
+from ratlip_cli.demo.render import SEGMENTS, Rendering, render
 from ratlip_cli.files import whole_file
 
 IMAGE_SIZE = 64
@@ -67,6 +68,20 @@ class TwinSet:
     family: np.ndarray  # (N,) index into FAMILIES.
     captions: list[list[list[str]]]  # (N, TWIN_CAPTIONS, 2): of one template, one caption of each twin.
     attributes: list[dict[str, str]]  # 2N; every attribute of the image's family.
+    labels: np.ndarray  # (2N, STORED, STORED) uint8, as in RenderedSet.
+
+
+COLOURED_BY = {"body": ("body",), "wings": ("wings", "tail"), "petals": ("petals",), "centre": ("centre",)}
+"""Attribute -> the segments that show its colour."""
+
+
+def paint(pixels: np.ndarray, labels: np.ndarray, family: str, attribute: str, rng: np.random.Generator) -> None:
+    """Paint the segments that show one of the paired attributes over, in place, in a colour of no name.
+
+    `pixels` is one image (STORED, STORED, 3) and `labels` its label map (STORED, STORED).
+    """
+    covered = np.isin(labels, [SEGMENTS[family].index(segment) + 1 for segment in COLOURED_BY[attribute]])
+    pixels[ndimage.binary_dilation(covered)] = rng.integers(0, 256, 3)
 
 
 def random_crops(pixels: np.ndarray, rows: Sequence[int] | np.ndarray, rng: np.random.Generator) -> Tensor:
@@ -124,13 +139,16 @@ def twin_set(count: int, seed: int, workers: int = 2) -> TwinSet:
         numbers = [(FAMILIES[number % len(FAMILIES)], number) for number in range(count)]
         chunks = [numbers[start : start + _CHUNK] for start in range(0, count, _CHUNK)]
         pixels = np.empty((2 * count, STORED, STORED, 3), dtype=np.uint8)
+        labels = np.empty((2 * count, STORED, STORED), dtype=np.uint8)
         captions: list[list[list[str]]] = []
         for _, rendered in in_order(partial(_render_twins, seed=seed), chunks, workers):
-            for images, written in rendered:
-                pixels[2 * len(captions) : 2 * len(captions) + 2] = images
+            for twins, written in rendered:
+                for place, one in enumerate(twins, start=2 * len(captions)):
+                    pixels[place], labels[place] = one.image, one.labels
                 captions.append(written)
-        with whole_file(stem.with_suffix(".npy")) as partial_file, partial_file.open("wb") as file:
-            np.save(file, pixels)
+        for suffix, array in ((".npy", pixels), (".labels.npy", labels)):
+            with whole_file(stem.with_suffix(suffix)) as partial_file, partial_file.open("wb") as file:
+                np.save(file, array)
         with whole_file(texts) as partial_file:
             partial_file.write_text(json.dumps(captions))
     captions = json.loads(texts.read_text(encoding="utf-8"))
@@ -139,16 +157,16 @@ def twin_set(count: int, seed: int, workers: int = 2) -> TwinSet:
         for number in range(count)
         for attributes in _twin_attributes(FAMILIES[number % len(FAMILIES)], number, seed)[:2]
     ]
-    return TwinSet(np.load(stem.with_suffix(".npy")), np.arange(count) % len(FAMILIES), captions, attributes)
+    pixels, labels = (np.load(stem.with_suffix(suffix)) for suffix in (".npy", ".labels.npy"))
+    return TwinSet(pixels, np.arange(count) % len(FAMILIES), captions, attributes, labels)
 
 
-def _render_twins(chunk: Sequence[tuple[str, int]], seed: int) -> list[tuple[np.ndarray, list[list[str]]]]:
+def _render_twins(chunk: Sequence[tuple[str, int]], seed: int) -> list[tuple[list[Rendering], list[list[str]]]]:
     twins = []
     for family, number in chunk:
         one, other, rng = _twin_attributes(family, number, seed)
         written = [_same_template(family, one, other, rng) for _ in range(TWIN_CAPTIONS)]
-        images = [np.asarray(render(family, attributes, rng, STORED).image) for attributes in (one, other)]
-        twins.append((np.stack(images), written))
+        twins.append(([render(family, attributes, rng, STORED) for attributes in (one, other)], written))
     return twins
 
 

@@ -138,7 +138,13 @@ def resume(trainer: Trainer, checkpoint: Checkpoint, identity: Identity, before:
                 "without --resume."
             )
     if theirs.clip != identity.clip:
-        raise WeightsError(f"{where} was trained on another CLIP; resume with the --clip it was started with.")
+        run = where.parents[1]
+        copy = run / "model" / "clip"
+        or_copy = f", or with its copy: --resume {run} --clip {copy}" if copy.is_dir() else ""
+        raise WeightsError(
+            f"{where} was trained on another CLIP, of fingerprint {theirs.clip}, not {identity.clip}: resume with the "
+            f"--clip it was started with{or_copy}."
+        )
     if theirs.dataset != identity.dataset:
         raise DataError(
             f"the dataset has changed since {where} was saved, or is another one: name the one it was trained on by "

@@ -80,6 +80,8 @@ def open_session(
     if run is None and settings.out and Path(settings.out).exists():
         raise already_there(Path(settings.out))
     _tell_data(settings, dataset, clip, tell)
+    if settings.clip in BUNDLED and clip.fingerprint != load_clip(settings.clip).fingerprint:
+        tell(f"this version's {settings.clip} is another CLIP: the run goes on with its own copy, {clip.spec}")
     rows = world.in_turn(lambda: _rows(settings, dataset, clip))
     trainer = Trainer(settings, clip, rows, len(dataset), device)
     identity = Identity(settings.architecture, clip.fingerprint, dataset.fingerprint)
@@ -255,13 +257,17 @@ def _stream(settings: TrainSettings) -> StreamedImages:
 
 
 def _kept_clip(settings: TrainSettings) -> str:
-    """The CLIP of the settings; where it is a file or folder that is gone, the copy in the run that is resumed."""
+    """The CLIP of the settings, or the copy in the run that is resumed.
+
+    The copy is taken where the file or folder is gone, and where the CLIP is the bundled one, which another version of
+    ratlip had other weights of.
+    """
     run, (_, _, file) = settings.resumed_run, settings.clip.partition(":")
     if run is None or read_settings(run / "config.toml", own=True).get("clip") != settings.clip:
         return settings.clip
     copy = run / "model" / "clip"  # there where the CLIP is none of open_clip's
-    gone = settings.clip not in BUNDLED and not Path(settings.clip).exists() and not (file and Path(file).exists())
-    return str(copy) if gone and copy.is_dir() else settings.clip
+    there = settings.clip not in BUNDLED and (Path(settings.clip).exists() or (file and Path(file).exists()))
+    return str(copy) if not there and copy.is_dir() else settings.clip
 
 
 def _where_to_start(
