@@ -314,7 +314,9 @@ def _settings_section(settings: TrainSettings | None) -> Section | None:
     if settings is None:
         return None
     usual = resolve_settings({"dataset": settings.dataset, "variant": settings.variant}).flat()
-    known, others, same = all_settings(), [], []
+    known = all_settings()
+    others: list[list[str]] = []
+    same: list[list[str]] = []
     for name, value in settings.flat().items():
         if name in ("dataset", "variant", "out", "resume"):
             continue
