@@ -314,7 +314,7 @@ def _settings_section(settings: TrainSettings | None) -> Section | None:
     if settings is None:
         return None
     usual = resolve_settings({"dataset": settings.dataset, "variant": settings.variant}).flat()
-    known, others, same = all_settings(), [], []
+    known, others, same = all_settings(), list[list[str]](), list[list[str]]()
     for name, value in settings.flat().items():
         if name in ("dataset", "variant", "out", "resume"):
             continue
