@@ -40,14 +40,17 @@ def of_run() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit that the package's source is checked out at; None where it is installed, or there is no git."""
+    """The commit of the package's source, `-dirty` behind it where files were changed; None where it is installed."""
     package = Path(ratlip_cli.__file__).parent
-    if not (package.parent / ".git").exists():
-        return None
-    command = ["git", "-C", str(package.parent), "rev-parse", "HEAD"]
-    with contextlib.suppress(OSError):
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
-    return None
+    for command in (
+        ["git", "ls-files", "--error-unmatch", "__init__.py"],
+        ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*"],
+    ):
+        try:
+            answer = subprocess.run(command, cwd=package, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+    return answer.stdout.strip()
 
 
 def _installation(devices: list[dict[str, str]], threads: int | None) -> dict[str, Any]:

@@ -57,7 +57,10 @@ def test_a_tracker_that_is_unknown_or_missing_is_told_before_a_run_begins(
     assert not Path(settings.out).exists()
 
 
-@pytest.mark.parametrize("where", ["open", "log", "image", "close"])
+SLOW = [pytest.param(where, marks=pytest.mark.slow) for where in ("open", "log", "close")]
+
+
+@pytest.mark.parametrize("where", ["image", *SLOW])
 def test_a_tracker_that_fails_costs_one_line(
     settings: TrainSettings, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import tempfile
 import time
 from contextlib import suppress
@@ -29,6 +28,7 @@ from ratlip_cli.demo.attribute_classifier import SIDE, Classifier, load_classifi
 from ratlip_cli.demo.attributes import FAMILIES
 from ratlip_cli.demo.said import holds, said
 from ratlip_cli.device import resolve_device
+from ratlip_cli.environment import commit
 from ratlip_cli.errors import DataError, RatlipError, WeightsError
 from ratlip_cli.evaluation.extract import Features, extract
 from ratlip_cli.evaluation.feature_file import FeatureFile
@@ -167,7 +167,7 @@ def score_run(
         settings=flat,
         settings_digest=digest_of(flat),
         version=ratlip_cli.__version__,
-        commit=source_commit(),
+        commit=commit(),
         clip={"name": settings.clip, "fingerprint": model.clip.fingerprint},
         data={"name": settings.dataset, "fingerprint": split_fingerprint(split.path, "train")},
         model_fingerprint=model.fingerprint,
@@ -277,20 +277,6 @@ def _save(path: Path, arrays: Values, metadata: dict[str, str] | None = None) ->
         mask = os.umask(0)
         os.umask(mask)
         partial.chmod(0o666 & ~mask)  # safetensors makes files that nobody else may read
-
-
-def source_commit() -> str | None:
-    """The commit of the package's source, `-dirty` behind it where files were changed; None of an installed one."""
-    package = Path(ratlip_cli.__file__).parent
-    for command in (
-        ["git", "ls-files", "--error-unmatch", "__init__.py"],
-        ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*"],
-    ):
-        try:
-            answer = subprocess.run(command, cwd=package, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-    return answer.stdout.strip()
 
 
 def machine(device: torch.device) -> str:

@@ -15,7 +15,7 @@ POINTS = 300
 POINTS_IN_ALL = 3000
 """Points of a chart that shows the curves of many runs."""
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56a0d3", "#7f6bc4", "#8c8c8c")
+COLOURS = ("#1a80c4", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56a0d3", "#7f6bc4", "#8c8c8c")
 """After Okabe and Ito: told apart by the colour-blind, and readable on white and on black."""
 
 DASHES = ([1, 0], [6, 3], [2, 3], [10, 3, 2, 3])

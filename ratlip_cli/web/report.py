@@ -314,9 +314,7 @@ def _settings_section(settings: TrainSettings | None) -> Section | None:
     if settings is None:
         return None
     usual = resolve_settings({"dataset": settings.dataset, "variant": settings.variant}).flat()
-    known = all_settings()
-    others: list[list[str]] = []
-    same: list[list[str]] = []
+    known, others, same = all_settings(), list[list[str]](), list[list[str]]()
     for name, value in settings.flat().items():
         if name in ("dataset", "variant", "out", "resume"):
             continue
@@ -481,7 +479,7 @@ def _samples_of_model(folder: Path, training: Mapping[str, Any], progress: Progr
         rows.setdefault(sample.prompt, []).append(sample.image)
     grid = captioned_grid(list(rows.items()))
     about = "Four images of each of its prompts from training, seed 0."
-    return Section("Samples", about, images=_fitted([("generated for this report", grid, ())], 1600, 85))
+    return Section("Samples", about, images=[Shown("generated for this report", _as_webp(grid))])
 
 
 def _modules(folder: Path) -> Section:
@@ -510,24 +508,28 @@ def _modules(folder: Path) -> Section:
 
 
 def _embedded(files: Sequence[tuple[str, Path, Sequence[str]]], budget: int) -> list[Shown]:
-    """Image files as WebP in the page, as large and fine as `budget` bytes allow; what is no image is left out."""
+    """Image files in the page, as large and fine as `budget` bytes allow; what is no image is left out."""
     images = [(title, image, says) for title, path, says in files if (image := _opened(path)) is not None]
+    shown: list[Shown] = []
     for width, quality in ((1600, 85), (1100, 80), (800, 75), (560, 70), (400, 60), (280, 50)):
-        shown = _fitted(images, width, quality)
-        if sum(len(one.uri) for one in shown) * 3 // 4 <= budget:
-            return shown
-    return shown[: max(1, MOST_SLIDES // 2)] if images else []
-
-
-def _fitted(images: Sequence[tuple[str, Image.Image, Sequence[str]]], width: int, quality: int) -> list[Shown]:
-    shown = []
-    for title, image, says in images:
-        small, content = image.copy(), io.BytesIO()
-        small.thumbnail((width, 4 * width))
-        small.save(content, "WEBP", quality=quality)
-        uri = f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
-        shown.append(Shown(title, uri, says))
+        shown, left = [], budget * 4 // 3
+        for title, image, says in images:
+            uri = _as_webp(image, width, quality)
+            left -= len(uri)
+            if left < 0:
+                break
+            shown.append(Shown(title, uri, says))
+        if len(shown) == len(images):
+            break
     return shown
+
+
+def _as_webp(image: Image.Image, width: int = 1600, quality: int = 85) -> str:
+    """The address that holds the image itself."""
+    small, content = image.copy(), io.BytesIO()
+    small.thumbnail((width, 4 * width))
+    small.save(content, "WEBP", quality=quality, method=2)
+    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def _opened(path: Path) -> Image.Image | None:
