@@ -124,6 +124,11 @@ class ExportedModel:
         """The text vector (1,d) of a prompt."""
         return self.encode_tokens(self._tokenizer([without_accidents(prompt)]))
 
+    def between(self, start: Floats, end: Floats, share: float) -> Floats:
+        """See `samples.ImageModel`."""
+        mixed: Floats = np.float32(1 - share) * start + np.float32(share) * end
+        return mixed
+
     def images(self, noise: Floats, encoded: Sequence[Floats]) -> tuple[list[Image.Image], Sequence[float | None]]:
         """See `samples.ImageModel`."""
         text = np.concatenate(encoded)

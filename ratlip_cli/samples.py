@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ratlip_cli.errors import UsageError
-from ratlip_cli.generation import check_request
+from ratlip_cli.generation import InterpolationRequest, check_request
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,13 @@ class ImageModel(Protocol):
         """What its `images` takes of a prompt."""
         ...
 
+    def between(self, start: Any, end: Any, share: float) -> Any:
+        """On the straight line between two encoded prompts: `start` at share 0, `end` at 1, each to the bit.
+
+        Raises UsageError where a prompt is encoded as its words: those of two prompts have nothing between them.
+        """
+        ...
+
     def images(
         self, noise: NDArray[np.float32], encoded: Sequence[Any]
     ) -> tuple[list[Image.Image], Sequence[float | None]]:
@@ -151,6 +158,21 @@ def generate(
         if number % len(wanted) == 0:
             yield from best
             best = []
+
+
+def interpolate(
+    model: ImageModel, request: InterpolationRequest, batch_size: int | None = None
+) -> Iterator[Image.Image]:
+    """The frames of an interpolation, in their order: text vectors on straight lines, the noise vector always the same.
+
+    Raises UsageError of a model whose prompts have nothing between them, see `ImageModel.between`.
+    """
+    encoded = [_encoded(model, request.prompts, number) for number in range(len(request.prompts))]
+    noise = np.float32(request.truncation) * model.noise(request.seed, [request.index])
+    places = iter(request.places())
+    while batch := list(itertools.islice(places, batch_size or model.together)):
+        texts = [model.between(encoded[start], encoded[end], share) for start, end, share in batch]
+        yield from model.images(noise.repeat(len(batch), axis=0), texts)[0]
 
 
 def _samples_of(

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ratlip_cli import samples
-from ratlip_cli.errors import RatlipError
+from ratlip_cli.errors import RatlipError, UsageError
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.pixels import to_images
 from ratlip_cli.samples import Sample
@@ -46,6 +46,15 @@ def sample(model: Model, noise: Tensor, text: Tensor, batch_size: int | None = N
     return images.clamp(-1, 1)
 
 
+def check_vectors(model: Model, condition: Tensor, what: str) -> None:
+    """Raise UsageError where a model's condition (n,...) is not one vector a prompt; `what` it is that needs them."""
+    if condition.ndim != 2:
+        raise UsageError(
+            f"model {model.name} reads the words of a prompt one by one, and ratlip {what} the vectors of whole "
+            "prompts: take a model of another variant."
+        )
+
+
 class TorchModel:
     """A loaded model as `samples.ImageModel`.
 
@@ -75,6 +84,12 @@ class TorchModel:
     def encoded(self, prompt: str) -> tuple[Tensor, Tensor]:
         """Condition and text vector of a prompt, each of one row, on the CPU."""
         return self._model.encode([prompt]), self._model.clip.encode_text([prompt]).cpu()
+
+    def between(self, start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor], share: float) -> tuple[Tensor, Tensor]:
+        """See `samples.ImageModel`."""
+        check_vectors(self._model, start[0], "interpolates between")
+        condition, text = (torch.lerp(one, other, share) for one, other in zip(start, end, strict=True))
+        return condition, text
 
     @torch.no_grad()
     def images(

@@ -27,7 +27,7 @@ FLOORS = [
     {"weights", "data"},
     {"environment", "sampling", "summary"},
     {"outputs"},
-    {"explain", "evaluation", "publish"},
+    {"animations", "editing", "explain", "evaluation", "publish"},
     {"training"},
     {"api"},
     {"cli"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,14 +18,31 @@ from ratlip_cli.cli.options import (
     Precision,
     Quiet,
     check_model_name,
+    check_new,
     check_out_folder,
     choice,
 )
-from ratlip_cli.generation import FORMATS, check_request, parse_indices
+from ratlip_cli.errors import UsageError
+from ratlip_cli.generation import (
+    ANIMATIONS,
+    FORMATS,
+    FRAMES,
+    STRIP,
+    STRIP_FRAMES,
+    InterpolationRequest,
+    check_request,
+    parse_indices,
+)
 from ratlip_cli.setting import check_export, is_export
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ratlip_cli.samples import ImageModel
+
+BETWEEN = "Interpolation"
+FPS, MOST_FPS = 20, 50
+"""Frames a second where nobody says how many, and at most: players show no faster GIF."""
 
 GRID_IMAGES = 256
 """At most so many images go into the grid."""
@@ -58,6 +77,23 @@ def generate(
     batch_size: Annotated[
         int | None, typer.Option(help="Images at a time; left out, as suits the model.", rich_help_panel=ADVANCED)
     ] = None,
+    interpolate: Annotated[
+        bool,
+        typer.Option(
+            "--interpolate",
+            help="One image after the other from prompt to prompt, under one noise vector; --out is a file: "
+            f"{', '.join(f'.{kind}' for kind in ANIMATIONS)}, or .{STRIP} for a strip.",
+            rich_help_panel=BETWEEN,
+        ),
+    ] = False,
+    frames: Annotated[
+        int | None,
+        typer.Option(help=f"How many, {FRAMES} if left out, {STRIP_FRAMES} of a strip.", rich_help_panel=BETWEEN),
+    ] = None,
+    loop: Annotated[
+        bool, typer.Option("--loop", help="Lead back to the first prompt.", rich_help_panel=BETWEEN)
+    ] = False,
+    fps: Annotated[int | None, typer.Option(help="Frames a second, 20 if left out.", rich_help_panel=BETWEEN)] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json: Json = False,
@@ -74,12 +110,25 @@ def generate(
     ratlip generate --prompts birds.txt --model runs/cub-ratlip-1 --seed 7 --out birds
 
     echo "a yellow flower" | ratlip generate - --best-of 4 --format webp
+
+    ratlip generate --interpolate "a red bird" "a blue bird" --frames 60 --loop --out birds.gif
     """
     console.set_up(quiet)
     texts = console.read_prompts(prompts or [], prompts_file)
     chosen = None if indices is None else parse_indices(indices)
     check_request(texts, count, seed, truncation, best_of, batch_size, chosen)
     check_model_name(model)
+    if interpolate:
+        if count > 1 or best_of > 1 or len(chosen or ()) > 1:
+            raise UsageError("an interpolation has one noise vector: leave out -n and --best-of, and give one index.")
+        is_strip = out.suffix.lower() == f".{STRIP}"
+        many = frames if frames is not None else STRIP_FRAMES if is_strip else FRAMES
+        request = InterpolationRequest(texts, many, loop, seed, chosen[0] if chosen else 0, truncation)
+        target = _file_of(out, texts)
+        _interpolate(request, target, fps, json, lambda: _load(model, device, precision, batch_size, request.frames))
+        return
+    if frames is not None or loop or fps is not None:
+        raise UsageError("--frames, --loop and --fps belong to an interpolation: add --interpolate.")
     check_out_folder(out)
 
     from ratlip_cli import outputs, samples
@@ -115,6 +164,48 @@ def generate(
         )
     elif grid_path:
         console.result(grid_path)
+
+
+def _file_of(out: Path, prompts: Sequence[str]) -> Path:
+    """The file of an interpolation: `out`, or a new GIF in it where it is a folder."""
+    from ratlip_cli.animations import check_animation
+    from ratlip_cli.outputs import next_number, slug
+
+    if out.is_dir() or not out.suffix:
+        check_out_folder(out)
+        out = out / f"{next_number(out):04d}_{slug(' to '.join(prompts))}.gif"
+    check_animation(out)
+    check_new(out)
+    return out
+
+
+def _interpolate(
+    request: InterpolationRequest, target: Path, fps: int | None, json: bool, load: Callable[[], ImageModel]
+) -> None:
+    """Write the frames from prompt to prompt as one file, and show its path or its record."""
+    from ratlip_cli import samples
+    from ratlip_cli.animations import save_animation
+
+    if fps is not None and not 1 <= fps <= MOST_FPS:
+        raise UsageError(f"--fps is {fps}; it must be 1 to {MOST_FPS}.")
+    loaded = load()
+    record = {
+        **asdict(request),
+        "fps": fps or FPS,
+        "model": loaded.name,
+        "fingerprint": loaded.fingerprint,
+        "precision": loaded.precision,
+    }
+
+    def counted(advance: console.Advance) -> Iterator[Image]:
+        for frame in samples.interpolate(loaded, request):
+            yield frame
+            advance()
+
+    with console.progress("interpolate", request.frames, unit="frames") as advance:
+        way = [*request.prompts, *(request.prompts[:1] if request.loop else ())]
+        save_animation(target, counted(advance), " \N{RIGHTWARDS ARROW} ".join(way), record)
+    console.answer(json, {"path": target, **record}, target)
 
 
 def _load(model: str | None, device: str, precision: str, batch_size: int | None, wanted: int) -> ImageModel:
