@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ratlip_cli.errors import UsageError
 from ratlip_cli.setting import check_seed
@@ -15,6 +16,9 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 FORMATS = ("png", "jpg", "webp")
 """Of image files."""
+
+LIKE_WEIGHT, LIKE_NOISE = 0.5, 0.1
+"""Of an image beside a prompt, and of noise in its vector, where nobody says how much."""
 
 MOST_INDICES = 1_000_000
 """Images of one prompt that can be asked for by their indices."""
@@ -70,6 +74,31 @@ class InterpolationRequest:
             for frame in range(start, end)
         ]
         return places if self.loop else [*places, (count - 2, count - 1, 1.0)]
+
+
+@dataclass(frozen=True)
+class LikeRequest:
+    """An image that generated ones are to be like. Raises UsageError for values that cannot be used.
+
+    Attributes:
+        image: a file.
+        weight: w, of its vector beside the prompt's, 0 to 1; 1 takes it alone.
+        noise: s, how much of its vector is noise, 0 to 1, another one for each generated image.
+    """
+
+    image: Path
+    weight: float = 1.0
+    noise: float = LIKE_NOISE
+
+    @property
+    def label(self) -> str:
+        """What stands for a prompt in records where there is none."""
+        return f"like {self.image.name}"
+
+    def __post_init__(self) -> None:
+        for option, value in (("--like-weight", self.weight), ("--like-noise", self.noise)):
+            if not 0 <= value <= 1:
+                raise UsageError(f"{option} is {value}; it must be from 0 to 1.")
 
 
 def check_request(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ratlip_cli.errors import UsageError
-from ratlip_cli.generation import InterpolationRequest, check_request
+from ratlip_cli.generation import InterpolationRequest, LikeRequest, check_request
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class Sample:
     fingerprint: str  # Of the model.
     clip_similarity: float | None  # Cosine of image and prompt under the model's CLIP; None where that is not at hand.
     precision: str = "fp32"  # Arithmetic: fp32 or bf16.
+    like: LikeRequest | None = None  # The image that it was to be like, with which `clip_similarity` is then.
 
     def __repr__(self) -> str:
         return f"<Sample {self.index} of '{self.prompt[:40]}', seed {self.seed}, by {self.model}>"
@@ -48,7 +49,10 @@ class Sample:
 
     def record(self) -> dict[str, object]:
         """Everything but the pixels."""
-        return {name: value for name, value in vars(self).items() if name not in ("image", "prompt_index")}
+        like = self.like
+        own = {name: value for name, value in vars(self).items() if name not in ("image", "prompt_index", "like")}
+        beside = {"like": str(like.image), "like_weight": like.weight, "like_noise": like.noise} if like else {}
+        return {**own, **beside}
 
 
 class ImageModel(Protocol):
@@ -72,6 +76,11 @@ class ImageModel(Protocol):
     @property
     def together(self) -> int:
         """Images at a time where nobody says how many."""
+        ...
+
+    @property
+    def like(self) -> LikeRequest | None:
+        """The image that its images are to be like, if any."""
         ...
 
     @property
@@ -205,6 +214,7 @@ def _samples_of(
                 fingerprint=model.fingerprint,
                 clip_similarity=None if similarity is None else round(similarity, 4),
                 precision=model.precision,
+                like=model.like,
             )
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ratlip_cli import samples
-from ratlip_cli.errors import RatlipError, UsageError
+from ratlip_cli.data.images import ImageError, read_image
+from ratlip_cli.errors import DataError, RatlipError, UsageError
+from ratlip_cli.generation import LikeRequest
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.pixels import to_images
 from ratlip_cli.samples import Sample
@@ -55,6 +58,14 @@ def check_vectors(model: Model, condition: Tensor, what: str) -> None:
         )
 
 
+def read_square(file: Path, side: int) -> Image.Image:
+    """The square middle of an image file at `side` pixels. Raises DataError where it cannot be read."""
+    try:
+        return ImageOps.fit(read_image(file), (side, side), Image.Resampling.LANCZOS)
+    except ImageError as error:
+        raise DataError(f"{file}: {error}.") from error
+
+
 class TorchModel:
     """A loaded model as `samples.ImageModel`.
 
@@ -63,6 +74,7 @@ class TorchModel:
     """
 
     has_similarity = True
+    like: LikeRequest | None = None
 
     def __init__(self, model: Model, batch_size: int | None = None) -> None:
         self.name, self.fingerprint, self.precision = model.name, model.fingerprint, model.precision

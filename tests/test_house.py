@@ -26,7 +26,7 @@ FLOORS = [
     {"fast"},
     {"weights", "data"},
     {"environment", "sampling", "summary"},
-    {"outputs"},
+    {"like", "outputs"},
     {"animations", "editing", "explain", "evaluation", "publish"},
     {"training"},
     {"api"},

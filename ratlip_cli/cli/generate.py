@@ -20,6 +20,7 @@ from ratlip_cli.cli.options import (
     check_model_name,
     check_new,
     check_out_folder,
+    check_there,
     choice,
 )
 from ratlip_cli.errors import UsageError
@@ -27,9 +28,12 @@ from ratlip_cli.generation import (
     ANIMATIONS,
     FORMATS,
     FRAMES,
+    LIKE_NOISE,
+    LIKE_WEIGHT,
     STRIP,
     STRIP_FRAMES,
     InterpolationRequest,
+    LikeRequest,
     check_request,
     parse_indices,
 )
@@ -40,7 +44,7 @@ if TYPE_CHECKING:
 
     from ratlip_cli.samples import ImageModel
 
-BETWEEN = "Interpolation"
+LIKE, BETWEEN = "Like an image", "Interpolation"
 FPS, MOST_FPS = 20, 50
 """Frames a second where nobody says how many, and at most: players show no faster GIF."""
 
@@ -77,6 +81,29 @@ def generate(
     batch_size: Annotated[
         int | None, typer.Option(help="Images at a time; left out, as suits the model.", rich_help_panel=ADVANCED)
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Generate like this image: its CLIP vector takes the place of the prompt's, or is mixed with it. "
+            "Suits LAFITE; experimental with others.",
+            rich_help_panel=LIKE,
+        ),
+    ] = None,
+    like_weight: Annotated[
+        float | None,
+        typer.Option(
+            metavar="W", help=f"Of the image beside a prompt, 0 to 1; {LIKE_WEIGHT} if left out.", rich_help_panel=LIKE
+        ),
+    ] = None,
+    like_noise: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help=f"How much of its vector is noise, 0 to 1; {LIKE_NOISE} if left out. LAFITE learns with 0.75.",
+            rich_help_panel=LIKE,
+        ),
+    ] = None,
     interpolate: Annotated[
         bool,
         typer.Option(
@@ -111,14 +138,20 @@ def generate(
 
     echo "a yellow flower" | ratlip generate - --best-of 4 --format webp
 
+    ratlip generate --like photo.png -n 8
+
     ratlip generate --interpolate "a red bird" "a blue bird" --frames 60 --loop --out birds.gif
     """
     console.set_up(quiet)
     texts = console.read_prompts(prompts or [], prompts_file)
+    like_image = _like(like, like_weight, like_noise, bool(texts))
+    texts = texts or ([like_image.label] if like_image else [])
     chosen = None if indices is None else parse_indices(indices)
     check_request(texts, count, seed, truncation, best_of, batch_size, chosen)
     check_model_name(model)
     if interpolate:
+        if like_image:
+            raise UsageError("an interpolation leads from prompt to prompt: leave out --like.")
         if count > 1 or best_of > 1 or len(chosen or ()) > 1:
             raise UsageError("an interpolation has one noise vector: leave out -n and --best-of, and give one index.")
         is_strip = out.suffix.lower() == f".{STRIP}"
@@ -135,7 +168,7 @@ def generate(
 
     each = count if chosen is None else len(chosen)
     total = len(texts) * each
-    loaded = _load(model, device, precision, batch_size, total * best_of)
+    loaded = _load(model, device, precision, batch_size, total * best_of, like_image, texts)
     folder = outputs.ImageFolder(out, image_format)
     images: list[samples.Sample] = []
     records = []
@@ -208,9 +241,32 @@ def _interpolate(
     console.answer(json, {"path": target, **record}, target)
 
 
-def _load(model: str | None, device: str, precision: str, batch_size: int | None, wanted: int) -> ImageModel:
+def _like(image: Path | None, weight: float | None, noise: float | None, beside_prompts: bool) -> LikeRequest | None:
+    """The image to generate like, if any, alone where there is no prompt."""
+    if image is None:
+        if weight is not None or noise is not None:
+            raise UsageError("--like-weight and --like-noise are of an image: add --like.")
+        return None
+    if weight is not None and not beside_prompts:
+        raise UsageError("--like-weight mixes an image with a prompt: give one.")
+    check_there(image, ": the image does not exist")
+    default = LIKE_WEIGHT if beside_prompts else 1.0
+    return LikeRequest(image, default if weight is None else weight, LIKE_NOISE if noise is None else noise)
+
+
+def _load(
+    model: str | None,
+    device: str,
+    precision: str,
+    batch_size: int | None,
+    wanted: int,
+    like: LikeRequest | None = None,
+    prompts: Sequence[str] = (),
+) -> ImageModel:
     """Load the model, without torch where it is an exported one; so many images are wanted of it."""
     if model is not None and is_export(model):
+        if like is not None:
+            raise UsageError(f"{model} is an exported model, which reads no image: --like needs the one it is made of.")
         from ratlip_cli.exported import ExportedModel
 
         check_export(device, precision)
@@ -227,4 +283,8 @@ def _load(model: str | None, device: str, precision: str, batch_size: int | None
     target = resolve_device(device)
     loaded = load_model(model or default_model(), target).in_precision(precision)
     console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target} in {loaded.precision}")
+    if like is not None:
+        from ratlip_cli.like import LikeModel
+
+        return LikeModel(loaded, like, [prompt for prompt in prompts if prompt != like.label], batch_size)
     return TorchModel(loaded, batch_size)
