@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ratlip_cli.weights.model_folder import Model
 
 STRENGTHS = (0.5, 1.0, 1.5)
-STEPS, MOST_STEPS = 200, 10_000
+STEPS, MOST_STEPS = 60, 10_000
 MOST_STRENGTHS = 12
 
 
