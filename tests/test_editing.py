@@ -20,11 +20,12 @@ from ratlip_cli.editing.edit import edit, moved
 from ratlip_cli.editing.inversion import STARTS, Inversion, Weights, invert
 from ratlip_cli.editing.request import EditRequest
 from ratlip_cli.errors import UsageError
-from ratlip_cli.generation import LikeRequest
+from ratlip_cli.generation import InterpolationRequest, LikeRequest
 from ratlip_cli.like import GAP_IMAGES, LikeModel, _gap
 from ratlip_cli.pixels import from_image, to_images
 from ratlip_cli.samples import generate as generate_by
-from ratlip_cli.sampling import generate, noise_vectors, read_square, sample
+from ratlip_cli.samples import interpolate
+from ratlip_cli.sampling import TorchModel, generate, noise_vectors, read_square, sample
 from ratlip_cli.weights.model_folder import Model, load_folder
 
 RED, BLUE = "a red bird", "a blue bird"
@@ -72,14 +73,14 @@ def test_steps_lower_the_loss(model: Model, photo: Path) -> None:
     losses: list[float] = []
     text, weights = model.encode([RED]), Weights()
     start = invert(model, target_of(photo), text, steps=0)
-    found = invert(model, target_of(photo), text, 25, on_step=losses.append)
+    found = invert(model, target_of(photo), text, 12, on_step=losses.append)
 
     def total(one: Inversion) -> float:
         return sum(float(value) * getattr(weights, name, 1.0) for name, value in one.losses.items())
 
-    assert len(losses) == 25
+    assert len(losses) == 12
     assert losses[0] == pytest.approx(total(start), rel=1e-3)
-    assert total(found) < 0.9 * total(start)
+    assert total(found) < 0.97 * total(start)
     assert not torch.equal(found.noise, start.noise)
     assert not torch.equal(found.text, text)
 
@@ -143,6 +144,32 @@ def test_an_edit_is_written_with_its_record(model: Model, photo: Path, tmp_path:
         np.asarray(Image.open(tmp_path / "out" / f"000{k}_a-red-bird-to-a-blue-bird_2.png")) for k in (0, 1)
     )
     assert np.array_equal(first, again)
+
+
+FAMILIES = {
+    "galip": {"noise_dim": 6, "generator_channels": 4, "hidden_size": 4},
+    "dfgan": {"noise_dim": 6, "generator_channels": 4},
+    "ratgan": {"noise_dim": 6, "generator_channels": 4, "hidden_size": 4},
+}
+
+
+@pytest.mark.parametrize("variant", ["lafite", *(pytest.param(one, marks=pytest.mark.slow) for one in FAMILIES)])
+def test_families_of_sentence_vectors_edit_and_interpolate(
+    variant: str, model: Model, lafite: Model, photo: Path, tmp_path: Path
+) -> None:
+    if variant == "lafite":
+        one = lafite
+    else:
+        one = load_folder(model_of_variant(tmp_path / "model", model.clip, variant, FAMILIES[variant]))
+    start, found = one.encode([RED]), invert(one, target_of(photo), one.encode([RED]), 2)
+    assert not torch.equal(found.text, start)  # T has a gradient
+    assert not torch.equal(found.noise, invert(one, target_of(photo), start, 0).noise)  # and z
+    result = edit(EditRequest(photo, RED, BLUE, (1.0,), 1, one))
+    assert len(result.edited) == 1
+    request = InterpolationRequest((RED, BLUE), 3)
+    frames = [image.tobytes() for image in interpolate(TorchModel(one), request)]
+    (red,), (blue,) = ([made.image.tobytes() for made in generate(one, [prompt])] for prompt in (RED, BLUE))
+    assert (frames[0], frames[2]) == (red, blue)
 
 
 def test_an_interrupted_edit_leaves_nothing(
