@@ -15,7 +15,7 @@ from ratlip_cli.setting import check_device
 if TYPE_CHECKING:
     from ratlip_cli.weights.model_folder import Model
 
-STRENGTHS = (0.5, 1.0, 1.5)
+STRENGTHS = (0.4, 0.7, 1.0)
 STEPS, MOST_STEPS = 60, 10_000
 MOST_STRENGTHS = 12
 
