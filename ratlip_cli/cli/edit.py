@@ -54,9 +54,12 @@ def edit(
     if model is not None and is_export(model):
         raise UsageError(f"{model} is an exported model, which has no gradients: edit by the model it was made from.")
     from ratlip_cli.editing.edit import edit as edited
+    from ratlip_cli.editing.edit import with_model
 
-    with signals.keeping("Nothing was written."), console.progress("invert", steps, unit="steps") as advance:
-        result = edited(request, lambda loss: advance(loss=loss))
+    with signals.keeping("Nothing was written."):
+        request = with_model(request)
+        with console.progress("invert", steps, unit="steps") as advance:
+            result = edited(request, lambda loss: advance(loss=loss))
     files = result.save(out)
     console.note(result.says)
     console.answer(json, {**result.record(), "files": files}, *files)

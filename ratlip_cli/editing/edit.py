@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -115,13 +115,9 @@ def edit(request: EditRequest, on_step: Callable[[float], None] = lambda loss: N
     Raises DataError where the image cannot be read; UsageError where the model does not tell the captions apart or
     reads words one by one; WeightsError or DeviceError where a model or a device cannot be used.
     """
-    model = request.model
-    if not isinstance(model, Model):
-        model = load_model(model or default_model(), resolve_device(request.device))
-    model = model.in_precision("fp32")
+    model = _loaded(request)
     original = read_square(request.image, model.config.generator.image_size)
     start, end = caption_vectors(model, request.start, request.end)
-    logger.info("model %s (%s) on %s", model.name, model.fingerprint, model.device)
     began = time.monotonic()
     target = from_image(original)[None]
     found = invert(
@@ -139,6 +135,19 @@ def edit(request: EditRequest, on_step: Callable[[float], None] = lambda loss: N
     similarity = _similarity(model, torch.cat((target, images)), captions)
     reconstruction, *edited = to_images(images)
     return Edit(request, model, original, reconstruction, edited, found, similarity, seconds)
+
+
+def with_model(request: EditRequest) -> EditRequest:
+    """The same request with its model loaded, in fp32. Raises WeightsError or DeviceError where it cannot be."""
+    return replace(request, model=_loaded(request))
+
+
+def _loaded(request: EditRequest) -> Model:
+    model = request.model
+    if not isinstance(model, Model):
+        model = load_model(model or default_model(), resolve_device(request.device))
+        logger.info("model %s (%s) on %s", model.name, model.fingerprint, model.device)
+    return model.in_precision("fp32")
 
 
 def caption_vectors(model: Model, start: str, end: str) -> tuple[Tensor, Tensor]:
