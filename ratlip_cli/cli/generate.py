@@ -67,20 +67,6 @@ def generate(
     out: Annotated[Path, typer.Option(help="Folder for the images; what it holds is kept.")] = Path("generated"),
     image_format: Annotated[str, choice(FORMATS, "What files to write.", "format", ["--format"])] = "png",
     grid: Annotated[bool, typer.Option(help="Also write one captioned image of all images.")] = True,
-    truncation: Annotated[
-        float, typer.Option(metavar="PSI", help="Scale the noise: below 1, less variety.", rich_help_panel=ADVANCED)
-    ] = 1.0,
-    best_of: Annotated[
-        int,
-        typer.Option(
-            metavar="K",
-            help="Generate K times as many; keep those that CLIP finds most like the prompt.",
-            rich_help_panel=ADVANCED,
-        ),
-    ] = 1,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images at a time; left out, as suits the model.", rich_help_panel=ADVANCED)
-    ] = None,
     like: Annotated[
         Path | None,
         typer.Option(
@@ -121,6 +107,20 @@ def generate(
         bool, typer.Option("--loop", help="Lead back to the first prompt.", rich_help_panel=BETWEEN)
     ] = False,
     fps: Annotated[int | None, typer.Option(help="Frames a second, 20 if left out.", rich_help_panel=BETWEEN)] = None,
+    truncation: Annotated[
+        float, typer.Option(metavar="PSI", help="Scale the noise: below 1, less variety.", rich_help_panel=ADVANCED)
+    ] = 1.0,
+    best_of: Annotated[
+        int,
+        typer.Option(
+            metavar="K",
+            help="Generate K times as many; keep those that CLIP finds most like the prompt.",
+            rich_help_panel=ADVANCED,
+        ),
+    ] = 1,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images at a time; left out, as suits the model.", rich_help_panel=ADVANCED)
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json: Json = False,
