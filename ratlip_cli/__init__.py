@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ratlip_cli.api import (
+        EditRequest,
         EvaluationRequest,
         GradCamRequest,
         Images,
         LatentRequest,
         Model,
         Run,
+        edit,
         evaluate,
         gradcam,
         latent_view,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "EditRequest",
     "EvaluationRequest",
     "GradCamRequest",
     "Images",
@@ -33,6 +36,7 @@ __all__ = [
     "Model",
     "Run",
     "__version__",
+    "edit",
     "evaluate",
     "gradcam",
     "latent_view",

@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import sys
 
 from ratlip_cli.cli import signals, waiting
 
@@ -21,7 +22,8 @@ def main() -> None:
         try:
             app.main()
         finally:
-            gc.freeze()  # Python then ends without looking through all that it holds
+            if "triton" not in sys.modules:  # whose bindings would tell of leaks; an optimiser imports it
+                gc.freeze()  # Python then ends without looking through all that it holds
 
 
 def _collect_later() -> None:

@@ -18,6 +18,8 @@ from typing import Any, overload
 import torch
 
 from ratlip_cli.device import resolve_device
+from ratlip_cli.editing.edit import edit
+from ratlip_cli.editing.request import EditRequest
 from ratlip_cli.errors import UsageError
 from ratlip_cli.evaluation.request import EvaluationRequest
 from ratlip_cli.evaluation.run import evaluate
@@ -36,12 +38,14 @@ from ratlip_cli.training.trainer import StepRecord
 from ratlip_cli.weights import load, model_folder
 
 __all__ = [
+    "EditRequest",
     "EvaluationRequest",
     "GradCamRequest",
     "Images",
     "LatentRequest",
     "Model",
     "Run",
+    "edit",
     "evaluate",
     "gradcam",
     "latent_view",

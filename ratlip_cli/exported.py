@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ratlip_cli.errors import RatlipError, WeightsError, first_line
+from ratlip_cli.generation import LikeRequest
 from ratlip_cli.json_files import from_json, read_json
 from ratlip_cli.noise import noise_vectors
 from ratlip_cli.samples import overlong_prompt, unknown_words
@@ -85,6 +86,7 @@ class ExportedModel:
     """
 
     precision = "fp32"
+    like: LikeRequest | None = None
 
     def __init__(
         self, folder: Path, at_once: int = 1, batch_size: int | None = None, threads: int | None = None
@@ -123,6 +125,11 @@ class ExportedModel:
     def encoded(self, prompt: str) -> Floats:
         """What the text encoder gives (1,...) for a prompt."""
         return self.encode_tokens(self._tokenizer([without_accidents(prompt)]))
+
+    def between(self, start: Floats, end: Floats, share: float) -> Floats:
+        """See `samples.ImageModel`."""
+        mixed: Floats = np.float32(1 - share) * start + np.float32(share) * end
+        return mixed
 
     def images(self, noise: Floats, encoded: Sequence[Floats]) -> tuple[list[Image.Image], Sequence[float | None]]:
         """See `samples.ImageModel`."""

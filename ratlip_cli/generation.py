@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from ratlip_cli.errors import UsageError
 from ratlip_cli.setting import check_seed
@@ -14,8 +17,88 @@ PRECISIONS = ("auto", "fp32", "bf16")
 FORMATS = ("png", "jpg", "webp")
 """Of image files."""
 
+LIKE_WEIGHT, LIKE_NOISE = 0.5, 0.1
+"""Of an image beside a prompt, and of noise in its vector, where nobody says how much."""
+
 MOST_INDICES = 1_000_000
 """Images of one prompt that can be asked for by their indices."""
+
+ANIMATIONS, STRIP = ("mp4", "gif", "webp"), "png"
+"""Formats of moving images, and that of all frames side by side."""
+
+FRAMES, STRIP_FRAMES, MOST_FRAMES = 60, 8, 3600
+"""Of an interpolation: as an animation and as a strip where nobody says how many, and at most."""
+
+
+@dataclass(frozen=True)
+class InterpolationRequest:
+    """Images from prompt to prompt under one noise vector. Raises UsageError for values that cannot be used.
+
+    Attributes:
+        prompts: two or more; each has a frame of its own, which is the image that `generate` makes of it.
+        frames: of all the way; the first is that of the first prompt, and the last that of the last.
+        loop: whether the way leads on to the first prompt, whose frame would follow on the last one.
+        seed, index: decide the noise vector, as in `generate`.
+        truncation: psi, by which noise is scaled.
+    """
+
+    prompts: Sequence[str]
+    frames: int = FRAMES
+    loop: bool = False
+    seed: int = 0
+    index: int = 0
+    truncation: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_request(self.prompts, 1, self.seed, self.truncation, indices=[self.index])
+        if len(self.prompts) < 2:
+            raise UsageError('an interpolation needs two prompts or more, such as --interpolate "a red bird" "a rose".')
+        if not len(self.prompts) <= self.frames <= MOST_FRAMES:
+            raise UsageError(
+                f"--frames is {self.frames}; it must be {len(self.prompts)}, one a prompt, to {MOST_FRAMES}."
+            )
+
+    @property
+    def stops(self) -> list[int]:
+        """The frame of each prompt; with `loop` also that of the first prompt's return, which is one too many."""
+        last = self.frames if self.loop else self.frames - 1
+        ways = len(self.prompts) if self.loop else len(self.prompts) - 1
+        return [round(stop * last / ways) for stop in range(ways + 1)]
+
+    def places(self) -> list[tuple[int, int, float]]:
+        """For each frame two prompts, by their numbers, and the share of the second."""
+        stops, count = self.stops, len(self.prompts)
+        places = [
+            (way, (way + 1) % count, (frame - start) / (end - start))
+            for way, (start, end) in enumerate(itertools.pairwise(stops))
+            for frame in range(start, end)
+        ]
+        return places if self.loop else [*places, (count - 2, count - 1, 1.0)]
+
+
+@dataclass(frozen=True)
+class LikeRequest:
+    """An image that generated ones are to be like. Raises UsageError for values that cannot be used.
+
+    Attributes:
+        image: a file.
+        weight: w, of its vector beside the prompt's, 0 to 1; 1 takes it alone.
+        noise: s, how much of its vector is noise, 0 to 1, another one for each generated image.
+    """
+
+    image: Path
+    weight: float = 1.0
+    noise: float = LIKE_NOISE
+
+    @property
+    def label(self) -> str:
+        """What stands for a prompt in records where there is none."""
+        return f"like {self.image.name}"
+
+    def __post_init__(self) -> None:
+        for option, value in (("--like-weight", self.weight), ("--like-noise", self.noise)):
+            if not 0 <= value <= 1:
+                raise UsageError(f"{option} is {value}; it must be from 0 to 1.")
 
 
 def check_request(

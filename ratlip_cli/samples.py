@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ratlip_cli.errors import UsageError
-from ratlip_cli.generation import check_request
+from ratlip_cli.generation import InterpolationRequest, LikeRequest, check_request
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class Sample:
     fingerprint: str  # Of the model.
     clip_similarity: float | None  # Cosine of image and prompt under the model's CLIP; None where that is not at hand.
     precision: str = "fp32"  # Arithmetic: fp32 or bf16.
+    like: LikeRequest | None = None  # The image that it was to be like, with which `clip_similarity` is then.
 
     def __repr__(self) -> str:
         return f"<Sample {self.index} of '{self.prompt[:40]}', seed {self.seed}, by {self.model}>"
@@ -48,7 +49,10 @@ class Sample:
 
     def record(self) -> dict[str, object]:
         """Everything but the pixels."""
-        return {name: value for name, value in vars(self).items() if name not in ("image", "prompt_index")}
+        like = self.like
+        own = {name: value for name, value in vars(self).items() if name not in ("image", "prompt_index", "like")}
+        beside = {"like": str(like.image), "like_weight": like.weight, "like_noise": like.noise} if like else {}
+        return {**own, **beside}
 
 
 class ImageModel(Protocol):
@@ -75,6 +79,11 @@ class ImageModel(Protocol):
         ...
 
     @property
+    def like(self) -> LikeRequest | None:
+        """The image that its images are to be like, if any."""
+        ...
+
+    @property
     def has_similarity(self) -> bool:
         """Whether it has the CLIP that compares images with prompts."""
         ...
@@ -89,6 +98,13 @@ class ImageModel(Protocol):
 
     def encoded(self, prompt: str) -> Any:
         """What its `images` takes of a prompt."""
+        ...
+
+    def between(self, start: Any, end: Any, share: float) -> Any:
+        """On the straight line between two encoded prompts: `start` at share 0, `end` at 1, each to the bit.
+
+        Raises UsageError where a prompt is encoded as its words: those of two prompts have nothing between them.
+        """
         ...
 
     def images(
@@ -153,6 +169,21 @@ def generate(
             best = []
 
 
+def interpolate(
+    model: ImageModel, request: InterpolationRequest, batch_size: int | None = None
+) -> Iterator[Image.Image]:
+    """The frames of an interpolation, in their order: text vectors on straight lines, the noise vector always the same.
+
+    Raises UsageError of a model whose prompts have nothing between them, see `ImageModel.between`.
+    """
+    encoded = [_encoded(model, request.prompts, number) for number in range(len(request.prompts))]
+    noise = np.float32(request.truncation) * model.noise(request.seed, [request.index])
+    places = iter(request.places())
+    while batch := list(itertools.islice(places, batch_size or model.together)):
+        texts = [model.between(encoded[start], encoded[end], share) for start, end, share in batch]
+        yield from model.images(noise.repeat(len(batch), axis=0), texts)[0]
+
+
 def _samples_of(
     model: ImageModel,
     prompts: Sequence[str],
@@ -183,6 +214,7 @@ def _samples_of(
                 fingerprint=model.fingerprint,
                 clip_similarity=None if similarity is None else round(similarity, 4),
                 precision=model.precision,
+                like=model.like,
             )
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ratlip_cli import samples
+from ratlip_cli.data.images import ImageError, read_image
 from ratlip_cli.distributed import World
-from ratlip_cli.errors import RatlipError
+from ratlip_cli.errors import DataError, RatlipError, UsageError
+from ratlip_cli.generation import LikeRequest
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.pixels import to_images
 from ratlip_cli.samples import ImageModel, Sample
@@ -48,6 +51,23 @@ def sample(model: Model, noise: Tensor, text: Tensor, batch_size: int | None = N
     return images.clamp(-1, 1)
 
 
+def check_vectors(model: Model, condition: Tensor, what: str) -> None:
+    """Raise UsageError where a model's condition (n,...) is not one vector a prompt; `what` it is that needs them."""
+    if condition.ndim != 2:
+        raise UsageError(
+            f"model {model.name} reads the words of a prompt one by one, and ratlip {what} the vectors of whole "
+            "prompts: take a model of another variant."
+        )
+
+
+def read_square(file: Path, side: int) -> Image.Image:
+    """The square middle of an image file at `side` pixels. Raises DataError where it cannot be read."""
+    try:
+        return ImageOps.fit(read_image(file), (side, side), Image.Resampling.LANCZOS)
+    except ImageError as error:
+        raise DataError(f"{file}: {error}.") from error
+
+
 class TorchModel:
     """A loaded model as `samples.ImageModel`.
 
@@ -56,6 +76,7 @@ class TorchModel:
     """
 
     has_similarity = True
+    like: LikeRequest | None = None
 
     def __init__(self, model: Model, batch_size: int | None = None) -> None:
         self.name, self.fingerprint, self.precision = model.name, model.fingerprint, model.precision
@@ -77,6 +98,12 @@ class TorchModel:
     def encoded(self, prompt: str) -> tuple[Tensor, Tensor]:
         """Condition and text vector of a prompt, each of one row, on the CPU."""
         return self._model.encode([prompt]), self._model.clip.encode_text([prompt]).cpu()
+
+    def between(self, start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor], share: float) -> tuple[Tensor, Tensor]:
+        """See `samples.ImageModel`."""
+        check_vectors(self._model, start[0], "interpolates between")
+        condition, text = (torch.lerp(one, other, share) for one, other in zip(start, end, strict=True))
+        return condition, text
 
     @torch.no_grad()
     def images(
@@ -100,7 +127,7 @@ class SharedModel:
 
     def __init__(self, model: ImageModel, group: World, batch_size: int | None = None) -> None:
         self.name, self.fingerprint, self.precision = model.name, model.fingerprint, model.precision
-        self.has_similarity = model.has_similarity
+        self.has_similarity, self.like = model.has_similarity, model.like
         self.together = group.size * (batch_size or model.together)
         self._model, self._group = model, group
         self._encoded: dict[str, Any] = {}
@@ -116,6 +143,10 @@ class SharedModel:
     def encoded(self, prompt: str) -> str:
         """The prompt: each process encodes those of its own images."""
         return prompt
+
+    def between(self, start: str, end: str, share: float) -> str:
+        """Raises UsageError: what lies between prompts is made by one process."""
+        raise UsageError("what lies between two prompts is made by one process: leave out --devices and torchrun.")
 
     def images(
         self, noise: NDArray[np.float32], encoded: Sequence[str]

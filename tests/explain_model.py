@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import open_clip
 import torch
 
+from ratlip_cli.families import family_of
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
@@ -45,4 +47,18 @@ def model_of(folder: Path, clip: FrozenCLIP, seed: int = 0, discriminator: bool 
                 torch.nn.init.normal_(parameter, std=0.3)
     create_model_folder(folder, model_config(sizes, discriminator_sizes, clip), clip)
     save_weights(folder, generator.state_dict(), critic.state_dict() if discriminator else None)
+    return folder
+
+
+def model_of_variant(folder: Path, clip: FrozenCLIP, variant: str, sizes: Mapping[str, int]) -> Path:
+    """A model folder of another variant, of these sizes and random weights, on `clip`."""
+    family = family_of(variant)
+    config, discriminator = family.configs({"image_size": 32, **sizes})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = family.generator(config, clip.geometry)
+        for parameter in generator.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)  # some start as zeros, which no text passes
+    create_model_folder(folder, model_config(config, discriminator, clip), clip)
+    save_weights(folder, generator.state_dict())
     return folder

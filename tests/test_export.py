@@ -23,9 +23,12 @@ from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.errors import RatlipError
 from ratlip_cli.evaluation.images import Captions, GeneratedImages
 from ratlip_cli.exported import ExportedModel
+from ratlip_cli.generation import InterpolationRequest
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.noise import noise_vectors
+from ratlip_cli.samples import generate as generate_by
+from ratlip_cli.samples import interpolate
 from ratlip_cli.sampling import generate
 from ratlip_cli.tokenizer import Tokenizer
 from ratlip_cli.weights.clip_files import load_clip
@@ -395,3 +398,11 @@ def test_openvino_generates_the_same(model: Model, tmp_path: Path) -> None:
     (tmp_path / "openvino" / "generator.xml").write_text("<net>")
     answer = ratlip("generate", "a", "--model", tmp_path / "openvino", "--out", tmp_path / "out", "--quiet")
     assert (answer.code, "generator.xml is damaged" in answer.err) == (1, True)
+
+
+def test_an_interpolation_begins_and_ends_at_plain_images(exported: Path) -> None:
+    one, prompts = ExportedModel(exported), ("a red bird", "a blue bird")
+    frames = [image.tobytes() for image in interpolate(one, InterpolationRequest(prompts, 3, seed=2, index=1))]
+    plain = [made.image.tobytes() for made in generate_by(one, prompts, seed=2, indices=[1])]
+    assert [frames[0], frames[2]] == plain
+    assert len(set(frames)) == 3

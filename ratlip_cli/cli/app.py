@@ -19,6 +19,7 @@ from ratlip_cli.cli import console, signals, streams
 from ratlip_cli.cli.bench import bench
 from ratlip_cli.cli.compare import compare
 from ratlip_cli.cli.convert import convert
+from ratlip_cli.cli.edit import edit
 from ratlip_cli.cli.env import env
 from ratlip_cli.cli.evaluate import evaluate
 from ratlip_cli.cli.export import export
@@ -45,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (prepare, train, generate, evaluate, gradcam, latent_viz):
+for command in (prepare, train, generate, edit, evaluate, gradcam, latent_viz):
     app.command()(command)
 for command in (sweep, compare, reproduce, report, play, runs, info, bench, pull, push, convert, export, env):
     app.command()(command)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json as json_module
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,15 +24,36 @@ from ratlip_cli.cli.options import (
     Precision,
     Quiet,
     check_model_name,
+    check_new,
     check_out_folder,
+    check_there,
     choice,
 )
-from ratlip_cli.generation import FORMATS, check_request, parse_indices
+from ratlip_cli.errors import UsageError
+from ratlip_cli.generation import (
+    ANIMATIONS,
+    FORMATS,
+    FRAMES,
+    LIKE_NOISE,
+    LIKE_WEIGHT,
+    STRIP,
+    STRIP_FRAMES,
+    InterpolationRequest,
+    LikeRequest,
+    check_request,
+    parse_indices,
+)
 from ratlip_cli.setting import check_export, is_export
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ratlip_cli.outputs import ImageFolder
     from ratlip_cli.samples import ImageModel, Sample
+
+LIKE, BETWEEN = "Like an image", "Interpolation"
+FPS, MOST_FPS = 20, 50
+"""Frames a second where nobody says how many, and at most: players show no faster GIF."""
 
 GRID_IMAGES = 256
 """At most so many images go into the grid."""
@@ -54,6 +76,46 @@ def generate(
     out: Annotated[Path, typer.Option(help="Folder for the images; what it holds is kept.")] = Path("generated"),
     image_format: Annotated[str, choice(FORMATS, "What files to write.", "format", ["--format"])] = "png",
     grid: Annotated[bool, typer.Option(help="Also write one captioned image of all images.")] = True,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Generate like this image: its CLIP vector takes the place of the prompt's, or is mixed with it. "
+            "Suits LAFITE; experimental with others.",
+            rich_help_panel=LIKE,
+        ),
+    ] = None,
+    like_weight: Annotated[
+        float | None,
+        typer.Option(
+            metavar="W", help=f"Of the image beside a prompt, 0 to 1; {LIKE_WEIGHT} if left out.", rich_help_panel=LIKE
+        ),
+    ] = None,
+    like_noise: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help=f"How much of its vector is noise, 0 to 1; {LIKE_NOISE} if left out. LAFITE learns with 0.75.",
+            rich_help_panel=LIKE,
+        ),
+    ] = None,
+    interpolate: Annotated[
+        bool,
+        typer.Option(
+            "--interpolate",
+            help="One image after the other from prompt to prompt, under one noise vector; --out is a file: "
+            f"{', '.join(f'.{kind}' for kind in ANIMATIONS)}, or .{STRIP} for a strip.",
+            rich_help_panel=BETWEEN,
+        ),
+    ] = False,
+    frames: Annotated[
+        int | None,
+        typer.Option(help=f"How many, {FRAMES} if left out, {STRIP_FRAMES} of a strip.", rich_help_panel=BETWEEN),
+    ] = None,
+    loop: Annotated[
+        bool, typer.Option("--loop", help="Lead back to the first prompt.", rich_help_panel=BETWEEN)
+    ] = False,
+    fps: Annotated[int | None, typer.Option(help="Frames a second, 20 if left out.", rich_help_panel=BETWEEN)] = None,
     truncation: Annotated[
         float, typer.Option(metavar="PSI", help="Scale the noise: below 1, less variety.", rich_help_panel=ADVANCED)
     ] = 1.0,
@@ -87,6 +149,10 @@ def generate(
     ratlip generate --prompts birds.txt --devices all
 
     echo "a yellow flower" | ratlip generate - --best-of 4 --format webp
+
+    ratlip generate --like photo.png -n 8
+
+    ratlip generate --interpolate "a red bird" "a blue bird" --frames 60 --loop --out birds.gif
     """
     is_first = processes.begin()  # of several processes the first one speaks
     console.set_up(quiet or not is_first)
@@ -94,22 +160,40 @@ def generate(
         run_again_in(several)
         return
     texts = _read_prompts(prompts or [], prompts_file)
+    like_image = _like(like, like_weight, like_noise, bool(texts))
+    texts = texts or ([like_image.label] if like_image else [])
     chosen = None if indices is None else parse_indices(indices)
     check_request(texts, count, seed, truncation, best_of, batch_size, chosen)
     check_model_name(model)
+    if interpolate:
+        if processes.are_several():
+            raise UsageError("an interpolation is made by one process: leave out --devices and torchrun.")
+        if like_image:
+            raise UsageError("an interpolation leads from prompt to prompt: leave out --like.")
+        if count > 1 or best_of > 1 or len(chosen or ()) > 1:
+            raise UsageError("an interpolation has one noise vector: leave out -n and --best-of, and give one index.")
+        is_strip = out.suffix.lower() == f".{STRIP}"
+        many = frames if frames is not None else STRIP_FRAMES if is_strip else FRAMES
+        request = InterpolationRequest(texts, many, loop, seed, chosen[0] if chosen else 0, truncation)
+        target = _file_of(out, texts)
+        _interpolate(request, target, fps, json, lambda: _load(model, device, precision, batch_size, request.frames))
+        return
+    if frames is not None or loop or fps is not None:
+        raise UsageError("--frames, --loop and --fps belong to an interpolation: add --interpolate.")
     check_out_folder(out)
 
     from ratlip_cli import outputs, samples
 
     each = count if chosen is None else len(chosen)
     total = len(texts) * each
-    loaded = _load(model, device, precision, batch_size, total * best_of)
+    loaded = _load(model, device, precision, batch_size, total * best_of, like_image, texts)
     if processes.are_several():
         from ratlip_cli.distributed import world
 
         asked = {"seed": seed, "indices or count": indices or count, "best_of": best_of, "truncation": truncation}
         prompts_read = f"of {hashlib.sha256(repr(texts).encode()).hexdigest()[:16]}"  # they may be thousands
-        world().agree({**asked, "batch_size": batch_size, "out": str(out), "prompts": prompts_read})
+        given = {"batch_size": batch_size, "out": str(out), "like": repr(like_image), "prompts": prompts_read}
+        world().agree({**asked, **given})
     folder = outputs.ImageFolder(out, image_format)
     images: list[samples.Sample] = []
     records = []
@@ -173,9 +257,74 @@ def _saved(folder: ImageFolder, images: Iterator[Sample]) -> Iterator[tuple[Path
     world().leave()
 
 
-def _load(model: str | None, device: str, precision: str, batch_size: int | None, wanted: int) -> ImageModel:
+def _file_of(out: Path, prompts: Sequence[str]) -> Path:
+    """The file of an interpolation: `out`, or a new GIF in it where it is a folder."""
+    from ratlip_cli.animations import check_animation
+    from ratlip_cli.outputs import next_number, slug
+
+    if out.is_dir() or not out.suffix:
+        check_out_folder(out)
+        out = out / f"{next_number(out):04d}_{slug(' to '.join(prompts))}.gif"
+    check_animation(out)
+    check_new(out)
+    return out
+
+
+def _interpolate(
+    request: InterpolationRequest, target: Path, fps: int | None, json: bool, load: Callable[[], ImageModel]
+) -> None:
+    """Write the frames from prompt to prompt as one file, and show its path or its record."""
+    from ratlip_cli import samples
+    from ratlip_cli.animations import save_animation
+
+    if fps is not None and not 1 <= fps <= MOST_FPS:
+        raise UsageError(f"--fps is {fps}; it must be 1 to {MOST_FPS}.")
+    loaded = load()
+    record = {
+        **asdict(request),
+        "fps": fps or FPS,
+        "model": loaded.name,
+        "fingerprint": loaded.fingerprint,
+        "precision": loaded.precision,
+    }
+
+    def counted(advance: console.Advance) -> Iterator[Image]:
+        for frame in samples.interpolate(loaded, request):
+            yield frame
+            advance()
+
+    with console.progress("interpolate", request.frames, unit="frames") as advance:
+        way = [*request.prompts, *(request.prompts[:1] if request.loop else ())]
+        save_animation(target, counted(advance), " \N{RIGHTWARDS ARROW} ".join(way), record)
+    console.answer(json, {"path": target, **record}, target)
+
+
+def _like(image: Path | None, weight: float | None, noise: float | None, beside_prompts: bool) -> LikeRequest | None:
+    """The image to generate like, if any, alone where there is no prompt."""
+    if image is None:
+        if weight is not None or noise is not None:
+            raise UsageError("--like-weight and --like-noise are of an image: add --like.")
+        return None
+    if weight is not None and not beside_prompts:
+        raise UsageError("--like-weight mixes an image with a prompt: give one.")
+    check_there(image, ": the image does not exist")
+    default = LIKE_WEIGHT if beside_prompts else 1.0
+    return LikeRequest(image, default if weight is None else weight, LIKE_NOISE if noise is None else noise)
+
+
+def _load(
+    model: str | None,
+    device: str,
+    precision: str,
+    batch_size: int | None,
+    wanted: int,
+    like: LikeRequest | None = None,
+    prompts: Sequence[str] = (),
+) -> ImageModel:
     """Load the model, without torch where it is an exported one; so many images are wanted of it."""
     if model is not None and is_export(model):
+        if like is not None:
+            raise UsageError(f"{model} is an exported model, which reads no image: --like needs the one it is made of.")
         from ratlip_cli.exported import ExportedModel
 
         check_export(device, precision)
@@ -195,6 +344,11 @@ def _load(model: str | None, device: str, precision: str, batch_size: int | None
     loaded = group.in_turn(lambda: load_model(name, target)).in_precision(precision)
     in_all = f", in {group.size} processes" if group.size > 1 else ""
     console.note(f"model {loaded.name} ({loaded.fingerprint}) on {target} in {loaded.precision}{in_all}")
+    if like is not None:
+        from ratlip_cli.like import LikeModel
+
+        own = [prompt for prompt in prompts if prompt != like.label]
+        return _shared(LikeModel(loaded, like, own, batch_size), device, batch_size)
     return _shared(TorchModel(loaded, batch_size), device, batch_size)
 
 

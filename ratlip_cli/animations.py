@@ -1,0 +1,83 @@
+"""Frames as one file: an MP4, a GIF or a WebP that moves, or a PNG with all of them side by side."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+
+from PIL import ExifTags, Image
+
+from ratlip_cli.errors import RatlipError, unknown_name
+from ratlip_cli.files import printable, whole_file
+from ratlip_cli.generation import ANIMATIONS, STRIP
+from ratlip_cli.grids import captioned_grid
+from ratlip_cli.outputs import png_text
+
+_SIDE = 256
+"""Smaller images are enlarged to about so many pixels: players blur what is small."""
+
+
+def check_animation(path: Path) -> None:
+    """Raise UsageError for a file of another format, RatlipError where what writes it is not installed."""
+    kind = path.suffix[1:].lower()
+    if kind not in (*ANIMATIONS, STRIP):
+        raise unknown_name("format", kind, (*ANIMATIONS, STRIP))
+    if kind == "mp4" and importlib.util.find_spec("av") is None:
+        raise RatlipError(
+            'MP4 files need the package av: `pip install "ratlip[video]"`, or choose .gif or .webp for --out.'
+        )
+
+
+def save_animation(path: Path, frames: Iterable[Image.Image], caption: str, record: Mapping[str, object]) -> None:
+    """Write frames, all of one size, by the ending of `path`; it must be one of ANIMATIONS or STRIP.
+
+    Args:
+        caption: stands above a strip.
+        record: how they were made, for the file's metadata; its `fps` is the frames a second.
+
+    An animation repeats without end, but for MP4, where the player decides. Raises RatlipError where `path` cannot be
+    written; what was there before is replaced.
+    """
+    kind = path.suffix[1:].lower()
+    fps, about = int(str(record["fps"])), json.dumps(record)
+    with whole_file(path) as partial:
+        if kind == STRIP:
+            captioned_grid([(caption, list(frames))]).save(partial, "PNG", pnginfo=png_text(record))
+        elif kind == "mp4":
+            _save_mp4(partial, enlarged(frames), fps, about)
+        else:
+            first, *others = enlarged(frames)
+            exif = Image.Exif()
+            exif[ExifTags.Base.ImageDescription] = about
+            beside = {"comment": about.encode()} if kind == "gif" else {"exif": exif, "quality": 95}
+            milliseconds = round(100 / fps) * 10 if kind == "gif" else round(1000 / fps)  # a GIF counts in hundredths
+            first.save(partial, kind, save_all=True, append_images=others, duration=milliseconds, loop=0, **beside)
+
+
+def enlarged(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
+    """Frames by whole factors to about 256 pixels where they are smaller, and to an even side, which H.264 needs."""
+    for frame in frames:
+        scale = max(1, _SIDE // max(frame.size))
+        if any(side * scale % 2 for side in frame.size):
+            scale *= 2
+        size = (frame.width * scale, frame.height * scale)
+        yield frame.resize(size, Image.Resampling.NEAREST) if scale > 1 else frame
+
+
+def _save_mp4(path: Path, frames: Iterable[Image.Image], fps: int, about: str) -> None:
+    """H.264, as every browser plays it."""
+    import av
+
+    with av.open(str(path), "w", format="mp4") as container:
+        container.metadata["comment"] = printable(about)
+        stream = None
+        for frame in frames:
+            if stream is None:
+                stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "16"})
+                stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p"
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        if stream is not None:
+            container.mux(stream.encode())

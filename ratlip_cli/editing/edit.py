@@ -1,0 +1,194 @@
+"""An image changed by words, from a request to a result: inversion, then a move along the difference of two captions.
+
+G(z, T + s (T_to - T_from)) with the z and T that generate the image: z, and what both captions say, stay.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ratlip_cli.device import resolve_device
+from ratlip_cli.editing.inversion import Inversion, invert
+from ratlip_cli.editing.request import EditRequest
+from ratlip_cli.errors import UsageError
+from ratlip_cli.files import whole_file, write_text
+from ratlip_cli.grids import captioned_grid
+from ratlip_cli.like import image_vectors, reads_vectors, text_like
+from ratlip_cli.model.losses import clip_similarity
+from ratlip_cli.outputs import free, next_number, png_text, slug
+from ratlip_cli.pixels import from_image, to_images
+from ratlip_cli.sampling import check_vectors, read_square, sample
+from ratlip_cli.weights.load import default_model, load_model
+from ratlip_cli.weights.model_folder import Model
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, repr=False)
+class Edit:
+    """An image, what the model makes of it, and the changes."""
+
+    request: EditRequest
+    model: Model
+    original: Image.Image  # The square middle, at the model's size.
+    reconstruction: Image.Image
+    edited: list[Image.Image]  # One a strength.
+    inversion: Inversion  # Of one image.
+    similarity: Mapping[str, list[float]]  # Caption -> its CLIP similarity with original, reconstruction, edited ones.
+    seconds: float  # Of the inversion.
+
+    @property
+    def says(self) -> str:
+        """How near the reconstruction is, in a sentence."""
+        levels = 127.5 * float(self.inversion.losses["pixel"][0]) ** 0.5
+        cosine = 1 - float(self.inversion.losses["identity"][0])
+        return f"reconstruction: {levels:.0f} of 255 levels off (root mean square), CLIP cosine {cosine:.2f}"
+
+    def strip(self) -> Image.Image:
+        """Original, reconstruction and the changes side by side."""
+        request = self.request
+        names = ", ".join(["original", "reconstruction", *(f"{strength:g}" for strength in request.strengths)])
+        caption = f"{request.start} \N{RIGHTWARDS ARROW} {request.end} ({names})"
+        return captioned_grid([(caption, [self.original, self.reconstruction, *self.edited])])
+
+    def record(self) -> dict[str, object]:
+        """How it was made, and how well."""
+        request = self.request
+        return {
+            "image": str(request.image),
+            "from": request.start,
+            "to": request.end,
+            "strengths": list(request.strengths),
+            "steps": request.steps,
+            "seed": request.seed,
+            "model": self.model.name,
+            "fingerprint": self.model.fingerprint,
+            "reconstruction": {name: round(float(value[0]), 4) for name, value in self.inversion.losses.items()},
+            "clip_similarity": {name: [round(value, 4) for value in row] for name, row in self.similarity.items()},
+            "seconds": round(self.seconds, 1),
+        }
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write NNNN_TITLE_strip.png, an image for each strength, and the record as JSON; the result is the files.
+
+        Args:
+            folder: made where it does not exist; numbers go on from what it holds, and nothing is replaced.
+        """
+        folder, request = Path(folder), self.request
+        stem = f"{next_number(folder):04d}_{slug(f'{request.start} to {request.end}')}"
+        named = {"strip": self.strip()}
+        named |= {f"{strength:g}": image for strength, image in zip(request.strengths, self.edited, strict=True)}
+        files = []
+        for end, image in named.items():
+            files.append(free(folder / f"{stem}_{end}.png"))
+            with whole_file(files[-1]) as partial:
+                image.save(partial, "PNG", pnginfo=png_text(self.record()))
+        files.append(free(folder / f"{stem}.json"))
+        write_text(files[-1], json.dumps(self.record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        return files
+
+    def _repr_png_(self) -> bytes:
+        shown = io.BytesIO()
+        self.strip().save(shown, "PNG")
+        return shown.getvalue()
+
+    def __repr__(self) -> str:
+        return f"<Edit of {self.request.image} from '{self.request.start}' to '{self.request.end}'>"
+
+
+def edit(request: EditRequest, on_step: Callable[[float], None] = lambda loss: None) -> Edit:
+    """Change an image from what one caption says to what another says.
+
+    Args:
+        on_step: called with the loss before each step of the inversion.
+
+    Raises DataError where the image cannot be read; UsageError where the model does not tell the captions apart or
+    reads words one by one; WeightsError or DeviceError where a model or a device cannot be used.
+    """
+    model = _loaded(request)
+    original = read_square(request.image, model.config.generator.image_size)
+    start, end = caption_vectors(model, request.start, request.end)
+    began = time.monotonic()
+    target = from_image(original)[None]
+    found = invert(
+        model,
+        target,
+        first_text(model, target, start, [request.start, request.end]),
+        request.steps,
+        request.seed,
+        on_step=on_step,
+    )
+    seconds = time.monotonic() - began
+    strengths = torch.tensor([0.0, *request.strengths])
+    images = moved(model, found, start, end, strengths)
+    captions = [request.start, request.end]
+    similarity = _similarity(model, torch.cat((target, images)), captions)
+    reconstruction, *edited = to_images(images)
+    return Edit(request, model, original, reconstruction, edited, found, similarity, seconds)
+
+
+def with_model(request: EditRequest) -> EditRequest:
+    """The same request with its model loaded, in fp32. Raises WeightsError or DeviceError where it cannot be."""
+    return replace(request, model=_loaded(request))
+
+
+def _loaded(request: EditRequest) -> Model:
+    model = request.model
+    if not isinstance(model, Model):
+        model = load_model(model or default_model(), resolve_device(request.device))
+        logger.info("model %s (%s) on %s", model.name, model.fingerprint, model.device)
+    return model.in_precision("fp32")
+
+
+def caption_vectors(model: Model, start: str, end: str) -> tuple[Tensor, Tensor]:
+    """The conditions (1,d) of two captions.
+
+    Raises UsageError where they are the same, or the model's conditions are words.
+    """
+    for caption in (start, end):
+        if unknown := model.unknown_words(caption):
+            logger.warning("%s", unknown)
+    vectors = model.encode([start]), model.encode([end])
+    check_vectors(model, vectors[0], "edits along the difference of")
+    if torch.equal(*vectors):
+        raise UsageError(
+            f"model {model.name} reads '{start}' and '{end}' as the same: it does not know the words that differ."
+        )
+    return vectors
+
+
+def first_text(model: Model, images: Tensor, start: Tensor, captions: Sequence[str]) -> Tensor:
+    """T0 (n,d) of images (n,3,S,S) in [-1,1]: their image vectors as text, see `like`.
+
+    It says more than the captions' conditions `start` (n,d), which stand in where the model does not read such vectors.
+    """
+    if not reads_vectors(model):
+        return start
+    target, length = text_like(model, image_vectors(model, images), captions)
+    return length * target
+
+
+def moved(model: Model, found: Inversion, start: Tensor, end: Tensor, strengths: Tensor) -> Tensor:
+    """One image's changes (k,3,S,S) in [-1,1], on the CPU: T moved by each of `strengths` (k,) times end - start."""
+    text = found.text + strengths[:, None] * (end - start)
+    return sample(model, found.noise.expand(len(strengths), -1), text)
+
+
+@torch.no_grad()
+def _similarity(model: Model, images: Tensor, captions: list[str]) -> dict[str, list[float]]:
+    vectors = model.sampler.each(model.clip.encode_image, images.to(model.device)).cpu()
+    texts = (model.clip.encode_text([caption]).cpu() for caption in captions)
+    return {
+        caption: clip_similarity(vectors, text.expand(len(vectors), -1)).tolist()
+        for caption, text in zip(captions, texts, strict=True)
+    }
