@@ -281,6 +281,7 @@ def test_another_version_in_another_process_is_one_line(tiny_settings: TrainSett
 ONE_STEP = """
 import sys
 import torch
+torch.optim.Adam([torch.zeros(1)])  # which imports some of it by itself
 before = {name for name in sys.modules if name.startswith("torch.distributed")}
 from ratlip_cli.cli.app import app
 app(sys.argv[1:], standalone_mode=False)

@@ -35,7 +35,7 @@ from ratlip_cli.evaluation.request import EvaluationRequest
 from ratlip_cli.evaluation.statistics import NEIGHBOURS, Counts, Interval, candidates, interval, resamples
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.progress import Progress, silent
-from ratlip_cli.setting import is_export
+from ratlip_cli.setting import check_export, is_export
 from ratlip_cli.weights.load import default_model, load_model, open_export
 from ratlip_cli.weights.model_folder import Model
 
@@ -129,6 +129,8 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
         WeightsError: a model or a network cannot be loaded. RatlipError: the model generates NaN.
         DistributedError: another one of several processes has ended or does not come.
     """
+    if request.images is None and not isinstance(request.model, Model) and is_export(str(request.model or "")):
+        check_export(request.device, request.precision)
     device = own_device(request.device)
     group = join(device, ANSWER_SECONDS)
     if request.images is not None:
