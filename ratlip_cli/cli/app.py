@@ -92,7 +92,8 @@ def main() -> None:
                 traceback.print_exc()
             if processes.are_several():
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends all where one has ended
-            if not processes.are_several() or processes.speaks():
+            ended_by_others = processes.rank() > 0 and isinstance(told, Interrupted)  # torchrun ends all with one
+            if not processes.are_several() or (not ended_by_others and processes.speaks()):
                 console.error(str(told))
             if not isinstance(told, DistributedError):
                 processes.end()
