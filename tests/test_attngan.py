@@ -681,5 +681,5 @@ def test_it_learns_the_colours_that_captions_ask_for(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     entries = read_split(tmp_path / "demo-birds", "test")
     captions = [("bird", entry.captions[rng.integers(len(entry.captions))]) for entry in entries]
-    images = sampler(str(tmp_path / "run"))([caption for _, caption in captions], 0)
+    images = sampler(load_model(str(tmp_path / "run")))([caption for _, caption in captions], 0)
     assert fits(load_classifier(), images, captions)["bird body"] > 0.35

@@ -29,6 +29,7 @@ from ratlip_cli.demo.attributes import FAMILIES
 from ratlip_cli.files import write_text
 from ratlip_cli.training.settings import resolve_settings
 from ratlip_cli.training.start import open_session
+from ratlip_cli.weights.load import load_model
 
 
 def train(out: Path, settings: dict[str, object]) -> float:
@@ -56,7 +57,7 @@ def features(classifier: Classifier, images: Tensor) -> np.ndarray:
 
 def score(classifier: Classifier, run: Path, test: RenderedSet, train: RenderedSet) -> dict[str, float]:
     """What the model of a run reaches."""
-    scores, generated = score_split(classifier, sampler(str(run)), test, 0)
+    scores, generated = score_split(classifier, sampler(load_model(str(run))), test, 0)
     real, other = (features(classifier, one.centre(np.arange(len(one.pixels)))) for one in (test, train))
     distance = frechet_distance(features(classifier, generated), real) / frechet_distance(other, real)
     shown = {name: scores[name]["model"] for name in GOALS["test"] if name in scores}
