@@ -85,6 +85,9 @@ def test_chunks_are_the_plain_model_but_for_rounding(model: Model) -> None:
     assert bool(((made - exact).abs().amax((1, 2, 3)) <= worst).all())
     assert bool(((made - plain).abs().amax((1, 2, 3)) <= worst).all())
     assert (made - exact).square().mean().sqrt() < 1e-6
+    difference = (made - plain).abs()
+    assert (difference > 1e-5).float().mean() < 1e-3
+    assert difference.max() < 1e-4
     levels = (to_uint8(made).int() - to_uint8(plain).int()).abs()
     assert levels.max() <= 1
     assert (levels > 0).float().mean() < 1e-3
