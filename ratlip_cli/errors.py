@@ -56,6 +56,12 @@ class Interrupted(BaseException):
         self.exit_code = 128 + signal_number
 
 
+READER_KILLED = (
+    "a process that reads images was killed (out of memory?). What is saved is kept: go on with fewer --workers."
+)
+"""What is said where a DataLoader's process has gone, which PyTorch notices in whatever is done at that moment."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a misspelled name: it gives the nearest right one and the whole list."""
     choices = sorted(known)

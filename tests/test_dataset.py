@@ -375,9 +375,16 @@ def test_text_vectors_are_those_of_the_clip(dataset: CaptionedImages, tiny_clip:
 SIGNALLED = """
 import os, signal, sys, time
 from pathlib import Path
+import ratlip_cli.data.dataset
 from ratlip_cli.data.dataset import CaptionedImages, training_batches
+from ratlip_cli.data.readers import leave_signals_to_parent
+
+def late(worker):
+    time.sleep({late} * worker)
+    leave_signals_to_parent(worker)
 
 if __name__ == "__main__":
+    ratlip_cli.data.dataset.leave_signals_to_parent = late
     asked = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: asked.append(number))
@@ -392,12 +399,38 @@ if __name__ == "__main__":
 """
 
 
-def test_signals_leave_the_workers_to_their_parent_and_nobody_waits_at_the_end(folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SIGNALLED.format(folder=str(folder))],
-        start_new_session=True,
-        capture_output=True,
-        text=True,
-        timeout=120,  # seconds; a worker that nobody ends would keep it for ever
-    )
+def ended(program: str) -> subprocess.CompletedProcess[str]:
+    """What a program of its own session says; a process that nobody ends would keep it for ever."""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, start_new_session=True, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_signals_leave_the_workers_to_their_parent_and_nobody_waits_at_the_end(folder: Path, late: int) -> None:
+    """Also a worker that has not begun yet when a signal comes."""
+    done = ended(SIGNALLED.format(folder=str(folder), late=late))
     assert (done.stdout, done.returncode) == ("2\n", 0), done.stderr
+
+
+KILLED = """
+import multiprocessing, sys
+from pathlib import Path
+from ratlip_cli.data.dataset import CaptionedImages, training_batches
+from ratlip_cli.errors import DataError
+
+if __name__ == "__main__":
+    kept = training_batches(CaptionedImages(Path({folder!r}), "train", 32), 4, workers=2)
+    next(kept)
+    multiprocessing.active_children()[0].kill()
+    try:
+        for batch in kept:
+            pass
+    except (DataError, RuntimeError) as error:  # the second where PyTorch notices outside of `next`
+        sys.exit(str(error))
+"""
+
+
+def test_a_killed_worker_is_one_line_and_nobody_waits_at_the_end(folder: Path) -> None:
+    done = ended(KILLED.format(folder=str(folder)))
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert "killed" in done.stderr

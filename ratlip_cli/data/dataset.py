@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import hashlib
 import itertools
 import logging
-import signal
-import weakref
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ratlip_cli.data.images import ImageError, read_image, resize_shorter_side
 from ratlip_cli.data.layout import read_dataset, read_split, split_fingerprint, stored_side
+from ratlip_cli.data.readers import leave_signals_to_parent, read_in_turn
 from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
 from ratlip_cli.pixels import from_image
 from ratlip_cli.progress import Progress, silent
@@ -148,7 +146,7 @@ def training_batches(
     than once in it. With `rows` only these rows of each batch are read. Images are read in `workers` processes (0: in
     this one), which changes nothing in the batches. The workers leave SIGINT, SIGTERM and SIGHUP to this process, so
     that it can end its step and save; they end with it, or when the generator is closed. Raises DataError, naming the
-    file, for an image that cannot be read.
+    file, for an image that cannot be read, and where a worker was killed.
     """
     loader = DataLoader(
         _TrainingStream(dataset),
@@ -163,14 +161,7 @@ def training_batches(
         generator=torch.Generator(),  # The loader draws a number; not from the generator that everybody shares.
     )
 
-    def generate() -> Generator[Batch, None, None]:
-        for batch in loader:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
-
-    batches = generate()
-    return closed_at_exit(batches)
+    return read_in_turn([loader], lambda: 0)
 
 
 def text_vectors(
@@ -277,22 +268,3 @@ def _crop(image: Image.Image, left: int, upper: int, side: int) -> Image.Image:
 
 def as_it_is(batch: Any) -> Any:
     return batch
-
-
-def leave_signals_to_parent(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
-def closed_at_exit(batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
-    """`batches`, closed before multiprocessing waits, at exit, for the workers to end."""
-    atexit.register(_close, weakref.ref(batches))
-    return batches
-
-
-def _close(generator: weakref.ref[Generator[Batch, None, None]]) -> None:
-    batches = generator()
-    if batches is not None:
-        batches.close()

@@ -29,9 +29,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from ratlip_cli.data.dataset import Batch, as_it_is, centre_view, closed_at_exit, leave_signals_to_parent, random_view
+from ratlip_cli.data.dataset import Batch, as_it_is, centre_view, random_view
 from ratlip_cli.data.images import ImageError, read_image, stored_image
 from ratlip_cli.data.layout import DatasetInfo, Problem, Record, stored_side
+from ratlip_cli.data.readers import leave_signals_to_parent, read_in_turn
 from ratlip_cli.data.request import HUB, STREAMED, expanded
 from ratlip_cli.data.sources import parquet, webdataset
 from ratlip_cli.data.sources.tables import Row
@@ -440,7 +441,7 @@ class StreamReader:
         """Yield batches without end, from `position` on.
 
         The workers leave signals to this process; they end with it, or when the generator is closed. Raises DataError
-        where more fails than may, or nothing can be used.
+        where more fails than may, nothing can be used, or a worker was killed.
         """
         lanes = self._among["processes"] * self._among["workers"]
         loaders = [
@@ -456,19 +457,12 @@ class StreamReader:
             for lane in self._lanes
         ]
 
-        def generate() -> Generator[Batch, None, None]:
-            readers = [iter(loader) for loader in loaders]
-            while True:
-                item = next(readers[self._turn])
-                if isinstance(item, RatlipError):
-                    raise item
-                lane = self._lanes[self._turn]
-                batch, self._states[lane], self._counts[lane], problems = item
-                self._turn = (self._turn + 1) % len(self._lanes)
-                self._tell(problems)
-                yield batch._replace(captions=tuple(batch.captions))  # pinning memory made a list of it
-
-        return closed_at_exit(generate())
+        for item in read_in_turn(loaders, lambda: self._turn):
+            lane = self._lanes[self._turn]
+            batch, self._states[lane], self._counts[lane], problems = item
+            self._turn = (self._turn + 1) % len(self._lanes)
+            self._tell(problems)
+            yield batch._replace(captions=tuple(batch.captions))  # pinning memory made a list of it
 
     def _tell(self, problems: Sequence[str]) -> None:
         for problem in problems[: NAMED - len(self._named)]:

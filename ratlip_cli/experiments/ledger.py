@@ -36,6 +36,9 @@ GENERATOR_FILE = "model/generator.safetensors"
 FEATURES = "features"
 """The key of features in `scores.safetensors` and `real-features.safetensors`."""
 
+PLACES = ("data_dir", "out", "resume")
+"""Settings that say where things lay on one machine, which is nobody's business who reads a published ledger."""
+
 DONE, BROKEN, CHANGED = "done", "broken", "changed"
 
 
@@ -48,7 +51,7 @@ class Entry:
     run: str  # Name of its folder in the sweep folder.
     state: str  # DONE; BROKEN, without scores; or CHANGED by hand since it was scored.
     reason: str | None  # Why it is broken or counts as changed.
-    settings: dict[str, Value | None]  # All of them, resolved, by flat names.
+    settings: dict[str, Value | None]  # All of them, resolved, by flat names; in a ledger without PLACES.
     settings_digest: str  # 16 hex digits over those that decide what is trained.
     version: str = ""  # Of ratlip.
     commit: str | None = None  # Of its source, where that is a git checkout; `-dirty` behind it where it was changed.
@@ -83,8 +86,13 @@ def read_ledger(folder: Path) -> list[Entry]:
 
 
 def write_ledger(folder: Path, entries: Sequence[Entry]) -> None:
-    """Write the ledger of a sweep folder, whole. Raises RatlipError where it cannot be written."""
-    write_text(folder / LEDGER_FILE, "".join(json.dumps(asdict(entry)) + "\n" for entry in entries))
+    """Write the ledger of a sweep folder, whole, without PLACES. Raises RatlipError where it cannot be written."""
+    told = [replace(entry, settings=_without_places(entry.settings)) for entry in entries]
+    write_text(folder / LEDGER_FILE, "".join(json.dumps(asdict(entry)) + "\n" for entry in told))
+
+
+def _without_places(settings: Mapping[str, Value | None]) -> dict[str, Value | None]:
+    return {name: value for name, value in settings.items() if name not in PLACES}
 
 
 def read_entry(run: Path) -> Entry | None:

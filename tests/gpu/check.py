@@ -55,9 +55,13 @@ class Stopped(BaseException):
 
 
 class Clock:
-    """Raises OutOfTime where a step goes on too long, and Stopped at SIGINT and SIGTERM."""
+    """Raises OutOfTime where a step goes on too long, and Stopped at SIGINT and SIGTERM.
+
+    Both are raised again each second until the step has ended: one that is raised in a destructor is printed and gone.
+    """
 
     def __enter__(self) -> Clock:
+        self._stopped_by = ""
         self._before = {
             number: signal.signal(number, self._raise) for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM)
         }
@@ -69,16 +73,19 @@ class Clock:
             signal.signal(number, handler)
 
     def limit(self, seconds: float) -> None:
-        """Give the code that follows this long. It is asked again each second, where something swallowed it."""
+        """Give the code that follows this long."""
+        if self._stopped_by:
+            raise Stopped(self._stopped_by)
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01), 1.0)
 
     def release(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGALRM:
-            raise OutOfTime
-        raise Stopped(signal.Signals(number).name)
+        if number != signal.SIGALRM:
+            self._stopped_by = signal.Signals(number).name
+            signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
+        raise Stopped(self._stopped_by) if self._stopped_by else OutOfTime
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -144,8 +151,8 @@ def run_step(context: Context, clock: Clock, seconds: float) -> None:
     """One step: whatever ends it, what it has measured stays."""
     step, began, processor = context.step, time.monotonic(), time.process_time()
     step["state"], step["allowed_seconds"] = "running", seconds
-    print(f"{context.name} ... (at most {seconds:.0f} s)", file=sys.stderr, flush=True)
     try:
+        print(f"{context.name} ... (at most {seconds:.0f} s)", file=sys.stderr, flush=True)
         clock.limit(seconds)
         importlib.import_module(STEPS[context.name][0]).run(context)
         clock.release()
