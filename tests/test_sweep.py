@@ -217,6 +217,28 @@ def test_a_run_is_what_train_and_evaluate_make_of_it(write: Write, content: dict
     _check_what_is_changed_by_hand(folder, entry)
 
 
+def test_runs_that_another_sweep_has_are_taken_from_it(write: Write, content: dict, tmp_path: Path) -> None:
+    first = opened(write(content))
+    made = make_run(first, first.run("GALIP-seed1"))
+    make_run(first, first.run("with-RAT-seed1"))
+    first.write_ledger()
+
+    content["rows"] = {"baseline": {"variant": "galip"}, "with RAT": {"variant": "rat", "hidden_size": 7}}
+    content["evaluation"] = {"captions_per_image": 1, "metrics": ["clip-score"]}
+    second = SweepFolder(SweepRequest(write(content), tmp_path / "second", "cpu", take=[first.path]))
+    second.open()
+    (second.path / "baseline-seed0").mkdir()  # as a kill leaves it
+    assert second.take() == {"baseline-seed1": first.path / "GALIP-seed1"}
+    assert second.take() == {}, "it is there now"
+    run = second.run("baseline-seed1")
+    assert second.state(run)[0] == BEGUN
+    entry = make_run(second, run)
+    assert (entry.row, entry.seconds) == ("baseline", pytest.approx(made.seconds, abs=5))
+    assert entry.model_fingerprint == made.model_fingerprint
+    assert entry.files["model/generator.safetensors"] == made.files["model/generator.safetensors"], "not trained again"
+    assert set(entry.scores) == {"clip-score"}
+
+
 def _check_what_is_changed_by_hand(folder: SweepFolder, entry: Entry) -> None:
     run, place = folder.run(entry.run), folder.path / entry.run
     config = (place / "config.toml").read_text(encoding="utf-8")

@@ -79,8 +79,9 @@ def reproduce(
         _show_claims(request, into)
         return
     for name in NEEDED[what]:
+        place, others = request.folder(name), request.others(name)
         folder = SweepFolder(
-            SweepRequest(request.file(name), request.folder(name), device, data_dir, jobs, shard, retry_broken)
+            SweepRequest(request.file(name), place, device, data_dir, jobs, shard, retry_broken, others)
         )
         if dry_run:
             show_estimate(folder, json=False)

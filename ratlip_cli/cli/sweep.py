@@ -52,6 +52,12 @@ def sweep(
     retry_broken: Annotated[
         bool, typer.Option("--retry-broken", help="Try again the runs that failed, each from its last checkpoint.")
     ] = False,
+    take: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER", help="Another sweep folder: runs that were trained there just so are copied. Repeatable."
+        ),
+    ] = None,
     device: Device = "auto",
     data_dir: Annotated[
         str, typer.Option(metavar="FOLDER", help="Folder that holds prepared datasets.", envvar="RATLIP_DATA")
@@ -74,7 +80,7 @@ def sweep(
     """
     console.set_up(quiet)
     check_there(file)
-    folder = SweepFolder(SweepRequest(file, out, device, data_dir, jobs, shard, retry_broken))
+    folder = SweepFolder(SweepRequest(file, out, device, data_dir, jobs, shard, retry_broken, take or ()))
     if only is not None:
         _make_one(folder, only)
         return
@@ -101,6 +107,8 @@ def complete(folder: SweepFolder) -> list[Entry]:
 
         check_disk(folder)
     folder.open()
+    for name, source in folder.take().items():
+        console.note(f"{name} is taken from {source}, to be scored here")
     folder.write_ledger()
     stopped = _make_all(folder, len(left))
     entries = folder.write_ledger()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratlip_cli.errors import DataError, UsageError
-from ratlip_cli.experiments.ledger import DONE, read_ledger
+from ratlip_cli.experiments.ledger import DONE, LEDGER_FILE, read_ledger
 from ratlip_cli.experiments.sweep_file import read_sweep
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.setting import RUNS
@@ -75,6 +75,11 @@ class ReproduceRequest:
     def folder(self, sweep: str) -> Path:
         """Where its runs are."""
         return self.out / f"{sweep}.{self.scale}"
+
+    def others(self, sweep: str) -> list[Path]:
+        """Folders of the other sweeps of this scale that are there: some of their runs are the same."""
+        folders = [self.folder(other) for other in SWEEPS if other != sweep]
+        return [folder for folder in folders if (folder / LEDGER_FILE).is_file()]
 
     @property
     def folders(self) -> Folders:

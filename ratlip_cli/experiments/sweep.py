@@ -10,11 +10,12 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,15 +26,18 @@ from ratlip_cli.experiments.ledger import (
     BROKEN_FILE,
     CHANGED,
     DONE,
+    SCORES_FILE,
     SWEEP_FILE,
+    VALUES_FILE,
     Entry,
     differences,
     digest_of,
     read_entry,
+    read_ledger,
     write_ledger,
 )
 from ratlip_cli.experiments.sweep_file import Run, Sweep, read_sweep
-from ratlip_cli.files import lock_descriptor, locked, whole_file, write_text, writing
+from ratlip_cli.files import lock_descriptor, locked, whole_file, whole_folder, write_text, writing
 from ratlip_cli.json_files import read_json
 from ratlip_cli.setting import RUNS, check_device
 from ratlip_cli.training.settings import TrainSettings, settings_of_run
@@ -64,6 +68,7 @@ class SweepRequest:
     jobs: int | None = None  # Runs at a time; one a GPU, or else one a core and at most MOST_JOBS, if left out.
     shard: str | None = None  # `i/n`: every n-th run alone, from the i-th on.
     retry_broken: bool = False
+    take: Sequence[Path] = ()  # Other sweep folders: what was trained there as this file says is copied from them.
 
     def __post_init__(self) -> None:
         check_device(self.device)
@@ -209,6 +214,31 @@ class SweepFolder:
         first = next((entry for entry in found if entry.state == DONE), None)
         return [entry if first is None or entry.state != DONE else _compared(first, entry) for entry in found]
 
+    def take(self) -> dict[str, Path]:
+        """Copy missing runs from the sweep folders of the request; the run folders there by the names here.
+
+        A run is taken where it is done there and its settings are those of this file, whatever its row is called. It
+        is scored here again, by this file's protocol. Raises DataError where one of the folders is no sweep folder.
+        """
+        known = [
+            (other / entry.run, entry)
+            for other in self.request.take
+            for entry in read_ledger(other)
+            if entry.state == DONE and is_begun(other / entry.run)
+        ]
+        taken = {}
+        for run in self.ordered:
+            wanted = run.settings.flat()
+            source = next((place for place, entry in known if not differences(entry.settings, wanted)), None)
+            if source is None or self.state(run)[0] != MISSING:
+                continue
+            with locked(self.lock_file(run.name)) as alone:
+                if alone and self.state(run)[0] == MISSING:
+                    with whole_folder(self.path / run.name) as partial:
+                        shutil.copytree(source, partial, dirs_exist_ok=True, ignore=_NOT_TAKEN)
+                    taken[run.name] = source
+        return taken
+
     def write_ledger(self) -> list[Entry]:
         """Write the ledger anew from what lies in the run folders, and return its entries."""
         while True:
@@ -235,6 +265,9 @@ class SweepFolder:
     def log(self, run: Run) -> Path:
         """Where the process of a run writes what it has to say."""
         return self.path / LOGS / f"{run.name}.log"
+
+
+_NOT_TAKEN = shutil.ignore_patterns(SCORES_FILE, VALUES_FILE, BROKEN_FILE)
 
 
 def is_begun(folder: Path) -> bool:
