@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-
 from ratlip_cli.baselines.attngan import (
     Condition,
     Discriminators,
