@@ -136,7 +136,7 @@ COLOURS = {
     "attngan": ({**NARROW, "lr_g": 8e-4, "lr_d": 4e-4, "steps": 150}, 0.35),
     "lafite": ({"steps": 600}, 0.25),
     "dfgan": ({**NARROW, "lr_g": 2e-3, "lr_d": 2e-3, "steps": 1000}, 0.17),
-    "ratgan": ({**NARROW, "lr_g": 4e-3, "lr_d": 1e-3, "steps": 1000}, 0.17),
+    "ratgan": ({**NARROW, "lr_g": 4e-3, "lr_d": 1e-3, "steps": 1200}, 0.17),
 }
 """Settings of a run of minutes at 64 pixels, and the share of body colours that is asked of it; chance is 0.1."""
 
