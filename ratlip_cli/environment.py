@@ -10,13 +10,16 @@ import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub.constants
 
 import ratlip_cli
 from ratlip_cli.data.request import prepared_names
 from ratlip_cli.errors import one_line
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     *("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scipy", "pillow", "matplotlib", "scikit-learn"),
@@ -33,10 +36,24 @@ VARIABLES = (
 """Environment variables that change what ratlip does. None of them holds a secret; others are not told."""
 
 
-def of_run() -> dict[str, Any]:
-    """What a run folder keeps of the machine and the installation that trained last: none of their paths."""
+def of_run(device: torch.device) -> dict[str, Any]:
+    """What a run folder keeps of machine and installation, none of their paths, when `device` begins to train."""
     devices, threads, _ = _torch()
-    return _installation(devices, threads) | {"commit": commit()}
+    return _installation(devices, threads) | {"commit": commit(), "machine": machine(device)}
+
+
+def machine(device: torch.device) -> str:
+    """The device and what computes on it, in words."""
+    import torch
+
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, PyTorch {torch.__version__}"
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+    threads = torch.get_num_threads()
+    return f"{name}, {os.cpu_count()} cores, {threads} of them used, PyTorch {torch.__version__}"
 
 
 def commit() -> str | None:

@@ -65,7 +65,8 @@ def from_json(kind: type[T], values: object, optional: bool = False) -> T:
         raise ValueError(f"{_shown(values)} is not an object")
     hints = get_type_hints(kind)
     own = fields(kind)  # type: ignore[arg-type]
-    needed = {field.name for field in own if not optional or field.default is MISSING}
+    without = {field.name for field in own if field.default is MISSING and field.default_factory is MISSING}
+    needed = without if optional else {field.name for field in own}
     check_keys(values, {field.name for field in own}, needed)
     for name, value in values.items():
         if not is_of_kind(value, hints[name]):

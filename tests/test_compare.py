@@ -13,15 +13,20 @@ import numpy as np
 import pytest
 from command_line import ratlip
 from made_sweep import DIMENSIONS, IMAGES, make_run
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.experiments.compare import CompareRequest, Table, compare_runs
 from ratlip_cli.experiments.ledger import (
     BROKEN,
     BROKEN_FILE,
+    CHANGED,
     REAL_FEATURES_FILE,
+    SCENES,
+    VALUES_FILE,
     Entry,
+    read_entry,
+    read_ledger,
     write_ledger,
 )
 from ratlip_cli.experiments.tables import FORMATS
@@ -94,6 +99,63 @@ def test_broken_and_changed_runs_are_named_and_left_out(sweep: Path) -> None:
     assert len(compared(sweep, include_changed=True).rows[2].runs) == 4
 
 
+def test_a_run_that_was_changed_before_it_was_scored_has_nothing_to_count(sweep: Path) -> None:
+    entries = read_ledger(sweep)
+    never = replace(entries[0], state=CHANGED, reason="its settings were changed", scores={}, protocol={}, files={})
+    write_ledger(sweep, [never, *entries[1:]])
+    for included in (False, True):
+        table = compared(sweep, include_changed=included)
+        assert [len(row.runs) for row in table.rows] == [SEEDS - 1, SEEDS, SEEDS]
+        assert any(never.run in note for note in table.notes)
+
+
+def test_the_same_runs_under_two_names_are_not_decided(sweep: Path) -> None:
+    entries = read_ledger(sweep)[:SEEDS]
+    write_ledger(sweep, [*entries, *(replace(entry, row="again") for entry in entries)])
+    table = compared(sweep)
+    for metric in table.metrics:
+        comparison = table.cells["again", metric].comparison
+        assert comparison is not None
+        assert (comparison.verdict, comparison.p) == (f"not decided by {SEEDS} seeds", 1)
+
+
+def test_entries_of_earlier_versions_are_read_and_their_images_are_independent(sweep: Path) -> None:
+    """They say neither who scored them nor which scenes their images are of."""
+    before = compared(sweep)
+    lines = []
+    for entry in read_ledger(sweep):
+        earlier = {name: value for name, value in vars(entry).items() if name != "scored_by"}
+        lines.append(json.dumps(earlier) + "\n")
+        (sweep / entry.run / "scores.json").write_text(lines[-1], encoding="utf-8")
+        assert read_entry(sweep / entry.run) == entry
+        assert SCENES not in load_file(sweep / entry.run / VALUES_FILE)
+    (sweep / "ledger.jsonl").write_text("".join(lines), encoding="utf-8")
+    assert compared(sweep).cells == before.cells
+    assert {cell.estimate.images for cell in before.cells.values()} == {IMAGES}
+
+
+def test_images_of_one_scene_are_resampled_together(sweep: Path) -> None:
+    """Where captions are several and nothing says whose, the seeds alone count."""
+    entries = [replace(entry, files={}) for entry in read_ledger(sweep)]
+    several = [replace(entry, protocol={**entry.protocol, "captions_per_image": 4}) for entry in entries]
+    write_ledger(sweep, several)
+    assert {cell.estimate.images for cell in compared(sweep).cells.values()} == {0}
+    for entry in entries:
+        values = load_file(sweep / entry.run / VALUES_FILE)
+        save_file({**values, SCENES: np.repeat(np.arange(IMAGES // 4), 4)}, sweep / entry.run / VALUES_FILE)
+    cells = compared(sweep).cells
+    assert cells["galip", "clip-score"].estimate.images == IMAGES // 4
+    assert cells["galip", "fid"].estimate.images == IMAGES  # of real images, some of which nothing was generated for
+
+
+def test_versions_that_differ_are_those_that_trained(sweep: Path) -> None:
+    entries = read_ledger(sweep)
+    write_ledger(sweep, [replace(entry, scored_by={"commit": str(k)}) for k, entry in enumerate(entries)])
+    assert compared(sweep).notes == []
+    write_ledger(sweep, [replace(entry, commit=str(k % 2)) for k, entry in enumerate(entries)])
+    assert compared(sweep).notes == ["the runs were trained by 2 commits of ratlip"]
+
+
 def test_plain_runs_that_differ_in_the_seed_alone_are_one_row(sweep: Path) -> None:
     runs = [sweep / f"{row}-seed{seed}" for row in ("ratlip", "galip") for seed in range(SEEDS)]
     table = compared(*runs)
@@ -150,3 +212,5 @@ def test_every_format_has_the_same_numbers(sweep: Path) -> None:
     assert len({line.count("|") for line in texts["md"].splitlines() if line.startswith("|")}) == 1
     assert re.search(r"\\begin\{tabular\}\{lr+l\}", texts["latex"])
     assert "95 \\% interval" in texts["latex"]
+    assert "$<$ 0.001" in texts["latex"]
+    assert not re.search(r"(?<!\$)[<>|](?!\$)", texts["latex"])

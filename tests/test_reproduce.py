@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +25,39 @@ from ratlip_cli.data.request import PrepareRequest
 from ratlip_cli.demo.attribute_classifier import load_classifier
 from ratlip_cli.demo.attributes import sample_attributes
 from ratlip_cli.demo.render import render
-from ratlip_cli.errors import DataError
+from ratlip_cli.demo.said import said
+from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.experiments import measures, reproduce
-from ratlip_cli.experiments.claims import ANGLES_FILE, GRADCAM_FILE, SWAP_FILE, Claim, claims, slope_weights
-from ratlip_cli.experiments.ledger import write_ledger
-from ratlip_cli.experiments.reproduce import BASELINE, HIDDEN_SIZES, OURS, PAPERS, RAT, SCALES, SWEEPS, Folders, hidden
+from ratlip_cli.experiments.claims import (
+    ANGLES_FILE,
+    GRADCAM_FILE,
+    SWAP_FILE,
+    Claim,
+    claims,
+    markdown,
+    provenance,
+    slope_weights,
+)
+from ratlip_cli.experiments.ledger import DONE, Entry, read_entry, read_ledger, write_entry, write_ledger
+from ratlip_cli.experiments.protocol import Protocol
+from ratlip_cli.experiments.reproduce import (
+    BASELINE,
+    HIDDEN_SIZES,
+    OURS,
+    PAPERS,
+    RAT,
+    SCALES,
+    SWEEPS,
+    Folders,
+    ReproduceRequest,
+    hidden,
+)
+from ratlip_cli.experiments.score import score_run
+from ratlip_cli.experiments.sweep import SweepFolder, SweepRequest
 from ratlip_cli.experiments.sweep_file import Sweep, read_sweep
 from ratlip_cli.pixels import from_image
 from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.start import open_session
 from ratlip_cli.weights.load import load_model
 
 ROOT = Path(__file__).parents[1]
@@ -85,9 +114,42 @@ def test_what_is_not_run_is_not_measured(tmp_path: Path) -> None:
     found = claims(Folders(*(tmp_path / name for name in ("table2", "table3", "faces"))))
     assert [one.key for one in found] == ["a", "b", "c1", "c2", "d", "e", "f1", "f2", "f3"]
     assert {one.measured for one in found} == {None}
-    assert all(one.verdict == f"not measured yet: `{one.command}`" for one in found)
+    assert {one.verdict for one in found} == {"not measured yet"}
+    by_command = {one.key: one.command for one in found}
+    assert by_command["a"] == "ratlip reproduce table3"
+    assert by_command["f3"] == "ratlip reproduce fig5"
+    assert all(
+        f"| not measured yet | `{one.command}` |" in line for one, line in zip(found, lines_of(found), strict=True)
+    )
     begun = made(tmp_path / "table3", {BASELINE: 0})
     assert by_key(Folders(tmp_path / "table2", begun, tmp_path / "faces"))["a"].measured is None
+
+
+def lines_of(found: list[Claim]) -> list[str]:
+    return markdown(found).splitlines()[2:]
+
+
+def test_what_no_run_of_a_scale_can_measure_is_said_and_commands_name_scale_and_folder() -> None:
+    found = by_key(ReproduceRequest("claims", "paper", Path("else where")).folders)
+    assert {key for key, one in found.items() if not one.command} == {"d", "f1", "f2", "f3"}
+    assert found["d"].verdict == "cannot be measured: this scale lacks masks of segments"
+    assert "classifier" in found["f2"].verdict
+    assert found["e"].command == "ratlip reproduce fig5 --scale paper --out 'else where'"
+    assert {one.verdict for one in found.values() if one.command} == {"not measured yet"}
+    assert all(line.endswith(" |") and line.count(" | ") == 7 for line in lines_of(list(found.values())))
+
+
+def test_the_machine_the_seeds_and_the_commit_stand_below_the_claims(tmp_path: Path) -> None:
+    folders = Folders(*(tmp_path / name for name in ("table2", "table3", "faces")))
+    assert provenance(folders) == "Nothing is trained yet."
+    made(folders.table3, {BASELINE: 0, OURS: 0}, 2)
+    entries = [replace(one, machine=f"m{one.seed}", commit="c-dirty") for one in read_ledger(folders.table3)]
+    write_ledger(folders.table3, entries)
+    made(folders.faces, {BASELINE: 0}, 1)
+    assert provenance(folders) == (
+        "Seeds: table3 0, 1; faces 0. Trained on an unknown machine; m0; m1. "
+        "Commits of ratlip that trained: c-dirty, version unknown, no checkout."
+    )
 
 
 def test_claims_that_are_true_hold_and_those_that_are_false_fail(tmp_path: Path) -> None:
@@ -198,13 +260,122 @@ def test_measures_are_of_the_same_images_for_every_model(birds: CaptionedImages,
 def test_the_swap_counts_what_the_classifier_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that shows the same face whatever the caption says changes no age, and keeps all else."""
     model = load_model(str(model_of(tmp_path / "model", clip_of_grid(tmp_path / "clip", 4))))
-    monkeypatch.setattr(measures, "SWAPS", 3)
+    monkeypatch.setattr(measures, "SWAPS", 4)
+    monkeypatch.setattr(measures, "SWAP_NOISE", 3)
     text = model.encode(["a person"])
     monkeypatch.setattr(type(model), "encode", lambda own, captions: text.expand(len(captions), -1))
     values = measures.swap_of(ROOT / "examples" / "demo" / "classifier.safetensors").take(model, None)  # type: ignore[arg-type]
-    assert {name: array.shape for name, array in values.items()} == {"age": (12,), "kept": (12,)}
+    assert {name: array.shape for name, array in values.items()} == {"age": (12,), "kept": (12,), "scenes": (12,)}
     assert values["age"].max() == 0
     assert values["kept"].min() == 1
+    assert values["scenes"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_the_captions_of_a_swap_differ_in_the_age_alone() -> None:
+    pairs = measures.swapped_captions(measures.SWAPS)
+    assert len(set(pairs)) == len(pairs) == 64
+    for young, old in pairs:
+        assert re.sub(r"\ban? (young|old)\b|\b(young|old)\b", "", young) == re.sub(
+            r"\ban? (young|old)\b|\b(young|old)\b", "", old
+        )
+        stated = said("face", young), said("face", old)
+        assert [one["age"] for one in stated] == ["young", "old"]
+        assert {**stated[0], "age": ""} == {**stated[1], "age": ""}
+    assert len({tuple(sorted(said("face", young).items())) for young, _ in pairs}) > 48  # different faces
+
+
+def test_claims_of_the_swap_are_over_pairs_of_captions(tmp_path: Path) -> None:
+    """Four noise vectors that all say the same of a pair say it once."""
+    random = np.random.default_rng(0)
+    folder = made(tmp_path / "faces", {BASELINE: 0, OURS: 0}, 3)
+    once = {run.name: random.random(16).astype(np.float32) for run in sorted(folder.glob("*-seed*"))}
+    found = []
+    for noise in (1, 4):
+        for name, values in once.items():
+            own = np.repeat(values, noise)
+            swap = {"age": own, "kept": own, "scenes": np.repeat(np.arange(16), noise)}
+            save_file(swap, folder / name / SWAP_FILE)
+        found.append(by_key(Folders(tmp_path / "none", tmp_path / "none", folder))["f3"].measured)
+    first, second = found
+    assert first is not None
+    assert second is not None
+    assert first.images == second.images == 16
+    assert (second.low, second.high) == pytest.approx((first.low, first.high), rel=1e-5)
+
+
+def test_a_measure_of_a_dataset_that_is_gone_is_told_by_its_name(
+    tmp_path: Path, tiny_settings: TrainSettings, tiny_dataset: Path
+) -> None:
+    data = tmp_path / "colours"
+    shutil.copytree(tiny_dataset, data)
+    settings = tiny_settings.replaced(dataset=str(data), out=str(tmp_path / "sweep" / "run"), steps=1)
+    (tmp_path / "sweep").mkdir()
+    for _ in open_session(settings).run():
+        pass
+    score_run(tmp_path / "sweep" / "run", Protocol(metrics=("clip-score",)), "cpu")
+    entry = read_entry(tmp_path / "sweep" / "run")
+    assert entry is not None
+    write_ledger(tmp_path / "sweep", [entry])
+    data.rename(tmp_path / "moved")
+    with pytest.raises((DataError, UsageError)) as told:
+        measures.measure_runs(tmp_path / "sweep", measures.ANGLES, "cpu")
+    assert str(data) in str(told.value)
+    assert "ratlip sweep" not in str(told.value)
+    (tmp_path / "moved").rename(data)
+    measures.measure_runs(tmp_path / "sweep", measures.ANGLES, "cpu")
+    assert (tmp_path / "sweep" / "run" / ANGLES_FILE).is_file()
+
+
+def small_papers(folder: Path, tiny_clip: Path, tiny_settings: TrainSettings, dataset: Path) -> Path:
+    """Sweep files of table 3 and the faces, of the tiny dataset."""
+    flat = tiny_settings.flat()
+    sizes = ("generator_channels", "discriminator_channels", "noise_dim", "batch_size", "workers", "sample_every")
+    stays = {"dataset": str(dataset), "clip": str(tiny_clip), "image_size": 32, **{one: flat[one] for one in sizes}}
+    for name in ("table3", "faces"):
+        rows = {run.row: {"variant": run.settings.variant} for run in paper(name, "demo").runs}
+        content = {"images_shown": 8, "seeds": 1, "settings": stays, "rows": rows, "evaluation": {"features": "clip"}}
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.demo.toml").write_text(tomli_w.dumps(content), encoding="utf-8")
+    return folder
+
+
+def test_broken_runs_end_nothing_before_all_sweeps_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_clip: Path, tiny_settings: TrainSettings, tiny_dataset: Path
+) -> None:
+    monkeypatch.setattr(reproduce, "PAPERS", small_papers(tmp_path / "papers", tiny_clip, tiny_settings, tiny_dataset))
+    out = tmp_path / "runs"
+    request = ReproduceRequest("fig5", out=out)
+    folders = [SweepFolder(SweepRequest(request.file(name), request.folder(name))) for name in ("table3", "faces")]
+    for folder in folders:
+        folder.open()
+        for run in folder.sweep.runs:
+            folder.set_broken(run, f"{run.name} went wrong", again=False)
+    answer = ratlip("reproduce", "fig5", "--out", out, "--device", "cpu")
+    assert answer.code == 1
+    assert "5 of 5 runs are broken" in answer.err
+    assert "no figures, for runs are broken" in answer.err
+    assert all((folder.path / "ledger.jsonl").is_file() for folder in folders), "the second sweep is made too"
+
+
+def test_a_shard_leaves_figures_to_the_call_that_finds_all_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_clip: Path, tiny_settings: TrainSettings, tiny_dataset: Path
+) -> None:
+    monkeypatch.setattr(reproduce, "PAPERS", small_papers(tmp_path / "papers", tiny_clip, tiny_settings, tiny_dataset))
+    out = tmp_path / "runs"
+    request = ReproduceRequest("fig5", out=out)
+    for name in ("table3", "faces"):
+        folder = SweepFolder(SweepRequest(request.file(name), request.folder(name), shard="1/2"))
+        folder.open()
+        for run in folder.ordered:
+            place = folder.path / run.name
+            place.mkdir()
+            (place / "config.toml").write_text(run.settings.to_toml(), encoding="utf-8")
+            flat = run.settings.flat()
+            protocol = json.loads(json.dumps(asdict(folder.sweep.protocol)))
+            write_entry(place, Entry(run.row, run.seed, run.name, DONE, None, flat, "", protocol=protocol))
+    answer = ratlip("reproduce", "fig5", "--out", out, "--device", "cpu", "--shard", "1/2")
+    assert answer.code == 0, answer.err
+    assert "2 of 5 runs are not done yet; the call that finds all of them done draws figures" in answer.err
 
 
 @pytest.mark.slow

@@ -58,6 +58,64 @@ def test_one_seed_says_nothing_of_others() -> None:
     assert (comparison.verdict, comparison.p) == ("not decided by 1 seed", None)
 
 
+def test_rows_that_are_equal_throughout_are_not_decided() -> None:
+    """The same runs under two names, and a metric that is 0 in every run: no interval has a width there."""
+    values = synthetic(np.random.default_rng(0), 5, 40, 1, 1, 1)
+    for same in (values, np.zeros((5, 40))):
+        for better in (True, False, None):
+            (comparison,) = compare([mean_sample(range(5), same)] * 2, better)
+            assert (comparison.difference.mean, comparison.p) == (0, 1)
+            assert comparison.verdict == "not decided by 5 seeds"
+    assert p_value(seed_sample(range(3), [0.0, 0.0, 0.0])) == 1
+    real = np.random.default_rng(1).standard_normal((40, 3))
+    (comparison,) = compare([frechet_sample(range(2), np.stack([real, real + 1]), real)] * 2, False)
+    assert comparison.verdict == "not decided by 2 seeds"
+
+
+def test_one_scene_says_nothing_of_others() -> None:
+    for sample in (
+        mean_sample(range(3), np.array([[1.0], [2.0], [4.0]])),
+        mean_sample(range(3), np.arange(12.0).reshape(3, 4), np.zeros(4, dtype=int)),
+    ):
+        own = estimate(sample)
+        assert (own.low, own.high, own.images) == (None, None, 1)
+        assert own.sd is not None
+        assert p_value(sample) is None
+        (comparison,) = compare([sample, sample], True)
+        assert (comparison.verdict, comparison.p) == ("not decided by one image", None)
+
+
+def test_the_images_of_a_scene_are_resampled_together() -> None:
+    """Ten captions of an image that all score alike say no more than one of them."""
+    random = np.random.default_rng(5)
+    values = synthetic(random, 4, 30, 1, 2, 1)
+    order = random.permutation(300)
+    once, ten = mean_sample(range(4), values), np.repeat(values, 10, axis=1)[:, order]
+    together = mean_sample(range(4), ten, np.repeat(np.arange(30) * 3 + 5, 10)[order])  # whatever they are called
+    assert together.images == 30
+    assert together.values == pytest.approx(once.values)
+    assert together.replicates == pytest.approx(once.replicates)
+    own = mean_sample(range(4), values, np.arange(30))
+    assert own.replicates == pytest.approx(once.replicates, rel=1e-12)
+
+    unequal = mean_sample([0], np.array([[1.0, 1.0, 1.0, 5.0]]), np.array([0, 0, 0, 1]))
+    assert unequal.replicates is not None
+    assert set(np.unique(unequal.replicates.round(12))) == {1.0, 2.0, 5.0}  # mean of images, as evaluation's
+
+
+def test_the_fakes_of_a_real_image_are_resampled_with_it() -> None:
+    """Features that are all of the real image's: whichever are resampled, the distance stays 0."""
+    real = np.random.default_rng(6).standard_normal((25, 3))
+    scenes = np.random.default_rng(7).permutation(np.repeat(np.arange(25), 4))
+    sample = frechet_sample([0], real[scenes][None], real, scenes)
+    assert sample.images == 25
+    assert sample.replicates is not None
+    apart = frechet_sample([0], real[scenes][None], real)
+    assert apart.images == 100
+    assert apart.replicates is not None
+    assert sample.replicates.mean() < 0.1 * apart.replicates.mean()  # of n - 1 alone
+
+
 def test_what_rows_have_in_common_is_no_part_of_their_difference() -> None:
     """The same images and the same seeds are hard for both rows."""
     random = np.random.default_rng(0)
@@ -137,6 +195,18 @@ def coverage(draws: int, seeds: int, spreads: tuple[float, float, float], n: int
     return float(np.mean([one.low is not None and one.high is not None and one.low < 0 < one.high for one in own]))
 
 
+def coverage_of_scenes(draws: int, seeds: int, n: int, captions: int, known: bool) -> float:
+    """As `coverage`, where most of the variance is of images, several captions of each of which are scored."""
+    random = np.random.default_rng([seeds, n, captions])
+    scenes, covered = np.repeat(np.arange(n), captions), []
+    for _ in range(draws):
+        of_image = np.repeat(random.standard_normal((1, n)), captions, axis=1)
+        scores = synthetic(random, seeds, n * captions, 0.05, 0.3, 0.5) + of_image
+        own = estimate(mean_sample(range(seeds), scores, scenes if known else None))
+        covered.append(own.low is not None and own.high is not None and own.low < 0 < own.high)
+    return float(np.mean(covered))
+
+
 SPREADS = [(1, 0, 3), (0.1, 2, 1), (0.2, 2, 1), (0.5, 1, 2), (0, 0, 1)]
 """Of seeds, images and both: most of the mean's variance from the seeds, the images, or from neither alone."""
 
@@ -144,6 +214,18 @@ SPREADS = [(1, 0, 3), (0.1, 2, 1), (0.2, 2, 1), (0.5, 1, 2), (0, 0, 1)]
 def test_intervals_cover() -> None:
     """Within 5 standard errors of 100 draws around 95 %."""
     assert coverage(100, 5, (0.5, 1, 2)) > 0.84
+
+
+def test_intervals_cover_where_images_have_several_captions() -> None:
+    """The bound is that of `test_intervals_cover`. Captions of one image as independent images cover far too little."""
+    assert coverage_of_scenes(100, 5, 50, 6, known=True) > 0.84
+    assert coverage_of_scenes(100, 5, 50, 6, known=False) < 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_intervals_of_95_percent_cover_in_93_to_97_where_images_have_several_captions(seeds: int) -> None:
+    assert 0.93 - 0.015 < coverage_of_scenes(1000, seeds, 100, 10, known=True) < 0.97 + 0.015
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -17,18 +18,23 @@ import numpy as np
 import pytest
 import tomli_w
 from command_line import ratlip, ratlip_process
+from safetensors.numpy import save_file
 
+from ratlip_cli.cli.sweep import _by_another_commit, check_whole
 from ratlip_cli.data.request import PrepareRequest
-from ratlip_cli.errors import Interrupted, RatlipError, UsageError
+from ratlip_cli.environment import commit
+from ratlip_cli.errors import DataError, Interrupted, RatlipError, UsageError
 from ratlip_cli.evaluation.run import evaluate
 from ratlip_cli.evaluation.statistics import frechet_distance
 from ratlip_cli.experiments import estimate, ledger
-from ratlip_cli.experiments.ledger import BROKEN, CHANGED, DONE, FEATURES, Entry, read_ledger, read_values
+from ratlip_cli.experiments.compare import CompareRequest, compare_runs
+from ratlip_cli.experiments.ledger import BROKEN, CHANGED, DONE, FEATURES, SCENES, Entry, read_ledger, read_values
 from ratlip_cli.experiments.one_run import make_run
-from ratlip_cli.experiments.score import score_run
-from ratlip_cli.experiments.sweep import BEGUN, MISSING, UNSCORED, SweepFolder, SweepRequest, slots
+from ratlip_cli.experiments.score import score_run, trained_by
+from ratlip_cli.experiments.sweep import BEGUN, LOCKS, LOGS, MISSING, UNSCORED, SweepFolder, SweepRequest, slots
 from ratlip_cli.experiments.sweep_file import read_sweep
 from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.start import open_session
 
 CLASSIFIER = Path(__file__).parents[1] / "examples" / "demo" / "classifier.safetensors"
 EXAMPLE = Path(__file__).parents[1] / "examples" / "sweep.toml"
@@ -205,6 +211,9 @@ def test_a_run_is_what_train_and_evaluate_make_of_it(write: Write, content: dict
     assert values["clip-score"].mean() == pytest.approx(entry.scores["clip-score"], rel=1e-6)
     assert values[FEATURES].shape == (4, real.shape[1])
     assert real.shape == (2, 16)
+    assert values[SCENES].tolist() == [0, 0, 1, 1]
+    assert (entry.version, entry.commit) == (entry.scored_by["version"], entry.scored_by["commit"])
+    assert entry.machine == entry.scored_by["machine"] != ""
 
     other = dataclasses.replace(run, name="undisturbed")
     again = make_run(folder, other)
@@ -215,6 +224,76 @@ def test_a_run_is_what_train_and_evaluate_make_of_it(write: Write, content: dict
     assert (plain.row, plain.scores, plain.protocol) == ("undisturbed", entry.scores, entry.protocol)
 
     _check_what_is_changed_by_hand(folder, entry)
+
+
+def test_a_scoring_that_fails_is_told_and_trains_nothing_again(
+    write: Write, content: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = opened(write(content))
+    run = folder.run("GALIP-seed0")
+    place = folder.path / run.name
+    made = make_run(folder, run)
+    noted = json.loads((place / "environment.json").read_text())
+    assert noted["commit"] == made.commit
+    (place / "environment.json").write_text(json.dumps({**noted, "ratlip": "0.0.1", "commit": "of the training"}))
+
+    content["evaluation"] = {"limit": 9}  # of two images
+    other = opened(write(content))
+    with pytest.raises(DataError, match="limit is 9"):
+        make_run(other, run)
+    other.set_broken(run, "--limit is 9", again=False)
+    assert other.state(run)[0] == BROKEN
+    assert run not in other.left()
+    (entry,) = other.write_ledger()
+    assert (entry.state, entry.reason) == (BROKEN, "--limit is 9")
+    with pytest.raises(RatlipError, match=r"1 of 4 runs are broken \(GALIP-seed0: --limit is 9\)"):
+        check_whole((other, [entry]))
+
+    content["evaluation"] = {"limit": 1, "captions_per_image": 2, "features": "clip", "metrics": ["clip-score"]}
+    again = opened(write(content), retry_broken=True)
+    assert run in again.left()
+    trainings: list[object] = []
+    monkeypatch.setattr("ratlip_cli.experiments.one_run._train", lambda *told: trainings.append(told))
+    entry = make_run(again, run)
+    assert trainings == []
+    assert again.state(run) == (DONE, entry)
+    assert (entry.version, entry.commit, entry.machine) == ("0.0.1", "of the training", made.machine)
+    assert entry.scored_by == {"version": made.version, "commit": commit(), "machine": made.machine}
+    assert read_values(again.path, entry)[SCENES].tolist() == [0, 0]  # the first of the real images that count
+
+    ledger.write_entry(place, dataclasses.replace(entry, protocol={}))
+    values = (place / "scores.safetensors").read_bytes()
+    monkeypatch.setattr("ratlip_cli.experiments.score.write_entry", lambda *told: 1 / 0)  # a kill before the end
+    content["evaluation"]["captions_per_image"] = 1
+    killed = opened(write(content))
+    with pytest.raises(ZeroDivisionError):
+        make_run(killed, run)
+    assert (place / "scores.safetensors").read_bytes() != values
+    assert killed.state(run)[0] == BEGUN, "not changed by hand"
+
+
+def test_the_environment_is_that_of_the_training(settings: TrainSettings, tmp_path: Path) -> None:
+    session = open_session(settings)
+    for _ in session.run():
+        pass
+    file = tmp_path / "run" / "environment.json"
+    assert json.loads(file.read_text())["machine"] == trained_by(file.parent)["machine"]
+    file.write_text('{"mark": 1}')
+    for _ in open_session(settings.replaced(resume=settings.out, out="")).run():
+        pass
+    assert file.read_text() == '{"mark": 1}', "no step was trained"
+    assert set(trained_by(file.parent).values()) == {None}
+    for _ in open_session(settings.replaced(resume=settings.out, out="", steps=8)).run():
+        pass
+    assert json.loads(file.read_text())["commit"] == commit()
+
+    earlier = {"ratlip": "0.1.0", "commit": "c", "packages": {"torch": "2.9"}, "threads": {"torch": 1, "cores": 2}}
+    file.write_text(json.dumps({**earlier, "devices": [{"device": "cpu", "name": "x86_64"}]}))
+    machine = "x86_64, 2 cores, 1 of them used, PyTorch 2.9"
+    assert trained_by(file.parent) == {"version": "0.1.0", "commit": "c", "machine": machine}
+    assert _by_another_commit(file.parent) == f"; commit c trained it, and this is {commit() or 'unknown'}"
+    file.write_text(json.dumps({**earlier, "devices": [], "commit": commit()}))
+    assert _by_another_commit(file.parent) == ""
 
 
 def test_runs_that_another_sweep_has_are_taken_from_it(write: Write, content: dict, tmp_path: Path) -> None:
@@ -228,6 +307,18 @@ def test_runs_that_another_sweep_has_are_taken_from_it(write: Write, content: di
     second = SweepFolder(SweepRequest(write(content), tmp_path / "second", "cpu", take=[first.path]))
     second.open()
     (second.path / "baseline-seed0").mkdir()  # as a kill leaves it
+    (second.path / "baseline-seed1").mkdir()
+    (second.path / "baseline-seed1" / ".lock").touch()
+    shutil.rmtree(first.path / "GALIP-seed1" / "checkpoints")  # the finished model is enough
+    assert second.to_take() == {"baseline-seed1": first.path / "GALIP-seed1"}
+    told = estimate.estimate(second)
+    assert [(row.row, row.trained) for row in told.rows] == [("baseline", (1,)), ("with RAT", ())]
+    full = dataclasses.replace(second.request, take=())
+    assert told.disk < estimate.estimate(SweepFolder(full)).disk
+    by_row = {row.row: row for row in told.rows}
+    each = [by_row["baseline"].seconds, by_row["baseline"].scoring, *[by_row["with RAT"].seconds] * 2]
+    assert told.seconds == pytest.approx(max(max(each), sum(each) / told.jobs))
+    assert by_row["baseline"].scoring < 0.5 * by_row["baseline"].seconds
     assert second.take() == {"baseline-seed1": first.path / "GALIP-seed1"}
     assert second.take() == {}, "it is there now"
     run = second.run("baseline-seed1")
@@ -237,6 +328,25 @@ def test_runs_that_another_sweep_has_are_taken_from_it(write: Write, content: di
     assert entry.model_fingerprint == made.model_fingerprint
     assert entry.files["model/generator.safetensors"] == made.files["model/generator.safetensors"], "not trained again"
     assert set(entry.scores) == {"clip-score"}
+
+    ledger.write_entry(first.path / "GALIP-seed1", dataclasses.replace(made, files={}))
+    metadata = {"step": "5"}  # of 6
+    save_file({"x": np.zeros(1)}, first.path / "GALIP-seed1" / "model" / "generator.safetensors", metadata)
+    first.write_ledger()
+    third = SweepFolder(SweepRequest(write(content), tmp_path / "third", "cpu", take=[first.path]))
+    assert third.to_take() == {}, "it is not finished there"
+
+
+def test_a_run_without_scores_is_scored_as_the_first_that_has(write: Write, content: dict, tmp_path: Path) -> None:
+    """Whichever is named first; two captions an image are not what is usual."""
+    folder = opened(write(content))
+    entry = make_run(folder, folder.run("GALIP-seed0"))
+    shutil.copytree(folder.path / "GALIP-seed0", tmp_path / "copy", ignore=shutil.ignore_patterns("scores.*"))
+    config = tmp_path / "copy" / "config.toml"
+    config.write_text(config.read_text().replace("seed = 0", "seed = 5"))
+    (row,) = compare_runs(CompareRequest([tmp_path / "copy", folder.path / "GALIP-seed0"], device="cpu")).rows
+    assert [run.entry.seed for run in row.runs] == [5, 0]
+    assert row.runs[0].entry.protocol == entry.protocol
 
 
 def _check_what_is_changed_by_hand(folder: SweepFolder, entry: Entry) -> None:
@@ -318,6 +428,44 @@ def test_a_ledger_has_what_can_be_compared(write: Write, content: dict) -> None:
     assert entries[2].reason == "it diverged."
 
 
+def test_what_was_scored_in_another_way_is_named_with_what_mends_it(write: Write, content: dict) -> None:
+    folder = opened(write(content))
+    asked = json.loads(json.dumps(dataclasses.asdict(folder.sweep.protocol)))
+    network = {"fingerprint": "1", "resize": "none"}
+    protocols = [{**asked, "networks": {"CLIP a": network, "other": {**network, "fingerprint": n}}} for n in "23"]
+    done(folder, "GALIP-seed0", protocol=protocols[0])
+    done(folder, "GALIP-seed1", protocol=protocols[1])
+    done(folder, "with-RAT-seed0", protocol=protocols[0], clip={"name": "c", "fingerprint": "x"})
+    entries = folder.write_ledger()
+    assert [entry.state for entry in entries] == [DONE, CHANGED, CHANGED]
+    assert entries[1].reason == "it was not scored as GALIP-seed0 was: other differ"
+    place = folder.path / "GALIP-seed1"
+    assert folder.remedy(entries[1], entries).startswith(f"To score it again, remove {place / 'scores.json'}")
+    assert folder.remedy(entries[2], entries) == f"To train it again, remove {folder.path / 'with-RAT-seed0'}"
+
+
+def test_a_changed_settings_file_behind_a_sweep_file_is_told(write: Write, content: dict, tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    content = {"config": str(config), **content}  # before its tables
+    config.write_text("lr_d = 0.125\n", encoding="utf-8")
+    folder = opened(write(content))
+    done(folder, "GALIP-seed0")
+    config.write_text("lr_d = 0.25\n", encoding="utf-8")
+    said = (
+        r"mine.toml that it names as its config, was changed since .*GALIP-seed0 was begun: lr_d was 0.125 and is 0.25"
+    )
+    with pytest.raises(UsageError, match=said):
+        opened(write(content))
+    config.unlink()
+    kept = read_sweep(folder.path / "sweep.toml")
+    assert {run.settings.lr_d for run in kept.runs} == {0.125}, "a process of the sweep reads what the sweep read"
+    content["config"] = "demo"
+    content["settings"]["lr_d"] = 0.125
+    changed = SweepFolder(dataclasses.replace(folder.request, file=write(content)))
+    changed.open()
+    assert not (folder.path / "sweep-config.toml").exists()
+
+
 def test_a_broken_run_is_tried_again_where_somebody_asks_or_it_was_killed(write: Write, content: dict) -> None:
     file = write(content)
     folder = opened(file)
@@ -347,6 +495,46 @@ def test_another_folder_is_not_taken_for_a_sweep(write: Write, content: dict, tm
     assert answer.code == 2
     assert "is no sweep folder" in answer.err
     assert ratlip("sweep", tmp_path / "none.toml").code == 1
+
+
+def test_a_folder_that_a_sweep_has_only_begun_is_one(write: Write, content: dict, tmp_path: Path) -> None:
+    """As a kill leaves it, and as array jobs that start together find it."""
+    file, place = write(content), tmp_path / "sweep"
+    for name in (LOCKS, LOGS, ".sweep.toml.0123abcd.partial", f".{'0a' * 16}"):
+        (place / name).mkdir(parents=True)
+        opened(file)
+        (place / "sweep.toml").unlink()
+    shutil.rmtree(place / LOGS)
+    (place / LOGS).touch()
+    with pytest.raises(RatlipError, match="cannot write"):
+        opened(file)
+    assert (place / "sweep.toml").is_file(), "it comes before all else"
+    (place / "sweep.toml").unlink()
+    (place / "notes.txt").touch()
+    with pytest.raises(UsageError, match="is no sweep folder"):
+        opened(file)
+    with pytest.raises(UsageError, match="is no sweep folder"):
+        SweepFolder(SweepRequest(file, place / "notes.txt", "cpu"))
+
+
+def test_a_dry_run_measures_with_the_threads_of_a_run(
+    write: Write, content: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    threads: list[int] = []
+    measure = estimate.dry_run
+
+    def dry_run(*given: object) -> object:
+        threads.append(torch.get_num_threads())
+        return measure(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(estimate, "dry_run", dry_run)
+    before = torch.get_num_threads()
+    assert estimate.estimate(SweepFolder(SweepRequest(write(content), device="cpu", jobs=3))).jobs == 3
+    assert threads == [2, 2]
+    assert torch.get_num_threads() == before
 
 
 def test_a_dry_run_tells_time_and_disk_and_writes_nothing(write: Write, content: dict, tmp_path: Path) -> None:

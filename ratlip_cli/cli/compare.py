@@ -32,7 +32,7 @@ def compare(
 ) -> None:
     """Compare runs over their seeds: mean, spread, 95 % interval, difference to the first row, and what that bears.
 
-    Runs that differ in nothing but the seed are one row. A run that has no scores yet is scored as the first is.
+    Runs that differ in nothing but the seed are one row. A run that has no scores yet is scored as the first that has.
 
     [bold]Examples[/]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,8 @@ from ratlip_cli.cli import console
 from ratlip_cli.cli.compare import FORMATS
 from ratlip_cli.cli.options import Device, Quiet, check_there, choice
 from ratlip_cli.cli.sweep import check_whole, complete, show_estimate
-from ratlip_cli.errors import UsageError
+from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.experiments.ledger import BROKEN
 from ratlip_cli.experiments.reproduce import (
     FIGURES,
     NEEDED,
@@ -20,7 +22,7 @@ from ratlip_cli.experiments.reproduce import (
     check_files,
     figures,
 )
-from ratlip_cli.experiments.sweep import SweepFolder, SweepRequest
+from ratlip_cli.experiments.sweep import BEGUN, MISSING, UNSCORED, SweepFolder, SweepRequest
 from ratlip_cli.files import decoded, write_text
 from ratlip_cli.setting import RUNS, check_choice
 
@@ -78,6 +80,7 @@ def reproduce(
     if what == "claims":
         _show_claims(request, into)
         return
+    swept = []
     for name in NEEDED[what]:
         place, others = request.folder(name), request.others(name)
         folder = SweepFolder(
@@ -86,17 +89,35 @@ def reproduce(
         if dry_run:
             show_estimate(folder, json=False)
             continue
-        entries = complete(folder)
+        swept.append((folder, complete(folder)))
         if what not in FIGURES:
             _show_table(folder.path, format)
-        check_whole(folder, entries)
-    if what in FIGURES and not dry_run:
+    if dry_run:
+        return
+    if what in FIGURES:
+        _make_figures(request, [folder for folder, _ in swept])
+    check_whole(*swept)
+    console.note(f"what comes of the paper's claims: {request.command('claims')}")
+
+
+def _make_figures(request: ReproduceRequest, folders: Sequence[SweepFolder]) -> None:
+    """Measure and draw what all runs are there for; where some are not, say so."""
+    states = [folder.state(run)[0] for folder in folders for run in folder.sweep.runs]
+    if left := sum(state in (UNSCORED, BEGUN, MISSING) for state in states):
+        console.note(
+            f"{left} of {len(states)} runs are not done yet; the call that finds all of them done draws figures"
+        )
+        return
+    try:
         with console.bars() as progress:
             files = figures(request, progress)
-        for file in files:
-            console.result(file)
-    if not dry_run:
-        console.note("what comes of the paper's claims: ratlip reproduce claims")
+    except DataError as error:
+        if BROKEN not in states:
+            raise
+        console.note(f"no figures, for runs are broken: {error}")
+        return
+    for file in files:
+        console.result(file)
 
 
 def _show_table(folder: Path, format: str) -> None:
@@ -109,9 +130,9 @@ def _show_table(folder: Path, format: str) -> None:
 
 
 def _show_claims(request: ReproduceRequest, into: Path | None) -> None:
-    from ratlip_cli.experiments.claims import claims, markdown
+    from ratlip_cli.experiments.claims import claims, markdown, provenance
 
-    text = markdown(claims(request.folders))
+    text = f"{markdown(claims(request.folders))}\n{provenance(request.folders)}\n"
     if into is None:
         console.result(text.rstrip("\n"))
         return

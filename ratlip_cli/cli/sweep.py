@@ -20,7 +20,7 @@ from ratlip_cli.cli.options import Device, Json, Quiet, check_there
 from ratlip_cli.cli.train import StopRequest
 from ratlip_cli.errors import Interrupted, RatlipError
 from ratlip_cli.experiments.ledger import BROKEN, CHANGED, DONE, Entry
-from ratlip_cli.experiments.sweep import BEGINS, ELSEWHERE, MOST_JOBS, Event, SweepFolder, SweepRequest
+from ratlip_cli.experiments.sweep import BEGINS, ELSEWHERE, LOGS, MOST_JOBS, Event, SweepFolder, SweepRequest
 from ratlip_cli.experiments.sweep import sweep as make_runs
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def sweep(
         "entries": [asdict(entry) for entry in entries],
     }
     console.answer(json, told, folder.path)
-    check_whole(folder, entries)
+    check_whole((folder, entries))
 
 
 def complete(folder: SweepFolder) -> list[Entry]:
@@ -108,15 +108,13 @@ def complete(folder: SweepFolder) -> list[Entry]:
         check_disk(folder)
     folder.open()
     for name, source in folder.take().items():
-        console.note(f"{name} is taken from {source}, to be scored here")
+        console.note(f"{name} is taken from {source}, to be scored here{_by_another_commit(source)}")
     folder.write_ledger()
     stopped = _make_all(folder, len(left))
     entries = folder.write_ledger()
     for entry in entries:
         if entry.state == CHANGED:
-            console.note(
-                f"{entry.run} is left out: {entry.reason}. To train it again, remove {folder.path / entry.run}"
-            )
+            console.note(f"{entry.run} is left out: {entry.reason}. {folder.remedy(entry, entries)}")
     if stopped:
         done = sum(entry.state == DONE for entry in entries)
         how = shlex.join(["ratlip", *sys.argv[1:]])
@@ -126,13 +124,24 @@ def complete(folder: SweepFolder) -> list[Entry]:
     return entries
 
 
-def check_whole(folder: SweepFolder, entries: Sequence[Entry]) -> None:
-    """Raise RatlipError where runs are broken."""
-    broken = [f"{entry.run}: {entry.reason}" for entry in entries if entry.state == BROKEN]
+def _by_another_commit(run: Path) -> str:
+    """Where another commit than this one trained a run: that it did, and which."""
+    from ratlip_cli.environment import commit
+    from ratlip_cli.experiments.score import trained_by
+
+    theirs, ours = trained_by(run)["commit"], commit()
+    return "" if theirs == ours else f"; commit {theirs or 'unknown'} trained it, and this is {ours or 'unknown'}"
+
+
+def check_whole(*swept: tuple[SweepFolder, Sequence[Entry]]) -> None:
+    """Raise RatlipError where runs of these sweeps are broken."""
+    broken = [f"{entry.run}: {entry.reason}" for _, entries in swept for entry in entries if entry.state == BROKEN]
     if broken:
+        runs = sum(len(folder.sweep.runs) for folder, _ in swept)
+        logs = " and ".join(str(folder.path / LOGS) for folder, _ in swept)
         raise RatlipError(
-            f"{len(broken)} of {len(folder.sweep.runs)} runs are broken ({'; '.join(broken)}). Their rows say so; "
-            f"their logs are in {folder.path / 'logs'}, and --retry-broken tries them again."
+            f"{len(broken)} of {runs} runs are broken ({'; '.join(broken)}). Their rows say so; "
+            f"their logs are in {logs}, and --retry-broken tries them again."
         )
 
 
@@ -205,7 +214,9 @@ def _show_estimate(folder: SweepFolder, estimated: Estimate) -> None:
         for row in estimated.rows
     ]
     console.result_table("", ("row", "seeds left", "steps", "time of a run", "disk of a run"), rows)
-    console.result(f"runs: {estimated.runs} left of {len(folder.ordered)}, {estimated.jobs} at a time")
+    trained = sum(len(row.trained) for row in estimated.rows)
+    scored = f"; {trained} of them are trained already and only scored" if trained else ""
+    console.result(f"runs: {estimated.runs} left of {len(folder.ordered)}, {estimated.jobs} at a time{scored}")
     console.result(f"time: about {console.duration(estimated.seconds)}")
     console.result(f"disk: {estimated.disk / _MIB:,.0f} MiB of {estimated.free / _MIB:,.0f} MiB free")
     if estimated.disk > estimated.free:

@@ -2,6 +2,9 @@
 
 A claim holds where the whole 95 % interval lies on its side, and fails where the whole interval lies on the other;
 else the seeds do not decide it. The claims were fixed before the runs, and each has its own interval.
+
+a, b and c come of the ledgers and the values of images beside them; d, e and f of files that measures.py leaves in the
+run folders.
 """
 
 from __future__ import annotations
@@ -16,8 +19,18 @@ from safetensors.numpy import load_file
 
 from ratlip_cli.errors import DataError, first_line
 from ratlip_cli.experiments.compare import CompareRequest, Row, read_rows, sample_of
-from ratlip_cli.experiments.ledger import LEDGER_FILE
-from ratlip_cli.experiments.reproduce import BASELINE, CHOSEN, HIDDEN_SIZES, LARGEST, OURS, RAT, Folders, hidden
+from ratlip_cli.experiments.ledger import LEDGER_FILE, SCENES
+from ratlip_cli.experiments.reproduce import (
+    BASELINE,
+    CHOSEN,
+    HIDDEN_SIZES,
+    LARGEST,
+    OURS,
+    PAPER,
+    RAT,
+    Folders,
+    hidden,
+)
 from ratlip_cli.experiments.statistics import Estimate, Sample, combined, estimate, mean_sample
 from ratlip_cli.experiments.tables import interval, mean
 
@@ -30,7 +43,8 @@ MARGIN = 0.01
 """What counts as about equal and as enough: 1 % of the score. The 0.32 points that the paper passes over are that."""
 
 AGE_CHANGES, REST_STAYS = 0.5, 0.9
-"""What counts as changing the age and nothing else: more than half of the pairs, more than nine attributes of ten."""
+"""What counts as changing the age and nothing else: in more than half of the pairs of images, more than nine attributes
+of ten."""
 
 SCORE = "clip-score"
 
@@ -46,7 +60,7 @@ class Claim:
     number: str
     """What is measured, in words."""
     command: str
-    """What makes the runs and measures them."""
+    """What makes the runs and measures them; empty where nothing does."""
     measured: Estimate | None
     """None where the runs are not there."""
     verdict: str
@@ -59,6 +73,8 @@ class _Wording:
     printed: str
     number: str
     command: str
+    lacking: str = ""
+    """What the folders' scale lacks to measure it."""
 
 
 Judge = Callable[[Estimate], str]
@@ -70,6 +86,9 @@ def claims(folders: Folders) -> list[Claim]:
     Raises DataError where a ledger or a measure is damaged.
     """
     table2, table3, faces = (_rows(folder) for folder in (folders.table2, folders.table3, folders.faces))
+    masks, classifier = (
+        ("masks of segments", "an attribute classifier of faces") if folders.scale == PAPER else ("", "")
+    )
     return [
         _claim(
             _Wording(
@@ -77,7 +96,7 @@ def claims(folders: Folders) -> list[Claim]:
                 "RAT+ATT has a higher CLIP score than the baseline GALIP",
                 "+0.43 (CUB), +0.17 (Oxford), +0.96 (CelebA-tiny)",
                 "CLIP score of RAT+ATT minus that of GALIP",
-                "ratlip reproduce table3",
+                folders.command("table3"),
             ),
             lambda: _combined(table3, {OURS: 1, BASELINE: -1}),
             _above(0),
@@ -88,7 +107,7 @@ def claims(folders: Folders) -> list[Claim]:
                 "RAT without attention about equals the baseline",
                 "+0.02 (CUB), +0.06 (Oxford), -0.32 (CelebA-tiny)",
                 "CLIP score of RAT minus that of GALIP, in shares of GALIP's; about equal: within ±0.01",
-                "ratlip reproduce table3",
+                folders.command("table3"),
             ),
             lambda: _relative(table3, RAT, BASELINE),
             _within(MARGIN),
@@ -99,7 +118,7 @@ def claims(folders: Folders) -> list[Claim]:
                 "the CLIP score rises with the hidden size from 4 to 128",
                 "+0.27 a doubling (CUB; 30.81 at 4, 32.12 at 128)",
                 "slope of the CLIP score over doublings of the hidden size",
-                "ratlip reproduce table2",
+                folders.command("table2"),
             ),
             lambda: _combined(table2, slope_weights()),
             _above(0),
@@ -110,7 +129,7 @@ def claims(folders: Folders) -> list[Claim]:
                 "a hidden size of 64 is enough",
                 "32.03 at 64, 32.12 at 128 (CUB)",
                 "CLIP score at 128 minus that at 64, in shares of that at 64; enough: below 0.01",
-                "ratlip reproduce table2",
+                folders.command("table2"),
             ),
             lambda: _relative(table2, hidden(LARGEST), hidden(CHOSEN)),
             _below(MARGIN),
@@ -121,7 +140,8 @@ def claims(folders: Folders) -> list[Claim]:
                 "Grad-CAM covers the subject better at 64 than at 4 to 32",
                 "images only (Fig. 3)",
                 "share of the map's energy inside the subject at 64 minus the mean of that at 4, 8, 16 and 32",
-                "ratlip reproduce fig3",
+                folders.command("fig3"),
+                masks,
             ),
             lambda: _combined(
                 table2,
@@ -136,7 +156,7 @@ def claims(folders: Folders) -> list[Claim]:
                 "the angle between real and generated vectors is smaller than the baseline's",
                 "one drawing of each (Fig. 5)",
                 "angle of RAT+ATT minus that of GALIP, in degrees",
-                "ratlip reproduce fig5",
+                folders.command("fig5"),
             ),
             lambda: _combined(table3, {OURS: 1, BASELINE: -1}, (ANGLES_FILE, "angle")),
             _below(0),
@@ -146,8 +166,9 @@ def claims(folders: Folders) -> list[Claim]:
                 "f1",
                 "old in place of young under one noise vector changes the age",
                 "one example (Fig. 5)",
-                "share of pairs of RAT+ATT whose two images are as old as their captions say; more than 0.5",
-                "ratlip reproduce fig5",
+                "share of pairs of images of RAT+ATT that are as old as their captions say; more than 0.5",
+                folders.command("fig5"),
+                classifier,
             ),
             lambda: _combined(faces, {OURS: 1}, (SWAP_FILE, "age")),
             _above(AGE_CHANGES),
@@ -158,7 +179,8 @@ def claims(folders: Folders) -> list[Claim]:
                 "and changes nothing else",
                 "one example (Fig. 5)",
                 "share of the other attributes of RAT+ATT that stay; more than 0.9",
-                "ratlip reproduce fig5",
+                folders.command("fig5"),
+                classifier,
             ),
             lambda: _combined(faces, {OURS: 1}, (SWAP_FILE, "kept")),
             _above(REST_STAYS),
@@ -168,8 +190,9 @@ def claims(folders: Folders) -> list[Claim]:
                 "f3",
                 "which the baseline does less well",
                 "one example (Fig. 5)",
-                "share of pairs whose age changes as said, RAT+ATT minus GALIP",
-                "ratlip reproduce fig5",
+                "share of pairs of images whose age changes as said, RAT+ATT minus GALIP",
+                folders.command("fig5"),
+                classifier,
             ),
             lambda: _combined(faces, {OURS: 1, BASELINE: -1}, (SWAP_FILE, "age")),
             _above(0),
@@ -179,13 +202,31 @@ def claims(folders: Folders) -> list[Claim]:
 
 def markdown(found: Sequence[Claim]) -> str:
     """The claims as a table."""
-    rows = [("", "claim", "printed", "measured", "95 % interval", "seeds", "verdict")]
+    rows = [("", "claim", "printed", "measured", "95 % interval", "seeds", "verdict", "command")]
     for one in found:
         own = one.measured
         numbers = ("-", "-", "-") if own is None else (mean(own), interval(own), str(own.seeds))
-        rows.append((one.key, f"{one.text} ({one.number})", one.printed, *numbers, one.verdict))
+        command = f"`{one.command}`" if one.command else "-"
+        rows.append((one.key, f"{one.text} ({one.number})", one.printed, *numbers, one.verdict, command))
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|---|---|---|---:|---:|---:|---|", *lines[1:]]) + "\n"
+    return "\n".join([lines[0], "|---|---|---|---:|---:|---:|---|---|", *lines[1:]]) + "\n"
+
+
+def provenance(folders: Folders) -> str:
+    """One line: the seeds of each sweep, and the machines and commits of ratlip that trained the runs that count."""
+    seeds, machines, commits = [], set[str](), set[str]()
+    for folder in (folders.table2, folders.table3, folders.faces):
+        entries = [run.entry for row in _rows(folder).values() for run in row.runs]
+        if entries:
+            seeds.append(f"{folder.name} {', '.join(map(str, sorted({entry.seed for entry in entries})))}")
+        machines |= {entry.machine or "an unknown machine" for entry in entries}
+        commits |= {entry.commit or f"version {entry.version or 'unknown'}, no checkout" for entry in entries}
+    if not seeds:
+        return "Nothing is trained yet."
+    return (
+        f"Seeds: {'; '.join(seeds)}. Trained on {'; '.join(sorted(machines))}. "
+        f"Commit{'s' if len(commits) > 1 else ''} of ratlip that trained: {', '.join(sorted(commits))}."
+    )
 
 
 def slope_weights() -> dict[str, float]:
@@ -223,8 +264,9 @@ def _measured(row: Row, file: str, name: str) -> Sample | None:
     if not runs:
         return None
     try:
-        values = [load_file(run.path / file)[name] for run in runs]
-        return mean_sample([run.entry.seed for run in runs], np.stack(values))
+        arrays = [load_file(run.path / file) for run in runs]
+        values = np.stack([array[name] for array in arrays])
+        return mean_sample([run.entry.seed for run in runs], values, arrays[0].get(SCENES))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise DataError(
             f"{file} of {row.name} is damaged ({first_line(error)}); remove it to measure again."
@@ -248,11 +290,16 @@ def _relative(rows: Mapping[str, Row], row: str, base: str) -> Sample | None:
 
 
 def _claim(wording: _Wording, sample: Callable[[], Sample | None], judge: Judge) -> Claim:
+    said = (wording.key, wording.text, wording.printed, wording.number)
+    if wording.lacking:
+        return Claim(
+            *said, command="", measured=None, verdict=f"cannot be measured: this scale lacks {wording.lacking}"
+        )
     found = sample()
     if found is None or not found.seeds:
-        return Claim(**vars(wording), measured=None, verdict=f"not measured yet: `{wording.command}`")
+        return Claim(*said, wording.command, measured=None, verdict="not measured yet")
     own = estimate(found)
-    return Claim(**vars(wording), measured=own, verdict=judge(own))
+    return Claim(*said, wording.command, measured=own, verdict=judge(own))
 
 
 def _above(limit: float) -> Judge:

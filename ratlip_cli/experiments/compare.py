@@ -14,9 +14,11 @@ from ratlip_cli.errors import DataError, UsageError, unknown_name
 from ratlip_cli.experiments.ledger import (
     BROKEN,
     CHANGED,
+    DONE,
     FEATURES,
     LEDGER_FILE,
     REAL_FEATURES_FILE,
+    SCENES,
     SCORES_FILE,
     SWEEP_FILE,
     VALUES_FILE,
@@ -133,6 +135,8 @@ class Table:
 def compare_runs(request: CompareRequest, progress: Progress = silent) -> Table:
     """Compare runs and sweeps. Runs that have no scores yet are scored first, by the protocol of the first that has.
 
+    Where none has, they are scored as `Protocol` is by default.
+
     Raises:
         UsageError: no folder, an unknown metric or row, a run that is given twice.
         DataError: a folder is neither a run nor a sweep, runs were scored in different ways, or none has scores.
@@ -176,22 +180,23 @@ def read_rows(request: CompareRequest, progress: Progress = silent) -> list[Row]
     grouped: dict[tuple[Path, str], list[Run]] = {}
     printed: dict[tuple[Path, str], Mapping[str, float]] = {}
     plain: list[tuple[Mapping[str, Any], tuple[Path, str]]] = []
-    for folder in request.folders:
+    read = [_read(folder) for folder in request.folders]
+    scored = [entry for entries in read for entry in entries if entry is not None and _counts(entry, request)]
+    first = next((entry.protocol for entry in scored if entry.protocol), {})
+    for folder, entries in zip(request.folders, read, strict=True):
         if (folder / LEDGER_FILE).is_file():
             of_paper = read_sweep(folder / SWEEP_FILE).printed if (folder / SWEEP_FILE).is_file() else {}
-            for entry in read_ledger(folder):
+            for entry in filter(None, entries):
                 grouped.setdefault((folder, entry.row), []).append(Run(folder, entry, folder))
                 printed[folder, entry.row] = of_paper.get(entry.row, {})
-        elif (folder / "config.toml").is_file():
-            run = _plain_run(folder, grouped, request, progress)
+        else:
+            run = _plain_run(folder, entries[0], first, request, progress)
             settings = {name: value for name, value in decisive(run.entry.settings).items() if name != "seed"}
             key = next((key for known, key in plain if known == settings), None)
             if key is None:
                 key = (folder, run.entry.row)
                 plain.append((settings, key))
             grouped.setdefault(key, []).append(run)
-        else:
-            raise DataError(f"{folder} is neither a run folder nor a sweep folder; `ratlip runs` lists runs.")
     names = [row for _, row in grouped]
     rows = [
         _row(f"{folder.name}/{row}" if names.count(row) > 1 else row, runs, printed.get((folder, row), {}), request)
@@ -205,23 +210,34 @@ def read_rows(request: CompareRequest, progress: Progress = silent) -> list[Row]
     return rows
 
 
+def _read(folder: Path) -> list[Entry | None]:
+    """The entries of a sweep folder, or that of a run folder, None where it has no scores yet."""
+    if (folder / LEDGER_FILE).is_file():
+        return [*read_ledger(folder)]
+    if not (folder / "config.toml").is_file():
+        raise DataError(f"{folder} is neither a run folder nor a sweep folder; `ratlip runs` lists runs.")
+    return [read_entry(folder.resolve())]
+
+
 def _plain_run(
-    folder: Path, grouped: Mapping[tuple[Path, str], Sequence[Run]], request: CompareRequest, progress: Progress
+    folder: Path, entry: Entry | None, protocol: Mapping[str, Any], request: CompareRequest, progress: Progress
 ) -> Run:
-    """A run that is given by itself, scored where it has no scores yet."""
+    """A run that is given by itself, scored by `protocol` where it has no scores yet."""
     path = folder.resolve()
-    entry = read_entry(path)
     if entry is None:
         from ratlip_cli.experiments.score import score_run  # imports torch
 
-        protocols = [run.entry.protocol for runs in grouped.values() for run in runs if run.entry.protocol]
         own = {field.name for field in fields(Protocol)}
-        first = protocols[0] if protocols else {}
         _log.info("%s has no scores yet: scoring it", folder)
-        protocol = Protocol(**{name: value for name, value in first.items() if name in own})
-        entry = score_run(path, protocol, request.device, progress=progress)
+        asked = Protocol(**{name: value for name, value in protocol.items() if name in own})
+        entry = score_run(path, asked, request.device, progress=progress)
     of_sweep = (path.parent / LEDGER_FILE).is_file()
     return Run(path.parent, entry, path.parent if of_sweep else path)
+
+
+def _counts(entry: Entry, request: CompareRequest) -> bool:
+    """Whether a run counts; one that was changed before it was ever scored has nothing to count."""
+    return entry.state == DONE or (entry.state == CHANGED and request.include_changed and bool(entry.scores))
 
 
 def _row(name: str, runs: Sequence[Run], printed: Mapping[str, float], request: CompareRequest) -> Row:
@@ -229,11 +245,9 @@ def _row(name: str, runs: Sequence[Run], printed: Mapping[str, float], request: 
     seeds: dict[int, Run] = {}
     for run in runs:
         entry = run.entry
-        if entry.state == BROKEN:
-            left_out.append(f"{entry.run} is broken: {entry.reason}")
-            continue
-        if entry.state == CHANGED and not request.include_changed:
-            left_out.append(f"{entry.run} was changed by hand: {entry.reason}")
+        if not _counts(entry, request):
+            what = "is broken" if entry.state == BROKEN else "was changed by hand"
+            left_out.append(f"{entry.run} {what}: {entry.reason}")
             continue
         if entry.seed in seeds:
             raise UsageError(
@@ -275,14 +289,18 @@ def sample_of(row: Row, metric: str) -> Sample | None:
     values = [read_values(run.folder, run.entry) for run in runs]
     key = FEATURES if metric == "fid" else metric
     arrays = [one[key] for one in values if key in one]
+    scenes = [one[SCENES] for one in values if SCENES in one]
     if len(arrays) < len(runs) or len({array.shape for array in arrays}) > 1:
         return scores
+    if len(scenes) < len(runs) or not all(np.array_equal(scenes[0], other) for other in scenes):
+        return scores
     if metric != "fid":
-        return replace(mean_sample(seeds, np.stack(arrays)), values=scores.values)
+        return replace(mean_sample(seeds, np.stack(arrays), scenes[0]), values=scores.values)
     real = runs[0].real_features
     if not (real / REAL_FEATURES_FILE).is_file() or arrays[0].shape[1] > MOST_DIMENSIONS:
         return scores
-    return replace(frechet_sample(seeds, np.stack(arrays), read_real_features(real)), values=scores.values)
+    sample = frechet_sample(seeds, np.stack(arrays), read_real_features(real), scenes[0])
+    return replace(sample, values=scores.values)
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:
@@ -300,4 +318,4 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
     for what in ("version", "commit"):
         found = {str(getattr(run.entry, what)) for row in having for run in row.runs}
         if len(found) > 1:
-            yield f"the runs are of {len(found)} {what}s of ratlip"
+            yield f"the runs were trained by {len(found)} {what}s of ratlip"

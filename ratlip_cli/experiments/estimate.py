@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ratlip_cli.errors import RatlipError
 from ratlip_cli.experiments.ledger import DONE
-from ratlip_cli.experiments.sweep import UNSCORED, SweepFolder, slots
+from ratlip_cli.experiments.sweep import UNSCORED, SweepFolder, is_trained, slots
 from ratlip_cli.experiments.sweep_file import Run
 from ratlip_cli.planned import planned
 from ratlip_cli.progress import Progress, silent
@@ -28,8 +31,10 @@ class RowEstimate:
 
     row: str
     seeds: tuple[int, ...]  # Of the runs that are left.
+    trained: tuple[int, ...]  # Those of them that are trained already, here or where they are taken from.
     steps: int  # Of a run.
-    seconds: float  # Of a run, by its own or by what runs of the row that are done took.
+    seconds: float  # Of a run, by a few steps or by what runs of the row that are done took.
+    scoring: float  # Which of them scoring takes: all that a run takes that is trained already.
     measured: bool  # Whether on a few steps now; else by those runs.
     disk: int  # Bytes of a run.
 
@@ -49,13 +54,18 @@ class Estimate:
 def estimate(folder: SweepFolder, progress: Progress = silent) -> Estimate:
     """Measure a few steps of each row of which no run is done, and write nothing but a dataset that is missing.
 
+    They are measured with as many threads as a run will have, but alone: what runs at a time take from one another
+    beside the cores, such as memory bandwidth, is not in it.
+
     Raises what training would raise before its first step.
     """
     left = folder.left()
-    jobs = len(slots(folder.request, len(left)))
-    rows = [_row(folder, [run for run in left if run.row == row], progress) for row in _rows(left)]
-    seconds = sum(row.seconds * len(row.seeds) for row in rows)
-    longest = max((row.seconds for row in rows), default=0.0)
+    places = slots(folder.request, len(left))
+    jobs, taken = len(places), folder.to_take()
+    with _threads(int(places[0].environment["OMP_NUM_THREADS"])):
+        rows = [_row(folder, [run for run in left if run.row == row], taken, progress) for row in _rows(left)]
+    each = [row.scoring if seed in row.trained else row.seconds for row in rows for seed in row.seeds]
+    seconds, longest = sum(each), max(each, default=0.0)
     return Estimate(
         rows=tuple(rows),
         runs=len(left),
@@ -77,24 +87,38 @@ def check_disk(folder: SweepFolder) -> None:
         )
 
 
-def _row(folder: SweepFolder, runs: Sequence[Run], progress: Progress) -> RowEstimate:
-    run = runs[0]
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let PyTorch have so many threads meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _row(folder: SweepFolder, runs: Sequence[Run], taken: Mapping[str, Path], progress: Progress) -> RowEstimate:
+    run, protocol = runs[0], folder.sweep.protocol
     settings = run.settings.replaced(device=folder.request.device, data_dir=folder.request.data_dir)
+    steps, of_split = settings.steps or 0, protocol.limit
     done = [
-        entry.seconds
+        entry
         for other in folder.sweep.runs
         if other.row == run.row and (entry := folder.state(other)[1]) is not None and entry.state == DONE
     ]
-    seconds = sum(done) / len(done) if done else _measured(settings, folder.sweep.protocol.limit, progress)
-    steps = settings.steps or 0
-    return RowEstimate(run.row, tuple(one.seed for one in runs), steps, seconds, not done, bytes_of(settings))
-
-
-def _measured(settings: TrainSettings, limit: int | None, progress: Progress) -> float:
-    """Seconds of a run: its steps, the text vectors, and at most so much for an image that is scored as in a step."""
-    measured = dry_run(settings, progress)
-    scored = limit or measured.images // 10
-    return measured.seconds + scored * measured.seconds_per_step / settings.batch_size
+    if done:
+        seconds = sum(entry.seconds for entry in done) / len(done)
+        scored = int(done[0].protocol.get("images", of_split or 0))
+        scoring = seconds * scored / (scored + steps * settings.batch_size)
+    else:
+        measured = dry_run(settings, progress)
+        scored = (of_split or measured.images // 10) * protocol.captions_per_image
+        scoring = scored * measured.seconds_per_step / settings.batch_size  # an image at most as long as in a step
+        seconds = measured.seconds + scoring
+    trained = [one.seed for one in runs if one.name in taken or is_trained(folder.path / one.name, one.settings)]
+    seeds = tuple(one.seed for one in runs)
+    return RowEstimate(run.row, seeds, tuple(trained), steps, seconds, scoring, not done, bytes_of(settings))
 
 
 def bytes_of(settings: TrainSettings) -> int:
@@ -117,18 +141,20 @@ def bytes_of(settings: TrainSettings) -> int:
 def _missing(folder: SweepFolder, runs: Sequence[Run]) -> int:
     """Bytes that these runs will write beside what they have written."""
     of_row: dict[str, int] = {}
-    total = 0
+    total, taken = 0, folder.to_take()
     for run in runs:
-        if folder.state(run)[0] == UNSCORED:
-            continue
-        if run.row not in of_row:
-            of_row[run.row] = bytes_of(run.settings)
-        total += max(0, of_row[run.row] - sum(_sizes(folder.path / run.name)))
+        place = folder.path / run.name
+        if run.name in taken:
+            total += _size(taken[run.name])
+        elif folder.state(run)[0] != UNSCORED and not is_trained(place, run.settings):
+            if run.row not in of_row:
+                of_row[run.row] = bytes_of(run.settings)
+            total += max(0, of_row[run.row] - _size(place))
     return total
 
 
-def _sizes(folder: Path) -> Iterator[int]:
-    return (path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _free(folder: Path) -> int:

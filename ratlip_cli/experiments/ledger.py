@@ -2,11 +2,13 @@
 
 runs/SWEEP/
   sweep.toml                 the sweep file as it was run last
+  sweep-config.toml          the settings file that it names as its config, where it names one
   ledger.jsonl               one Entry a line, in the order of the file; made of the run folders whenever a run ends
   real-features.safetensors  `features` (n,d) of the real images, where scores compare with them
   ROW-seedN/                 an ordinary run folder, and in it
     scores.json              its Entry, written last: the run is done
-    scores.safetensors       values of every image: (n,) by metric; `features` (n,d) of metrics of sets of images
+    scores.safetensors       values of every image: (n,) by metric; `features` (n,d) of metrics of sets of images;
+                             `scenes` (n,), which real image its caption belongs to
     broken.json              instead of them: why the run failed
 """
 
@@ -29,12 +31,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SWEEP_FILE, LEDGER_FILE = "sweep.toml", "ledger.jsonl"
+SWEEP_FILE, CONFIG_FILE, LEDGER_FILE = "sweep.toml", "sweep-config.toml", "ledger.jsonl"
 SCORES_FILE, VALUES_FILE, BROKEN_FILE = "scores.json", "scores.safetensors", "broken.json"
 REAL_FEATURES_FILE = "real-features.safetensors"
 GENERATOR_FILE = "model/generator.safetensors"
-FEATURES = "features"
-"""The key of features in `scores.safetensors` and `real-features.safetensors`."""
+FEATURES, SCENES = "features", "scenes"
+"""Keys in `scores.safetensors`; features are those in `real-features.safetensors` too."""
 
 PLACES = ("data_dir", "out", "resume")
 """Settings that say where things lay on one machine, which is nobody's business who reads a published ledger."""
@@ -53,12 +55,13 @@ class Entry:
     reason: str | None  # Why it is broken or counts as changed.
     settings: dict[str, Value | None]  # All of them, resolved, by flat names; in a ledger without PLACES.
     settings_digest: str  # 16 hex digits over those that decide what is trained.
-    version: str = ""  # Of ratlip.
+    version: str = ""  # Of the ratlip that trained the run; of the last one, where several did.
     commit: str | None = None  # Of its source, where that is a git checkout; `-dirty` behind it where it was changed.
     clip: dict[str, str] = field(default_factory=dict)  # name and fingerprint.
     data: dict[str, str] = field(default_factory=dict)  # name and fingerprint.
     model_fingerprint: str = ""
-    machine: str = ""
+    machine: str = ""  # That trained the run.
+    scored_by: dict[str, str | None] = field(default_factory=dict)  # version, commit and machine that scored it.
     steps: int = 0  # Trained.
     images_shown: int = 0  # To the discriminator: steps times batch size.
     seconds: float = 0.0  # Wall-clock of training and scoring.
@@ -166,14 +169,21 @@ def sha256_of(file: Path) -> str:
     return digest.hexdigest()
 
 
-def read_values(folder: Path, entry: Entry) -> dict[str, NDArray[np.float32]]:
+def read_values(folder: Path, entry: Entry) -> dict[str, NDArray[Any]]:
     """The values of every image of a run in a sweep folder: (n,) by metric, and `features` (n,d) where there are some.
 
-    Image i is of the same caption and the same noise vector in every run of the sweep.
+    Image i is of the same caption and the same noise vector in every run of the sweep. `scenes` (n,) has for each the
+    number of the real image that its caption belongs to. Scores of earlier versions of ratlip lack it: where one
+    caption of each image was taken, image i is of real image i.
 
     Raises DataError where they are missing or damaged.
     """
-    return _arrays(folder / entry.run / VALUES_FILE)
+    values = _arrays(folder / entry.run / VALUES_FILE)
+    if SCENES not in values and values and entry.protocol.get("captions_per_image", 1) == 1:
+        import numpy as np
+
+        values[SCENES] = np.arange(len(next(iter(values.values()))))
+    return values
 
 
 def read_real_features(folder: Path) -> NDArray[np.float32]:
@@ -181,10 +191,11 @@ def read_real_features(folder: Path) -> NDArray[np.float32]:
 
     Raises DataError where they are missing or damaged.
     """
-    return _arrays(folder / REAL_FEATURES_FILE)[FEATURES]
+    features: NDArray[np.float32] = _arrays(folder / REAL_FEATURES_FILE)[FEATURES]
+    return features
 
 
-def _arrays(path: Path) -> dict[str, NDArray[np.float32]]:
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file  # imports numpy
 

@@ -5,10 +5,12 @@ Each measure leaves a file of values of images in the run folder, and is not tak
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +21,14 @@ from torch.nn import functional as F
 
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.data.of_run import dataset_of_model
+from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.demo.attribute_classifier import SIDE, load_classifier
-from ratlip_cli.demo.attributes import ATTRIBUTES
+from ratlip_cli.demo.attributes import ATTRIBUTES, sample_attributes
+from ratlip_cli.demo.captions import LONGEST, caption
 from ratlip_cli.device import resolve_device
 from ratlip_cli.errors import DataError
 from ratlip_cli.experiments.claims import ANGLES_FILE, GRADCAM_FILE, SWAP_FILE
-from ratlip_cli.experiments.ledger import DONE, read_ledger
+from ratlip_cli.experiments.ledger import DONE, SCENES, read_ledger
 from ratlip_cli.explain.gradcam.gradcam import gradcam, make_target, resolve_layer, upsample
 from ratlip_cli.explain.gradcam.input_images import InputImage, from_dataset
 from ratlip_cli.explain.latent.space import make_space
@@ -32,25 +36,21 @@ from ratlip_cli.explain.latent.views import pair_view, real_images
 from ratlip_cli.files import whole_file
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.sampling import noise_vectors, sample
+from ratlip_cli.training.settings import settings_of_run
 from ratlip_cli.weights.load import load_model
 from ratlip_cli.weights.model_folder import Model
 
-Values = dict[str, NDArray[np.float32]]
-"""By name (n,): image i is the same task in every run."""
+Values = dict[str, NDArray[Any]]
+"""By name (n,): image i is the same task in every run. Images of one number in SCENES are alike."""
 
-GRADCAM_IMAGES, PAIRS, SWAPS = 200, 500, 64
-"""Images of the test split; pairs of real and generated images; noise vectors under each pair of captions."""
+GRADCAM_IMAGES, PAIRS = 200, 500
+"""Images of the test split; pairs of real and generated images."""
+
+SWAPS, SWAP_NOISE = 64, 4
+"""Pairs of captions that differ in the age; noise vectors under each of them, which no other pair has."""
 
 NOT_THE_SUBJECT = frozenset({"perch"})
 """Segments that are masked and are not what the caption is about."""
-
-SWAPPED_CAPTIONS = (
-    ("a young person with brown hair", "an old person with brown hair"),
-    ("a young person with short black hair", "an old person with short black hair"),
-    ("a young smiling person with glasses", "an old smiling person with glasses"),
-    ("a young person with a red hat", "an old person with a red hat"),
-)
-"""Captions that differ in the age alone, as the two of Fig. 5 do."""
 
 _BATCH = 20
 
@@ -105,32 +105,56 @@ def real_angles(model: Model, dataset: CaptionedImages) -> Values:
     return {"angle": view.angles.astype(np.float32), "mismatched": view.mismatched.astype(np.float32)}
 
 
+def swapped_captions(count: int) -> list[tuple[str, str]]:
+    """So many pairs of different captions of rendered faces; the two of a pair differ in `young` and `old` alone.
+
+    Each is of another face, whose age and some of whose other attributes it says, as captions of the data do.
+    """
+    pairs: dict[tuple[str, str], None] = {}
+    number = 0
+    while len(pairs) < count:
+        face = sample_attributes("face", random.Random(number))
+        young, old = (caption("face", {**face, "age": age}, random.Random(number)) for age in ("young", "old"))
+        number += 1
+        if young != old and len(young.split()) <= LONGEST:
+            pairs.setdefault((young, old))
+    return list(pairs)
+
+
 def age_swap(weights: Path, model: Model, dataset: CaptionedImages) -> Values:
-    """For each pair of SWAPPED_CAPTIONS under each noise vector: does the age change as said, and what else changes?
+    """For each pair of captions under each of its noise vectors: does the age change as said, and what else changes?
 
     `age`: 1 where the attribute classifier finds both images as old as their captions say, else 0. `kept`: the share of
-    all other attributes that it finds the same in both.
+    all other attributes that it finds the same in both. `scenes`: the number of the pair of captions.
 
     Args:
         weights: those of the attribute classifier.
     """
     classifier = load_classifier(weights).to(model.device)
-    noise = noise_vectors(0, range(SWAPS), model.config.generator.noise_dim)
-    age, kept = [], []
-    for captions in SWAPPED_CAPTIONS:
-        young, old = (_faces(classifier.answers, model, caption, noise) for caption in captions)
-        others = [name for name in ATTRIBUTES["face"] if name != "age"]
-        for k in range(SWAPS):
-            age.append(young["age"][k] == "young" and old["age"][k] == "old")
-            kept.append(np.mean([young[name][k] == old[name][k] for name in others]))
-    return {"age": np.asarray(age, np.float32), "kept": np.asarray(kept, np.float32)}
+    pairs = swapped_captions(SWAPS)
+    noise = noise_vectors(0, range(SWAPS * SWAP_NOISE), model.config.generator.noise_dim)
+    others = [name for name in ATTRIBUTES["face"] if name != "age"]
+    young, old = (
+        _faces(classifier.answers, model, [pair[age] for pair in pairs for _ in range(SWAP_NOISE)], noise)
+        for age in (0, 1)
+    )
+    age = [one == "young" and other == "old" for one, other in zip(young["age"], old["age"], strict=True)]
+    kept = [np.mean([young[name][k] == old[name][k] for name in others]) for k in range(len(noise))]
+    return {
+        "age": np.asarray(age, np.float32),
+        "kept": np.asarray(kept, np.float32),
+        SCENES: np.repeat(np.arange(SWAPS), SWAP_NOISE),
+    }
 
 
 def _faces(
-    answers: Callable[[torch.Tensor, str], dict[str, list[str]]], model: Model, caption: str, noise: torch.Tensor
+    answers: Callable[[torch.Tensor, str], dict[str, list[str]]],
+    model: Model,
+    captions: Sequence[str],
+    noise: torch.Tensor,
 ) -> dict[str, list[str]]:
-    """What the attribute classifier finds in the images of a caption, by attribute."""
-    images = sample(model, noise, model.encode([caption] * len(noise)), batch_size=8)
+    """What the attribute classifier finds in the images of captions, each with a noise vector, by attribute."""
+    images = sample(model, noise, model.encode(captions), batch_size=8)
     if images.shape[-1] != SIDE:
         images = F.interpolate(images, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
     return answers(images.to(model.device), "face")
@@ -154,12 +178,12 @@ def measure_runs(folder: Path, measure: Measure, device: str = "auto", progress:
         if _taken_of(path) == entry.model_fingerprint:
             continue
         model = load_model(str(folder / entry.run), resolve_device(device))
+        size = model.config.generator.image_size
         data = dataset_of_model(model.folder)
-        if data is None:
-            raise DataError(
-                f"the dataset of {folder / entry.run} is not where it was; `ratlip sweep` prepares it again."
-            )
-        dataset = CaptionedImages(data, "test", model.config.generator.image_size)
+        if data is None:  # it is not where it was: prepared again, where it is a published or a rendered one
+            settings = settings_of_run(folder / entry.run)
+            data = resolve_dataset(settings.dataset, Path(settings.data_dir), size, progress, "test")
+        dataset = CaptionedImages(data, "test", size)
         values = measure.take(model, dataset)
         with whole_file(path) as whole:
             save_file(values, whole, {"model": entry.model_fingerprint})

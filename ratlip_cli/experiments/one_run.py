@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +9,10 @@ from pathlib import Path
 from ratlip_cli.errors import Interrupted
 from ratlip_cli.experiments.ledger import BROKEN_FILE, REAL_FEATURES_FILE, Entry
 from ratlip_cli.experiments.score import Place, score_run
-from ratlip_cli.experiments.sweep import UNSCORED, SweepFolder, is_begun
+from ratlip_cli.experiments.sweep import SweepFolder, is_trained, remove_unbegun
 from ratlip_cli.experiments.sweep_file import Run
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.training.start import open_session
-from ratlip_cli.weights.model_folder import GENERATOR_FILE
 
 
 def make_run(
@@ -29,8 +27,7 @@ def make_run(
     """
     place = folder.path / run.name
     (place / BROKEN_FILE).unlink(missing_ok=True)
-    trained = folder.state(run)[0] == UNSCORED and (place / "model" / GENERATOR_FILE).is_file()
-    if not trained:
+    if not is_trained(place, run.settings):
         _train(folder, run, place, should_stop, progress)
 
     def watched(what: str, done: int, total: int | None, unit: str) -> None:
@@ -44,8 +41,7 @@ def make_run(
 
 def _train(folder: SweepFolder, run: Run, place: Path, should_stop: Callable[[], bool], progress: Progress) -> None:
     """Train until the last step, from the newest checkpoint on where there is one."""
-    if place.exists() and not is_begun(place):
-        shutil.rmtree(place)  # ended before there was anything of the training in it
+    remove_unbegun(place)
     session = open_session(folder.placed(run), progress=progress)
     for record in session.run(should_stop):
         progress("train", record.step, session.total_steps, "steps")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +57,15 @@ class Folders:
     table2: Path
     table3: Path
     faces: Path
+    scale: str = DEMO
+    out: Path = RUNS
+    """Holds them, where `ratlip reproduce` made them."""
+
+    def command(self, what: str) -> str:
+        """What makes a table or a figure of this scale there."""
+        scale = [] if self.scale == DEMO else ["--scale", self.scale]
+        out = [] if self.out == RUNS else ["--out", str(self.out)]
+        return shlex.join(["ratlip", "reproduce", what, *scale, *out])
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,12 @@ class ReproduceRequest:
     @property
     def folders(self) -> Folders:
         """What the claims are read from."""
-        return Folders(self.folder("table2"), self.folder("table3"), self.folder("faces"))
+        table2, table3, faces = map(self.folder, ("table2", "table3", "faces"))
+        return Folders(table2, table3, faces, self.scale, self.out)
+
+    def command(self, what: str) -> str:
+        """What reproduces something else beside it."""
+        return self.folders.command(what)
 
 
 def check_files(request: ReproduceRequest) -> None:

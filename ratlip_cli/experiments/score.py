@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import tempfile
 import time
 from contextlib import suppress
@@ -28,11 +27,11 @@ from ratlip_cli.demo.attribute_classifier import SIDE, Classifier, load_classifi
 from ratlip_cli.demo.attributes import FAMILIES
 from ratlip_cli.demo.said import holds, said
 from ratlip_cli.device import resolve_device
-from ratlip_cli.environment import commit
+from ratlip_cli.environment import commit, machine
 from ratlip_cli.errors import DataError, RatlipError, WeightsError
 from ratlip_cli.evaluation.extract import Features, extract
 from ratlip_cli.evaluation.feature_file import FeatureFile
-from ratlip_cli.evaluation.images import Captions
+from ratlip_cli.evaluation.images import Captions, some_images
 from ratlip_cli.evaluation.inputs import Inputs, model_inputs, open_split
 from ratlip_cli.evaluation.metrics import Measurement, wanted_metrics
 from ratlip_cli.evaluation.networks import Networks, load_networks
@@ -44,6 +43,8 @@ from ratlip_cli.experiments.ledger import (
     FEATURES,
     GENERATOR_FILE,
     REAL_FEATURES_FILE,
+    SCENES,
+    SCORES_FILE,
     VALUES_FILE,
     Entry,
     digest_of,
@@ -52,10 +53,12 @@ from ratlip_cli.experiments.ledger import (
 )
 from ratlip_cli.experiments.protocol import Protocol
 from ratlip_cli.files import whole_file
+from ratlip_cli.json_files import read_json
 from ratlip_cli.pixels import from_uint8
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.tensor_files import fingerprint
-from ratlip_cli.training.run_paths import list_checkpoints, step_of
+from ratlip_cli.training.run_folder import ENVIRONMENT_FILE
+from ratlip_cli.training.run_paths import list_checkpoints, step_of, step_of_model
 from ratlip_cli.training.settings import TrainSettings, settings_of_run
 from ratlip_cli.weights.load import load_model
 
@@ -73,7 +76,7 @@ KEYS = {
 
 ATTRIBUTE_ACCURACY = "attribute-accuracy"
 
-Values = dict[str, NDArray[np.float32]]
+Values = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,9 @@ class AttributeNetwork:
 def score_run(
     run: Path, protocol: Protocol, device: str = "auto", place: Place | None = None, progress: Progress = silent
 ) -> Entry:
-    """Score the model of a run's last checkpoint, and write `scores.safetensors` and `scores.json` into its folder.
+    """Score the model of a run, and write `scores.safetensors` and `scores.json` into its folder.
+
+    Version, commit and machine of the entry are those that trained the run; those that score it now are beside them.
 
     Args:
         place: left out, that of a run of no sweep.
@@ -154,10 +159,12 @@ def score_run(
             decisive = f"{split.fingerprint} {len(features.real)} {networks.features.fingerprint}"
             if _decisive(place.real_features) != decisive:  # else another run has written them
                 _save(place.real_features, {FEATURES: _read(features.real)}, {"decisive": decisive})
+        values[SCENES] = _scenes(inputs, split)
+        (run / SCORES_FILE).unlink(missing_ok=True)  # whose values these are not: a kill before the end leaves none
         _save(run / VALUES_FILE, values)
         if features.journal is not None:
             features.journal.remove()
-    flat = settings.flat()
+    flat, trained = settings.flat(), trained_by(run)
     entry = Entry(
         row=place.row,
         seed=settings.seed,
@@ -166,12 +173,13 @@ def score_run(
         reason=None,
         settings=flat,
         settings_digest=digest_of(flat),
-        version=ratlip_cli.__version__,
-        commit=commit(),
+        version=trained["version"] or "",
+        commit=trained["commit"],
         clip={"name": settings.clip, "fingerprint": model.clip.fingerprint},
         data={"name": settings.dataset, "fingerprint": split_fingerprint(split.path, "train")},
         model_fingerprint=model.fingerprint,
-        machine=machine(model.device),
+        machine=trained["machine"] or "",
+        scored_by={"version": ratlip_cli.__version__, "commit": commit(), "machine": machine(model.device)},
         steps=steps,
         images_shown=steps * settings.batch_size,
         seconds=round(_seconds_of_steps(run, settings) + time.perf_counter() - started, 1),
@@ -224,6 +232,29 @@ def _attribute_accuracy(
     return np.asarray(shares, dtype=np.float32)
 
 
+def _scenes(inputs: Inputs, split: CaptionedImages) -> NDArray[np.int64]:
+    """For each generated image (n,), the number of the real image that its caption belongs to."""
+    if inputs.captions is None:
+        return np.arange(len(inputs.fake))
+    scenes = inputs.captions.scenes[inputs.captions.first]
+    return scenes if inputs.limit is None else np.searchsorted(some_images(len(split), inputs.limit), scenes)
+
+
+def trained_by(run: Path) -> dict[str, str | None]:
+    """Version, commit and machine that trained a run last, as its `environment.json` says; None where it does not."""
+    try:
+        content = read_json(run / ENVIRONMENT_FILE)
+        told = {"version": content["ratlip"], "commit": content.get("commit"), "machine": content.get("machine")}
+        if told["machine"] is None:  # by an earlier version of ratlip
+            names = ", ".join(str(device["name"]) for device in content["devices"])
+            threads, packages = content["threads"], content["packages"]
+            used = f"{threads['cores']} cores, {threads['torch']} of them used"
+            told["machine"] = f"{names}, {used}, PyTorch {packages['torch']}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {"version": None, "commit": None, "machine": None}
+    return {name: None if value is None else str(value) for name, value in told.items()}
+
+
 def _recorded(protocol: Protocol, networks: Networks, inputs: Inputs, split: CaptionedImages) -> dict[str, Any]:
     """The protocol with what it came to: equal in runs whose scores can be compared."""
     return {
@@ -242,10 +273,12 @@ def _recorded(protocol: Protocol, networks: Networks, inputs: Inputs, split: Cap
 
 
 def _steps_done(run: Path) -> int:
+    """The steps of the model that is scored: by its file, or by the newest checkpoint where that does not say it."""
     checkpoints = list_checkpoints(run / "checkpoints")
-    if not checkpoints:
+    steps = step_of_model(run) or (step_of(checkpoints[0]) if checkpoints else 0)
+    if not steps:
         raise WeightsError(f"{run} has no checkpoint: it is not trained yet, so there is nothing to score.")
-    return step_of(checkpoints[0])
+    return steps
 
 
 def _seconds_of_steps(run: Path, settings: TrainSettings) -> float:
@@ -277,15 +310,3 @@ def _save(path: Path, arrays: Values, metadata: dict[str, str] | None = None) ->
         mask = os.umask(0)
         os.umask(mask)
         partial.chmod(0o666 & ~mask)  # safetensors makes files that nobody else may read
-
-
-def machine(device: torch.device) -> str:
-    """The device and what computes on it, in words."""
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, PyTorch {torch.__version__}"
-    name = platform.processor() or platform.machine()
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
-    threads = torch.get_num_threads()
-    return f"{name}, {os.cpu_count()} cores, {threads} of them used, PyTorch {torch.__version__}"

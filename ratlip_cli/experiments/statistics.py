@@ -1,14 +1,14 @@
 """Means over training seeds and images, differences between rows, and what they bear. Imports no torch.
 
-A row of a table has a score for every seed, and each score is of the same n images (image i: caption i, noise vector
-i). Both are samples: other seeds would train other models, other captions would be other tasks. So what a row's mean
-is worth has two parts,
+A row of a table has a score for every seed, and each score is of the same images (image i: caption i, noise vector i).
+Both are samples: other seeds would train other models, other captions would be other tasks. So what a row's mean is
+worth has two parts,
 
     Var(mean) = V_seeds + V_images - V_both / S,
 
-V_seeds: the variance of the S seeds' scores, divided by S; V_images: that of the mean when the images are resampled
-with replacement, the same ones for every seed (bootstrap). What is of one seed and one image alone is in both and is
-taken out once.
+V_seeds: the variance of the S seeds' scores, divided by S; V_images: that of the mean when the n scenes are resampled
+with replacement, the same ones for every seed (bootstrap). What is of one seed and one scene alone is in both and is
+taken out once. A scene is all that is alike: the images generated for the captions of one real image, with that image.
 
 A percentile bootstrap over seeds, then images, does not cover: three to five seeds cannot be resampled to a tail.
 Here the part of the seeds has Student's t with S - 1 degrees of freedom and the part of the images the bootstrap's
@@ -56,7 +56,12 @@ class Sample:
     replicates: Array | None
     """(B,S): on B resamples of the images, the same in every row; None where values of images are not there."""
     images: int
-    """n; 0 where values of images are not there."""
+    """n, the scenes; 0 where values of images are not there."""
+
+    @property
+    def bears(self) -> bool:
+        """Whether it says anything of others: one seed says nothing of other seeds, one scene nothing of others."""
+        return len(self.seeds) > 1 and self.images != 1
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,11 @@ class Estimate:
     sd: float | None
     """Standard deviation over seeds; None for one seed."""
     low: float | None
-    """None for one seed, which says nothing of others."""
+    """None for one seed or one scene, which says nothing of others."""
     high: float | None
     seeds: int
     images: int
-    """0 where only the seeds are taken into account, because values of images are not there."""
+    """Scenes; 0 where only the seeds are taken into account, because values of images are not there."""
 
     def __str__(self) -> str:
         return f"{self.mean:.4g}" if self.low is None else f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
@@ -83,38 +88,58 @@ class Comparison:
 
     difference: Estimate
     p: float | None
-    """By Holm's procedure over all comparisons with the first row; None for fewer than two seeds in common."""
+    """By Holm's procedure over all comparisons with the first row; None for one seed or one scene in common."""
     verdict: str
     """better, worse, or not decided by N seeds; higher and lower where nobody knows which of them is better."""
 
 
-def mean_sample(seeds: Sequence[int], values: NDArray[np.floating]) -> Sample:
-    """Of a metric that is a mean of values of images (S,n)."""
+def mean_sample(
+    seeds: Sequence[int], values: NDArray[np.floating], scenes: NDArray[np.integer] | None = None
+) -> Sample:
+    """Of a metric that is a mean of values of images (S,m).
+
+    Args:
+        scenes: for each image (m,) the number of its scene; left out, each image is a scene of its own.
+    """
     array = np.asarray(values, dtype=np.float64)
-    n = array.shape[1]
-    replicates = np.concatenate([resamples(n, _BLOCK, stream) @ array.T / n for stream in range(RESAMPLES // _BLOCK)])
+    sums, sizes = array.T, np.ones(array.shape[1])
+    if scenes is not None:
+        _, owner = np.unique(scenes, return_inverse=True)
+        sizes = np.bincount(owner).astype(np.float64)
+        sums = np.stack([np.bincount(owner, weights=own) for own in array], axis=1)  # (n,S)
+    n = len(sizes)
+    blocks = (resamples(n, _BLOCK, stream) for stream in range(RESAMPLES // _BLOCK))
+    replicates = np.concatenate([counts @ sums / (counts @ sizes)[:, None] for counts in blocks])
     return _sorted(Sample(tuple(seeds), array.mean(axis=1), replicates, n))
 
 
-def frechet_sample(seeds: Sequence[int], fakes: NDArray[np.floating], real: NDArray[np.floating]) -> Sample:
-    """Of FID: features (S,n,d) of every seed's images against those of real images (m,d).
+def frechet_sample(
+    seeds: Sequence[int],
+    fakes: NDArray[np.floating],
+    real: NDArray[np.floating],
+    scenes: NDArray[np.integer] | None = None,
+) -> Sample:
+    """Of FID: features (S,m,d) of every seed's images against those of real images (n,d).
 
-    Where m = n, real image i belongs to caption i and is resampled with the generated ones.
+    Args:
+        scenes: for each generated image (m,) the number of the real image that its caption belongs to: all of them are
+            resampled together. Left out, real image i belongs to caption i where m = n, and to none where it is not.
     """
     from ratlip_cli.evaluation.statistics import Moments, frechet_distance  # imports torch
 
-    n, m = fakes.shape[1], len(real)
-    counts = resamples(n, FEATURE_RESAMPLES)
-    real_counts = counts if m == n else resamples(m, FEATURE_RESAMPLES, stream=1)
-    once, real_once = np.ones(n), np.ones(m)
-    reals = [Moments(*_moments(real, each)) for each in (real_once, *real_counts)]
+    m, n = fakes.shape[1], len(real)
+    if scenes is None and m == n:
+        scenes = np.arange(n)
+    real_counts = resamples(n, FEATURE_RESAMPLES)
+    counts = resamples(m, FEATURE_RESAMPLES, stream=1) if scenes is None else real_counts[:, scenes]
+    reals = [Moments(*_moments(real, each)) for each in (np.ones(n), *real_counts)]
     distances = np.array(
         [
             [frechet_distance(Moments(*_moments(fake, each)), of_real) for fake in fakes]
-            for each, of_real in zip((once, *counts), reals, strict=True)
+            for each, of_real in zip((np.ones(m), *counts), reals, strict=True)
         ]
     )
-    return _sorted(Sample(tuple(seeds), distances[0], distances[1:], n))
+    return _sorted(Sample(tuple(seeds), distances[0], distances[1:], m if scenes is None else n))
 
 
 def _moments(features: NDArray[np.floating], counts: Array) -> tuple[Array, Array]:
@@ -139,13 +164,13 @@ def resamples(n: int, number: int, stream: int = 0) -> Array:
 
 def estimate(sample: Sample) -> Estimate:
     """The mean over the seeds with its 95 % interval."""
-    mean, several = float(sample.values.mean()), len(sample.seeds) > 1
-    half = _half_width(sample, LEVEL) if several else math.nan
+    mean = float(sample.values.mean())
+    half = _half_width(sample, LEVEL) if sample.bears else None
     return Estimate(
         mean=mean,
-        sd=float(sample.values.std(ddof=1)) if several else None,
-        low=mean - half if several else None,
-        high=mean + half if several else None,
+        sd=float(sample.values.std(ddof=1)) if len(sample.seeds) > 1 else None,
+        low=None if half is None else mean - half,
+        high=None if half is None else mean + half,
         seeds=len(sample.seeds),
         images=sample.images,
     )
@@ -183,17 +208,19 @@ def compare(samples: Sequence[Sample], higher_is_better: bool | None) -> list[Co
 
 
 def p_value(sample: Sample) -> float | None:
-    """The two-sided p value of a mean of 0, where the interval of that level ends; None for fewer than two seeds."""
-    if len(sample.seeds) < 2:
+    """The two-sided p value of a mean of 0, where the interval of that level ends; None where nothing is borne."""
+    if not sample.bears:
         return None
     distance = abs(float(sample.values.mean()))
+    if distance == 0:  # rows that are equal throughout have an interval without width there
+        return 1.0
 
     def beyond(log_p: float) -> float:
         return _half_width(sample, 1 - math.exp(log_p)) - distance
 
     if beyond(math.log(_SMALLEST_P)) <= 0:
         return _SMALLEST_P
-    return 1.0 if distance == 0 else math.exp(optimize.brentq(beyond, math.log(_SMALLEST_P), 0.0))
+    return math.exp(optimize.brentq(beyond, math.log(_SMALLEST_P), 0.0))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -220,7 +247,8 @@ def _half_width(sample: Sample, level: float) -> float:
 def _verdict(difference: Sample, p: float | None, higher_is_better: bool | None) -> str:
     if p is None or p >= FAMILY_ERROR:
         count = len(difference.seeds)
-        return f"not decided by {count} seed{'' if count == 1 else 's'}"
+        alone = "one image" if count > 1 and difference.images == 1 else f"{count} seed{'' if count == 1 else 's'}"
+        return f"not decided by {alone}"
     higher = bool(difference.values.mean() > 0)
     if higher_is_better is None:
         return "higher" if higher else "lower"

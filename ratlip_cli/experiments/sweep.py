@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ratlip_cli.data.request import check_dataset_name
 from ratlip_cli.errors import DataError, DeviceError, UsageError
@@ -25,6 +26,7 @@ from ratlip_cli.experiments.ledger import (
     BROKEN,
     BROKEN_FILE,
     CHANGED,
+    CONFIG_FILE,
     DONE,
     SCORES_FILE,
     SWEEP_FILE,
@@ -37,9 +39,10 @@ from ratlip_cli.experiments.ledger import (
     write_ledger,
 )
 from ratlip_cli.experiments.sweep_file import Run, Sweep, read_sweep
-from ratlip_cli.files import lock_descriptor, locked, whole_file, whole_folder, write_text, writing
+from ratlip_cli.files import PARTIAL, lock_descriptor, locked, whole_file, whole_folder, write_text, writing
 from ratlip_cli.json_files import read_json
 from ratlip_cli.setting import RUNS, check_device
+from ratlip_cli.training.run_paths import step_of_model
 from ratlip_cli.training.settings import TrainSettings, settings_of_run
 
 BEGINS, STOPPED, ELSEWHERE = "begins", "stopped", "elsewhere"
@@ -116,10 +119,11 @@ class SweepFolder:
         self.path = request.folder
         self.sweep: Sweep = read_sweep(request.file)
         check_dataset_name(self.sweep.runs[0].settings.dataset, Path(request.data_dir))
-        if self.path.exists() and not (self.path / SWEEP_FILE).is_file():
-            raise UsageError(f"{self.path} exists and is no sweep folder; choose another --out.")
-        if self.path.exists():
+        others = _others(self.path)  # first: nothing is there before the sweep file is
+        if (self.path / SWEEP_FILE).is_file():
             self._check_unchanged(read_sweep(self.path / SWEEP_FILE))
+        elif others:
+            raise UsageError(f"{self.path} exists and is no sweep folder; choose another --out.")
 
     def _check_unchanged(self, before: Sweep) -> None:
         trained = {run.name: run for run in before.runs if is_begun(self.path / run.name)}
@@ -127,9 +131,11 @@ class SweepFolder:
             if run.name not in trained:
                 continue
             if differing := differences(trained[run.name].settings.flat(), run.settings.flat()):
+                config = self.sweep.config
+                behind = "" if config is None else f", or the {config.name} that it names as its config,"
                 raise UsageError(
-                    f"{self.request.file} was changed since {self.path / run.name} was begun: {differing}. Choose "
-                    "another --out for the changed sweep, or remove that run folder to train it again."
+                    f"{self.request.file}{behind} was changed since {self.path / run.name} was begun: {differing}. "
+                    "Choose another --out for the changed sweep, or remove that run folder to train it again."
                 )
 
     def run(self, name: str) -> Run:
@@ -177,10 +183,12 @@ class SweepFolder:
             return CHANGED, replace(entry, row=run.row, run=run.name)
         if entry is not None:
             asked = json.loads(json.dumps(asdict(self.sweep.protocol)))
-            same = asked == {name: entry.protocol.get(name) for name in asked}
-            return (DONE, replace(entry, row=run.row, run=run.name)) if same else (UNSCORED, None)
+            if asked == {name: entry.protocol.get(name) for name in asked}:
+                return DONE, replace(entry, row=run.row, run=run.name)
         if (folder / BROKEN_FILE).is_file():
             return BROKEN, _without_scores(run, BROKEN, self._reason(run)[0])
+        if entry is not None:
+            return UNSCORED, None
         if not is_begun(folder):
             return MISSING, None
         try:
@@ -214,29 +222,39 @@ class SweepFolder:
         first = next((entry for entry in found if entry.state == DONE), None)
         return [entry if first is None or entry.state != DONE else _compared(first, entry) for entry in found]
 
-    def take(self) -> dict[str, Path]:
-        """Copy missing runs from the sweep folders of the request; the run folders there by the names here.
+    def to_take(self) -> dict[str, Path]:
+        """The run folders elsewhere that missing runs can be copied from, by the names here.
 
-        A run is taken where it is done there and its settings are those of this file, whatever its row is called. It
-        is scored here again, by this file's protocol. Raises DataError where one of the folders is no sweep folder.
+        A run can be taken from a sweep folder of the request where it is done there, its settings are those of this
+        file, whatever its row is called, and its model folder has the weights of the last step; checkpoints are not
+        needed. Raises DataError where one of the folders is no sweep folder.
         """
         known = [
             (other / entry.run, entry)
             for other in self.request.take
             for entry in read_ledger(other)
-            if entry.state == DONE and is_begun(other / entry.run)
+            if entry.state == DONE
         ]
-        taken = {}
-        for run in self.ordered:
+        sources = {}
+        for run in self.ordered if known else ():
             wanted = run.settings.flat()
-            source = next((place for place, entry in known if not differences(entry.settings, wanted)), None)
-            if source is None or self.state(run)[0] != MISSING:
-                continue
-            with locked(self.lock_file(run.name)) as alone:
-                if alone and self.state(run)[0] == MISSING:
-                    with whole_folder(self.path / run.name) as partial:
+            fitting = (place for place, entry in known if not differences(entry.settings, wanted))
+            source = next((place for place in fitting if is_trained(place, run.settings)), None)
+            if source is not None and self.state(run)[0] == MISSING:
+                sources[run.name] = source
+        return sources
+
+    def take(self) -> dict[str, Path]:
+        """Copy the runs of `to_take`, to be scored here by this file's protocol; where each is from."""
+        taken = {}
+        for name, source in self.to_take().items():
+            place = self.path / name
+            with locked(self.lock_file(name)) as alone:
+                if alone and self.state(self.run(name))[0] == MISSING:
+                    remove_unbegun(place)
+                    with whole_folder(place) as partial:
                         shutil.copytree(source, partial, dirs_exist_ok=True, ignore=_NOT_TAKEN)
-                    taken[run.name] = source
+                    taken[name] = source
         return taken
 
     def write_ledger(self) -> list[Entry]:
@@ -249,14 +267,25 @@ class SweepFolder:
                     return entries
 
     def open(self) -> None:
-        """Make the folder where it is not there, and keep the sweep file in it."""
+        """Make the folder where it is not there, and keep in it, before all else, the sweep file and its config."""
+        config = None if self.sweep.config is None else self.sweep.config.content
+        for name, content in ((CONFIG_FILE, config), (SWEEP_FILE, self.sweep.content)):
+            kept = self.path / name
+            if content is None:
+                kept.unlink(missing_ok=True)
+            elif not kept.is_file() or kept.read_bytes() != content:
+                with whole_file(kept) as partial:
+                    partial.write_bytes(content)
         for folder in (self.path / LOCKS, self.path / LOGS):
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-        kept = self.path / SWEEP_FILE
-        if not kept.is_file() or kept.read_bytes() != self.sweep.content:
-            with whole_file(kept) as partial:
-                partial.write_bytes(self.sweep.content)
+
+    def remedy(self, entry: Entry, entries: Sequence[Entry]) -> str:
+        """What to do about a run that counts as changed among `entries`."""
+        place, first = self.path / entry.run, next((one for one in entries if one.state == DONE), None)
+        if first is not None and self.state(self.run(entry.run))[0] == DONE and not _trained_otherwise(first, entry):
+            return f"To score it again, remove {place / SCORES_FILE}; or those of the others, where theirs are older"
+        return f"To train it again, remove {place}"
 
     def lock_file(self, name: str) -> Path:
         """What a process that makes the run of that name, or writes the ledger, holds."""
@@ -275,6 +304,29 @@ def is_begun(folder: Path) -> bool:
     return (folder / "config.toml").is_file()
 
 
+def is_trained(folder: Path, settings: TrainSettings) -> bool:
+    """Whether a run folder has the weights of its last step in its model folder."""
+    return is_begun(folder) and 0 < (settings.steps or 0) <= step_of_model(folder)
+
+
+def remove_unbegun(folder: Path) -> None:
+    """Remove a run folder that a kill left before there was anything of the training in it."""
+    if folder.exists() and not is_begun(folder):
+        shutil.rmtree(folder)
+
+
+def _others(folder: Path) -> list[str]:
+    """What lies in a folder and is not what a sweep begins with."""
+    if folder.exists() and not folder.is_dir():
+        return [folder.name]
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return [name for name in names if name not in (LOCKS, LOGS, CONFIG_FILE) and not _is_temporary(name)]
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and (name.endswith(PARTIAL) or re.fullmatch(r"\.[0-9a-f]{32}", name) is not None)
+
+
 def _without_scores(run: Run, state: str, reason: str) -> Entry:
     flat = run.settings.flat()
     return Entry(run.row, run.seed, run.name, state, reason, flat, digest_of(flat))
@@ -282,15 +334,27 @@ def _without_scores(run: Run, state: str, reason: str) -> Entry:
 
 def _compared(first: Entry, entry: Entry) -> Entry:
     """The entry; CHANGED where its scores cannot stand beside those of `first`."""
-    for what, one, other in (
-        ("data", first.data.get("fingerprint"), entry.data.get("fingerprint")),
-        ("CLIP", first.clip.get("fingerprint"), entry.clip.get("fingerprint")),
-        ("scoring", first.protocol, entry.protocol),
-    ):
-        if one != other:
-            reason = f"its {what} is not that of {first.run}: {one} there, {other} here"
-            return replace(entry, state=CHANGED, reason=reason)
-    return entry
+    reason = _trained_otherwise(first, entry)
+    if not reason and (names := unlike(first.protocol, entry.protocol)):
+        reason = f"it was not scored as {first.run} was: {', '.join(names)} differ"
+    return replace(entry, state=CHANGED, reason=reason) if reason else entry
+
+
+def _trained_otherwise(first: Entry, entry: Entry) -> str:
+    """In words, what of the data or the CLIP of a run is not that of `first`; empty where both are."""
+    for what, one, other in (("data", first.data, entry.data), ("CLIP", first.clip, entry.clip)):
+        there, here = one.get("fingerprint"), other.get("fingerprint")
+        if there != here:
+            return f"its {what} is not that of {first.run}: {there} there, {here} here"
+    return ""
+
+
+def unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """The names of what differs between two protocols as they are recorded; networks by their own names."""
+    names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    one, other = (protocol.get("networks", {}) for protocol in (first, second))
+    networks = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    return [each for name in names for each in (networks if name == "networks" else [name])]
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from ratlip_cli.errors import UsageError, unknown_name
+from ratlip_cli.experiments.ledger import CONFIG_FILE, SWEEP_FILE
 from ratlip_cli.experiments.protocol import Protocol
 from ratlip_cli.families import family_of
 from ratlip_cli.files import decoded
@@ -80,10 +81,19 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Config:
+    """The settings file that a sweep file names."""
+
+    name: str  # As it names it.
+    content: bytes  # The file as it is.
+
+
+@dataclass(frozen=True)
 class Sweep:
     """What a sweep file says."""
 
     content: bytes  # The file as it is.
+    config: Config | None  # The settings file that lies below its own; None for a preset or none.
     runs: Sequence[Run]  # Row by row, each with its seeds.
     protocol: Protocol
     printed: Mapping[str, Mapping[str, float]]  # What a paper prints, by row and metric.
@@ -96,6 +106,8 @@ class Sweep:
 
 def read_sweep(path: Path) -> Sweep:
     """Read a sweep file.
+
+    That of a sweep folder is read with the settings file that was its config when the folder was last swept.
 
     Raises UsageError, which names the file and the row: it cannot be read, a key, setting or value is unknown or out
     of range, rows are the same, or they differ in what makes them comparable.
@@ -116,7 +128,12 @@ def read_sweep(path: Path) -> Sweep:
     rows = _rows(path, table)
     common = checked(f"{path}, settings", table.get("settings", {}))
     _check_allowed(f"{path}, settings", common)
-    seeds, config = _seeds(path, table.get("seeds")), _config(path, table.get("config"))
+    seeds, named = _seeds(path, table.get("seeds")), _config(path, table.get("config"))
+    kept = path.with_name(CONFIG_FILE)
+    config = str(kept) if named is not None and path.name == SWEEP_FILE and kept.is_file() else named
+    below = None
+    if named is not None and config is not None and Path(config).is_file():
+        below = Config(named, Path(config).read_bytes())
     runs = [
         Run(f"{_slug(row)}-seed{seed}", row, seed, settings.replaced(seed=seed))
         for row, own in rows.items()
@@ -126,7 +143,7 @@ def read_sweep(path: Path) -> Sweep:
     firsts = [run for run in runs if run.seed == seeds[0]]
     _check_used(path, common, firsts)
     _check_rows(path, firsts)
-    return Sweep(content, runs, _protocol(path, table.get("evaluation", {})), _printed(path, table, rows))
+    return Sweep(content, below, runs, _protocol(path, table.get("evaluation", {})), _printed(path, table, rows))
 
 
 def _rows(path: Path, table: Mapping[str, Any]) -> dict[str, dict[str, Value]]:

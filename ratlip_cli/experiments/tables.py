@@ -15,7 +15,7 @@ from ratlip_cli.experiments.statistics import Comparison, Estimate
 HEADINGS = ("seeds", "mean ± sd", "95 % interval", "difference", "95 % interval", "p (Holm)", "verdict")
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$"}
-_LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+_LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"} | {letter: f"${letter}$" for letter in "<>|"}
 
 
 def markdown(table: Table) -> str:

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+import torch
 from PIL import Image
 
 from ratlip_cli.data.layout import LONGEST_NAME
@@ -89,11 +90,14 @@ class RunFolder:
             for path in folder.glob(".tmp??????"):
                 path.unlink(missing_ok=True)
         write_text(self.config, settings.to_toml())
-        write_text(self.path / ENVIRONMENT_FILE, json.dumps(of_run(), indent=2) + "\n")
         with writing(self.path):
             truncate_metrics(self.metrics, steps_done)
             self._log = self.metrics.open("a", encoding="utf-8", buffering=1)
             self._trackers = Trackers(self.path, settings, steps_done)
+
+    def note_environment(self, device: torch.device) -> None:
+        """Note which versions, machine and commit train from now on."""
+        write_text(self.path / ENVIRONMENT_FILE, json.dumps(of_run(device), indent=2) + "\n")
 
     def log(self, record: StepRecord, evaluation: Evaluation | None = None) -> None:
         """Append one record to metrics.jsonl, and now and then to the trackers; scores always to both."""

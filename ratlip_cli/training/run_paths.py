@@ -54,6 +54,17 @@ def steps_logged(run: Path) -> int:
     return 0
 
 
+def step_of_model(run: Path) -> int:
+    """The step whose weights a run's model folder has, as its file says; 0 where there is none or it says nothing."""
+    from safetensors import SafetensorError, safe_open  # imports numpy
+
+    try:
+        with safe_open(run / "model" / "generator.safetensors", framework="np") as file:
+            return int((file.metadata() or {}).get("step", 0))
+    except (OSError, SafetensorError, ValueError):
+        return 0
+
+
 def kept_dataset(settings: TrainSettings) -> Path | None:
     """`dataset_of_run` of the run that is resumed by its path, where the settings name no other dataset than it has."""
     run = settings.resumed_run

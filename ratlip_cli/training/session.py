@@ -113,6 +113,8 @@ class TrainingSession:
             return bool(over)
 
         settings, world = self.settings, self.trainer.world
+        if world.is_first and not self.finished:
+            self.folder.note_environment(self.trainer.device)
         batches = self._batches()
         try:
             while not self.finished and not is_over_for_all():

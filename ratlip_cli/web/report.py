@@ -344,6 +344,7 @@ def _environment(run: Path) -> Section | None:
         ["commit", _said(content.get("commit"))],
         ["Python", _said(content.get("python"))],
         ["platform", _said(content.get("platform"))],
+        ["machine", _said(content.get("machine"))],
         *([f"device {one.get('device')}", _said(one.get("name"))] for one in devices),
         *([name, _said(count)] for name, count in _items(threads, "threads: ")),
         *([name, _said(version)] for name, version in _items(packages, "")),
