@@ -124,14 +124,9 @@ class OnlyThePage:
         return json.dumps(passed).encode(), session
 
     def _forget(self) -> None:
-        """Let go of events that are done, with all that was sent for them, and of the sessions that came first.
-
-        gradio keeps them for as long as it runs.
-        """
+        """Let go of what nobody has read of the sessions that came first, which gradio keeps."""
         queue = self.blocks._queue
         busy = [*_waiting(queue), *(one for job in queue.active_jobs for one in job or ())]
-        for number in queue.event_ids_to_events.keys() - {one._id for one in busy}:
-            del queue.event_ids_to_events[number]
         told, needed = queue.pending_messages_per_session, {one.session_hash for one in busy}
         for session in [session for session in told if session not in needed][:-MOST_SESSIONS]:
             del told[session]

@@ -84,7 +84,8 @@ def between(
     """
     check_request(prompts, count, seed, truncation)
     images = TorchModel(model)
-    encoded = images.between(*map(images.encoded, prompts), share)
+    start, end = map(images.encoded, prompts)
+    encoded = images.between(start, end, share)
     made, similarities = images.images(np.float32(truncation) * images.noise(seed, range(count)), [encoded] * count)
     return [
         Between(
