@@ -21,13 +21,16 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 import pytest
+from explain_model import clip_of_grid, model_of_variant
 from PIL import Image
 from playground_client import Client
 
 from ratlip_cli import api
 from ratlip_cli.errors import RatlipError, UsageError
 from ratlip_cli.explain.request import GradCamRequest
-from ratlip_cli.samples import Sample
+from ratlip_cli.generation import InterpolationRequest
+from ratlip_cli.samples import Sample, interpolate
+from ratlip_cli.sampling import TorchModel
 
 gr = pytest.importorskip("gradio", reason="gradio is missing: pip install 'ratlip[play]'")
 
@@ -78,6 +81,17 @@ def test_between_two_prompts_lie_the_images_of_both(model: api.Model) -> None:
     halfway = playground.between(model, ends, 0.5, 2, 3, 0.8)[0]
     assert not any(np.array_equal(pixels(halfway.image), pixels(end[0].image)) for end in (of_start, of_end))
     assert halfway.record().items() >= {"prompt": ends[0], "end": ends[1], "share": 0.5, "seed": 3}.items()
+
+
+def test_between_two_prompts_words_come_and_go(tmp_path: Path) -> None:
+    """An AttnGAN's prompts are their words: the slider leads as `generate --interpolate` does."""
+    sizes = {"base_size": 8, "generator_channels": 4, "discriminator_channels": 2, "residual_blocks": 0}
+    folder = model_of_variant(tmp_path / "model", clip_of_grid(tmp_path / "clip", grid=4), "attngan", sizes)
+    words, ends = api.load_model(folder), ("a red bird", "a blue bird at sunset")
+    frames = list(interpolate(TorchModel(words), InterpolationRequest(ends, 5, seed=3)))
+    for number, frame in enumerate(frames):
+        (made,) = playground.between(words, ends, number / 4, 1, 3, 1.0)
+        assert np.array_equal(pixels(made.image), pixels(frame))
 
 
 @pytest.mark.slow
