@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
@@ -49,12 +50,18 @@ def save_animation(path: Path, frames: Iterable[Image.Image], caption: str, reco
         elif kind == "mp4":
             _save_mp4(partial, enlarged(frames), fps, about)
         else:
-            first, *others = enlarged(frames)
+            shown = list(enlarged(frames))
             exif = Image.Exif()
             exif[ExifTags.Base.ImageDescription] = about
             beside = {"comment": about.encode()} if kind == "gif" else {"exif": exif, "quality": 95}
-            milliseconds = round(100 / fps) * 10 if kind == "gif" else round(1000 / fps)  # a GIF counts in hundredths
-            first.save(partial, kind, save_all=True, append_images=others, duration=milliseconds, loop=0, **beside)
+            delays = _delays(len(shown), fps, 10 if kind == "gif" else 1)  # a GIF counts in hundredths of a second
+            shown[0].save(partial, kind, save_all=True, append_images=shown[1:], duration=delays, loop=0, **beside)
+
+
+def _delays(count: int, fps: int, unit: int) -> list[int]:
+    """Milliseconds for which each frame is shown, whole units, so that all together have `fps` frames a second."""
+    times = [round(1000 * frame / (fps * unit)) * unit for frame in range(count + 1)]
+    return [end - start for start, end in itertools.pairwise(times)]
 
 
 def enlarged(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:

@@ -129,6 +129,10 @@ class ExportedModel:
     def between(self, start: Floats, end: Floats, share: float) -> Floats:
         """See `samples.ImageModel`."""
         mixed: Floats = np.float32(1 - share) * start + np.float32(share) * end
+        if mixed.ndim == 3:  # of an AttnGAN, see `baselines.attngan.between`
+            here, there = start[..., :1], end[..., :1]
+            words = np.where(here < there, end, np.where(here > there, start, mixed))
+            mixed = np.concatenate((mixed[..., :1], words[..., 1:]), axis=2)
         return mixed
 
     def images(self, noise: Floats, encoded: Sequence[Floats]) -> tuple[list[Image.Image], Sequence[float | None]]:

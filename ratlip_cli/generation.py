@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ratlip_cli.errors import UsageError
+from ratlip_cli.files import printable
 from ratlip_cli.setting import check_seed
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -92,8 +93,8 @@ class LikeRequest:
 
     @property
     def label(self) -> str:
-        """What stands for a prompt in records where there is none."""
-        return f"like {self.image.name}"
+        """What stands for a prompt in records where there is none: text, whatever bytes the file's name has."""
+        return f"like {printable(self.image.name)}"
 
     def __post_init__(self) -> None:
         for option, value in (("--like-weight", self.weight), ("--like-noise", self.noise)):

@@ -101,10 +101,7 @@ class ImageModel(Protocol):
         ...
 
     def between(self, start: Any, end: Any, share: float) -> Any:
-        """On the straight line between two encoded prompts: `start` at share 0, `end` at 1, each to the bit.
-
-        Raises UsageError where a prompt is encoded as its words: those of two prompts have nothing between them.
-        """
+        """What lies between two encoded prompts: their images are those of `start` at share 0, of `end` at 1."""
         ...
 
     def images(
@@ -172,10 +169,7 @@ def generate(
 def interpolate(
     model: ImageModel, request: InterpolationRequest, batch_size: int | None = None
 ) -> Iterator[Image.Image]:
-    """The frames of an interpolation, in their order: text vectors on straight lines, the noise vector always the same.
-
-    Raises UsageError of a model whose prompts have nothing between them, see `ImageModel.between`.
-    """
+    """The frames of an interpolation, in their order, each of the same noise vector; see `family.Family.between`."""
     encoded = [_encoded(model, request.prompts, number) for number in range(len(request.prompts))]
     noise = np.float32(request.truncation) * model.noise(request.seed, [request.index])
     places = iter(request.places())

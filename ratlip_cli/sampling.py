@@ -51,15 +51,6 @@ def sample(model: Model, noise: Tensor, text: Tensor, batch_size: int | None = N
     return images.clamp(-1, 1)
 
 
-def check_vectors(model: Model, condition: Tensor, what: str) -> None:
-    """Raise UsageError where a model's condition (n,...) is not one vector a prompt; `what` it is that needs them."""
-    if condition.ndim != 2:
-        raise UsageError(
-            f"model {model.name} reads the words of a prompt one by one, and ratlip {what} the vectors of whole "
-            "prompts: take a model of another variant."
-        )
-
-
 def read_square(file: Path, side: int) -> Image.Image:
     """The square middle of an image file at `side` pixels. Raises DataError where it cannot be read."""
     try:
@@ -101,9 +92,7 @@ class TorchModel:
 
     def between(self, start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor], share: float) -> tuple[Tensor, Tensor]:
         """See `samples.ImageModel`."""
-        check_vectors(self._model, start[0], "interpolates between")
-        condition, text = (torch.lerp(one, other, share) for one, other in zip(start, end, strict=True))
-        return condition, text
+        return self._model.family.between(start[0], end[0], share), torch.lerp(start[1], end[1], share)
 
     @torch.no_grad()
     def images(

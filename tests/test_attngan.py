@@ -39,9 +39,11 @@ from ratlip_cli.data.dataset import Batch
 from ratlip_cli.errors import UsageError
 from ratlip_cli.exported import ExportedModel
 from ratlip_cli.families.attngan import AttnGAN, AttnGANConfig, AttnGANDiscriminatorConfig, ReleasedAttnGAN
+from ratlip_cli.generation import InterpolationRequest
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.planned import planned
-from ratlip_cli.sampling import sample
+from ratlip_cli.samples import interpolate
+from ratlip_cli.sampling import TorchModel, sample
 from ratlip_cli.summary import count_parameters
 from ratlip_cli.tensor_files import check_fit, load_into
 from ratlip_cli.training.settings import TrainSettings
@@ -577,6 +579,10 @@ def test_export(run: Path, tmp_path: Path) -> None:
     assert similarity == pytest.approx(own.tolist(), abs=1e-4)
     levels = ((expected.permute(0, 2, 3, 1) + 1) * 127.5).numpy()
     assert max(np.abs(np.asarray(image) - one).max() for image, one in zip(images, levels, strict=True)) <= 0.6
+    request = InterpolationRequest(prompts, 3, seed=3)
+    frames, own_frames = (list(interpolate(one, request)) for one in (folder, TorchModel(model)))
+    for frame, own_frame in zip(frames, own_frames, strict=True):
+        assert np.abs(np.asarray(frame).astype(int) - np.asarray(own_frame)).max() <= 1
     scored = load_exported(exported.folder)
     torch.testing.assert_close(scored.encode(prompts), model.encode(prompts), rtol=1e-4, atol=1e-5)
     vectors = scored.clip.encode_text(prompts)

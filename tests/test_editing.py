@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -308,6 +310,18 @@ def test_the_command_generates_like_an_image(lafite: Model, photo: Path, tmp_pat
     assert Path(told[0]["path"]).name == "0000_like-photo-png_0.png"
     answer = ratlip("generate", RED, *given, "--like-noise", 0.75, "--json")
     assert json.loads(answer.out)["images"][0]["like_weight"] == 0.5
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are Unicode there")
+def test_a_file_whose_name_is_no_unicode_can_be_generated_like(lafite: Model, photo: Path, tmp_path: Path) -> None:
+    strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/ph\xe9.jpg"))
+    Image.open(photo).convert("RGB").save(strange, "JPEG")
+    answer = ratlip("generate", "--like", strange, "--model", lafite.folder, "--out", tmp_path / "out")
+    assert answer.code == 0, answer.err
+    (record,) = map(json.loads, (tmp_path / "out" / "images.jsonl").read_text(encoding="utf-8").splitlines())
+    assert record["prompt"] == "like ph\\udce9.jpg"
+    (image,) = (tmp_path / "out").glob("0000_like-*.png")
+    assert Image.open(image).text["prompt"] == "like ph\\udce9.jpg"
 
 
 @pytest.mark.parametrize(

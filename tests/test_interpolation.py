@@ -19,6 +19,7 @@ from ratlip_cli.animations import enlarged, save_animation
 from ratlip_cli.errors import UsageError
 from ratlip_cli.exported import ExportedModel
 from ratlip_cli.generation import InterpolationRequest
+from ratlip_cli.pixels import to_images
 from ratlip_cli.samples import interpolate
 from ratlip_cli.sampling import TorchModel, generate, noise_vectors, sample
 from ratlip_cli.weights.model_folder import Model, load_folder
@@ -94,13 +95,33 @@ def test_an_exported_model_has_its_own_plain_images_at_the_ends(model: Model) ->
     np.testing.assert_allclose(between(None, start, end, 0.25), 0.75 * start + 0.25 * end, rtol=1e-6)  # type: ignore[arg-type]
 
 
-def test_words_have_nothing_between_them(model: Model, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def attngan(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """One that reads the words of a prompt."""
     sizes = {"base_size": 8, "generator_channels": 4, "discriminator_channels": 2, "residual_blocks": 0}
-    folder = model_of_variant(tmp_path / "attngan", model.clip, "attngan", sizes)
-    answer = ratlip("generate", "--interpolate", *PROMPTS, "--model", folder, "--out", tmp_path / "x.gif")
-    assert answer.code == 2
-    assert "reads the words of a prompt one by one" in answer.err
-    assert not (tmp_path / "x.gif").exists()
+    return load_folder(model_of_variant(tmp_path_factory.mktemp("words") / "model", model.clip, "attngan", sizes))
+
+
+def test_words_come_and_go_between_prompts(attngan: Model, tmp_path: Path) -> None:
+    """As in latent-viz, and to the bit where the prompts stand."""
+    made = frames(attngan, 7)
+    assert [made[0], made[3], made[6]] == plain(attngan)
+    assert len(set(made)) == 7
+    start, end = attngan.encode(PROMPTS[:1]), attngan.encode(PROMPTS[1:2])
+    noise = noise_vectors(5, [2], attngan.config.generator.noise_dim)
+    third = sample(attngan, noise, attngan.family.between(start, end, 1 / 3))
+    assert made[1] == to_images(third)[0].tobytes()
+    assert made[1] != to_images(sample(attngan, noise, torch.lerp(start, end, 1 / 3)))[0].tobytes()
+    given = ("--frames", 3, "--model", attngan.folder, "--out", tmp_path / "x.gif")
+    answer = ratlip("generate", "--interpolate", *PROMPTS, *given)
+    assert answer.code == 0, answer.err
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_words_of_an_exported_model_come_and_go_alike(attngan: Model, share: float) -> None:
+    start, end = (attngan.encode([prompt]) for prompt in PROMPTS[:2])
+    mixed = ExportedModel.between(None, start.numpy(), end.numpy(), share)  # type: ignore[arg-type]
+    torch.testing.assert_close(torch.from_numpy(mixed), attngan.family.between(start, end, share))
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png", "mp4"])
@@ -143,6 +164,24 @@ def test_the_command_writes_a_file_that_knows_how_it_was_made(model: Model, kind
         assert image.info["duration"] == 100
 
 
+@pytest.mark.parametrize("fps", [20, 24, 30, 40, 50])
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_a_file_has_as_many_frames_a_second_as_its_record_says(tmp_path: Path, kind: str, fps: int) -> None:
+    """A GIF counts in hundredths of a second, of which 1 is shown as 10 by most players."""
+    shown = [Image.new("RGB", (32, 32), (4 * number, 0, 0)) for number in range(60)]
+    save_animation(tmp_path / f"x.{kind}", shown, "a way", {"fps": fps})
+    with Image.open(tmp_path / f"x.{kind}") as image:
+        delays = []
+        for number in range(image.n_frames):
+            image.seek(number)
+            image.load()
+            delays.append(image.info["duration"])
+    assert len(delays) == 60
+    assert sum(delays) == pytest.approx(60_000 / fps, abs=5)
+    assert min(delays) >= 20
+    assert max(delays) - min(delays) <= 10
+
+
 def test_into_a_folder_and_never_over_a_file(model: Model, tmp_path: Path) -> None:
     given = ("--interpolate", "a red bird", "a rose", "--frames", 3, "--model", model.folder)
     for number in range(2):
@@ -164,6 +203,8 @@ def test_a_strip_has_eight_and_an_animation_sixty_frames() -> None:
         (("a bird", "a rose", "--interpolate", "-n", 2), "one noise vector"),
         (("a bird", "a rose", "--interpolate", "--indices", "1,2"), "one noise vector"),
         (("a bird", "a rose", "--interpolate", "--out", "x.avi"), "unknown format 'avi'"),
+        (("a bird", "a rose", "--interpolate", "--format", "webp"), "out --format and --no-grid"),
+        (("a bird", "a rose", "--interpolate", "--no-grid"), "out --format and --no-grid"),
         (("a bird", "a rose", "--interpolate", "--fps", 0), "--fps is 0; it must be 1 to 50"),
         (("a bird", "a rose", "--frames", 9), "add --interpolate"),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import io
+import json
 import os
 import re
 import signal
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +21,16 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 import pytest
+from explain_model import clip_of_grid, model_of_variant
 from PIL import Image
 from playground_client import Client
 
 from ratlip_cli import api
 from ratlip_cli.errors import RatlipError, UsageError
 from ratlip_cli.explain.request import GradCamRequest
-from ratlip_cli.samples import Sample
+from ratlip_cli.generation import InterpolationRequest
+from ratlip_cli.samples import Sample, interpolate
+from ratlip_cli.sampling import TorchModel
 
 gr = pytest.importorskip("gradio", reason="gradio is missing: pip install 'ratlip[play]'")
 
@@ -75,6 +81,17 @@ def test_between_two_prompts_lie_the_images_of_both(model: api.Model) -> None:
     halfway = playground.between(model, ends, 0.5, 2, 3, 0.8)[0]
     assert not any(np.array_equal(pixels(halfway.image), pixels(end[0].image)) for end in (of_start, of_end))
     assert halfway.record().items() >= {"prompt": ends[0], "end": ends[1], "share": 0.5, "seed": 3}.items()
+
+
+def test_between_two_prompts_words_come_and_go(tmp_path: Path) -> None:
+    """An AttnGAN's prompts are their words: the slider leads as `generate --interpolate` does."""
+    sizes = {"base_size": 8, "generator_channels": 4, "discriminator_channels": 2, "residual_blocks": 0}
+    folder = model_of_variant(tmp_path / "model", clip_of_grid(tmp_path / "clip", grid=4), "attngan", sizes)
+    words, ends = api.load_model(folder), ("a red bird", "a blue bird at sunset")
+    frames = list(interpolate(TorchModel(words), InterpolationRequest(ends, 5, seed=3)))
+    for number, frame in enumerate(frames):
+        (made,) = playground.between(words, ends, number / 4, 1, 3, 1.0)
+        assert np.array_equal(pixels(made.image), pixels(frame))
 
 
 @pytest.mark.slow
@@ -227,8 +244,13 @@ def test_only_the_page_is_served(address: str) -> None:
         assert client.asked(path, content).status == 404, path
 
 
+def file_data(path: str) -> dict[str, Any]:
+    """What makes gradio fetch a file or an address in place of a value."""
+    return {"path": path, "url": path, "meta": {"_type": "gradio.FileData"}}
+
+
 @pytest.mark.slow
-def test_what_a_browser_would_never_send(address: str) -> None:
+def test_what_a_browser_would_never_send(address: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Models that are paths, numbers out of range, values of other kinds: a message, no traceback, and it goes on."""
     client = Client(address)
     right: list[Any] = ["a red bird", 1, "ratlip-demo", 1, 0, 1]
@@ -237,23 +259,165 @@ def test_what_a_browser_would_never_send(address: str) -> None:
         (2, str(Path(__file__).parents[1])),
         (2, "owner/name"),
         (2, ["ratlip-demo"]),
+        (2, None),
         (3, 10**6),
         (3, -1),
+        (3, None),
         (1, 10**6),
+        (1, None),
+        (1, "8"),
         (4, 10**30),
+        (4, 1e30),
+        (4, float("nan")),
         (5, 1e9),
+        (5, None),
+        (5, float("nan")),
         (3, "many"),
         (4, "' OR 1=1"),
+        (0, 5),
         (0, {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}),
+        (0, file_data("http://example.com/evil.html")),
+        (0, [file_data("http://example.com/evil.html")]),
+        (0, {"value": [{"image": file_data("http://example.com/evil.html")}]}),
+        (3, file_data("http://example.com/evil.html")),
     ):
         answer = client.done("one_prompt", *right[:place], value, *right[place + 1 :])
         assert not answer["success"] or "unknown model" in answer["body"], value
         assert "Traceback" not in answer["body"]
         assert "site-packages" not in answer["body"]
+        if isinstance(value, dict | list):
+            assert answer["status"] == 400, value
+    for data in ({}, ["a bird"], [*right, 1], "a bird", None):
+        assert client.join("visitor", client.number("one_prompt"), **{"data": data}).status == 400, data
+    for wrong in ({"fn_index": 999}, {"fn_index": [1]}, {"session_hash": None}, {"session_hash": "x" * 1000}):
+        assert client.join("visitor", client.number("one_prompt"), *right, **wrong).status == 400, wrong
+    for body in (b"", b"{", b"[]", b"null", b"[" * 60_000, b'{"data":' + b"1" * 5000 + b"}", b"\xff\xfe"):
+        assert client.asked("gradio_api/queue/join", body).status == 400, body[:20]
+    for share in (float("nan"), 2, None, "0.5"):
+        assert not client.done("two_prompts", "a bird", "a rose", share, "ratlip-demo", 1, 0, 1)["success"]
+    for number in (-1, 99, None, "0"):
+        assert not client.done("tried", number)["success"]
+    for chosen in ({}, {"event_data": None}, {"event_data": {"value": "x"}}, {"event_data": {"index": "many"}}):
+        assert client.join("visitor", client.number("chosen"), **chosen).status == 400
+    assert client.done("chosen", event_data={"index": 3, "value": file_data("http://example.com/")})["success"]
     assert not client.done("one_prompt", "a bird")["success"]
     answer = client.done("one_prompt", "a\ud800b", *right[1:])
     assert not answer["success"] or "is not UTF-8 text" in answer["body"]
     assert client.done("one_prompt", *right)["success"]
+    told = capfd.readouterr()
+    assert "Traceback" not in told.err + told.out
+
+
+@pytest.mark.slow
+def test_large_requests_are_refused(address: str) -> None:
+    """By the bytes that come, whatever their header says."""
+    client, large = Client(address), b"{" + b" " * 70_000 + b"}"
+    for path in ("queue/join", "cancel", "reset"):
+        assert client.asked(f"gradio_api/{path}", large).status == 413
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=30)
+    connection.request("POST", "/gradio_api/queue/join", iter([b" " * 40_000] * 2), encode_chunked=True)
+    assert connection.getresponse().status == 413
+    connection.close()
+    data = ["\n".join(["\N{BIRD}" * 1000] * 6), "ratlip-demo", 1, 0, 1]  # the longest, as a browser writes it
+    body = {"data": data, "fn_index": client.number("several_prompts"), "session_hash": "visitor"}
+    assert client.asked("gradio_api/queue/join", json.dumps(body, ensure_ascii=False).encode()).status == 200
+
+
+@pytest.mark.slow
+def test_one_visitor_does_not_fill_the_queue(address: str) -> None:
+    client = Client(address)
+    number, asked = client.number("one_prompt"), ("a red bird", 8, "ratlip-demo", 16, 0, 1)
+    statuses: list[int] = []
+    greedy = [
+        threading.Thread(target=lambda: statuses.append(client.join("greedy", number, *asked).status))
+        for _ in range(30)
+    ]
+    for one in greedy:
+        one.start()
+    for one in greedy:
+        one.join(60)
+    assert set(statuses) == {200, 503}
+    assert statuses.count(200) <= 10  # four that wait, and what was done meanwhile
+    assert client.done("one_prompt", "a red bird", 1, "ratlip-demo", 1, 0, 1)["success"]
+
+
+@pytest.mark.slow
+def test_what_was_sent_is_not_kept(model: api.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of visitors who send much and never listen, under ever new names."""
+    pages: list[Any] = []
+    made = playground.page
+    monkeypatch.setattr(playground, "page", lambda play: pages.append(made(play)) or pages[0])
+    monkeypatch.setattr("ratlip_cli.web.guard.MOST_SESSIONS", 5)
+    monkeypatch.setattr("ratlip_cli.web.playground.MOST_SESSIONS", 5)
+    with playground.served([model]) as address:
+        client = Client(address)
+        number = client.number("one_prompt")
+        for visitor in range(40):
+            assert client.join(f"v{visitor}", number, "x" * 60_000, 1, "ratlip-demo", 1, 0, 1).status in (200, 503)
+            time.sleep(0.03)
+        assert client.done("one_prompt", "a red bird", 1, "ratlip-demo", 1, 0, 1)["success"]
+        queue = pages[0]._queue
+        assert len(queue.event_ids_to_events) < 10
+        assert len(queue.pending_messages_per_session) < 10
+        assert len(queue.pending_event_ids_session) < 10
+        assert len(pages[0].server_app.state_holder.session_data) <= 6
+
+
+@pytest.mark.slow
+def test_only_its_own_page_on_its_own_machine(address: str, model: api.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger's page is named by the browser (Origin), and so is what leads here by DNS rebinding (Host)."""
+    netloc = urlsplit(address).netloc
+    port = netloc.split(":")[1]
+
+    def joined(at: str, **headers: str) -> int:
+        client = Client(at)
+        body = {"data": ["a bird", 1, "ratlip-demo", 1, 0, 1], "fn_index": client.number("one_prompt")}
+        sent = json.dumps({**body, "session_hash": uuid.uuid4().hex}).encode()
+        return client.asked("gradio_api/queue/join", sent, **headers).status
+
+    for headers, status in (
+        ({}, 200),
+        ({"Origin": f"http://{netloc}"}, 200),
+        ({"Origin": f"http://localhost:{port}", "Host": f"localhost:{port}"}, 200),
+        ({"Origin": "http://[::1]", "Host": "[::1]"}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": f"http://127.0.0.1.evil.example:{port}"}, 403),
+        ({"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Origin": "http://evil.example", "Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "http://evil.example", "X-Forwarded-Host": "evil.example"}, 403),
+        ({"Origin": f"http://evil.example:{port}", "Host": f"evil.example:{port}"}, 421),
+        ({"Host": "localhost.evil.example", "Sec-Fetch-Site": "same-origin"}, 421),
+        ({"Host": "["}, 421),
+        ({"Host": ""}, 421),
+        # A proxy on this machine that names the server by its own address, as those of editors do.
+        ({"Origin": "https://tunnel.example", "Sec-Fetch-Site": "same-origin"}, 200),
+    ):
+        assert joined(address, **headers) == status, headers
+    assert Client(address).asked("", Host="evil.example").status == 421
+    assert Client(address).asked("config", Origin="http://evil.example").status == 403
+    named = {"Host": "abc.gradio.live", "Origin": "https://abc.gradio.live"}
+    foreign = {"Host": "abc.gradio.live", "Origin": "https://evil.example"}
+    # A public address leads to the port here under its own name: `--share`, of which only the tunnel is not there.
+    ports: list[int] = []
+    monkeypatch.setattr(
+        "gradio.networking.setup_tunnel",
+        lambda local_port, **given: ports.append(local_port) or "https://abc.gradio.live",
+    )
+    with playground.served([model], share=True) as public:
+        assert public.rstrip("/") == "https://abc.gradio.live"
+        assert joined(f"http://127.0.0.1:{ports[0]}/", **named) == 200
+        assert joined(f"http://127.0.0.1:{ports[0]}/", **foreign) == 403
+    # In a network, and in a Space, whose proxy hands on Host, or names the server otherwise.
+    with playground.served([model], host="0.0.0.0") as everywhere:
+        here = f"http://127.0.0.1:{urlsplit(everywhere).port}/"
+        space = {"Origin": "https://owner-name.hf.space"}
+        assert joined(here, **space, Host="owner-name.hf.space") == 200
+        assert joined(here, **space, Host="10.1.2.3:7860", Sec_Fetch_Site="same-origin") == 200
+        assert joined(here, Origin="http://evil.example", Host="192.168.1.5:7860") == 403
+        assert (
+            joined(here, Origin="https://evil.example", Host="owner-name.hf.space", Sec_Fetch_Site="cross-site") == 403
+        )
 
 
 @pytest.mark.slow
@@ -340,6 +504,20 @@ def test_type_a_prompt_and_see_eight_images(
     saved = read(download.value.path())
     assert same(saved, wanted[2])
     assert saved.text == {key: str(value) for key, value in wanted[2].record().items()}
+
+
+@pytest.mark.slow
+def test_try_a_prompt_that_is_offered(
+    address: str, visit: Callable[..., Any], model: api.Model, play: playground.Playground
+) -> None:
+    opened = open_page(visit, address)
+    before = sources(opened.page)
+    opened.page.locator(".gallery-item").nth(1).click()
+    shown = changed(opened.page, before)
+    wanted = model.generate(play.prompts[1], 8)
+    assert all(same(fetched(opened.page, one), other) for one, other in zip(shown, wanted, strict=True))
+    assert opened.page.get_by_label("Prompt", exact=True).input_value() == play.prompts[1]
+    assert opened.errors == []
 
 
 @pytest.mark.slow

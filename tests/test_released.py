@@ -244,10 +244,25 @@ def test_unknown_words_are_told_and_left_out(models: dict[str, Path], tmp_path: 
         "generate", "a crimson bird", "--model", model, "--device", "cpu", "--out", tmp_path / "a", "--no-grid"
     )
     assert told.code == 0
-    assert "does not know, and leaves out: crimson" in told.err
+    assert told.err.count("crimson") == 1
+    assert f"{model} does not know 'crimson': `ratlip info {model} --words` lists the words that it knows" in told.err
     told = ratlip("generate", "un oiseau", "--model", model, "--device", "cpu", "--out", tmp_path / "b", "--no-grid")
     assert (told.code, told.out) == (2, "")
     assert "'un oiseau' has no word that the model's text encoder knows" in told.err
+
+
+def test_the_playground_names_words_that_the_text_encoder_does_not_know(models: dict[str, Path]) -> None:
+    """Its CLIP may know them, but the model does not read by that."""
+    pytest.importorskip("gradio", reason="gradio is missing: pip install 'ratlip[play]'")
+    from ratlip_cli.web import playground
+
+    model = load_model(str(models["dfgan-released"]))
+    page = playground.Playground([model])
+    (name,) = page.models
+    _, note, *_ = next(page.one_prompt("a crimson bird", 1, name, 1, 0, 1.0))
+    assert f"{name} does not know &#x27;crimson&#x27;" in note
+    _, note, *_ = next(page.one_prompt("a red bird", 1, name, 1, 0, 1.0))
+    assert "know" not in note
 
 
 def test_every_variant_of_published_code_can_be_named(models: dict[str, Path]) -> None:

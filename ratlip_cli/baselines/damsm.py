@@ -68,6 +68,12 @@ class DamsmTextEncoder(nn.Module):
         """The words that it reads, sorted."""
         return sorted(self._numbers)
 
+    def unknown_words(self, caption: str) -> list[str]:
+        """The words of a caption, each once, that the vocabulary lacks. `tokenizer` does not name them again."""
+        unknown = list(dict.fromkeys(word for word in words_of(caption) if word not in self._numbers))
+        self._told.update(unknown)
+        return unknown
+
     def train(self, mode: bool = True) -> DamsmTextEncoder:
         """Stays in eval mode, whatever is asked of the module that holds it."""
         return super().train(False)

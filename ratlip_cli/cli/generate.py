@@ -74,8 +74,13 @@ def generate(
     ] = None,
     model: Model = None,
     out: Annotated[Path, typer.Option(help="Folder for the images; what it holds is kept.")] = Path("generated"),
-    image_format: Annotated[str, choice(FORMATS, "What files to write.", "format", ["--format"])] = "png",
-    grid: Annotated[bool, typer.Option(help="Also write one captioned image of all images.")] = True,
+    image_format: Annotated[
+        str | None, choice(FORMATS, f"What files to write, {FORMATS[0]} if left out.", "format", ["--format"])
+    ] = None,
+    grid: Annotated[
+        bool | None,
+        typer.Option("--grid/--no-grid", help="Also write one captioned image of all images, as if left out."),
+    ] = None,
     like: Annotated[
         Path | None,
         typer.Option(
@@ -172,6 +177,11 @@ def generate(
             raise UsageError("an interpolation leads from prompt to prompt: leave out --like.")
         if count > 1 or best_of > 1 or len(chosen or ()) > 1:
             raise UsageError("an interpolation has one noise vector: leave out -n and --best-of, and give one index.")
+        if image_format is not None or grid is not None:
+            raise UsageError(
+                "an interpolation is one file, whose format the name of --out decides, such as --out birds.webp: leave "
+                "out --format and --no-grid."
+            )
         is_strip = out.suffix.lower() == f".{STRIP}"
         many = frames if frames is not None else STRIP_FRAMES if is_strip else FRAMES
         request = InterpolationRequest(texts, many, loop, seed, chosen[0] if chosen else 0, truncation)
@@ -194,7 +204,8 @@ def generate(
         prompts_read = f"of {hashlib.sha256(repr(texts).encode()).hexdigest()[:16]}"  # they may be thousands
         given = {"batch_size": batch_size, "out": str(out), "like": repr(like_image), "prompts": prompts_read}
         world().agree({**asked, **given})
-    folder = outputs.ImageFolder(out, image_format)
+    folder = outputs.ImageFolder(out, image_format or FORMATS[0])
+    with_grid = grid is not False
     images: list[samples.Sample] = []
     records = []
     kept = f"Images that are finished are kept in {out}."
@@ -204,14 +215,14 @@ def generate(
         for path, image in _saved(folder, made):
             if not json:
                 console.result(path)
-            if grid and len(images) < GRID_IMAGES:
+            if with_grid and len(images) < GRID_IMAGES:
                 images.append(image)
             records.append({"path": str(path), **image.record()})
             advance()
     if not is_first:
         return
-    grid_path = folder.save_grid(images) if grid else None
-    if grid and len(records) > GRID_IMAGES:
+    grid_path = folder.save_grid(images) if with_grid else None
+    if with_grid and len(records) > GRID_IMAGES:
         console.note(f"the grid shows the first {GRID_IMAGES} of {len(records)} images")
     if json:
         console.result_json(

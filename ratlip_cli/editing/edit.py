@@ -27,7 +27,7 @@ from ratlip_cli.like import image_vectors, reads_vectors, text_like
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.outputs import free, next_number, png_text, slug
 from ratlip_cli.pixels import from_image, to_images
-from ratlip_cli.sampling import check_vectors, read_square, sample
+from ratlip_cli.sampling import read_square, sample
 from ratlip_cli.weights.load import default_model, load_model
 from ratlip_cli.weights.model_folder import Model
 
@@ -159,7 +159,11 @@ def caption_vectors(model: Model, start: str, end: str) -> tuple[Tensor, Tensor]
         if unknown := model.unknown_words(caption):
             logger.warning("%s", unknown)
     vectors = model.encode([start]), model.encode([end])
-    check_vectors(model, vectors[0], "edits along the difference of")
+    if vectors[0].ndim != 2:
+        raise UsageError(
+            f"model {model.name} reads the words of a prompt one by one, and ratlip edits along the difference of the "
+            "vectors of whole prompts: take a model of another variant."
+        )
     if torch.equal(*vectors):
         raise UsageError(
             f"model {model.name} reads '{start}' and '{end}' as the same: it does not know the words that differ."

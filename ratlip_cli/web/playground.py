@@ -1,7 +1,7 @@
 """The playground: a page in the browser on which models are tried, by gradio (the extra `play`).
 
 `ratlip play` serves it, and so does a Hugging Face Space (examples/space). Visitors choose by name among models that
-are loaded already: nothing that they send is a path, and the server answers no address but those of `_ADDRESSES`.
+are loaded already: nothing that they send is a path, and `guard` lets nothing through that the page does not send.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-import torch
 from PIL import Image
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
 
 from ratlip_cli import samples
 from ratlip_cli.errors import RatlipError, UsageError, unknown_name
@@ -39,6 +37,7 @@ from ratlip_cli.outputs import ImageFolder, png_text, slug
 from ratlip_cli.pixels import from_image
 from ratlip_cli.samples import Sample
 from ratlip_cli.sampling import TorchModel, generate
+from ratlip_cli.web.guard import MOST_SESSIONS, OnlyThePage, is_loopback
 from ratlip_cli.weights.model_folder import Model
 
 LONGEST_PROMPT = 1000
@@ -81,12 +80,12 @@ def between(
 ) -> list[Between]:
     """`count` images of the text vector at `share` of the way between two prompts; image k has noise vector k.
 
-    Linear for the text, as `explain.latent.views.interpolate`. At 0 and 1 they are those of `generate`.
+    As `ratlip generate --interpolate` has it. At 0 and 1 they are those of `generate`.
     """
     check_request(prompts, count, seed, truncation)
     images = TorchModel(model)
-    (condition, text), (end_condition, end_text) = map(images.encoded, prompts)
-    encoded = torch.lerp(condition, end_condition, share), torch.lerp(text, end_text, share)
+    start, end = map(images.encoded, prompts)
+    encoded = images.between(start, end, share)
     made, similarities = images.images(np.float32(truncation) * images.noise(seed, range(count)), [encoded] * count)
     return [
         Between(
@@ -129,9 +128,9 @@ class Playground:
         self, prompt: str | None, best_of: int, name: str, count: int, seed: int | None, truncation: float
     ) -> Iterator[tuple[Any, ...]]:
         """Images of a prompt."""
-        model, text = self._model(name), _read(prompt)
+        model, text, count, best_of = self._model(name), _read(prompt), _count(count), _best_of(best_of)
         with _timed([model], [text]) as note:
-            made = list(generate(model, [text], count, _seed(seed), float(truncation), best_of))
+            made = list(generate(model, [text], count, _seed(seed), _truncation(truncation), best_of))
         shown = Shown(name, text, made[0].seed, made[0].truncation, tuple(one.index for one in made))
         with _saved(made) as files:
             yield files, note(len(made)), shown, 0, gr.Gallery(value=[], visible=False), ""
@@ -147,9 +146,9 @@ class Playground:
         truncation: float,
     ) -> Iterator[tuple[Any, ...]]:
         """Images between two prompts."""
-        model, ends = self._model(name), (_read(start), _read(end))
+        model, ends, share = self._model(name), (_read(start), _read(end)), _share(share)
         with _timed([model], ends) as note:
-            made = between(model, ends, float(share), count, _seed(seed), float(truncation))
+            made = between(model, ends, share, _count(count), _seed(seed), _truncation(truncation))
         with _saved(made) as files:
             yield files, note(len(made))
 
@@ -157,11 +156,12 @@ class Playground:
         self, lines: str | None, name: str, count: int, seed: int | None, truncation: float
     ) -> Iterator[tuple[Any, ...]]:
         """Images of several prompts, one a line, under the same noise vectors."""
-        model, texts = self._model(name), [_read(line) for line in (lines or "").splitlines() if line.strip()]
+        model, count = self._model(name), _count(count)
+        texts = [_read(line) for line in _text(lines).splitlines() if line.strip()]
         if len(texts) > MOST_PROMPTS:
             raise UsageError(f"there are {len(texts)} prompts; at most {MOST_PROMPTS} go together, one a line.")
         with _timed([model], texts) as note:
-            made = list(generate(model, texts, count, _seed(seed), float(truncation)))
+            made = list(generate(model, texts, count, _seed(seed), _truncation(truncation)))
         with _saved(made) as files:
             rows = [
                 gr.Gallery(files[start : start + count], label=text, columns=min(count, 8), visible=True)
@@ -174,9 +174,9 @@ class Playground:
         self, prompt: str | None, first: str, second: str, count: int, seed: int | None, truncation: float
     ) -> Iterator[tuple[Any, ...]]:
         """Images of a prompt by two models, from the same seed."""
-        models, text = [self._model(first), self._model(second)], _read(prompt)
+        models, text, count = [self._model(first), self._model(second)], _read(prompt), _count(count)
         with _timed(models, [text]) as note:
-            made = [list(generate(model, [text], count, _seed(seed), float(truncation))) for model in models]
+            made = [list(generate(model, [text], count, _seed(seed), _truncation(truncation))) for model in models]
         with _saved(made[0]) as files, _saved(made[1]) as others:
             yield files, others, note(2 * len(made[0]))
 
@@ -218,18 +218,50 @@ def _prompts(model: Model) -> list[str]:
     return [*model.config.training.get("prompts", []), "a red bird", "a blue bird", "a yellow flower"][:4]
 
 
-def _read(prompt: str | None) -> str:
+class WrongValue(UsageError):
+    """A value that none of the page's controls can have: gradio's own checks leave tracebacks on the terminal."""
+
+
+def _text(value: object) -> str:
+    if value is not None and not isinstance(value, str):
+        raise WrongValue(f"{value!a:.40} is not text.")
+    return value or ""
+
+
+def _read(prompt: object) -> str:
     """A prompt as it was typed. Raises UsageError for one that is too long."""
-    text = (prompt or "").strip()
+    text = _text(prompt).strip()
     if len(text) > LONGEST_PROMPT:
         raise UsageError(f"the prompt has {len(text):,} letters; shorten it to at most {LONGEST_PROMPT:,}.")
     return text
 
 
-def _seed(seed: int | None) -> int:
-    if seed is None:
+def _number(what: str, value: object, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise WrongValue(f"{what} is {value!a:.40}; it must be a number from {least} to {most}.")
+    return value
+
+
+def _count(value: object) -> int:
+    return int(_number("the number of images", value, 1, MOST_IMAGES))
+
+
+def _best_of(value: object) -> int:
+    return int(_number("best-of", value, 1, MOST_BEST_OF))
+
+
+def _truncation(value: object) -> float:
+    return float(_number("truncation", value, 0, MOST_TRUNCATION))
+
+
+def _share(value: object) -> float:
+    return float(_number("the share of the second prompt", value, 0, 1))
+
+
+def _seed(value: object) -> int:
+    if value is None:
         raise UsageError("there is no seed; give a whole number, such as 0.")
-    return seed
+    return int(_number("seed", value, 0, MOST_SEED))
 
 
 @contextlib.contextmanager
@@ -252,7 +284,7 @@ def _unread(model: Model, prompt: str) -> Iterator[str]:
     """What of a prompt a model cannot read."""
     if model.text_encoder.is_overlong(prompt):
         yield samples.overlong_prompt(model.text_encoder.context_length)
-    if unknown := model.clip.unknown_words(prompt):
+    if unknown := model.text_encoder.unknown_words(prompt):
         yield samples.unknown_words(model.name, unknown)
 
 
@@ -278,12 +310,17 @@ def _saved(made: Sequence[Sample]) -> Iterator[list[tuple[Path, str]]]:
 
 
 def told(work: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """`work` with a message on the page where it raises a RatlipError; what is shown stays."""
+    """`work` with a message on the page where it raises a RatlipError; what is shown stays.
+
+    A WrongValue, which comes from no control of the page, fails the event.
+    """
 
     @functools.wraps(work)
     def event(*inputs: Any) -> Iterator[Any]:
         try:
             yield from work(*inputs)
+        except WrongValue as error:
+            raise gr.Error(html.escape(str(error)), print_exception=False) from None
         except RatlipError as error:
             gr.Warning(html.escape(str(error)))  # shown as HTML
             yield gr.skip()
@@ -294,7 +331,12 @@ def told(work: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
 def page(playground: Playground) -> Any:
     """The page (gradio.Blocks), not served yet."""
     names = list(playground.models)
-    run: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
+    run: dict[str, Any] = {
+        "api_visibility": "private",
+        "concurrency_id": "model",
+        "concurrency_limit": 1,
+        "preprocess": False,  # see `WrongValue`
+    }
     with gr.Blocks(analytics_enabled=False, title="ratlip playground", delete_cache=(600, _KEPT_SECONDS)) as blocks:
         gr.HTML(_HEAD)
         with gr.Row():
@@ -340,7 +382,8 @@ def page(playground: Playground) -> Any:
 def _one_prompt(playground: Playground, settings: list[Any], run: dict[str, Any]) -> tuple[Any, list[Any], list[Any]]:
     """The first tab; the event that generates, its inputs and its outputs."""
     prompt, go = _asking("Prompt", playground.prompts[0])
-    examples = gr.Examples(playground.prompts, prompt, cache_examples=False, api_visibility="private", label="Try")
+    # Not gradio.Examples: their click does not go through the queue, and the server answers nothing else.
+    tries = gr.Dataset(components=[prompt], samples=[[one] for one in playground.prompts], type="index", label="Try")
     gallery, note = _gallery("Images"), gr.HTML(elem_classes="ratlip-note")
     shown, position = gr.State(None), gr.State(0)
     explain = gr.Button("Where does the chosen image show each word?", size="md")
@@ -348,7 +391,12 @@ def _one_prompt(playground: Playground, settings: list[Any], run: dict[str, Any]
     about = gr.HTML(elem_classes="ratlip-note")
     inputs, outputs = [prompt, *settings], [gallery, note, shown, position, maps, about]
     event = told(playground.one_prompt)
-    for trigger in (go.click, prompt.submit, examples.load_input_event.then):
+
+    def tried(number: object) -> Iterator[str]:
+        yield playground.prompts[int(_number("the prompt's number", number, 0, len(playground.prompts) - 1))]
+
+    trying = tries.click(told(tried), tries, prompt, show_progress="hidden", **run)
+    for trigger in (go.click, prompt.submit, trying.then):
         trigger(event, inputs, outputs, **run)
 
     def chosen(selected: gr.SelectData) -> int:
@@ -445,40 +493,6 @@ _STYLE = """
 }
 """
 
-_ADDRESSES = {
-    "GET": {"/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/gradio_api/queue/data"}
-    | {f"/gradio_api/{name}" for name in ("info", "startup-events", "app_id")},
-    "POST": {f"/gradio_api/{name}" for name in ("queue/join", "cancel", "reset")},
-}
-"""All that the page asks for, by method, beside what lies under `_FOLDERS` and images under `_FILE`."""
-_FOLDERS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
-_FILE = "/gradio_api/file="
-
-
-class OnlyThePage:
-    """ASGI middleware that answers 404 to all that the page itself never asks for.
-
-    gradio's server does more than this page needs: it takes uploads, and fetches addresses of others.
-
-    Args:
-        folder: the only one whose files are served: gradio's, of this process.
-    """
-
-    def __init__(self, app: Any, folder: str) -> None:
-        self.app, self.folder = app, os.path.realpath(folder)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request."""
-        passes = scope["type"] == "lifespan" or (scope["type"] == "http" and self._is_of_the_page(scope))
-        await (self.app if passes else PlainTextResponse("not found\n", 404))(scope, receive, send)
-
-    def _is_of_the_page(self, scope: Any) -> bool:
-        method, address = "GET" if scope["method"] == "HEAD" else scope["method"], scope["path"]
-        if method == "GET" and address.startswith(_FILE):
-            file = address.removeprefix(_FILE)
-            return "\0" not in file and Path(os.path.realpath(file)).is_relative_to(self.folder)
-        return address in _ADDRESSES.get(method, set()) or (method == "GET" and address.startswith(_FOLDERS))
-
 
 @contextlib.contextmanager
 def served(
@@ -509,6 +523,7 @@ def served(
 
 def _launched(blocks: Any, host: str, port: int | None, share: bool, folder: str) -> tuple[str, str | None]:
     """Serve in a thread of its own: the address here, and the public one."""
+    own = host if is_loopback(host) and not share else None
     try:
         with contextlib.redirect_stdout(sys.stderr):
             _, address, public = blocks.launch(
@@ -526,7 +541,8 @@ def _launched(blocks: Any, host: str, port: int | None, share: bool, folder: str
                 mcp_server=False,
                 ssr_mode=False,
                 pwa=False,
-                app_kwargs={"middleware": [Middleware(OnlyThePage, folder=folder)]},
+                state_session_capacity=MOST_SESSIONS,
+                app_kwargs={"middleware": [Middleware(OnlyThePage, blocks=blocks, folder=folder, host=own)]},
             )
     except OSError as error:
         where = f"ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1} are" if port is None else f"port {port} is"

@@ -138,9 +138,13 @@ class Model:
             )
         return encoder
 
-    def unknown_words(self, prompt: str) -> str | None:
-        """One line that names the words of a prompt that its CLIP does not know, None where it knows them all."""
-        words = self.clip.unknown_words(prompt)
+    def unknown_words(self, prompt: str, encoder: Any = None) -> str | None:
+        """One line that names the words of a prompt that a text encoder does not know, None where it knows them all.
+
+        Args:
+            encoder: the model's own if left out.
+        """
+        words: list[str] = (self.text_encoder if encoder is None else encoder).unknown_words(prompt)
         if not words:
             return None
         lists = f"`ratlip info {shlex.quote(self.name)} --words` lists the words that it knows"

@@ -111,7 +111,7 @@ def explain_image(
     if target.reader.is_overlong(input.prompt):
         read = target.reader.context_length
         logger.warning("the prompt is as long as the %d tokens that are read; its end may be cut.", read)
-    if unknown := model.unknown_words(input.prompt):
+    if unknown := model.unknown_words(input.prompt, target.reader):
         logger.warning("%s", unknown)
     (of_prompt, *of_words), text = maps_of(model, target, layer, input, phrases)
     image = input.image.to(model.device)
