@@ -516,7 +516,7 @@ def _overlaid(*layers: Mapping[str, Value]) -> TrainSettings:
             merged = {name: value for name, value in merged.items() if name not in ("steps", "epochs")}
         merged.update(layer)
     family = family_of(str(merged.get("variant", TrainSettings.variant)))
-    known = {**SETTINGS, **family.sizes, **family.weights}
+    known = _known(family)
     asked = [
         *layers[-1],
         *(layers[1] if len(layers) > 1 and "variant" not in layers[-1] else ()),
@@ -526,6 +526,11 @@ def _overlaid(*layers: Mapping[str, Value]) -> TrainSettings:
             raise family.lacks(name)
     kept = {name: value for name, value in merged.items() if name in known or name in asked}
     return TrainSettings.of(**kept)
+
+
+def _known(family: Family) -> set[str]:
+    """The names of all settings that mean something for a family."""
+    return {*SETTINGS, *family.sizes, *family.weights} - family.unused
 
 
 def preset_names() -> list[str]:
@@ -539,7 +544,7 @@ def read_settings(config: str | Path, own: bool = False, variant: str | None = N
     Args:
         own: whether ratlip wrote the file, so that names of an earlier version in it are no news for the user.
         variant: the variant to be trained by a shipped preset; left out, the preset's. The defaults of its family lie
-            over the preset, and over them what the preset says for that variant.
+            over the preset, of which its own settings are taken, and over them what the preset says for that variant.
 
     Raises UsageError: no such file or preset, not TOML, an unknown key, or a value of the wrong kind.
     """
@@ -560,7 +565,9 @@ def read_settings(config: str | Path, own: bool = False, variant: str | None = N
     own_tables = table.pop(VARIANTS, {})
     general = checked(path, table)
     chosen = variant or str(general["variant"])
-    return {**general, **family_of(chosen).defaults, **checked(path, own_tables.get(chosen, {})), "variant": chosen}
+    family = family_of(chosen)
+    read = {name: value for name, value in general.items() if name in _known(family)}
+    return {**read, **family.defaults, **checked(path, own_tables.get(chosen, {})), "variant": chosen}
 
 
 def parse_duration(text: str) -> float:
