@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ratlip_cli.errors import WeightsError
 from ratlip_cli.files import write_text
@@ -15,6 +14,7 @@ from ratlip_cli.outputs import save_grid
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.samples import Sample
 from ratlip_cli.sampling import generate
+from ratlip_cli.setting import last_name, without_folders
 from ratlip_cli.tensor_files import load_tensors_and_metadata
 from ratlip_cli.weights.card import Scores, data_licence, may_be_shown, model_card, read_scores
 from ratlip_cli.weights.hub import check_repository, push
@@ -24,6 +24,7 @@ from ratlip_cli.weights.model_folder import (
     GENERATOR_FILE,
     SAMPLES_FILE,
     Model,
+    ModelConfig,
     files_of,
     model_fingerprint,
     save_half,
@@ -77,7 +78,7 @@ def publish(request: Publication, progress: Progress = silent) -> Published:
     check_repository(request.repository, request.revision)
     model = load_model(request.model)
     scores = _scores(request, model)
-    config = replace(model.config, training=_without_paths(model.config.training))
+    config = _without_paths(model.config)
     prompts = request.prompts or [str(prompt) for prompt in config.training.get("prompts", [])]
     may_show = may_be_shown(data_licence(config))
     with tempfile.TemporaryDirectory() as temporary:
@@ -125,12 +126,20 @@ def _save_samples(model: Model, prompts: Sequence[str], path: Path, progress: Pr
     save_grid(path, samples)
 
 
-def _without_paths(training: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a training with names instead of folders."""
+def _without_paths(config: ModelConfig) -> ModelConfig:
+    """The config with the last names alone of files and folders of this machine."""
+    training = dict(config.training)
     data = dict(training.get("data", {}))
-    if Path(str(data.get("source", ""))).is_absolute():
-        data["source"] = "own images"
-    portable = dict(training)
-    if "dataset" in portable:
-        portable["dataset"] = Path(str(portable["dataset"])).name
-    return portable | ({"data": data} if data else {})
+    dataset = str(training.get("dataset", ""))
+    for name in ("name", "source"):
+        said = str(data.get(name, ""))
+        if "://" not in said and (Path(said).is_absolute() or (said == dataset and last_name(said) != said)):
+            data[name] = last_name(said) if name == "name" else "own images"
+    if dataset:
+        training["dataset"] = last_name(dataset)
+    if data:
+        training["data"] = data
+    if "settings" in training:
+        training["settings"] = without_folders(training["settings"], config.family.weights)
+    name, colon, file = config.clip.partition(":")  # MODEL:FILE, of a CLIP that is not stored in the model folder
+    return replace(config, clip=name + colon + last_name(file), training=training)

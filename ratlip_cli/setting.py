@@ -6,7 +6,7 @@ Standard library only: the command line reads settings before torch is imported.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -51,6 +51,7 @@ class About:
     repeated: bool = True  # Whether a run's config.toml gives it.
     advanced: bool = False  # Whether help shows it last.
     flag: bool = False  # Whether the command line can only switch it on.
+    path: bool = False  # Whether its value may be a file or folder of this machine.
 
 
 def setting(default: Any, about: str, **more: Any) -> Any:
@@ -95,6 +96,17 @@ def settings_of(kind: type[Any]) -> dict[str, Setting]:
     """The settings among a dataclass's fields, by name and in order."""
     found = [(item, item.metadata["about"]) for item in fields(kind) if "about" in item.metadata]
     return {about.name or item.name: Setting(about.name or item.name, item, about) for item, about in found}
+
+
+def last_name(path: str) -> str:
+    """The last part of the path of a file or folder, of whatever system; an address, such as hf://owner/x, whole."""
+    return path if "://" in path else re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+
+
+def without_folders(values: Mapping[str, Any], settings: Mapping[str, Setting]) -> dict[str, Any]:
+    """Values of settings by name; where they are files or folders, their last names alone."""
+    paths = {name for name, one in settings.items() if one.about.path}
+    return {name: last_name(str(value)) if value and name in paths else value for name, value in values.items()}
 
 
 def check_choice(kind: str, value: object, choices: Collection[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -19,11 +20,13 @@ from torch import nn
 
 import ratlip_cli
 from ratlip_cli import fast
-from ratlip_cli.data.dataset import Batch
+from ratlip_cli.data.dataset import Batch, CaptionedImages
 from ratlip_cli.errors import UsageError, WeightsError
+from ratlip_cli.evaluation.images import Captions, GeneratedImages
 from ratlip_cli.families import FAMILIES, family_of
 from ratlip_cli.families.damsm import OnDamsm
 from ratlip_cli.model.config import VARIANTS, GeneratorConfig
+from ratlip_cli.sampling import generate
 from ratlip_cli.setting import Value, setting, settings_of
 from ratlip_cli.summary import count_parameters
 from ratlip_cli.training import settings as settings_module
@@ -34,6 +37,7 @@ from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.export.export import _Encoding, _Generating
 from ratlip_cli.weights.load import load_model
+from ratlip_cli.weights.model_folder import Model, model_config
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -284,6 +288,36 @@ def test_it_is_generated_and_evaluated(trained: Trained, tmp_path: Path) -> None
     answer = ratlip("evaluate", *model, *scores)
     assert answer.code == 0, answer.err
     assert {"fid_clip", "clip_score"} <= json.loads(answer.out)["metrics"].keys()
+
+
+@all_families
+def test_what_is_evaluated_is_what_is_generated(trained: Trained) -> None:
+    """Image k of a split's captions is image k of that caption as a prompt, to a level of rounding."""
+    model = load_model(str(trained.folder))
+    torch.manual_seed(0)
+    for parameter in model.generator.parameters():  # after six steps a caption hardly matters yet
+        parameter.data += torch.randn_like(parameter) * (parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.5)
+    captions = Captions.of_split(CaptionedImages(Path(trained.settings.dataset), "test", 32), 2)
+    fakes = GeneratedImages(model, captions, seed=5)
+    (scored,) = fakes.batches(len(fakes))
+    for number, caption in enumerate(captions.texts):
+        (made,) = generate(model, [caption], seed=5, indices=[number])
+        shown = torch.from_numpy(np.array(made.image)).permute(2, 0, 1)
+        assert (shown.int() - scored[number].int()).abs().max() <= 1, caption
+    assert (scored[0].int() - scored[1].int()).abs().max() > 20, "images are of one colour"
+
+
+def test_images_of_a_condition_of_their_own_are_not_taken_for_those_of_raw_vectors(
+    tiny_settings: TrainSettings, tiny_clip: Path
+) -> None:
+    """What half an evaluation left behind while LAFITE was given raw vectors is not gone on with; all else is."""
+    clip = load_clip(str(tiny_clip))
+    captions = Captions.of_folder([["a red image"]])
+    for name, differs in {"lafite": True, "attngan": False, "dfgan": False, "galip": False}.items():
+        settings = tiny_settings.replaced(variant=name, **TINY[name])
+        model = Model("m", Path(), model_config(*settings.configs(), clip), nn.Identity(), clip, "weights")
+        before = hashlib.sha256("\0".join(["weights", captions.fingerprint, "3"]).encode()).hexdigest()
+        assert (GeneratedImages(model, captions, 3).fingerprint != before) == differs, name
 
 
 @papers

@@ -190,6 +190,12 @@ def test_the_preset_and_the_published_settings() -> None:
     assert family_of("lafite-released").configs({})[1].batch_sum
 
 
+def test_a_preset_beside_a_model_to_start_from_says_nothing_that_it_lacks(run: Path) -> None:
+    """The preset small has an EMA, which LAFITE's settings do not."""
+    ours = resolve_settings({"dataset": "elsewhere", "init_from": str(run)}, "small")
+    assert (ours.variant, ours.model["channel_max"], ours.objective["itd"]) == ("lafite", 8, 5.0)
+
+
 def test_its_modules(run: Path) -> None:
     answer = ratlip("info", "--model", run, "--json")
     assert answer.code == 0, answer.err

@@ -54,6 +54,19 @@ def test_steps_and_epochs_replace_each_other_between_layers_but_not_in_one(tmp_p
         resolve_settings({"epochs": 3, "steps": 9})
 
 
+@pytest.mark.parametrize("variant", ["attngan", "lafite"])
+def test_what_a_family_does_not_use_is_not_taken_from_a_preset(tmp_path: Path, variant: str) -> None:
+    """Nor from a file that is written for another variant: nobody could put it right."""
+    config = write(tmp_path, "variant = 'ratlip'\ndiversity_weight = 0.3\npenalty_power = 4.0\n")
+    for file in (None, "demo", config):
+        settings = resolve_settings({"dataset": "demo", "variant": variant, "batch_size": 15}, file)
+        assert (settings.diversity_weight, settings.penalty_power) == (0.0, 6.0)
+    with pytest.raises(UsageError, match="batch_size 15 in 1 micro-batches is odd"):
+        resolve_settings({"dataset": "demo", "batch_size": 15})
+    with pytest.raises(UsageError, match=f"variant {variant} has no setting 'diversity_weight'"):
+        resolve_settings({"dataset": "demo", "variant": variant, "diversity_weight": 0.1})
+
+
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_is_valid_and_has_a_use(preset: str) -> None:
     settings = resolve_settings({"dataset": "x"}, preset)

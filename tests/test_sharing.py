@@ -18,6 +18,8 @@ from PIL import Image
 from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.tensor_files import load_tensors, save_tensors
+from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.start import open_session
 from ratlip_cli.weights.card import read_scores, write_card
 from ratlip_cli.weights.load import load_model
 from ratlip_cli.weights.model_folder import (
@@ -202,6 +204,32 @@ def test_what_goes_up_names_no_folder_of_this_machine(run: Path, connect: Connec
         assert str(run.parent) not in config
         assert json.loads(config)["training"]["dataset"] == "colours"
         assert len(hub.file("me/colours", GENERATOR_FILE)) < 0.6 * (run / "model" / GENERATOR_FILE).stat().st_size
+
+
+@pytest.mark.parametrize("mapper", ["/home/alice/secret/mapper.pth", r"C:\Users\alice\secret\mapper.pth"])
+def test_no_setting_that_is_a_path_goes_up(
+    tiny_settings: TrainSettings, mapper: str, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in the card nor in config.json, whether this version recorded it or one that kept whole paths."""
+    monkeypatch.chdir(tmp_path)
+    settings = tiny_settings.replaced(variant="lafite", noise_dim=6, channel_base=256, channel_max=8, steps=1)
+    list(open_session(settings.replaced(out="run")).run())
+    asked = settings.replaced(pseudo_mapper=mapper)
+    assert asked.recorded["pseudo_mapper"] == "mapper.pth"
+    training = dict(read_model_config(Path("run/model")).training)
+    training["settings"] = {**training["settings"], "pseudo_mapper": mapper}
+    shards = "secret/shards/{000..099}.tar"
+    training |= {"dataset": shards, "data": {**training["data"], "name": shards, "source": shards}}
+    edit_config(Path("run/model"), training=training)
+    with serve() as hub:
+        connect(hub, WRITE_TOKEN)
+        assert ratlip("push", "run", "me/colours", "--quiet").code == 0
+        for file in (CONFIG_FILE, CARD_FILE):
+            told = hub.file("me/colours", file).decode()
+            assert "secret" not in told
+            assert "alice" not in told
+            assert "mapper.pth" in told
+            assert "{000..099}.tar" in told
 
 
 def test_a_licence_against_redistribution_keeps_images_out(folder: Path) -> None:

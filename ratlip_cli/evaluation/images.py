@@ -275,11 +275,15 @@ class GeneratedImages:
     def fingerprint(self) -> str:
         """Changes with the model, its format, the captions, the seed and the precision.
 
-        That of a model that is not exported, in fp32, is what it was before there were others.
+        That of a model that is not exported, in fp32, is what it was before there were others. Where the condition is
+        made of kept text vectors it is another: those vectors themselves were once taken for it.
         """
         decisive = [self._model.fingerprint, self._captions.fingerprint, str(self._seed)]
         decisive += [] if self._model.precision == "fp32" else [self._model.precision]
         decisive += [] if self._model.exported_as is None else [self._model.exported_as]
+        makes_condition = type(self._model.family).condition is not Family.condition
+        if makes_condition and self._of_vectors and self._model.exported_as is None:
+            decisive.append("condition")
         return hashlib.sha256("\0".join(decisive).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -296,11 +300,16 @@ class GeneratedImages:
             levels = to_uint8(sample(self._model, noise, self._condition(numbers), self._batch_size))
             yield from torch.split(levels, [len(batch) for batch in batches])
 
+    @property
+    def _of_vectors(self) -> bool:
+        """Whether the generator's condition is made of CLIP's text vectors, which are kept beside the data."""
+        return type(self._model.family).rows is Family.rows and self._model.text_encoder is self._model.clip
+
     def _condition(self, numbers: Sequence[int]) -> Tensor:
-        """What the generator is given of captions (n,...); CLIP's text vectors are kept beside the data."""
+        """What the sampler takes of captions (n,...)."""
         model = self._model
-        if type(model.family).rows is Family.rows and model.text_encoder is model.clip:
-            return self._captions.vectors(model.clip)[list(numbers)]
+        if self._of_vectors:
+            return model.of_vectors(self._captions.vectors(model.clip)[list(numbers)])
         return model.encode([self._captions.texts[number] for number in numbers])
 
 
@@ -324,6 +333,11 @@ class ImagesOfImages(GeneratedImages):
     def fingerprint(self) -> str:
         """Changes with the images, too."""
         return hashlib.sha256(f"{super().fingerprint}\0{self._dataset.fingerprint}".encode()).hexdigest()
+
+    @property
+    def _of_vectors(self) -> bool:
+        """No captions, no text vectors."""
+        return False
 
     @torch.no_grad()
     def _condition(self, numbers: Sequence[int]) -> Tensor:

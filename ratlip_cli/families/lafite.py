@@ -154,7 +154,11 @@ class LafiteObjectiveConfig:
         0.75, "How much of an image vector in place of a caption is noise, from 0 to 1.", advanced=True
     )
     pseudo_mapper: str = _lafite(
-        "", "File of the mapper of Lafite-NN, which makes text vectors of image vectors.", metavar="FILE", advanced=True
+        "",
+        "File of the mapper of Lafite-NN, which makes text vectors of image vectors.",
+        metavar="FILE",
+        path=True,
+        advanced=True,
     )
     ema_half_life: float = _lafite(
         0.0, "Images after which the EMA has forgotten half; 0 takes 312.5 times the batch size.", metavar="IMAGES"

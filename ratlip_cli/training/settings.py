@@ -28,7 +28,16 @@ from ratlip_cli.errors import DataError, UsageError, unknown_name
 from ratlip_cli.families import FAMILIES, family_of
 from ratlip_cli.family import Family
 from ratlip_cli.files import decoded
-from ratlip_cli.setting import Setting, Value, check_choice, check_choices, check_device, setting, settings_of
+from ratlip_cli.setting import (
+    Setting,
+    Value,
+    check_choice,
+    check_choices,
+    check_device,
+    setting,
+    settings_of,
+    without_folders,
+)
 from ratlip_cli.training.trackers import TRACKERS
 
 if sys.version_info >= (3, 11):
@@ -50,21 +59,6 @@ MODEL, OBJECTIVE = "model", "objective"
 
 VARIANTS = "for"  # The table of a preset with a table for each variant that needs other settings than the rest.
 
-_OF_A_MACHINE = frozenset(
-    {
-        "dataset",
-        "data_dir",
-        "clip",
-        "init_from",
-        "inception_weights",
-        "pseudo_mapper",
-        "device",
-        "workers",
-        "out",
-        "resume",
-    }
-)
-
 _data, _model, _length, _machine = (
     functools.partial(setting, group=group) for group in ("Data", "Model", "How long", "Machine")
 )
@@ -81,9 +75,15 @@ class TrainSettings:
         "What to learn from: a prepared dataset by name or folder, or a stream, such as 'x/{000..099}.tar' or hf://owner/x.",
         metavar="NAME|FOLDER|STREAM",
         names="dataset",
+        path=True,
     )
     data_dir: str = _data(
-        "data", "Folder that holds prepared datasets by name.", metavar="FOLDER", envvar="RATLIP_DATA", free=True
+        "data",
+        "Folder that holds prepared datasets by name.",
+        metavar="FOLDER",
+        envvar="RATLIP_DATA",
+        free=True,
+        path=True,
     )
     split: str = _data("train", "Streams of the Hub: the split.", advanced=True)
     caption_column: str = _data("", "Streams: column, or key in .json, of the captions; the usual ones if left out.")
@@ -101,6 +101,7 @@ class TrainSettings:
         "ViT-B-32-quickgelu:openai",
         "Frozen CLIP: MODEL[:PRETRAINED] of open_clip, MODEL:random for a dry run, or a folder with one.",
         metavar="MODEL[:PRETRAINED]",
+        path=True,
     )
     model: Mapping[str, Value] = field(default_factory=dict, hash=False)
     """Sizes of the model by name, see `Family.sizes`; what is left out has its default."""
@@ -111,6 +112,7 @@ class TrainSettings:
         "Model to start from: a folder, a run or owner/name; its sizes and its CLIP are taken over.",
         metavar="MODEL",
         names="model",
+        path=True,
     )
 
     epochs: int | None = _length(
@@ -204,19 +206,25 @@ class TrainSettings:
         advanced=True,
     )
     inception_weights: str = _evaluation(
-        "", "Weights file of the Inception network, where evaluation needs it offline.", metavar="FILE", advanced=True
+        "",
+        "Weights file of the Inception network, where evaluation needs it offline.",
+        metavar="FILE",
+        path=True,
+        advanced=True,
     )
     out: str = _run(
         "",
         "Folder of the run; left out, runs/DATASET-VARIANT-N with the next free N.",
         metavar="FOLDER",
         repeated=False,
+        path=True,
     )
     resume: str = _run(
         "",
         "Run folder or checkpoint to go on from, or auto: the newest unfinished such run.",
         metavar="PATH|auto",
         repeated=False,
+        path=True,
     )
 
     def __post_init__(self) -> None:
@@ -335,9 +343,9 @@ class TrainSettings:
 
     @property
     def recorded(self) -> dict[str, Value | None]:
-        """What a model's config.json says of its training."""
+        """What a model's config.json says of its training: of files their names alone."""
         own = {name: getattr(self, name) for name, one in self._read.items() if one.about.recorded}
-        return own | dict(self.objective)
+        return without_folders(own | dict(self.objective), SETTINGS | self.family.weights)
 
     @property
     def _read(self) -> dict[str, Setting]:
@@ -352,7 +360,9 @@ class TrainSettings:
     @property
     def of_all_processes(self) -> dict[str, Value | None]:
         """What must be the same in processes that train together: all but names of files and what a machine has."""
-        return {name: value for name, value in self.flat().items() if name not in _OF_A_MACHINE}
+        known = {**SETTINGS, **self.family.weights}
+        of_a_machine = {"device", "workers", *(name for name, one in known.items() if one.about.path)}
+        return {name: value for name, value in self.flat().items() if name not in of_a_machine}
 
     def total_steps(self, images: int, steps_done: int = 0, images_seen: int = 0) -> int:
         """Steps of the whole run on a training split of `images` images.
@@ -506,7 +516,7 @@ def _overlaid(*layers: Mapping[str, Value]) -> TrainSettings:
             merged = {name: value for name, value in merged.items() if name not in ("steps", "epochs")}
         merged.update(layer)
     family = family_of(str(merged.get("variant", TrainSettings.variant)))
-    known = {**SETTINGS, **family.sizes, **family.weights}
+    known = _known(family)
     asked = [
         *layers[-1],
         *(layers[1] if len(layers) > 1 and "variant" not in layers[-1] else ()),
@@ -516,6 +526,11 @@ def _overlaid(*layers: Mapping[str, Value]) -> TrainSettings:
             raise family.lacks(name)
     kept = {name: value for name, value in merged.items() if name in known or name in asked}
     return TrainSettings.of(**kept)
+
+
+def _known(family: Family) -> set[str]:
+    """The names of all settings that mean something for a family."""
+    return {*SETTINGS, *family.sizes, *family.weights} - family.unused
 
 
 def preset_names() -> list[str]:
@@ -529,7 +544,7 @@ def read_settings(config: str | Path, own: bool = False, variant: str | None = N
     Args:
         own: whether ratlip wrote the file, so that names of an earlier version in it are no news for the user.
         variant: the variant to be trained by a shipped preset; left out, the preset's. The defaults of its family lie
-            over the preset, and over them what the preset says for that variant.
+            over the preset, of which its own settings are taken, and over them what the preset says for that variant.
 
     Raises UsageError: no such file or preset, not TOML, an unknown key, or a value of the wrong kind.
     """
@@ -550,7 +565,9 @@ def read_settings(config: str | Path, own: bool = False, variant: str | None = N
     own_tables = table.pop(VARIANTS, {})
     general = checked(path, table)
     chosen = variant or str(general["variant"])
-    return {**general, **family_of(chosen).defaults, **checked(path, own_tables.get(chosen, {})), "variant": chosen}
+    family = family_of(chosen)
+    read = {name: value for name, value in general.items() if name in _known(family)}
+    return {**read, **family.defaults, **checked(path, own_tables.get(chosen, {})), "variant": chosen}
 
 
 def parse_duration(text: str) -> float:

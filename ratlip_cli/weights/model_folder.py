@@ -123,6 +123,10 @@ class Model:
         """The generator's condition (n,...) of prompts, on the CPU."""
         return self.family.encode(self.text_encoder, prompts).cpu()
 
+    def of_vectors(self, text: Tensor) -> Tensor:
+        """What the sampler takes (n,...), on the CPU, of CLIP's text vectors T (n,d) where the family reads those."""
+        return self.family.condition(self.clip, text).cpu()
+
     @cached_property
     def text_encoder(self) -> Any:
         """What reads prompts: the CLIP, or an encoder of the model's own.

@@ -85,6 +85,10 @@ class ScoredExport(Model):
         """What the exported text encoder gives (n,...) for prompts."""
         return torch.from_numpy(self.exported.encode_tokens(self.clip.tokenizer(list(prompts)).numpy()))
 
+    def of_vectors(self, text: Tensor) -> Tensor:
+        """Text vectors (n,d) as they are: the exported generator makes its condition of them."""
+        return text
+
     @cached_property
     def sampler(self) -> Sampler:
         """Noise and text vectors to images."""
