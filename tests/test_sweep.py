@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -237,7 +238,7 @@ def test_a_scoring_that_fails_is_told_and_trains_nothing_again(
     assert noted["commit"] == made.commit
     (place / "environment.json").write_text(json.dumps({**noted, "ratlip": "0.0.1", "commit": "of the training"}))
 
-    content["evaluation"] = {"limit": 9}  # of two images
+    content["evaluation"] = {"limit": 9, "metrics": ["clip-score"]}  # of two images
     other = opened(write(content))
     with pytest.raises(DataError, match="limit is 9"):
         make_run(other, run)
@@ -460,7 +461,7 @@ def test_a_changed_settings_file_behind_a_sweep_file_is_told(write: Write, conte
     kept = read_sweep(folder.path / "sweep.toml")
     assert {run.settings.lr_d for run in kept.runs} == {0.125}, "a process of the sweep reads what the sweep read"
     content["config"] = "demo"
-    content["settings"]["lr_d"] = 0.125
+    shutil.rmtree(folder.path / "GALIP-seed0")
     changed = SweepFolder(dataclasses.replace(folder.request, file=write(content)))
     changed.open()
     assert not (folder.path / "sweep-config.toml").exists()
@@ -501,7 +502,7 @@ def test_a_folder_that_a_sweep_has_only_begun_is_one(write: Write, content: dict
     """As a kill leaves it, and as array jobs that start together find it."""
     file, place = write(content), tmp_path / "sweep"
     for name in (LOCKS, LOGS, ".sweep.toml.0123abcd.partial", f".{'0a' * 16}"):
-        (place / name).mkdir(parents=True)
+        (place / name).mkdir(parents=True, exist_ok=True)
         opened(file)
         (place / "sweep.toml").unlink()
     shutil.rmtree(place / LOGS)
@@ -522,7 +523,7 @@ def test_a_dry_run_measures_with_the_threads_of_a_run(
 ) -> None:
     import torch
 
-    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     threads: list[int] = []
     measure = estimate.dry_run
 
@@ -532,9 +533,13 @@ def test_a_dry_run_measures_with_the_threads_of_a_run(
 
     monkeypatch.setattr(estimate, "dry_run", dry_run)
     before = torch.get_num_threads()
-    assert estimate.estimate(SweepFolder(SweepRequest(write(content), device="cpu", jobs=3))).jobs == 3
-    assert threads == [2, 2]
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(3)
+    try:
+        assert estimate.estimate(SweepFolder(SweepRequest(write(content), device="cpu", jobs=2))).jobs == 2
+        assert threads == [1, 1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_dry_run_tells_time_and_disk_and_writes_nothing(write: Write, content: dict, tmp_path: Path) -> None:
@@ -626,6 +631,26 @@ def test_ctrl_c_saves_and_says_how_to_go_on(write: Write, content: dict, tmp_pat
     steps = len(metrics.read_bytes().splitlines())
     assert (metrics.parent / "checkpoints" / f"step_{steps:08d}").is_dir()
     assert not (metrics.parent / "broken.json").exists()
+
+
+@pytest.mark.slow
+def test_a_process_of_a_run_leaves_sigusr1_to_the_one_that_started_it(write: Write, content: dict) -> None:
+    """SLURM may send it to both; the other one closes stdin, and all is saved."""
+    content["images_shown"] = 40_000
+    folder = opened(write(content))
+    command = [sys.executable, "-m", "ratlip_cli", "sweep", str(folder.path / "sweep.toml"), "--device", "cpu"]
+    command += ["--out", str(folder.path), "--only", "GALIP-seed0"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    metrics, deadline = folder.path / "GALIP-seed0" / "metrics.jsonl", time.monotonic() + 200
+    while time.monotonic() < deadline and not (metrics.is_file() and len(metrics.read_bytes().splitlines()) > 3):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(1)
+    assert process.poll() is None
+    process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGTERM
+    steps = len(metrics.read_bytes().splitlines())
+    assert (metrics.parent / "checkpoints" / f"step_{steps:08d}").is_dir()
 
 
 @pytest.mark.slow

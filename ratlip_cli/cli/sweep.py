@@ -185,6 +185,8 @@ def _told(event: Event) -> str:
 
 def _make_one(folder: SweepFolder, name: str) -> None:
     """Make one run in this process, which another `ratlip sweep` has started, until it closes our stdin or ends."""
+    if "SIGUSR1" in signal.Signals.__members__:  # which SLURM may send to all processes: the other one acts on it
+        signal.signal(signal.Signals["SIGUSR1"], signal.SIG_IGN)
     waiting.hardly_wait_where_busy()
     ended = threading.Event()
     threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
