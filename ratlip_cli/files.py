@@ -67,6 +67,34 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def whole_files(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; on success its files move into `folder`, on any error none of them is there.
+
+    Raises RatlipError where the folder cannot be written, the disk is full, or one of the files is there already.
+    """
+    is_new, moved = not folder.exists(), list[Path]()
+    try:
+        with writing(folder), _workplace(folder / "files") as partial:
+            yield partial
+            files = sorted(partial.iterdir())
+            for path in files:
+                _to_disk(path)
+            for path in files:
+                target = folder / path.name
+                if target.exists():
+                    raise RatlipError(f"{target} exists: another ratlip writes into this folder. Choose another --out.")
+                moved.append(target)
+                path.rename(target)
+    except BaseException:
+        for target in moved:
+            target.unlink(missing_ok=True)
+        if is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def _workplace(target: Path) -> Iterator[Path]:
     """Yield a new folder beside `target`, which is gone in the end; libraries leave their own temporary files in it.
 

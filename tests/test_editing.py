@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import sys
 import threading
+import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,7 @@ from torch.nn import functional as F
 from ratlip_cli.editing.edit import edit, moved
 from ratlip_cli.editing.inversion import STARTS, Inversion, Weights, invert
 from ratlip_cli.editing.request import EditRequest
-from ratlip_cli.errors import UsageError
+from ratlip_cli.errors import RatlipError, UsageError
 from ratlip_cli.generation import InterpolationRequest, LikeRequest
 from ratlip_cli.like import GAP_IMAGES, LikeModel, _gap
 from ratlip_cli.pixels import from_image, to_images
@@ -189,6 +192,62 @@ def test_an_interrupted_edit_leaves_nothing(
     assert answer.code == 130, answer.err
     assert "interrupted. Nothing was written." in answer.err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_edit_is_written_whole_or_not_at_all(
+    model: Model, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever file it fails at, and also where Ctrl-C comes while they get their names."""
+    result = edit(EditRequest(photo, RED, BLUE, (0.5, 1.0), 1, model))
+    writes, wrote, renamed = count(), Image.Image.save, Path.rename
+
+    def full(image: Image.Image, *given: object, **named: object) -> None:
+        if next(writes) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        wrote(image, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(RatlipError, match=r"out: No space left on device"):
+        result.save(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out").mkdir()
+    renames = count()
+
+    def stopped(path: Path, target: Path) -> Path:
+        if path.suffix == ".png" and next(renames) == 1:
+            raise KeyboardInterrupt
+        return renamed(path, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        result.save(tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert [file.exists() for file in result.save(tmp_path / "out")] == [True] * 4
+
+
+def test_an_edit_interrupted_while_it_is_written_leaves_nothing(
+    model: Model, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, wrote = threading.Event(), Image.Image.save
+
+    def slow(image: Image.Image, *given: object, **named: object) -> None:
+        wrote(image, *given, **named)  # type: ignore[arg-type]
+        writing.set()
+        time.sleep(30)
+
+    monkeypatch.setattr(Image.Image, "save", slow)
+    given = ("--from", RED, "--to", BLUE, "--steps", 1, "--model", model.folder, "--out", tmp_path / "out")
+    answer = ratlip_stopped(signal.SIGINT, writing.is_set, "edit", photo, *given)
+    assert answer.code == 130, answer.err
+    assert "interrupted. Nothing was written." in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("strengths", [(1.0, 0.5, 1.0), (0.1, 0.1000000001), (0.0, -0.0)])
+def test_equal_strengths_are_refused(photo: Path, strengths: tuple[float, ...]) -> None:
+    """Their files would have one name."""
+    with pytest.raises(UsageError, match="is given twice; give each one once"):
+        EditRequest(photo, RED, BLUE, strengths)
 
 
 @pytest.mark.parametrize(

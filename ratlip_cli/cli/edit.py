@@ -60,6 +60,6 @@ def edit(
         request = with_model(request)
         with console.progress("invert", steps, unit="steps") as advance:
             result = edited(request, lambda loss: advance(loss=loss))
-    files = result.save(out)
+        files = result.save(out)
     console.note(result.says)
     console.answer(json, {**result.record(), "files": files}, *files)

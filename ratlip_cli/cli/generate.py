@@ -77,10 +77,7 @@ def generate(
     image_format: Annotated[
         str | None, choice(FORMATS, f"What files to write, {FORMATS[0]} if left out.", "format", ["--format"])
     ] = None,
-    grid: Annotated[
-        bool | None,
-        typer.Option("--grid/--no-grid", help="Also write one captioned image of all images, as if left out."),
-    ] = None,
+    grid: Annotated[bool, typer.Option(help="Also write one captioned image of all images.")] = True,
     like: Annotated[
         Path | None,
         typer.Option(
@@ -177,7 +174,7 @@ def generate(
             raise UsageError("an interpolation leads from prompt to prompt: leave out --like.")
         if count > 1 or best_of > 1 or len(chosen or ()) > 1:
             raise UsageError("an interpolation has one noise vector: leave out -n and --best-of, and give one index.")
-        if image_format is not None or grid is not None:
+        if image_format is not None or not grid:
             raise UsageError(
                 "an interpolation is one file, whose format the name of --out decides, such as --out birds.webp: leave "
                 "out --format and --no-grid."
@@ -205,7 +202,6 @@ def generate(
         given = {"batch_size": batch_size, "out": str(out), "like": repr(like_image), "prompts": prompts_read}
         world().agree({**asked, **given})
     folder = outputs.ImageFolder(out, image_format or FORMATS[0])
-    with_grid = grid is not False
     images: list[samples.Sample] = []
     records = []
     kept = f"Images that are finished are kept in {out}."
@@ -215,14 +211,14 @@ def generate(
         for path, image in _saved(folder, made):
             if not json:
                 console.result(path)
-            if with_grid and len(images) < GRID_IMAGES:
+            if grid and len(images) < GRID_IMAGES:
                 images.append(image)
             records.append({"path": str(path), **image.record()})
             advance()
     if not is_first:
         return
-    grid_path = folder.save_grid(images) if with_grid else None
-    if with_grid and len(records) > GRID_IMAGES:
+    grid_path = folder.save_grid(images) if grid else None
+    if grid and len(records) > GRID_IMAGES:
         console.note(f"the grid shows the first {GRID_IMAGES} of {len(records)} images")
     if json:
         console.result_json(

@@ -21,11 +21,11 @@ from ratlip_cli.device import resolve_device
 from ratlip_cli.editing.inversion import Inversion, invert
 from ratlip_cli.editing.request import EditRequest
 from ratlip_cli.errors import UsageError
-from ratlip_cli.files import whole_file, write_text
+from ratlip_cli.files import printable, whole_files
 from ratlip_cli.grids import captioned_grid
 from ratlip_cli.like import image_vectors, reads_vectors, text_like
 from ratlip_cli.model.losses import clip_similarity
-from ratlip_cli.outputs import free, next_number, png_text, slug
+from ratlip_cli.outputs import next_number, png_text, slug
 from ratlip_cli.pixels import from_image, to_images
 from ratlip_cli.sampling import read_square, sample
 from ratlip_cli.weights.load import default_model, load_model
@@ -83,19 +83,19 @@ class Edit:
 
         Args:
             folder: made where it does not exist; numbers go on from what it holds, and nothing is replaced.
+
+        All of them are written or none. Raises RatlipError where they cannot be.
         """
         folder, request = Path(folder), self.request
         stem = f"{next_number(folder):04d}_{slug(f'{request.start} to {request.end}')}"
         named = {"strip": self.strip()}
         named |= {f"{strength:g}": image for strength, image in zip(request.strengths, self.edited, strict=True)}
-        files = []
-        for end, image in named.items():
-            files.append(free(folder / f"{stem}_{end}.png"))
-            with whole_file(files[-1]) as partial:
-                image.save(partial, "PNG", pnginfo=png_text(self.record()))
-        files.append(free(folder / f"{stem}.json"))
-        write_text(files[-1], json.dumps(self.record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        return files
+        record = json.dumps(self.record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        with whole_files(folder) as partial:
+            for end, image in named.items():
+                image.save(partial / f"{stem}_{end}.png", pnginfo=png_text(self.record()))
+            (partial / f"{stem}.json").write_bytes(printable(record).encode())
+        return [*(folder / f"{stem}_{end}.png" for end in named), folder / f"{stem}.json"]
 
     def _repr_png_(self) -> bytes:
         shown = io.BytesIO()

@@ -58,4 +58,7 @@ class EditRequest:
         for strength in self.strengths:
             if not (math.isfinite(strength) and -10 <= strength <= 10):
                 raise UsageError(f"--strength is {strength}; it must be a number from -10 to 10, usually 0.5 to 2.")
+        names = [f"{strength + 0:g}" for strength in self.strengths]  # of the files; -0.0 is 0
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UsageError(f"--strength {twice[0]} is given twice; give each one once.")
         check_device(self.device)
