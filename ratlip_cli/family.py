@@ -40,6 +40,7 @@ class Family(ABC):
         defaults: settings of a run as its paper has them, where they are others than RATLIP's.
         unused: settings of a run that its objective does not read.
         discriminator_name: what people call its discriminator.
+        blocks_name: what people call the part of its generator that its blocks are of.
         in_halves: whether its losses treat the halves of a micro-batch differently, so that processes share out both.
     """
 
@@ -51,6 +52,7 @@ class Family(ABC):
     defaults: ClassVar[Mapping[str, Value]] = {}
     unused: ClassVar[frozenset[str]] = frozenset()
     discriminator_name: ClassVar[str] = "the discriminator"
+    blocks_name: ClassVar[str] = "the generator"
     in_halves: ClassVar[bool] = False
 
     @property
