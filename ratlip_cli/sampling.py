@@ -89,6 +89,10 @@ class TorchModel:
         noise: NDArray[np.float32] = noise_vectors(seed, indices, self._model.config.generator.noise_dim).numpy()
         return noise
 
+    def truncated(self, noise: NDArray[np.float32], psi: float) -> NDArray[np.float32]:
+        """See `family.Family`."""
+        return self._model.family.truncated(noise, psi)
+
     def about(self, prompt: str) -> list[str]:
         """See `samples.ImageModel`."""
         encoder = self._model.text_encoder
@@ -102,8 +106,7 @@ class TorchModel:
     def between(self, start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor], share: float) -> tuple[Tensor, Tensor]:
         """See `samples.ImageModel`."""
         check_vectors(self._model, start[0], "interpolates between")
-        condition, text = (torch.lerp(one, other, share) for one, other in zip(start, end, strict=True))
-        return condition, text
+        return self._model.family.between(start[0], end[0], share), torch.lerp(start[1], end[1], share)
 
     @torch.no_grad()
     def images(
@@ -135,6 +138,10 @@ class SharedModel:
     def noise(self, seed: int, indices: Iterable[int]) -> NDArray[np.float32]:
         """See `samples.ImageModel`."""
         return self._model.noise(seed, indices)
+
+    def truncated(self, noise: NDArray[np.float32], psi: float) -> NDArray[np.float32]:
+        """See `samples.ImageModel`."""
+        return self._model.truncated(noise, psi)
 
     def about(self, prompt: str) -> list[str]:
         """See `samples.ImageModel`."""
