@@ -42,6 +42,7 @@ class Family(ABC):
         defaults: settings of a run as its paper has them, where they are others than RATLIP's.
         unused: settings of a run that its objective does not read.
         discriminator_name: what people call its discriminator.
+        compares_images: whether its discriminator compares the images of a batch, whose logits depend on each other.
         unit_text: whether its condition is text vectors at unit length.
         blocks_name: what people call the part of its generator that its blocks are of.
         in_halves: whether its losses treat the halves of a micro-batch differently, so that processes share out both.
@@ -55,6 +56,7 @@ class Family(ABC):
     defaults: ClassVar[Mapping[str, Value]] = {}
     unused: ClassVar[frozenset[str]] = frozenset()
     discriminator_name: ClassVar[str] = "the discriminator"
+    compares_images: ClassVar[bool] = False
     unit_text: ClassVar[bool] = False
     blocks_name: ClassVar[str] = "the generator"
     in_halves: ClassVar[bool] = False

@@ -195,6 +195,7 @@ class Lafite(Family):
         "beta2": 0.99,
     }
     in_halves = True
+    compares_images = True
     unit_text = True
     unused: ClassVar[frozenset[str]] = ON_CLIP_VECTORS | {"penalty_weight", "penalty_power", "ema"}
 
@@ -280,7 +281,7 @@ class Lafite(Family):
         }
 
     def warning(self, discriminator_config: LafiteDiscriminatorConfig) -> str | None:
-        return "a logit of LAFITE's discriminator depends on the other images of its group of four."
+        return "LAFITE's discriminator compares the images of a batch, and each is explained here by itself."
 
 
 @dataclass(frozen=True)
