@@ -124,7 +124,8 @@ class Model(model_folder.Model):
 
         Args:
             prompts: one prompt, or several, which share their noise vectors.
-            truncation: psi, by which noise is scaled; below 1 images are more alike.
+            truncation: psi, by which noise is scaled, or LAFITE's w moved towards its average; below 1 images are more
+                alike.
             best_of: generate this many times `n`, and keep those of highest CLIP similarity, best first.
             batch_size: images at a time; left out, as suits it, and on a CPU the same bits whatever else is made.
             indices: the images k, instead of the first `n`.

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ratlip_cli.errors import RatlipError, WeightsError, first_line
+from ratlip_cli.errors import RatlipError, UsageError, WeightsError, first_line
 from ratlip_cli.generation import LikeRequest
 from ratlip_cli.json_files import from_json, read_json
 from ratlip_cli.noise import noise_vectors
@@ -54,6 +54,8 @@ class ExportSettings:
     noise_dim: int
     context_length: int
     vocabulary: list[Any] | None = None  # Of a CLIP whose token embedding is trimmed, see `FrozenCLIP`.
+    scales_noise: bool = True  # Whether truncation scales the noise; else it acts inside the generator.
+    unit_text: bool = False  # Whether the generator reads text vectors at unit length.
     model: dict[str, Any] | None = None  # The model's config.json; early folders have none.
 
 
@@ -111,6 +113,15 @@ class ExportedModel:
         """See `noise_vectors`."""
         return noise_vectors(seed, indices, self.settings.noise_dim)
 
+    def truncated(self, noise: Floats, psi: float) -> Floats:
+        """Noise scaled by psi. Raises UsageError for a model that truncates otherwise."""
+        if psi != 1 and not self.settings.scales_noise:
+            raise UsageError(
+                f"{self.name} truncates inside its generator, which was exported without: leave out --truncation, or "
+                "generate with the model that was exported."
+            )
+        return (noise * psi).astype(noise.dtype)
+
     def about(self, prompt: str) -> list[str]:
         """See `samples.ImageModel`."""
         repaired, settings = without_accidents(prompt), self.settings
@@ -123,8 +134,9 @@ class ExportedModel:
         return lines
 
     def encoded(self, prompt: str) -> Floats:
-        """What the text encoder gives (1,...) for a prompt."""
-        return self.encode_tokens(self._tokenizer([without_accidents(prompt)]))
+        """What the text encoder gives (1,...) for a prompt, at unit length where the generator reads that."""
+        text = self.encode_tokens(self._tokenizer([without_accidents(prompt)]))
+        return text / np.linalg.norm(text, axis=1, keepdims=True) if self.settings.unit_text else text
 
     def between(self, start: Floats, end: Floats, share: float) -> Floats:
         """See `samples.ImageModel`."""

@@ -15,6 +15,8 @@ from ratlip_cli.errors import UsageError
 from ratlip_cli.setting import Setting, Value, settings_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from ratlip_cli.model.clip import FrozenCLIP
@@ -40,6 +42,9 @@ class Family(ABC):
         defaults: settings of a run as its paper has them, where they are others than RATLIP's.
         unused: settings of a run that its objective does not read.
         discriminator_name: what people call its discriminator.
+        compares_images: whether its discriminator compares the images of a batch, whose logits depend on each other.
+        unit_text: whether its condition is text vectors at unit length.
+        blocks_name: what people call the part of its generator that its blocks are of.
         in_halves: whether its losses treat the halves of a micro-batch differently, so that processes share out both.
     """
 
@@ -51,6 +56,9 @@ class Family(ABC):
     defaults: ClassVar[Mapping[str, Value]] = {}
     unused: ClassVar[frozenset[str]] = frozenset()
     discriminator_name: ClassVar[str] = "the discriminator"
+    compares_images: ClassVar[bool] = False
+    unit_text: ClassVar[bool] = False
+    blocks_name: ClassVar[str] = "the generator"
     in_halves: ClassVar[bool] = False
 
     @property
@@ -147,6 +155,13 @@ class Family(ABC):
     def encode(self, encoder: Any, captions: Sequence[str]) -> Tensor:
         """Captions as the condition (B,...) that the networks are given."""
         return self.condition(encoder, self.rows(encoder, captions))
+
+    def truncated(self, noise: NDArray[np.float32], psi: float) -> NDArray[np.float32]:
+        """Noise vectors (n,noise_dim) as the generator takes them for truncation psi: below 1, images vary less.
+
+        Left as it is, they are scaled by psi. At 1 they are what they were.
+        """
+        return (noise * psi).astype(noise.dtype)
 
     def between(self, start: Tensor, end: Tensor, share: float) -> Tensor:
         """The condition between two (...), `start` at share 0 and `end` at 1. Left as it is, on a straight line."""

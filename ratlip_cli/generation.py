@@ -40,7 +40,7 @@ class InterpolationRequest:
         frames: of all the way; the first is that of the first prompt, and the last that of the last.
         loop: whether the way leads on to the first prompt, whose frame would follow on the last one.
         seed, index: decide the noise vector, as in `generate`.
-        truncation: psi, by which noise is scaled.
+        truncation: psi, as in `generate`.
     """
 
     prompts: Sequence[str]

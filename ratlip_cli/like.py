@@ -66,6 +66,16 @@ class LikeModel(TorchModel):
         others = noise_vectors(seed, (_PERTURBATIONS + index for index in wanted), self.vector.shape[1])
         return np.concatenate((super().noise(seed, wanted), others.numpy()), axis=1)
 
+    def truncated(self, noise: NDArray[np.float32], psi: float) -> NDArray[np.float32]:
+        """See `family.Family`: z is truncated, n is not."""
+        z, n = self._split(noise)
+        return np.concatenate((super().truncated(z, psi), n), axis=1)
+
+    def _split(self, noise: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """z, truncated or not, and n (n,d)."""
+        z, n = np.split(noise, [-self.vector.shape[1]], axis=1)
+        return z, n
+
     def about(self, prompt: str) -> list[str]:
         """See `samples.ImageModel`."""
         return [] if prompt == self._request.label else super().about(prompt)
@@ -78,9 +88,9 @@ class LikeModel(TorchModel):
     def images(
         self, noise: NDArray[np.float32], encoded: Sequence[tuple[Tensor, Tensor]]
     ) -> tuple[list[Image.Image], list[float]]:
-        """See `samples.ImageModel`; noise (n,noise_dim+d)."""
+        """See `samples.ImageModel`; noise from `noise`, truncated or not."""
         text = torch.cat([condition for condition, _ in encoded])
-        z, n = np.split(noise, [self._model.config.generator.noise_dim], axis=1)
+        z, n = self._split(noise)
         target = perturbed(self.target, torch.from_numpy(n), self._request.noise)
         weight, length = self._request.weight, text.norm(dim=1, keepdim=True)
         mixed = F.normalize((1 - weight) * text / length + weight * target, dim=1)

@@ -92,6 +92,13 @@ class ImageModel(Protocol):
         """z (n,noise_dim) ~ N(0,I), one row an index; each row depends on `seed` and its index alone."""
         ...
 
+    def truncated(self, noise: NDArray[np.float32], psi: float) -> NDArray[np.float32]:
+        """Noise as `images` takes it for truncation psi: below 1, images vary less; at 1 it is what it was.
+
+        Raises UsageError where the model cannot truncate.
+        """
+        ...
+
     def about(self, prompt: str) -> list[str]:
         """What of a prompt it cannot read, in lines."""
         ...
@@ -107,7 +114,7 @@ class ImageModel(Protocol):
     def images(
         self, noise: NDArray[np.float32], encoded: Sequence[Any]
     ) -> tuple[list[Image.Image], Sequence[float | None]]:
-        """One image per row of noise (n,noise_dim), each of its own encoded prompt, and its CLIP similarity.
+        """One image per row of noise, truncated or not, each of its own encoded prompt, and its CLIP similarity.
 
         That is None where the CLIP is not at hand. Raises RatlipError where the generator makes NaN.
         """
@@ -142,7 +149,7 @@ def generate(
 
     Args:
         seed: decides every noise, together with its index.
-        truncation: psi, by which noise is scaled; below 1 images are more alike.
+        truncation: psi, see `ImageModel.truncated`; below 1 images are more alike.
         best_of: generate this many times `count` images, and keep those of highest CLIP similarity, best first.
         batch_size: noise vectors that the model is given at a time; as suits it if left out.
         indices: the images k of each prompt, instead of the first `count`.
@@ -171,7 +178,7 @@ def interpolate(
 ) -> Iterator[Image.Image]:
     """The frames of an interpolation, in their order, each of the same noise vector; see `family.Family.between`."""
     encoded = [_encoded(model, request.prompts, number) for number in range(len(request.prompts))]
-    noise = np.float32(request.truncation) * model.noise(request.seed, [request.index])
+    noise = model.truncated(model.noise(request.seed, [request.index]), request.truncation)
     places = iter(request.places())
     while batch := list(itertools.islice(places, batch_size or model.together)):
         texts = [model.between(encoded[start], encoded[end], share) for start, end, share in batch]
@@ -194,7 +201,7 @@ def _samples_of(
         encoded = {
             number: encoded[number] if number in encoded else _encoded(model, prompts, number) for number in numbers
         }
-        noise = np.float32(truncation) * model.noise(seed, (index for _, index in batch))
+        noise = model.truncated(model.noise(seed, (index for _, index in batch)), truncation)
         images, similarities = model.images(noise, [encoded[number] for number, _ in batch])
         for (number, index), image, similarity in zip(batch, images, similarities, strict=True):
             yield Sample(

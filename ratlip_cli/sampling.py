@@ -80,6 +80,10 @@ class TorchModel:
         noise: NDArray[np.float32] = noise_vectors(seed, indices, self._model.config.generator.noise_dim).numpy()
         return noise
 
+    def truncated(self, noise: NDArray[np.float32], psi: float) -> NDArray[np.float32]:
+        """See `family.Family`."""
+        return self._model.family.truncated(noise, psi)
+
     def about(self, prompt: str) -> list[str]:
         """See `samples.ImageModel`."""
         encoder = self._model.text_encoder
@@ -124,6 +128,10 @@ class SharedModel:
     def noise(self, seed: int, indices: Iterable[int]) -> NDArray[np.float32]:
         """See `samples.ImageModel`."""
         return self._model.noise(seed, indices)
+
+    def truncated(self, noise: NDArray[np.float32], psi: float) -> NDArray[np.float32]:
+        """See `samples.ImageModel`."""
+        return self._model.truncated(noise, psi)
 
     def about(self, prompt: str) -> list[str]:
         """See `samples.ImageModel`."""

@@ -23,6 +23,7 @@ from ratlip_cli import fast
 from ratlip_cli.data.dataset import Batch, CaptionedImages
 from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.evaluation.images import Captions, GeneratedImages
+from ratlip_cli.explain.gradcam.gradcam import gradcam, make_target, resolve_layer, scores_of
 from ratlip_cli.families import FAMILIES, family_of
 from ratlip_cli.families.damsm import OnDamsm
 from ratlip_cli.model.config import VARIANTS, GeneratorConfig
@@ -362,6 +363,30 @@ def test_it_is_explained(trained: Trained, tmp_path: Path) -> None:
     named = "the largest images' discriminator" if trained.settings.variant == "attngan" else "the discriminator"
     assert content["unit"] == f"logit of {named}"
     assert any(file.endswith(".png") and Path(file).is_file() for file in content["files"])
+
+
+@all_families
+def test_a_map_does_not_depend_on_the_other_images(trained: Trained) -> None:
+    """Nor does a score, of the whole prompt or of words that are left out."""
+    model = load_model(str(trained.folder))
+    target = make_target("discriminator", model)
+    layer = resolve_layer(target, None)
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    text, without = (target.encode([caption] * 8) for caption in ("a red image", "an image"))
+    together = gradcam(target, images, text, layer)
+    scores = scores_of(target, images, text[:1])
+    torch.testing.assert_close(together.scores, scores, rtol=1e-4, atol=1e-5)
+    left_out = gradcam(target, images, text, layer, without)
+    for row in (0, 5):
+        of_row = slice(row, row + 1)
+        alone = gradcam(target, images[of_row], text[of_row], layer)
+        torch.testing.assert_close(together.scores[of_row], alone.scores, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together.cells[of_row], alone.cells, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(scores[of_row], scores_of(target, images[of_row], text[:1]), rtol=1e-4, atol=1e-5)
+        words = gradcam(target, images[of_row], text[of_row], layer, without[of_row])
+        torch.testing.assert_close(left_out.scores[of_row], words.scores, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(left_out.cells[of_row], words.cells, rtol=1e-3, atol=1e-5)
+    assert (together.scores[0] - together.scores[5]).abs() > 1e-6, "another image, another score"
 
 
 @papers

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from command_line import ratlip
@@ -12,15 +15,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ratlip_cli.baselines import lafite
+from ratlip_cli.clip_tokenizer import merges
 from ratlip_cli.data.dataset import Batch
 from ratlip_cli.errors import UsageError, WeightsError
+from ratlip_cli.exported import ExportedModel, Graph
 from ratlip_cli.families import family_of
+from ratlip_cli.generation import InterpolationRequest, LikeRequest
+from ratlip_cli.like import LikeModel
+from ratlip_cli.pixels import to_images
+from ratlip_cli.samples import Sample, interpolate
+from ratlip_cli.samples import generate as generate_by
+from ratlip_cli.sampling import TorchModel, generate, noise_vectors
 from ratlip_cli.tensor_files import save_tensors
 from ratlip_cli.training.objectives.lafite import LafiteObjective
 from ratlip_cli.training.settings import TrainSettings, resolve_settings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import load_clip
+from ratlip_cli.weights.export.export import _Encoding, _Generating, _settings
+from ratlip_cli.weights.load import load_model
+from ratlip_cli.weights.model_folder import Model
 
 SIZES = {"noise_dim": 6, "w_dim": 5, "mapping_layers": 2, "text_width": 7, "channel_base": 256, "channel_max": 8}
 
@@ -193,7 +207,80 @@ def test_the_preset_and_the_published_settings() -> None:
 def test_a_preset_beside_a_model_to_start_from_says_nothing_that_it_lacks(run: Path) -> None:
     """The preset small has an EMA, which LAFITE's settings do not."""
     ours = resolve_settings({"dataset": "elsewhere", "init_from": str(run)}, "small")
-    assert (ours.variant, ours.model["channel_max"], ours.objective["itd"]) == ("lafite", 8, 5.0)
+    assert (ours.variant, ours.model["channel_max"], ours.objective["itd"]) == ("lafite", 8, 2.0)
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> Model:
+    """The run's, whose images follow noise and text as after long training."""
+    loaded = load_model(str(run))
+    torch.manual_seed(0)
+    for parameter in loaded.generator.parameters():
+        parameter.data += torch.randn_like(parameter) * (parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.5)
+    return loaded
+
+
+def pixels(made: Iterable[Sample]) -> np.ndarray:
+    return np.stack([np.asarray(one.image).astype(int) for one in made])
+
+
+def test_truncation_moves_w_to_its_average(model: Model, tmp_path: Path) -> None:
+    """Scaling the noise would change nothing: it is brought to unit variance."""
+    full, half, none = (pixels(generate(model, ["a red image"], 3, 5, psi)) for psi in (1.0, 0.5, 0.0))
+    assert np.array_equal(none[0], none[1])
+    assert np.array_equal(none[0], none[2])
+    assert np.abs(full[0] - full[1]).max() > 5 < np.abs(full - half).max()
+    noise, text = noise_vectors(5, range(3), 6), model.encode(["a red image"] * 3)
+    with torch.no_grad():
+        ws = model.generator.mapping(noise)[:, None].expand(-1, model.generator.layers, -1)
+        average = model.generator.mapping.average
+        expected = to_images(model.generator.synthesis(average + 0.5 * (ws - average), text))
+    assert np.abs(half - np.stack([np.asarray(image).astype(int) for image in expected])).max() <= 1
+    assert np.array_equal(half, pixels(generate(model, ["a red image"], 3, 5, 0.5, batch_size=1)))
+    expected[0].save(tmp_path / "like.png")
+    like = LikeModel(model, LikeRequest(tmp_path / "like.png", noise=0.0))
+    of_average = pixels(generate_by(like, [like.like.label], 2, 5, 0.0))
+    assert np.array_equal(of_average[0], of_average[1])
+
+
+class Untraced(ExportedModel):
+    """What an exported model computes, by the modules that are exported themselves."""
+
+    def __init__(self, folder: Path, model: Model) -> None:
+        super().__init__(folder)
+        self.modules = {"generator": _Generating(model), "text_encoder": _Encoding(model)}
+
+    def _graph(self, network: str) -> Graph:
+        return lambda *arrays: self.modules[network](*map(torch.from_numpy, arrays)).numpy()
+
+
+@pytest.fixture
+def untraced(model: Model, tmp_path: Path) -> Untraced:
+    (tmp_path / "export.json").write_text(json.dumps(asdict(_settings(model, "onnx"))))
+    (tmp_path / "merges.txt").write_text("".join(f"{merge}\n" for merge in merges()))
+    return Untraced(tmp_path, model)
+
+
+@torch.no_grad()
+def test_an_exported_model_refuses_truncation(untraced: Untraced) -> None:
+    assert len(list(generate_by(untraced, ["a red image"]))) == 1
+    with pytest.raises(UsageError, match="truncates inside its generator, which was exported without"):
+        list(generate_by(untraced, ["a red image"], truncation=0.7))
+
+
+@torch.no_grad()
+def test_what_lies_between_two_prompts_is_of_unit_length_exported_or_not(model: Model, untraced: Untraced) -> None:
+    """As all text vectors in training are; the ends are the images of `generate`."""
+    torch_model, prompts = TorchModel(model), ("a red image", "grey")
+    start, end = map(torch_model.encoded, prompts)
+    assert torch_model.between(start, end, 0.5)[0].norm() == pytest.approx(1)
+    request = InterpolationRequest(prompts, 5, seed=5)
+    ours, theirs = ([np.asarray(f).astype(int) for f in interpolate(one, request)] for one in (torch_model, untraced))
+    assert np.abs(np.stack(ours) - np.stack(theirs)).max() <= 1
+    plain = pixels(generate(model, prompts, 1, 5))
+    assert np.array_equal(ours[0], plain[0])
+    assert np.array_equal(ours[4], plain[1])
+    assert np.abs(ours[0] - ours[4]).max() > 5
 
 
 def test_its_modules(run: Path) -> None:

@@ -147,8 +147,9 @@ def test_the_machine_the_seeds_and_the_commit_stand_below_the_claims(tmp_path: P
     write_ledger(folders.table3, entries)
     made(folders.faces, {BASELINE: 0}, 1)
     assert provenance(folders) == (
-        "Seeds: table3 0, 1; faces 0. Trained on an unknown machine; m0; m1. "
-        "Commits of ratlip that trained: c-dirty, version unknown, no checkout."
+        "- Seeds: table3 0, 1; faces 0\n"
+        "- Trained on: an unknown machine; m0; m1\n"
+        "- Commits of ratlip that trained: c-dirty; version unknown, no checkout"
     )
 
 

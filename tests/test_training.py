@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ratlip_cli.data.dataset import Batch, CaptionedImages, text_vectors, training_batches
 from ratlip_cli.errors import TrainingError, WeightsError
 from ratlip_cli.model.losses import mode_seeking
+from ratlip_cli.setting import Value
+from ratlip_cli.tensor_files import load_tensors, save_tensors
 from ratlip_cli.training.dry_run import dry_run
 from ratlip_cli.training.ema import start_ema, tensors_of, update_ema
 from ratlip_cli.training.init_from import find_start, start_from
@@ -462,6 +465,91 @@ def test_blocks_that_fit_are_taken_and_the_rest_is_new(
     anew = [f"block {place + 1} of image-G" for place, block in blocks.items() if block is None]
     assert f", of {before} pixels, for {after}: " in told
     assert told.endswith(f"{', '.join(anew) or 'nothing'} start{'' if len(anew) > 1 else 's'} anew")
+
+
+_LAFITE = {"w_dim": 5, "mapping_layers": 2, "text_width": 7, "channel_base": 512, "channel_max": 16}
+_ATTNGAN = {"z_dim": 5, "condition_dim": 3}
+
+
+@pytest.mark.parametrize(
+    ("variant", "sizes", "generator", "discriminator", "moved"),
+    [
+        ("dfgan", {}, ["block 1 of the generator"], ["block 4 of the discriminator"], ("blocks.2.", "blocks.2.")),
+        (
+            "ratgan",
+            {},
+            ["block 2 of the generator"],
+            ["block 4 of the discriminator", "head of the discriminator"],
+            ("blocks.2.", "blocks.2."),
+        ),
+        (
+            "lafite",
+            _LAFITE,
+            ["block 5 of the generator"],
+            ["block 1 of the discriminator", "from_rgb of the discriminator"],
+            ("blocks.3.", "blocks.2."),
+        ),
+        ("attngan", _ATTNGAN, ["first"], ["network 3 of the discriminator"], ("nets.0.", "nets.1.")),
+    ],
+)
+def test_both_networks_of_pixels_take_what_fits_of_another_size(
+    tiny_settings: TrainSettings,
+    tmp_path: Path,
+    variant: str,
+    sizes: dict[str, Value],
+    generator: list[str],
+    discriminator: list[str],
+    moved: tuple[str, str],
+) -> None:
+    """From 32 to 64 pixels a block of each is new, and of AttnGAN the first stage and the largest discriminator."""
+    settings = tiny_settings.replaced(variant=variant, seed=1, **sizes)
+    old = larger(settings, 32)
+    create_model_folder(tmp_path, model_config(*old.settings.configs(), old.clip), old.clip)
+    save_weights(tmp_path, old.generator.state_dict(), old.discriminator.state_dict())
+    for after in (64, 32):
+        trainer = larger(settings.replaced(seed=2, init_from=str(tmp_path)), after)
+        told = start_from(find_start(trainer.settings), trainer)
+        own, others = dict(trainer.discriminator.state_dict()), dict(old.discriminator.state_dict())
+        if after == 32:
+            assert not differing(own, others)
+            assert told.endswith("all its weights are taken")
+            continue
+        anew = ", ".join([*generator, *discriminator])
+        assert (
+            told == f"starting from model {tmp_path}, of 32 pixels, for 64: all that fits is taken; {anew} start anew"
+        )
+        new, theirs = moved
+        for name, value in own.items():
+            if name.startswith(new):
+                assert torch.equal(value, others[theirs + name.removeprefix(new)]), name
+        trainer.rows = settings.family.rows(trainer.clip, ["a red image"])
+        assert not trainer.train_step(Batch(torch.rand(4, 3, 64, 64), torch.zeros(4, dtype=torch.long))).skipped
+
+
+@pytest.mark.parametrize("dry", [False, True])
+@pytest.mark.parametrize("file", ["generator.safetensors", "discriminator.safetensors"])
+def test_a_model_that_does_not_fit_is_told_before_the_data_are_read(
+    settings: TrainSettings, tmp_path: Path, dry: bool, file: str
+) -> None:
+    """Nothing is prepared of a dataset that is not there yet."""
+    old = larger(settings, 32)
+    create_model_folder(tmp_path / "model", model_config(*old.settings.configs(), old.clip), old.clip)
+    save_weights(tmp_path / "model", old.generator.state_dict(), old.discriminator.state_dict())
+    tensors = load_tensors(tmp_path / "model" / file)
+    save_tensors(tmp_path / "model" / file, {name: value for name, value in tensors.items() if "conv" not in name})
+    (tmp_path / "images").mkdir()
+    for colour in ("red", "green", "blue", "grey"):
+        Image.new("RGB", (40, 40), colour).save(tmp_path / "images" / f"{colour}.png")
+        (tmp_path / "images" / f"{colour}.txt").write_text(f"a {colour} image")
+    own = {
+        "dataset": str(tmp_path / "images"),
+        "data_dir": str(tmp_path / "data"),
+        "init_from": str(tmp_path / "model"),
+    }
+    with pytest.raises(WeightsError, match=rf"{file} does not fit"):
+        (dry_run if dry else open_session)(settings.replaced(**own))
+    assert not (tmp_path / "data").exists()
+    assert not Path(settings.out).exists()
 
 
 @pytest.mark.parametrize(

@@ -263,13 +263,17 @@ class Generator(nn.Module):
         self.noise_sizes = [conv.side**2 for block in self.blocks for conv in block.convs]  # type: ignore[union-attr]
 
     def styles(
-        self, noise: Tensor, mix: tuple[Tensor, Tensor] | None = None, psi: float = 1.0, cutoff: int | None = None
+        self,
+        noise: Tensor,
+        mix: tuple[Tensor, Tensor] | None = None,
+        psi: Tensor | float = 1.0,
+        cutoff: int | None = None,
     ) -> Tensor:
         """z (B,noise_dim) -> w of every layer (B,layers,w_dim). In training mode the average of w follows.
 
         Args:
             mix: another z, and from which layer on its w is taken, (B,1) or (1,): style mixing.
-            psi: truncation: how far w is from its average; 1 leaves it.
+            psi: truncation, or that of each image (B,1,1): how far w is from its average; 1 leaves it.
             cutoff: layers that are truncated, from the first; left out, all.
         """
         with exactly(noise):
@@ -280,7 +284,7 @@ class Generator(nn.Module):
             if mix is not None:
                 late = torch.arange(self.layers, device=noise.device) >= mix[1]  # (B or 1, layers)
                 ws = torch.where(late[..., None], self.mapping(mix[0])[:, None], ws)
-        if psi == 1:
+        if isinstance(psi, int | float) and psi == 1:
             return ws
         near = torch.lerp(self.mapping.average, ws, psi)
         return near if cutoff is None else torch.cat((near[:, :cutoff], ws[:, cutoff:]), dim=1)
@@ -308,8 +312,13 @@ class Generator(nn.Module):
         pixel_noise: Tensor | None = None,
         mix: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """z (B,noise_dim) and t (B,d), of unit length -> images (B,3,S,S), nominally in [-1,1]; no tanh."""
-        return self.synthesis(self.styles(noise, mix), text, pixel_noise)
+        """z (B,noise_dim) and t (B,d), of unit length -> images (B,3,S,S), nominally in [-1,1]; no tanh.
+
+        The noise may have one number more in each row: the truncation psi of that image.
+        """
+        z, psi = noise[:, : self.config.noise_dim], noise[:, self.config.noise_dim :]
+        ws = self.styles(z, mix, psi[..., None] if psi.shape[1] else 1.0)
+        return self.synthesis(ws, text, pixel_noise)
 
 
 # ------------------------------------------------------------------------------------------------------ discriminator

@@ -119,7 +119,8 @@ def generate(
     ] = False,
     fps: Annotated[int | None, typer.Option(help="Frames a second, 20 if left out.", rich_help_panel=BETWEEN)] = None,
     truncation: Annotated[
-        float, typer.Option(metavar="PSI", help="Scale the noise: below 1, less variety.", rich_help_panel=ADVANCED)
+        float,
+        typer.Option(metavar="PSI", help="How far the noise goes: below 1, less variety.", rich_help_panel=ADVANCED),
     ] = 1.0,
     best_of: Annotated[
         int,

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 from ratlip_cli.errors import DataError, first_line
 from ratlip_cli.experiments.compare import CompareRequest, Row, read_rows, sample_of
-from ratlip_cli.experiments.ledger import LEDGER_FILE, SCENES
+from ratlip_cli.experiments.ledger import LEDGER_FILE, SCENES, Entry
 from ratlip_cli.experiments.reproduce import (
     BASELINE,
     CHOSEN,
@@ -213,20 +213,29 @@ def markdown(found: Sequence[Claim]) -> str:
 
 
 def provenance(folders: Folders) -> str:
-    """One line: the seeds of each sweep, and the machines and commits of ratlip that trained the runs that count."""
+    """Lines of a list: seeds of each sweep, and machines and commits of ratlip that trained the runs that count."""
     seeds, machines, commits = [], set[str](), set[str]()
     for folder in (folders.table2, folders.table3, folders.faces):
         entries = [run.entry for row in _rows(folder).values() for run in row.runs]
         if entries:
             seeds.append(f"{folder.name} {', '.join(map(str, sorted({entry.seed for entry in entries})))}")
         machines |= {entry.machine or "an unknown machine" for entry in entries}
-        commits |= {entry.commit or f"version {entry.version or 'unknown'}, no checkout" for entry in entries}
+        commits |= {_short(entry) for entry in entries}
     if not seeds:
         return "Nothing is trained yet."
-    return (
-        f"Seeds: {'; '.join(seeds)}. Trained on {'; '.join(sorted(machines))}. "
-        f"Commit{'s' if len(commits) > 1 else ''} of ratlip that trained: {', '.join(sorted(commits))}."
-    )
+    what = {
+        "Seeds": seeds,
+        "Trained on": sorted(machines),
+        f"Commit{'s' if len(commits) > 1 else ''} of ratlip that trained": sorted(commits),
+    }
+    return "\n".join(f"- {name}: {'; '.join(values)}" for name, values in what.items())
+
+
+def _short(entry: Entry) -> str:
+    if entry.commit is None:
+        return f"version {entry.version or 'unknown'}, no checkout"
+    digits, dash, dirty = entry.commit.partition("-")
+    return digits[:12] + dash + dirty
 
 
 def slope_weights() -> dict[str, float]:

@@ -13,6 +13,8 @@ from ratlip_cli.family import ON_CLIP_VECTORS, Family
 from ratlip_cli.setting import Value, setting
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from ratlip_cli.model.clip import FrozenCLIP
@@ -193,6 +195,8 @@ class Lafite(Family):
         "beta2": 0.99,
     }
     in_halves = True
+    compares_images = True
+    unit_text = True
     unused: ClassVar[frozenset[str]] = ON_CLIP_VECTORS | {"penalty_weight", "penalty_power", "ema"}
 
     def generator(self, config: LafiteGeneratorConfig, geometry: ClipGeometry) -> nn.Module:
@@ -228,6 +232,23 @@ class Lafite(Family):
 
         return functional.normalize(rows, dim=1)
 
+    def between(self, start: Tensor, end: Tensor, share: float) -> Tensor:
+        """At unit length too, as what lies on the straight line between two is shorter."""
+        from torch.nn import functional
+
+        if share in (0, 1):  # to the bit
+            return end if share else start
+        return functional.normalize(start.lerp(end, share), dim=-1)
+
+    def truncated(self, noise: NDArray[np.float32], psi: float) -> NDArray[np.float32]:
+        """Noise vectors and, where it is not 1, psi beside each (n,noise_dim+1): it acts on w, see `Generator.styles`.
+
+        The mapping takes the noise at unit variance, so that scaling it would change nothing.
+        """
+        import numpy as np
+
+        return noise if psi == 1 else np.pad(noise, ((0, 0), (0, 1)), constant_values=psi)
+
     def look(self, clip: FrozenCLIP, images: Tensor) -> Tensor:
         """The pixels themselves (B,3,S,S)."""
         return images.float()
@@ -260,7 +281,7 @@ class Lafite(Family):
         }
 
     def warning(self, discriminator_config: LafiteDiscriminatorConfig) -> str | None:
-        return "a logit of LAFITE's discriminator depends on the other images of its group of four."
+        return "LAFITE's discriminator compares the images of a batch, and each is explained here by itself."
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class Ratlip(Family):
     generator_config = GeneratorConfig
     discriminator_config = DiscriminatorConfig
     discriminator_name = "Mate-D"
+    blocks_name = "image-G"
 
     def __init__(self, name: str, about: str) -> None:
         self.name = name

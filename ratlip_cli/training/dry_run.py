@@ -15,6 +15,7 @@ from ratlip_cli.data.stream import StreamReader
 from ratlip_cli.device import peak_memory_mib, resolve_device
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.summary import count_parameters
+from ratlip_cli.training.init_from import find_start, start_from
 from ratlip_cli.training.settings import TrainSettings, check_beginning
 from ratlip_cli.training.start import open_inputs
 from ratlip_cli.training.trainer import Trainer
@@ -41,6 +42,7 @@ class DryRun:
     seconds: float  # In all, without samples and checkpoints.
     memory_mib: float  # Peak memory in MiB, of the GPU where there is one.
     checkpoint_mib: float  # Size of one checkpoint in MiB.
+    start: str | None = None  # What is taken of the model that it would start from, if any.
 
 
 def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
@@ -50,7 +52,10 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
     """
     device = resolve_device(settings.device)
     check_beginning(settings)
+    start = find_start(settings) if settings.init_from and not settings.resume else None
     dataset, clip = open_inputs(settings, device, progress)
+    if start is not None:
+        start.check_clip(clip)
     rows, all_captions = None, list[str]()
     if isinstance(dataset, CaptionedImages):
         all_captions = dataset.captions
@@ -60,6 +65,7 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
     else:
         batches = StreamReader(dataset, settings.batch_size, settings.workers).batches()
     trainer = Trainer(settings, clip, rows, len(dataset), device)
+    told = None if start is None else start_from(start, trainer)
     step_seconds, text_seconds = [], []
     with contextlib.closing(batches):
         for batch in itertools.islice(batches, 1 + MEASURED_STEPS):
@@ -91,4 +97,5 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
         seconds=steps * seconds_per_step + seconds_for_text,
         memory_mib=peak_memory_mib(device),
         checkpoint_mib=4 * (4 * generator + 3 * discriminator) / 2**20,
+        start=told,
     )

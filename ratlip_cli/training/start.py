@@ -72,6 +72,8 @@ def open_session(
     start = find_start(settings) if settings.init_from and not settings.resume else None
     before = settings_of_run(settings.resumed_run) if settings.resumed_run else settings
     dataset, clip = world.in_turn(lambda: open_inputs(settings, device, progress))
+    if start is not None:
+        start.check_clip(clip)
     inputs = {"dataset": dataset.fingerprint, "CLIP": clip.fingerprint}
     if isinstance(dataset, StreamedImages):
         inputs["workers"] = str(settings.workers)  # among which its shards are dealt

@@ -47,6 +47,8 @@ class Target:
     """The blocks of the ViT whose output the number depends on directly; nothing that enters a later one matters."""
     feature_map: nn.Module | None = None
     """The module whose output (B,C,g,g) is taken in place of the ViT's patch tokens."""
+    alone: bool = False
+    """Whether images are scored one at a time, as the number of one depends on the others of its batch."""
 
 
 class Maps(NamedTuple):
@@ -92,6 +94,7 @@ def make_target(name: str, model: Model) -> Target:
             lambda view, condition: family.logits(discriminator, view, condition),
             tuple(clip.geometry.feature_blocks),
             family.feature_map(discriminator),
+            family.compares_images,
         )
     raise unknown_name("target", name, TARGETS)
 
@@ -129,6 +132,10 @@ def gradcam(target: Target, images: Tensor, text: Tensor, layer: int | None, wit
         without: the same texts (B,...) without some words. Given, what is explained is the target's change when they
             are left out: target(text) - target(without).
     """
+    if target.alone and len(images) > 1:
+        withouts = [None] * len(images) if without is None else torch.split(without, 1)
+        rows = zip(torch.split(images, 1), torch.split(text, 1), withouts, strict=True)
+        return Maps(*map(torch.cat, zip(*(gradcam(target, x, t, layer, w) for x, t, w in rows), strict=True)))
     images = images.detach().requires_grad_()
     outputs: list[Tensor] = []
     watched: AbstractContextManager[object] = nullcontext()
@@ -163,5 +170,5 @@ def upsample(cells: Tensor, size: int) -> Tensor:
 @torch.no_grad()
 def scores_of(target: Target, images: Tensor, text: Tensor, batch_size: int = 32) -> Tensor:
     """The target (n,) of images (n,3,H,W) and one text (1,...)."""
-    batches = torch.split(images, batch_size)
+    batches = torch.split(images, 1 if target.alone else batch_size)
     return torch.cat([target.score(target.look(some), text.expand(len(some), *text.shape[1:])) for some in batches])

@@ -189,6 +189,8 @@ def _settings(model: Model, file_format: str) -> ExportSettings:
         noise_dim=model.config.generator.noise_dim,
         context_length=model.clip.context_length,
         vocabulary=model.clip.vocabulary,
+        scales_noise=type(model.family).truncated is Family.truncated,
+        unit_text=model.family.unit_text,
         model=config_content(model.config),
     )
 
