@@ -53,8 +53,11 @@ def whole_file(target: Path, durable: bool = True) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill; on success it becomes `target`, which must not exist yet.
+def whole_folder(target: Path, replaces: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder to fill; on success it becomes `target`.
+
+    Args:
+        replaces: whether there may be a `target`; what it alone holds goes on. Left out, it must not exist yet.
 
     Raises RatlipError where the folder cannot be written or the disk is full.
     """
@@ -63,7 +66,24 @@ def whole_folder(target: Path) -> Iterator[Path]:
         for path in partial.rglob("*"):
             if path.is_file():
                 _to_disk(path)
-        partial.rename(target)
+        if replaces and target.exists():
+            _replace(target, partial)
+        else:
+            partial.rename(target)
+
+
+def _replace(target: Path, new: Path) -> None:
+    """Let the folder `new` take the place of `target`, and of its files that the new one lacks."""
+    with _workplace(target) as aside:
+        before = target.rename(aside / target.name)
+        try:
+            new.rename(target)
+        except BaseException:
+            before.rename(target)
+            raise
+        for path in before.iterdir():
+            if not (target / path.name).exists():
+                path.rename(target / path.name)
 
 
 @contextlib.contextmanager

@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from command_line import ratlip
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
 from test_cli_train import options
+from test_runs import make_run
 
-from ratlip_cli.errors import UsageError
+from ratlip_cli.errors import RatlipError, UsageError
 from ratlip_cli.files import locked
 from ratlip_cli.training.settings import TrainSettings, all_settings
 from ratlip_cli.web.advice import advice
 from ratlip_cli.web.charts import POINTS, Curve, chart
 from ratlip_cli.web.records import Metrics, read_metrics
-from ratlip_cli.web.report import LARGEST, Page, ReportRequest, _rendered, page_of
+from ratlip_cli.web.report import (
+    LARGEST,
+    OVERLAID,
+    OVERLAID_TOO,
+    Page,
+    ReportRequest,
+    _rendered,
+    page_of,
+    report,
+)
 
 if TYPE_CHECKING:
     from browser import Visit
@@ -38,8 +53,8 @@ def finished(tiny_settings: TrainSettings, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("runs") / "sweep" / "first"
     folder.parent.mkdir()
     scored = ("--eval-every", "6", "--eval-features", "clip", "--eval-captions", "1")
-    settings = tiny_settings.replaced(out=str(folder), similarity_weight=1.5)
-    answer = ratlip("train", *options(settings), "--steps", "12", "--sample-every", "3", *scored, "-q")
+    own = tiny_settings.replaced(out=str(folder), similarity_weight=1.5)
+    answer = ratlip("train", *options(own), "--steps", "12", "--sample-every", "3", *scored, "-q")
     assert answer.code == 0, answer.err
     return folder
 
@@ -148,6 +163,199 @@ def test_a_run_that_goes_on_or_is_damaged_is_shown(run: Path) -> None:
     damaged = page_of(ReportRequest(str(run)))
     assert any("cannot read the settings" in line for line in damaged.warnings)
     assert _rendered(damaged, library="")
+
+
+SCORE = {
+    "protocol": {"resize": "clean"},
+    "fingerprint": "0" * 16,
+    "metrics": {"fid": {"value": 3.5, "interval": [3.0, 4.0], "features": "x", "n_fake": 5, "n_real": 5}},
+}
+RECORDS: dict[str, Any] = {
+    "metrics.jsonl": {
+        "step": 90,
+        "skipped": False,
+        **dict.fromkeys(("loss_d", "loss_g", "logit_real", "logit_fake", "logit_mismatched", "penalty_norm"), 1.0),
+        **dict.fromkeys(("clip_similarity", "clip_similarity_real", "variety_noise", "variety_captions"), 0.5),
+        "fid_clip": 3.5,
+        "evaluation": "0" * 16,
+    },
+    "environment.json": {
+        "ratlip": "1",
+        "devices": [{"device": "cpu", "name": "x"}],
+        "threads": {"a": 1},
+        "packages": {},
+    },
+    "checkpoints/step_00000060/checkpoint.json": {"format": 1, "step": 60, "images_seen": 240},
+    "model/config.json": {"training": {"data": {"images": 40}}},
+    "score.json": SCORE,
+    "best/evaluation.json": {"step": 60, "metric": "fid", "value": 3.5, "evaluation": SCORE},
+    "gradcam/0000_x.json": {"command": "gradcam", "models": [{"model": "m", "fingerprint": "0" * 16}], "says": ["a"]}
+    | {"files": ["0000_x.png"]},
+    "../ledger.jsonl": {"row": "full", "seed": 0, "run": "run", "state": "done", "scores": {"fid": 3.5}, "steps": 9},
+}
+"""All records that a report reads, by their places in a run folder, as they are written."""
+
+ODD: tuple[Any, ...] = (None, True, 0, 5, -1, 10**400, 2**60, 0.5, 1e60, 1e308, -1.7e308, math.inf, math.nan)
+ODD += ("", "x", "12", "a\0b.png", "\ud800", "y" * 300 + ".png", "/" * 5000, [], [None], [5, [[]]], {}, {"a": None})
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The ways to all values in a record, itself first."""
+    yield at
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inside:
+        yield from places(one, (*at, key))
+
+
+def with_value(record: Any, at: tuple[Any, ...], value: Any) -> Any:
+    """The record with another value at a place."""
+    if not at:
+        return value
+    changed = dict(record) if isinstance(record, dict) else dict(enumerate(record))
+    changed[at[0]] = with_value(changed[at[0]], at[1:], value)
+    return changed if isinstance(record, dict) else list(changed.values())
+
+
+def at_depth(record: Any, depth: int, value: Any) -> Any:
+    """The record with another value at all places that are so deep in it."""
+    for at in [at for at in places(record) if len(at) == depth]:
+        record = with_value(record, at, value)
+    return record
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of records alone, in a folder of runs."""
+    run = make_run(tmp_path_factory.mktemp("odd") / "run", 60, steps=None, epochs=2)
+    (run / "gradcam").mkdir()
+    (run / "best").mkdir()
+    Image.new("RGB", (8, 8)).save(run / "gradcam" / "0000_x.png")
+    return run
+
+
+@pytest.fixture
+def told(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], None]:
+    """Makes the reports of a run and of its folder with these records in it; what their charts hold are numbers."""
+    monkeypatch.chdir(recorded)
+    monkeypatch.setattr("ratlip_cli.web.report.fingerprint_of", lambda folder: "0" * 16)  # so that figures are read
+
+    def tell(records: dict[str, Any]) -> None:
+        for name, record in records.items():
+            line = json.dumps(record)
+            (recorded / name).write_text(f"{json.dumps(RECORDS[name])}\n{line}\n{line}\n" if "jsonl" in name else line)
+        for subject in (recorded, recorded.parent):
+            page = page_of(ReportRequest(str(subject)))
+            json.dumps(page.charts, allow_nan=False)
+            shown = [table for section in page.sections for table in section.tables]
+            assert all(isinstance(cell, str) for table in shown for row in table.rows for cell in row)
+
+    return tell
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda value: f"{value!a:.12}")
+def test_odd_values_all_over_the_records_cost_no_report(told: Callable[[dict[str, Any]], None], value: Any) -> None:
+    for depth in range(5):
+        told({name: at_depth(record, depth, value) for name, record in RECORDS.items()})
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_odd_values_here_and_there_cost_no_report(told: Callable[[dict[str, Any]], None], data: st.DataObject) -> None:
+    records = dict(RECORDS)
+    for name in data.draw(st.lists(st.sampled_from(list(RECORDS)), min_size=1, max_size=4)):
+        at, value = data.draw(st.sampled_from(list(places(records[name])))), data.draw(st.sampled_from(ODD))
+        records[name] = with_value(records[name], at, value)
+    told(records)
+
+
+def test_values_that_are_too_large_are_shown_and_warned_of(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    lines = [{"step": step, "loss_d": 1.7e308, "loss_g": -1.7e308, "penalty_norm": 1e60} for step in range(1, 2001)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    metrics = read_metrics(tmp_path)
+    curves = [Curve(name, metrics.steps(name), metrics.values(name)) for name in ("loss_d", "loss_g")]
+    values = [row["y"] for row in chart("Losses", "", curves).spec["data"]["values"]]
+    assert min(values) < 0 < max(values)
+    assert all(map(math.isfinite, values))
+    assert any("penalty explodes" in line for line in advice(metrics, tiny_settings))
+
+
+def test_a_model_that_is_damaged_costs_its_figures_alone(run: Path) -> None:
+    """Such as one that a kill left without its weights."""
+    (run / "best" / "generator.safetensors").unlink()
+    (run / "gradcam").mkdir()
+    shutil.copy(next((run / "samples").iterdir()), run / "gradcam" / "0000_x.png")
+    figure = {"command": "gradcam", "models": [{"model": str(run)}], "says": [], "files": ["0000_x.png"]}
+    (run / "gradcam" / "0000_x.json").write_text(json.dumps(figure))
+    page = page_of(ReportRequest(str(run)))
+    (line,) = [line for line in page.warnings if "cannot be read" in line]
+    assert line.startswith("The model in best/ cannot be read")
+    assert [one.title for one in page.sections if one.images] == ["Grad-CAM and latent views"]
+    (run / "model" / "config.json").write_text("{")
+    assert sum("cannot be read" in line for line in page_of(ReportRequest(str(run))).warnings) == 2
+
+
+def test_files_of_other_names_are_no_samples(run: Path) -> None:
+    """Copies that file managers make, and people."""
+    grid = run / "samples" / "step_00000012.png"
+    for name in ("step_00000012 (copy).png", "step_last.png", "step_.png", "step_-1.png"):
+        shutil.copy(grid, grid.with_name(name))
+    page = page_of(ReportRequest(str(run)))
+    (samples,) = [one for one in page.sections if one.title == "Samples"]
+    assert [slide.title for slide in samples.slides] == ["step 3", "step 6", "step 9", "step 12"]
+    (samples,) = [one for one in page_of(ReportRequest(str(run.parent))).sections if one.title == "Samples"]
+    assert [slide.title for slide in samples.slides] == ["first, step 00000012"]
+
+
+def test_a_report_of_hundreds_of_runs_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With charts of those that were written to last; also where the charts alone, or the tables, would be too much."""
+    pytest.importorskip("vl_convert", reason="vl-convert is missing: pip install 'ratlip[report]'")
+    monkeypatch.chdir(tmp_path)
+    first = make_run(tmp_path / "runs" / "r000", 0)
+    (first / "samples").mkdir()
+    Image.new("RGB", (64, 64)).save(first / "samples" / "step_00000001.png")
+    rng, names = np.random.default_rng(0), (*OVERLAID, *OVERLAID_TOO, "fid_clip", "clip_score")
+    values = rng.normal(size=(100, len(names))).tolist()
+    lines = [{"step": step, **dict(zip(names, row, strict=True))} for step, row in enumerate(values, 1)]
+    (first / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for number in range(1, 400):
+        other = Path(shutil.copytree(first, first.with_name(f"r{number:03d}")))
+        os.utime(other / "metrics.jsonl", (10**9 + number, 10**9 + number))
+        os.utime(other / "config.toml", (10**9, 10**9))
+    os.utime(first / "metrics.jsonl", (10**9, 10**9))
+    os.utime(first / "config.toml", (10**9, 10**9))
+    out = tmp_path / "all.html"
+    page = report(ReportRequest(str(first.parent)), out)
+    assert out.stat().st_size < LARGEST
+    assert page.notes == ()
+    assert len(tables(page, "Runs")) == 400
+    (curves,) = [one for one in page.sections if one.title == "Curves"]
+    assert "32 of 400 are shown, those that were written to last" in curves.about
+    shown = [f"r{number:03d}" for number in range(368, 400)]
+    assert all(sorted(one.table.columns[1:]) == shown for one in curves.charts)
+    assert any(section.slides for section in page.sections)
+    for number in (1, 2):
+        limit = out.stat().st_size
+        monkeypatch.setattr("ratlip_cli.web.report.LARGEST", limit)
+        page = report(ReportRequest(str(first.parent)), out)
+        assert out.stat().st_size < limit
+        assert len(page.notes) == number
+        assert not any(section.slides for section in page.sections)
+        assert bool(page.charts) == (number == 1)
+    monkeypatch.setattr("ratlip_cli.web.report.LARGEST", 1000)
+    before = out.read_bytes()
+    with pytest.raises(RatlipError, match=r"would be larger than 1,000 bytes"):
+        report(ReportRequest(str(first.parent)), out)
+    assert out.read_bytes() == before
+
+
+def test_texts_of_any_length_stay_small(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("vl_convert", reason="vl-convert is missing: pip install 'ratlip[report]'")
+    content = {"platform": "x" * 6_000_000, "packages": {f"p{number}": "1" for number in range(20_000)}}
+    (run / "environment.json").write_text(json.dumps(content))
+    page = report(ReportRequest(str(run)), tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size < LARGEST
+    assert len(tables(page, "Environment")) == 400
+    assert "Tables are cut to 400 rows" in page.notes[-1]
 
 
 def test_a_sweep_is_a_table_and_curves_over_each_other(run: Path) -> None:

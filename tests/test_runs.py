@@ -112,3 +112,13 @@ def test_who_only_looks_keeps_nobody_from_beginning(tmp_path: Path) -> None:
     with locked(tmp_path / ".lock") as alone:
         assert alone
     looking.join()
+
+
+@pytest.mark.parametrize("step", ["1e400", "NaN", "[]", '"x"', "null"])
+def test_a_checkpoint_of_no_step_is_damaged(tmp_path: Path, step: str) -> None:
+    run = make_run(tmp_path / "runs" / "odd", 1)
+    (run / "checkpoints" / "step_00000001" / "checkpoint.json").write_text(f'{{"step": {step}}}')
+    (run / "metrics.jsonl").write_text(f'{{"step": 3}}\n{{"step": {step}, "fid": 1e400, "evaluation": "x"}}\n')
+    answer = ratlip("runs", tmp_path / "runs")
+    assert answer.code == 0, answer.err
+    assert "is damaged: " in answer.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,34 @@ def test_the_best_is_kept(settings: TrainSettings, monkeypatch: pytest.MonkeyPat
     assert best is not None
     assert (best.step, best.value) == (10, 2.0)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_00000010"]
+
+
+def test_the_best_is_whole_at_any_moment(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where writing it ends half-way there is the one before, or none; what else lies in it stays."""
+    run, best = Path(settings.out), Path(settings.out) / "best"
+
+    def trained(steps: int, distance: float, ends: bool) -> dict[str, bytes]:
+        """Train on, and the files of best/."""
+        say(monkeypatch, distance)
+        session = open_session(settings.replaced(steps=steps, **({"resume": str(run)} if run.exists() else {})))
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt) if ends else contextlib.nullcontext():
+            if ends:
+                patched.setattr("ratlip_cli.training.session.write_best", stop)
+            list(session.run())
+        return {str(path.relative_to(best)): path.read_bytes() for path in best.rglob("*") if path.is_file()}
+
+    def stop(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    assert trained(2, 5.0, ends=True) == {}
+    assert not best.exists()
+    first = trained(4, 5.0, ends=False)
+    (best / "mine.txt").write_text("kept")
+    assert trained(6, 4.0, ends=True) == first | {"mine.txt": b"kept"}
+    last = trained(8, 3.0, ends=False)
+    assert last.keys() == first.keys() | {"mine.txt"}
+    assert all(last[name] != first[name] for name in ("generator.safetensors", "evaluation.json"))
+    assert not list(run.glob(".best*"))
 
 
 def test_evaluation_changes_nothing_in_training(settings: TrainSettings) -> None:

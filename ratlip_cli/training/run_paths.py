@@ -35,7 +35,7 @@ def images_seen(checkpoint: Path, batch_size: int) -> int:
     """The images in all steps up to a checkpoint; those of one that does not say so had `batch_size` each."""
     try:
         return int(json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))["images_seen"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return step_of(checkpoint) * batch_size
 
 

@@ -18,6 +18,9 @@ from ratlip_cli.training.settings import TrainSettings, settings_of_run
 SCORES = tuple(key for keys in (OF_FEATURES | OF_CLIP).values() for key in keys)
 """How the names of scores in metrics.jsonl begin."""
 
+_ODD = (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError)
+"""What a damaged record raises where it is read."""
+
 
 @dataclass(frozen=True)
 class RunSummary:
@@ -78,7 +81,7 @@ def _steps_of_epochs(run: Path, settings: TrainSettings, checkpoints: list[Path]
         images = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))["training"]["data"]["images"]
         seen = next((images_seen(path, settings.batch_size) for path in checkpoints if step_of(path) == saved), 0)
         return settings.total_steps(int(images), saved, seen)
-    except (OSError, ValueError, KeyError, TypeError):
+    except _ODD:
         return None
 
 
@@ -97,7 +100,7 @@ def _newest_step(checkpoints: list[Path]) -> tuple[int, str]:
     for path in checkpoints:
         try:
             return int(json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))["step"]), ""
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except _ODD:
             problem = problem or f"{path} is no whole checkpoint"
     return 0, problem
 
@@ -112,7 +115,7 @@ def _metrics(path: Path) -> tuple[int, dict[str, float] | None]:
     for line in reversed(lines):
         if step and b'"evaluation"' not in line:
             continue
-        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+        with contextlib.suppress(*_ODD):
             record: dict[str, Any] = json.loads(line)
             step = step or int(record["step"])
             if "evaluation" in record:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -23,7 +24,7 @@ from ratlip_cli.data.stream import StreamedImages, StreamReader
 from ratlip_cli.device import peak_memory_mib
 from ratlip_cli.errors import DataError, Interrupted, TrainingError, one_line
 from ratlip_cli.evaluation.run import Evaluation
-from ratlip_cli.files import whole_file
+from ratlip_cli.files import whole_file, whole_folder
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.pixels import to_images
 from ratlip_cli.sampling import noise_vectors
@@ -35,6 +36,7 @@ from ratlip_cli.training.validation import Validation, deciding_score, read_best
 from ratlip_cli.training.variety import Watch, variety
 from ratlip_cli.weights.card import may_be_shown, write_card
 from ratlip_cli.weights.model_folder import (
+    CLIP_FOLDER,
     SAMPLES_FILE,
     create_model_folder,
     model_fingerprint,
@@ -236,9 +238,12 @@ class TrainingSession:
         best = read_best(self.folder.best)
         if best is not None and best.value <= deciding_score(evaluation)[1]:
             return
-        create_model_folder(self.folder.best, read_model_config(self.folder.model), self.trainer.clip)
-        self.write_model(self.folder.best)
-        write_best(self.folder.best, self.trainer.steps_done, evaluation)
+        with whole_folder(self.folder.best, replaces=True) as partial:
+            if (clip := self.folder.model / CLIP_FOLDER).is_dir():
+                shutil.copytree(clip, partial / CLIP_FOLDER, copy_function=_linked)
+            create_model_folder(partial, read_model_config(self.folder.model), self.trainer.clip)
+            self.write_model(partial)
+            write_best(partial, self.trainer.steps_done, evaluation)
         self.save()
 
     def _due(self, every: int) -> bool:
@@ -318,6 +323,14 @@ def _sample_images(dataset: CaptionedImages | StreamedImages) -> tuple[list[str]
         shown = [(held.entries[number].file.name, held.centre_crop(number)) for number in _spread(len(held))]
     told = [f"{name}, then images of its CLIP vector" for name, _ in shown]
     return told, torch.stack([image for _, image in shown])
+
+
+def _linked(source: str, target: str) -> None:
+    """Let a file that is never changed have a second name, or copy it where the disk knows no second names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _split_to_sample(dataset: CaptionedImages) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -79,7 +80,11 @@ def _penalty(metrics: Metrics, settings: TrainSettings) -> str | None:
     if not norms or not losses or "penalty_power" in settings.family.unused:
         return None
     # The norms are means over batches, and the power of a mean is at most the mean of powers: so is this of the term.
-    term, loss = fmean(settings.penalty_weight * norm**settings.penalty_power for norm in norms), fmean(losses)
+    try:
+        term = fmean(settings.penalty_weight * max(norm, 0.0) ** settings.penalty_power for norm in norms)
+    except OverflowError:
+        term = math.inf
+    loss = fmean(losses)
     if term < 10 or term < 0.5 * loss:
         return None
     return (

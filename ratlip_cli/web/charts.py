@@ -57,7 +57,7 @@ def chart(title: str, about: str, curves: Sequence[Curve], runs: bool = False) -
     """
     first, last = min(curve.steps[0] for curve in curves), max(curve.steps[-1] for curve in curves)
     distinct = len({step for curve in curves for step in curve.steps})
-    points = min(POINTS, max(40, POINTS_IN_ALL // len(curves))) if runs else POINTS
+    points = max(1, min(POINTS, POINTS_IN_ALL // len(curves))) if runs else POINTS
     width = max(1, -(-(last - first + 1) // points)) if distinct > points else 0
     long = [row for number, curve in enumerate(curves) for row in _points(f"c{number}", curve, first, width)]
     by_step: dict[int, dict[str, float]] = {}

@@ -15,6 +15,10 @@ from ratlip_cli.training.runs import SCORES
 
 LEDGER_FILE = "ledger.jsonl"
 
+LARGEST_VALUE = 1e30
+"""What stands for larger values of a curve: their means and differences stay numbers, of which a chart can be made."""
+
+_LAST_STEP = 2**53  # A browser knows whole numbers up to here.
 _NO_CURVES = ("step", "epoch", "evaluation")
 
 
@@ -48,7 +52,7 @@ class Metrics:
     def take(self, record: Mapping[str, Any]) -> None:
         """Add a line of metrics.jsonl. Raises KeyError, TypeError or ValueError where it is none."""
         step = int(record["step"])
-        if step <= self.last_step:
+        if not self.last_step < step < _LAST_STEP:
             return
         self.last_step = step
         if record.get("skipped") is True:
@@ -60,7 +64,7 @@ class Metrics:
             if is_number and name not in _NO_CURVES and math.isfinite(value):
                 steps, values = self._curves.setdefault(name, ([], []))
                 steps.append(step)
-                values.append(float(value))
+                values.append(max(-LARGEST_VALUE, min(LARGEST_VALUE, float(value))))
 
 
 def read_metrics(run: Path) -> Metrics:
@@ -104,6 +108,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def as_list(value: object) -> list[Any]:
+    """A list in a record; empty where it is anything else."""
+    return value if isinstance(value, list) else []
+
+
 @dataclass(frozen=True)
 class ScoreRow:
     """One score and how it was made, as a table shows it."""
@@ -132,8 +141,8 @@ def score_rows(content: Mapping[str, Any], source: str) -> list[ScoreRow]:
             ScoreRow(
                 source,
                 str(name),
-                _number(score.get("value")),
-                " to ".join(_number(end) for end in score.get("interval") or ()),
+                shown_value(score.get("value")),
+                " to ".join(shown_value(end) for end in as_list(score.get("interval"))),
                 str(score.get("features", "")),
                 _counts(score),
                 str(protocol),
@@ -145,7 +154,7 @@ def score_rows(content: Mapping[str, Any], source: str) -> list[ScoreRow]:
     if isinstance(scores, dict) and "settings_digest" in content:
         model = str(content.get("model_fingerprint", ""))
         return [
-            ScoreRow(source, str(name), _number(value), protocol=str(protocol), fingerprint=f"model {model}")
+            ScoreRow(source, str(name), shown_value(value), protocol=str(protocol), fingerprint=f"model {model}")
             for name, value in scores.items()
         ]
     return []
@@ -156,8 +165,14 @@ def _counts(score: Mapping[str, Any]) -> str:
     return f"{score.get('n_fake', '?')} generated" + ("" if real is None else f", {real} real")
 
 
-def _number(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, int | float) else str(value)
+def shown_value(value: object) -> str:
+    """A value as a table shows it."""
+    if not isinstance(value, int | float):
+        return str(value)
+    try:
+        return f"{value:.4f}" if abs(value) < 1e9 else f"{value:.4g}"
+    except OverflowError:  # a whole number of hundreds of digits
+        return "inf"
 
 
 @dataclass(frozen=True)
@@ -177,24 +192,35 @@ def figures_of(folder: Path, own: set[str], within: Path | None) -> list[Figure]
         within: models in this folder count too, whatever their weights are now.
     """
     found: list[Figure] = []
-    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+    for path in sorted(filter(_is_file, folder.glob("*.json")), key=lambda path: path.stat().st_mtime, reverse=True):
         content = read_object(path)
         if content.get("command") not in ("gradcam", "latent-viz") or not _is_of(content, own, within):
             continue
-        says = [str(line) for line in content.get("says", []) if isinstance(line, str)]
+        says = [line for line in as_list(content.get("says")) if isinstance(line, str)]
         title = f"{content['command']}: {re.sub(r'^[0-9]{4,}_', '', path.stem).replace('-', ' ')}"
-        names = [Path(file).name for file in content.get("files", []) if isinstance(file, str)]
-        images = [path.with_name(name) for name in names if name.endswith(".png") and path.with_name(name).is_file()]
+        names = [Path(file).name for file in as_list(content.get("files")) if isinstance(file, str)]
+        beside = [path.with_name(name) for name in names if name.endswith(".png")]
+        images = filter(_is_file, beside)
         found += [Figure(image, title, says if number == 0 else ()) for number, image in enumerate(images)]
     return found
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # such as a name that is too long
+        return False
+
+
 def _is_of(content: Mapping[str, Any], own: set[str], within: Path | None) -> bool:
-    models = [model for model in content.get("models", []) if isinstance(model, dict)]
+    models = [model for model in as_list(content.get("models")) if isinstance(model, dict)]
     if not own:
         return True
-    return any(
-        model.get("fingerprint") in own
-        or (within is not None and Path(str(model.get("model"))).resolve().is_relative_to(within.resolve()))
-        for model in models
-    )
+    return any(str(model.get("fingerprint")) in own or _lies_in(str(model.get("model")), within) for model in models)
+
+
+def _lies_in(path: str, folder: Path | None) -> bool:
+    try:
+        return folder is not None and Path(path).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # no path, or links in a circle
+        return False

@@ -9,8 +9,9 @@ import base64
 import datetime
 import functools
 import io
+import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,19 @@ from ratlip_cli.training.run_folder import ENVIRONMENT_FILE
 from ratlip_cli.training.runs import RunSummary, runs_in
 from ratlip_cli.training.settings import TrainSettings, all_settings, resolve_settings, settings_of_run
 from ratlip_cli.web.advice import advice
-from ratlip_cli.web.charts import Chart, Curve, Table, chart
+from ratlip_cli.web.charts import COLOURS, DASHES, Chart, Curve, Table, chart
 from ratlip_cli.web.records import (
     LEDGER_FILE,
     Figure,
     Metrics,
     ScoreRow,
+    as_list,
     figures_of,
     read_ledger,
     read_metrics,
     read_object,
     score_rows,
+    shown_value,
 )
 from ratlip_cli.weights.load import locate_model
 from ratlip_cli.weights.model_folder import CONFIG_FILE, SAMPLES_FILE, fingerprint_of, load_folder, read_model_config
@@ -50,6 +53,12 @@ SLIDES_BYTES, FIGURES_BYTES = 1_400_000, 900_000
 """Bytes of WebP, of which base64 makes a third more; the charts' library takes 0.9 MB."""
 
 MOST_SLIDES, MOST_FIGURES = 40, 16
+
+MOST_CURVES = len(COLOURS) * len(DASHES)
+"""Runs in a chart: so many curves can be told apart."""
+
+MOST_ROWS, MOST_COLUMNS, LONGEST_CELL = 400, 20, 300
+"""Of tables, where all of them would make the page too large."""
 
 FIGURE_FOLDERS = ("gradcam", "latent")
 """Where `ratlip gradcam` and `ratlip latent-viz` write if nobody says where."""
@@ -82,6 +91,8 @@ GROUPS = (
 ABOUT_CURVES = (
     "Where there are many steps, a point is the mean of several, over a band from their least to their largest value."
 )
+
+_GRID = re.compile(r"step_[0-9]+\.png")
 
 OVERLAID = ("loss_d", "loss_g", "logit_real", "logit_mismatched", "logit_fake", "penalty_norm", "clip_similarity")
 OVERLAID_TOO = ("variety_noise", "variety_captions")
@@ -156,13 +167,42 @@ def report(request: ReportRequest, out: Path, progress: Progress = silent) -> Pa
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--out {out} is to be an HTML file: name it {out.with_suffix('.html').name}, for example.")
     library = charts_library()
-    page = page_of(request, progress)
-    html = _rendered(page, library)
-    if len(html.encode("utf-8", "backslashreplace")) >= LARGEST:  # a sweep of hundreds of runs
-        page = replace(page, sections=[replace(one, slides=(), images=()) for one in page.sections])
+    for page in _smaller_and_smaller(page_of(request, progress)):
         html = _rendered(page, library)
-    write_text(out, html)
-    return page
+        if len(html.encode("utf-8", "backslashreplace")) < LARGEST:
+            write_text(out, html)
+            return page
+    raise RatlipError(f"the report of {request.subject} would be larger than {LARGEST:,} bytes: its records are.")
+
+
+def _smaller_and_smaller(page: Page) -> Iterator[Page]:
+    """The page, then with less and less in it, and a note of what that is."""
+    yield page
+    page = _without(page, "The images would make this file too large.", slides=(), images=())
+    yield page
+    page = _without(page, "The charts would make this file too large.", charts=())
+    yield page
+    what = f"Tables are cut to {MOST_ROWS} rows and {MOST_COLUMNS} columns, texts to {LONGEST_CELL} letters."
+    sections = [
+        replace(
+            one,
+            tables=[_cut(table) for table in one.tables],
+            folded=[(title, _cut(table)) for title, table in one.folded],
+        )
+        for one in page.sections
+    ]
+    warnings = [line[:LONGEST_CELL] for line in page.warnings[:MOST_ROWS]]
+    facts = [(name, value[:LONGEST_CELL]) for name, value in page.facts]
+    yield replace(page, sections=sections, warnings=warnings, facts=facts, notes=[*page.notes, what])
+
+
+def _without(page: Page, why: str, **nothing: Any) -> Page:
+    return replace(page, sections=[replace(one, **nothing) for one in page.sections], notes=[*page.notes, why])
+
+
+def _cut(table: Table) -> Table:
+    cells = [[cell[:LONGEST_CELL] for cell in row[:MOST_COLUMNS]] for row in table.rows[:MOST_ROWS]]
+    return replace(table, columns=[name[:LONGEST_CELL] for name in table.columns[:MOST_COLUMNS]], rows=cells)
 
 
 def page_of(request: ReportRequest, progress: Progress = silent) -> Page:
@@ -188,11 +228,13 @@ def _page_of_run(run: Path, request: ReportRequest) -> Page:
         warnings.insert(0, f"The run is damaged: {summary.problem}")
     notes = ["No score yet: --eval-every scores the model while it trains, `ratlip evaluate` at any time."]
     scores = _scores_of_run(run, metrics, request)
+    own, unreadable = _own_fingerprints(run)
+    warnings += unreadable
     sections = [
-        _samples(sorted((run / "samples").glob("step_*.png"))),
+        _samples(_grids(run)),
         _curves(metrics),
         _scores(scores),
-        _explained(request, _own_fingerprints(run), run),
+        _explained(request, own, run),
         _settings_section(settings),
         _environment(run),
     ]
@@ -252,7 +294,7 @@ def _scores_of_run(run: Path, metrics: Metrics, request: ReportRequest) -> list[
     for step, fingerprint in metrics.evaluations[-1:]:
         last = [(name, metrics.values(name)[-1]) for name in metrics.scores if metrics.steps(name)[-1] == step]
         source = f"metrics.jsonl, step {step}"
-        rows += [ScoreRow(source, name, f"{value:.4f}", fingerprint=fingerprint) for name, value in last]
+        rows += [ScoreRow(source, name, shown_value(value), fingerprint=fingerprint) for name, value in last]
     return rows
 
 
@@ -288,15 +330,34 @@ def _samples(grids: Sequence[Path], title: str = "Samples") -> Section | None:
         return None
     count = min(MOST_SLIDES, len(grids))
     chosen = [grids[place * (len(grids) - 1) // max(1, count - 1)] for place in range(count)]
-    slides = _embedded([(f"step {int(path.stem.removeprefix('step_')):,}", path, ()) for path in chosen], SLIDES_BYTES)
+    slides = _embedded([(f"step {_step_of_grid(path):,}", path, ()) for path in chosen], SLIDES_BYTES)
     about = "The same prompts and the same noise vectors every time."
     if count < len(grids):
         about += f" {count} of {len(grids)} grids are shown."
     return Section(title, about, slides=slides) if slides else None
 
 
-def _own_fingerprints(run: Path) -> set[str]:
-    return {fingerprint_of(folder) for folder in (run / "model", run / "best") if (folder / CONFIG_FILE).is_file()}
+def _grids(run: Path) -> list[Path]:
+    """Its grids of samples, by their steps; files of other names, such as copies, are none of the run's."""
+    found = [path for path in (run / "samples").glob("step_*.png") if _GRID.fullmatch(path.name)]
+    return sorted(found, key=_step_of_grid)
+
+
+def _step_of_grid(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
+
+
+def _own_fingerprints(run: Path) -> tuple[set[str], list[str]]:
+    """Those of the models in a run folder, and a warning for each that cannot be read."""
+    found, problems = set[str](), []
+    for folder in (run / "model", run / "best"):
+        if not (folder / CONFIG_FILE).is_file():
+            continue
+        try:
+            found.add(fingerprint_of(folder))
+        except RatlipError as error:
+            problems.append(f"The model in {folder.name}/ cannot be read, and figures of it are not found: {error}")
+    return found, problems
 
 
 def _explained(request: ReportRequest, own: set[str], within: Path | None) -> Section | None:
@@ -338,7 +399,7 @@ def _environment(run: Path) -> Section | None:
     if not content:
         return Section("Environment", "Not recorded: the run began with an earlier version of ratlip.")
     packages, threads = content.get("packages"), content.get("threads")
-    devices = [one for one in content.get("devices") or [] if isinstance(one, dict)]
+    devices = [one for one in as_list(content.get("devices")) if isinstance(one, dict)]
     rows = [
         ["ratlip", _said(content.get("ratlip"))],
         ["commit", _said(content.get("commit"))],
@@ -368,10 +429,14 @@ def _page_of_sweep(folder: Path, request: ReportRequest) -> Page:
     for name, own in metrics.items():
         settings = _settings(folder / name)
         warnings += [f"{name}: {line}" for line in advice(own, settings)] if settings is not None else []
-    last = {name: sorted((folder / name / "samples").glob("step_*.png"))[-1:] for name in runs}
+    last = {name: _grids(folder / name)[-1:] for name in runs}
     grids = [(f"{name}, {grid.stem.replace('_', ' ')}", grid, ()) for name, found in last.items() for grid in found]
     states = [_state(entries.get(name), runs.get(name)) for name in names]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    newest, about = [*runs][-MOST_CURVES:], "The runs over each other."
+    shown = [name for name in metrics if name in newest]
+    if len(shown) < len(metrics):
+        about += f" {len(shown)} of {len(metrics)} are shown, those that were written to last."
     samples = Section("Samples", "The last grid of each run.", slides=_embedded(grids[:MOST_SLIDES], SLIDES_BYTES))
     return Page(
         kind="sweep" if entries else "runs",
@@ -380,7 +445,7 @@ def _page_of_sweep(folder: Path, request: ReportRequest) -> Page:
         warnings=warnings,
         sections=[
             Section("Runs", tables=[_runs_table(names, entries, runs, states)]),
-            Section("Curves", "The runs over each other.", charts=_overlaid(metrics)),
+            Section("Curves", about, charts=_overlaid({name: metrics[name] for name in shown})),
             *([samples] if grids else []),
             *filter(None, [_scores([row for path in request.scores for row in _given_scores(path)])]),
         ],
@@ -418,7 +483,7 @@ def _runs_table(
 
 
 def _score(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, int | float) else ""
+    return shown_value(value) if isinstance(value, int | float) else ""
 
 
 def _overlaid(metrics: Mapping[str, Metrics]) -> list[Chart]:
@@ -536,7 +601,7 @@ def _as_webp(image: Image.Image, width: int = 1600, quality: int = 85) -> str:
 def _opened(path: Path) -> Image.Image | None:
     try:
         return Image.open(path).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # also one that is being written
+    except Exception:  # by whatever decoder: also one that is being written
         return None
 
 
