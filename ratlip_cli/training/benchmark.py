@@ -182,8 +182,10 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 def measure(model: Model, batch_size: int | None, settings: TrainSettings | None = None) -> Benchmark:
     """All that `ratlip bench` shows: sampling in the model's precision and, with `settings`, training in its own.
 
-    `batch_size` is that of `measure_sampling`.
+    `batch_size` is that of `measure_sampling`. Raises UsageError for a model that cannot be trained so.
     """
+    if settings is not None:
+        settings.family.check_trained(settings)
     rate = matrix_gflops(model.device, DTYPES[model.precision])
     sampling = measure_sampling(model, batch_size, rate)
     training = measure_training(settings, model.clip, model.device, rate) if settings else None

@@ -22,7 +22,7 @@ from ratlip_cli import fast
 from ratlip_cli.data.dataset import Batch
 from ratlip_cli.device import peak_memory_mib
 from ratlip_cli.distributed import world
-from ratlip_cli.errors import TrainingError, UsageError
+from ratlip_cli.errors import TrainingError
 from ratlip_cli.fast.recompute import recompute, statistics_untouched
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.training.ema import start_ema, tensors_of, update_ema
@@ -400,7 +400,7 @@ def _add(totals: Logs, logs: Logs, count: int) -> None:
 
 
 def _blocks(generator: nn.Module) -> nn.ModuleList:
-    blocks = getattr(generator, "blocks", None)
+    blocks = generator.get_submodule("blocks")
     if not isinstance(blocks, nn.ModuleList):
-        raise UsageError(f"{type(generator).__name__} has no blocks to compute again; leave out --recompute.")
+        raise TypeError(f"the blocks of {type(generator).__name__} are no ModuleList")
     return blocks
