@@ -45,6 +45,8 @@ class Family(ABC):
         compares_images: whether its discriminator compares the images of a batch, whose logits depend on each other.
         unit_text: whether its condition is text vectors at unit length.
         blocks_name: what people call the part of its generator that its blocks are of.
+        trainable: whether it is trained here; else it is for published weights.
+        recomputes: whether its generator has `blocks`, which --recompute computes twice.
         in_halves: whether its losses treat the halves of a micro-batch differently, so that processes share out both.
     """
 
@@ -59,6 +61,8 @@ class Family(ABC):
     compares_images: ClassVar[bool] = False
     unit_text: ClassVar[bool] = False
     blocks_name: ClassVar[str] = "the generator"
+    trainable: ClassVar[bool] = True
+    recomputes: ClassVar[bool] = False
     in_halves: ClassVar[bool] = False
 
     @property
@@ -120,6 +124,16 @@ class Family(ABC):
         self, settings: Any, generator: nn.Module, discriminator: nn.Module, clip: FrozenCLIP, autocast: Autocast
     ) -> Objective:
         """What both networks are trained for; `settings` are the run's TrainSettings."""
+
+    def check_trained(self, settings: Any) -> None:
+        """Raise UsageError where no run of these TrainSettings can be, whatever the data."""
+        if not self.trainable:
+            raise UsageError(
+                f"variant {self.name} is for published weights, which read captions by a text encoder of their own, "
+                f"and cannot be trained: use --variant {self.name.partition('-')[0]}."
+            )
+        if settings.recompute and not self.recomputes:
+            raise UsageError(f"variant {self.name} has no blocks to compute again; leave out --recompute.")
 
     def needs_captions(self, weights: Any) -> bool:
         """Whether its objective of these weights (from `objective_weights`) needs a caption of every image."""

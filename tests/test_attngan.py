@@ -652,6 +652,17 @@ def test_info_counts_as_the_specification(tmp_path: Path) -> None:
     assert told["modules"][0]["name"] == "CLIP text encoder"
 
 
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_recompute_is_refused_before_anything_is_looked_for(tmp_path: Path, dry: tuple[str, ...]) -> None:
+    told = ratlip(
+        *("train", "--dataset", tmp_path / "nowhere", "--variant", "attngan", "--recompute", *dry),
+        *("--clip", tmp_path / "no-clip", "--out", tmp_path / "run", "--quiet"),
+    )
+    assert (told.code, told.out) == (2, "")
+    assert "variant attngan has no blocks to compute again; leave out --recompute" in told.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_geometry_from_before_the_text_width(run: Path, tmp_path: Path) -> None:
     """The files of models that need no words say nothing of it."""
     copied = Path(shutil.copytree(run / "model", tmp_path / "model"))

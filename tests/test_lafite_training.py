@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,8 @@ from ratlip_cli.samples import Sample, interpolate
 from ratlip_cli.samples import generate as generate_by
 from ratlip_cli.sampling import TorchModel, generate, noise_vectors
 from ratlip_cli.tensor_files import save_tensors
+from ratlip_cli.training import benchmark
+from ratlip_cli.training.dry_run import dry_run
 from ratlip_cli.training.objectives.lafite import LafiteObjective
 from ratlip_cli.training.settings import TrainSettings, resolve_settings
 from ratlip_cli.training.start import open_session
@@ -175,6 +179,35 @@ def test_recompute_changes_no_value(small: TrainSettings) -> None:
         assert not again.train_step(batch).skipped
     for ours, theirs in zip(weights(again), weights(plain), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_dry_run_counts_what_is_due_now_and_then(small: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R1, which is due in every third step, and takes three seconds there."""
+    plain = LafiteObjective._r1
+
+    def slow(*given: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        time.sleep(3)
+        return plain(*given)
+
+    monkeypatch.setattr(LafiteObjective, "_r1", slow)
+    without = dry_run(small.replaced(r1_every=0, path_length_every=0, steps=6)).seconds_per_step
+    found = dry_run(small.replaced(r1_every=3, path_length_every=0, steps=6)).seconds_per_step
+    assert 1.0 <= found < 1.5 + 3 * without
+
+
+def test_arithmetic_of_a_step_counts_what_is_due_by_its_share(
+    small: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "SHORTEST_SECONDS", 0.0)
+    clip = load_clip(small.clip)
+
+    def gflop(r1: int, path: int) -> float:
+        settings = small.replaced(r1_every=r1, path_length_every=path, steps=12)
+        return benchmark.measure_training(settings, clip, torch.device("cpu"), 1.0).gflop_per_step
+
+    none, r1, path, both = gflop(0, 0), gflop(1, 0), gflop(0, 1), gflop(3, 4)
+    assert none < min(r1, path)
+    assert both == pytest.approx(none + (r1 - none) / 3 + (path - none) / 4)
 
 
 def test_a_mapper_of_another_clip_is_refused(small: TrainSettings, tmp_path: Path) -> None:

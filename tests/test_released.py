@@ -30,6 +30,8 @@ from torch import Tensor
 from ratlip_cli.baselines.damsm import CONTEXT, END
 from ratlip_cli.baselines.damsm_files import TEXT_ENCODER_FILE, VOCABULARY_FILE, load_text_encoder, read_vocabulary
 from ratlip_cli.errors import WeightsError
+from ratlip_cli.families import FAMILIES
+from ratlip_cli.families.damsm import OnDamsm
 from ratlip_cli.sampling import generate
 from ratlip_cli.tensor_files import load_tensors, save_tensors
 from ratlip_cli.weights.load import load_model
@@ -417,6 +419,22 @@ def test_options_of_the_other_direction(models: dict[str, Path], tmp_path: Path)
         told = ratlip("convert", models["dfgan-released"], "--to-released", "--out", tmp_path / "new", *option)
         assert (told.code, told.out) == (2, "")
         assert "takes a model as it is" in told.err
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+@pytest.mark.parametrize("variant", [name for name, family in FAMILIES.items() if isinstance(family, OnDamsm)])
+def test_what_cannot_be_trained_is_told_before_anything_is_looked_for(
+    tmp_path: Path, variant: str, dry: tuple[str, ...]
+) -> None:
+    """Neither the data nor the CLIP nor the device is: none of them is there. Nor is a folder left of a run."""
+    told = ratlip(
+        *("train", "--dataset", tmp_path / "nowhere" / "{000..009}.tar", "--variant", variant, *dry),
+        *("--clip", tmp_path / "no-clip", "--device", "cuda:99", "--out", tmp_path / "run", "--quiet"),
+    )
+    assert (told.code, told.out) == (2, "")
+    assert f"variant {variant} is for published weights" in told.err
+    assert "cannot be trained: use --variant " in told.err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("variant", ["ratgan-released", "attngan-released"])

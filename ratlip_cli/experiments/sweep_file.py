@@ -210,6 +210,7 @@ def _settings(
     given = {"keep": KEEP, **{name: value for name, value in common.items() if name in known}, **own}
     try:
         settings = resolve_settings({**given, "steps": 1}, config)
+        family.check_trained(settings)
         if settings.batch_size > shown:
             raise UsageError(f"images_shown is {shown}, less than one batch of {settings.batch_size}.")
         return settings.replaced(steps=shown // settings.batch_size, max_time="")

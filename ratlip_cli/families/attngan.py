@@ -283,7 +283,5 @@ class ReleasedAttnGAN(OnDamsm, AttnGAN):
     def objective(
         self, settings: Any, generator: nn.Module, discriminator: nn.Module, clip: FrozenCLIP, autocast: Autocast
     ) -> Objective:
-        """Raises UsageError: its losses need the image encoder of the DAMSM."""
-        raise UsageError(
-            "variant attngan-released is for published weights and cannot be trained: use --variant attngan."
-        )
+        """Raises NotImplementedError: its losses need the image encoder of the DAMSM."""
+        raise NotImplementedError(f"variant {self.name} cannot be trained")

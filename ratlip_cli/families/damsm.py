@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ratlip_cli.errors import UsageError
 from ratlip_cli.family import Family
 
 if TYPE_CHECKING:
@@ -21,22 +19,13 @@ DAMSM_WIDTH = 256
 class OnDamsm(Family):
     """A family whose text encoder and vocabulary lie in the model folder; its CLIP only scores and explains."""
 
+    trainable = False
+
     def text_encoder(self, folder: Path, clip: FrozenCLIP) -> Any:
         """The text encoder in `folder`, where the CLIP is. Raises WeightsError where there is none."""
         from ratlip_cli.baselines.damsm_files import load_text_encoder
 
         return load_text_encoder(folder, clip.mean.device)
-
-    def rows(self, encoder: Any, captions: Sequence[str]) -> Tensor:
-        """Raises UsageError where the encoder is none of DAMSM's: a new model has none to learn with."""
-        from ratlip_cli.baselines.damsm import DamsmTextEncoder
-
-        if not isinstance(encoder, DamsmTextEncoder):
-            raise UsageError(
-                f"variant {self.name} is for published weights, which read captions by a text encoder of their own, "
-                f"and cannot be trained: use --variant {self.name.partition('-')[0]}."
-            )
-        return super().rows(encoder, captions)
 
     def example_condition(self, clip: FrozenCLIP) -> Tensor:
         """The condition (1,...) of some caption, by its shape alone: there is no text encoder without a model."""

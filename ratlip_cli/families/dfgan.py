@@ -85,6 +85,7 @@ class DFGAN(Family):
         "ema": 0.0,
     }
 
+    recomputes = True
     widest: ClassVar[int] = 8
     """How many times nf channels the discriminator has at most."""
     penalty_apart: ClassVar[bool] = False

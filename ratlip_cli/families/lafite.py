@@ -195,6 +195,7 @@ class Lafite(Family):
         "beta2": 0.99,
     }
     in_halves = True
+    recomputes = True
     compares_images = True
     unit_text = True
     unused: ClassVar[frozenset[str]] = ON_CLIP_VECTORS | {"penalty_weight", "penalty_power", "ema"}

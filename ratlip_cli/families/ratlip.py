@@ -21,6 +21,7 @@ class Ratlip(Family):
     discriminator_config = DiscriminatorConfig
     discriminator_name = "Mate-D"
     blocks_name = "image-G"
+    recomputes = True
 
     def __init__(self, name: str, about: str) -> None:
         self.name = name

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -113,17 +114,26 @@ def measure_sampling(model: Model, batch_size: int | None, matrix_rate: float) -
 def measure_training(
     settings: TrainSettings, clip: FrozenCLIP, device: torch.device, matrix_rate: float
 ) -> TrainingSpeed:
-    """Train a new model of these settings on noise."""
+    """Train a new model of these settings on noise: each kind of steps, which count by their shares."""
     size, count = settings.image_size, settings.batch_size
     random = torch.Generator().manual_seed(0)
     trainer = Trainer(settings, clip, settings.family.rows(clip, [PROMPT] * count), count, device)
     batch = Batch(torch.rand(count, 3, size, size, generator=random) * 2 - 1, torch.arange(count))
-    step = seconds(lambda: trainer.train_step(batch), device)
-    with _FlopCounter() as counter:
-        trainer.train_step(batch)
-    gflop = counter.flops / 1e9
+    step = gflop = 0.0
+    for number, share in trainer.kinds_of_steps(settings.total_steps(count)).items():
+        once = partial(_train_step, trainer, number, batch)
+        step += share * seconds(once, device)
+        with _FlopCounter() as counter:
+            once()
+        gflop += share * counter.flops / 1e9
     minutes = {name: dataset.counts["train"] / count * step / 60 for name, dataset in OFFICIAL.items()}
     return TrainingSpeed(1 / step, count, gflop, gflop / step / matrix_rate, minutes)
+
+
+def _train_step(trainer: Trainer, number: int, batch: Batch) -> None:
+    """Step `number` of a run, however often."""
+    trainer.steps_done = number
+    trainer.train_step(batch)
 
 
 def measure_loading(settings: TrainSettings) -> LoadingSpeed:
@@ -182,8 +192,10 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 def measure(model: Model, batch_size: int | None, settings: TrainSettings | None = None) -> Benchmark:
     """All that `ratlip bench` shows: sampling in the model's precision and, with `settings`, training in its own.
 
-    `batch_size` is that of `measure_sampling`.
+    `batch_size` is that of `measure_sampling`. Raises UsageError for a model that cannot be trained so.
     """
+    if settings is not None:
+        settings.family.check_trained(settings)
     rate = matrix_gflops(model.device, DTYPES[model.precision])
     sampling = measure_sampling(model, batch_size, rate)
     training = measure_training(settings, model.clip, model.device, rate) if settings else None

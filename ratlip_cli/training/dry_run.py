@@ -20,7 +20,7 @@ from ratlip_cli.training.settings import TrainSettings, check_beginning
 from ratlip_cli.training.start import open_inputs
 from ratlip_cli.training.trainer import Trainer
 
-MEASURED_STEPS = 3  # Steps that a dry run measures, after a first one to warm up.
+MEASURED_STEPS = 3  # Steps that a dry run measures, after a first one to warm up; of rarer kinds of steps one.
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class DryRun:
     clip_parameters: int  # Frozen parameters of the CLIP.
     steps: int  # Steps in all.
     epochs: float | None  # The same in passes over the training images; None for a stream of unknown length.
-    seconds_per_step: float  # Median of the steps measured.
+    seconds_per_step: float  # Median of the steps measured; of several kinds of steps, the mean by their shares.
     seconds_for_text: float  # Once, to encode all captions, where that was not done before.
     seconds: float  # In all, without samples and checkpoints.
     memory_mib: float  # Peak memory in MiB, of the GPU where there is one.
@@ -66,20 +66,25 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
         batches = StreamReader(dataset, settings.batch_size, settings.workers).batches()
     trainer = Trainer(settings, clip, rows, len(dataset), device)
     told = None if start is None else start_from(start, trainer)
-    step_seconds, text_seconds = [], []
-    with contextlib.closing(batches):
-        for batch in itertools.islice(batches, 1 + MEASURED_STEPS):
-            started = time.perf_counter()
-            captions = [] if isinstance(batch.captions, tuple) else [at for at in batch.captions.tolist() if at >= 0]
-            if captions:
-                trainer.rows[captions] = settings.family.rows(clip, [all_captions[index] for index in captions])
-            encoded = time.perf_counter()
-            trainer.train_step(batch)
-            step_seconds.append(time.perf_counter() - encoded)
-            text_seconds.append((encoded - started) / max(1, len(captions)))
-    seconds_per_step = statistics.median(step_seconds[1:])
-    seconds_for_text = statistics.median(text_seconds[1:]) * len(all_captions)
     steps = settings.total_steps(len(dataset))
+    seconds_per_step, text_seconds = 0.0, []
+    with contextlib.closing(batches):
+        for number, (step, share) in enumerate(trainer.kinds_of_steps(steps).items()):
+            step_seconds = []
+            for batch in itertools.islice(batches, 1 + (1 if number else MEASURED_STEPS)):
+                started = time.perf_counter()
+                captions = (
+                    [] if isinstance(batch.captions, tuple) else [at for at in batch.captions.tolist() if at >= 0]
+                )
+                if captions:
+                    trainer.rows[captions] = settings.family.rows(clip, [all_captions[index] for index in captions])
+                encoded = time.perf_counter()
+                trainer.steps_done = step
+                trainer.train_step(batch)
+                step_seconds.append(time.perf_counter() - encoded)
+                text_seconds.append((encoded - started) / max(1, len(captions)))
+            seconds_per_step += share * statistics.median(step_seconds[1:])
+    seconds_for_text = statistics.median(text_seconds[1:]) * len(all_captions)
     generator, discriminator = count_parameters(trainer.generator), count_parameters(trainer.discriminator)
     return DryRun(
         dataset=str(dataset.path) if isinstance(dataset, CaptionedImages) else dataset.source,

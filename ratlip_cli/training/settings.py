@@ -651,6 +651,7 @@ def already_there(path: Path) -> UsageError:
 
 def check_beginning(settings: TrainSettings) -> None:
     """Raise UsageError or DataError where no run of these settings can begin, before anything costly is done."""
+    settings.family.check_trained(settings)
     if settings.out and not settings.resume and Path(settings.out).exists():
         raise already_there(Path(settings.out))
     if not settings.dataset:

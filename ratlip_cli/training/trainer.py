@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from ratlip_cli import fast
 from ratlip_cli.data.dataset import Batch
 from ratlip_cli.device import peak_memory_mib
 from ratlip_cli.distributed import world
-from ratlip_cli.errors import TrainingError, UsageError
+from ratlip_cli.errors import TrainingError
 from ratlip_cli.fast.recompute import recompute, statistics_untouched
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.training.ema import start_ema, tensors_of, update_ema
@@ -32,6 +33,9 @@ from ratlip_cli.training.settings import TrainSettings
 
 _GRADIENT_D, _GRADIENT_G = "gradient norm of D", "gradient norm of G"
 """Measured to see whether a step is finite, and not recorded."""
+
+_STEPS_OF_A_KIND = 10_000
+"""Steps at most that are looked at for the kinds of them."""
 
 _OF_OBJECTIVE = 1  # What tells the objective's random numbers of a step from its noise vectors.
 
@@ -148,6 +152,20 @@ class Trainer:
         self._count(finite)
         self.between_steps = True
         return self._record(values, skipped=not finite, seconds=time.perf_counter() - started)
+
+    def kinds_of_steps(self, steps: int) -> dict[int, float]:
+        """Of the kinds of steps that go through different phases one each, by its number, and their share of `steps`.
+
+        The most frequent kind comes first. Of a long run the beginning is looked at.
+        """
+        first: dict[tuple[str, ...], int] = {}
+        counts: Counter[int] = Counter()
+        looked_at = min(max(1, steps), _STEPS_OF_A_KIND)
+        for step in range(looked_at):
+            phases = (*self.objective.discriminator_phases(step), *self.objective.generator_phases(step))
+            kind = tuple(getattr(phase, "__name__", repr(phase)) for phase in phases)
+            counts[first.setdefault(kind, step)] += 1
+        return {step: count / looked_at for step, count in counts.most_common()}
 
     def _follow_schedule(self) -> None:
         """Set the learning rates, and tell the objective how much of the run is done."""
@@ -400,7 +418,7 @@ def _add(totals: Logs, logs: Logs, count: int) -> None:
 
 
 def _blocks(generator: nn.Module) -> nn.ModuleList:
-    blocks = getattr(generator, "blocks", None)
+    blocks = generator.get_submodule("blocks")
     if not isinstance(blocks, nn.ModuleList):
-        raise UsageError(f"{type(generator).__name__} has no blocks to compute again; leave out --recompute.")
+        raise TypeError(f"the blocks of {type(generator).__name__} are no ModuleList")
     return blocks
