@@ -6,7 +6,7 @@
 Trains the preset `demo` with each combination, one after another, and scores each by the attribute classifier: how much
 of what test captions state their images show, averaged over the attributes that `score.py` has goals for, and the
 Fréchet distance in the classifier's features as a multiple of that of two real sets. A run that was scored is
-not trained again, and one that was interrupted goes on: by variant, dataset, steps, settings and seed; a score is by its
+not trained again, and one that was interrupted goes on: by variant, dataset, steps, settings and seed, a score by the
 number of captions too.
 """
 
