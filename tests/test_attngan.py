@@ -36,6 +36,8 @@ from ratlip_cli.baselines.attngan import (
     word_relevance,
 )
 from ratlip_cli.data.dataset import Batch
+from ratlip_cli.data.layout import DatasetInfo, Record
+from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import UsageError
 from ratlip_cli.exported import ExportedModel
 from ratlip_cli.families.attngan import AttnGAN, AttnGANConfig, AttnGANDiscriminatorConfig, ReleasedAttnGAN
@@ -610,6 +612,49 @@ def test_a_step(run_settings: TrainSettings) -> None:
         torch.testing.assert_close(averaged, expected)
     for key, averaged in trainer.ema.named_buffers():
         assert torch.equal(averaged, trainer.generator.get_buffer(key)), key
+
+
+def test_images_of_a_class_are_not_each_others_mistakes(run_settings: TrainSettings) -> None:
+    """As published; -1 is no class."""
+    clip = load_clip(run_settings.clip)
+    captions = ["a red image", "a blue image", "all of it is green", "grey", "all of it is grey", "pink"]
+    rows, images = run_settings.family.rows(clip, captions), torch.rand(6, 3, 32, 32) * 2 - 1
+    classes = np.array([0, 1, 0, -1, -1, 1])
+    settings = run_settings.replaced(batch_size=6, grad_accum=1)
+    logs = {}
+    for known in (False, True):
+        trainer = Trainer(settings, clip, rows, 6, torch.device("cpu"), classes if known else None)
+        trainer.generator.eval()
+        (micro,) = trainer._micro_batches(Batch(images, torch.arange(6)))
+        fake = trainer.objective.fake(micro)
+        logs[known] = trainer.objective.generator_loss(micro, fake)[1]["match"]
+    sentence = trainer.discriminator.sentence(micro.text)
+    cosines = 10 * F.cosine_similarity(clip.encode_image(fake.images[-1])[:, None], sentence[None], dim=2)
+    torch.testing.assert_close(logs[False], sum(F.cross_entropy(m, torch.arange(6)) for m in (cosines, cosines.T)))
+    for pair in ((0, 2), (1, 5)):
+        cosines[pair] = cosines[pair[::-1]] = -torch.inf
+    torch.testing.assert_close(logs[True], sum(F.cross_entropy(m, torch.arange(6)) for m in (cosines, cosines.T)))
+    assert logs[True] < logs[False]
+
+
+def test_a_run_knows_the_classes_of_its_dataset(run_settings: TrainSettings, tmp_path: Path) -> None:
+    records = [
+        Record(f"{k:02}", "train", (f"image {k}",), Image.new("RGB", (38, 38)), extra={"class": f"species {k // 2}"})
+        for k in range(40)
+    ]
+    info = DatasetInfo(name="species", source="the tests", licence="CC0", image_size=32, split_rule="all train")
+    write_dataset(tmp_path / "data", records, info)
+    session = open_session(run_settings.replaced(dataset=str(tmp_path / "data"), out=str(tmp_path / "run")))
+    assert sorted(session.trainer.classes.tolist()) == [k // 2 for k in range(40)]
+
+
+def test_classes_reach_the_loss_by_micro_batches(run_settings: TrainSettings) -> None:
+    clip = load_clip(run_settings.clip)
+    rows = run_settings.family.rows(clip, ["a red image", "a blue image", "all of it is green", "grey"])
+    settings = run_settings.replaced(grad_accum=2)
+    trainer = Trainer(settings, clip, rows, 4, torch.device("cpu"), np.array([5, 6, 7, 8]))
+    first, second = trainer._micro_batches(Batch(torch.rand(4, 3, 32, 32), torch.tensor([3, 0, 2, 1])))
+    assert (first.classes.tolist(), second.classes.tolist()) == ([8, 5], [7, 6])
 
 
 def test_the_objective_is_the_sum_of_the_papers_terms(run_settings: TrainSettings) -> None:

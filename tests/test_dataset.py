@@ -6,7 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,40 @@ def gradients(folder: Path, flip: bool = True, width: int = SIDE) -> Path:
     )
     write_dataset(folder, records, info)
     return folder
+
+
+def of_classes(folder: Path, names: Sequence[str | None]) -> CaptionedImages:
+    """A dataset of images of these classes, with two captions each."""
+    records = [
+        Record(
+            f"{number:02}",
+            "train",
+            (f"caption of {number}", f"another of {number}"),
+            Image.new("RGB", (SIDE, SIDE), (number, 0, 0)),
+            extra={} if name is None else {"class": name},
+        )
+        for number, name in enumerate(names)
+    ]
+    info = DatasetInfo(name="classes", source="the tests", licence="CC0", image_size=SIZE, split_rule="all train")
+    write_dataset(folder, records, info)
+    return CaptionedImages(folder, "train", SIZE)
+
+
+def test_fine_classes_are_told_by_caption(tmp_path: Path) -> None:
+    names = [f"species {number}" for number in range(12)]
+    dataset = of_classes(tmp_path / "fine", [*names, names[3], None, None])
+    assert dataset.classes is not None
+    pairs = dataset.classes.reshape(15, 2)
+    assert np.array_equal(pairs[:, 0], pairs[:, 1])
+    assert len(set(pairs[:12, 0])) == 12
+    assert pairs[12, 0] == pairs[3, 0]
+    assert pairs[13:, 0].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("names", [["bird"] * 12, ["bird", "flower", "face"] * 4, [None] * 12])
+def test_classes_that_leave_nothing_to_contrast_are_none(tmp_path: Path, names: list[str | None]) -> None:
+    """As those of rendered data, which are what an image shows at all."""
+    assert of_classes(tmp_path / "coarse", names).classes is None
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "examples" / "demo"))
 from classifier import load_classifier
 from score import fits, sampler
+from search import parsed, places
 
 from ratlip_cli.data.layout import read_split
 from ratlip_cli.data.prepare import PrepareRequest, prepare
@@ -24,6 +25,14 @@ STEPS = 400
 FOR_A_SHORT_RUN = {"ema": 0.95, "similarity_weight": 15.0, "lr_g": 8e-4, "diversity_weight": 0.0, "pixel_stem": False}
 FOR_A_SHORT_RUN |= {"decay_from": 1.0}
 """The preset is made for 9,500 steps: its EMA alone is older than these, and its lambda leaves variety time."""
+
+
+def test_a_search_prints_no_score_of_another_dataset_or_of_fewer_captions() -> None:
+    asked = ("dfgan", "lr_g=4e-4", "--steps", "10")
+    others = ((), ("--dataset", "demo-birds"), ("--captions", "50"), ("--seed", "1"), ("--steps", "20"))
+    found = [places(parsed([*asked, *more]), "lr_g=4e-4") for more in others]
+    assert len({scored for _, scored in found}) == len(others)
+    assert found[0][0] == found[2][0], "the same training"
 
 
 @pytest.mark.slow

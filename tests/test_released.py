@@ -409,6 +409,25 @@ def test_lafite_names_another_clip(tmp_path: Path) -> None:
     assert "whose text vectors have 128 numbers, not 16; give the right one by --clip" in told.err
 
 
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        ("attngan-released", "netD0.pth"),
+        ("attngan-released", "netD2.pth"),
+        ("dfgan-2020-released", "netD.pth"),
+        ("ratgan-released", "netd.pth"),
+    ],
+)
+def test_a_generator_is_not_written_under_a_discriminators_name(
+    models: dict[str, Path], tmp_path: Path, variant: str, name: str
+) -> None:
+    told = ratlip("convert", models[variant], "--to-released", "--out", tmp_path / "new" / name, "--quiet")
+    assert (told.code, told.out) == (2, "")
+    assert "is where the discriminator of that name goes" in told.err
+    assert "netG.pth" in told.err
+    assert not (tmp_path / "new").exists()
+
+
 def test_options_of_the_other_direction(models: dict[str, Path], tmp_path: Path) -> None:
     for option in (
         ("--variant", "dfgan-released"),

@@ -6,7 +6,8 @@
 Trains the preset `demo` with each combination, one after another, and scores each by the attribute classifier: how much
 of what test captions state their images show, averaged over the attributes that `score.py` has goals for, and the
 Fréchet distance in the classifier's features as a multiple of that of two real sets. A run that was scored is
-not trained again, and one that was interrupted goes on.
+not trained again, and one that was interrupted goes on: by variant, dataset, steps, settings and seed, a score by the
+number of captions too.
 """
 
 from __future__ import annotations
@@ -64,7 +65,13 @@ def score(classifier: Classifier, run: Path, test: RenderedSet, train: RenderedS
     return {"shown": round(float(np.mean(list(shown.values()))), 4), **shown, "frechet": round(distance, 2)}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def places(args: argparse.Namespace, tried: str) -> tuple[Path, Path]:
+    """The run folder of settings, which has all that decides a training in its name, and the file of its score."""
+    run: Path = args.out / f"{args.variant}-{args.dataset}-{args.steps}-{tried}-{args.seed}"
+    return run, run / f"score-{args.captions}.json"
+
+
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variant")
     parser.add_argument("tried", nargs="+", metavar="KEY=VALUE,KEY=VALUE", help="settings as in a configuration")
@@ -74,20 +81,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/search"))
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parsed(arguments)
     classifier = load_classifier()
     test, other = (images_of(args.dataset, split, args.captions) for split in ("test", "train"))
     every = {"dataset": args.dataset, "data_dir": args.data_dir, "variant": args.variant, "steps": args.steps}
     every |= {"save_every": 100, "sample_every": args.steps, "seed": args.seed}
     for tried in args.tried:
-        run = args.out / f"{args.variant}-{args.steps}-{tried}-{args.seed}"
-        if (run / "score.json").is_file():
-            print((run / "score.json").read_text(encoding="utf-8"), end="", flush=True)
+        run, scored = places(args, tried)
+        if scored.is_file():
+            print(scored.read_text(encoding="utf-8"), end="", flush=True)
             continue
         settings = dict(pair.split("=") for pair in tried.split(","))
         seconds = train(run, {**every, **{name: json.loads(value) for name, value in settings.items()}})
         row = {"tried": tried, "seconds": round(seconds), **score(classifier, run, test, other)}
-        write_text(run / "score.json", json.dumps(row) + "\n")
+        write_text(scored, json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
 
 

@@ -383,6 +383,12 @@ def same_captions(sentences: Tensor) -> Tensor:
     return same
 
 
+def same_classes(classes: Tensor) -> Tensor:
+    """Which of the numbers of classes (B,) are of the same class (B,B); -1 is of none."""
+    same: Tensor = (classes[:, None] == classes) & (classes >= 0)
+    return same
+
+
 def sentence_relevance(codes: Tensor, sentences: Tensor, gamma3: float = 10.0) -> Tensor:
     """gamma3 times the cosines (B,B) of image vectors (B,d), in rows, and sentence vectors (B,d), in columns."""
     codes, sentences = codes.float(), sentences.float()

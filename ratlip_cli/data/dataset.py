@@ -34,6 +34,9 @@ _log = logging.getLogger(__name__)
 _VECTORS = "text_vectors"
 """Name of the one tensor that is kept."""
 
+COARSE = 0.1
+"""Where so large a share of all pairs of images is of one class, or a larger, classes do not say whose captions fit."""
+
 _ORDER, _SAMPLE = 0, 1
 """What a random generator is for; part of its seed, so that no two purposes share their numbers."""
 
@@ -93,6 +96,23 @@ class CaptionedImages:
     def fingerprint(self) -> str:
         """64 hex digits that change with the captions and with the names and sizes of the image files."""
         return split_fingerprint(self.path, self.split, self.entries)
+
+    @functools.cached_property
+    def classes(self) -> NDArray[np.int64] | None:
+        """For each caption a number that it shares with those of its image's class alone, -1 where that has none.
+
+        By the column `class` of metadata.jsonl. None where there is none, or where classes are COARSE: captions of one
+        species of birds go with each other's images, captions of any two birds do not.
+        """
+        names = [entry.extra.get("class") for entry in self.entries]
+        numbers = {
+            name: number for number, name in enumerate(sorted({str(name) for name in names if name is not None}))
+        }
+        of_image = np.array([-1 if name is None else numbers[str(name)] for name in names], dtype=np.int64)
+        shares = np.bincount(of_image[of_image >= 0]) / max(1, len(names))
+        if not numbers or (shares**2).sum() >= COARSE:
+            return None
+        return np.repeat(of_image, np.diff(self._first_caption))
 
     def training_sample(self, position: int) -> tuple[Tensor, int]:
         """Return the image (3,S,S) in [-1,1] and the number of its caption, or -1, at `position` of the stream."""

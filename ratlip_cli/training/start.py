@@ -85,7 +85,8 @@ def open_session(
     if settings.clip in BUNDLED and clip.fingerprint != load_clip(settings.clip).fingerprint:
         tell(f"this version's {settings.clip} is another CLIP: the run goes on with its own copy, {clip.spec}")
     rows = world.in_turn(lambda: _rows(settings, dataset, clip))
-    trainer = Trainer(settings, clip, rows, len(dataset), device)
+    classes = dataset.classes if isinstance(dataset, CaptionedImages) else None
+    trainer = Trainer(settings, clip, rows, len(dataset), device, classes)
     identity = Identity(settings.architecture, clip.fingerprint, dataset.fingerprint)
     if checkpoint is not None:
         resume(trainer, checkpoint, identity, before)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ratlip_cli import fast
@@ -72,14 +73,22 @@ class Trainer:
             a batch's captions index them. None for a stream, whose batches bring their captions.
         images: number of training images, to count epochs; 0 where it is not known.
         device: where to compute.
+        classes: for each row the number of its image's class, see `CaptionedImages.classes`; None where there are none.
     """
 
     def __init__(
-        self, settings: TrainSettings, clip: FrozenCLIP, rows: Tensor | None, images: int, device: torch.device
+        self,
+        settings: TrainSettings,
+        clip: FrozenCLIP,
+        rows: Tensor | None,
+        images: int,
+        device: torch.device,
+        classes: NDArray[np.int64] | None = None,
     ) -> None:
         self.settings = settings
         self.clip = clip
         self.rows = (torch.empty(0) if rows is None else rows).to(device)
+        self.classes = None if classes is None else torch.from_numpy(classes).to(device)
         self.stream: list[dict[str, Any]] = []  # Where a stream is: `StreamReader.position` of every process.
         self.images = images
         self.device = device
@@ -268,10 +277,19 @@ class Trainer:
             {name: tensor[start : start + size].to(self.device) for name, tensor in drawn.items()}
             for start in range(0, count, size)
         ]
+        classes = self._classes_of(batch)
+        of_classes = [None] * len(draws) if classes is None else torch.split(classes, size)
         return [
-            MicroBatch(images, text, wrong, noise, self.objective.fake_text(text), own)
-            for (images, text, wrong, noise), own in zip(split, draws, strict=True)
+            MicroBatch(images, text, wrong, noise, self.objective.fake_text(text), own, classes)
+            for (images, text, wrong, noise), own, classes in zip(split, draws, of_classes, strict=True)
         ]
+
+    def _classes_of(self, batch: Batch) -> Tensor | None:
+        """The numbers of the classes of a batch's images (B,); None where they are not known."""
+        if self.classes is None or isinstance(batch.captions, tuple):
+            return None
+        captions = batch.captions.to(self.device)
+        return torch.where(captions < 0, -1, self.classes[captions])
 
     def _rows_of(self, batch: Batch) -> Tensor:
         if not isinstance(batch.captions, tuple):

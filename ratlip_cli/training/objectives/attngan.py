@@ -26,6 +26,7 @@ from ratlip_cli.baselines.attngan import (
     discriminator_loss,
     kl_divergence,
     same_captions,
+    same_classes,
     sentence_relevance,
 )
 from ratlip_cli.distributed import world
@@ -88,7 +89,10 @@ class AttnGANObjective(Objective):
         sentence = self.discriminators.sentence(batch.fake_text)
         everyone = world().gathered(sentence)
         relevance = sentence_relevance(world().gathered(codes), everyone, self.weights.match_sharpness)
-        s0, s1 = contrast(relevance, same_captions(everyone))
+        same = same_captions(everyone)
+        if batch.classes is not None:
+            same |= same_classes(world().gathered(batch.classes))
+        s0, s1 = contrast(relevance, same)
         kl = kl_divergence(fake.mu, fake.logvar)
         loss = adversarial_loss(logits) + self.weights.match_weight * (s0 + s1) + self.weights.kl_weight * kl
         return loss, {"loss_g": loss, "clip_similarity": clip_similarity(codes, sentence), "match": s0 + s1, "kl": kl}

@@ -27,6 +27,7 @@ class MicroBatch(NamedTuple):
     noise: Tensor  # z (B,noise_dim).
     fake_text: Tensor  # The condition of the images to generate (B,...).
     draws: Mapping[str, Tensor] = {}  # The objective's own random numbers (B,...) by name, see `Objective.draws`.
+    classes: Tensor | None = None  # Numbers of the images' classes (B,), -1 for none; None where they are not known.
 
 
 Phase: TypeAlias = Callable[[MicroBatch, Any], tuple[Tensor, Logs]]

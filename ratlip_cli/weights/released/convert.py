@@ -118,7 +118,7 @@ def write_released(model: Model, path: Path) -> list[Path]:
     The code of AttnGAN, RAT-GAN and the DF-GAN of 2020 keeps each network in a file: `path` is the generator's, and the
     discriminators', netD0.pth and so on, stand beside it.
 
-    Raises UsageError where the published code has no such model, or a file exists.
+    Raises UsageError where the published code has no such model, a file exists, or two would be one.
     """
     variant = model.config.generator.variant
     code = code_for(variant)
@@ -135,6 +135,12 @@ def write_released(model: Model, path: Path) -> list[Path]:
         nets = code.publish(model.config.generator, generator, discriminator)
     files: dict[Path, Any] = {path: {"model": nets}}
     if code.discriminators:
+        for net in nets.keys() - {GENERATOR}:
+            if path.name.casefold() == f"{net}.pth".casefold():
+                raise UsageError(
+                    f"{path} is where the discriminator of that name goes, beside the generator: choose another --out, "
+                    f"such as {path.with_name('netG.pth')}."
+                )
         files = {path if net == GENERATOR else path.with_name(f"{net}.pth"): tensors for net, tensors in nets.items()}
     for file in files:
         if file.exists():
