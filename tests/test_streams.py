@@ -216,6 +216,17 @@ def test_a_signal_during_an_import_is_obeyed_whatever_the_imported_does(number: 
     assert len(found.stderr.splitlines()) == 1
 
 
+def test_of_several_processes_the_first_one_alone_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "swallows.py").write_text(SWALLOWS.format(number=15))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = {}
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        found = run(IMPORTS, tmp_path)
+        said[rank] = (found.returncode, found.stderr)
+    assert said == {"0": (143, "error: terminated.\n"), "1": (143, "")}
+
+
 def test_a_signal_that_python_had_to_drop_comes_again() -> None:
     found = run(DESTROYS.format(number=15))
     assert (found.returncode, found.stderr) == (143, "")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
+from ratlip_cli import processes
 from ratlip_cli.errors import Interrupted
 
 _SAYS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "the terminal was closed"}
@@ -52,7 +53,8 @@ def stop(number: int, frame: FrameType | None) -> None:
     message = f"{_SAYS[signal.Signals(number).name]}."
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            say(f"error: {message}")
+            if processes.rank() == 0:  # torchrun ends all where one has ended, whose own words say why
+                say(f"error: {message}")
             os._exit(128 + number)
         frame = frame.f_back
     raise Interrupted(message, number)
