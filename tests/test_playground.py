@@ -94,6 +94,17 @@ def test_between_two_prompts_words_come_and_go(tmp_path: Path) -> None:
         assert np.array_equal(pixels(made.image), pixels(frame))
 
 
+def test_truncation_is_the_familys_own_between_two_prompts(tmp_path: Path) -> None:
+    """LAFITE's mapping takes noise at unit variance: scaled noise would change nothing."""
+    sizes = {"channel_base": 64, "channel_max": 8, "w_dim": 8, "noise_dim": 8, "text_width": 8, "mapping_layers": 1}
+    folder = model_of_variant(tmp_path / "model", clip_of_grid(tmp_path / "clip", grid=4), "lafite", sizes)
+    lafite = api.load_model(folder)
+    (whole,), (wanted,) = (lafite.generate("a red bird", 1, seed=3, truncation=psi) for psi in (1.0, 0.2))
+    assert not np.array_equal(pixels(whole.image), pixels(wanted.image))
+    (made,) = playground.between(lafite, ("a red bird", "a blue bird"), 0.0, 1, 3, 0.2)
+    assert np.array_equal(pixels(made.image), pixels(wanted.image))
+
+
 @pytest.mark.slow
 def test_the_maps_of_words_are_those_of_gradcam(model: api.Model, tmp_path: Path) -> None:
     prompt = "a red bird with black wings"

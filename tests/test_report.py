@@ -354,7 +354,7 @@ def test_texts_of_any_length_stay_small(run: Path, tmp_path: Path) -> None:
     (run / "environment.json").write_text(json.dumps(content))
     page = report(ReportRequest(str(run)), tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < LARGEST
-    assert len(tables(page, "Environment")) == 250
+    assert len(tables(page, "Environment")) == 400
     assert "Tables are cut to 400 rows" in page.notes[-1]
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 from PIL import Image
 from starlette.middleware import Middleware
 
@@ -86,7 +85,8 @@ def between(
     images = TorchModel(model)
     start, end = map(images.encoded, prompts)
     encoded = images.between(start, end, share)
-    made, similarities = images.images(np.float32(truncation) * images.noise(seed, range(count)), [encoded] * count)
+    noise = images.truncated(images.noise(seed, range(count)), truncation)
+    made, similarities = images.images(noise, [encoded] * count)
     return [
         Between(
             image=image,
