@@ -94,8 +94,8 @@ def start_from(start: Start, trainer: Trainer) -> str:
     load_into(trainer.discriminator, others | taken_d, start.folder)
     anew = _new(own, taken, family.blocks_name, lambda name: name)
     if taken_d:
-        judge = "the discriminator"
-        anew += _new(others, taken_d, judge, lambda name: f"{name} of {judge}")
+        named = "the discriminator"
+        anew += _new(others, taken_d, named, lambda name: f"{name} of {named}")
     else:
         anew.append("the discriminator")
     theirs, ours = start.config.generator.image_size, trainer.settings.image_size
