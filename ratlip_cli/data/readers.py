@@ -94,7 +94,8 @@ def _deaf_to_children() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGCHLD, handler)
+        if handler is not None:  # which a library in C has set, and Python cannot set again
+            signal.signal(signal.SIGCHLD, handler)
 
 
 def _close(generator: weakref.ref[Generator[Any, None, None]]) -> None:
