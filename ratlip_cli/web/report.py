@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image
 
 import ratlip_cli
+from ratlip_cli.data.images import ImageError, read_image
 from ratlip_cli.errors import RatlipError, UsageError
 from ratlip_cli.files import write_text
 from ratlip_cli.grids import captioned_grid
@@ -600,8 +601,8 @@ def _as_webp(image: Image.Image, width: int = 1600, quality: int = 85) -> str:
 
 def _opened(path: Path) -> Image.Image | None:
     try:
-        return Image.open(path).convert("RGB")
-    except Exception:  # by whatever decoder: also one that is being written
+        return read_image(path)
+    except ImageError:  # also one that is being written
         return None
 
 
