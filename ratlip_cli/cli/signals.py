@@ -23,6 +23,12 @@ def stopping() -> list[signal.Signals]:
     return [one for one in known if one.name != "SIGHUP" or signal.getsignal(one) is not signal.SIG_IGN]
 
 
+def ending() -> list[signal.Signals]:
+    """Those of `stopping`, and SIGUSR1, by which SLURM tells that the time is nearly over, unless it is ignored."""
+    user = [signal.Signals["SIGUSR1"]] if "SIGUSR1" in signal.Signals.__members__ else []
+    return [*stopping(), *(one for one in user if signal.getsignal(one) is not signal.SIG_IGN)]
+
+
 @contextlib.contextmanager
 def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Let `handler` have the signals `numbers`, whatever had them before."""

@@ -226,15 +226,14 @@ def _show_estimate(folder: SweepFolder, estimated: Estimate) -> None:
 
 
 class _Stops:
-    """Counts the signals that ask to stop; SIGUSR1, by which SLURM tells that the time is nearly over, is one."""
+    """Counts the signals that ask to stop, of which SIGUSR1 counts as SIGTERM."""
 
     def __init__(self) -> None:
         self.count = 0
         self.number = 0
 
     def __enter__(self) -> _Stops:
-        user = [signal.Signals["SIGUSR1"]] if "SIGUSR1" in signal.Signals.__members__ else []
-        self._handled = signals.handled([*signals.stopping(), *user], self._note)
+        self._handled = signals.handled(signals.ending(), self._note)
         self._handled.__enter__()
         return self
 

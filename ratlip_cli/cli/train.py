@@ -167,8 +167,8 @@ def _show_dry_run(measured: DryRun) -> None:
 class StopRequest:
     """Notes the first signal, so that the step can be ended and saved; the next one acts at once.
 
-    Except SIGHUP: a terminal that is closed sends it to its programs, and so does the shell in it. SIGUSR1, by which
-    SLURM tells that the time is nearly over, counts as SIGTERM.
+    Except SIGHUP: a terminal that is closed sends it to its programs, and so does the shell in it. SIGUSR1 counts as
+    SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -176,8 +176,7 @@ class StopRequest:
         self._handlers = ExitStack()
 
     def __enter__(self) -> StopRequest:
-        user = [signal.Signals["SIGUSR1"]] if "SIGUSR1" in signal.Signals.__members__ else []
-        self._handlers.enter_context(signals.handled([*signals.stopping(), *user], self._note))
+        self._handlers.enter_context(signals.handled(signals.ending(), self._note))
         return self
 
     def __exit__(self, *error: object) -> None:
