@@ -460,6 +460,18 @@ def test_an_image_for_every_caption_from_the_noise_vector_of_its_number(model: M
     assert (alone - trained.clamp(-1, 1)).abs().max() <= 1e-5 * trained.abs().max()
 
 
+def test_a_fake_stays_with_its_real_image_where_others_have_no_caption(model: Model, dataset_path: Path) -> None:
+    """The intervals resample both together."""
+    some = CaptionedImages(dataset_path, "test", 32)
+    some.entries[2] = replace(some.entries[2], captions=())
+    some.captions = [text for entry in some.entries for text in entry.captions]
+    request = EvaluationRequest(metrics=("fid",), captions_per_image=1)
+    assert model_inputs(model, some, request).scenes.tolist() == [0, 1, 3, 4, 5, 6]
+    limited = model_inputs(model, some, replace(request, limit=5))
+    numbers = some_images(7, 5)
+    assert numbers[limited.scenes].tolist() == [number for number in numbers if number != 2]
+
+
 def test_a_limit_takes_images_of_the_whole(model: Model, dataset: CaptionedImages) -> None:
     assert set(some_images(100, 10)) < set(some_images(100, 11))
     assert len(some_images(7, 3)) == 3

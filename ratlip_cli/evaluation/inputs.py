@@ -66,10 +66,16 @@ class Inputs:
 
     @property
     def scenes(self) -> NDArray[np.int64]:
-        """For each fake, its scene, counted among those that have one."""
+        """For each fake (n,), its scene: the number of its real image where `paired`, else counted among the fakes'."""
         if self.captions is None:
             return np.arange(len(self.fake))
-        return np.unique(self.captions.scenes[self.captions.first], return_inverse=True)[1]
+        scenes = self.captions.scenes[self.captions.first]
+        if not self.paired:
+            return np.unique(scenes, return_inverse=True)[1]
+        split = self.captions.dataset
+        if self.limit is None or split is None:
+            return scenes
+        return np.searchsorted(some_images(len(split), self.limit), scenes)
 
 
 def model_inputs(model: Model, dataset: CaptionedImages, request: EvaluationRequest) -> Inputs:

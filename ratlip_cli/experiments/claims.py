@@ -154,7 +154,7 @@ def claims(folders: Folders) -> list[Claim]:
             _Wording(
                 "e",
                 "the angle between real and generated vectors is smaller than the baseline's",
-                "one drawing of each (Fig. 5)",
+                "one figure of each (Fig. 5)",
                 "angle of RAT+ATT minus that of GALIP, in degrees",
                 folders.command("fig5"),
             ),

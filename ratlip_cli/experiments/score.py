@@ -31,7 +31,7 @@ from ratlip_cli.environment import commit, machine
 from ratlip_cli.errors import DataError, RatlipError, WeightsError
 from ratlip_cli.evaluation.extract import Features, extract
 from ratlip_cli.evaluation.feature_file import FeatureFile
-from ratlip_cli.evaluation.images import Captions, some_images
+from ratlip_cli.evaluation.images import Captions
 from ratlip_cli.evaluation.inputs import Inputs, model_inputs, open_split
 from ratlip_cli.evaluation.metrics import Measurement, wanted_metrics
 from ratlip_cli.evaluation.networks import Networks, load_networks
@@ -159,7 +159,7 @@ def score_run(
             decisive = f"{split.fingerprint} {len(features.real)} {networks.features.fingerprint}"
             if _decisive(place.real_features) != decisive:  # else another run has written them
                 _save(place.real_features, {FEATURES: _read(features.real)}, {"decisive": decisive})
-        values[SCENES] = _scenes(inputs, split)
+        values[SCENES] = inputs.scenes
         (run / SCORES_FILE).unlink(missing_ok=True)  # whose values these are not: a kill before the end leaves none
         _save(run / VALUES_FILE, values)
         if features.journal is not None:
@@ -230,14 +230,6 @@ def _attribute_accuracy(
         right = [holds(answers[family][name][place], value) for name, value in stated.items()]
         shares.append(np.mean(right) if right else 1.0)  # nothing stated, nothing missed
     return np.asarray(shares, dtype=np.float32)
-
-
-def _scenes(inputs: Inputs, split: CaptionedImages) -> NDArray[np.int64]:
-    """For each generated image (n,), the number of the real image that its caption belongs to."""
-    if inputs.captions is None:
-        return np.arange(len(inputs.fake))
-    scenes = inputs.captions.scenes[inputs.captions.first]
-    return scenes if inputs.limit is None else np.searchsorted(some_images(len(split), inputs.limit), scenes)
 
 
 def trained_by(run: Path) -> dict[str, str | None]:
