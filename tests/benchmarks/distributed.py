@@ -1,14 +1,16 @@
 """What two processes cost: a step on two, against one process with half the batch; and how many bytes they exchange.
 
     python tests/benchmarks/distributed.py                  # the full-size model, four images: about a minute
+    python tests/benchmarks/distributed.py --batch-size 8   # twice the arithmetic for as many bytes
     python tests/benchmarks/distributed.py --size demo --steps 10
 
-Each process has one thread and computes half of the batch, over gloo. Ideally they take as long as one process that has
-half of the batch alone and the other core idle: the aim is 0.85 of that speed at full size. `ratio_cpu` is that of
-processor seconds, in which waiting and other work on the machine do not count. `reduction` is the share of a step that
-a process is in an exchange, waiting for the other one counted. Bytes are what a process gives into all-reduces in a
-step; a ring sends 2 (N - 1) / N times as many. Prints one JSON object, and exits with 1 where the aim is missed. Leave
-the machine alone meanwhile.
+Each process has one thread and computes half of the batch, over gloo. Ideally they take as long as one process that
+has half of the batch alone and the other core idle: the aim is 0.85 of that speed at full size. `ratio_cpu` is that of
+processor seconds, in which waiting and other work on the machine do not count, and `ratio_apart` that of two processes
+that exchange nothing: what two cores at work take from each other (clock, cache, memory), which no exchange could
+better. `reduction` is the share of a step that a process is in an exchange, waiting for the other one counted. Bytes
+are what a process gives into all-reduces in a step; a ring sends 2 (N - 1) / N times as many. Prints one JSON object,
+and exits with 1 where the aim is missed. Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 FULL_CLIP = "ViT-B-32-quickgelu:random"
@@ -140,10 +143,13 @@ def main() -> int:
     before = measured(options.size, half, options.steps, 1)
     together = measured(options.size, options.batch_size, options.steps, PROCESSES)
     after = measured(options.size, half, options.steps, 1)
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        apart = [*pool.map(lambda _: measured(options.size, half, options.steps, 1), range(PROCESSES))]
     both = (before, after)
     ratio, ratio_cpu = (
         statistics.mean(one[figure] for one in both) / together[figure] for figure in ("seconds", "cpu_seconds")
     )
+    ratio_apart = statistics.mean(one["seconds"] for one in both) / statistics.mean(one["seconds"] for one in apart)
     print(
         json.dumps(
             {
@@ -153,6 +159,7 @@ def main() -> int:
                 "seconds_alone": [round(one["seconds"], 3) for one in both],
                 "ratio": round(ratio, 3),
                 "ratio_cpu": round(ratio_cpu, 3),
+                "ratio_apart": round(ratio_apart, 3),
                 "aim": AIM,
                 "reduction": round(together["reduction"], 3),
                 "exchanges": together["exchanges"],
