@@ -169,7 +169,7 @@ def test_bad_input(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for arguments, code, words in (
         (["--format", "onxx", "--out", tmp_path / "out"], 2, "Did you mean 'onnx'"),
         (["--out", tmp_path], 2, "exists; choose another --out"),
-        (["--out", tmp_path / "out"], 1, "needs the package onnxscript: pip install onnx onnxscript onnxruntime"),
+        (["--out", tmp_path / "out"], 1, "needs the package onnxscript: pip install 'ratlip[export]'"),
     ):
         answer = ratlip("export", model.folder, *arguments, "--quiet")
         assert (answer.code, answer.out) == (code, "")

@@ -196,6 +196,17 @@ def test_a_dry_run_shows_files_and_card_and_asks_nobody(run: Path, tmp_path: Pat
     assert str(run.parent) not in told["card"]
 
 
+def test_that_a_run_is_not_finished_is_told(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "model", tmp_path / "model")
+    file = tmp_path / "model" / "generator.safetensors"
+    save_tensors(file, load_tensors(file), {"step": "1"})
+    answer = ratlip("push", tmp_path / "model", "me/colours", "--dry-run")
+    assert answer.code == 0, answer.err
+    steps = json.loads((file.parent / CONFIG_FILE).read_text())["training"]["settings"]["steps"]
+    assert f"was trained for 1 of its {steps} steps" in answer.err
+    assert "was trained for" not in ratlip("push", run, "me/colours", "--dry-run").err
+
+
 def test_what_goes_up_names_no_folder_of_this_machine(run: Path, connect: Connect) -> None:
     with serve() as hub:
         connect(hub, WRITE_TOKEN)

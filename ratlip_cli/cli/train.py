@@ -159,8 +159,8 @@ def _show_dry_run(measured: DryRun) -> None:
         ("time to encode the captions, once", console.duration(measured.seconds_for_text)),
         ("time in all", console.duration(measured.seconds)),
     ]
-    if measured.start is not None:
-        console.note(measured.start)
+    for line in filter(None, (measured.start, *measured.notes)):
+        console.note(line)
     console.result_table("This run would be", ("", "value"), rows)
 
 

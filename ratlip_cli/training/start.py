@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ratlip_cli import __version__, processes
-from ratlip_cli.data.dataset import CaptionedImages, cut_captions, text_vectors
+from ratlip_cli.data.dataset import CaptionedImages, caption_notes, text_vectors
 from ratlip_cli.data.of_run import note_dataset
 from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.data.request import is_stream
@@ -160,8 +160,8 @@ def _tell_data(
     left_out = sum("it has no caption" in problem.reason for problem in dataset.info.left_out)
     if left_out and not settings.needs_captions:
         tell(f"{left_out:,} more were left out for want of a caption; prepare them again with --keep-uncaptioned")
-    if (cut := cut_captions(clip, dataset.captions)) is not None:
-        tell(cut)
+    for line in caption_notes(clip, dataset.captions):
+        tell(line)
 
 
 def _rows(settings: TrainSettings, dataset: CaptionedImages | StreamedImages, clip: FrozenCLIP) -> Tensor | None:

@@ -265,5 +265,7 @@ def _check_packages(file_format: str) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            extra = " ".join(needed[file_format])
-            raise RatlipError(f"--format {file_format} needs the package {error.name}: pip install {extra}.") from error
+            extra = "export" if file_format == "onnx" else file_format
+            raise RatlipError(
+                f"--format {file_format} needs the package {error.name}: pip install 'ratlip[{extra}]'."
+            ) from error
