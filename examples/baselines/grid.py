@@ -1,4 +1,4 @@
-"""One grid of several models: the same prompts under the same noise vectors, a row for each model and prompt.
+"""One grid of several models: the same prompts under the same noise, a row for each model and prompt, in 256 colours.
 
     python examples/baselines/grid.py table1.png RATLIP=runs/table1.demo/RATLIP-seed0 GALIP=runs/table1.demo/GALIP-seed0
 """
@@ -29,7 +29,7 @@ def main() -> None:
         for prompt in options.prompt or PROMPTS:
             rows.append((f"{name}: {prompt}", [one.image for one in model.generate(prompt, IMAGES)]))
     with whole_file(options.out) as partial:
-        captioned_grid(rows, options.scale).save(partial, "PNG")
+        captioned_grid(rows, options.scale).quantize(256).save(partial, "PNG")
 
 
 if __name__ == "__main__":
