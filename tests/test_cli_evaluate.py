@@ -166,6 +166,27 @@ def test_the_action_is_one_by_githubs_reference() -> None:
     assert all(f"inputs.{name}" in named for name in action["inputs"])
 
 
+def test_the_action_restores_nothing_of_the_repository() -> None:
+    """Only what ratlip makes and knows by its content, under a key that changes with what decides it."""
+    action = pytest.importorskip("yaml").safe_load((EXAMPLES / "action.yml").read_text(encoding="utf-8"))
+    steps = action["runs"]["steps"]
+    restore, save = (
+        next(step for step in steps if f"cache/{which}@" in step.get("uses", "")) for which in ("restore", "save")
+    )
+    (score,) = (step for step in steps if step.get("id") == "gate")
+    own, features, *downloaded = restore["with"]["path"].splitlines()
+    assert save["with"]["path"] == restore["with"]["path"]
+    assert own == score["env"]["RATLIP_DATA"] == "${{ runner.temp }}/ratlip-data"
+    assert features == "${{ inputs.dataset && format('{0}/.features', inputs.dataset) }}"
+    assert all(path.startswith("~/.cache/") for path in downloaded)
+    key, prefixes = restore["with"]["key"], restore["with"]["restore-keys"].split("\n")
+    assert "hashFiles(format('{0}/**', inputs.dataset)" in key
+    assert all(key.startswith(prefix) and key != prefix for prefix in prefixes)
+    (named,) = (step for step in steps if f"steps.{step.get('id')}.outputs.decisive" in key)
+    assert all(f"inputs.{name} " in named["env"]["DECISIVE"] for name in ("model", "dataset", "options", "package"))
+    assert steps.index(named) < steps.index(restore) < steps.index(score) < steps.index(save)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("limit", "code"), [("0", 0), ("99", 3)])
 def test_the_action_scores(
