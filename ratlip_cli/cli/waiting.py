@@ -34,6 +34,15 @@ def hardly_wait_where_busy() -> None:
         _choose(_HARDLY)
 
 
+def users_environment() -> dict[str, str]:
+    """The environment without what `wait_briefly` and `hardly_wait_where_busy` put into it."""
+    environment = dict(os.environ)
+    chosen = environment.pop(_OURS, None)
+    if environment.get("GOMP_SPINCOUNT") == chosen:
+        environment.pop("GOMP_SPINCOUNT", None)
+    return environment
+
+
 def _choose(rounds: str) -> None:
     os.environ["GOMP_SPINCOUNT"] = os.environ[_OURS] = rounds
 
