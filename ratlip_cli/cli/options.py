@@ -111,7 +111,7 @@ ModelNoun = Annotated[
 Device = Annotated[str, typer.Option(help="Where to compute.", **_DEVICE)]
 Precision = Annotated[
     str,
-    choice(PRECISIONS, "Arithmetic of sampling; auto: bf16 where it is faster at the same scores.", "precision"),
+    choice(PRECISIONS, "Arithmetic of sampling; auto is fp32.", "precision"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")]

@@ -259,7 +259,8 @@ class GeneratedImages:
     Args:
         captions: see `Captions.of_split`.
         seed: of the noise vectors.
-        batch_size: images generated at a time; see `sampling.sample`.
+        batch_size: images generated at a time, see `sampling.sample`; a CPU makes them as if it were left out, so
+            that none depends on it.
     """
 
     def __init__(self, model: Model, captions: Captions, seed: int, batch_size: int | None = None) -> None:
@@ -268,7 +269,7 @@ class GeneratedImages:
         self._model = model
         self._captions = captions
         self._seed = seed
-        self._batch_size = batch_size
+        self._batch_size = None if model.device.type == "cpu" else batch_size
         self.cache: Path | None = None
 
     @property
