@@ -67,12 +67,13 @@ def stop(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def keeping(what: str) -> Iterator[None]:
-    """Add to Interrupted, where it is raised inside, the sentence `what` about the work that is kept."""
+def keeping(what: str | Callable[[], str]) -> Iterator[None]:
+    """Add to Interrupted, where it is raised inside, the sentence `what`, or what it gives then, about what is kept."""
     try:
         yield
     except Interrupted as error:
-        raise Interrupted(f"{error} {what}", error.exit_code - 128) from None
+        sentence = what if isinstance(what, str) else what()
+        raise Interrupted(f"{error} {sentence}", error.exit_code - 128) from None
 
 
 def say(line: str) -> None:
