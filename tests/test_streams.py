@@ -233,6 +233,29 @@ def test_a_signal_that_python_had_to_drop_comes_again() -> None:
     assert (found.returncode, found.stderr) == (143, "")
 
 
+BUSY = """
+import threading
+wait = threading.Event.wait
+
+def late(event, timeout=None):
+    done = wait(event, timeout)
+    if timeout is None and not late.once:
+        late.once = True
+        time.sleep(0.5)
+    return done
+
+late.once = False
+threading.Event.wait = late
+"""
+
+
+def test_it_comes_again_also_where_it_comes_while_it_is_sent() -> None:
+    """As on a busy machine: the thread that sends it is quicker than the one that has begun it."""
+    beginning, rest = DESTROYS.format(number=15).split("\n\n", 1)
+    found = run(f"{beginning}\n{BUSY}\n{rest}")
+    assert (found.returncode, found.stderr) == (143, "")
+
+
 @pytest.mark.parametrize(
     ("patched", "work"),
     [

@@ -85,6 +85,9 @@ def say(line: str) -> None:
 def _again(missed: Any) -> None:
     """Send the signal once more where Python had to drop its exception, as it does in destructors and callbacks."""
     if isinstance(missed.exc_value, Interrupted):
-        threading.Timer(0.05, os.kill, (os.getpid(), missed.exc_value.exit_code - 128)).start()
+        try:
+            threading.Timer(0.05, os.kill, (os.getpid(), missed.exc_value.exit_code - 128)).start()
+        except Interrupted:  # on a busy machine it comes before start() is over, and would be dropped here again
+            _again(missed)
     else:
         sys.__unraisablehook__(missed)
