@@ -126,6 +126,7 @@ def _scores(request: Publication, model: Model) -> Scores | None:
 
 def _save_samples(model: Model, prompts: Sequence[str], path: Path, progress: Progress) -> None:
     samples: list[Sample] = []
+    progress("generate", 0, len(prompts) * SAMPLES, "images")
     for sample in generate(model, prompts, SAMPLES):
         samples.append(sample)
         progress("generate", len(samples), len(prompts) * SAMPLES, "images")

@@ -16,6 +16,7 @@ from hub_server import WRITE_TOKEN, serve
 from PIL import Image
 
 from ratlip_cli.errors import UsageError, WeightsError
+from ratlip_cli.publish import Publication, publish
 from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.tensor_files import load_tensors, save_tensors
 from ratlip_cli.training.settings import TrainSettings
@@ -175,6 +176,13 @@ def write_scores(path: Path, fingerprint: str) -> Path:
     what = {"model": "runs/x", "model_fingerprint": fingerprint, "dataset": "data/colours", "split": "test"}
     path.write_text(json.dumps({**what, "protocol": "standard", "fingerprint": "f" * 16, "metrics": {"fid": fid}}))
     return path
+
+
+def test_samples_of_the_card_are_timed_from_their_beginning(run: Path) -> None:
+    told: list[tuple[int, int | None]] = []
+    publish(Publication(str(run), "me/colours", dry_run=True), lambda _, done, total, __: told.append((done, total)))
+    assert told[0] == (0, len(told) - 1)
+    assert told[-1] == (len(told) - 1, len(told) - 1)
 
 
 def test_a_dry_run_shows_files_and_card_and_asks_nobody(run: Path, tmp_path: Path) -> None:

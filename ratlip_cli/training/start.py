@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,19 +102,32 @@ def open_session(
         validation = world.in_turn(lambda: Validation(settings, images, model))
     world.wait()  # until all have read what the first one writes over
     folder = RunFolder(run) if run is not None else _made_by_first(settings, world)
-    if world.is_first:
-        folder.open(settings, trainer.steps_done)
-    if world.is_first and isinstance(dataset, CaptionedImages):
-        note_dataset(folder.path, dataset.path, dataset.fingerprint)
-    branches_off = run is None and checkpoint is not None
-    saved_step = 0 if branches_off else trainer.steps_done
-    session = TrainingSession(settings, dataset, trainer, identity, folder, saved_step, validation)
-    if world.is_first:
-        create_model_folder(folder.model, config, clip)
-        session.write_model()
-        session.save()
+    with _nothing_left_of(folder, is_new=run is None and world.is_first):
+        if world.is_first:
+            folder.open(settings, trainer.steps_done)
+        if world.is_first and isinstance(dataset, CaptionedImages):
+            note_dataset(folder.path, dataset.path, dataset.fingerprint)
+        branches_off = run is None and checkpoint is not None
+        saved_step = 0 if branches_off else trainer.steps_done
+        session = TrainingSession(settings, dataset, trainer, identity, folder, saved_step, validation)
+        if world.is_first:
+            create_model_folder(folder.model, config, clip)
+            session.write_model()
+            session.save()
     world.wait()
     return session
+
+
+@contextlib.contextmanager
+def _nothing_left_of(folder: RunFolder, is_new: bool) -> Iterator[None]:
+    """Remove a run folder that is new where it could not be filled, or a signal came before it was."""
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            folder.close()
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
 
 
 def _after_restart(settings: TrainSettings) -> TrainSettings:
