@@ -1,6 +1,6 @@
 """One grid of several models: the same prompts under the same noise, a row for each model and prompt, in 256 colours.
 
-    python examples/baselines/grid.py table1.png RATLIP=runs/table1.demo/RATLIP-seed0 GALIP=runs/table1.demo/GALIP-seed0
+python examples/baselines/grid.py table1.png RATLIP=runs/table1.demo/RATLIP-seed0 GALIP=runs/table1.demo/GALIP-seed0
 """
 
 from __future__ import annotations
