@@ -269,7 +269,7 @@ class GeneratedImages:
         self._model = model
         self._captions = captions
         self._seed = seed
-        self._batch_size = None if model.device.type == "cpu" else batch_size
+        self._batch_size = batch_size
         self.cache: Path | None = None
 
     @property
@@ -298,7 +298,8 @@ class GeneratedImages:
             batches = wanted[first : first + TOGETHER]
             numbers = [captions[place] for batch in batches for place in batch]
             noise = noise_vectors(self._seed, numbers, self._model.config.generator.noise_dim)
-            levels = to_uint8(sample(self._model, noise, self._condition(numbers), self._batch_size))
+            together = None if self._model.device.type == "cpu" else self._batch_size
+            levels = to_uint8(sample(self._model, noise, self._condition(numbers), together))
             yield from torch.split(levels, [len(batch) for batch in batches])
 
     @property

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import torch
 from torch import Tensor
@@ -102,12 +103,11 @@ def _plain_process(model: Model, count: int, threads: int, environment: Mapping[
     )
 
     def times() -> tuple[float, float]:
-        assert process.stdin is not None
-        assert process.stdout is not None
+        stdin, stdout = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
         try:
-            process.stdin.write("\n")
-            process.stdin.flush()
-            one, several = json.loads(process.stdout.readline())
+            stdin.write("\n")
+            stdin.flush()
+            one, several = json.loads(stdout.readline())
         except (OSError, ValueError) as error:
             raise RatlipError("the process that measures plain PyTorch ended early.") from error
         return one, several
@@ -129,7 +129,8 @@ def serve_plain() -> None:
     condition = model.encode([PROMPT])
     text = condition.expand(len(noise), *condition.shape[1:])
     for _ in sys.stdin:
-        print(json.dumps(_times(plain, plain, noise, text)), flush=True)
+        sys.stdout.write(f"{json.dumps(_times(plain, plain, noise, text))}\n")
+        sys.stdout.flush()
 
 
 def _times(one: Sampling, several: Sampling, noise: Tensor, text: Tensor) -> tuple[float, float]:
