@@ -143,7 +143,8 @@ class ExportedModel:
         text = self.encode_tokens(self._tokenizer([without_accidents(prompt)]))
         return text / np.linalg.norm(text, axis=1, keepdims=True) if self.settings.unit_text else text
 
-    def between(self, start: Floats, end: Floats, share: float) -> Floats:
+    @staticmethod
+    def between(start: Floats, end: Floats, share: float) -> Floats:
         """See `samples.ImageModel`."""
         mixed: Floats = np.float32(1 - share) * start + np.float32(share) * end
         if mixed.ndim == 3:  # of an AttnGAN, see `baselines.attngan.between`

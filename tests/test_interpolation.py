@@ -120,7 +120,7 @@ def test_words_come_and_go_between_prompts(attngan: Model, tmp_path: Path) -> No
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_words_of_an_exported_model_come_and_go_alike(attngan: Model, share: float) -> None:
     start, end = (attngan.encode([prompt]) for prompt in PROMPTS[:2])
-    mixed = ExportedModel.between(None, start.numpy(), end.numpy(), share)  # type: ignore[arg-type]
+    mixed = ExportedModel.between(start.numpy(), end.numpy(), share)
     torch.testing.assert_close(torch.from_numpy(mixed), attngan.family.between(start, end, share))
 
 
