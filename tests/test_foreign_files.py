@@ -547,7 +547,7 @@ def test_a_misspelled_path_is_said_before_the_hub(made: Path, tmp_path: Path, mo
     with pytest.raises(UsageError, match=r"unknown model 'runs/birds-9'.*Did you mean 'runs/birds-1'"):
         locate_model("runs/birds-9")
     shutil.rmtree(tmp_path / "runs")
-    with pytest.raises(UsageError, match=r"unknown model 'runs/birds-1'.*There is no run in runs yet\.$"):
+    with pytest.raises(UsageError, match=r"unknown model 'runs/birds-1'.*No run is here yet"):
         locate_model("runs/birds-1")
 
 

@@ -90,9 +90,9 @@ def test_an_exported_model_has_its_own_plain_images_at_the_ends(model: Model) ->
     """The same law, without onnxruntime: what it takes between two prompts."""
     start, end = np.float32([[0.1, 3.0]]), np.float32([[-0.7, 1 / 3]])
     between = ExportedModel.between
-    assert np.array_equal(between(None, start, end, 0.0), start)  # type: ignore[arg-type]
-    assert np.array_equal(between(None, start, end, 1.0), end)  # type: ignore[arg-type]
-    np.testing.assert_allclose(between(None, start, end, 0.25), 0.75 * start + 0.25 * end, rtol=1e-6)  # type: ignore[arg-type]
+    assert np.array_equal(between(start, end, 0.0), start)
+    assert np.array_equal(between(start, end, 1.0), end)
+    np.testing.assert_allclose(between(start, end, 0.25), 0.75 * start + 0.25 * end, rtol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from ratlip_cli.cli import console
 from ratlip_cli.data.request import DATASETS, prepared_names
-from ratlip_cli.errors import RatlipError, UsageError, unknown_name
+from ratlip_cli.errors import RatlipError, UsageError, no_such_model, unknown_name
 from ratlip_cli.generation import PRECISIONS
 from ratlip_cli.setting import DEVICES, RUNS, Setting, Value, check_choice, check_device
 
@@ -125,7 +125,8 @@ def check_model_name(name: str | None) -> None:
     if name is None or name == "ratlip-demo" or Path(name).exists():
         return
     if Path(name).parent.is_dir() or Path(name).parts[:1] == RUNS.parts:
-        raise unknown_name("model", name, {*_models(), *_models_in(Path(name).parent)})
+        known = {*_models(), *_models_in(Path(name).parent)}
+        raise no_such_model(name, known) if len(Path(name).parts) > 1 else unknown_name("model", name, known)
 
 
 def check_out_folder(out: Path) -> None:

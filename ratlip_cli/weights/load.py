@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ratlip_cli.errors import UsageError, WeightsError, unknown_name
+from ratlip_cli.errors import UsageError, WeightsError, no_such_model, unknown_name
 from ratlip_cli.setting import RUNS, check_export
 from ratlip_cli.weights.model_folder import CONFIG_FILE, GENERATOR_FILE, Model, file_of, load_folder
 from ratlip_cli.weights.not_models import MODEL_IN_RUN, what_it_is
@@ -94,10 +94,7 @@ def locate_model(spec: str) -> tuple[str, Path]:
             raise WeightsError(f"there is no folder {spec} here{hint} On the Hugging Face Hub: {error}") from error
         return pinned_name(spec, snapshot), snapshot
     if len(folder.parts) > 1:
-        near = difflib.get_close_matches(spec, runs, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        known = f"Runs: {', '.join(runs)}." if runs else f"There is no run in {RUNS} yet."
-        raise UsageError(f"unknown model '{spec}': there is no such folder.{hint} {known}")
+        raise no_such_model(spec, runs)
     raise unknown_name("model", spec, [DEMO, *runs])
 
 
