@@ -69,10 +69,11 @@ def test_a_command_that_starts_too_slowly_fails_the_benchmark(
     monkeypatch.setattr(start, "LIMITS", start.LIMITS | limits)
     monkeypatch.setattr(start, "EXPORTS_BY", ("no_such_package",))
     monkeypatch.setattr(start, "command", lambda row, folder: (row,))
-    monkeypatch.setattr(start, "ran", lambda first, *others: times[first].pop(0))
+    monkeypatch.setattr(start, "ran", lambda first, *others: (times[first].pop(0), 1.0))
     monkeypatch.setattr(start.sys, "argv", ["start.py", "help", "generate", "exported", "--rounds", "2"])
     assert start.main() == 1
     told = json.loads(capsys.readouterr().out)
     assert {row: one["share"] for row, one in told["rows"].items()} == {"help": 0.25, "generate": 1.5}
+    assert {one["cpu_share"] for one in told["rows"].values()} == {1}
     assert told["left_out"] == {"exported": "not installed: no_such_package"}
     assert start.too_slow(told) == ["generate"]
