@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ratlip_cli import processes
 from ratlip_cli.device import resolve_device
-from ratlip_cli.errors import DistributedError, UsageError, first_line
+from ratlip_cli.errors import READER_KILLED, DataError, DistributedError, UsageError, first_line, is_of_readers
 
 BUCKET = 2**24  # Numbers that are exchanged at once.
 
@@ -29,7 +29,6 @@ _LONGEST_WORK = datetime.timedelta(hours=24)
 """How long all wait for what one does: preparing data, scoring a model. Nobody waits for one that has ended."""
 ANSWER_SECONDS = 600.0
 """How long an exchange waits for a process where no setting says it."""
-_LATE = "see what its own output says; `ratlip train` waits longer by --dist-timeout."
 _LOST_SECONDS = 1.5
 """How long those that lost another one wait for each other to say so; who has not said so then is missing."""
 
@@ -129,17 +128,17 @@ class Group(World):
     """The processes of torch.distributed's default group, which has begun.
 
     Every method that exchanges something raises DistributedError, which names the missing ones, where another process
-    has ended or does not come within the time-out.
+    has ended or does not come within `timeout`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: datetime.timedelta) -> None:
         import torch.distributed
 
         self._dist = dist = cast(Any, torch.distributed)
         self._store = processes.store()
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         # Words and decisions go between CPUs, which asks no GPU to be done with its work.
-        self._between_cpus = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+        self._between_cpus = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
         self._store.set(f"host of {self.rank}", socket.gethostname())
 
     def whole(self, rows: Tensor, micro_batches: int = 1, pairs: bool = False) -> Tensor:
@@ -230,6 +229,8 @@ class Group(World):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            if is_of_readers(error):  # PyTorch's handler of SIGCHLD raises it here as anywhere
+                raise DataError(READER_KILLED) from error
             raise DistributedError(
                 self._lost(re.sub(r"^\[[^]]*\] ", "", first_line(error)).partition(". ")[0])
             ) from error
@@ -339,7 +340,7 @@ def _begun(device: torch.device, seconds: float) -> Group:
     store.set_timeout(timeout)
     if missing := processes.missing(seconds):
         who = f"process {', '.join(map(str, missing))} of {size}"
-        raise DistributedError(f"{who} did not come in {seconds:.0f} s; {_LATE}")
+        raise DistributedError(f"{who} did not come in {seconds:.0f} s; {processes.LATE}")
     try:
         # NCCL wants a GPU for each process; else gloo carries what is on GPUs too.
         own_gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -349,9 +350,9 @@ def _begun(device: torch.device, seconds: float) -> Group:
         )
     except RuntimeError as error:
         raise DistributedError(
-            f"a process did not come in {seconds:.0f} s ({first_line(error):.200}); {_LATE}"
+            f"a process did not come in {seconds:.0f} s ({first_line(error):.200}); {processes.LATE}"
         ) from error
-    return Group()
+    return Group(timeout)
 
 
 def own_device(name: str) -> torch.device:

@@ -62,6 +62,11 @@ READER_KILLED = (
 """What is said where a DataLoader's process has gone, which PyTorch notices in whatever is done at that moment."""
 
 
+def is_of_readers(error: Exception) -> bool:
+    """Whether PyTorch says by it that a DataLoader's process has gone."""
+    return str(error).startswith(("DataLoader worker", "Pin memory thread exited"))
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a misspelled name: it gives the nearest right one and the whole list."""
     choices = sorted(known)

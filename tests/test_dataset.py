@@ -6,17 +6,28 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from ratlip_cli.data.caption_length import long_captions
 from ratlip_cli.data.dataset import Batch, CaptionedImages, cut_captions, text_vectors, training_batches
 from ratlip_cli.data.layout import DatasetInfo, Record
+from ratlip_cli.data.readers import (
+    close_at_once,
+    leave_signals_to_parent,
+    let_pinning_end_in_silence,
+    next_of,
+    read_in_turn,
+)
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, UsageError, WeightsError
 from ratlip_cli.model.clip import FrozenCLIP
@@ -422,10 +433,12 @@ if __name__ == "__main__":
     asked = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: asked.append(number))
+    signal.signal(signal.SIGUSR1, lambda number, frame: os.write(1, b"noted "))
     kept = training_batches(CaptionedImages(Path({folder!r}), "train", 32), 4, workers=2)
     next(kept)
     os.killpg(0, signal.SIGINT)
     os.killpg(0, signal.SIGTERM)
+    os.killpg(0, signal.SIGUSR1)  # as SLURM does it for all of a step
     time.sleep(0.3)
     for _ in range(20):
         next(kept)
@@ -443,7 +456,7 @@ def ended(program: str) -> subprocess.CompletedProcess[str]:
 def test_signals_leave_the_workers_to_their_parent_and_nobody_waits_at_the_end(folder: Path, late: int) -> None:
     """Also a worker that has not begun yet when a signal comes."""
     done = ended(SIGNALLED.format(folder=str(folder), late=late))
-    assert (done.stdout, done.returncode) == ("2\n", 0), done.stderr
+    assert (done.stdout, done.returncode) == ("noted 2\n", 0), done.stderr
 
 
 KILLED = """
@@ -468,3 +481,56 @@ def test_a_killed_worker_is_one_line_and_nobody_waits_at_the_end(folder: Path) -
     done = ended(KILLED.format(folder=str(folder)))
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
     assert "killed" in done.stderr
+
+
+class Slow(Dataset[int]):
+    """Items of which the first alone comes soon."""
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, index: int) -> int:
+        time.sleep(60 * min(index, 1))
+        return index
+
+
+def test_nobody_waits_for_busy_workers_one_after_the_other() -> None:
+    loaders = [
+        DataLoader(Slow(), batch_size=None, num_workers=1, worker_init_fn=leave_signals_to_parent) for _ in range(3)
+    ]
+    turns = itertools.cycle(range(3))
+    items = read_in_turn(loaders, lambda: next(turns))
+    assert [next(items) for _ in loaders] == [0, 0, 0]
+    before = time.monotonic()
+    items.close()
+    assert time.monotonic() - before < 4
+
+
+def test_readers_that_pin_are_closed_side_by_side() -> None:
+    class Reader:
+        def __del__(self) -> None:
+            time.sleep(0.5)
+
+    readers: Any = [Reader() for _ in range(4)]
+    before = time.monotonic()
+    close_at_once(readers)
+    assert time.monotonic() - before < 1.5
+
+
+def _pin_memory_loop() -> None:
+    raise EOFError
+
+
+def test_a_worker_that_is_killed_while_its_batch_is_pinned_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match="killed"):
+        next_of(iter(told_by_pytorch("Pin memory thread exited unexpectedly")))
+    let_pinning_end_in_silence()
+    thread = threading.Thread(target=_pin_memory_loop)
+    thread.start()
+    thread.join()
+    assert capfd.readouterr().err == ""
+
+
+def told_by_pytorch(words: str) -> Iterator[Any]:
+    raise RuntimeError(words)
+    yield

@@ -210,6 +210,7 @@ def test_another_request_in_another_process_is_one_line(tmp_path: Path) -> None:
     for mine, theirs, words in (
         (("--precision", "fp32"), ("--precision", "bf16"), "has precision bf16, and the first one fp32"),
         (("--seed", 1), ("--seed", 2), "has seed 2, and the first one 1"),
+        (("--format", "png"), ("--format", "jpg"), "has format jpg, and the first one png"),
     ):
         env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         given = ("generate", "a bird", "--out", tmp_path / "out", "--device", "cpu", "--quiet")

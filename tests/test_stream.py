@@ -24,7 +24,7 @@ from test_lafite_training import SIZES
 
 from ratlip_cli.data import stream as stream_module
 from ratlip_cli.data.dataset import Batch
-from ratlip_cli.data.layout import read_split
+from ratlip_cli.data.layout import read_dataset, read_split
 from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.data.request import expanded, is_stream, stream_name
 from ratlip_cli.data.stream import StreamedImages, StreamReader
@@ -275,6 +275,14 @@ def test_names_of_streams(tmp_path: Path) -> None:
     write_shards(tmp_path / "laion", 1, 1)
     assert is_stream(str(tmp_path / "laion"))
     assert not is_stream(str(tmp_path / "laion" / "00000.tar"))
+    (tmp_path / "files" / "00000").mkdir(parents=True)
+    (tmp_path / "files" / "00000_stats.json").touch()
+    (tmp_path / "files" / "00000.parquet").touch()  # img2dataset's own notes of the files
+    assert not is_stream(str(tmp_path / "files"))
+    write_parquet(tmp_path / "parquet" / "00000.parquet", range(4))
+    (tmp_path / "parquet" / "00000_stats.json").touch()
+    assert is_stream(str(tmp_path / "parquet"))
+    assert len(opened(tmp_path / "parquet")) == 4
     assert not any(map(is_stream, ("cub", "*star?", "100%_{done}")))
     with pytest.raises(DataError, match="does not exist"):
         opened(tmp_path / "{0..3}.tar")
@@ -469,3 +477,12 @@ def test_a_data_set_of_the_hub(tmp_path: Path, connect: Connect, monkeypatch: py
             opened("hf://me/birds", split="validation")
         with pytest.raises(DataError, match="hf://me/none cannot be opened"):
             opened("hf://me/none")
+        hub.faults.append(Fault(r"GET /datasets/me/birds/resolve/.*00001", status=403, times=99))
+        asked = ("prepare", "hf://me/birds", "--image-size", 32, "--data-dir", tmp_path / "data", "--workers", 1)
+        answer = ratlip(*asked)
+        assert (answer.code, "prepare it again to read the rest" in answer.err) == (0, True), answer.err
+        hub.faults.clear()
+        assert ratlip(*asked).code == 0
+        info = read_dataset(tmp_path / "data" / "birds")
+        assert (sum(info.counts.values()), info.left_out) == (12, ())
+        assert "prepared already" in ratlip(*asked).err

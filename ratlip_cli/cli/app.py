@@ -36,7 +36,7 @@ from ratlip_cli.cli.reproduce import reproduce
 from ratlip_cli.cli.runs import runs
 from ratlip_cli.cli.sweep import sweep
 from ratlip_cli.cli.train import train
-from ratlip_cli.errors import READER_KILLED, DistributedError, Interrupted, RatlipError
+from ratlip_cli.errors import READER_KILLED, DistributedError, Interrupted, RatlipError, is_of_readers
 
 app = typer.Typer(
     name="ratlip",
@@ -95,7 +95,7 @@ def main() -> None:
             ended_by_others = processes.rank() > 0 and isinstance(told, Interrupted)  # torchrun ends all with one
             if not processes.are_several() or (not ended_by_others and processes.speaks()):
                 console.error(str(told))
-            if not isinstance(told, DistributedError):
+            if not isinstance(told, DistributedError | Interrupted):
                 processes.end()
             sys.exit(told.exit_code)
         finally:
@@ -123,7 +123,7 @@ def _in_one_line(error: Exception) -> RatlipError | None:
         return RatlipError(
             "this PyTorch lacks an operation on mps; set PYTORCH_ENABLE_MPS_FALLBACK=1 or use --device cpu."
         )
-    if str(error).startswith("DataLoader worker"):
+    if is_of_readers(error):
         return RatlipError(READER_KILLED)
     if "can't allocate memory" in str(error):
         return RatlipError("the memory is full; use a smaller --batch-size or --image-size.")

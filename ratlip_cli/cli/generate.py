@@ -200,7 +200,13 @@ def generate(
 
         asked = {"seed": seed, "indices or count": indices or count, "best_of": best_of, "truncation": truncation}
         prompts_read = f"of {hashlib.sha256(repr(texts).encode()).hexdigest()[:16]}"  # they may be thousands
-        given = {"batch_size": batch_size, "out": str(out), "like": repr(like_image), "prompts": prompts_read}
+        given = {
+            "batch_size": batch_size,
+            "format": image_format,
+            "out": str(out),
+            "like": repr(like_image),
+            "prompts": prompts_read,
+        }
         world().agree({**asked, **given})
     folder = outputs.ImageFolder(out, image_format or FORMATS[0])
     images: list[samples.Sample] = []

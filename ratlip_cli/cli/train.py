@@ -69,7 +69,7 @@ def train(
     if print_config:
         console.result_toml(settings.to_toml().rstrip())
         return
-    if not processes.is_restart():  # which goes on with the run that is there
+    if not processes.are_of_torchrun():  # else when they know whether they are started again
         check_beginning(settings)
     several = 1 if dry_run else count(devices, settings.device)
     if several > 1:
@@ -186,7 +186,7 @@ class StopRequest:
         name = signal.Signals(number).name
         if self.signal_number is None:
             self.signal_number = int(signal.SIGTERM) if name == "SIGUSR1" else number
-            if not processes.are_several():  # else torchrun sends it to each
+            if not processes.are_of_torchrun():  # else torchrun sends it to each
                 signals.say("\nending the step and saving; once more stops at once")
         elif name not in ("SIGHUP", "SIGUSR1"):
             signals.stop(number, frame)

@@ -8,16 +8,17 @@ import multiprocessing
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-from ratlip_cli.errors import READER_KILLED, DataError
+from ratlip_cli.errors import READER_KILLED, DataError, is_of_readers
 
 LEFT_TO_PARENT = [
-    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if name in signal.Signals.__members__
 ]
 
 
@@ -53,35 +54,70 @@ def read_in_turn(loaders: Sequence[DataLoader[Any]], turn: Callable[[], int]) ->
 
     def items() -> Generator[Any, None, None]:
         others = set(multiprocessing.active_children())
+        pins = any(loader.pin_memory for loader in loaders)
+        if pins:
+            let_pinning_end_in_silence()
         readers = [started(loader) for loader in loaders]
         processes = set(multiprocessing.active_children()) - others
         try:
             while True:
-                item = _next(readers[turn()])
+                item = next_of(readers[turn()])
                 if isinstance(item, Exception):
                     raise item
                 yield item
         finally:
             with _deaf_to_children():
-                readers.clear()
-                for process in processes:  # with an error, its traceback keeps the readers
+                if pins:  # a thread that reads what a process hands over would wait for ever for the rest
+                    close_at_once(readers)
+                for process in processes:  # before PyTorch waits for each in turn; it is deaf to what PyTorch sends
                     process.kill()
+                for process in processes:
                     process.join()
+                readers.clear()
 
     generator = items()
     atexit.register(_close, weakref.ref(generator))  # before multiprocessing, which waits for ever for the deaf
     return generator
 
 
-def _next(reader: Iterator[Any]) -> Any:
+def next_of(reader: Iterator[Any]) -> Any:
     try:
         return next(reader)
     except (ConnectionError, EOFError):  # of a batch that it was just handing over
         raise DataError(READER_KILLED) from None
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+        if not is_of_readers(error):
             raise
         raise DataError(READER_KILLED) from None
+
+
+def close_at_once(readers: list[Iterator[Any]]) -> None:
+    """Close readers side by side, as long as they may take: each ends its thread first, then waits for its process."""
+    closing = [threading.Thread(target=[reader].clear, daemon=True) for reader in readers]
+    readers.clear()
+    with contextlib.suppress(RuntimeError):  # Python ends, and begins no thread
+        for thread in closing:
+            thread.start()
+        deadline = time.monotonic() + _CLOSING_SECONDS
+        for thread in closing:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def let_pinning_end_in_silence() -> None:
+    """Let the thread that pins memory print no traceback where a process was killed; `next` tells of it."""
+    if threading.excepthook is not _without_pinning:
+        _hooks.append(threading.excepthook)
+        threading.excepthook = _without_pinning
+
+
+def _without_pinning(told: Any) -> None:
+    pins = told.thread is not None and "_pin_memory_loop" in told.thread.name
+    if not (pins and issubclass(told.exc_type, ConnectionError | EOFError)):
+        _hooks[-1](told)
+
+
+_hooks: list[Callable[[Any], Any]] = []
+_CLOSING_SECONDS = 1.0
 
 
 @contextlib.contextmanager

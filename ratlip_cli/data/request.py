@@ -33,8 +33,22 @@ def is_stream(name: str) -> bool:
     """Whether a dataset is read as it streams: an address, a pattern of files, or a folder that img2dataset wrote."""
     path = Path(name)
     if path.exists():
-        return path.is_dir() and not (path / _INFO).exists() and any(path.glob("*_stats.json"))
+        return path.is_dir() and not (path / _INFO).exists() and any(_stems(path)) and bool(shards_of(path))
     return "://" in name or re.search(rf"[*{{].*({'|'.join(map(re.escape, STREAMED))})$", name.lower()) is not None
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """The shards in a folder as img2dataset writes them: its .tar files, or its Parquet files.
+
+    A Parquet file beside a .tar, or beside a folder of image files, has no images.
+    """
+    alone = [folder / f"{stem}.parquet" for stem in _stems(folder) if not (folder / stem).exists()]
+    return sorted(folder.glob("*.tar")) or [table for table in alone if table.is_file()]
+
+
+def _stems(folder: Path) -> list[str]:
+    """The names under which img2dataset wrote into a folder, of which it leaves statistics."""
+    return [stats.name.removesuffix("_stats.json") for stats in sorted(folder.glob("*_stats.json"))]
 
 
 def stream_name(name: str) -> str:

@@ -33,9 +33,10 @@ from ratlip_cli.data.dataset import Batch, as_it_is, centre_view, random_view
 from ratlip_cli.data.images import ImageError, read_image, stored_image
 from ratlip_cli.data.layout import DatasetInfo, Problem, Record, stored_side
 from ratlip_cli.data.readers import leave_signals_to_parent, read_in_turn
-from ratlip_cli.data.request import HUB, STREAMED, expanded
+from ratlip_cli.data.request import HUB, STREAMED, expanded, shards_of
 from ratlip_cli.data.sources import parquet, webdataset
 from ratlip_cli.data.sources.tables import Row
+from ratlip_cli.data.writer import CUT_SHORT
 from ratlip_cli.errors import DataError, RatlipError, UsageError, one_line
 
 _log = logging.getLogger(__name__)
@@ -166,7 +167,8 @@ def records(stream: StreamedImages, rank: Callable[[str], float], test_fraction:
     for item in stream.items():
         if item["problem"]:
             shard, _, reason = item["problem"].partition(": ")
-            yield Problem(shard, reason)
+            lost = item["end"] == "failed" and "://" in stream.shards[item["shard"]]
+            yield Problem(shard, f"{reason}; {CUT_SHORT}: prepare it again to read the rest" if lost else reason)
         elif not item["end"]:
             name = PurePosixPath(item["name"]).with_suffix("")
             place = rank(str(name))
@@ -507,9 +509,10 @@ def _library() -> Any:
 def _on_disk(source: str) -> tuple[tuple[str, ...], int]:
     """The shards of a pattern or folder, and the number of their images, 0 where it is not known."""
     _library()
-    folder = Path(source)
-    patterns = [str(folder / "*.tar")] if folder.is_dir() else expanded(source)
-    shards = [path for pattern in patterns for path in _matching(pattern)]
+    if Path(source).is_dir():
+        shards = list(map(str, shards_of(Path(source))))
+    else:
+        shards = [path for pattern in expanded(source) for path in _matching(pattern)]
     local = [Path(shard) for shard in shards if "://" not in shard]
     if not shards or (local and not any(path.is_file() for path in local)):
         raise DataError(f"{source} does not exist: no file has such a name. Paths begin at {Path.cwd()}.")

@@ -38,8 +38,12 @@ from ratlip_cli.progress import Progress, silent
 
 _STAGING = ".preparing"
 
-_CUT_SHORT = "what was finished is kept"
-"""Reason for which earlier versions left out the image at which a signal stopped them; the rest was not read."""
+CUT_SHORT = "what was finished is kept"
+"""In the reason of a Problem: more is to be had by another call, which therefore reads again.
+
+So it is with a shard that is elsewhere and could not be read to its end. Earlier versions wrote it of the image at
+which a signal stopped them.
+"""
 
 COMPRESSION = 1
 """zlib level of the PNG files: photographs take a third of the time of Pillow's default (6), and a tenth more room."""
@@ -175,7 +179,7 @@ def existing(out: Path, source: str) -> DatasetInfo | None:
             f"{out} holds another dataset, from {info.source}. Choose another name or --data-dir, or give --dataset "
             f"{out} to use it as it is."
         )
-    return None if any(_CUT_SHORT in problem.reason for problem in info.left_out) else info
+    return None if any(CUT_SHORT in problem.reason for problem in info.left_out) else info
 
 
 @dataclass(frozen=True)

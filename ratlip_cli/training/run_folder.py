@@ -39,6 +39,8 @@ from ratlip_cli.training.trackers import EVERY, Trackers
 from ratlip_cli.training.trainer import StepRecord
 
 ENVIRONMENT_FILE = "environment.json"
+_LAUNCH_FILE = ".launch"
+"""Which torchrun trained last, see `processes.launch`."""
 
 
 class RunFolder:
@@ -57,8 +59,11 @@ class RunFolder:
         self._trackers: Trackers | None = None
 
     @classmethod
-    def create(cls, settings: TrainSettings) -> RunFolder:
+    def create(cls, settings: TrainSettings, launch: str = "") -> RunFolder:
         """Make the folder that `settings.out` names, or the next free runs/DATASET-VARIANT-N.
+
+        Args:
+            launch: see `processes.launch`; processes that it starts again find the run by it.
 
         Raises:
             UsageError: `settings.out` exists already. RatlipError: it cannot be made.
@@ -66,16 +71,23 @@ class RunFolder:
         with writing(Path(settings.out or RUNS)):
             if not settings.out:
                 RUNS.mkdir(exist_ok=True)
-                return cls(_made_next(settings))
+                return cls(_made_next(settings))._noted(settings, launch)
             path = Path(settings.out)
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 path.mkdir()
             except FileExistsError:
                 raise already_there(path) from None
-            return cls(path)
+            return cls(path)._noted(settings, launch)
 
-    def open(self, settings: TrainSettings, steps_done: int) -> None:
+    def _noted(self, settings: TrainSettings, launch: str) -> RunFolder:
+        """Note the settings, and the launch where there is one."""
+        write_text(self.config, settings.to_toml())
+        if launch:
+            write_text(self.path / _LAUNCH_FILE, launch)
+        return self
+
+    def open(self, settings: TrainSettings, steps_done: int, launch: str = "") -> None:
         """Open for appending after step `steps_done`; what a kill left half-written or ahead of it is dropped.
 
         Raises TrainingError where another process has it open.
@@ -89,7 +101,7 @@ class RunFolder:
         for folder in (self.model, self.best):  # safetensors' own, which earlier versions of ratlip had beside the file
             for path in folder.glob(".tmp??????"):
                 path.unlink(missing_ok=True)
-        write_text(self.config, settings.to_toml())
+        self._noted(settings, launch)
         with writing(self.path):
             truncate_metrics(self.metrics, steps_done)
             self._log = self.metrics.open("a", encoding="utf-8", buffering=1)
@@ -130,6 +142,13 @@ class RunFolder:
         if self._trackers is not None:
             self._trackers.close()
         self._lock.close()
+
+
+def launch_of(run: Path) -> str:
+    """Which torchrun trained last in a run folder, "" where none did."""
+    with contextlib.suppress(OSError, ValueError):
+        return (run / _LAUNCH_FILE).read_text(encoding="utf-8")
+    return ""
 
 
 def truncate_metrics(path: Path, steps_done: int) -> None:

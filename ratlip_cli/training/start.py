@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from ratlip_cli.progress import Progress, silent
 from ratlip_cli.setting import RUNS
 from ratlip_cli.training.checkpoint import Checkpoint, Identity, newest_checkpoint, read_checkpoint, resume
 from ratlip_cli.training.init_from import find_start, start_from
-from ratlip_cli.training.run_folder import RunFolder
+from ratlip_cli.training.run_folder import RunFolder, launch_of
 from ratlip_cli.training.run_paths import is_last, kept_dataset, list_checkpoints, step_of, steps_logged
 from ratlip_cli.training.session import TrainingSession, sample_prompts
 from ratlip_cli.training.settings import (
@@ -67,7 +68,8 @@ def open_session(
     world = join(device, parse_duration(settings.dist_timeout))
     world.rows(settings.batch_size, *settings.shares)
     world.agree({"ratlip": __version__, "torch": torch.__version__, **settings.of_all_processes})
-    settings = _after_restart(settings)
+    launch = processes.launch() if world.is_first else ""
+    settings = _after_restart(settings, launch, world)
     check_beginning(settings)
     start = find_start(settings) if settings.init_from and not settings.resume else None
     before = settings_of_run(settings.resumed_run) if settings.resumed_run else settings
@@ -99,9 +101,10 @@ def open_session(
         model, images = Model("the run", Path(), config, trainer.ema, clip, fingerprint=""), dataset
         validation = world.in_turn(lambda: Validation(settings, images, model))
     world.wait()  # until all have read what the first one writes over
-    folder = RunFolder(run) if run is not None else _made_by_first(settings, world)
+    folder = RunFolder(run) if run is not None else _made_by_first(settings, launch, world)
+    _opened.append(folder.path)
     if world.is_first:
-        folder.open(settings, trainer.steps_done)
+        folder.open(settings, trainer.steps_done, launch)
     if world.is_first and isinstance(dataset, CaptionedImages):
         note_dataset(folder.path, dataset.path, dataset.fingerprint)
     branches_off = run is None and checkpoint is not None
@@ -115,17 +118,36 @@ def open_session(
     return session
 
 
-def _after_restart(settings: TrainSettings) -> TrainSettings:
-    """The settings; those of a run that torchrun has started again go on with what it had written."""
-    if not processes.is_restart() or settings.resume == "auto":
-        return settings
-    if settings.out or not settings.resume:
-        return settings.replaced(resume="auto")
-    return settings.replaced(resume=str(run_of(Path(settings.resume))))
+def _after_restart(settings: TrainSettings, launch: str, world: World) -> TrainSettings:
+    """The settings; where torchrun has started the processes again, those of going on with the run that they began.
+
+    Args:
+        launch: `processes.launch`, which the run's folder has noted.
+    """
+    run = world.said("run of this launch", lambda: str(_run_of_launch(settings, launch) or ""))
+    return settings.replaced(resume=run) if run else settings
 
 
-def _made_by_first(settings: TrainSettings, world: World) -> RunFolder:
-    return RunFolder(Path(world.said("run folder", lambda: str(RunFolder.create(settings).path))))
+def _run_of_launch(settings: TrainSettings, launch: str) -> Path | None:
+    """The newest run of these settings that earlier processes of this launch trained in, if any."""
+    if settings.out:
+        candidates = [Path(settings.out)]
+    else:
+        candidates = [settings.resumed_run] if settings.resumed_run else list(RUNS.glob("*"))
+    found = []
+    for run in candidates:
+        with contextlib.suppress(UsageError):  # no run folder, or one of another version
+            if launch and run not in _opened and launch_of(run) == launch and settings_of_run(run).same_run(settings):
+                found.append(run)
+    return max(found, key=lambda run: (run / "config.toml").stat().st_mtime, default=None)
+
+
+_opened: list[Path] = []
+"""The runs that this process has opened."""
+
+
+def _made_by_first(settings: TrainSettings, launch: str, world: World) -> RunFolder:
+    return RunFolder(Path(world.said("run folder", lambda: str(RunFolder.create(settings, launch).path))))
 
 
 def _where_all_start(
