@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from command_line import ratlip
 
 from ratlip_cli.distributed import World
@@ -285,6 +286,7 @@ def test_another_version_in_another_process_is_one_line(tiny_settings: TrainSett
 ONE_STEP = """
 import sys
 import torch
+import torch.distributed as dist
 torch.optim.Adam([torch.zeros(1)])  # which imports some of it by itself
 before = {name for name in sys.modules if name.startswith("torch.distributed")}
 from ratlip_cli.cli.app import app
@@ -378,7 +380,7 @@ TWELVE_STEPS = {"steps": 12, "save_every": 3}
 def uninterrupted(tiny_settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes."""
     run = tmp_path_factory.mktemp("uninterrupted") / "run"
-    code, _, err = ended(train(*options(tiny_settings, **TWELVE_STEPS, out=str(run)), "--devices", "2"))
+    code, _, err = ended(train(*options(tiny_settings, **TWELVE_STEPS, out=str(run)), "--devices", "2"), 400)
     assert code == 0, err
     return run
 
@@ -585,3 +587,28 @@ print(group._between_cpus._get_backend(torch.device("cpu")).options._timeout.tot
 def test_decisions_between_gpus_wait_as_long_as_they_are_told_to() -> None:
     told = subprocess.run([sys.executable, "-c", TIMEOUT], capture_output=True, text=True, timeout=300)
     assert told.stdout == "77.0\n", told.stderr
+
+
+MEETING = """
+from ratlip_cli import processes
+assert processes.missing(200) == []
+print(processes.said("what", lambda: "{said}"), processes.launch() if processes.rank() == 0 else "")
+"""
+
+
+def test_processes_meet_whatever_their_torchruns_count_and_whatever_was_said_before() -> None:
+    """Two attempts under one store, as torchrun keeps it: of a machine that was replaced, the count begins with 0."""
+    kept = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    launches = set()
+    for said, counts in (("first", "00"), ("second", "10"), ("third", "10")):
+        both = []
+        for rank, count in enumerate(counts):
+            env = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(kept.port)}
+            elastic = {"RUN_ID": "none", "USE_AGENT_STORE": "True", "RESTART_COUNT": count}
+            env |= {f"TORCHELASTIC_{name}": value for name, value in elastic.items()}
+            program = [sys.executable, "-c", MEETING.format(said=said)]
+            both.append(subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env={**os.environ, **env}))
+        (first, launch), (other,) = (one.communicate(timeout=300)[0].split() for one in both)
+        assert (first, other) == (said, said)
+        launches.add(launch)
+    assert len(launches) == 1
