@@ -331,6 +331,16 @@ def worker(launcher: int, rank: int) -> int:
     raise AssertionError(f"no process of rank {rank}")
 
 
+def workers(launcher: int) -> list[int]:
+    """The processes of any rank that a torchrun has started."""
+    found = []
+    for pid in children(launcher):
+        with contextlib.suppress(OSError):  # it has ended
+            if b"\0RANK=" in Path(f"/proc/{pid}/environ").read_bytes():
+                found.append(pid)
+    return found
+
+
 def worker_of(parent: int) -> int:
     """The one process that a process has started, 0 where there is none; and none of multiprocessing's helpers."""
     own = [pid for pid in children(parent) if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
@@ -489,7 +499,7 @@ def test_a_machine_that_is_replaced_goes_on(uninterrupted: Path, tiny_settings: 
     machines.append(machine(port, "2", tmp_path, *given))
     steps_come(machines[0], run, 4)
     gone = machines.pop()
-    lost = worker_of(gone.pid)
+    (lost,) = workers(gone.pid)
     gone.kill()
     os.kill(lost, signal.SIGKILL)
     gone.communicate()
@@ -514,7 +524,7 @@ def test_a_machine_that_comes_later_joins_the_run(tiny_settings: TrainSettings, 
     run = found[0].parent
     steps_come(machines[0], run, 2)
     machines.append(machine(port, "1:2", tmp_path, *given))
-    while not worker_of(machines[1].pid):
+    while not workers(machines[1].pid):
         assert time.monotonic() < deadline + 300
         assert machines[0].poll() is None, machines[0].communicate()
         time.sleep(0.1)
