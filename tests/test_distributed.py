@@ -467,14 +467,14 @@ def machine(port: int, nodes: str, folder: Path, *arguments: str) -> subprocess.
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nnodes", nodes, "--nproc-per-node", "1"),
             *("--max-restarts", "3", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}"),
-            *("--rdzv-conf", "last_call_timeout=1", "--local-addr", "localhost"),
+            *("--rdzv-conf", "last_call_timeout=1", "--local-addr", "localhost", "--rdzv-id", "the test's"),
             *("-m", "ratlip_cli", "train", *arguments),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
     )
 
 
@@ -610,7 +610,7 @@ def test_processes_meet_whatever_their_torchruns_count_and_whatever_was_said_bef
     """Two attempts under one store, as torchrun keeps it: of a machine that was replaced, the count begins with 0."""
     kept = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     launches = set()
-    for said, counts in (("first", "00"), ("second", "10"), ("third", "10")):
+    for said, counts in (("first", "00"), ("second", "10")):
         both = []
         for rank, count in enumerate(counts):
             env = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(kept.port)}
