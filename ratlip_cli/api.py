@@ -151,7 +151,7 @@ def load_model(name: str | Path = load.DEMO, device: str | torch.device = "cpu",
     Args:
         name: a run folder, a model folder, `owner/name[@revision]` on the Hugging Face Hub, or `ratlip-demo`.
         device: where it computes: auto, cpu, cuda, cuda:N or mps.
-        precision: arithmetic of its images: fp32, bf16, or auto for bf16 where it is faster at the same scores.
+        precision: arithmetic of its images: fp32, bf16, or auto, which is fp32.
 
     Raises WeightsError where there is none, or it is damaged; DeviceError for a device that is not there; UsageError
     for a precision that is not known.

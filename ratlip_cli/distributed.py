@@ -29,6 +29,7 @@ _LONGEST_WORK = datetime.timedelta(hours=24)
 """How long all wait for what one does: preparing data, scoring a model. Nobody waits for one that has ended."""
 ANSWER_SECONDS = 600.0
 """How long an exchange waits for a process where no setting says it."""
+_LATE = "see what its own output says; `ratlip train` waits longer by --dist-timeout."
 _LOST_SECONDS = 1.5
 """How long those that lost another one wait for each other to say so; who has not said so then is missing."""
 
@@ -247,7 +248,7 @@ class Group(World):
                 missing = [rank for rank in missing if not self._store.check([f"{rank} has lost another"])]
             names = [self._name(rank) for rank in missing]
         except RuntimeError:
-            names = ["the process that keeps the others together"]
+            names = [f"process 0 of {self.size}, which keeps the others together, or its torchrun"]
         who = ", ".join(names) or f"the connection between the {self.size} processes"
         return f"{who} ended, or did not answer in time ({reason:.200}); go on from the last checkpoint with --resume."
 
@@ -340,7 +341,7 @@ def _begun(device: torch.device, seconds: float) -> Group:
     store.set_timeout(timeout)
     if missing := processes.missing(seconds):
         who = f"process {', '.join(map(str, missing))} of {size}"
-        raise DistributedError(f"{who} did not come in {seconds:.0f} s; {processes.LATE}")
+        raise DistributedError(f"{who} did not come in {seconds:.0f} s; {_LATE}")
     try:
         # NCCL wants a GPU for each process; else gloo carries what is on GPUs too.
         own_gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -350,7 +351,7 @@ def _begun(device: torch.device, seconds: float) -> Group:
         )
     except RuntimeError as error:
         raise DistributedError(
-            f"a process did not come in {seconds:.0f} s ({first_line(error):.200}); {processes.LATE}"
+            f"a process did not come in {seconds:.0f} s ({first_line(error):.200}); {_LATE}"
         ) from error
     return Group(timeout)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import PurePath
 
 
 class RatlipError(Exception):
@@ -73,6 +74,15 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return UsageError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(choices)}.")
+
+
+def no_such_model(name: str, models: Iterable[str]) -> UsageError:
+    """The error for a path of a model where nothing is: it gives the nearest of the paths of those that are there."""
+    paths = sorted(model for model in models if len(PurePath(model).parts) > 1)
+    near = difflib.get_close_matches(name, paths, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    known = f"Known: {', '.join(paths)}." if paths else "No run is here yet; `ratlip-demo` is bundled."
+    return UsageError(f"unknown model '{name}': there is no such folder.{hint} {known}")
 
 
 def one_line(error: Exception) -> str:

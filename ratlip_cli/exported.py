@@ -6,6 +6,7 @@ where there are several, each has threads of its own.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,9 @@ ENDINGS = {"onnx": "onnx", "openvino": "xml", "torch-export": "pt2"}
 GENERATOR, TEXT_ENCODER, IMAGE_ENCODER = "generator", "text_encoder", "image_encoder"
 """The files' names before the ending. Early folders have no image encoder."""
 
+OPENAI_MERGES = "d308b7377a8ceaa9707a21614fe8c831b9196e197b7aeb69833359362907af02"
+"""SHA-256 of the merges of OpenAI's tokenizer, a line each: of all that folders held before export.json said it."""
+
 _TOGETHER, _IMAGES_A_WORKER = 16, 4
 """Images that are generated before the first of them is shown, at least; and for each of several calls at a time."""
 
@@ -57,6 +61,7 @@ class ExportSettings:
     scales_noise: bool = True  # Whether truncation scales the noise; else it acts inside the generator.
     unit_text: bool = False  # Whether the generator reads text vectors at unit length.
     model: dict[str, Any] | None = None  # The model's config.json; early folders have none.
+    merges_sha256: str = OPENAI_MERGES  # Of MERGES_FILE.
 
 
 def read_export(folder: Path) -> ExportSettings:
@@ -138,7 +143,8 @@ class ExportedModel:
         text = self.encode_tokens(self._tokenizer([without_accidents(prompt)]))
         return text / np.linalg.norm(text, axis=1, keepdims=True) if self.settings.unit_text else text
 
-    def between(self, start: Floats, end: Floats, share: float) -> Floats:
+    @staticmethod
+    def between(start: Floats, end: Floats, share: float) -> Floats:
         """See `samples.ImageModel`."""
         mixed: Floats = np.float32(1 - share) * start + np.float32(share) * end
         if mixed.ndim == 3:  # of an AttnGAN, see `baselines.attngan.between`
@@ -182,10 +188,12 @@ class ExportedModel:
     def _tokenizer(self) -> Tokenizer:
         path = self.folder / MERGES_FILE
         try:
-            merges = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
+            content = path.read_bytes()
+        except OSError as error:
             raise WeightsError(f"{path} cannot be read: export the model again.") from error
-        return Tokenizer(merges, self.settings.context_length)
+        if hashlib.sha256(content).hexdigest() != self.settings.merges_sha256:
+            raise WeightsError(f"{path} is not what `ratlip export` wrote: export the model again.")
+        return Tokenizer(content.decode().splitlines(), self.settings.context_length)
 
     @cached_property
     def _generator(self) -> Graph:

@@ -156,13 +156,21 @@ def _to_disk(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[bool]:
+def locked(path: Path, removes: bool = False) -> Iterator[bool]:
     """Hold the lock file `path` for this process; yields whether it could be had. It ends with the process, however.
 
     Another process may hold it for a moment, only to see whether somebody has it: that is waited for.
+
+    Args:
+        removes: whether who had it removes the file in the end, which Windows does not let anybody do.
     """
     with lock_descriptor(path) as descriptor:
-        yield descriptor is not None
+        try:
+            yield descriptor is not None
+        finally:
+            if removes and descriptor is not None and sys.platform != "win32":
+                with contextlib.suppress(OSError):
+                    path.unlink()  # while it is held: `lock_descriptor` takes no file that is gone
 
 
 @contextlib.contextmanager
@@ -171,13 +179,22 @@ def lock_descriptor(path: Path) -> Iterator[int | None]:
 
     Where a process of our own inherits the descriptor, the lock is held until both have ended.
     """
-    with path.open("ab") as file:
-        had = _lock(file.fileno())
-        for _ in range(0 if had else _LOOKS):
+    for look in range(_LOOKS + 1):
+        if look:
             time.sleep(_A_LOOK)
-            if had := _lock(file.fileno()):
-                break
-        yield file.fileno() if had else None
+        with path.open("ab") as file:
+            if _lock(file.fileno()) and _is_at(path, file.fileno()):
+                yield file.fileno()
+                return
+    yield None
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is the one at `path`: who held the lock may have removed it since it was opened."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(descriptor: int) -> bool:

@@ -119,8 +119,9 @@ def check_request(
             raise UsageError(f"prompt {number} is empty; give one, such as 'a red bird'.")
         if not prompt.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
             raise UsageError(f"prompt {number} is not UTF-8 text; type or save it as UTF-8.")
-    if count < 1 or best_of < 1:
-        raise UsageError(f"the number of images is {count} and best-of is {best_of}; both must be at least 1.")
+    for what, number in (("the number of images", count), ("best-of", best_of)):
+        if number < 1:
+            raise UsageError(f"{what} is {number}; it must be at least 1.")
     check_seed(seed)
     if not 0 <= truncation <= 10:
         raise UsageError(f"truncation is {truncation}; it must be between 0 and 10, usually 0.5 to 1.")

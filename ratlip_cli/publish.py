@@ -93,6 +93,7 @@ def publish(request: Publication, progress: Progress = silent) -> Published:
             files.pop(SAMPLES_FILE, None)
         weights, metadata = load_tensors_and_metadata(files[GENERATOR_FILE])
         fingerprint, step, shown = model_fingerprint(weights, config), metadata.get("step"), SAMPLES_FILE in files
+        _warn_of_unfinished(request.model, step, config.training.get("settings", {}).get("steps"))
         card = model_card(config, fingerprint, step, request.repository, request.licence, scores, shown)
         write_text(folder / CARD_FILE, card)
         files[CARD_FILE] = folder / CARD_FILE
@@ -101,6 +102,11 @@ def publish(request: Publication, progress: Progress = silent) -> Published:
         if not request.dry_run:
             name, url = push(files, request.repository, request.private, request.revision)
     return Published(name, url, fingerprint, request.repository, request.dry_run, sizes, card)
+
+
+def _warn_of_unfinished(model: str, step: str | None, steps: object) -> None:
+    if isinstance(steps, int) and (step or "").isdecimal() and int(step or 0) < steps:
+        logger.warning("%s was trained for %s of its %s steps", model, step, steps)
 
 
 def _scores(request: Publication, model: Model) -> Scores | None:
@@ -120,6 +126,7 @@ def _scores(request: Publication, model: Model) -> Scores | None:
 
 def _save_samples(model: Model, prompts: Sequence[str], path: Path, progress: Progress) -> None:
     samples: list[Sample] = []
+    progress("generate", 0, len(prompts) * SAMPLES, "images")
     for sample in generate(model, prompts, SAMPLES):
         samples.append(sample)
         progress("generate", len(samples), len(prompts) * SAMPLES, "images")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,15 @@ from pathlib import Path
 import pytest
 from command_line import ratlip
 
+from ratlip_cli.cli import waiting
 from ratlip_cli.data.prepare import OFFICIAL
+from ratlip_cli.errors import RatlipError
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
-from ratlip_cli.training import benchmark
+from ratlip_cli.training import benchmark, comparison
 from ratlip_cli.weights.clip_files import load_clip
-from ratlip_cli.weights.model_folder import create_model_folder, model_config, save_weights
+from ratlip_cli.weights.model_folder import create_model_folder, load_folder, model_config, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,40 @@ def test_libraries_are_compared(model_folder: Path, monkeypatch: pytest.MonkeyPa
     table = ratlip(*asked, "-q")
     assert all(name in table.out for name in names)
     assert "not there" in table.out
+
+
+_SERVED = """
+import os
+import ratlip_cli.training.comparison as comparison
+
+comparison.seconds = lambda work, cpu: os.environ.get("GOMP_SPINCOUNT", "as it is")
+comparison.serve_plain()
+"""
+"""Tells how its threads wait instead of seconds."""
+
+
+@pytest.mark.parametrize(("users", "ours"), [(None, "1000"), ("1000", "1000"), ("7", "7")])
+def test_plain_pytorch_waits_as_pytorch_does(
+    users: str | None, ours: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process has the environment that the user has; this one has what the command line chose."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", waiting._OURS):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    if users is not None:
+        monkeypatch.setenv("GOMP_SPINCOUNT", users)
+    waiting.wait_briefly()
+    assert os.environ["GOMP_SPINCOUNT"] == ours
+    monkeypatch.setattr(comparison, "_SERVE", _SERVED)
+    first = next(comparison.compare(load_folder(model_folder), 2, 1, waiting.users_environment()))
+    assert first.name == "plain PyTorch"
+    assert first.one_idle == first.several_busy == (users or "as it is")
+
+
+def test_a_process_that_ends_early_is_told(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "_SERVE", "pass")
+    with pytest.raises(RatlipError, match="measures plain PyTorch ended early"):
+        next(comparison.compare(load_folder(model_folder), 2, 1, dict(os.environ)))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from PIL import Image
 
 from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.writer import write_dataset
-from ratlip_cli.evaluation.images import GeneratedImages
+from ratlip_cli.evaluation.images import GeneratedImages, SplitImages
 from ratlip_cli.evaluation.inception import INCEPTION
 from ratlip_cli.evaluation.journal import Journal
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
@@ -166,6 +166,27 @@ def test_the_action_is_one_by_githubs_reference() -> None:
     assert all(f"inputs.{name}" in named for name in action["inputs"])
 
 
+def test_the_action_restores_nothing_of_the_repository() -> None:
+    """Only what ratlip makes and knows by its content, under a key that changes with what decides it."""
+    action = pytest.importorskip("yaml").safe_load((EXAMPLES / "action.yml").read_text(encoding="utf-8"))
+    steps = action["runs"]["steps"]
+    restore, save = (
+        next(step for step in steps if f"cache/{which}@" in step.get("uses", "")) for which in ("restore", "save")
+    )
+    (score,) = (step for step in steps if step.get("id") == "gate")
+    own, features, *downloaded = restore["with"]["path"].splitlines()
+    assert save["with"]["path"] == restore["with"]["path"]
+    assert own == score["env"]["RATLIP_DATA"] == "${{ runner.temp }}/ratlip-data"
+    assert features == "${{ inputs.dataset && format('{0}/.features', inputs.dataset) }}"
+    assert all(path.startswith("~/.cache/") for path in downloaded)
+    key, prefixes = restore["with"]["key"], restore["with"]["restore-keys"].split("\n")
+    assert "hashFiles(format('{0}/**', inputs.dataset)" in key
+    assert all(key.startswith(prefix) and key != prefix for prefix in prefixes)
+    (named,) = (step for step in steps if f"steps.{step.get('id')}.outputs.decisive" in key)
+    assert all(f"inputs.{name} " in named["env"]["DECISIVE"] for name in ("model", "dataset", "options", "package"))
+    assert steps.index(named) < steps.index(restore) < steps.index(score) < steps.index(save)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("limit", "code"), [("0", 0), ("99", 3)])
 def test_the_action_scores(
@@ -239,12 +260,27 @@ def test_a_second_call_goes_on_where_the_first_was_stopped(
     assert not list(kept.glob("*.unfinished"))
 
 
-def test_what_is_not_kept_is_not_promised(gate: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_time_was_told_by_is_kept(gate: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(self: GeneratedImages, batch_size: int, starts: Sequence[int] = ()) -> Iterator[torch.Tensor]:
         os.kill(os.getpid(), signal.SIGTERM)
         yield torch.zeros(0)
 
-    monkeypatch.setattr(GeneratedImages, "batches", stop)
+    with monkeypatch.context() as patched:
+        patched.setattr(GeneratedImages, "batches", stop)
+        answer = ratlip(*gate)
+    told = "The features of 8 of 10 real images are kept: run the same again to go on."
+    assert (answer.code, answer.err.splitlines()[-1]) == (143, f"error: terminated. {told}")
+    again = ratlip(*gate)
+    assert "real images: the features of 8 of 10 are kept from the last time" in again.err
+    assert scores(again).keys() == {"fid_clip", "clip_score"}
+
+
+def test_what_is_not_kept_is_not_promised(gate: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(self: SplitImages, batch_size: int, starts: Sequence[int] = ()) -> Iterator[torch.Tensor]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield torch.zeros(0)
+
+    monkeypatch.setattr(SplitImages, "batches", stop)
     answer = ratlip(*gate)
     assert (answer.code, answer.err.splitlines()[-1]) == (143, "error: terminated.")
 
@@ -275,14 +311,22 @@ def test_a_second_call_goes_on_where_the_first_was_killed(tmp_path: Path) -> Non
     assert scores(again()) == scores(second)
 
 
-def test_the_time_is_told_before_it_starts(gate: tuple[object, ...], model_folder: Path) -> None:
-    answer = ratlip(*gate)
-    lines = [line for line in answer.err.splitlines() if ": about " in line]
-    assert len(lines) == 1
-    assert lines[0].startswith("10 real images and 20 generated images on cpu: about ")
-    assert answer.err.index(lines[0]) < answer.err.index("real images 10/10")
-    short = ratlip("evaluate", "--model", model_folder, "--batch-size", "1", "--device", "cpu")
-    assert "about" not in short.err
+def test_the_time_is_told_where_it_is_long(gate: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the first images took, however few there are in all; these are shown too."""
+    asked = (*gate, "--captions-per-image", "1")
+    assert ": about " not in ratlip(*asked, "--seed", "1").err
+    monkeypatch.setattr("ratlip_cli.evaluation.extract._SOON", 0.0)
+    monkeypatch.setattr("ratlip_cli.cli.console.PLAIN_INTERVAL", 0.0)
+    shutil.rmtree(Path(str(gate[4])) / ".features")
+    lines = ratlip(*asked).err.splitlines()
+    (told,) = (number for number, line in enumerate(lines) if ": about " in line)
+    assert lines[told].startswith("10 real images and 10 generated images on cpu: about ")
+    for before, after in (
+        ("real images 8/10", "real images 10/10"),
+        ("generated images 8/10", "generated images 10/10"),
+    ):
+        assert any(line.startswith(before) for line in lines[:told])
+        assert any(line.startswith(after) for line in lines[told:])
 
 
 def test_a_limit_is_in_the_record_and_told(gate: tuple[object, ...], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from command_line import ratlip
 from conftest import PREPROCESS, TINY_CLIP
 from safetensors.torch import load_file, save_file
 
@@ -171,6 +172,9 @@ def test_words_that_a_trimmed_vocabulary_lacks_are_named() -> None:
     rendered = [render_caption(family, sample_attributes(family, rng), rng) for family in FAMILIES for _ in range(50)]
     for caption in (*rendered, " ".join(word for word in known if word[-1] != "-")):
         assert demo.unknown_words(caption) == []
+    answer = ratlip("info", "ratlip-demo", "--words")
+    assert answer.out.splitlines() == known
+    assert "a word in '-' is a piece that begins words" in answer.err
     whole, _ = clip_of()
     assert whole.known_words() is None
     assert whole.unknown_words("a house by the sea") == []

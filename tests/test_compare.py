@@ -109,6 +109,56 @@ def test_a_run_that_was_changed_before_it_was_scored_has_nothing_to_count(sweep:
         assert any(never.run in note for note in table.notes)
 
 
+SWEEP = """
+images_shown = 1600
+seeds = 4
+settings.dataset = "demo-birds"
+rows.galip.variant = "galip"
+rows.rat.variant = "rat"
+rows.ratlip.variant = "ratlip"
+rows.late.variant = "ratlip-released"
+"""
+
+
+def test_rows_of_a_sweep_that_is_not_done_are_named(sweep: Path) -> None:
+    (sweep / "sweep.toml").write_text(SWEEP, encoding="utf-8")
+    entries = read_ledger(sweep)
+    broken = replace(entries[4], state=BROKEN, reason="the loss is not finite", scores={})
+    write_ledger(sweep, [*entries[:4], broken, *entries[5:-3]])  # a broken run is named as such
+    how = f"go on with `ratlip sweep {sweep / 'sweep.toml'} --out {sweep}`"
+    told = [note for note in compared(sweep).notes if "go on with" in note]
+    assert told == [f"ratlip: 1 of 4 seeds is done; {how}", f"late: 0 of 4 seeds are done; {how}"]
+
+
+SOME = {"fingerprint": "0" * 16, "resize": "none"}
+
+
+def scored_by(sweep: Path, **protocol: object) -> None:
+    entries = read_ledger(sweep)
+    write_ledger(sweep, [replace(one, protocol={**one.protocol, **protocol}, files={}) for one in entries])
+
+
+def test_a_distance_is_named_after_whose_features_it_compares_and_how_many_images(sweep: Path) -> None:
+    """The keys of the ledger stay what they were."""
+    assert "\nfid (lower is better)\n" in ratlip("compare", sweep).out  # nothing says by whom
+    for network, name in (("CLIP ratlip-demo", "fid_clip"), ("Inception 2015-12-05", "fid")):
+        scored_by(sweep, networks={network: SOME, "CLIP of another": SOME}, images=1040, real_images=1040)
+        shown = ratlip("compare", sweep).out
+        assert f"\n{name} of 1,040 images (lower is better)\n" in shown
+        assert "clip-score of 1,040 images (higher is better)\n" in shown
+        assert compared(sweep, metrics=[name]).metrics == compared(sweep, metrics=["fid"]).metrics == ["fid"]
+        content = json.loads(ratlip("compare", sweep, "--metric", "fid", "--format", "json").out)
+        assert {(one["metric"], one["shown_as"], one["images_scored"]) for one in content["cells"]} == {
+            ("fid", name, 1040)
+        }
+
+
+def test_a_distance_of_too_few_images_says_so(sweep: Path) -> None:
+    scored_by(sweep, networks={"CLIP ratlip-demo": SOME}, real_images=DIMENSIONS)
+    said = f"fid_clip: {DIMENSIONS} images, fewer than the {DIMENSIONS + 1} that a covariance of {DIMENSIONS} features"
+    assert any(note.startswith(said) for note in compared(sweep).notes)
+
+
 def test_the_same_runs_under_two_names_are_not_decided(sweep: Path) -> None:
     entries = read_ledger(sweep)[:SEEDS]
     write_ledger(sweep, [*entries, *(replace(entry, row="again") for entry in entries)])

@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ratlip_cli.data.caption_length import long_captions
-from ratlip_cli.data.dataset import Batch, CaptionedImages, cut_captions, text_vectors, training_batches
+from ratlip_cli.data.dataset import Batch, CaptionedImages, cut_captions, text_vectors, training_batches, unread_words
 from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.readers import (
     close_at_once,
@@ -374,6 +374,19 @@ def test_captions_that_are_cut_are_counted(tiny_clip: Path) -> None:
     assert said.startswith("3 of 4 captions are longer than the 16 tokens that CLIP reads")
     assert "2 of them have the same text vector" in said
     assert "same text vector" not in str(cut_captions(clip, [cut, "a " + cut]))
+
+
+def test_words_that_the_clip_does_not_know_are_named_the_most_frequent_first(tiny_clip: Path) -> None:
+    demo = load_clip("ratlip-demo")  # a trimmed vocabulary
+    assert unread_words(demo, ["a red bird", "a blue bird"]) is None
+    said = unread_words(demo, ["a red zeppelin", "a blue bird", "Zeppelin and trombone", "a house"])
+    assert said is not None
+    assert said.startswith("3 of 4 captions have words that CLIP does not know")
+    assert said.endswith(": 'zeppelin', 'trombone', 'house'")
+    many = unread_words(demo, ["zeppelin trombone house castle ship wagon tram", "zeppelin"])
+    assert str(many).endswith("and 2 more")
+    assert "'zeppelin', " in str(many)
+    assert unread_words(load_clip(str(tiny_clip)), ["a zeppelin"]) is None  # whose vocabulary is whole
 
 
 def test_captions_of_one_text_vector_are_counted(tiny_clip: Path) -> None:

@@ -23,8 +23,7 @@ from command_line import ratlip
 from ratlip_cli.distributed import World
 from ratlip_cli.errors import UsageError
 from ratlip_cli.tensor_files import load_tensors
-from ratlip_cli.training import start
-from ratlip_cli.training.session import TrainingSession
+from ratlip_cli.training.start import open_session
 from ratlip_cli.training.settings import TrainSettings
 
 STEPS = Path(__file__).parent / "distributed_steps.py"
@@ -286,7 +285,6 @@ def test_another_version_in_another_process_is_one_line(tiny_settings: TrainSett
 ONE_STEP = """
 import sys
 import torch
-import torch.distributed as dist
 torch.optim.Adam([torch.zeros(1)])  # which imports some of it by itself
 before = {name for name in sys.modules if name.startswith("torch.distributed")}
 from ratlip_cli.cli.app import app
@@ -543,26 +541,20 @@ def test_a_restart_goes_on_with_the_run_of_its_own_launch_alone(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = tiny_settings.replaced(steps=2, out="")
-    older = next_attempt(settings, monkeypatch)
+    older = open_session(settings)
     older.folder.close()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this one")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # it had died before it made a folder
-    begun = next_attempt(settings, monkeypatch)
+    begun = open_session(settings)
     list(begun.run())
     assert begun.folder.path != older.folder.path
-    again = next_attempt(settings, monkeypatch)
+    again = open_session(settings)
     assert (again.folder.path, again.finished) == (begun.folder.path, True)
     again.folder.close()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another one")
-    other = next_attempt(settings, monkeypatch)
+    other = open_session(settings)
     other.folder.close()
     assert other.folder.path not in (older.folder.path, begun.folder.path)
-
-
-def next_attempt(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> TrainingSession:
-    """The session of a process that has opened none before."""
-    monkeypatch.setattr(start, "_opened", [])
-    return start.open_session(settings)
 
 
 @pytest.mark.slow

@@ -12,11 +12,13 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from file_server import serve_file
 
+from ratlip_cli import files
 from ratlip_cli.data import download
 from ratlip_cli.data.download import RemoteFile, fetch, google_drive
 from ratlip_cli.errors import DataError, RatlipError
@@ -185,6 +187,25 @@ def test_two_at_once_the_second_says_so(tmp_path: Path) -> None:
         assert free
         with pytest.raises(DataError, match="another ratlip is downloading"):
             fetch(RemoteFile("x.bin", ("http://127.0.0.1:1/",), "the page"), tmp_path)
+
+
+def test_a_lock_file_is_removed_by_who_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opened it before holds no file that others do not see."""
+    with pytest.raises(DataError, match="cannot download"):
+        fetch(RemoteFile("x.bin", ("http://127.0.0.1:1/",), "the page"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    lock, own = tmp_path / ".lock", files._lock
+    before = ExitStack()
+    assert before.enter_context(locked(lock, removes=True))
+
+    def ended_meanwhile(descriptor: int) -> bool:
+        before.close()
+        return own(descriptor)
+
+    monkeypatch.setattr(files, "_lock", ended_meanwhile)
+    with locked(lock) as had, locked(lock) as also:
+        assert (had, also) == (True, False)
+    assert lock.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:

@@ -177,6 +177,14 @@ def test_families_of_sentence_vectors_edit_and_interpolate(
     assert (frames[0], frames[2]) == (red, blue)
 
 
+def test_what_is_no_image_is_told_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    monkeypatch.setattr("ratlip_cli.editing.edit.load_model", lambda *_: pytest.fail("a model was loaded"))
+    answer = ratlip("edit", tmp_path / "notes.txt", "--from", RED, "--to", BLUE, "--out", tmp_path / "out")
+    assert (answer.code, answer.out) == (1, "")
+    assert "notes.txt" in answer.err
+
+
 def test_an_interrupted_edit_leaves_nothing(
     model: Model, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from command_line import ratlip, ratlip_process, ratlip_stopped
 from PIL import Image
 
 from ratlip_cli.files import locked
-from ratlip_cli.weights.load import load_model
+from ratlip_cli.tensor_files import load_tensors, save_tensors
+from ratlip_cli.weights.load import default_model, load_model
+from ratlip_cli.weights.model_folder import GENERATOR_FILE
 
 PHOTOGRAPHS = {
     "astronaut": "a smiling astronaut in an orange suit",
@@ -119,6 +122,19 @@ def test_generate_reads_prompts_from_files(run: Path, tmp_path: Path) -> None:
     assert result["fingerprint"] == load_model(str(run)).fingerprint
     assert all(Path(image["path"]).is_file() for image in result["images"])
     assert answer.err == ""
+
+
+def test_a_run_that_was_trained_no_step_is_not_taken_by_itself(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, step in (("trained", "5"), ("stopped", "0")):
+        shutil.copytree(run / "model", tmp_path / "runs" / name / "model")
+        file = tmp_path / "runs" / name / "model" / GENERATOR_FILE
+        save_tensors(file, load_tensors(file), {"step": step})
+    assert default_model() == "runs/trained"
+    shutil.rmtree(tmp_path / "runs" / "trained")
+    assert default_model() == "ratlip-demo"
 
 
 def test_the_model_left_out_is_the_newest_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from ratlip_cli.clip_tokenizer import CLIPTokenizer
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.errors import RatlipError
 from ratlip_cli.evaluation.images import Captions, GeneratedImages
-from ratlip_cli.exported import ExportedModel
+from ratlip_cli.exported import OPENAI_MERGES, ExportedModel
 from ratlip_cli.generation import InterpolationRequest
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
@@ -169,7 +169,7 @@ def test_bad_input(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for arguments, code, words in (
         (["--format", "onxx", "--out", tmp_path / "out"], 2, "Did you mean 'onnx'"),
         (["--out", tmp_path], 2, "exists; choose another --out"),
-        (["--out", tmp_path / "out"], 1, "needs the package onnxscript: pip install onnx onnxscript onnxruntime"),
+        (["--out", tmp_path / "out"], 1, "needs the package onnxscript: pip install 'ratlip[export]'"),
     ):
         answer = ratlip("export", model.folder, *arguments, "--quiet")
         assert (answer.code, answer.out) == (code, "")
@@ -320,14 +320,16 @@ def test_damaged_exports_are_named(model: Model, exported: Path, tmp_path: Path)
     def changed(**settings: object) -> bytes:
         return json.dumps(json.loads((exported / "export.json").read_text()) | settings).encode()
 
-    whole = (exported / "generator.onnx").read_bytes()
+    whole, merges = ((exported / name).read_bytes() for name in ("generator.onnx", "merges.txt"))
     for number, (name, content, words) in enumerate(
         [
             ("generator.onnx", whole[: len(whole) // 2], "generator.onnx is damaged: export the model again"),
             ("generator.onnx", b"", "generator.onnx is damaged"),
             ("generator.onnx", None, "generator.onnx does not exist"),
             ("text_encoder.onnx", whole, "text_encoder.onnx is of another model"),
-            ("merges.txt", b"\xff\xfe", "merges.txt cannot be read"),
+            ("merges.txt", b"\xff\xfe", "merges.txt is not what `ratlip export` wrote: export the model again"),
+            ("merges.txt", merges[: len(merges) // 2], "merges.txt is not what `ratlip export` wrote"),
+            ("merges.txt", merges.replace(b"i n\n", b"n i\n"), "merges.txt is not what `ratlip export` wrote"),
             ("merges.txt", None, "merges.txt cannot be read"),
             ("export.json", b"{", "is not what `ratlip export` writes"),
             ("export.json", b"[]", "is not an object"),
@@ -351,6 +353,7 @@ def test_an_export_without_an_image_encoder_generates(model: Model, exported: Pa
     folder = shutil.copytree(exported, tmp_path / "early")
     (folder / "image_encoder.onnx").unlink()
     settings = json.loads((folder / "export.json").read_text())
+    assert settings.pop("merges_sha256") == OPENAI_MERGES
     del settings["model"], settings["vocabulary"]
     (folder / "export.json").write_text(json.dumps(settings))
     answer = ratlip("generate", PROMPT, "--model", folder, "--out", tmp_path / "out", "--json")
@@ -362,6 +365,10 @@ def test_an_export_without_an_image_encoder_generates(model: Model, exported: Pa
     assert (best.code, "without CLIP's image encoder" in best.err) == (2, True)
     scored = ratlip("evaluate", folder, "--dataset", tmp_path, "--quiet")
     assert (scored.code, "exported by an earlier ratlip" in scored.err) == (1, True)
+    merges = (folder / "merges.txt").read_bytes()
+    (folder / "merges.txt").write_bytes(merges[: len(merges) // 2])
+    cut = ratlip("generate", PROMPT, "--model", folder, "--out", tmp_path / "out", "--quiet")
+    assert (cut.code, "merges.txt is not what `ratlip export` wrote" in cut.err) == (1, True)
 
 
 def test_an_exported_generator_that_makes_nan_is_reported(exported: Path, tmp_path: Path) -> None:

@@ -544,8 +544,10 @@ def test_a_misspelled_path_is_said_before_the_hub(made: Path, tmp_path: Path, mo
             match=f"no folder {spec} here; did you mean {near}.*On the Hugging Face Hub.*cannot be reached",
         ):
             locate_model(spec)
+    with pytest.raises(UsageError, match=r"unknown model 'runs/birds-9'.*Did you mean 'runs/birds-1'"):
+        locate_model("runs/birds-9")
     shutil.rmtree(tmp_path / "runs")
-    with pytest.raises(UsageError, match="unknown model 'runs/birds-1'"):  # no owner is called runs
+    with pytest.raises(UsageError, match=r"unknown model 'runs/birds-1'.*No run is here yet"):
         locate_model("runs/birds-1")
 
 
@@ -590,7 +592,7 @@ def test_what_open_clip_logs_is_no_line_of_ours(
         raise RuntimeError("no network")
 
     monkeypatch.setattr(open_clip, "create_model", fails)
-    with pytest.raises(WeightsError, match="could not be downloaded"):
+    with pytest.raises(WeightsError, match=r"could not be downloaded.*--clip ViT-B-32-quickgelu:PATH\.$"):
         load_clip("ViT-B-32-quickgelu:openai")
     assert caplog.records == []
 

@@ -90,9 +90,9 @@ def test_an_exported_model_has_its_own_plain_images_at_the_ends(model: Model) ->
     """The same law, without onnxruntime: what it takes between two prompts."""
     start, end = np.float32([[0.1, 3.0]]), np.float32([[-0.7, 1 / 3]])
     between = ExportedModel.between
-    assert np.array_equal(between(None, start, end, 0.0), start)  # type: ignore[arg-type]
-    assert np.array_equal(between(None, start, end, 1.0), end)  # type: ignore[arg-type]
-    np.testing.assert_allclose(between(None, start, end, 0.25), 0.75 * start + 0.25 * end, rtol=1e-6)  # type: ignore[arg-type]
+    assert np.array_equal(between(start, end, 0.0), start)
+    assert np.array_equal(between(start, end, 1.0), end)
+    np.testing.assert_allclose(between(start, end, 0.25), 0.75 * start + 0.25 * end, rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_words_come_and_go_between_prompts(attngan: Model, tmp_path: Path) -> No
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_words_of_an_exported_model_come_and_go_alike(attngan: Model, share: float) -> None:
     start, end = (attngan.encode([prompt]) for prompt in PROMPTS[:2])
-    mixed = ExportedModel.between(None, start.numpy(), end.numpy(), share)  # type: ignore[arg-type]
+    mixed = ExportedModel.between(start.numpy(), end.numpy(), share)
     torch.testing.assert_close(torch.from_numpy(mixed), attngan.family.between(start, end, share))
 
 

@@ -20,7 +20,7 @@ from ratlip_cli.baselines import lafite
 from ratlip_cli.clip_tokenizer import merges
 from ratlip_cli.data.dataset import Batch
 from ratlip_cli.errors import UsageError, WeightsError
-from ratlip_cli.exported import ExportedModel, Graph
+from ratlip_cli.exported import OPENAI_MERGES, ExportedModel, Graph
 from ratlip_cli.families import family_of
 from ratlip_cli.generation import InterpolationRequest, LikeRequest
 from ratlip_cli.like import LikeModel
@@ -289,8 +289,8 @@ class Untraced(ExportedModel):
 
 @pytest.fixture
 def untraced(model: Model, tmp_path: Path) -> Untraced:
-    (tmp_path / "export.json").write_text(json.dumps(asdict(_settings(model, "onnx"))))
     (tmp_path / "merges.txt").write_text("".join(f"{merge}\n" for merge in merges()))
+    (tmp_path / "export.json").write_text(json.dumps(asdict(_settings(model, "onnx", OPENAI_MERGES))))
     return Untraced(tmp_path, model)
 
 

@@ -150,6 +150,7 @@ def test_interrupted_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.strip().splitlines()[-1].startswith("error: interrupted")
+    assert list(tmp_path.rglob(".*.lock")) == []
     assert "Traceback" not in err
     assert not (tmp_path / "data" / "demo").exists()
     assert list(tmp_path.glob("data/.demo.*/train/*.png"))

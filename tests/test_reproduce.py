@@ -340,32 +340,31 @@ def small_papers(folder: Path, tiny_clip: Path, tiny_settings: TrainSettings, da
     return folder
 
 
-def test_broken_runs_end_nothing_before_all_sweeps_are_made(
+@pytest.fixture
+def fig5(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_clip: Path, tiny_settings: TrainSettings, tiny_dataset: Path
-) -> None:
+) -> ReproduceRequest:
+    """What figure 5 takes, of small sweeps."""
     monkeypatch.setattr(reproduce, "PAPERS", small_papers(tmp_path / "papers", tiny_clip, tiny_settings, tiny_dataset))
-    out = tmp_path / "runs"
-    request = ReproduceRequest("fig5", out=out)
-    folders = [SweepFolder(SweepRequest(request.file(name), request.folder(name))) for name in ("table3", "faces")]
+    return ReproduceRequest("fig5", out=tmp_path / "runs")
+
+
+def test_broken_runs_end_nothing_before_all_sweeps_are_made(fig5: ReproduceRequest) -> None:
+    folders = [SweepFolder(SweepRequest(fig5.file(name), fig5.folder(name))) for name in ("table3", "faces")]
     for folder in folders:
         folder.open()
         for run in folder.sweep.runs:
             folder.set_broken(run, f"{run.name} went wrong", again=False)
-    answer = ratlip("reproduce", "fig5", "--out", out, "--device", "cpu")
+    answer = ratlip("reproduce", "fig5", "--out", fig5.out, "--device", "cpu")
     assert answer.code == 1
     assert "5 of 5 runs are broken" in answer.err
     assert "no figures, for runs are broken" in answer.err
     assert all((folder.path / "ledger.jsonl").is_file() for folder in folders), "the second sweep is made too"
 
 
-def test_a_shard_leaves_figures_to_the_call_that_finds_all_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_clip: Path, tiny_settings: TrainSettings, tiny_dataset: Path
-) -> None:
-    monkeypatch.setattr(reproduce, "PAPERS", small_papers(tmp_path / "papers", tiny_clip, tiny_settings, tiny_dataset))
-    out = tmp_path / "runs"
-    request = ReproduceRequest("fig5", out=out)
+def test_a_shard_leaves_figures_to_the_call_that_finds_all_done(fig5: ReproduceRequest) -> None:
     for name in ("table3", "faces"):
-        folder = SweepFolder(SweepRequest(request.file(name), request.folder(name), shard="1/2"))
+        folder = SweepFolder(SweepRequest(fig5.file(name), fig5.folder(name), shard="1/2"))
         folder.open()
         for run in folder.ordered:
             place = folder.path / run.name
@@ -374,7 +373,7 @@ def test_a_shard_leaves_figures_to_the_call_that_finds_all_done(
             flat = run.settings.flat()
             protocol = json.loads(json.dumps(asdict(folder.sweep.protocol)))
             write_entry(place, Entry(run.row, run.seed, run.name, DONE, None, flat, "", protocol=protocol))
-    answer = ratlip("reproduce", "fig5", "--out", out, "--device", "cpu", "--shard", "1/2")
+    answer = ratlip("reproduce", "fig5", "--out", fig5.out, "--device", "cpu", "--shard", "1/2")
     assert answer.code == 0, answer.err
     assert "2 of 5 runs are not done yet; the call that finds all of them done draws figures" in answer.err
 

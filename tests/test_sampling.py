@@ -300,8 +300,8 @@ def test_slugs_are_safe_file_names() -> None:
     [
         ([], {}, "no prompt"),
         (["a", "  "], {}, "prompt 2 is empty"),
-        (["a"], {"count": 0}, "at least 1"),
-        (["a"], {"best_of": 0}, "at least 1"),
+        (["a"], {"best_of": 0}, "^best-of is 0; it must be at least 1"),
+        (["a"], {"count": 0}, "^the number of images is 0; it must be at least 1"),
         (["a"], {"seed": -1}, "negative"),
         (["a"], {"truncation": float("nan")}, "truncation"),
         (["a"], {"batch_size": 0}, "batch size is 0"),

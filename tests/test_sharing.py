@@ -16,6 +16,7 @@ from hub_server import WRITE_TOKEN, serve
 from PIL import Image
 
 from ratlip_cli.errors import UsageError, WeightsError
+from ratlip_cli.publish import Publication, publish
 from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.tensor_files import load_tensors, save_tensors
 from ratlip_cli.training.settings import TrainSettings
@@ -177,6 +178,13 @@ def write_scores(path: Path, fingerprint: str) -> Path:
     return path
 
 
+def test_samples_of_the_card_are_timed_from_their_beginning(run: Path) -> None:
+    told: list[tuple[int, int | None]] = []
+    publish(Publication(str(run), "me/colours", dry_run=True), lambda _, done, total, __: told.append((done, total)))
+    assert told[0] == (0, len(told) - 1)
+    assert told[-1] == (len(told) - 1, len(told) - 1)
+
+
 def test_a_dry_run_shows_files_and_card_and_asks_nobody(run: Path, tmp_path: Path) -> None:
     scores = write_scores(tmp_path / "scores.json", fingerprint_of(run / "model"))
     answer = ratlip("push", run, "me/colours", "--dry-run", "--scores", scores, "--json", "--quiet")
@@ -194,6 +202,17 @@ def test_a_dry_run_shows_files_and_card_and_asks_nobody(run: Path, tmp_path: Pat
     for words in ("CC0", "lr d | 0.0004", "12.3457", "f" * 16, "samples.png", "ratlip generate", "## Limits"):
         assert words in told["card"]
     assert str(run.parent) not in told["card"]
+
+
+def test_that_a_run_is_not_finished_is_told(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "model", tmp_path / "model")
+    file = tmp_path / "model" / "generator.safetensors"
+    save_tensors(file, load_tensors(file), {"step": "1"})
+    answer = ratlip("push", tmp_path / "model", "me/colours", "--dry-run")
+    assert answer.code == 0, answer.err
+    steps = json.loads((file.parent / CONFIG_FILE).read_text())["training"]["settings"]["steps"]
+    assert f"was trained for 1 of its {steps} steps" in answer.err
+    assert "was trained for" not in ratlip("push", run, "me/colours", "--dry-run").err
 
 
 def test_what_goes_up_names_no_folder_of_this_machine(run: Path, connect: Connect) -> None:

@@ -34,6 +34,7 @@ from ratlip_cli.evaluation.feature_file import feature_writer
 from ratlip_cli.files import whole_file, whole_folder, write_text
 from ratlip_cli.outputs import ImageFolder
 from ratlip_cli.tensor_files import load_pickled, save_pickled, save_tensors
+from ratlip_cli.training import start
 from ratlip_cli.training.checkpoint import list_checkpoints, read_checkpoint
 from ratlip_cli.training.session import TrainingSession
 from ratlip_cli.training.settings import TrainSettings, read_settings
@@ -232,6 +233,29 @@ def test_a_signal_that_python_had_to_drop_comes_again() -> None:
     assert (found.returncode, found.stderr) == (143, "")
 
 
+BUSY = """
+import threading
+wait = threading.Event.wait
+
+def late(event, timeout=None):
+    done = wait(event, timeout)
+    if timeout is None and not late.once:
+        late.once = True
+        time.sleep(0.5)
+    return done
+
+late.once = False
+threading.Event.wait = late
+"""
+
+
+def test_it_comes_again_also_where_it_comes_while_it_is_sent() -> None:
+    """As on a busy machine: the thread that sends it is quicker than the one that has begun it."""
+    beginning, rest = DESTROYS.format(number=15).split("\n\n", 1)
+    found = run(f"{beginning}\n{BUSY}\n{rest}")
+    assert (found.returncode, found.stderr) == (143, "")
+
+
 @pytest.mark.parametrize(
     ("patched", "work"),
     [
@@ -325,6 +349,56 @@ def test_a_second_signal_stops_the_saving_unless_it_is_the_terminals(
     assert ratlip("train", *options(settings)).code == code
     assert steps_saved(settings) == saved
     assert [path.name for path in Path(settings.out).rglob(".*")] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("save_every", "kept"), [(100, "No step is saved yet."), (1, "Step 2 is saved, and nothing after")]
+)
+def test_a_second_signal_says_what_is_kept(
+    save_every: int, kept: str, settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings.replaced(save_every=save_every)
+    monkeypatch.setattr(Trainer, "train_step", interrupted(3, signal.SIGINT, interrupted(3, 2, Trainer.train_step)))
+    stopped = ratlip("train", *options(settings), "--quiet")
+    assert stopped.code == 130
+    last = stopped.err.splitlines()[-1]
+    assert last.startswith(f"error: interrupted. {kept}")
+    assert last.endswith(f"Go on with: ratlip train --resume {settings.out}")
+    monkeypatch.undo()
+    assert ratlip("train", "--resume", settings.out).code == 0
+    assert steps_saved(settings)[0] == settings.steps
+
+
+def test_a_signal_just_after_the_beginning_lets_it_end_in_order(
+    settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one step is done: nothing is said to be saved, and the run folder can be gone on with."""
+    note = console.note
+
+    def noted(message: str) -> None:
+        if message.startswith("training in"):
+            os.kill(os.getpid(), signal.SIGINT)
+        note(message)
+
+    monkeypatch.setattr(console, "note", noted)
+    stopped = ratlip("train", *options(settings))
+    assert stopped.code == 130
+    assert stopped.err.count("training in") == 1
+    assert f"stopped before step 1 of {settings.steps}, so there is nothing to save. Go on with: " in stopped.err
+    assert (Path(settings.out) / "environment.json").is_file()
+    assert steps_saved(settings) == []
+    monkeypatch.undo()
+    assert ratlip("train", "--resume", settings.out).code == 0
+
+
+def test_a_signal_before_a_run_has_begun_leaves_no_run_folder(
+    settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = start.create_model_folder
+    monkeypatch.setattr(start, "create_model_folder", interrupted(1, signal.SIGINT, made))
+    stopped = ratlip("train", *options(settings))
+    assert (stopped.code, stopped.err.splitlines()[-1]) == (130, "error: interrupted.")
+    assert not Path(settings.out).exists()
 
 
 def test_what_nohup_ignores_stays_ignored(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:

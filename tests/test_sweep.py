@@ -21,7 +21,7 @@ import tomli_w
 from command_line import ratlip, ratlip_process
 from safetensors.numpy import save_file
 
-from ratlip_cli.cli.sweep import _by_another_commit, check_whole
+from ratlip_cli.cli.sweep import _by_another_commit, check_whole, complete
 from ratlip_cli.data.request import PrepareRequest
 from ratlip_cli.environment import commit
 from ratlip_cli.errors import DataError, Interrupted, RatlipError, UsageError
@@ -247,7 +247,7 @@ def test_a_scoring_that_fails_is_told_and_trains_nothing_again(
     assert run not in other.left()
     (entry,) = other.write_ledger()
     assert (entry.state, entry.reason) == (BROKEN, "--limit is 9")
-    with pytest.raises(RatlipError, match=r"1 of 4 runs are broken \(GALIP-seed0: --limit is 9\)"):
+    with pytest.raises(RatlipError, match=r"1 of 4 runs is broken \(GALIP-seed0: --limit is 9\)"):
         check_whole((other, [entry]))
 
     content["evaluation"] = {"limit": 1, "captions_per_image": 2, "features": "clip", "metrics": ["clip-score"]}
@@ -629,8 +629,58 @@ def test_ctrl_c_saves_and_says_how_to_go_on(write: Write, content: dict, tmp_pat
     assert process.returncode == 128 + signal.SIGINT
     assert f"Go on with: ratlip sweep {tmp_path}" in err
     steps = len(metrics.read_bytes().splitlines())
+    assert f"0 of 4 runs are done, GALIP-seed0 is saved up to step {steps}." in err
     assert (metrics.parent / "checkpoints" / f"step_{steps:08d}").is_dir()
     assert not (metrics.parent / "broken.json").exists()
+
+
+def test_what_is_done_is_told_with_whose_features_and_the_seconds_since_it_began(write: Write, content: dict) -> None:
+    """Also those before its first step; the ledger has those of the steps and of the scoring."""
+    content["seeds"] = 1
+    file = write(content)
+    began = time.monotonic()
+    answer = ratlip("sweep", file, "--device", "cpu", "--jobs", 1, "--out", file.parent / "sweep")
+    took = time.monotonic() - began
+    told = re.findall(r"is done in ([0-9]+)s: .*fid_clip [0-9.]+, .* of ([0-9]+) images", answer.err)
+    entries = read_ledger(file.parent / "sweep")
+    assert [int(images) for _, images in told] == [entry.protocol["images"] for entry in entries]
+    assert "fid" in entries[0].scores
+    assert sum(entry.seconds for entry in entries) + 1 < sum(int(seconds) for seconds, _ in told) <= took + 1
+
+
+def test_a_second_ctrl_c_says_what_is_lost(write: Write, content: dict, tmp_path: Path) -> None:
+    process = ratlip_process("sweep", write(content), "--device", "cpu", "--jobs", 1, "--out", tmp_path / "sweep")
+    assert process.stderr is not None
+    said = ""
+    while "GALIP-seed0 begins" not in said:
+        said += process.stderr.readline() or pytest.fail(said)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "error: stopped; 0 of 4 runs are done, nothing of GALIP-seed0 is saved. Go on with: ratlip sweep" in err
+    assert "is saved up to" not in err
+
+
+@pytest.mark.parametrize(("done", "said"), [(0, "0 of 4 runs are done"), (1, "1 of 4 runs is done")])
+def test_a_stopped_sweep_says_with_what_it_goes_on(
+    done: int, said: str, write: Write, content: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = opened(write(content))
+    if done:
+        make_run(folder, folder.run("GALIP-seed0"))
+    stopped = folder.run("with-RAT-seed0")
+    with pytest.raises(Interrupted, match=r"stopped before step 1 of 6, so there is nothing to save\."):
+        make_run(folder, stopped, lambda: True)
+    monkeypatch.setattr("ratlip_cli.cli.sweep._make_all", lambda *_: (signal.SIGINT, [stopped]))
+    with pytest.raises(Interrupted, match=f"stopped; {said}, nothing of with-RAT-seed0 is saved. Go on with: "):
+        complete(folder)
+    turns = itertools.count()
+    with pytest.raises(Interrupted, match=r"stopped after step 4 of 6; everything is saved\."):
+        make_run(folder, stopped, lambda: next(turns) == 4)
+    with pytest.raises(Interrupted, match=f"stopped; {said}, with-RAT-seed0 is saved up to step 4. Go on with: "):
+        complete(folder)
 
 
 @pytest.mark.slow

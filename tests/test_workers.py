@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -137,28 +138,65 @@ def test_an_error_in_a_worker_is_the_callers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "idle", "expected"),
+    ("environment", "cores", "expected"),
     [
-        ({}, 1.9, "1000"),
-        ({}, 1.0, "100"),
-        ({"OMP_NUM_THREADS": "1"}, 1.0, "1000"),  # the other core is enough
-        ({"GOMP_SPINCOUNT": "7"}, 1.0, "7"),
-        ({"OMP_WAIT_POLICY": "active"}, 1.0, None),
+        ({}, {1, 2}, "1000"),
+        ({}, {0, 1}, "100"),  # another process has core 0
+        ({}, {0, 1, 2, 3}, "100"),
+        ({"OMP_NUM_THREADS": "1"}, {0, 1}, "1000"),  # the other core is enough
+        ({"OMP_NUM_THREADS": "1"}, {0}, "100"),
+        ({"OMP_NUM_THREADS": "2,1"}, {0, 1, 2}, "1000"),
+        ({"OMP_NUM_THREADS": "3,1"}, {0, 1, 2}, "100"),
+        ({"OMP_NUM_THREADS": "8"}, {1, 2}, "1000"),
+        ({}, {9}, "1000"),  # of which the system tells nothing
+        ({"GOMP_SPINCOUNT": "7"}, {0, 1}, "7"),
+        ({"GOMP_SPINCOUNT": "1000"}, {0, 1}, "1000"),  # the user's, though it is the number that ratlip chooses
+        ({"OMP_WAIT_POLICY": "active"}, {0, 1}, None),
     ],
 )
 def test_how_threads_wait(
-    environment: dict[str, str], idle: float, expected: str | None, monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str],
+    cores: set[int],
+    expected: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    waits_as_told_nothing: None,
 ) -> None:
-    """`idle` of two cores; what the user's environment says is left alone."""
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS"):
-        monkeypatch.setenv(name, "")  # so that it is as before afterwards
-        monkeypatch.delenv(name)
-        if name in environment:
-            monkeypatch.setenv(name, environment[name])
-    ticks = iter([(0, 0), (round(100 * idle), 200)])
-    monkeypatch.setattr(waiting, "_core_ticks", lambda: next(ticks))
-    monkeypatch.setattr(waiting, "_WATCHED_SECONDS", 0)
-    monkeypatch.setattr(waiting.os, "cpu_count", lambda: 2)
+    """On `cores` of four, of which another process has the first; what the user's environment says is left alone."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    stat = tmp_path / "stat"
+
+    def watch(seconds: float) -> None:
+        """Let time pass."""
+        passed = round(1000 * seconds)
+        idle = {"cpu": 3 * passed, "cpu0": 0, "cpu1": passed, "cpu2": passed, "cpu3": passed}
+        busy = {**dict.fromkeys(idle, 0), "cpu": passed, "cpu0": passed}
+        lines = [f"{name} {7 + busy[name]} 0 0 {5 + idle[name]} 0 0 0 0 0 0" for name in idle]
+        stat.write_text("\n".join([*lines, "intr 1 2", "btime 3"]))
+
+    watch(0)
+    monkeypatch.setattr(waiting, "_TICKS", stat)
+    monkeypatch.setattr(waiting.time, "sleep", watch)
+    monkeypatch.setattr(waiting.os, "sched_getaffinity", lambda process: cores)
     waiting.wait_briefly()
     waiting.hardly_wait_where_busy()
     assert waiting.os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+def test_what_ratlip_chose_is_not_taken_for_the_users_by_what_it_starts(
+    waits_as_told_nothing: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting.wait_briefly()
+    monkeypatch.setattr(waiting, "_is_busy", lambda: True)
+    waiting.wait_briefly()  # as a process does that inherits the environment
+    waiting.hardly_wait_where_busy()
+    assert waiting.os.environ["GOMP_SPINCOUNT"] == "100"
+
+
+@pytest.fixture
+def waits_as_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that says nothing of how threads wait, or how many there are."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS", waiting._OURS):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)

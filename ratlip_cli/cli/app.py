@@ -95,7 +95,7 @@ def main() -> None:
             ended_by_others = processes.rank() > 0 and isinstance(told, Interrupted)  # torchrun ends all with one
             if not processes.are_several() or (not ended_by_others and processes.speaks()):
                 console.error(str(told))
-            if not isinstance(told, DistributedError | Interrupted):
+            if not isinstance(told, DistributedError):
                 processes.end()
             sys.exit(told.exit_code)
         finally:

@@ -124,6 +124,7 @@ def bench(
 
 
 def _compare(model: str | None, count: int, threads: int | None, json: bool) -> None:
+    from ratlip_cli.cli.waiting import users_environment
     from ratlip_cli.device import keep_freed_memory
     from ratlip_cli.exported import available_threads
     from ratlip_cli.training.comparison import compare
@@ -135,7 +136,7 @@ def _compare(model: str | None, count: int, threads: int | None, json: bool) -> 
     console.note(f"model {loaded.name} ({loaded.fingerprint}) on cpu")
     contenders = []
     with console.progress("compare", 4, unit="libraries") as advance:
-        for contender in compare(loaded, count, used):
+        for contender in compare(loaded, count, used, users_environment()):
             if contender.missing is not None:
                 console.note(f"{contender.name} is not measured: {contender.missing}")
             contenders.append(contender)

@@ -128,6 +128,8 @@ def _list_words(model: str | None, json: bool) -> None:
     if json:
         console.result_json({"model": loaded.name, "fingerprint": loaded.fingerprint, "words": known})
     elif known:
+        if any(word.endswith("-") for word in known):
+            console.note("a word in '-' is a piece that begins words; what ends them is listed too, like a word")
         console.result("\n".join(known))
 
 

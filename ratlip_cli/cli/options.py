@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from ratlip_cli.cli import console
 from ratlip_cli.data.request import DATASETS, prepared_names
-from ratlip_cli.errors import RatlipError, UsageError, unknown_name
+from ratlip_cli.errors import RatlipError, UsageError, no_such_model, unknown_name
 from ratlip_cli.generation import PRECISIONS
 from ratlip_cli.setting import DEVICES, RUNS, Setting, Value, check_choice, check_device
 
@@ -111,7 +111,7 @@ ModelNoun = Annotated[
 Device = Annotated[str, typer.Option(help="Where to compute.", **_DEVICE)]
 Precision = Annotated[
     str,
-    choice(PRECISIONS, "Arithmetic of sampling; auto: bf16 where it is faster at the same scores.", "precision"),
+    choice(PRECISIONS, "Arithmetic of sampling; auto is fp32.", "precision"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")]
@@ -125,7 +125,8 @@ def check_model_name(name: str | None) -> None:
     if name is None or name == "ratlip-demo" or Path(name).exists():
         return
     if Path(name).parent.is_dir() or Path(name).parts[:1] == RUNS.parts:
-        raise unknown_name("model", name, {*_models(), *_models_in(Path(name).parent)})
+        known = {*_models(), *_models_in(Path(name).parent)}
+        raise no_such_model(name, known) if len(Path(name).parts) > 1 else unknown_name("model", name, known)
 
 
 def check_out_folder(out: Path) -> None:

@@ -67,12 +67,13 @@ def stop(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def keeping(what: str) -> Iterator[None]:
-    """Add to Interrupted, where it is raised inside, the sentence `what` about the work that is kept."""
+def keeping(what: str | Callable[[], str]) -> Iterator[None]:
+    """Add to Interrupted, where it is raised inside, the sentence `what`, or what it gives then, about what is kept."""
     try:
         yield
     except Interrupted as error:
-        raise Interrupted(f"{error} {what}", error.exit_code - 128) from None
+        sentence = what if isinstance(what, str) else what()
+        raise Interrupted(f"{error} {sentence}", error.exit_code - 128) from None
 
 
 def say(line: str) -> None:
@@ -84,6 +85,9 @@ def say(line: str) -> None:
 def _again(missed: Any) -> None:
     """Send the signal once more where Python had to drop its exception, as it does in destructors and callbacks."""
     if isinstance(missed.exc_value, Interrupted):
-        threading.Timer(0.05, os.kill, (os.getpid(), missed.exc_value.exit_code - 128)).start()
+        try:
+            threading.Timer(0.05, os.kill, (os.getpid(), missed.exc_value.exit_code - 128)).start()
+        except Interrupted:  # on a busy machine it comes before start() is over, and would be dropped here again
+            _again(missed)
     else:
         sys.__unraisablehook__(missed)

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,9 +20,21 @@ from ratlip_cli.cli import console, signals, waiting
 from ratlip_cli.cli.options import Device, Json, Quiet, check_there
 from ratlip_cli.cli.train import StopRequest
 from ratlip_cli.errors import Interrupted, RatlipError
-from ratlip_cli.experiments.ledger import BROKEN, CHANGED, DONE, Entry
-from ratlip_cli.experiments.sweep import BEGINS, ELSEWHERE, LOGS, MOST_JOBS, Event, SweepFolder, SweepRequest
+from ratlip_cli.experiments.ledger import BROKEN, CHANGED, DONE, Entry, shown_name
+from ratlip_cli.experiments.sweep import (
+    BEGINS,
+    ELSEWHERE,
+    LOGS,
+    MOST_JOBS,
+    STOPPED,
+    Event,
+    SweepFolder,
+    SweepRequest,
+    is_trained,
+)
 from ratlip_cli.experiments.sweep import sweep as make_runs
+from ratlip_cli.experiments.sweep_file import Run
+from ratlip_cli.training.run_paths import step_saved
 
 if TYPE_CHECKING:
     from ratlip_cli.experiments.estimate import Estimate
@@ -110,18 +123,30 @@ def complete(folder: SweepFolder) -> list[Entry]:
     for name, source in folder.take().items():
         console.note(f"{name} is taken from {source}, to be scored here{_by_another_commit(source)}")
     folder.write_ledger()
-    stopped = _make_all(folder, len(left))
+    number, stopped = _make_all(folder, len(left))
     entries = folder.write_ledger()
     for entry in entries:
         if entry.state == CHANGED:
             console.note(f"{entry.run} is left out: {entry.reason}. {folder.remedy(entry, entries)}")
-    if stopped:
+    if number:
         done = sum(entry.state == DONE for entry in entries)
+        told = [f"{_of_runs(done, len(folder.sweep.runs))} done", *(_goes_on(folder, run) for run in stopped)]
         how = shlex.join(["ratlip", *sys.argv[1:]])
-        raise Interrupted(
-            f"stopped; {done} of {len(folder.sweep.runs)} runs are done, all is saved. Go on with: {how}", stopped
-        )
+        raise Interrupted(f"stopped; {', '.join(told)}. Go on with: {how}", number)
     return entries
+
+
+def _of_runs(some: int, runs: int) -> str:
+    return f"{some} of {runs} runs {'is' if some == 1 else 'are'}"
+
+
+def _goes_on(folder: SweepFolder, run: Run) -> str:
+    """With what a run will go on that was stopped."""
+    place = folder.path / run.name
+    if is_trained(place, run.settings):
+        return f"{run.name} is trained and not scored yet"
+    step = step_saved(place)
+    return f"{run.name} is saved up to step {step}" if step else f"nothing of {run.name} is saved"
 
 
 def _by_another_commit(run: Path) -> str:
@@ -140,7 +165,7 @@ def check_whole(*swept: tuple[SweepFolder, Sequence[Entry]]) -> None:
         runs = sum(len(folder.sweep.runs) for folder, _ in swept)
         logs = " and ".join(str(folder.path / LOGS) for folder, _ in swept)
         raise RatlipError(
-            f"{len(broken)} of {runs} runs are broken ({'; '.join(broken)}). Their rows say so; "
+            f"{_of_runs(len(broken), runs)} broken ({'; '.join(broken)}). Their rows say so; "
             f"their logs are in {logs}, and --retry-broken tries them again."
         )
 
@@ -157,29 +182,34 @@ def show_estimate(folder: SweepFolder, json: bool) -> None:
         _show_estimate(folder, estimated)
 
 
-def _make_all(folder: SweepFolder, left: int) -> int:
-    """Make all that is left, showing what happens; the number of the signal that ended it early, else 0."""
-    total = len(folder.ordered)
+def _make_all(folder: SweepFolder, left: int) -> tuple[int, list[Run]]:
+    """Make all that is left, showing what happens; the signal that ended it early, else 0, and the runs it stopped."""
+    total, stopped = len(folder.ordered), list[Run]()
     if left:
         console.note(f"{left} of {total} runs are left; each says how far it is in {folder.path / 'logs'}")
     with _Stops() as stops, console.progress("sweep", total, total - left, unit="runs") as advance:
+        begun = dict[str, float]()
         for event in make_runs(folder, lambda: stops.count):
             if event.what in (DONE, BROKEN):
                 advance(1)
-            if line := _told(event):
-                console.note(line)
-    return stops.number
+            if event.what == STOPPED:
+                stopped.append(event.run)
+            now = time.monotonic()
+            console.note(_told(event, now - begun.setdefault(event.run.name, now)))
+    return stops.number, stopped
 
 
-def _told(event: Event) -> str:
+def _told(event: Event, seconds: float) -> str:
+    """What has happened to a run, so many seconds after it began here."""
     name, entry = event.run.name, event.entry
     if event.what == BEGINS:
         return f"{name} begins"
     if event.what == ELSEWHERE:
         return f"{name} is made by another process; waiting for it"
     if event.what == DONE and entry is not None:
-        scores = ", ".join(f"{metric} {value:.4g}" for metric, value in entry.scores.items())
-        return f"{name} is done in {console.duration(entry.seconds)}: {scores}"
+        named = {shown_name(metric, entry.protocol): value for metric, value in entry.scores.items()}
+        scores = ", ".join(f"{metric} {value:.4g}" for metric, value in named.items())
+        return f"{name} is done in {console.duration(seconds)}: {scores}, of {entry.protocol['images']} images"
     return f"{name} is {event.what}{'' if entry is None else f': {entry.reason}'}"
 
 

@@ -6,6 +6,7 @@ import shlex
 import signal
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from ratlip_cli.cli import console, signals, waiting
 from ratlip_cli.cli.devices import DevicesOfTraining, count, run_again_in
 from ratlip_cli.cli.options import Json, Quiet, Typed, check_model_name, complete_choice, with_options
 from ratlip_cli.errors import Interrupted
+from ratlip_cli.training.run_paths import step_saved
 from ratlip_cli.training.settings import all_settings, check_beginning, preset_names, resolve_settings
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def train(
     if print_config:
         console.result_toml(settings.to_toml().rstrip())
         return
-    if not processes.are_of_torchrun():  # else when they know whether they are started again
+    if dry_run or not processes.are_of_torchrun():  # which may start them again, to go on with the run that is there
         check_beginning(settings)
     several = 1 if dry_run else count(devices, settings.device)
     if several > 1:
@@ -94,9 +96,13 @@ def train(
             _show_dry_run(measured)
         return
 
-    with console.bars() as progress:
-        session = open_session(settings, console.note, progress)
-    last = _run(session)
+    with ExitStack() as stack:
+        with console.bars() as progress:
+            session = open_session(settings, console.note, progress)
+            stop = stack.enter_context(StopRequest())
+        go_on = f"Go on with: ratlip train --resume {shlex.quote(str(session.folder.path))}"
+        stack.enter_context(signals.keeping(go_on))
+        last = _run(session, stop, go_on)
     session.trainer.world.leave()
     if not is_first:
         return
@@ -112,7 +118,7 @@ def train(
     console.answer(json, told, session.folder.path)
 
 
-def _run(session: TrainingSession) -> StepRecord | None:
+def _run(session: TrainingSession, stop: StopRequest, go_on: str) -> StepRecord | None:
     """Train, showing progress; return the last step's record. Raises Interrupted when a signal ended it early."""
     path, done, total = session.folder.path, session.trainer.steps_done, session.total_steps
     if session.finished:
@@ -122,18 +128,22 @@ def _run(session: TrainingSession) -> StepRecord | None:
         of_several = f", in {size} processes" if size > 1 else ""
         console.note(f"training in {path}, steps {done + 1} to {total}, on {session.trainer.device}{of_several}")
     record, skipped = None, 0
-    with StopRequest() as stop, console.progress("train", total, done, unit="steps") as advance:
+    with signals.keeping(lambda: _saved(path)), console.progress("train", total, done, unit="steps") as advance:
         for record in session.run(lambda: stop.signal_number is not None):
             skipped += record.skipped
             advance(1, **_figures(record, skipped), **session.scores)
     if not session.finished:
-        stopped = f"stopped after step {session.trainer.steps_done} of {total}; everything is saved"
-        message = f"{stopped}. Go on with: ratlip train --resume {shlex.quote(str(path))}"
         (number,) = session.trainer.world.largest(stop.signal_number or 0)  # only one of several may have had it
         if number:
-            raise Interrupted(message, int(number))
-        console.note(message)
+            raise Interrupted(session.stopped, int(number))
+        console.note(f"{session.stopped} {go_on}")
     return record
+
+
+def _saved(run: Path) -> str:
+    """What a second signal has left."""
+    step = step_saved(run)
+    return f"Step {step} is saved, and nothing after it." if step else "No step is saved yet."
 
 
 def _figures(record: StepRecord, skipped: int) -> dict[str, object]:
@@ -159,8 +169,8 @@ def _show_dry_run(measured: DryRun) -> None:
         ("time to encode the captions, once", console.duration(measured.seconds_for_text)),
         ("time in all", console.duration(measured.seconds)),
     ]
-    if measured.start is not None:
-        console.note(measured.start)
+    for line in filter(None, (measured.start, *measured.notes)):
+        console.note(line)
     console.result_table("This run would be", ("", "value"), rows)
 
 
@@ -186,7 +196,7 @@ class StopRequest:
         name = signal.Signals(number).name
         if self.signal_number is None:
             self.signal_number = int(signal.SIGTERM) if name == "SIGUSR1" else number
-            if not processes.are_of_torchrun():  # else torchrun sends it to each
+            if not processes.are_several():  # else torchrun sends it to each
                 signals.say("\nending the step and saving; once more stops at once")
         elif name not in ("SIGHUP", "SIGUSR1"):
             signals.stop(number, frame)

@@ -12,13 +12,16 @@ from pathlib import Path
 
 _BRIEFLY, _HARDLY = "1000", "100"
 """Rounds of looking: some microseconds, in which most gaps between two layers end; and less than most gaps last."""
+_OURS = "_RATLIP_SPINCOUNT"
+"""What ratlip chose: by it this process and those that it starts tell that the number is not the user's."""
 _WATCHED_SECONDS = 0.2
+_TICKS = Path("/proc/stat")
 
 
 def wait_briefly() -> None:
     """Let threads look briefly, unless the user's environment says how they wait."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", _BRIEFLY)
+    if os.environ.keys().isdisjoint({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}):
+        _choose(_BRIEFLY)
 
 
 def hardly_wait_where_busy() -> None:
@@ -26,24 +29,44 @@ def hardly_wait_where_busy() -> None:
 
     That is faster then and slower else. Changes what `wait_briefly` chose, and nothing that the user did.
     """
-    if os.environ.get("GOMP_SPINCOUNT") == _BRIEFLY and _is_busy():
-        os.environ["GOMP_SPINCOUNT"] = _HARDLY
+    chosen = os.environ.get("GOMP_SPINCOUNT")
+    if chosen == _BRIEFLY and chosen == os.environ.get(_OURS) and _is_busy():
+        _choose(_HARDLY)
+
+
+def users_environment() -> dict[str, str]:
+    """The environment without what `wait_briefly` and `hardly_wait_where_busy` put into it."""
+    environment = dict(os.environ)
+    chosen = environment.pop(_OURS, None)
+    if environment.get("GOMP_SPINCOUNT") == chosen:
+        environment.pop("GOMP_SPINCOUNT", None)
+    return environment
+
+
+def _choose(rounds: str) -> None:
+    os.environ["GOMP_SPINCOUNT"] = os.environ[_OURS] = rounds
 
 
 def _is_busy() -> bool:
     """Whether other processes leave half a core less than our threads can use; False where the system does not tell."""
     try:
-        idle, every = _core_ticks()
+        cores = os.sched_getaffinity(0)
+        idle, every = _core_ticks(cores)
         time.sleep(_WATCHED_SECONDS)
-        idle_after, every_after = _core_ticks()
-    except (OSError, ValueError):
+        idle_after, every_after = _core_ticks(cores)
+    except (AttributeError, OSError, ValueError):
         return False
-    asked, cores = os.environ.get("OMP_NUM_THREADS", ""), os.cpu_count() or 1
-    threads = min(int(asked), cores) if asked.isdecimal() else cores
-    return (idle_after - idle) * cores <= (threads - 0.5) * (every_after - every)
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # the rest is of threads inside threads
+    threads = min(int(asked), len(cores)) if asked.isdecimal() else len(cores)
+    passed = every_after - every
+    return passed > 0 and (idle_after - idle) * len(cores) <= (threads - 0.5) * passed
 
 
-def _core_ticks() -> tuple[int, int]:
-    """Ticks that Linux counted of all cores since it started: those without work, and all."""
-    ticks = [int(field) for field in Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]]
-    return ticks[3] + ticks[4], sum(ticks)
+def _core_ticks(cores: set[int]) -> tuple[int, int]:
+    """Ticks that Linux counted of these cores since it started: those without work, and all."""
+    names, idle, every = {f"cpu{core}" for core in cores}, 0, 0
+    for name, *fields in map(str.split, _TICKS.read_text(encoding="ascii").splitlines()):
+        if name in names:
+            ticks = [int(field) for field in fields[:8]]
+            idle, every = idle + ticks[3] + ticks[4], every + sum(ticks)
+    return idle, every

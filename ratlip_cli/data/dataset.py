@@ -7,6 +7,7 @@ import functools
 import hashlib
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,6 +37,9 @@ _VECTORS = "text_vectors"
 
 COARSE = 0.1
 """Where so large a share of all pairs of images is of one class, or a larger, classes do not say whose captions fit."""
+
+_MOST_WORDS = 5
+"""How many of the words that a CLIP does not know are named."""
 
 _ORDER, _SAMPLE = 0, 1
 """What a random generator is for; part of its seed, so that no two purposes share their numbers."""
@@ -235,6 +239,25 @@ def encode_captions(
     if not vectors.isfinite().all():
         raise WeightsError(f"CLIP {clip.spec} makes text vectors that are not numbers: its weights are broken.")
     return vectors
+
+
+def caption_notes(clip: FrozenCLIP, captions: Sequence[str]) -> list[str]:
+    """Say what of the captions the CLIP cannot read, a line for what is cut and one for unknown words."""
+    return [line for line in (cut_captions(clip, captions), unread_words(clip, captions)) if line]
+
+
+def unread_words(clip: FrozenCLIP, captions: Sequence[str]) -> str | None:
+    """Say how many captions have words that the CLIP does not know, and name the most frequent; None where none has."""
+    if clip.vocabulary is None:
+        return None
+    unknown = [clip.unknown_words(caption) for caption in captions]
+    counted = Counter(word for words in unknown for word in words)
+    if not counted:
+        return None
+    named = ", ".join(f"'{word}'" for word, _ in counted.most_common(_MOST_WORDS))
+    more = f" and {len(counted) - _MOST_WORDS:,} more" if len(counted) > _MOST_WORDS else ""
+    have = f"{sum(map(bool, unknown)):,} of {len(captions):,} captions have words that CLIP does not know"
+    return f"{have}, which are all the same to it: {named}{more}"
 
 
 def cut_captions(clip: FrozenCLIP, captions: Sequence[str]) -> str | None:

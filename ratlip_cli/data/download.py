@@ -71,7 +71,7 @@ def fetch(file: RemoteFile, folder: Path, progress: Progress = silent) -> Path:
         return target
     with writing(target):
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / f".{file.name}.lock") as free:
+        with locked(folder / f".{file.name}.lock", removes=True) as free:
             if not free:
                 raise DataError(f"another ratlip is downloading {target} at this moment; wait for it to end.")
             return _fetch(file, target, progress)

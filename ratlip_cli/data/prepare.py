@@ -415,7 +415,7 @@ def _claimed(out: Path) -> Iterator[None]:
     with ExitStack() as stack:
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-            free = stack.enter_context(locked(out.with_name(f".{out.name}.lock")))
+            free = stack.enter_context(locked(out.with_name(f".{out.name}.lock"), removes=True))
         if not free:
             raise DataError(f"another ratlip is preparing {out} at this moment; wait for it to end, or stop it.")
         yield

@@ -145,6 +145,7 @@ def with_model(request: EditRequest) -> EditRequest:
 def _loaded(request: EditRequest) -> Model:
     model = request.model
     if not isinstance(model, Model):
+        read_square(request.image, 1)  # what is wrong with it is told before a model is loaded
         model = load_model(model or default_model(), resolve_device(request.device))
         logger.info("model %s (%s) on %s", model.name, model.fingerprint, model.device)
     return model.in_precision("fp32")

@@ -8,8 +8,9 @@ import itertools
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,11 +35,11 @@ PIECE = TOGETHER
 """Batches whose features are kept together, that each of several processes makes at a time, and by which the time of
 the rest is told."""
 
-_SHORT = 4 * PIECE
-"""Batches that nobody is told the time of."""
-
 _WARM, _AGAIN = 2.0, 5.0
 """Seconds of a piece in which it does not count that it is the first, and after which the time is told again."""
+
+_SOON = 5.0
+"""Seconds that nobody is told of."""
 
 _REAL, _GENERATED = "real images", "generated images"
 
@@ -76,24 +77,20 @@ def extract(
     by_name = networks.by_name()
     run = _Run.of(networks, batch_size, progress, resumable)
     everybody = list(by_name.values())
-    passes = [_Pass(_GENERATED, inputs.fake, everybody, run.journal(inputs.fake, everybody))]
+    paths = [scratch / f"fake{number}.npy" for number in range(len(by_name))]
+    fake = _Pass(_GENERATED, inputs.fake, everybody, run.journal(inputs.fake, everybody), paths)
     real: _Real | None = None
     if networks.features is not None and inputs.real is not None:
         real = run.real(inputs.real, networks.features, scratch)
-        if real.features is None:
-            passes.insert(0, real.extraction)
+    passes = [fake] if real is None or real.are_kept else [real.extraction, fake]
     world().wait()
     try:
-        if resumable:
-            run.say_time(passes)
-        *_, fake = passes
-        real_features = None if real is None else run.real_features(real)
-        paths = [scratch / f"fake{number}.npy" for number in range(len(by_name))]
-        run.write(paths, fake)
+        run.all(passes)
     except Stopped:
         world().gather(_STOPPED)
         raise
     world().gather(_DONE)
+    real_features = None if real is None else FeatureFile(real.path)
     return Features(dict(zip(by_name, map(FeatureFile, paths), strict=True)), real_features, run.seconds, fake.journal)
 
 
@@ -127,9 +124,11 @@ class _Pass:
     images: Images
     networks: Sequence[FeatureNetwork]
     journal: Journal | None
+    paths: Sequence[Path] = ()
+    """The files for the features, one for each network."""
     decisive: str = ""
-    ahead: list[list[Tensor]] = field(default_factory=list)
-    """Features of the next batches, by which the time was told."""
+    done: int = 0
+    """Images whose features are written."""
 
     def kept(self) -> Iterator[list[Tensor]]:
         """The features that are kept of the last time."""
@@ -141,7 +140,7 @@ class _Real:
     """The features of the real images, or what it takes to have them."""
 
     path: Path
-    features: FeatureFile | None
+    are_kept: bool
     extraction: _Pass
 
 
@@ -170,24 +169,14 @@ class _Run:
         """The features that were kept where they fit; with a note where others are in their place."""
         decisive = f"{images.fingerprint} {network.fingerprint} {network.resize}"
         path = (_cache(images) or scratch) / f"{hashlib.sha256(decisive.encode()).hexdigest()[:16]}.npy"
-        kept = None
+        are_kept = False
         if path.is_file():
             with contextlib.suppress(OSError):
-                kept = kept_features(path, len(images), network.dimensions, decisive)
-            if kept is None:
+                are_kept = kept_features(path, len(images), network.dimensions, decisive) is not None
+            if not are_kept:
                 _log.info("%s does not hold what this ratlip keeps there: the features are computed again", path)
-        journal = None if kept is not None else self.journal(images, [network])
-        return _Real(path, kept, _Pass(_REAL, images, [network], journal, decisive))
-
-    def real_features(self, real: _Real) -> FeatureFile:
-        """The features that were kept, else new ones, which are kept."""
-        if real.features is not None:
-            return real.features
-        with whole_file(real.path) as partial:
-            self.write([partial], real.extraction)
-        if real.extraction.journal is not None:
-            real.extraction.journal.remove()
-        return FeatureFile(real.path)
+        journal = None if are_kept else self.journal(images, [network])
+        return _Real(path, are_kept, _Pass(_REAL, images, [network], journal, [path], decisive))
 
     def journal(self, images: Images, networks: Sequence[FeatureNetwork]) -> Journal | None:
         """Where the features of these images are kept until all are there; None where they are not to be kept."""
@@ -199,66 +188,92 @@ class _Run:
         dimensions = [network.dimensions for network in networks]
         return Journal(folder, " ".join(map(str, (*decisive, *here))), dimensions, PIECE * self.batch_size)
 
-    def say_time(self, passes: Sequence[_Pass]) -> None:
-        """Say how long all of it will take, by a batch of each kind of images that is tried, where it is long."""
-        left = [len(one.images) - sum(len(rows[0]) for rows in one.kept()) for one in passes]
-        if all(count <= _SHORT * self.batch_size * world().size for count in left):
-            return
-        seconds = 0.0
-        for one, count in zip(passes, left, strict=True):
-            features, rate = self._features(one, len(one.images) - count), 0.0
-            for _ in range(2):
-                started = time.perf_counter()
-                if piece := list(itertools.islice(features, self.piece)):
-                    one.ahead += piece
-                    took = time.perf_counter() - started
-                    rate = took / sum(len(rows[0]) for rows in piece)
-                    if took > _WARM:
-                        break
-            features.close()
-            seconds += rate * (count - sum(len(rows[0]) for rows in one.ahead))
-        counts = [f"{count:,} {one.what}" for one, count in zip(passes, left, strict=True)]
-        _log.info("%s on %s: about %s", " and ".join(counts), self.device, duration(seconds))
-
-    def write(self, paths: Sequence[Path], one: _Pass) -> None:
-        """Write the features of all images, a file for each network. Raises WeightsError for those not finite."""
-        images, journal = one.images, one.journal
+    def all(self, passes: Sequence[_Pass]) -> None:
+        """Write the features of all passes, one pass after the other once the time is said."""
         with contextlib.ExitStack() as stack:
-            appends = [
-                stack.enter_context(feature_writer(path, len(images), network.dimensions, one.decisive))
-                for path, network in zip(paths, one.networks, strict=True)
-            ]
-            done = 0
-            for features in one.kept():
-                for append, rows in zip(appends, features, strict=True):
-                    append(rows)
-                done += len(features[0])
-            if done:
-                _log.info("%s: the features of %d of %d are kept from the last time", one.what, done, len(images))
-            self.progress(one.what, done, len(images), "images")
-            begun = done + sum(len(rows[0]) for rows in one.ahead)
-            started, told = time.perf_counter(), not self.resumable
+            written = [stack.enter_context(contextlib.closing(self.written(one))) for one in passes]
             try:
-                for features in itertools.chain(one.ahead, self._features(one, begun)):
-                    for append, rows in zip(appends, features, strict=True):
-                        append(rows)
-                    if journal is not None:
-                        journal.add(features)
-                    done += len(features[0])
-                    took = time.perf_counter() - started
-                    whole_piece = done > begun and (done - begun) % (self.piece * self.batch_size) == 0
-                    if not told and took > _AGAIN and whole_piece and done < len(images):
-                        told, left = True, took * (len(images) - done) / (done - begun)
-                        _log.info("%s: %d of %d, about %s left", one.what, done, len(images), duration(left))
-                    self.progress(one.what, done, len(images), "images")
+                if self.resumable:
+                    self.say_time(passes, written)
+                for one, batches in zip(passes, written, strict=True):
+                    self.finish(one, batches)
+                    if one.what == _REAL and one.journal is not None:  # the whole file is kept
+                        one.journal.remove()
             except Interrupted as error:
-                if journal is None or not journal.kept:
+                kept = [
+                    f"{one.journal.kept:,} of {len(one.images):,} {one.what}"
+                    for one in passes
+                    if one.journal is not None and one.journal.kept
+                ]
+                if not kept:
                     raise
                 raise Interrupted(
-                    f"{error} The features of {journal.kept:,} of {len(images):,} {one.what} are kept: run the same "
-                    "again to go on.",
+                    f"{error} The features of {' and '.join(kept)} are kept: run the same again to go on.",
                     error.exit_code - 128,
                 ) from None
+
+    def say_time(self, passes: Sequence[_Pass], written: Sequence[Iterator[None]]) -> None:
+        """Say how long the rest of all passes will take, by the first batches of each, where it is long."""
+        counts, seconds = [], 0.0
+        for one, batches in zip(passes, written, strict=True):
+            next(batches)
+            counts.append(f"{len(one.images) - one.done:,} {one.what}")
+            rate = 0.0
+            for _ in range(2):
+                before, started = one.done, time.perf_counter()
+                deque(itertools.islice(batches, self.piece), maxlen=0)
+                took = time.perf_counter() - started
+                if one.done > before:
+                    rate = took / (one.done - before)
+                if took > _WARM:
+                    break
+            seconds += rate * (len(one.images) - one.done)
+        if seconds > _SOON:
+            _log.info("%s on %s: about %s", " and ".join(counts), self.device, duration(seconds))
+
+    def finish(self, one: _Pass, batches: Iterator[None]) -> None:
+        """Write the rest of a pass, and say once more how long it will take."""
+        begun, started, told = one.done, time.perf_counter(), not self.resumable
+        for _ in batches:
+            took, left = time.perf_counter() - started, len(one.images) - one.done
+            whole_piece = one.done > begun and (one.done - begun) % (self.piece * self.batch_size) == 0
+            if not told and took > _AGAIN and whole_piece and left:
+                told = True
+                seconds = duration(took * left / (one.done - begun))
+                _log.info("%s: %d of %d, about %s left", one.what, one.done, len(one.images), seconds)
+
+    def written(self, one: _Pass) -> Generator[None, None, None]:
+        """Write the features of all images, a file for each network.
+
+        Yields when what was kept is written, and then after every batch, whose features are kept by then.
+
+        Raises WeightsError for features that are not finite.
+        """
+        images, journal = one.images, one.journal
+        with contextlib.ExitStack() as stack:
+            appends = []
+            for path, network in zip(one.paths, one.networks, strict=True):
+                partial = stack.enter_context(whole_file(path, durable=one.what == _REAL))
+                writer = feature_writer(partial, len(images), network.dimensions, one.decisive)
+                appends.append(stack.enter_context(writer))
+
+            def write(features: list[Tensor]) -> None:
+                for append, rows in zip(appends, features, strict=True):
+                    append(rows)
+                one.done += len(features[0])
+
+            for features in one.kept():
+                write(features)
+            if one.done:
+                _log.info("%s: the features of %d of %d are kept from the last time", one.what, one.done, len(images))
+            self.progress(one.what, one.done, len(images), "images")
+            yield
+            for features in self._features(one, one.done):
+                write(features)
+                if journal is not None:
+                    journal.add(features)
+                self.progress(one.what, one.done, len(images), "images")
+                yield
 
     def _features(self, one: _Pass, start: int) -> Generator[list[Tensor], None, None]:
         """Yield what each network makes of each batch, from the image `start` on."""

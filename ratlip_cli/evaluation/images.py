@@ -259,7 +259,8 @@ class GeneratedImages:
     Args:
         captions: see `Captions.of_split`.
         seed: of the noise vectors.
-        batch_size: images generated at a time; see `sampling.sample`.
+        batch_size: images generated at a time, see `sampling.sample`; a CPU makes them as if it were left out, so
+            that none depends on it.
     """
 
     def __init__(self, model: Model, captions: Captions, seed: int, batch_size: int | None = None) -> None:
@@ -297,7 +298,8 @@ class GeneratedImages:
             batches = wanted[first : first + TOGETHER]
             numbers = [captions[place] for batch in batches for place in batch]
             noise = noise_vectors(self._seed, numbers, self._model.config.generator.noise_dim)
-            levels = to_uint8(sample(self._model, noise, self._condition(numbers), self._batch_size))
+            together = None if self._model.device.type == "cpu" else self._batch_size
+            levels = to_uint8(sample(self._model, noise, self._condition(numbers), together))
             yield from torch.split(levels, [len(batch) for batch in batches])
 
     @property

@@ -73,6 +73,7 @@ class Journal:
 
     def remove(self) -> None:
         """Forget everything: it has been used. A folder of which nothing is left goes too."""
+        self.kept = 0
         shutil.rmtree(self._folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             self._folder.parent.rmdir()

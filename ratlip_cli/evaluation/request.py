@@ -117,11 +117,13 @@ class EvaluationRequest:
     )
     bootstrap: int = setting(0, "Resamples for 95 % intervals; 0 for none.", group=HOW, metavar="N")
     seed: int = setting(0, "Decides the noise vectors.", group=HOW)
-    batch_size: int | None = setting(None, "Images at a time; changes no score.", group=HOW, advanced=True)
+    batch_size: int | None = setting(
+        None, "Images that the networks get at a time; a score changes by rounding at most.", group=HOW, advanced=True
+    )
     device: str = setting("auto", "Where to compute.", group=HOW, names="device")
     precision: str = setting(
         "fp32",
-        "Arithmetic of the model's images, not of their features; fp32 gives the same score on every machine.",
+        "Arithmetic of the model's images, not of their features; auto is fp32.",
         group=HOW,
         choices=PRECISIONS,
     )

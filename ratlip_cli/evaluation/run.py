@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import ratlip_cli
-from ratlip_cli.data.dataset import cut_captions
+from ratlip_cli.data.dataset import caption_notes
 from ratlip_cli.data.of_run import dataset_of_model
 from ratlip_cli.distributed import ANSWER_SECONDS, join, own_device, world
 from ratlip_cli.errors import DataError, RatlipError, UsageError
@@ -166,11 +166,11 @@ def _model(request: EvaluationRequest, device: torch.device) -> Model:
 
 
 def _noted(inputs: Inputs, clips: Sequence[FrozenCLIP]) -> Inputs:
-    """Add what the CLIPs that read the captions cut off, and say all notes."""
+    """Add what the CLIPs cannot read of the captions, and say all notes."""
     captions = inputs.captions
     texts = [] if captions is None else [captions.texts[number] for number in captions.encoded]
-    cut = [cut_captions(clip, texts) for clip in clips]
-    inputs = replace(inputs, notes=tuple(dict.fromkeys((*inputs.notes, *filter(None, cut)))))
+    lines = [line for clip in clips for line in caption_notes(clip, texts)]
+    inputs = replace(inputs, notes=tuple(dict.fromkeys((*inputs.notes, *lines))))
     for note in inputs.notes:
         _log.warning("%s", note)
     return inputs

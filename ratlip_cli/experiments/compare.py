@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from ratlip_cli.experiments.ledger import (
     read_ledger,
     read_real_features,
     read_values,
+    shown_name,
 )
 from ratlip_cli.experiments.protocol import Protocol
 from ratlip_cli.experiments.statistics import (
@@ -126,6 +128,7 @@ class Table:
     rows: Sequence[Row]
     """The first is what the others are compared with."""
     metrics: Sequence[str]
+    """By the names of the ledger."""
     cells: Mapping[tuple[str, str], Cell]
     """By row and metric; a row without a score has none."""
     notes: Sequence[str]
@@ -147,12 +150,13 @@ def compare_runs(request: CompareRequest, progress: Progress = silent) -> Table:
     if not known:
         reasons = "; ".join(reason for row in rows for reason in row.left_out)
         raise DataError(f"no run has scores: {reasons or 'the sweep is empty'}. `ratlip sweep` goes on with it.")
-    for metric in request.metrics:
+    shown = {shown_name(metric, protocol_of(rows)): metric for metric in known}
+    metrics = [shown.get(metric, metric) for metric in request.metrics] or known
+    for metric in metrics:
         if metric not in known:
             raise unknown_name("metric", metric, known)
     cells: dict[tuple[str, str], Cell] = {}
-    notes = list(_notes(rows))
-    metrics = list(request.metrics or known)
+    notes = [*_unfinished(request.folders), *_notes(rows)]
     for done, metric in enumerate(metrics):
         progress("comparing", done, len(metrics), "metrics")
         samples = {row.name: sample for row in rows if (sample := sample_of(row, metric)) is not None}
@@ -165,7 +169,8 @@ def compare_runs(request: CompareRequest, progress: Progress = silent) -> Table:
                 own = estimate(samples[row.name])
                 cells[row.name, metric] = Cell(own, comparisons.get(row.name), row.printed.get(metric))
         if any(sample.replicates is None for sample in samples.values()):
-            notes.append(f"{metric}: intervals are over seeds alone, because values of images are not there")
+            name = shown_name(metric, protocol_of(rows))
+            notes.append(f"{name}: intervals are over seeds alone, because values of images are not there")
     progress("comparing", len(metrics), len(metrics), "metrics")
     return Table(rows, metrics, cells, notes)
 
@@ -303,11 +308,51 @@ def sample_of(row: Row, metric: str) -> Sample | None:
     return replace(sample, values=scores.values)
 
 
+def _too_few(rows: Sequence[Row]) -> str | None:
+    """That a Fréchet distance is of fewer images than its features take, where their values are there to say so."""
+    run = next((run for row in rows for run in row.runs if "fid" in run.entry.scores), None)
+    if run is None or not (run.path / VALUES_FILE).is_file():
+        return None
+    features = read_values(run.folder, run.entry).get(FEATURES)
+    if features is None:
+        return None
+    images, dimensions = features.shape
+    fewest, needed = min(images, run.entry.protocol.get("real_images", images)), dimensions + 1
+    if fewest >= needed:
+        return None
+    name = shown_name("fid", run.entry.protocol)
+    return f"{name}: {fewest} images, fewer than the {needed} that a covariance of {dimensions} features takes"
+
+
+def protocol_of(rows: Sequence[Row]) -> Mapping[str, Any]:
+    """How the runs of rows were scored, which is the same for all; empty where there are none."""
+    return next((run.entry.protocol for row in rows for run in row.runs), {})
+
+
+def _unfinished(folders: Sequence[Path]) -> Iterator[str]:
+    """Which rows of sweeps have runs that are still to be made, and what goes on with them."""
+    for folder in folders:
+        file = folder / SWEEP_FILE
+        if not file.is_file() or not (folder / LEDGER_FILE).is_file():
+            continue
+        entries = {entry.run: entry.state for entry in read_ledger(folder)}
+        runs = read_sweep(file).runs
+        command = shlex.join(["ratlip", "sweep", str(file), "--out", str(folder)])
+        for row in dict.fromkeys(run.row for run in runs):
+            states = [entries.get(run.name) for run in runs if run.row == row]
+            if None in states:
+                done = states.count(DONE)
+                made = f"{done} of {len(states)} seeds {'is' if done == 1 else 'are'} done"
+                yield f"{row}: {made}; go on with `{command}`"
+
+
 def _notes(rows: Sequence[Row]) -> Iterator[str]:
-    """What makes rows less than comparable."""
+    """What makes rows less than comparable, and a distance less than it seems."""
     for row in rows:
         yield from row.left_out
     having = [row for row in rows if row.runs]
+    if (fewest := _too_few(having)) is not None:
+        yield fewest
     if len({tuple(row.images_shown) for row in having}) > 1:
         yield "the rows' discriminators were shown different numbers of images"
     if len({frozenset(run.entry.seed for run in row.runs) for row in having}) > 1:

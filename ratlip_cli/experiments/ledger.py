@@ -38,6 +38,9 @@ GENERATOR_FILE = "model/generator.safetensors"
 FEATURES, SCENES = "features", "scenes"
 """Keys in `scores.safetensors`; features are those in `real-features.safetensors` too."""
 
+OF_FEATURES = ("fid", "kid", "precision", "recall")
+"""Metrics that compare features of sets of images."""
+
 PLACES = ("data_dir", "out", "resume")
 """Settings that say where things lay on one machine, which is nobody's business who reads a published ledger."""
 
@@ -136,6 +139,16 @@ def _changed(run: Path, entry: Entry) -> str | None:
         if (run / name).is_file() and sha256_of(run / name) != digest:
             return f"{name} was changed after it was scored"
     return None
+
+
+def shown_name(metric: str, protocol: Mapping[str, Any]) -> str:
+    """A metric of the ledger as `ratlip evaluate` calls it: `fid_clip` where a CLIP's features are compared.
+
+    Args:
+        protocol: an entry's, whose first network is that of the features where any are compared.
+    """
+    by = next(iter(protocol.get("networks", {})), "")
+    return f"{metric}_clip" if metric in OF_FEATURES and by.startswith("CLIP ") else metric
 
 
 def decisive(settings: Mapping[str, Value | None]) -> dict[str, Value | None]:

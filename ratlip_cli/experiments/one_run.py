@@ -46,4 +46,4 @@ def _train(folder: SweepFolder, run: Run, place: Path, should_stop: Callable[[],
     for record in session.run(should_stop):
         progress("train", record.step, session.total_steps, "steps")
     if not session.finished:
-        raise Interrupted(f"stopped after step {session.trainer.steps_done}; everything is saved.", signal.SIGTERM)
+        raise Interrupted(session.stopped, signal.SIGTERM)

@@ -58,7 +58,7 @@ from ratlip_cli.pixels import from_uint8
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.tensor_files import fingerprint
 from ratlip_cli.training.run_folder import ENVIRONMENT_FILE
-from ratlip_cli.training.run_paths import list_checkpoints, step_of, step_of_model
+from ratlip_cli.training.run_paths import step_of_model, step_saved
 from ratlip_cli.training.settings import TrainSettings, settings_of_run
 from ratlip_cli.weights.load import load_model
 
@@ -266,8 +266,7 @@ def _recorded(protocol: Protocol, networks: Networks, inputs: Inputs, split: Cap
 
 def _steps_done(run: Path) -> int:
     """The steps of the model that is scored: by its file, or by the newest checkpoint where that does not say it."""
-    checkpoints = list_checkpoints(run / "checkpoints")
-    steps = step_of_model(run) or (step_of(checkpoints[0]) if checkpoints else 0)
+    steps = step_of_model(run) or step_saved(run)
     if not steps:
         raise WeightsError(f"{run} has no checkpoint: it is not trained yet, so there is nothing to score.")
     return steps

@@ -9,7 +9,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
-from ratlip_cli.experiments.compare import HIGHER_IS_BETTER, Cell, Row, Table
+from ratlip_cli.experiments.compare import HIGHER_IS_BETTER, Cell, Row, Table, protocol_of
+from ratlip_cli.experiments.ledger import shown_name
 from ratlip_cli.experiments.statistics import Comparison, Estimate
 
 HEADINGS = ("seeds", "mean ± sd", "95 % interval", "difference", "95 % interval", "p (Holm)", "verdict")
@@ -24,7 +25,7 @@ def markdown(table: Table) -> str:
     for metric in table.metrics:
         headings, rows = _texts(table, metric)
         lines = [_bar(headings), _bar(["---"] + ["---:"] * (len(headings) - 2) + ["---"]), *map(_bar, rows)]
-        blocks.append(f"{_title(metric)}\n\n" + "\n".join(lines))
+        blocks.append(f"{_title(table, metric)}\n\n" + "\n".join(lines))
     if table.notes:
         blocks.append("\n".join(f"- {note}" for note in table.notes))
     return "\n\n".join(blocks) + "\n"
@@ -38,7 +39,7 @@ def latex(table: Table) -> str:
         lines = [_ampersands(headings), r"\hline", *map(_ampersands, rows)]
         columns = "l" + "r" * (len(headings) - 2) + "l"
         body = "\n".join(lines)
-        blocks.append(f"% {_title(metric)}\n\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}")
+        blocks.append(f"% {_title(table, metric)}\n\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}")
     blocks += [f"% {note}" for note in table.notes]
     return "\n\n".join(blocks) + "\n"
 
@@ -85,9 +86,12 @@ def _decimals(estimate: Estimate) -> int:
     return max(0, 1 - math.floor(math.log10((estimate.high - estimate.low) / 2)))
 
 
-def _title(metric: str) -> str:
-    higher = HIGHER_IS_BETTER.get(metric)
-    return metric if higher is None else f"{metric} ({'higher' if higher else 'lower'} is better)"
+def _title(table: Table, metric: str) -> str:
+    protocol, higher = protocol_of(table.rows), HIGHER_IS_BETTER.get(metric)
+    images = protocol.get("images")
+    of_images = "" if images is None else f" of {images:,} images"
+    better = "" if higher is None else f" ({'higher' if higher else 'lower'} is better)"
+    return f"{shown_name(metric, protocol)}{of_images}{better}"
 
 
 def _texts(table: Table, metric: str) -> tuple[list[str], list[list[str]]]:
@@ -123,6 +127,7 @@ def _comparison_texts(comparison: Comparison) -> list[str]:
 
 
 def _records(table: Table) -> Iterator[dict[str, object]]:
+    protocol = protocol_of(table.rows)
     for metric in table.metrics:
         for row in table.rows:
             cell = table.cells.get((row.name, metric))
@@ -141,6 +146,8 @@ def _records(table: Table) -> Iterator[dict[str, object]]:
                 "p_holm": comparison and comparison.p,
                 "verdict": comparison and comparison.verdict,
                 "printed": cell.printed,
+                "shown_as": shown_name(metric, protocol),
+                "images_scored": protocol.get("images"),
             }
 
 

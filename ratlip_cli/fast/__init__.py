@@ -32,10 +32,6 @@ __all__ = [
     "swaps_for",
 ]
 
-BF16_WIDTH = 512
-"""Least width of a CLIP with which sampling in bf16 was measured to win clearly: 1.5 to 1.9 times with 768 channels,
-0.9 to 1.7 with 128, see docs/performance.md."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -61,19 +57,15 @@ def for_sampling(
 
 
 def resolve_precision(name: str, generator: torch.nn.Module) -> str:
-    """The precision of sampling, fp32 or bf16. `auto` is bf16 where that was measured to win and to keep the scores.
+    """The precision of sampling, fp32 or bf16, of `name`, which may be auto too.
 
-    That is with RATLIP's generator, on a CPU that multiplies bfloat16, beside a CLIP of at least BF16_WIDTH channels.
-    Says so where bf16 was asked of a CPU that has no use for it.
+    `auto` is fp32: bf16 is measured to win on CPUs that multiply it for models on a wide CLIP, but to keep the scores
+    only of a model for which it does not (docs/performance.md). Says so where bf16 was asked of a CPU that has no use
+    for it.
     """
-    on_cpu = _device(generator).type == "cpu"
-    if name == "bf16" and on_cpu and not multiplies_bf16():
+    if name == "bf16" and _device(generator).type == "cpu" and not multiplies_bf16():
         _log.warning("this CPU does not multiply bf16: it generates slower so than in fp32")
-    if name != "auto":
-        return name
-    is_wide = isinstance(generator, Generator) and generator.geometry.width >= BF16_WIDTH
-    packs = on_cpu and Swap.PACKED in swaps_for(torch.device("cpu"))
-    return "bf16" if is_wide and packs and multiplies_bf16() else "fp32"
+    return "fp32" if name == "auto" else name
 
 
 def clip_for(clip: FrozenCLIP, swaps: frozenset[Swap] | None = None) -> FrozenCLIP:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import torch
 from torch import Tensor
@@ -20,11 +22,14 @@ from ratlip_cli.sampling import noise_vectors
 from ratlip_cli.training.benchmark import PROMPT, seconds
 from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.export.export import export_model
-from ratlip_cli.weights.model_folder import Model, clip_spec
+from ratlip_cli.weights.model_folder import Model, clip_spec, load_folder
 
+_SERVE = "from ratlip_cli.training.comparison import serve_plain; serve_plain()"
 _BUSY_LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"  # ends with this process
 
 Sampling = Callable[[Tensor, Tensor], Tensor]
+Times = Callable[[], tuple[float, float]]
+"""Measures the seconds of one image and of several."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,17 @@ class Contender:
     difference: float | None = None  # Largest difference of a pixel in [-1,1] from the plain model's.
 
 
-def compare(model: Model, count: int, threads: int) -> Iterator[Contender]:
+def compare(model: Model, count: int, threads: int, environment: Mapping[str, str]) -> Iterator[Contender]:
     """Measure the plain model, the fast one, onnxruntime and OpenVINO, on one image and on `count`, on the CPU.
+
+    The plain model is measured in a process of its own, whose memory and waiting are as PyTorch has them.
 
     Args:
         model: on the CPU.
         threads: of the CPU, for each of them.
+        environment: of the plain model's process: without what was chosen for the speed of this one.
+
+    Raises RatlipError where that process ends early.
     """
     noise = noise_vectors(0, range(count), model.config.generator.noise_dim)
     condition = model.encode([PROMPT])
@@ -53,11 +63,10 @@ def compare(model: Model, count: int, threads: int) -> Iterator[Contender]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        clip = load_clip(clip_spec(model.folder, model.config), swaps=frozenset())
-        plain = for_sampling(model.generator, clip, frozenset())
-        expected = plain(noise, text).clamp(-1, 1)
-        yield _measured("plain PyTorch", plain, plain, noise, text, expected)
-        yield _measured("ratlip", model.sampler, model.sampler, noise, text, expected)
+        expected = _plain(model)(noise, text).clamp(-1, 1)
+        with _plain_process(model, count, threads, environment) as times:
+            yield _measured("plain PyTorch", times, 0.0)
+        yield _in_process("ratlip", model.sampler, model.sampler, noise, text, expected)
         for name, file_format in (("onnxruntime", "onnx"), ("OpenVINO", "openvino")):
             with tempfile.TemporaryDirectory(prefix="ratlip-") as scratch:
                 try:
@@ -66,7 +75,7 @@ def compare(model: Model, count: int, threads: int) -> Iterator[Contender]:
                     yield Contender(name, str(error))
                     continue
                 one, several = (_by_export(folder, images, threads) for images in (1, count))
-                yield _measured(name, one, several, noise, text, expected)
+                yield _in_process(name, one, several, noise, text, expected)
     finally:
         torch.set_num_threads(before)
 
@@ -76,13 +85,67 @@ def _by_export(folder: Path, count: int, threads: int) -> Sampling:
     return lambda noise, text: torch.from_numpy(exported.generated(noise.numpy(), text.numpy()))
 
 
-def _measured(name: str, one: Sampling, several: Sampling, noise: Tensor, text: Tensor, expected: Tensor) -> Contender:
-    cpu = torch.device("cpu")
+def _plain(model: Model) -> Sampling:
+    return for_sampling(
+        model.generator, load_clip(clip_spec(model.folder, model.config), swaps=frozenset()), frozenset()
+    )
+
+
+@contextmanager
+def _plain_process(model: Model, count: int, threads: int, environment: Mapping[str, str]) -> Iterator[Times]:
+    """Start a process that measures the plain model when it is told to, and ends with the block."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVE, str(model.folder), str(count), str(threads)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(environment),
+    )
 
     def times() -> tuple[float, float]:
-        return seconds(lambda: one(noise[:1], text[:1]), cpu), seconds(lambda: several(noise, text), cpu)
+        stdin, stdout = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
+        try:
+            stdin.write("\n")
+            stdin.flush()
+            one, several = json.loads(stdout.readline())
+        except (OSError, ValueError) as error:
+            raise RatlipError("the process that measures plain PyTorch ended early.") from error
+        return one, several
 
+    try:
+        yield times
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def serve_plain() -> None:
+    """Be the process that measures the plain model of a folder: on every line of stdin, the seconds as a JSON list."""
+    folder, count, threads = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    model = load_folder(Path(folder))
+    plain = _plain(model)
+    noise = noise_vectors(0, range(int(count)), model.config.generator.noise_dim)
+    condition = model.encode([PROMPT])
+    text = condition.expand(len(noise), *condition.shape[1:])
+    for _ in sys.stdin:
+        sys.stdout.write(f"{json.dumps(_times(plain, plain, noise, text))}\n")
+        sys.stdout.flush()
+
+
+def _times(one: Sampling, several: Sampling, noise: Tensor, text: Tensor) -> tuple[float, float]:
+    cpu = torch.device("cpu")
+    return seconds(lambda: one(noise[:1], text[:1]), cpu), seconds(lambda: several(noise, text), cpu)
+
+
+def _in_process(
+    name: str, one: Sampling, several: Sampling, noise: Tensor, text: Tensor, expected: Tensor
+) -> Contender:
     difference = float((several(noise, text).clamp(-1, 1) - expected).abs().max())
+    return _measured(name, lambda: _times(one, several, noise, text), difference)
+
+
+def _measured(name: str, times: Times, difference: float) -> Contender:
     one_idle, several_idle = times()
     with busy_core():
         one_busy, several_busy = times()

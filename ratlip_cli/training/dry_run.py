@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ratlip_cli.data.dataset import CaptionedImages, training_batches
+from ratlip_cli.data.dataset import CaptionedImages, caption_notes, training_batches
 from ratlip_cli.data.stream import StreamReader
 from ratlip_cli.device import peak_memory_mib, resolve_device
 from ratlip_cli.progress import Progress, silent
@@ -43,6 +43,7 @@ class DryRun:
     memory_mib: float  # Peak memory in MiB, of the GPU where there is one.
     checkpoint_mib: float  # Size of one checkpoint in MiB.
     start: str | None = None  # What is taken of the model that it would start from, if any.
+    notes: tuple[str, ...] = ()  # What the CLIP cannot read of the captions.
 
 
 def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
@@ -103,4 +104,5 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
         memory_mib=peak_memory_mib(device),
         checkpoint_mib=4 * (4 * generator + 3 * discriminator) / 2**20,
         start=told,
+        notes=tuple(caption_notes(clip, all_captions)),
     )

@@ -40,7 +40,7 @@ from ratlip_cli.training.trainer import StepRecord
 
 ENVIRONMENT_FILE = "environment.json"
 _LAUNCH_FILE = ".launch"
-"""Which torchrun trained last, see `processes.launch`."""
+"""Which torchrun trained last, see `processes.launch`; where none did, there is none."""
 
 
 class RunFolder:
@@ -59,11 +59,8 @@ class RunFolder:
         self._trackers: Trackers | None = None
 
     @classmethod
-    def create(cls, settings: TrainSettings, launch: str = "") -> RunFolder:
+    def create(cls, settings: TrainSettings) -> RunFolder:
         """Make the folder that `settings.out` names, or the next free runs/DATASET-VARIANT-N.
-
-        Args:
-            launch: see `processes.launch`; processes that it starts again find the run by it.
 
         Raises:
             UsageError: `settings.out` exists already. RatlipError: it cannot be made.
@@ -71,24 +68,20 @@ class RunFolder:
         with writing(Path(settings.out or RUNS)):
             if not settings.out:
                 RUNS.mkdir(exist_ok=True)
-                return cls(_made_next(settings))._noted(settings, launch)
+                return cls(_made_next(settings))
             path = Path(settings.out)
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 path.mkdir()
             except FileExistsError:
                 raise already_there(path) from None
-            return cls(path)._noted(settings, launch)
-
-    def _noted(self, settings: TrainSettings, launch: str) -> RunFolder:
-        """Note the settings, and the launch where there is one."""
-        write_text(self.config, settings.to_toml())
-        if launch:
-            write_text(self.path / _LAUNCH_FILE, launch)
-        return self
+            return cls(path)
 
     def open(self, settings: TrainSettings, steps_done: int, launch: str = "") -> None:
         """Open for appending after step `steps_done`; what a kill left half-written or ahead of it is dropped.
+
+        Args:
+            launch: `processes.launch`: processes that it starts again find the run by it.
 
         Raises TrainingError where another process has it open.
         """
@@ -101,7 +94,9 @@ class RunFolder:
         for folder in (self.model, self.best):  # safetensors' own, which earlier versions of ratlip had beside the file
             for path in folder.glob(".tmp??????"):
                 path.unlink(missing_ok=True)
-        self._noted(settings, launch)
+        if launch:
+            write_text(self.path / _LAUNCH_FILE, launch)
+        write_text(self.config, settings.to_toml())
         with writing(self.path):
             truncate_metrics(self.metrics, steps_done)
             self._log = self.metrics.open("a", encoding="utf-8", buffering=1)

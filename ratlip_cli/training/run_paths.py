@@ -31,6 +31,11 @@ def step_of(checkpoint: Path) -> int:
     return int(match[1]) if match else -1
 
 
+def step_saved(run: Path) -> int:
+    """The step of a run's newest checkpoint, 0 where it has none."""
+    return max(map(step_of, list_checkpoints(run / "checkpoints")), default=0)
+
+
 def images_seen(checkpoint: Path, batch_size: int) -> int:
     """The images in all steps up to a checkpoint; those of one that does not say so had `batch_size` each."""
     try:

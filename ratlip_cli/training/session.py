@@ -93,6 +93,14 @@ class TrainingSession:
         """Whether the last step is done."""
         return self.trainer.steps_done >= self.total_steps
 
+    @property
+    def stopped(self) -> str:
+        """How a run ended that was stopped before its last step, in a sentence."""
+        done, total = self.trainer.steps_done, self.total_steps
+        if not done:
+            return f"stopped before step 1 of {total}, so there is nothing to save."
+        return f"stopped after step {done} of {total}; everything is saved."
+
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StepRecord]:
         """Train until the last step, `max_time`, or `should_stop`, asked before every step; yield a record a step.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ratlip_cli import __version__, processes
-from ratlip_cli.data.dataset import CaptionedImages, cut_captions, text_vectors
+from ratlip_cli.data.dataset import CaptionedImages, caption_notes, text_vectors
 from ratlip_cli.data.of_run import note_dataset
 from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.data.request import is_stream
@@ -45,6 +46,11 @@ from ratlip_cli.weights.model_folder import Model, create_model_folder, model_co
 
 ENCODED_AT_ONCE = 256  # Captions whose conditions are computed at once.
 
+_CANNOT_START_AGAIN = (
+    "with --rdzv-backend c10d, torchrun starts several machines again only where --rdzv-id is given and "
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is set on each"
+)
+
 
 def open_session(
     settings: TrainSettings, tell: Callable[[str], None] = lambda line: None, progress: Progress = silent
@@ -71,6 +77,8 @@ def open_session(
     launch = processes.launch() if world.is_first else ""
     settings = _after_restart(settings, launch, world)
     check_beginning(settings)
+    if processes.cannot_start_again():
+        tell(_CANNOT_START_AGAIN)
     start = find_start(settings) if settings.init_from and not settings.resume else None
     before = settings_of_run(settings.resumed_run) if settings.resumed_run else settings
     dataset, clip = world.in_turn(lambda: open_inputs(settings, device, progress))
@@ -101,28 +109,40 @@ def open_session(
         model, images = Model("the run", Path(), config, trainer.ema, clip, fingerprint=""), dataset
         validation = world.in_turn(lambda: Validation(settings, images, model))
     world.wait()  # until all have read what the first one writes over
-    folder = RunFolder(run) if run is not None else _made_by_first(settings, launch, world)
-    _opened.append(folder.path)
-    if world.is_first:
-        folder.open(settings, trainer.steps_done, launch)
-    if world.is_first and isinstance(dataset, CaptionedImages):
-        note_dataset(folder.path, dataset.path, dataset.fingerprint)
-    branches_off = run is None and checkpoint is not None
-    saved_step = 0 if branches_off else trainer.steps_done
-    session = TrainingSession(settings, dataset, trainer, identity, folder, saved_step, validation)
-    if world.is_first:
-        create_model_folder(folder.model, config, clip)
-        session.write_model()
-        session.save()
+    folder = RunFolder(run) if run is not None else _made_by_first(settings, world)
+    with _nothing_left_of(folder, is_new=run is None and world.is_first):
+        if world.is_first:
+            folder.open(settings, trainer.steps_done, launch)
+        if world.is_first and isinstance(dataset, CaptionedImages):
+            note_dataset(folder.path, dataset.path, dataset.fingerprint)
+        branches_off = run is None and checkpoint is not None
+        saved_step = 0 if branches_off else trainer.steps_done
+        session = TrainingSession(settings, dataset, trainer, identity, folder, saved_step, validation)
+        if world.is_first:
+            create_model_folder(folder.model, config, clip)
+            session.write_model()
+            session.save()
     world.wait()
     return session
+
+
+@contextlib.contextmanager
+def _nothing_left_of(folder: RunFolder, is_new: bool) -> Iterator[None]:
+    """Remove a run folder that is new where it could not be filled, or a signal came before it was."""
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            folder.close()
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
 
 
 def _after_restart(settings: TrainSettings, launch: str, world: World) -> TrainSettings:
     """The settings; where torchrun has started the processes again, those of going on with the run that they began.
 
     Args:
-        launch: `processes.launch`, which the run's folder has noted.
+        launch: `processes.launch`, in the first process.
     """
     run = world.said("run of this launch", lambda: str(_run_of_launch(settings, launch) or ""))
     return settings.replaced(resume=run) if run else settings
@@ -130,6 +150,8 @@ def _after_restart(settings: TrainSettings, launch: str, world: World) -> TrainS
 
 def _run_of_launch(settings: TrainSettings, launch: str) -> Path | None:
     """The newest run of these settings that earlier processes of this launch trained in, if any."""
+    if not launch:
+        return None
     if settings.out:
         candidates = [Path(settings.out)]
     else:
@@ -137,17 +159,13 @@ def _run_of_launch(settings: TrainSettings, launch: str) -> Path | None:
     found = []
     for run in candidates:
         with contextlib.suppress(UsageError):  # no run folder, or one of another version
-            if launch and run not in _opened and launch_of(run) == launch and settings_of_run(run).same_run(settings):
+            if launch_of(run) == launch and settings_of_run(run).same_run(settings):
                 found.append(run)
     return max(found, key=lambda run: (run / "config.toml").stat().st_mtime, default=None)
 
 
-_opened: list[Path] = []
-"""The runs that this process has opened."""
-
-
-def _made_by_first(settings: TrainSettings, launch: str, world: World) -> RunFolder:
-    return RunFolder(Path(world.said("run folder", lambda: str(RunFolder.create(settings, launch).path))))
+def _made_by_first(settings: TrainSettings, world: World) -> RunFolder:
+    return RunFolder(Path(world.said("run folder", lambda: str(RunFolder.create(settings).path))))
 
 
 def _where_all_start(
@@ -182,8 +200,8 @@ def _tell_data(
     left_out = sum("it has no caption" in problem.reason for problem in dataset.info.left_out)
     if left_out and not settings.needs_captions:
         tell(f"{left_out:,} more were left out for want of a caption; prepare them again with --keep-uncaptioned")
-    if (cut := cut_captions(clip, dataset.captions)) is not None:
-        tell(cut)
+    for line in caption_notes(clip, dataset.captions):
+        tell(line)
 
 
 def _rows(settings: TrainSettings, dataset: CaptionedImages | StreamedImages, clip: FrozenCLIP) -> Tensor | None:

@@ -255,20 +255,26 @@ def _from_file(spec: str, name: str, path: Path, model_cfg: Mapping[str, Any]) -
 def _named(spec: str, name: str, model_cfg: Mapping[str, Any], pretrained: str | None) -> FrozenCLIP:
     import open_clip
 
+    from ratlip_cli.weights.hub import explained
+
     try:
-        with torch.random.fork_rng(devices=[]), quiet():
-            torch.manual_seed(0)  # random weights are the same ones every time
-            model = open_clip.create_model(name, pretrained=pretrained)
-    except Exception as error:
-        raise WeightsError(
-            f"the weights of CLIP {spec} could not be downloaded ({first_line(error)}). Go online once, or give a "
-            f"file: {name}:PATH."
-        ) from error
+        with explained(spec, f"the weights of CLIP {spec} could not be downloaded"), quiet():
+            model = _created(name, pretrained)
+    except WeightsError as error:
+        raise WeightsError(f"{error} Or give a file of them: --clip {name}:PATH.") from error
     mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
     towers = _planned(model_cfg)
     load_into(towers, model.state_dict(), spec)
     return FrozenCLIP(towers, _tokenizer(spec, name, model_cfg), spec, mean, std)
+
+
+def _created(name: str, pretrained: str | None) -> Any:
+    import open_clip
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # random weights are the same ones every time
+        return open_clip.create_model(name, pretrained=pretrained)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def download(name: str) -> Path:
     if not is_hub_name(name):
         raise WeightsError(f"{name!a} is not a name on the Hugging Face Hub: use owner/name or owner/name@revision.")
     repository, _, revision = name.partition("@")
-    with _explained(name, f"{repository} could not be downloaded"):
+    with explained(name, f"{repository} could not be downloaded"):
         snapshot = Path(
             snapshot_download(
                 repository,
@@ -74,7 +74,7 @@ def push(
     """
     check_repository(repository, revision)
     api = HfApi(library_name="ratlip", library_version=ratlip_cli.__version__)
-    with _explained(repository, f"{repository} could not be pushed"):
+    with explained(repository, f"{repository} could not be pushed"):
         api.create_repo(repository, private=private, exist_ok=True)
         if private and not api.model_info(repository).private:
             raise WeightsError(f"{repository} is there and public: choose another name, or change it on its page.")
@@ -139,8 +139,13 @@ def _verify(name: str, snapshot: Path) -> None:
 
 
 @contextmanager
-def _explained(name: str, failure: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line that says what to do."""
+def explained(name: str, failure: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises, or another library that calls it, into a WeightsError that says what to do.
+
+    Args:
+        name: owner/name[@revision], or what else was asked for.
+        failure: what could not be done, the beginning of the line.
+    """
     try:
         yield
     except RatlipError:

@@ -6,8 +6,9 @@ import difflib
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 
-from ratlip_cli.errors import UsageError, WeightsError, unknown_name
+from ratlip_cli.errors import UsageError, WeightsError, no_such_model, unknown_name
 from ratlip_cli.setting import RUNS, check_export
 from ratlip_cli.weights.model_folder import CONFIG_FILE, GENERATOR_FILE, Model, file_of, load_folder
 from ratlip_cli.weights.not_models import MODEL_IN_RUN, what_it_is
@@ -27,8 +28,8 @@ def find_model(spec: str) -> Path:
 
 
 def default_model() -> str:
-    """The newest run in runs/ that has a generator, else `ratlip-demo`."""
-    runs = _runs_with_generator()
+    """The newest run in runs/ whose generator was trained a step, else `ratlip-demo`."""
+    runs = [run for run in _runs_with_generator() if _is_trained(run)]
     return str(runs[-1]) if runs else DEMO
 
 
@@ -92,6 +93,8 @@ def locate_model(spec: str) -> tuple[str, Path]:
             hint = f"; did you mean {near[0]}?" if near else "."
             raise WeightsError(f"there is no folder {spec} here{hint} On the Hugging Face Hub: {error}") from error
         return pinned_name(spec, snapshot), snapshot
+    if len(folder.parts) > 1:
+        raise no_such_model(spec, runs)
     raise unknown_name("model", spec, [DEMO, *runs])
 
 
@@ -99,3 +102,12 @@ def _runs_with_generator() -> list[Path]:
     """Runs in ./runs, oldest first by their generator."""
     generators = RUNS.glob(f"*/{MODEL_IN_RUN}/{GENERATOR_FILE}")
     return [path.parent.parent for path in sorted(generators, key=lambda path: path.stat().st_mtime)]
+
+
+def _is_trained(run: Path) -> bool:
+    """Whether the generator is another than at the beginning of the run, when it is saved first."""
+    try:
+        with safe_open(run / MODEL_IN_RUN / GENERATOR_FILE, "pt") as file:
+            return (file.metadata() or {}).get("step") != "0"
+    except (OSError, SafetensorError):
+        return True  # which is told when it is loaded

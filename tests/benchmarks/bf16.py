@@ -2,11 +2,13 @@
 
     python tests/benchmarks/bf16.py                       # everything: about three minutes on two cores
     python tests/benchmarks/bf16.py one eight             # these
+    python tests/benchmarks/bf16.py scores --model runs/birds --images 1000
 
 `one`, `eight`: images of the full-size model, of random weights, which take as long as trained ones; both precisions
 take turns in one process. The aim is 2 where the CPU has AMX. `bundled`: 16 images of the bundled model. `scores`: the
-bundled model on the first test images of its own data, one caption each, in both precisions: 8-bit levels that differ,
-every metric with its 95 % interval, and the interval of the difference, by bootstrap with the same resamples for both.
+bundled model on the first test images of its own data, or any --model on test images of its dataset (or --dataset), one
+caption each, in both precisions: 8-bit levels that differ, every metric with its 95 % interval, and the interval of the
+difference, by bootstrap with the same resamples for both. `auto` is to take bf16 only for models that keep them.
 Prints one JSON object each; exits with 1 where an aim is missed or a score differs by more than its interval.
 """
 
@@ -19,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +30,12 @@ import torch
 
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.data.layout import DatasetInfo, Record, stored_side
+from ratlip_cli.data.of_run import dataset_of_model
 from ratlip_cli.data.sources import demo
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.device import keep_freed_memory
 from ratlip_cli.evaluation.extract import extract
-from ratlip_cli.evaluation.inputs import model_inputs
+from ratlip_cli.evaluation.inputs import model_inputs, open_split
 from ratlip_cli.evaluation.metrics import wanted_metrics
 from ratlip_cli.evaluation.networks import load_networks
 from ratlip_cli.evaluation.request import METRICS, EvaluationRequest
@@ -43,7 +47,7 @@ from ratlip_cli.model.generator import Generator
 from ratlip_cli.progress import silent
 from ratlip_cli.sampling import noise_vectors
 from ratlip_cli.weights.clip_files import load_clip
-from ratlip_cli.weights.load import load_model
+from ratlip_cli.weights.load import DEMO, load_model
 from ratlip_cli.weights.model_folder import Model
 
 FULL_CLIP = "ViT-B-32-quickgelu:random"
@@ -54,7 +58,7 @@ PRECISIONS = ("fp32", "bf16")
 def networks(comparison: str) -> tuple[torch.nn.Module, Any]:
     """Generator and CLIP."""
     if comparison == "bundled":
-        model = load_model("ratlip-demo")
+        model = load_model(DEMO)
         return model.generator, model.clip
     torch.manual_seed(0)
     clip = load_clip(FULL_CLIP)
@@ -86,9 +90,8 @@ def speed(comparison: str, rounds: int) -> dict[str, Any]:
     }
 
 
-def scores(images: int, replicates: int) -> dict[str, Any]:
-    model = load_model("ratlip-demo")
-    size = model.config.generator.image_size
+def rendered_split(scratch: Path, images: int, size: int) -> CaptionedImages:
+    """The first test images of the bundled model's data."""
     families = demo.DATASETS["demo"]
     records = []
     for number in range(images):
@@ -98,15 +101,30 @@ def scores(images: int, replicates: int) -> dict[str, Any]:
     info = DatasetInfo(
         name="demo", source=demo.SOURCE, licence=demo.LICENCE, split_rule="the first test images", image_size=size
     )
-    request = EvaluationRequest(metrics=METRICS, captions_per_image=1, device="cpu")
+    write_dataset(scratch / "demo", records, info)
+    return CaptionedImages(scratch / "demo", "test", size)
+
+
+def scores(options: argparse.Namespace) -> dict[str, Any]:
+    model = load_model(options.model)
+    size = model.config.generator.image_size
+    request = EvaluationRequest(
+        metrics=METRICS, captions_per_image=1, device="cpu", inception_weights=options.inception_weights
+    )
     values: dict[str, dict[str, list[float]]] = {}
     levels = []
     with tempfile.TemporaryDirectory() as scratch:
-        write_dataset(Path(scratch) / "demo", records, info)
-        split = CaptionedImages(Path(scratch) / "demo", "test", size)
+        trained_on = dataset_of_model(model.folder) or str(model.config.training.get("dataset") or "")
+        if options.model == DEMO and not options.dataset:
+            split = rendered_split(Path(scratch), options.images, size)
+        else:
+            split = open_split(options.dataset or trained_on, request, size, silent)
+        request = replace(request, limit=min(options.images, len(split)))
         judges = load_networks(request, model.device, model)
         for precision in PRECISIONS:
-            values[precision] = resampled(model.in_precision(precision), split, request, judges, replicates, levels)
+            values[precision] = resampled(
+                model.in_precision(precision), split, request, judges, options.resamples, levels
+            )
     table = {}
     for name, (value, *rest) in values["fp32"].items():
         half, *half_rest = values["bf16"][name]
@@ -122,7 +140,9 @@ def scores(images: int, replicates: int) -> dict[str, Any]:
         }
     off = (levels[0] - levels[1]).abs()
     return {
-        "images": images,
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "images": request.limit,
         "levels": {
             "values_changed": float((off > 0).float().mean()),
             "by_more_than_one": float((off > 1).float().mean()),
@@ -156,8 +176,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comparisons", nargs="*", metavar="COMPARISON", help=f"of {', '.join(COMPARISONS)}")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--images", type=int, default=300)
-    parser.add_argument("--resamples", type=int, default=100)
+    of_scores = parser.add_argument_group("scores")
+    of_scores.add_argument("--model", default=DEMO, help="run folder, model folder, or owner/name on the Hub")
+    of_scores.add_argument("--dataset", help="name or folder; the model's own if left out")
+    of_scores.add_argument("--inception-weights", type=Path, help="for a machine without internet")
+    of_scores.add_argument("--images", type=int, default=300, help="of the test split")
+    of_scores.add_argument("--resamples", type=int, default=100)
     options = parser.parse_args()
     if unknown := set(options.comparisons) - COMPARISONS.keys():
         parser.error(f"unknown comparison {', '.join(sorted(unknown))}")
@@ -171,9 +195,7 @@ def main() -> int:
     }
     reached = True
     for comparison in options.comparisons or COMPARISONS:
-        result = (
-            scores(options.images, options.resamples) if comparison == "scores" else speed(comparison, options.rounds)
-        )
+        result = scores(options) if comparison == "scores" else speed(comparison, options.rounds)
         print(json.dumps({"comparison": comparison, **machine, **result}), flush=True)
         reached = reached and result["reached"]
     return int(not reached)

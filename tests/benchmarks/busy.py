@@ -5,7 +5,8 @@
 
 - generate, one, demo-step: 64 images of the bundled model by `generate`, one image of the full-size model, a training
   step of the preset `demo`, each while a loop that this script starts and ends takes a core, against as many threads as
-  there are cores left (at most --threads), with the loop stopped. At least 0.8 of their speed.
+  there are cores left (at most --threads), with the loop stopped. At least 0.8 of their speed. All of them share
+  --threads cores, however many the machine has, so that a core is short; two where it is one thread.
 - generate-idle, one-idle, demo-step-idle: the same without the loop, against threads that wait as OpenMP's library lets
   them. At least 0.9 of their speed.
 - small: 64 images of the bundled model as `generate` makes them, against its export in onnxruntime (needs the extra
@@ -121,12 +122,14 @@ def compare(name: str, threads: int, rounds: int, exported: str) -> bool:
     """Let both contenders take turns; print what came out, and say whether the aim is reached."""
     what = name.removesuffix("-idle")
     is_busy = name in ("generate", "one", "demo-step")
-    cores = len(os.sched_getaffinity(0))
+    every = os.sched_getaffinity(0)
+    cores = sorted(every)[: max(2, threads) if is_busy else threads]
+    os.sched_setaffinity(0, cores)  # and so those of all that is started here
     loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         loop.send_signal(signal.SIGSTOP)
         if is_busy:
-            other = Contender(what, max(1, min(threads, cores - 1)), exported)
+            other = Contender(what, max(1, min(threads, len(cores) - 1)), exported)
             loop.send_signal(signal.SIGCONT)  # ours is told nothing of it, but begins while it runs
         else:
             other = Contender("onnx" if name == "small" else what, threads, exported, "as OpenMP's library")
@@ -142,6 +145,7 @@ def compare(name: str, threads: int, rounds: int, exported: str) -> bool:
     finally:
         loop.kill()
         loop.wait()
+        os.sched_setaffinity(0, every)
     ratio = statistics.median(ours.seconds) / statistics.median(other.seconds)
     result = {
         "comparison": name,

@@ -5,7 +5,7 @@ text_encoder    token ids (B,context_length) -> text vectors T (B,d); of AttnGAN
                 (B,context_length,1+n): text[:, 0, 1:1+d] is T, text[:, 1:, 1:] words, text[:, 1:, 0] 1 for real ones
 image_encoder   images (B,3,S,S) in [-1,1] -> image vectors (B,d), whose cosine with a text vector is the similarity
 tokenizer.py, merges.txt    prompts -> token ids
-export.json     sizes, the fingerprints of the model and its CLIP, and the model's config.json
+export.json     sizes, the fingerprints of the model and its CLIP, the model's config.json, SHA-256 of merges.txt
 example.py      all of it together
 
 The networks are .onnx, .xml with .bin, or .pt2. `ratlip_cli.exported` reads the folder of the first two.
@@ -14,6 +14,7 @@ The networks are .onnx, .xml with .bin, or .pt2. `ratlip_cli.exported` reads the
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib
 import json
 import shutil
@@ -155,7 +156,8 @@ def export_model(model: Model, folder: Path, file_format: str) -> Exported:
     save = {"onnx": _save_onnx, "openvino": _save_openvino, "torch-export": _save_archive}[file_format]
     with whole_folder(folder) as partial:
         write_text(partial / MERGES_FILE, "".join(f"{merge}\n" for merge in merges()))
-        write_text(partial / EXPORT_FILE, json.dumps(asdict(_settings(model, file_format)), indent=2) + "\n")
+        digest = hashlib.sha256((partial / MERGES_FILE).read_bytes()).hexdigest()
+        write_text(partial / EXPORT_FILE, json.dumps(asdict(_settings(model, file_format, digest)), indent=2) + "\n")
         with quiet():
             for name, (network, inputs, output) in networks.items():
                 program = _traced(network.eval(), *(tensor[:2] for tensor in inputs.values()))
@@ -178,7 +180,7 @@ def export_model(model: Model, folder: Path, file_format: str) -> Exported:
     return Exported(folder, *differences)
 
 
-def _settings(model: Model, file_format: str) -> ExportSettings:
+def _settings(model: Model, file_format: str, merges_sha256: str) -> ExportSettings:
     return ExportSettings(
         library="ratlip",
         library_version=ratlip_cli.__version__,
@@ -192,6 +194,7 @@ def _settings(model: Model, file_format: str) -> ExportSettings:
         scales_noise=type(model.family).truncated is Family.truncated,
         unit_text=model.family.unit_text,
         model=config_content(model.config),
+        merges_sha256=merges_sha256,
     )
 
 
@@ -265,5 +268,7 @@ def _check_packages(file_format: str) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            extra = " ".join(needed[file_format])
-            raise RatlipError(f"--format {file_format} needs the package {error.name}: pip install {extra}.") from error
+            extra = "export" if file_format == "onnx" else file_format
+            raise RatlipError(
+                f"--format {file_format} needs the package {error.name}: pip install 'ratlip[{extra}]'."
+            ) from error

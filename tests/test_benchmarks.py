@@ -1,0 +1,57 @@
+"""The benchmarks whose aims are of any machine: that they measure what they say, not how fast it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+@pytest.fixture
+def busy(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import busy
+
+    return busy
+
+
+@pytest.mark.parametrize(
+    ("name", "threads", "expected", "left"),
+    [("generate", 1, [2, 3], 1), ("generate", 4, [2, 3, 4, 5], 3), ("small", 1, [2], 1), ("one-idle", 2, [2, 3], 2)],
+)
+def test_a_busy_core_is_one_too_few(
+    name: str,
+    threads: int,
+    expected: list[int],
+    left: int,
+    busy: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On a machine of many cores too: the loop and whatever is measured have as many as `threads`, two at least."""
+    every = set(range(2, 18))
+    bound: list[Iterable[int]] = []
+    started: list[tuple[int, Iterable[int]]] = []
+
+    class Contender:
+        seconds = (1.0,)
+
+        def __init__(self, what: str, threads: int, exported: str, waiting: str = "ours") -> None:
+            started.append((threads, bound[-1]))
+
+        def once(self) -> None: ...
+
+        def end(self) -> None: ...
+
+    monkeypatch.setattr(busy, "Contender", Contender)
+    monkeypatch.setattr(busy.os, "sched_getaffinity", lambda process: every)
+    monkeypatch.setattr(busy.os, "sched_setaffinity", lambda process, cores: bound.append(cores))
+    assert busy.compare(name, threads, 1, "")
+    assert started == [(left, expected), (threads, expected)]
+    assert bound == [expected, every]
+    assert json.loads(capsys.readouterr().out)["cores"] == expected
