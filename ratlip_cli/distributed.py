@@ -248,7 +248,7 @@ class Group(World):
                 missing = [rank for rank in missing if not self._store.check([f"{rank} has lost another"])]
             names = [self._name(rank) for rank in missing]
         except RuntimeError:
-            names = [f"process 0 of {self.size}, which keeps the others together, or its torchrun"]
+            names = ["torchrun" if processes.torchrun_keeps_store() else f"process 0 of {self.size}"]
         who = ", ".join(names) or f"the connection between the {self.size} processes"
         return f"{who} ended, or did not answer in time ({reason:.200}); go on from the last checkpoint with --resume."
 

@@ -58,7 +58,7 @@ def launch() -> str:
 
     It is one that torchrun keeps; or --rdzv-id, where it keeps none.
     """
-    if are_of_torchrun() and _torchrun_keeps_store():
+    if are_of_torchrun() and torchrun_keeps_store():
         return str(_connected(_OTHERS_MAY_COME).compare_set("ratlip/launch", "", uuid.uuid4().hex).decode())
     run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
     return "" if run_id == "none" else run_id  # what torchrun says where nobody gave one
@@ -70,7 +70,7 @@ def cannot_start_again() -> bool:
     With its backend `static` it can, which no variable tells.
     """
     asked = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1 and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
-    return asked and (_torchrun_keeps_store() or not launch())
+    return asked and (torchrun_keeps_store() or not launch())
 
 
 def silence_torch() -> None:
@@ -93,7 +93,7 @@ def store(seconds: float = 600) -> Any:
 
     dist: Any = torch.distributed
     found = _connected(datetime.timedelta(seconds=seconds))
-    if _torchrun_keeps_store():  # for all attempts, and with it the words of those that failed
+    if torchrun_keeps_store():  # for all attempts, and with it the words of those that failed
         found = dist.PrefixStore(f"ratlip/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", found)
     _store.append(found)
     found.set(f"{rank()} is here", "")
@@ -106,7 +106,7 @@ def _connected(timeout: datetime.timedelta) -> Any:
 
     dist: Any = torch.distributed
     host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
-    keeps = rank() == 0 and not _torchrun_keeps_store()
+    keeps = rank() == 0 and not torchrun_keeps_store()
     try:
         return dist.TCPStore(host, int(port), None, keeps, timeout, wait_for_workers=False)
     except (RuntimeError, ValueError) as error:
@@ -117,7 +117,7 @@ def _connected(timeout: datetime.timedelta) -> Any:
         ) from error
 
 
-def _torchrun_keeps_store() -> bool:
+def torchrun_keeps_store() -> bool:
     """Whether torchrun keeps the words of all, and not the first process."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
@@ -135,7 +135,7 @@ def missing(seconds: float) -> list[int]:
 
 def end() -> None:
     """Before this process ends with an error: let the others, which may come later, read what it told."""
-    if _store and rank() == 0 and not _torchrun_keeps_store():
+    if _store and rank() == 0 and not torchrun_keeps_store():
         missing(_OTHERS_MAY_COME.total_seconds())
 
 

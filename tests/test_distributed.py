@@ -23,8 +23,8 @@ from command_line import ratlip
 from ratlip_cli.distributed import World
 from ratlip_cli.errors import UsageError
 from ratlip_cli.tensor_files import load_tensors
-from ratlip_cli.training.start import open_session
 from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.start import open_session
 
 STEPS = Path(__file__).parent / "distributed_steps.py"
 
@@ -320,13 +320,13 @@ def children(pid: int) -> list[int]:
     return [int(word) for file in files for word in file.read_text().split()]
 
 
+def is_of_rank(pid: int, rank: int) -> bool:
+    return f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
 def worker(launcher: int, rank: int) -> int:
     """The process of that rank that a torchrun has started."""
-    for pid in children(launcher):
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if f"RANK={rank}".encode() in environment:
-            return pid
-    raise AssertionError(f"no process of rank {rank}")
+    return next(pid for pid in children(launcher) if is_of_rank(pid, rank))
 
 
 def workers(launcher: int) -> list[int]:
@@ -488,22 +488,29 @@ def listens(port: int) -> None:
 
 @pytest.mark.slow
 @needs_proc
-def test_a_machine_that_is_replaced_goes_on(uninterrupted: Path, tiny_settings: TrainSettings, tmp_path: Path) -> None:
-    """The other one's torchrun has counted a restart, and the new one's none."""
+@pytest.mark.parametrize("lost", ["process 0", "the second machine"])
+def test_several_machines_go_on(lost: str, uninterrupted: Path, tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    """One machine's torchrun has then counted a restart, and the other one's, or that of the new machine, none."""
     run, port = tmp_path / "run", free_port()
     given = options(tiny_settings, **TWELVE_STEPS, out=str(run))
     machines = [machine(port, "2", tmp_path, *given)]
     listens(port)
     machines.append(machine(port, "2", tmp_path, *given))
     steps_come(machines[0], run, 4)
-    gone = machines.pop()
-    (lost,) = workers(gone.pid)
-    gone.kill()
-    os.kill(lost, signal.SIGKILL)
-    gone.communicate()
-    machines.append(machine(port, "2", tmp_path, *given))
+    if lost == "process 0":
+        os.kill(next(pid for one in machines for pid in workers(one.pid) if is_of_rank(pid, 0)), signal.SIGKILL)
+    else:
+        gone = machines.pop()
+        (own,) = workers(gone.pid)
+        gone.kill()
+        os.kill(own, signal.SIGKILL)
+        gone.communicate()
+        machines.append(machine(port, "2", tmp_path, *given))
     said = [one.communicate(timeout=400)[0] for one in machines]
     assert [one.returncode for one in machines] == [0, 0], said
+    ours = [line for words in said for line in words.splitlines() if line.startswith("error: process")]
+    assert len(ours) == 1, said
+    assert f"process {0 if lost == 'process 0' else 1} of 2" in ours[0]
     assert [line["step"] for line in records(run)] == list(range(1, 13))
     weights = [load_tensors(folder / "model" / "generator.safetensors") for folder in (uninterrupted, run)]
     assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
@@ -594,23 +601,51 @@ def test_decisions_between_gpus_wait_as_long_as_they_are_told_to() -> None:
 MEETING = """
 from ratlip_cli import processes
 assert processes.missing(200) == []
-print(processes.said("what", lambda: "{said}"), processes.launch() if processes.rank() == 0 else "")
+print(processes.said("what", lambda: "{said}"), processes.launch())
 """
 
 
-def test_processes_meet_whatever_their_torchruns_count_and_whatever_was_said_before() -> None:
-    """Two attempts under one store, as torchrun keeps it: of a machine that was replaced, the count begins with 0."""
+def asked_in_each(program: str, port: int, counts: str, **elastic: str) -> list[list[str]]:
+    """The words that processes print, of which torchrun has counted so many restarts."""
+    all_of_them = []
+    for rank, count in enumerate(counts):
+        env = {"RANK": str(rank), "WORLD_SIZE": str(len(counts)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        env |= {f"TORCHELASTIC_{name}": value for name, value in {**elastic, "RESTART_COUNT": count}.items()}
+        command = [sys.executable, "-c", program]
+        all_of_them.append(
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "LOCAL_RANK": "1", **env})
+        )
+    return [one.communicate(timeout=300)[0].split() for one in all_of_them]
+
+
+def test_processes_of_a_machine_know_their_torchrun_and_nothing_that_those_before_them_said() -> None:
+    """Two attempts under one store, as torchrun keeps it for those of one machine."""
     kept = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     launches = set()
-    for said, counts in (("first", "00"), ("second", "10")):
-        both = []
-        for rank, count in enumerate(counts):
-            env = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(kept.port)}
-            elastic = {"RUN_ID": "none", "USE_AGENT_STORE": "True", "RESTART_COUNT": count}
-            env |= {f"TORCHELASTIC_{name}": value for name, value in elastic.items()}
-            program = [sys.executable, "-c", MEETING.format(said=said)]
-            both.append(subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env={**os.environ, **env}))
-        (first, launch), (other,) = (one.communicate(timeout=300)[0].split() for one in both)
-        assert (first, other) == (said, said)
-        launches.add(launch)
+    for said, counts in (("first", "00"), ("second", "11")):
+        words = asked_in_each(MEETING.format(said=said), kept.port, counts, RUN_ID="none", USE_AGENT_STORE="True")
+        assert [first for first, _ in words] == [said, said]
+        launches |= {launch for _, launch in words}
     assert len(launches) == 1
+
+
+def test_processes_of_several_machines_meet_whatever_their_torchruns_count() -> None:
+    words = asked_in_each(MEETING.format(said="this"), free_port(), "10", RUN_ID="mine", USE_AGENT_STORE="False")
+    assert words == [["this", "mine"]] * 2
+
+
+ABANDONED = """
+import os, time
+from ratlip_cli import processes
+assert processes.missing(200) == []
+processes.store().add("met", 1)
+while processes.rank() == 0 and processes.store().add("met", 0) < 3:
+    time.sleep(0.05)
+if processes.rank() == 0:
+    os._exit(9)
+print(processes.speaks())
+"""
+
+
+def test_one_process_of_a_machine_speaks_where_the_first_one_was_killed() -> None:
+    assert asked_in_each(ABANDONED, free_port(), "000") == [[], ["True"], ["False"]]

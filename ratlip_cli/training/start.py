@@ -47,7 +47,7 @@ from ratlip_cli.weights.model_folder import Model, create_model_folder, model_co
 ENCODED_AT_ONCE = 256  # Captions whose conditions are computed at once.
 
 _CANNOT_START_AGAIN = (
-    "with --rdzv-backend c10d, torchrun starts several machines again only where --rdzv-id is given and "
+    "with --rdzv-backend c10d, torchrun surely starts several machines again only where --rdzv-id is given and "
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is set on each"
 )
 
