@@ -339,10 +339,10 @@ def _begun(device: torch.device, seconds: float) -> Group:
     store, rank, size = processes.store(seconds), processes.rank(), int(os.environ["WORLD_SIZE"])
     timeout = datetime.timedelta(seconds=seconds)
     store.set_timeout(timeout)
-    if missing := processes.missing(seconds):
-        who = f"process {', '.join(map(str, missing))} of {size}"
-        raise DistributedError(f"{who} did not come in {seconds:.0f} s; {_LATE}")
     try:
+        if missing := processes.missing(seconds):
+            who = f"process {', '.join(map(str, missing))} of {size}"
+            raise DistributedError(f"{who} did not come in {seconds:.0f} s; {_LATE}")
         # NCCL wants a GPU for each process; else gloo carries what is on GPUs too.
         own_gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         backend = "nccl" if device.type == "cuda" and own_gpus else "gloo"
@@ -351,7 +351,7 @@ def _begun(device: torch.device, seconds: float) -> Group:
         )
     except RuntimeError as error:
         raise DistributedError(
-            f"a process did not come in {seconds:.0f} s ({first_line(error):.200}); {_LATE}"
+            f"a process ended, or did not come in {seconds:.0f} s ({first_line(error):.200}); {_LATE}"
         ) from error
     return Group(timeout)
 

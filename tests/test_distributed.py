@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
 import random
@@ -20,6 +21,7 @@ import torch
 import torch.distributed as dist
 from command_line import ratlip
 
+from ratlip_cli import processes
 from ratlip_cli.distributed import World
 from ratlip_cli.errors import UsageError
 from ratlip_cli.tensor_files import load_tensors
@@ -314,6 +316,19 @@ def test_a_missing_process_and_a_taken_port_are_one_line(tiny_settings: TrainSet
     assert "choose another port" in err
 
 
+@pytest.mark.slow
+def test_a_first_process_that_ends_before_all_have_come_is_one_line(
+    tiny_settings: TrainSettings, tmp_path: Path
+) -> None:
+    kept = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    second = by_hand(kept.port, 1, *options(tiny_settings, out=str(tmp_path / "run")))
+    kept.wait(["1 is here"], datetime.timedelta(seconds=200))
+    del kept
+    code, _, err = ended(second)
+    assert (code, len(err.splitlines())) == (1, 1), err
+    assert "a process ended, or did not come" in err
+
+
 def children(pid: int) -> list[int]:
     """The processes that a process has started."""
     files = Path(f"/proc/{pid}/task").glob("*/children")
@@ -596,6 +611,28 @@ print(group._between_cpus._get_backend(torch.device("cpu")).options._timeout.tot
 def test_decisions_between_gpus_wait_as_long_as_they_are_told_to() -> None:
     told = subprocess.run([sys.executable, "-c", TIMEOUT], capture_output=True, text=True, timeout=300)
     assert told.stdout == "77.0\n", told.stderr
+
+
+@pytest.mark.parametrize(
+    ("machines", "restarts", "shares", "run_id", "cannot"),
+    [
+        ("2", "3", "False", "mine", False),
+        ("2", "3", "False", "none", True),
+        ("2", "3", "True", "mine", True),
+        ("2", "0", "True", "none", False),  # not asked to
+        ("1", "3", "True", "none", False),
+    ],
+)
+def test_what_torchrun_cannot_start_again_is_known(
+    machines: str, restarts: str, shares: str, run_id: str, cannot: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elastic = {"MAX_RESTARTS": restarts, "USE_AGENT_STORE": shares, "RUN_ID": run_id}
+    for name, value in {
+        "GROUP_WORLD_SIZE": machines,
+        **{f"TORCHELASTIC_{key}": elastic[key] for key in elastic},
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert processes.cannot_start_again() == cannot
 
 
 MEETING = """
