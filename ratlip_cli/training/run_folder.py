@@ -1,7 +1,7 @@
 """The run folder: everything that one training run writes.
 
 runs/oxford-ratlip-1/
-  config.toml         the resolved settings; `ratlip train --config` repeats the run with them
+  config.toml         the resolved settings, `ratlip train --config` repeats the run with them; and of which torchrun
   environment.json    versions, machine and commit that trained last, see environment.py
   data.json           where its prepared dataset was, see data/of_run.py
   metrics.jsonl       one StepRecord a line, with the scores where the step was evaluated
@@ -39,8 +39,6 @@ from ratlip_cli.training.trackers import EVERY, Trackers
 from ratlip_cli.training.trainer import StepRecord
 
 ENVIRONMENT_FILE = "environment.json"
-_LAUNCH_FILE = ".launch"
-"""Which torchrun trained last, see `processes.launch`; where none did, there is none."""
 
 
 class RunFolder:
@@ -94,9 +92,7 @@ class RunFolder:
         for folder in (self.model, self.best):  # safetensors' own, which earlier versions of ratlip had beside the file
             for path in folder.glob(".tmp??????"):
                 path.unlink(missing_ok=True)
-        if launch:
-            write_text(self.path / _LAUNCH_FILE, launch)
-        write_text(self.config, settings.to_toml())
+        write_text(self.config, settings.to_toml() + _note_of(launch))
         with writing(self.path):
             truncate_metrics(self.metrics, steps_done)
             self._log = self.metrics.open("a", encoding="utf-8", buffering=1)
@@ -139,11 +135,15 @@ class RunFolder:
         self._lock.close()
 
 
-def launch_of(run: Path) -> str:
-    """Which torchrun trained last in a run folder, "" where none did."""
+def is_of_launch(run: Path, launch: str) -> bool:
+    """Whether processes of this launch trained last in a run folder."""
     with contextlib.suppress(OSError, ValueError):
-        return (run / _LAUNCH_FILE).read_text(encoding="utf-8")
-    return ""
+        return (run / "config.toml").read_text(encoding="utf-8").endswith(_note_of(launch))
+    return False
+
+
+def _note_of(launch: str) -> str:
+    return f"\n# by torchrun {launch!r}\n" if launch else ""
 
 
 def truncate_metrics(path: Path, steps_done: int) -> None:

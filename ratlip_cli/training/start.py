@@ -27,7 +27,7 @@ from ratlip_cli.progress import Progress, silent
 from ratlip_cli.setting import RUNS
 from ratlip_cli.training.checkpoint import Checkpoint, Identity, newest_checkpoint, read_checkpoint, resume
 from ratlip_cli.training.init_from import find_start, start_from
-from ratlip_cli.training.run_folder import RunFolder, launch_of
+from ratlip_cli.training.run_folder import RunFolder, is_of_launch
 from ratlip_cli.training.run_paths import is_last, kept_dataset, list_checkpoints, step_of, steps_logged
 from ratlip_cli.training.session import TrainingSession, sample_prompts
 from ratlip_cli.training.settings import (
@@ -159,7 +159,7 @@ def _run_of_launch(settings: TrainSettings, launch: str) -> Path | None:
     found = []
     for run in candidates:
         with contextlib.suppress(UsageError):  # no run folder, or one of another version
-            if launch_of(run) == launch and settings_of_run(run).same_run(settings):
+            if is_of_launch(run, launch) and settings_of_run(run).same_run(settings):
                 found.append(run)
     return max(found, key=lambda run: (run / "config.toml").stat().st_mtime, default=None)
 
