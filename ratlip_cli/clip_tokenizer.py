@@ -46,7 +46,7 @@ def merges() -> tuple[str, ...]:
     if package is None or package.origin is None:
         raise WeightsError("the package open_clip_torch is missing; install ratlip again.")
     with gzip.open(Path(package.origin).with_name(_MERGES_FILE), "rt", encoding="utf-8") as file:
-        return tuple(file.read().split("\n")[1 : _MERGES + 1])
+        return tuple(file.read().split("\n", _MERGES + 1)[1:-1])
 
 
 @functools.cache

@@ -18,12 +18,15 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from ratlip_cli import processes
 from ratlip_cli.device import resolve_device
 from ratlip_cli.errors import READER_KILLED, DataError, DistributedError, UsageError, first_line, is_of_readers
 
-BUCKET = 2**24  # Numbers that are exchanged at once.
+BUCKET = 2**24  # Numbers that are copied together to be exchanged at once.
+_LARGE = 2**20  # A tensor of so many numbers is exchanged where it is.
 
 _LONGEST_WORK = datetime.timedelta(hours=24)
 """How long all wait for what one does: preparing data, scoring a model. Nobody waits for one that has ended."""
@@ -160,11 +163,14 @@ class Group(World):
 
     def mean_(self, tensors: Iterable[Tensor]) -> None:
         for bucket in _buckets(tensors):
+            if len(bucket) == 1 and (dense := _dense(bucket[0])).is_contiguous():
+                self.sum_(dense)
+                dense /= self.size
+                continue
             flat = torch.cat([tensor.flatten() for tensor in bucket])
             self.sum_(flat)
-            flat /= self.size
             for tensor, part in zip(bucket, torch.split(flat, [tensor.numel() for tensor in bucket]), strict=True):
-                tensor.copy_(part.view_as(tensor))
+                torch.div(part.view_as(tensor), self.size, out=tensor)
 
     def mean(self, tensor: Tensor) -> Tensor:
         return cast(Tensor, _Sum.apply(tensor, self)) / self.size
@@ -273,37 +279,66 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(gradient, ctx.group), None
 
 
-class _GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
+class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
     """BatchNorm whose statistics are of the batches of all processes, forwards and backwards."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,...) -> (B,C,...)"""
         if not self.training:
             return super().forward(x)
-        dims = [dim for dim in range(x.dim()) if dim != 1]
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        count = world().size * x.numel() // x.shape[1]
-        mean = world().mean(x.float().mean(dims))
-        centred = x.float() - mean.view(shape)
-        variance = world().mean(centred.square().mean(dims))
-        self._move_statistics(mean.detach(), variance.detach() * count / (count - 1))
-        scale = torch.rsqrt(variance + self.eps) * self.weight
-        normed: Tensor = (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+        mean, var = self.statistics(x)
+        normed: Tensor = _GloballyNormalised.apply(x, mean, var, self.eps, self.weight, self.bias)
         return normed
 
     @torch.no_grad()
-    def _move_statistics(self, mean: Tensor, variance: Tensor) -> None:
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (C,) of the batches (B,C,...) of all processes; the running statistics follow them."""
+        own_mean, own_var = torch.batch_norm_update_stats(x.float() if x.dtype.itemsize < 4 else x, None, None, 0.0)
+        moments = torch.stack((own_mean, own_var)).double()
+        moments[1] += moments[0].square()  # the mean square, of which a mean can be taken
+        world().mean_([moments])
+        moments[1] -= moments[0].square()
+        mean, var = moments.to(own_mean.dtype)
+        count = world().size * x.numel() // x.shape[1]
         if self.num_batches_tracked is not None:  # it is while statistics are to stay untouched
             self.num_batches_tracked += 1
         cast(Tensor, self.running_mean).lerp_(mean, cast(float, self.momentum))
-        cast(Tensor, self.running_var).lerp_(variance, cast(float, self.momentum))
+        cast(Tensor, self.running_var).lerp_(var * count / (count - 1), cast(float, self.momentum))
+        return mean, var
 
 
-class GlobalBatchNorm1d(_GlobalBatchNorm, nn.BatchNorm1d):
+class _GloballyNormalised(torch.autograd.Function):
+    """BatchNorm by the mean and variance of the batches of all processes, which depend on x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, eps: float, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, mean, var, weight)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, var, weight = ctx.saved_tensors
+        _, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, var, None, None, False, ctx.eps, [False, True, True]
+        )
+        of_all = torch.stack((d_weight, d_bias)) * x.shape[1] / x.numel()
+        world().mean_([of_all])
+        rstd = torch.rsqrt(var + ctx.eps)
+        scale = weight * rstd
+        gain = scale * rstd * of_all[0]  # nothing gets through that only shifts or scales the batch
+        shift = mean * gain - scale * of_all[1]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        d_x = torch.addcmul(shift.view(shape), x, -gain.view(shape))
+        return torch.addcmul(d_x, gradient, scale.view(shape)).to(x.dtype), None, None, None, d_weight, d_bias
+
+
+class GlobalBatchNorm1d(GlobalBatchNorm, nn.BatchNorm1d):
     """Of vectors."""
 
 
-class GlobalBatchNorm2d(_GlobalBatchNorm, nn.BatchNorm2d):
+class GlobalBatchNorm2d(GlobalBatchNorm, nn.BatchNorm2d):
     """Of images."""
 
 
@@ -366,15 +401,24 @@ def own_device(name: str) -> torch.device:
     return device
 
 
+def _dense(tensor: Tensor) -> Tensor:
+    """A view of the same numbers in the order in which they lie in memory."""
+    return tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
+
+
 def _buckets(tensors: Iterable[Tensor]) -> list[Sequence[Tensor]]:
-    """Tensors in lists of one kind and at most BUCKET numbers, if they are not larger themselves."""
+    """Large tensors alone, others in lists of one kind and at most BUCKET numbers."""
     buckets: list[list[Tensor]] = []
+    alone: list[list[Tensor]] = []
     numbers = 0
     for tensor in tensors:
+        if tensor.numel() >= _LARGE:
+            alone.append([tensor])
+            continue
         same = bool(buckets) and buckets[-1][0].dtype == tensor.dtype and buckets[-1][0].device == tensor.device
         if not same or numbers + tensor.numel() > BUCKET:
             buckets.append([])
             numbers = 0
         buckets[-1].append(tensor)
         numbers += tensor.numel()
-    return [*buckets]
+    return [*buckets, *alone]

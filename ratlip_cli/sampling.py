@@ -16,6 +16,7 @@ from ratlip_cli import samples
 from ratlip_cli.data.images import ImageError, read_image
 from ratlip_cli.distributed import World
 from ratlip_cli.errors import DataError, RatlipError, UsageError
+from ratlip_cli.family import Family
 from ratlip_cli.generation import LikeRequest
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.pixels import to_images
@@ -92,7 +93,10 @@ class TorchModel:
 
     def encoded(self, prompt: str) -> tuple[Tensor, Tensor]:
         """Condition and text vector of a prompt, each of one row, on the CPU."""
-        return self._model.encode([prompt]), self._model.clip.encode_text([prompt]).cpu()
+        model = self._model
+        text = model.clip.encode_text([prompt])
+        is_all = type(model.family).rows is Family.rows and model.text_encoder is model.clip
+        return (model.of_vectors(text) if is_all else model.encode([prompt])), text.cpu()
 
     def between(self, start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor], share: float) -> tuple[Tensor, Tensor]:
         """See `samples.ImageModel`."""

@@ -55,3 +55,25 @@ def test_a_busy_core_is_one_too_few(
     assert started == [(left, expected), (threads, expected)]
     assert bound == [expected, every]
     assert json.loads(capsys.readouterr().out)["cores"] == expected
+
+
+def test_a_command_that_starts_too_slowly_fails_the_benchmark(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Best against best of all rounds; what cannot be made here is left out and said."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import start
+
+    limits = {"help": 0.25, "generate": 1.4}
+    times = {"-c": [9.0, 2.0, 1.0], "help": [9.0, 0.25, 0.5], "generate": [9.0, 1.5, 1.6]}
+    monkeypatch.setattr(start, "LIMITS", start.LIMITS | limits)
+    monkeypatch.setattr(start, "EXPORTS_BY", ("no_such_package",))
+    monkeypatch.setattr(start, "command", lambda row, folder: (row,))
+    monkeypatch.setattr(start, "ran", lambda first, *others: (times[first].pop(0), 1.0))
+    monkeypatch.setattr(start.sys, "argv", ["start.py", "help", "generate", "exported", "--rounds", "2"])
+    assert start.main() == 1
+    told = json.loads(capsys.readouterr().out)
+    assert {row: one["share"] for row, one in told["rows"].items()} == {"help": 0.25, "generate": 1.5}
+    assert {one["cpu_share"] for one in told["rows"].values()} == {1}
+    assert told["left_out"] == {"exported": "not installed: no_such_package"}
+    assert start.too_slow(told) == ["generate"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -181,3 +182,27 @@ def test_every_step_of_the_script_is_known(tmp_path: Path) -> None:
     script = [shutil.which("bash") or "bash", str(DEMO / "make.sh"), "scoers"]
     answer = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
     assert (answer.returncode, answer.stderr) == (2, "unknown step scoers\n")
+
+
+@pytest.mark.slow
+def test_a_clip_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    """To the weights of one that was not."""
+
+    def train(out: str, minutes: str) -> list[dict[str, Any]]:
+        sizes = ("--images", "96", "--twins", "48", "--batch", "16", "--steps", "3")
+        widths = ("--vision-width", "32", "--text-width", "32")
+        script = (sys.executable, str(DEMO / "train_clip.py"), "--out", out, "--minutes", minutes)
+        told = subprocess.run(
+            [*script, *sizes, *widths], cwd=tmp_path, check=True, capture_output=True, text=True, env=env
+        ).stdout
+        return [json.loads(line) for line in told.splitlines()]
+
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    whole = train("whole", "100")
+    parts = [train("parts", minutes) for minutes in ("0", "0", "100")]
+    assert [part[-1]["step"] for part in parts] == [1, 2, 3]
+    assert parts[-1][-1] == whole[-1]
+    fingerprints = [load_clip(str(tmp_path / out / "clip")).fingerprint for out in ("whole", "parts")]
+    assert fingerprints[0] == fingerprints[1]
+    record = json.loads((tmp_path / "parts" / "history.json").read_text(encoding="utf-8"))["clip"]
+    assert record["steps"] == 3

@@ -20,9 +20,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from command_line import ratlip
+from torch import nn
 
 from ratlip_cli import processes
-from ratlip_cli.distributed import World
+from ratlip_cli.distributed import GlobalBatchNorm1d, GlobalBatchNorm2d, World, _buckets, _dense
 from ratlip_cli.errors import UsageError
 from ratlip_cli.tensor_files import load_tensors
 from ratlip_cli.training.settings import TrainSettings
@@ -86,6 +87,42 @@ def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
         world.rows(8, 2)
 
 
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3, 4)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_statistics_of_all_processes_are_those_of_batch_norm_where_there_is_one(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    native, of_all = (
+        (nn.BatchNorm1d(5), GlobalBatchNorm1d(5)) if len(shape) == 2 else (nn.BatchNorm2d(5), GlobalBatchNorm2d(5))
+    )
+    if dtype == torch.float64:
+        native, of_all = native.double(), of_all.double()
+    of_all.load_state_dict({**native.state_dict(), "weight": torch.rand(5), "bias": torch.rand(5)})
+    native.load_state_dict(of_all.state_dict())
+    x = (3 + 2 * torch.randn(shape)).to(dtype).requires_grad_()
+    direction = torch.randn(shape).to(dtype)
+    outs = [norm(x) for norm in (native, of_all)]
+    gradients = [
+        torch.autograd.grad(out, (x, norm.weight, norm.bias), direction)
+        for out, norm in zip(outs, (native, of_all), strict=True)
+    ]
+    for expected, measured in zip((outs[0], *gradients[0]), (outs[1], *gradients[1]), strict=True):
+        torch.testing.assert_close(measured, expected)
+    for expected, measured in zip(native.buffers(), of_all.buffers(), strict=True):
+        torch.testing.assert_close(measured, expected)
+
+
+def test_large_tensors_are_exchanged_where_they_are() -> None:
+    large = torch.randn(2**9, 2**9, 2, 2).to(memory_format=torch.channels_last)
+    small = [torch.randn(3), torch.randn(2, 3, 4, 5)]
+    buckets = _buckets([small[0], large, small[1]])
+    assert [[id(tensor) for tensor in bucket] for bucket in buckets] == [[*map(id, small)], [id(large)]]
+    dense = _dense(large)
+    assert dense.is_contiguous()
+    assert dense.data_ptr() == large.data_ptr()
+    assert _dense(torch.tensor(1.0)).shape == ()
+
+
 SIZES_OF_LAFITE = {"noise_dim": 6, "w_dim": 5, "mapping_layers": 2, "text_width": 7, "channel_base": 256}
 LAFITE = {"variant": "lafite", **SIZES_OF_LAFITE, "channel_max": 8, "r1_every": 2, "path_length_every": 2}
 SIZES_OF_ATTNGAN = {"z_dim": 6, "condition_dim": 5, "residual_blocks": 1, "generator_channels": 4}
@@ -114,7 +151,14 @@ def law(settings: TrainSettings, batch_size: int) -> Cases:
     return {
         **cases,
         "not finite in one": {**cases["ratlip"], "spoilt": [2, last_row]},
-        "float32": {**cases["ratlip"], "in_float64": False},
+        # At usual rates Adam makes whole steps of gradients that are rounding alone: one process whose weights are
+        # turned by one rounding is 0.01 away after five steps, from most seeds.
+        "float32": {
+            **cases["ratlip"],
+            "in_float64": False,
+            "settings": {**cases["ratlip"]["settings"], "lr_g": 1e-6, "lr_d": 1e-6},
+        },
+        "first step in float32": {**cases["ratlip"], "in_float64": False, "count": 1},
         "bf16": {
             **cases["ratlip"],
             "in_float64": False,
@@ -147,7 +191,15 @@ def test_a_step_that_is_not_finite_in_one_process_is_taken_back_in_all(both: tup
 
 @pytest.mark.slow
 def test_processes_compute_in_other_precisions_what_one_computes(both: tuple[Path, Path]) -> None:
-    assert_the_same(both[0] / "float32", both[1] / "float32", rel=1e-4)
+    assert_the_same(both[0] / "float32", both[1] / "float32", rel=1e-5)
+    first = [out / "first step in float32" for out in both]
+    logs = [json.loads((out / "logs.json").read_text(encoding="utf-8")) for out in first]
+    assert logs[1][0] == pytest.approx(logs[0][0], rel=1e-5, abs=1e-6)
+    for name, rate in (("generator", TrainSettings().lr_g), ("discriminator", TrainSettings().lr_d)):
+        one, several = (load_tensors(out / f"{name}.safetensors") for out in first)
+        for key, tensor in one.items():
+            apart = (several[key].double() - tensor.double()).abs().mean()
+            assert apart <= 0.01 * rate, f"{name} {key}: {apart / rate} of the learning rate"
     expected, measured = (json.loads((out / "bf16" / "logs.json").read_text(encoding="utf-8")) for out in both)
     assert measured[0] == pytest.approx(expected[0], rel=2**-6, abs=2**-6)
 

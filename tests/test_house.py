@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
+from ratlip_cli.model.generator import Generator
+from ratlip_cli.weights.clip_files import load_clip
+from ratlip_cli.weights.model_folder import create_model_folder, model_config, save_weights
+
 PACKAGE = Path(__file__).parents[1] / "ratlip_cli"
 FLOORS = [
     {"errors", "file_kinds", "files", "fonts", "generation", "grids", "json_files", "noise"}
@@ -111,17 +116,58 @@ def test_only_what_gets_a_clip_imports_open_clip() -> None:
     assert offenders == {"weights/clip_files.py"}
 
 
-def test_what_is_slow_to_import_is_imported_where_it_is_needed(tmp_path: Path) -> None:
-    """open_clip, with timm and torchvision, gets CLIPs by name; torch-fidelity is for Inception."""
+SLOW_TO_IMPORT = {"torchvision", "timm", "open_clip", "torch_fidelity", "huggingface_hub.hf_api", "scipy.io", "sklearn"}
+"""What gets CLIPs by name, is for Inception, speaks to the Hub, reads the labels of one dataset or makes one figure."""
+FOR_FIGURES = {"matplotlib"}
+
+
+@pytest.fixture(scope="module")
+def own_clip_model(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder whose CLIP lies in it and is not the bundled one."""
+    clip = load_clip(str(tiny_clip))
+    config = GeneratorConfig(image_size=32, noise_dim=8, hidden_size=4, base_channels=4)
+    folder = tmp_path_factory.mktemp("models") / "own-clip"
+    create_model_folder(folder, model_config(config, DiscriminatorConfig(), clip, features="clip"), clip)
+    save_weights(folder, Generator(config, clip.geometry).state_dict())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("commands", "unwanted"),
+    [
+        (
+            [["generate", "a red bird"], ["evaluate", "--clip-score", "--dataset", "DATASET"]],
+            SLOW_TO_IMPORT | FOR_FIGURES,
+        ),
+        (
+            [
+                ["gradcam", "a red bird"],
+                ["latent-viz", "--from", "a red bird", "--to", "a blue bird", "--steps", "2"],
+                ["latent-viz", "--dataset", "DATASET", "--split", "train"],
+            ],
+            SLOW_TO_IMPORT,
+        ),
+    ],
+    ids=["without figures", "with figures"],
+)
+def test_what_is_slow_to_import_is_imported_where_it_is_needed(
+    commands: list[list[str]], unwanted: set[str], own_clip_model: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    """With a model that has a CLIP of its own; with the bundled one too where no dataset of the size is needed."""
+    runs = [
+        [*(str(tiny_dataset) if word == "DATASET" else word for word in command), "--model", str(model), "--quiet"]
+        for command in commands
+        for model in ([own_clip_model] if "DATASET" in command else ["ratlip-demo", own_clip_model])
+    ]
     code = f"""
 import sys
 from ratlip_cli.cli.app import app
-app(["generate", "a red bird", "--model", "ratlip-demo", "--out", {str(tmp_path)!r}, "-q"], standalone_mode=False)
-import ratlip_cli.evaluation.run, ratlip_cli.explain.gradcam.run, ratlip_cli.explain.latent.run
-print(sorted({{"torchvision", "timm", "open_clip", "torch_fidelity", "huggingface_hub.hf_api"}} & sys.modules.keys()))
+for run in {runs!r}:
+    app(run, standalone_mode=False)
+    found = sorted({unwanted!r} & sys.modules.keys())
+    assert not found, (run, found)
 """
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.splitlines()[-1] == "[]"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 def test_what_exported_models_need_imports_no_torch() -> None:

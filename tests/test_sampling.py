@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,14 @@ from ratlip_cli.cli.console import read_prompts
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError
 from ratlip_cli.generation import parse_indices
 from ratlip_cli.grids import captioned_grid
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.noise import noise_vectors as noise_in_numpy
 from ratlip_cli.outputs import ImageFolder, slug
 from ratlip_cli.pixels import from_image, to_images
-from ratlip_cli.sampling import generate, noise_vectors, sample
+from ratlip_cli.sampling import TorchModel, generate, noise_vectors, sample
 from ratlip_cli.tensor_files import load_tensors, save_tensors
 from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.load import load_model
@@ -141,6 +143,23 @@ def test_prompts_in_other_encodings_are_refused(content: bytes, tmp_path: Path) 
     (tmp_path / "prompts.txt").write_bytes(b"a bird\n" + content if b"p" in content else content)
     with pytest.raises(UsageError, match=r"prompts\.txt.* is not UTF-8 text.*save it as UTF-8"):
         read_prompts([], tmp_path / "prompts.txt")
+
+
+def test_a_prompt_is_encoded_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the generator reads of it is what the images are compared with."""
+    condition, text = model.encode(["a red bird"]), model.clip.encode_text(["a red bird"])
+    read: list[Sequence[str]] = []
+    encode = FrozenCLIP.encode_text
+
+    def counted(clip: FrozenCLIP, captions: Sequence[str]) -> torch.Tensor:
+        read.append(captions)
+        return encode(clip, captions)
+
+    monkeypatch.setattr(FrozenCLIP, "encode_text", counted)
+    encoded = TorchModel(model).encoded("a red bird")
+    assert read == [["a red bird"]]
+    assert torch.equal(encoded[0], condition)
+    assert torch.equal(encoded[1], text)
 
 
 def test_the_batch_size_changes_nothing_but_rounding(model: Model) -> None:

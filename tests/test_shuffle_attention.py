@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ratlip_cli.distributed import GlobalBatchNorm2d
 from ratlip_cli.fast.swaps import Swap, swap_generator
 from ratlip_cli.model.shuffle_attention import SAConv
 
@@ -60,17 +61,26 @@ def test_the_plain_one_is_written_out(channels: int, groups: int) -> None:
 
 
 @pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("of_all", [False, True])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("channels", "groups"), GROUPS)
 def test_values_and_gradients_are_the_plain_ones(
-    channels: int, groups: int, layout: torch.memory_format, training: bool, parts: int, monkeypatch: pytest.MonkeyPatch
+    channels: int,
+    groups: int,
+    layout: torch.memory_format,
+    training: bool,
+    of_all: bool,
+    parts: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also where the shuffle cuts a group in two, which it does with an odd number of them."""
+    """Also where the shuffle cuts a group in two, which it does with an odd number of them, and by global BatchNorm."""
     if parts > 1:
         monkeypatch.setattr("ratlip_cli.fast.chunks.CACHE_BYTES", 1)
     plain = _plain(channels, groups).double().train(training)
     swapped = _fast(plain)
+    if of_all:
+        swapped.norm.__class__ = GlobalBatchNorm2d
     x = torch.randn(3, channels, 5, 6, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
     expected, actual = plain(x), swapped(x)
     torch.testing.assert_close(actual, expected)
@@ -83,8 +93,10 @@ def test_values_and_gradients_are_the_plain_ones(
         torch.testing.assert_close(own, wanted)
 
 
-def test_running_statistics_are_those_of_batch_norm() -> None:
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, GlobalBatchNorm2d])
+def test_running_statistics_are_those_of_batch_norm(kind: type[nn.BatchNorm2d]) -> None:
     swapped, norm = _fast(_plain(8, 2)), nn.BatchNorm2d(8)
+    swapped.norm.__class__ = kind
     norm.load_state_dict(swapped.norm.state_dict())
     for _ in range(2):
         x = 3 + 2 * torch.randn(4, 8, 5, 5)

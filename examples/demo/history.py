@@ -24,7 +24,7 @@ def here(folder: Path) -> dict[str, object]:
     return {
         "commit": _commit(folder),
         "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # which is not a plain string
         "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ratlip_cli.distributed import GlobalBatchNorm, World, world
 from ratlip_cli.fast.chunks import chunks
 from ratlip_cli.model.shuffle_attention import SLOPE, SAConv, ShuffleAttention
 
@@ -26,7 +27,7 @@ class FastSAConv(SAConv):
         """attention(LReLU(norm(c))) (B,C,H,W) -> (B,C,H,W)"""
         norm, attention = self.norm, self.attention
         is_compiling = torch.compiler.is_compiling()
-        if type(norm) is nn.BatchNorm2d and isinstance(attention, ShuffleAttention) and not is_compiling:
+        if isinstance(norm, nn.BatchNorm2d) and isinstance(attention, ShuffleAttention) and not is_compiling:
             return norm_and_attention(c, norm, attention)
         attended: Tensor = attention(self.activation(norm(c)))
         return attended
@@ -58,12 +59,17 @@ def norm_and_attention(c: Tensor, norm: nn.BatchNorm2d, attention: ShuffleAttent
     Of a BatchNorm as SAConv makes it, whose momentum is a number.
     """
     mean, var = norm.running_mean, norm.running_var
-    if norm.training:
+    batches_of: World | None = None
+    if norm.training and isinstance(norm, GlobalBatchNorm):
+        batches_of = world()
+        mean, var = norm.statistics(c.detach())
+    elif norm.training:
+        batches_of = World()
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
         mean, var = torch.batch_norm_update_stats(c.detach(), mean, var, norm.momentum or 0.0)
     weights = (norm.weight, norm.bias, attention.channel_weight, attention.channel_bias, *spatial_affine(attention))
-    options = (norm.training, norm.eps, attention.groups, attention.norm.eps)
+    options = (batches_of, norm.eps, attention.groups, attention.norm.eps)
     out: Tensor = _NormAndAttention.apply(c, mean, var, options, *weights)
     return out
 
@@ -86,9 +92,16 @@ class _NormAndAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, c: Tensor, mean: Tensor, var: Tensor, options: tuple[bool, float, int, float], *weights: Tensor
+        ctx: Any,
+        c: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        options: tuple[World | None, float, int, float],
+        *weights: Tensor,
     ) -> Tensor:
-        """`options`: whether it trains, epsilon of BatchNorm, groups of the attention, epsilon of its GroupNorm."""
+        """`options`: whose batches mean and variance are of, None for none; epsilon of BatchNorm; groups of the
+        attention; epsilon of its GroupNorm.
+        """
         ctx.save_for_backward(c, mean, var, *weights)
         ctx.options = options
         _, eps, groups, group_eps = options
@@ -103,7 +116,7 @@ class _NormAndAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         c, mean, var, norm_weight, norm_bias, *weights = ctx.saved_tensors
-        training, eps, groups, group_eps = ctx.options
+        batches_of, eps, groups, group_eps = ctx.options
         scale, shift = _normalisation(mean, var, eps, norm_weight, norm_bias)
         mean, rstd = mean[:, None, None], torch.rsqrt(var + eps)[:, None, None]
         d_c, totals = gradient.new_empty(c.shape), [torch.zeros_like(tensor) for tensor in (scale, shift, *weights)]
@@ -116,11 +129,13 @@ class _NormAndAttention(torch.autograd.Function):
             for total, of_chunk in zip(totals, (d_norm_weight, d_norm_bias, *d_attention), strict=True):
                 total += of_chunk
         d_norm_weight, d_norm_bias, *d_weights = totals
-        pixels = c.numel() // c.shape[1]
+        if batches_of is not None:
+            of_all = torch.stack((rstd * d_norm_weight, d_norm_bias)) * c.shape[1] / c.numel()
+            batches_of.mean_([of_all])
         for chunk in chunks(c):
             d = d_c[chunk]
-            if training:  # mean and variance depend on c: nothing gets through that only shifts or scales it
-                d.sub_((c[chunk] - mean).mul_(rstd * d_norm_weight / pixels)).sub_(d_norm_bias / pixels)
+            if batches_of is not None:  # nothing gets through that only shifts or scales the batch
+                d.sub_((c[chunk] - mean).mul_(of_all[0])).sub_(of_all[1])
             d.mul_(scale)
         return d_c.to(c.dtype), None, None, None, d_norm_weight.flatten(), d_norm_bias.flatten(), *d_weights
 

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from scipy.io import loadmat
-
 from ratlip_cli.data.archives import members
 from ratlip_cli.data.download import RemoteFile, google_drive
 from ratlip_cli.data.layout import Problem, Record
@@ -68,6 +66,8 @@ def records(places: Places) -> Iterator[Record | Problem]:
 
 def read_labels(place: Path) -> list[int]:
     """Return the class, 1 to 102, of each image in the order of their numbers; raises DataError where it cannot."""
+    from scipy.io import loadmat  # takes long to import, and all commands that read a dataset import this module
+
     for member in members(place, _LABELS):
         if isinstance(member, Problem):
             raise DataError(f"{place}: {member.name}: {member.reason}")
