@@ -254,7 +254,7 @@ class Group(World):
                 missing = [rank for rank in missing if not self._store.check([f"{rank} has lost another"])]
             names = [self._name(rank) for rank in missing]
         except RuntimeError:
-            names = ["the process that keeps the others together"]
+            names = ["torchrun" if processes.torchrun_keeps_store() else f"process 0 of {self.size}"]
         who = ", ".join(names) or f"the connection between the {self.size} processes"
         return f"{who} ended, or did not answer in time ({reason:.200}); go on from the last checkpoint with --resume."
 
@@ -374,10 +374,10 @@ def _begun(device: torch.device, seconds: float) -> Group:
     store, rank, size = processes.store(seconds), processes.rank(), int(os.environ["WORLD_SIZE"])
     timeout = datetime.timedelta(seconds=seconds)
     store.set_timeout(timeout)
-    if missing := processes.missing(seconds):
-        who = f"process {', '.join(map(str, missing))} of {size}"
-        raise DistributedError(f"{who} did not come in {seconds:.0f} s; {_LATE}")
     try:
+        if missing := processes.missing(seconds):
+            who = f"process {', '.join(map(str, missing))} of {size}"
+            raise DistributedError(f"{who} did not come in {seconds:.0f} s; {_LATE}")
         # NCCL wants a GPU for each process; else gloo carries what is on GPUs too.
         own_gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         backend = "nccl" if device.type == "cuda" and own_gpus else "gloo"
@@ -386,7 +386,7 @@ def _begun(device: torch.device, seconds: float) -> Group:
         )
     except RuntimeError as error:
         raise DistributedError(
-            f"a process did not come in {seconds:.0f} s ({first_line(error):.200}); {_LATE}"
+            f"a process ended, or did not come in {seconds:.0f} s ({first_line(error):.200}); {_LATE}"
         ) from error
     return Group(timeout)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
+import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -44,11 +45,32 @@ def begin() -> bool:
 def go_alone() -> None:
     """Let this process do what several do not share."""
     os.environ["WORLD_SIZE"] = "1"
+    os.environ.pop("TORCHELASTIC_RUN_ID", None)
 
 
-def is_restart() -> bool:
-    """Whether torchrun starts the processes again, after one of them had failed."""
-    return are_several() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def are_of_torchrun() -> bool:
+    """Whether torchrun started this process, alone or with others, and may start it again."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def launch() -> str:
+    """A word that all attempts of one torchrun share and that no other torchrun has, "" where there is none.
+
+    It is one that torchrun keeps; or --rdzv-id, where it keeps none.
+    """
+    if are_of_torchrun() and torchrun_keeps_store():
+        return str(_connected(_OTHERS_MAY_COME).compare_set("ratlip/launch", "", uuid.uuid4().hex).decode())
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return "" if run_id == "none" else run_id  # what torchrun says where nobody gave one
+
+
+def cannot_start_again() -> bool:
+    """Whether torchrun was asked to start several machines again, and cannot: docs/distributed.md says why.
+
+    With its backend `static` it can, which no variable tells.
+    """
+    asked = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1 and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    return asked and (torchrun_keeps_store() or not launch())
 
 
 def silence_torch() -> None:
@@ -70,38 +92,50 @@ def store(seconds: float = 600) -> Any:
     import torch.distributed
 
     dist: Any = torch.distributed
+    found = _connected(datetime.timedelta(seconds=seconds))
+    if torchrun_keeps_store():  # for all attempts, and with it the words of those that failed
+        found = dist.PrefixStore(f"ratlip/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", found)
+    _store.append(found)
+    found.set(f"{rank()} is here", "")
+    return found
+
+
+def _connected(timeout: datetime.timedelta) -> Any:
+    """The store that torchrun keeps, or the first process for this attempt."""
+    import torch.distributed
+
+    dist: Any = torch.distributed
     host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
-    timeout = datetime.timedelta(seconds=seconds)
+    keeps = rank() == 0 and not torchrun_keeps_store()
     try:
-        found = dist.TCPStore(host, int(port), None, _keeps_store(), timeout, wait_for_workers=False)
+        return dist.TCPStore(host, int(port), None, keeps, timeout, wait_for_workers=False)
     except (RuntimeError, ValueError) as error:
         _unreachable.append(True)
         raise DistributedError(
             f"the {size()} processes cannot find each other at {host}:{port} ({first_line(error)}); start them with "
             "torchrun, and choose another port where this one is taken."
         ) from error
-    # torchrun keeps one for all attempts, and with it the words of those that failed.
-    _store.append(dist.PrefixStore(f"ratlip/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", found))
-    _store[0].set(f"{rank()} is here", "")
-    return _store[0]
 
 
-def _keeps_store() -> bool:
-    """Whether this process keeps the words of all, and not torchrun."""
-    return rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+def torchrun_keeps_store() -> bool:
+    """Whether torchrun keeps the words of all, and not the first process."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def missing(seconds: float) -> list[int]:
     """The processes that have not come, after waiting so long for all."""
-    names = {other: f"{other} is here" for other in range(size())}
-    with contextlib.suppress(RuntimeError):
-        store(seconds).wait([*names.values()], datetime.timedelta(seconds=seconds))
-    return [other for other, name in names.items() if not store().check([name])]
+    kept, deadline = store(seconds), time.monotonic() + seconds
+    absent = list(range(size()))
+    while True:  # and not in C++, where no signal is heeded
+        absent = [other for other in absent if not kept.check([f"{other} is here"])]
+        if not absent or time.monotonic() > deadline:
+            return absent
+        time.sleep(0.05)
 
 
 def end() -> None:
     """Before this process ends with an error: let the others, which may come later, read what it told."""
-    if _store and _keeps_store():
+    if _store and rank() == 0 and not torchrun_keeps_store():
         missing(_OTHERS_MAY_COME.total_seconds())
 
 
@@ -133,4 +167,4 @@ def speaks() -> bool:
                 return False
         return bool(store().add("told", 1) == 1)
     except (RuntimeError, DistributedError):  # nobody keeps the words any more
-        return True
+        return rank() == 1 or local_rank() == 0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,13 +18,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from command_line import ratlip
 from torch import nn
 
+from ratlip_cli import processes
 from ratlip_cli.distributed import GlobalBatchNorm1d, GlobalBatchNorm2d, World, _buckets, _dense
 from ratlip_cli.errors import UsageError
 from ratlip_cli.tensor_files import load_tensors
 from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.start import open_session
 
 STEPS = Path(__file__).parent / "distributed_steps.py"
 
@@ -362,24 +368,81 @@ def test_a_missing_process_and_a_taken_port_are_one_line(tiny_settings: TrainSet
     assert "choose another port" in err
 
 
+@pytest.mark.slow
+def test_a_first_process_that_ends_before_all_have_come_is_one_line(
+    tiny_settings: TrainSettings, tmp_path: Path
+) -> None:
+    kept = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    second = by_hand(kept.port, 1, *options(tiny_settings, out=str(tmp_path / "run")))
+    kept.wait(["1 is here"], datetime.timedelta(seconds=200))
+    del kept
+    code, _, err = ended(second)
+    assert (code, len(err.splitlines())) == (1, 1), err
+    assert "a process ended, or did not come" in err
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(word) for file in files for word in file.read_text().split()]
+
+
+def is_of_rank(pid: int, rank: int) -> bool:
+    return f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
 def worker(launcher: int, rank: int) -> int:
     """The process of that rank that a torchrun has started."""
-    children = Path(f"/proc/{launcher}/task").glob("*/children")
-    for pid in (int(word) for file in children for word in file.read_text().split()):
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if f"RANK={rank}".encode() in environment:
-            return pid
-    raise AssertionError(f"no process of rank {rank}")
+    return next(pid for pid in children(launcher) if is_of_rank(pid, rank))
 
 
-def signalled(process: subprocess.Popen[str], rank: int, number: int, run: Path, after: int) -> None:
-    """Send a signal to one process as soon as so many steps are logged."""
-    deadline = time.monotonic() + 120
+def workers(launcher: int) -> list[int]:
+    """The processes of any rank that a torchrun has started."""
+    found = []
+    for pid in children(launcher):
+        with contextlib.suppress(OSError):  # it has ended
+            if b"\0RANK=" in Path(f"/proc/{pid}/environ").read_bytes():
+                found.append(pid)
+    return found
+
+
+def worker_of(parent: int) -> int:
+    """The one process that a process has started, 0 where there is none; and none of multiprocessing's helpers."""
+    own = [pid for pid in children(parent) if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return own[0] if own else 0
+
+
+def steps_come(process: subprocess.Popen[str], run: Path, after: int) -> None:
+    """Wait until so many steps are logged."""
+    deadline = time.monotonic() + 300
     while not ((run / "metrics.jsonl").is_file() and len(records(run)) >= after):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
-    os.kill(worker(process.pid, rank), number)
+
+
+def signalled(process: subprocess.Popen[str], rank: int, number: int, run: Path, after: int, later: float = 0) -> int:
+    """Send a signal to one process as soon as so many steps are logged, or so many seconds later; its number."""
+    steps_come(process, run, after)
+    time.sleep(later)
+    pid = worker(process.pid, rank)
+    os.kill(pid, number)
+    return pid
+
+
+def a_moment(most: int) -> tuple[int, float]:
+    """A random step up to `most`, and seconds after it; pytest shows the seed where a test fails."""
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed of the moment: {seed}")
+    chosen = random.Random(seed)
+    return chosen.randint(1, most), chosen.uniform(0, 0.1)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process has not ended, whether or not its parent has noticed it."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds torchrun's processes in /proc")
@@ -392,7 +455,7 @@ TWELVE_STEPS = {"steps": 12, "save_every": 3}
 def uninterrupted(tiny_settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes."""
     run = tmp_path_factory.mktemp("uninterrupted") / "run"
-    code, _, err = ended(train(*options(tiny_settings, **TWELVE_STEPS, out=str(run)), "--devices", "2"))
+    code, _, err = ended(train(*options(tiny_settings, **TWELVE_STEPS, out=str(run)), "--devices", "2"), 400)
     assert code == 0, err
     return run
 
@@ -405,7 +468,7 @@ def test_a_killed_process_is_started_again(
 ) -> None:
     run, given = tmp_path / "run", tiny_settings.replaced(**TWELVE_STEPS)
     process = train(*options(given, out=str(run)), torchrun=["--nproc-per-node", "2", "--max-restarts", "1"])
-    signalled(process, rank, signal.SIGKILL, run, after=5)
+    signalled(process, rank, signal.SIGKILL, run, *a_moment(most=9))
     code, out, err = ended(process)
     assert (code, out.split()) == (0, [str(run)]), err
     ours = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -421,7 +484,13 @@ def test_a_killed_process_is_started_again(
 def test_a_killed_process_ends_the_other_one(tiny_settings: TrainSettings, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = train(*options(tiny_settings, steps=4000, out=str(run)), "--devices", "2")
-    signalled(process, 1, signal.SIGKILL, run, after=3)
+    steps_come(process, run, 1)
+    first = worker(process.pid, 0)
+    signalled(process, 1, signal.SIGKILL, run, *a_moment(most=20))
+    killed = time.monotonic()
+    while is_alive(first):
+        assert time.monotonic() - killed < 10
+        time.sleep(0.02)
     code, _, err = ended(process, 60)
     assert code == 128 + signal.SIGKILL
     assert err.count("error:") == 1
@@ -455,3 +524,217 @@ def test_a_process_that_hangs_is_named(tiny_settings: TrainSettings, tmp_path: P
     assert code == 1
     assert err.count("error:") == 1
     assert "error: process 1 of 2" in err
+
+
+def machine(port: int, nodes: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A machine's torchrun with one process, in `folder`."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nnodes", nodes, "--nproc-per-node", "1"),
+            *("--max-restarts", "3", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}"),
+            *("--rdzv-conf", "last_call_timeout=1", "--local-addr", "localhost", "--rdzv-id", "the test's"),
+            *("-m", "ratlip_cli", "train", *arguments),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+    )
+
+
+def listens(port: int) -> None:
+    """Wait until the first machine keeps the words of torchrun."""
+    deadline = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("localhost", port), 1):
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@needs_proc
+@pytest.mark.parametrize("lost", ["process 0", "the second machine"])
+def test_several_machines_go_on(lost: str, uninterrupted: Path, tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    """One machine's torchrun has then counted a restart, and the other one's, or that of the new machine, none."""
+    run, port = tmp_path / "run", free_port()
+    given = options(tiny_settings, **TWELVE_STEPS, out=str(run))
+    machines = [machine(port, "2", tmp_path, *given)]
+    listens(port)
+    machines.append(machine(port, "2", tmp_path, *given))
+    steps_come(machines[0], run, 4)
+    if lost == "process 0":
+        os.kill(next(pid for one in machines for pid in workers(one.pid) if is_of_rank(pid, 0)), signal.SIGKILL)
+    else:
+        gone = machines.pop()
+        (own,) = workers(gone.pid)
+        gone.kill()
+        os.kill(own, signal.SIGKILL)
+        gone.communicate()
+        machines.append(machine(port, "2", tmp_path, *given))
+    said = [one.communicate(timeout=400)[0] for one in machines]
+    assert [one.returncode for one in machines] == [0, 0], said
+    ours = [line for words in said for line in words.splitlines() if line.startswith("error: process")]
+    assert len(ours) == 1, said
+    assert f"process {0 if lost == 'process 0' else 1} of 2" in ours[0]
+    assert [line["step"] for line in records(run)] == list(range(1, 13))
+    weights = [load_tensors(folder / "model" / "generator.safetensors") for folder in (uninterrupted, run)]
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+
+
+@pytest.mark.slow
+@needs_proc
+def test_a_machine_that_comes_later_joins_the_run(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    """torchrun starts all again and counts no restart; without --out there is one run, which goes on."""
+    port, given = free_port(), options(tiny_settings, steps=100_000)
+    machines = [machine(port, "1:2", tmp_path, *given)]
+    deadline = time.monotonic() + 300
+    while not (found := list(tmp_path.glob("runs/*/metrics.jsonl"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    run = found[0].parent
+    steps_come(machines[0], run, 2)
+    machines.append(machine(port, "1:2", tmp_path, *given))
+    while not workers(machines[1].pid):
+        assert time.monotonic() < deadline + 300
+        assert machines[0].poll() is None, machines[0].communicate()
+        time.sleep(0.1)
+    steps_come(machines[0], run, len(records(run)) + 2)
+    for one in machines:
+        one.terminate()
+    said = [one.communicate(timeout=200)[0] for one in machines]
+    assert any("in 2 processes" in words for words in said), said
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.name]
+    steps = [line["step"] for line in records(run)]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_restart_goes_on_with_the_run_of_its_own_launch_alone(
+    tiny_settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = tiny_settings.replaced(steps=2, out="")
+    older = open_session(settings)
+    older.folder.close()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this one")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # it had died before it made a folder
+    begun = open_session(settings)
+    list(begun.run())
+    assert begun.folder.path != older.folder.path
+    again = open_session(settings)
+    assert (again.folder.path, again.finished) == (begun.folder.path, True)
+    again.folder.close()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another one")
+    other = open_session(settings)
+    other.folder.close()
+    assert other.folder.path not in (older.folder.path, begun.folder.path)
+
+
+@pytest.mark.slow
+@needs_proc
+def test_a_reader_that_is_killed_during_an_exchange_is_named(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = train(*options(tiny_settings, steps=100_000, workers=1, out=str(run)), "--devices", "2")
+    steps_come(process, run, 2)
+    first, second = (worker(process.pid, rank) for rank in range(2))
+    os.kill(second, signal.SIGSTOP)
+    time.sleep(2)  # now the first one waits for it in an exchange
+    os.kill(worker_of(first), signal.SIGKILL)
+    time.sleep(0.5)
+    os.kill(second, signal.SIGCONT)
+    code, _, err = ended(process, 60)
+    assert (code, err.count("error:")) == (1, 1), err
+    assert "a process that reads images was killed" in err
+
+
+TIMEOUT = """
+import datetime, torch, torch.distributed as dist
+import torch.testing._internal.distributed.fake_pg
+from ratlip_cli import processes
+from ratlip_cli.distributed import Group
+dist.init_process_group("fake", store=dist.HashStore(), rank=0, world_size=1)
+processes._store.append(dist.HashStore())
+group = Group(datetime.timedelta(seconds=77))
+print(group._between_cpus._get_backend(torch.device("cpu")).options._timeout.total_seconds())
+"""
+
+
+def test_decisions_between_gpus_wait_as_long_as_they_are_told_to() -> None:
+    told = subprocess.run([sys.executable, "-c", TIMEOUT], capture_output=True, text=True, timeout=300)
+    assert told.stdout == "77.0\n", told.stderr
+
+
+@pytest.mark.parametrize(
+    ("machines", "restarts", "shares", "run_id", "cannot"),
+    [
+        ("2", "3", "False", "mine", False),
+        ("2", "3", "False", "none", True),
+        ("2", "3", "True", "mine", True),
+        ("2", "0", "True", "none", False),  # not asked to
+        ("1", "3", "True", "none", False),
+    ],
+)
+def test_what_torchrun_cannot_start_again_is_known(
+    machines: str, restarts: str, shares: str, run_id: str, cannot: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elastic = {"MAX_RESTARTS": restarts, "USE_AGENT_STORE": shares, "RUN_ID": run_id}
+    for name, value in {
+        "GROUP_WORLD_SIZE": machines,
+        **{f"TORCHELASTIC_{key}": elastic[key] for key in elastic},
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert processes.cannot_start_again() == cannot
+
+
+MEETING = """
+from ratlip_cli import processes
+assert processes.missing(200) == []
+print(processes.said("what", lambda: "{said}"), processes.launch())
+"""
+
+
+def asked_in_each(program: str, port: int, counts: str, **elastic: str) -> list[list[str]]:
+    """The words that processes print, of which torchrun has counted so many restarts."""
+    all_of_them = []
+    for rank, count in enumerate(counts):
+        env = {"RANK": str(rank), "WORLD_SIZE": str(len(counts)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        env |= {f"TORCHELASTIC_{name}": value for name, value in {**elastic, "RESTART_COUNT": count}.items()}
+        command = [sys.executable, "-c", program]
+        all_of_them.append(
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "LOCAL_RANK": "1", **env})
+        )
+    return [one.communicate(timeout=300)[0].split() for one in all_of_them]
+
+
+def test_processes_of_a_machine_know_their_torchrun_and_nothing_that_those_before_them_said() -> None:
+    """Two attempts under one store, as torchrun keeps it for those of one machine."""
+    kept = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    launches = set()
+    for said, counts in (("first", "00"), ("second", "11")):
+        words = asked_in_each(MEETING.format(said=said), kept.port, counts, RUN_ID="none", USE_AGENT_STORE="True")
+        assert [first for first, _ in words] == [said, said]
+        launches |= {launch for _, launch in words}
+    assert len(launches) == 1
+
+
+def test_processes_of_several_machines_meet_whatever_their_torchruns_count() -> None:
+    words = asked_in_each(MEETING.format(said="this"), free_port(), "10", RUN_ID="mine", USE_AGENT_STORE="False")
+    assert words == [["this", "mine"]] * 2
+
+
+ABANDONED = """
+import os, time
+from ratlip_cli import processes
+assert processes.missing(200) == []
+processes.store().add("met", 1)
+while processes.rank() == 0 and processes.store().add("met", 0) < 3:
+    time.sleep(0.05)
+if processes.rank() == 0:
+    os._exit(9)
+print(processes.speaks())
+"""
+
+
+def test_one_process_of_a_machine_speaks_where_the_first_one_was_killed() -> None:
+    assert asked_in_each(ABANDONED, free_port(), "000") == [[], ["True"], ["False"]]

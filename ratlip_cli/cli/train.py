@@ -71,7 +71,7 @@ def train(
     if print_config:
         console.result_toml(settings.to_toml().rstrip())
         return
-    if not processes.is_restart():  # which goes on with the run that is there
+    if dry_run or not processes.are_of_torchrun():  # which may start them again, to go on with the run that is there
         check_beginning(settings)
     several = 1 if dry_run else count(devices, settings.device)
     if several > 1:

@@ -1,7 +1,7 @@
 """The run folder: everything that one training run writes.
 
 runs/oxford-ratlip-1/
-  config.toml         the resolved settings; `ratlip train --config` repeats the run with them
+  config.toml         the resolved settings, `ratlip train --config` repeats the run with them; and of which torchrun
   environment.json    versions, machine and commit that trained last, see environment.py
   data.json           where its prepared dataset was, see data/of_run.py
   metrics.jsonl       one StepRecord a line, with the scores where the step was evaluated
@@ -75,8 +75,11 @@ class RunFolder:
                 raise already_there(path) from None
             return cls(path)
 
-    def open(self, settings: TrainSettings, steps_done: int) -> None:
+    def open(self, settings: TrainSettings, steps_done: int, launch: str = "") -> None:
         """Open for appending after step `steps_done`; what a kill left half-written or ahead of it is dropped.
+
+        Args:
+            launch: `processes.launch`: processes that it starts again find the run by it.
 
         Raises TrainingError where another process has it open.
         """
@@ -89,7 +92,7 @@ class RunFolder:
         for folder in (self.model, self.best):  # safetensors' own, which earlier versions of ratlip had beside the file
             for path in folder.glob(".tmp??????"):
                 path.unlink(missing_ok=True)
-        write_text(self.config, settings.to_toml())
+        write_text(self.config, settings.to_toml() + _note_of(launch))
         with writing(self.path):
             truncate_metrics(self.metrics, steps_done)
             self._log = self.metrics.open("a", encoding="utf-8", buffering=1)
@@ -130,6 +133,17 @@ class RunFolder:
         if self._trackers is not None:
             self._trackers.close()
         self._lock.close()
+
+
+def is_of_launch(run: Path, launch: str) -> bool:
+    """Whether processes of this launch trained last in a run folder."""
+    with contextlib.suppress(OSError, ValueError):
+        return (run / "config.toml").read_text(encoding="utf-8").endswith(_note_of(launch))
+    return False
+
+
+def _note_of(launch: str) -> str:
+    return f"\n# by torchrun {launch!r}\n" if launch else ""
 
 
 def truncate_metrics(path: Path, steps_done: int) -> None:

@@ -27,7 +27,7 @@ from ratlip_cli.progress import Progress, silent
 from ratlip_cli.setting import RUNS
 from ratlip_cli.training.checkpoint import Checkpoint, Identity, newest_checkpoint, read_checkpoint, resume
 from ratlip_cli.training.init_from import find_start, start_from
-from ratlip_cli.training.run_folder import RunFolder
+from ratlip_cli.training.run_folder import RunFolder, is_of_launch
 from ratlip_cli.training.run_paths import is_last, kept_dataset, list_checkpoints, step_of, steps_logged
 from ratlip_cli.training.session import TrainingSession, sample_prompts
 from ratlip_cli.training.settings import (
@@ -45,6 +45,11 @@ from ratlip_cli.weights.clip_files import BUNDLED, check_clip, load_clip
 from ratlip_cli.weights.model_folder import Model, create_model_folder, model_config
 
 ENCODED_AT_ONCE = 256  # Captions whose conditions are computed at once.
+
+_CANNOT_START_AGAIN = (
+    "with --rdzv-backend c10d, torchrun surely starts several machines again only where --rdzv-id is given and "
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is set on each"
+)
 
 
 def open_session(
@@ -69,8 +74,11 @@ def open_session(
     world = join(device, parse_duration(settings.dist_timeout))
     world.rows(settings.batch_size, *settings.shares)
     world.agree({"ratlip": __version__, "torch": torch.__version__, **settings.of_all_processes})
-    settings = _after_restart(settings)
+    launch = processes.launch() if world.is_first else ""
+    settings = _after_restart(settings, launch, world)
     check_beginning(settings)
+    if processes.cannot_start_again():
+        tell(_CANNOT_START_AGAIN)
     start = find_start(settings) if settings.init_from and not settings.resume else None
     before = settings_of_run(settings.resumed_run) if settings.resumed_run else settings
     dataset, clip = world.in_turn(lambda: open_inputs(settings, device, progress))
@@ -104,7 +112,7 @@ def open_session(
     folder = RunFolder(run) if run is not None else _made_by_first(settings, world)
     with _nothing_left_of(folder, is_new=run is None and world.is_first):
         if world.is_first:
-            folder.open(settings, trainer.steps_done)
+            folder.open(settings, trainer.steps_done, launch)
         if world.is_first and isinstance(dataset, CaptionedImages):
             note_dataset(folder.path, dataset.path, dataset.fingerprint)
         branches_off = run is None and checkpoint is not None
@@ -130,13 +138,30 @@ def _nothing_left_of(folder: RunFolder, is_new: bool) -> Iterator[None]:
         raise
 
 
-def _after_restart(settings: TrainSettings) -> TrainSettings:
-    """The settings; those of a run that torchrun has started again go on with what it had written."""
-    if not processes.is_restart() or settings.resume == "auto":
-        return settings
-    if settings.out or not settings.resume:
-        return settings.replaced(resume="auto")
-    return settings.replaced(resume=str(run_of(Path(settings.resume))))
+def _after_restart(settings: TrainSettings, launch: str, world: World) -> TrainSettings:
+    """The settings; where torchrun has started the processes again, those of going on with the run that they began.
+
+    Args:
+        launch: `processes.launch`, in the first process.
+    """
+    run = world.said("run of this launch", lambda: str(_run_of_launch(settings, launch) or ""))
+    return settings.replaced(resume=run) if run else settings
+
+
+def _run_of_launch(settings: TrainSettings, launch: str) -> Path | None:
+    """The newest run of these settings that earlier processes of this launch trained in, if any."""
+    if not launch:
+        return None
+    if settings.out:
+        candidates = [Path(settings.out)]
+    else:
+        candidates = [settings.resumed_run] if settings.resumed_run else list(RUNS.glob("*"))
+    found = []
+    for run in candidates:
+        with contextlib.suppress(UsageError):  # no run folder, or one of another version
+            if is_of_launch(run, launch) and settings_of_run(run).same_run(settings):
+                found.append(run)
+    return max(found, key=lambda run: (run / "config.toml").stat().st_mtime, default=None)
 
 
 def _made_by_first(settings: TrainSettings, world: World) -> RunFolder:
