@@ -32,7 +32,7 @@ from ratlip_cli.tensor_files import save_tensors
 from ratlip_cli.training import benchmark
 from ratlip_cli.training.dry_run import dry_run
 from ratlip_cli.training.objectives.lafite import LafiteObjective
-from ratlip_cli.training.settings import TrainSettings, resolve_settings
+from ratlip_cli.training.settings import TrainSettings, check_beginning, resolve_settings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import load_clip
@@ -208,6 +208,16 @@ def test_arithmetic_of_a_step_counts_what_is_due_by_its_share(
     none, r1, path, both = gflop(0, 0), gflop(1, 0), gflop(0, 1), gflop(3, 4)
     assert none < min(r1, path)
     assert both == pytest.approx(none + (r1 - none) / 3 + (path - none) / 4)
+
+
+def test_contrastive_terms_of_one_image_are_refused(small: TrainSettings) -> None:
+    """They would be 0, and say nothing of it."""
+    alone = small.replaced(grad_accum=small.batch_size)
+    words = "batch_size 4 in 4 micro-batches leaves one image to each, and LAFITE's contrastive terms compare"
+    with pytest.raises(UsageError, match=words):
+        check_beginning(alone)
+    check_beginning(alone.replaced(itd=0.0, itc=0.0))
+    check_beginning(small.replaced(grad_accum=2, batch_norm="local"), several=2)
 
 
 def test_a_mapper_of_another_clip_is_refused(small: TrainSettings, tmp_path: Path) -> None:

@@ -223,6 +223,15 @@ class Lafite(Family):
     def needs_captions(self, weights: LafiteObjectiveConfig) -> bool:
         return not (weights.language_free or weights.mixing)
 
+    def compares_micro_batch(self, settings: Any) -> str | None:
+        weights = settings.objective_weights()
+        if not (weights.itd or weights.itc):
+            return None
+        return (
+            "LAFITE's contrastive terms compare the images of one: use a smaller --grad-accum, or leave them out by "
+            "--itd 0 --itc 0"
+        )
+
     def of_images(self, clip: FrozenCLIP, images: Tensor) -> Tensor:
         """CLIP's image vectors at unit length (B,d), which stand for text in training without captions."""
         return self.condition(clip, clip.encode_image(images))
