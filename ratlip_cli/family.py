@@ -154,6 +154,15 @@ class Family(ABC):
         """Whether its objective of these weights (from `objective_weights`) needs a caption of every image."""
         return True
 
+    def reads_captions(self, weights: Any) -> bool:
+        """Whether its objective of these weights looks at captions at all."""
+        return True
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether an image can stand for a caption, see `of_images`."""
+        return type(self).of_images is not Family.of_images
+
     def of_images(self, clip: FrozenCLIP, images: Tensor) -> Tensor:
         """The condition (B,...) of images (B,3,H,W) in [-1,1] that have no caption.
 

@@ -223,6 +223,9 @@ class Lafite(Family):
     def needs_captions(self, weights: LafiteObjectiveConfig) -> bool:
         return not (weights.language_free or weights.mixing)
 
+    def reads_captions(self, weights: LafiteObjectiveConfig) -> bool:
+        return not weights.language_free
+
     def compares_micro_batch(self, settings: Any) -> str | None:
         weights = settings.objective_weights()
         if not (weights.itd or weights.itc):

@@ -59,7 +59,7 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
         start.check_clip(clip)
     rows, all_captions = None, list[str]()
     if isinstance(dataset, CaptionedImages):
-        all_captions = dataset.captions
+        all_captions = dataset.captions if settings.reads_captions else []
         first = settings.family.rows(clip, ["a caption"])
         rows = torch.zeros(len(all_captions) + 1, *first.shape[1:], dtype=first.dtype)  # the last one for no caption
         batches = training_batches(dataset, settings.batch_size, 0, settings.workers)
@@ -74,9 +74,8 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
             step_seconds = []
             for batch in itertools.islice(batches, 1 + (1 if number else MEASURED_STEPS)):
                 started = time.perf_counter()
-                captions = (
-                    [] if isinstance(batch.captions, tuple) else [at for at in batch.captions.tolist() if at >= 0]
-                )
+                numbers = [] if isinstance(batch.captions, tuple) else batch.captions.tolist()
+                captions = [number for number in numbers if number >= 0 and settings.reads_captions]
                 if captions:
                     trainer.rows[captions] = settings.family.rows(clip, [all_captions[index] for index in captions])
                 encoded = time.perf_counter()

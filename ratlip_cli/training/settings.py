@@ -323,6 +323,11 @@ class TrainSettings:
         return self.family.needs_captions(self.objective_weights())
 
     @property
+    def reads_captions(self) -> bool:
+        """Whether the run looks at captions at all: in its steps, its samples and its evaluations."""
+        return self.family.reads_captions(self.objective_weights())
+
+    @property
     def trackers(self) -> list[str]:
         """The names in `log`, each once."""
         names = filter(None, (name.strip() for name in self.log.split(",")))

@@ -44,6 +44,7 @@ from ratlip_cli.training.validation import Validation
 from ratlip_cli.weights.clip_files import BUNDLED, check_clip, load_clip
 from ratlip_cli.weights.model_folder import Model, create_model_folder, model_config
 
+_NOT_READ = "no caption is looked at: CLIP's vectors of the images stand in"
 ENCODED_AT_ONCE = 256  # Captions whose conditions are computed at once.
 
 
@@ -166,26 +167,29 @@ def _tell_data(
     if isinstance(dataset, StreamedImages):
         count = f"{len(dataset):,}" if len(dataset) else "an unknown number of"
         too = "" if settings.needs_captions else ", and images without one are taken too"
-        tell(f"a stream of {len(dataset.shards):,} shards, {count} images; captions are encoded as they come{too}")
+        told = f"captions are encoded as they come{too}" if settings.reads_captions else _NOT_READ
+        tell(f"a stream of {len(dataset.shards):,} shards, {count} images; {told}")
         return
-    if dataset.captions:
+    if not settings.reads_captions:
+        tell(f"{len(dataset):,} images; {_NOT_READ}")
+    elif dataset.captions:
         tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
-    if dataset.uncaptioned:
+    if dataset.uncaptioned and settings.reads_captions:
         tell(f"{dataset.uncaptioned:,} of {len(dataset):,} images have no caption: CLIP's vectors of them stand in")
     left_out = sum("it has no caption" in problem.reason for problem in dataset.info.left_out)
     if left_out and not settings.needs_captions:
         tell(f"{left_out:,} more were left out for want of a caption; prepare them again with --keep-uncaptioned")
-    for line in caption_notes(clip, dataset.captions):
+    for line in caption_notes(clip, dataset.captions if settings.reads_captions else []):
         tell(line)
 
 
 def _rows(settings: TrainSettings, dataset: CaptionedImages | StreamedImages, clip: FrozenCLIP) -> Tensor | None:
     """What training keeps of every caption (captions,...); text vectors are kept beside the data too.
 
-    Where images have no caption, a row of zeros comes last. Of a stream nothing is kept.
+    Where images have no caption, a row of zeros comes last. Of a stream nothing is kept, nor where none is looked at.
     """
     family = settings.family
-    if isinstance(dataset, StreamedImages):
+    if isinstance(dataset, StreamedImages) or not settings.reads_captions:
         return None
     if type(family).rows is Family.rows:
         none = torch.zeros(1 if dataset.uncaptioned else 0, clip.geometry.embed_dim)
@@ -198,6 +202,7 @@ def _rows(settings: TrainSettings, dataset: CaptionedImages | StreamedImages, cl
 def _record(settings: TrainSettings, dataset: CaptionedImages | StreamedImages) -> dict[str, Any]:
     """What config.json says of the training, for records and for the model card."""
     info = dataset.info
+    captions = len(dataset.captions) if isinstance(dataset, CaptionedImages) and settings.reads_captions else 0
     return {
         "dataset": settings.dataset,
         "dataset_fingerprint": dataset.fingerprint,
@@ -206,9 +211,9 @@ def _record(settings: TrainSettings, dataset: CaptionedImages | StreamedImages) 
             "source": info.source,
             "licence": info.licence,
             "images": len(dataset),
-            **({"captions": len(dataset.captions) or "none"} if isinstance(dataset, CaptionedImages) else {}),
+            **({"captions": captions or "none"} if isinstance(dataset, CaptionedImages) else {}),
         },
-        "prompts": sample_prompts(dataset),
+        "prompts": sample_prompts(dataset) if settings.reads_captions else [],
         "settings": settings.recorded,
     }
 
