@@ -154,6 +154,17 @@ class Family(ABC):
         """Whether its objective of these weights (from `objective_weights`) needs a caption of every image."""
         return True
 
+    def files(self, weights: Any) -> dict[str, dict[str, Tensor]]:
+        """What its objective of these weights learns from besides data and CLIP: tensors by name, by setting.
+
+        Raises WeightsError for a file that is not what the setting names.
+        """
+        return {}
+
+    def ignored(self, weights: Any) -> str | None:
+        """What of these weights has no effect beside the others, if anything, in a line."""
+        return None
+
     def reads_captions(self, weights: Any) -> bool:
         """Whether its objective of these weights looks at captions at all."""
         return True

@@ -223,6 +223,20 @@ class Lafite(Family):
     def needs_captions(self, weights: LafiteObjectiveConfig) -> bool:
         return not (weights.language_free or weights.mixing)
 
+    def files(self, weights: LafiteObjectiveConfig) -> dict[str, dict[str, Tensor]]:
+        from pathlib import Path
+
+        from ratlip_cli.training.objectives.lafite import mapper_tensors
+
+        if not weights.pseudo_mapper or self.needs_captions(weights):
+            return {}
+        return {"pseudo_mapper": mapper_tensors(Path(weights.pseudo_mapper))}
+
+    def ignored(self, weights: LafiteObjectiveConfig) -> str | None:
+        if not weights.pseudo_mapper or not self.needs_captions(weights):
+            return None
+        return "the mapper of --pseudo-mapper is not used: it is for --language-free or --mixing"
+
     def reads_captions(self, weights: LafiteObjectiveConfig) -> bool:
         return not weights.language_free
 
