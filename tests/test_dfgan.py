@@ -272,7 +272,7 @@ def test_the_file_of_2020_and_back() -> None:
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_ratgans_file_and_back(trained: bool) -> None:
+def test_ratgans_file_and_back(trained: bool, caplog: pytest.LogCaptureFixture) -> None:
     """What the model of flowers alone uses of it was never trained in the others: its last weights are 0 there."""
     nets = numbered(keys("ratgan")["published_nf64"])
     net = nets["netG"]
@@ -285,6 +285,12 @@ def test_ratgans_file_and_back(trained: bool) -> None:
     assert checkpoint.generator_config.variant == (FLOWER if trained else "ratgan-released")
     fit(RATGAN_FLOWER if trained else RATGAN_RELEASED, checkpoint)
     assert_same_files(export_ratgan(checkpoint.generator, checkpoint.discriminator), nets, unused=".fea_l")
+    if trained:
+        assert import_ratgan(nets, "ratgan-released").generator_config.variant == "ratgan-released"
+        assert "its third affines were trained, as those of ratgan-flower-released" in caplog.text
+    else:
+        assert import_ratgan(nets, FLOWER).generator_config.variant == "ratgan-released"
+        assert not caplog.text
 
 
 def fit(family: Family, checkpoint: ReleasedCheckpoint) -> None:

@@ -268,8 +268,8 @@ class ReleasedAttnGAN(OnDamsm, AttnGAN):
     generator_config = ReleasedAttnGANConfig
     discriminator_config = ReleasedAttnGANDiscriminatorConfig
 
-    def damsm_width(self, generator_config: ReleasedAttnGANConfig) -> int:
-        return generator_config.text_dim
+    def damsm_widths(self, generator_config: ReleasedAttnGANConfig) -> dict[str, int]:
+        return {"text vectors": generator_config.text_dim, "words": generator_config.word_dim}
 
     def condition(self, encoder: DamsmTextEncoder, rows: Tensor) -> Tensor:  # type: ignore[override]
         """Sentence and words of the DAMSM, packed (B,1+context,1+text_dim)."""
