@@ -3,8 +3,9 @@
     python tests/benchmarks/lafite.py                # the preset `demo`
     python tests/benchmarks/lafite.py --path-length  # with the path length every four steps, as published
 
-Both trainers have the same networks and take turns, a cycle of `--steps` steps each, first one, then the other first; R1 is
-due once in a cycle. The ratio is the median of those of the rounds. Prints one JSON object; exits with 1 where ours takes more than 1.5 times as long.
+Both trainers have the same networks and take turns, a cycle of `--steps` steps each, the other one first in every
+second round; R1 is due once in a cycle. The ratio is the median of the rounds' own. Prints one JSON object; exits with
+1 where ours takes more than 1.5 times as long.
 """
 
 from __future__ import annotations
