@@ -47,6 +47,7 @@ class Family(ABC):
         blocks_name: what people call the part of its generator that its blocks are of.
         trainable: whether it is trained here; else it is for published weights.
         recomputes: whether its generator has `blocks`, which --recompute computes twice.
+        local_statistics: whether its BatchNorm needs two images or more, of each process under --batch-norm local.
         in_halves: whether its losses treat the halves of a micro-batch differently, so that processes share out both.
     """
 
@@ -63,6 +64,7 @@ class Family(ABC):
     blocks_name: ClassVar[str] = "the generator"
     trainable: ClassVar[bool] = True
     recomputes: ClassVar[bool] = False
+    local_statistics: ClassVar[bool] = False
     in_halves: ClassVar[bool] = False
 
     @property
@@ -125,8 +127,8 @@ class Family(ABC):
     ) -> Objective:
         """What both networks are trained for; `settings` are the run's TrainSettings."""
 
-    def check_trained(self, settings: Any) -> None:
-        """Raise UsageError where no run of these TrainSettings can be, whatever the data."""
+    def check_trained(self, settings: Any, processes: int = 1) -> None:
+        """Raise UsageError where no run of these TrainSettings in so many processes can be, whatever the data."""
         if not self.trainable:
             raise UsageError(
                 f"variant {self.name} is for published weights, which read captions by a text encoder of their own, "
@@ -134,10 +136,43 @@ class Family(ABC):
             )
         if settings.recompute and not self.recomputes:
             raise UsageError(f"variant {self.name} has no blocks to compute again; leave out --recompute.")
+        images = settings.batch_size // settings.grad_accum
+        if self.local_statistics and settings.batch_norm == "local":
+            images //= processes
+        if images < 2 and (reason := self.compares_micro_batch(settings)):
+            of_each = "" if processes == 1 else f" in {processes} processes"
+            raise UsageError(
+                f"batch_size {settings.batch_size} in {settings.grad_accum} micro-batches{of_each} leaves one image to "
+                f"each, and {reason}."
+            )
+
+    def compares_micro_batch(self, settings: Any) -> str | None:
+        """Why a micro-batch of these TrainSettings needs two images or more, and what to do; None if it does not."""
+        return None
 
     def needs_captions(self, weights: Any) -> bool:
         """Whether its objective of these weights (from `objective_weights`) needs a caption of every image."""
         return True
+
+    def files(self, weights: Any) -> dict[str, dict[str, Tensor]]:
+        """What its objective of these weights learns from besides data and CLIP: tensors by name, by setting.
+
+        Raises WeightsError for a file that is not what the setting names.
+        """
+        return {}
+
+    def ignored(self, weights: Any) -> str | None:
+        """What of these weights has no effect beside the others, if anything, in a line."""
+        return None
+
+    def reads_captions(self, weights: Any) -> bool:
+        """Whether its objective of these weights looks at captions at all."""
+        return True
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether an image can stand for a caption, see `of_images`."""
+        return type(self).of_images is not Family.of_images
 
     def of_images(self, clip: FrozenCLIP, images: Tensor) -> Tensor:
         """The condition (B,...) of images (B,3,H,W) in [-1,1] that have no caption.

@@ -54,7 +54,7 @@ class LikeModel(TorchModel):
         self.like = self._request = request
         image = from_image(read_square(request.image, model.config.generator.image_size))
         self.vector = image_vectors(model, image[None])  # (1,d)
-        if not reads_image_vectors(model):
+        if not model.family.takes_images:
             logger.info(
                 "%s learned from text vectors alone: --like is experimental with it, it suits LAFITE", self.name
             )
@@ -98,15 +98,10 @@ class LikeModel(TorchModel):
         return super().images(z, [(row[None], self.vector) for row in mixed])
 
 
-def reads_image_vectors(model: Model) -> bool:
-    """Whether image vectors stand for text in the training of models such as this one."""
-    return type(model.family).of_images is not Family.of_images
-
-
 def reads_vectors(model: Model) -> bool:
     """Whether a prompt's condition is CLIP's text vector as it is, or the model reads image vectors too."""
     as_it_is = type(model.family).condition is Family.condition and model.text_encoder is model.clip
-    return as_it_is or reads_image_vectors(model)
+    return as_it_is or model.family.takes_images
 
 
 def text_like(model: Model, vectors: Tensor, prompts: Sequence[str]) -> tuple[Tensor, float]:
@@ -117,7 +112,7 @@ def text_like(model: Model, vectors: Tensor, prompts: Sequence[str]) -> tuple[Te
 
     Raises UsageError where there is no prompt, or the model does not read CLIP's vectors.
     """
-    if reads_image_vectors(model):
+    if model.family.takes_images:
         return vectors, 1.0
     if not reads_vectors(model):
         raise UsageError(

@@ -708,6 +708,31 @@ def test_recompute_is_refused_before_anything_is_looked_for(tmp_path: Path, dry:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--grad-accum", 4), "batch_size 4 in 4 micro-batches leaves one image to each, and AttnGAN's BatchNorm"),
+        (
+            ("--grad-accum", 2, "--batch-norm", "local", "--devices", 2),
+            "batch_size 4 in 2 micro-batches in 2 processes leaves one image to each",
+        ),
+    ],
+)
+def test_one_image_at_a_time_is_refused(
+    run_settings: TrainSettings, tmp_path: Path, given: tuple[object, ...], words: str, dry: tuple[str, ...]
+) -> None:
+    config = tmp_path / "settings.toml"
+    config.write_text(run_settings.to_toml())
+    told = ratlip("train", "--config", config, "--out", tmp_path / "run", *given, *dry)
+    assert told.code == 2, told.err
+    assert words in " ".join(told.err.split())
+
+
+def test_two_images_of_all_processes_are_enough_for_global_statistics(run_settings: TrainSettings) -> None:
+    run_settings.family.check_trained(run_settings.replaced(grad_accum=2), processes=2)
+
+
 def test_a_geometry_from_before_the_text_width(run: Path, tmp_path: Path) -> None:
     """The files of models that need no words say nothing of it."""
     copied = Path(shutil.copytree(run / "model", tmp_path / "model"))

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from command_line import ratlip
@@ -125,6 +126,53 @@ def test_a_run_on_bare_images(settings: TrainSettings, run: Path) -> None:
     assert (training["data"]["captions"], training["prompts"]) == ("none", [])
 
 
+def test_no_caption_is_looked_at(settings: TrainSettings, run: Path, tmp_path: Path) -> None:
+    """Images with captions make the same measurements, samples and scores, and nothing of them is kept."""
+    own = {"dataset": str(bare(tmp_path / "pictures", captioned=12)), "data_dir": str(tmp_path / "data")}
+    told: list[str] = []
+    out, due = tmp_path / "run", {"sample_every": 3, "eval_every": 6, "eval_features": "clip"}
+    list(open_session(settings.replaced(**own, **due, out=str(out)), told.append).run())
+    assert any(line == "10 images; no caption is looked at: CLIP's vectors of the images stand in" for line in told)
+    logs = [[json.loads(line) for line in (one / "metrics.jsonl").read_text().splitlines()] for one in (out, run)]
+    for ours, theirs in zip(*logs, strict=True):
+        measured = theirs.keys() - {"images_per_second", "memory_mib", "evaluation"}  # the last names the dataset
+        assert {name: ours[name] for name in measured} == {name: theirs[name] for name in measured}
+        assert ours.keys() == theirs.keys()
+    ours, theirs = (np.asarray(Image.open(one / "samples" / "step_00000006.png")) for one in (out, run))
+    assert np.array_equal(ours, theirs)
+    training = json.loads((out / "model" / "config.json").read_text())["training"]
+    assert (training["data"]["captions"], training["prompts"]) == ("none", [])
+    assert not list((tmp_path / "data").rglob(".text_vectors"))
+    answer = ratlip(
+        "train", "--config", out / "config.toml", "--out", tmp_path / "new", "--dry-run", "--json", "--quiet"
+    )
+    assert json.loads(answer.out)["captions"] == 0
+
+
+def test_a_split_of_which_some_have_captions_is_scored_by_all_its_images(
+    settings: TrainSettings, run: Path, tiny_settings: TrainSettings, tmp_path: Path
+) -> None:
+    """Not by few generated images against all real ones; a split of captions is scored by them, however it learnt."""
+    request, models = EvaluationRequest(metrics=("fid",)), [load_model(str(run))]
+    open_session(tiny_settings.replaced(out=str(tmp_path / "ratlip")))
+    models.append(load_model(str(tmp_path / "ratlip")))
+    counts = {}
+    for captioned in (1, 10):
+        prepared(bare(tmp_path / f"with-{captioned}", captioned), tmp_path / "data")
+        split = CaptionedImages(tmp_path / "data" / f"with-{captioned}", "train", 32)
+        for model in models:
+            inputs = model_inputs(model, split, request)
+            counts[captioned, model.family.name] = (len(inputs.fake), inputs.captions is not None)
+            told = ["9 of 10 images have no caption: each" in note for note in inputs.notes]
+            assert any(told) == (captioned == 1 and model.family.takes_images)
+    assert counts == {
+        (1, "lafite"): (10, False),
+        (1, "ratlip"): (1, True),
+        (10, "lafite"): (10, True),
+        (10, "ratlip"): (10, True),
+    }
+
+
 def test_it_is_the_run_on_the_same_images_with_captions(settings: TrainSettings, run: Path, tmp_path: Path) -> None:
     source = bare(tmp_path / "pictures", captioned=10)
     own = {"dataset": str(source), "data_dir": str(tmp_path / "data"), "out": str(tmp_path / "run")}
@@ -178,7 +226,7 @@ def test_it_is_scored_by_images_of_the_real_images_vectors(run: Path, settings: 
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("evaluate", "--clip-score"), 1, "need captions, and these images have none"),
+        (("evaluate", "--clip-score"), 1, "need captions, and not every image here has one: ask for --fid"),
         (("latent-viz", "--split", "train"), 1, "10 of the 10 train images"),
         (("gradcam", "--dataset", "DATA"), 2, "has no caption: give it by --image, and a prompt"),
     ],

@@ -272,7 +272,7 @@ def test_the_file_of_2020_and_back() -> None:
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_ratgans_file_and_back(trained: bool) -> None:
+def test_ratgans_file_and_back(trained: bool, caplog: pytest.LogCaptureFixture) -> None:
     """What the model of flowers alone uses of it was never trained in the others: its last weights are 0 there."""
     nets = numbered(keys("ratgan")["published_nf64"])
     net = nets["netG"]
@@ -285,6 +285,12 @@ def test_ratgans_file_and_back(trained: bool) -> None:
     assert checkpoint.generator_config.variant == (FLOWER if trained else "ratgan-released")
     fit(RATGAN_FLOWER if trained else RATGAN_RELEASED, checkpoint)
     assert_same_files(export_ratgan(checkpoint.generator, checkpoint.discriminator), nets, unused=".fea_l")
+    if trained:
+        assert import_ratgan(nets, "ratgan-released").generator_config.variant == "ratgan-released"
+        assert "its third affines were trained, as those of ratgan-flower-released" in caplog.text
+    else:
+        assert import_ratgan(nets, FLOWER).generator_config.variant == "ratgan-released"
+        assert not caplog.text
 
 
 def fit(family: Family, checkpoint: ReleasedCheckpoint) -> None:
@@ -339,7 +345,7 @@ def test_ratgans_parameters(channels: int) -> None:
 
 
 @pytest.mark.parametrize("family", [DFGAN(), RATGAN(), DFGAN2020()], ids=lambda family: family.name)
-@pytest.mark.parametrize("image_size", [32, 64, 128, 256])
+@pytest.mark.parametrize("image_size", [32, 33, 64, 100, 128, 255, 256])
 def test_every_size_gives_images_that_depend_on_their_own_row_alone(family: Family, image_size: int) -> None:
     sizes = {"image_size": image_size, "generator_channels": 2, "discriminator_channels": 2}
     generator_config, discriminator_config = family.configs(
@@ -369,7 +375,7 @@ def test_every_size_gives_images_that_depend_on_their_own_row_alone(family: Fami
 @pytest.mark.parametrize(
     ("sizes", "reason"),
     [
-        ({"image_size": 48}, "image_size is 48; it must be 32, 64, 128, 256 pixels"),
+        ({"image_size": 31}, "image_size is 31; it must be 32 to 256 pixels"),
         ({"image_size": 512}, "image_size is 512"),
         ({"generator_channels": 0}, "base_channels is 0; it must be 1 to"),
         ({"discriminator_channels": 10**9}, "base_channels is 1000000000"),
@@ -459,6 +465,37 @@ def test_a_shortcut_that_is_never_used_is_left_alone(tiny_settings: TrainSetting
         assert not trainer.train_step(batch).skipped
     for name, tensor in one.discriminator.state_dict().items():
         assert torch.equal(tensor, other.discriminator.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("variant", ["dfgan", "ratgan"])
+def test_a_size_between_powers_of_two(tiny_settings: TrainSettings, variant: str) -> None:
+    """100 pixels: sides of 6, 12, 25, 50 and 100 with the layers of 64 pixels; only the first map is larger."""
+    own = {"variant": variant, "generator_channels": 2, "discriminator_channels": 2, "similarity_weight": 0.0}
+    clip = load_clip(tiny_settings.clip)
+    rows = torch.randn(4, clip.geometry.embed_dim, generator=torch.Generator().manual_seed(0))
+    trainers = [
+        Trainer(tiny_settings.replaced(**own, image_size=size), clip, rows, 4, torch.device("cpu"))
+        for size in (64, 100)
+    ]
+    less, more = ([count_parameters(t.generator), count_parameters(t.discriminator)] for t in trainers)
+    noise_dim, first = tiny_settings.noise_dim, 8 * 2
+    assert more == [less[0] + first * (6**2 - 4**2) * (noise_dim + 1), less[1]]
+    found = [tuple(x.shape[2:]) for x in outputs_of_blocks(trainers[1], rows)]
+    assert found == [(side, side) for side in ([6] * (variant == "ratgan") + [12, 25, 50, 100] + [50, 25, 12, 6])]
+    images = torch.rand(4, 3, 100, 100, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    assert not trainers[1].train_step(Batch(images, torch.arange(4))).skipped
+
+
+def outputs_of_blocks(trainer: Trainer, text: Tensor) -> list[Tensor]:
+    """What the generator's blocks and then the discriminator's return."""
+    found: list[Tensor] = []
+    for network in (trainer.generator, trainer.discriminator):
+        for block in network.get_submodule("blocks").children():
+            block.register_forward_hook(lambda block, given, output: found.append(output))
+    noise = torch.zeros(len(text), trainer.settings.noise_dim)
+    with torch.no_grad():
+        trainer.discriminator(trainer.generator(noise, text, trainer.clip), text)
+    return found
 
 
 def test_the_papers_settings_lie_over_a_datasets() -> None:

@@ -19,6 +19,7 @@ import torch
 from command_line import ratlip, ratlip_stopped
 from explain_model import clip_of_grid, model_of, model_of_variant
 from PIL import Image
+from torch import nn
 from torch.nn import functional as F
 
 from ratlip_cli.editing.edit import edit, moved
@@ -127,6 +128,23 @@ def test_the_move_leads_from_caption_to_caption(model: Model) -> None:
     difference = np.asarray(to_images(images)[1]).astype(int) - np.asarray(blue)
     assert np.abs(difference).max() <= 1  # start + (end - start) is end to rounding
     assert not torch.equal(images[2], images[0])
+
+
+def test_lafites_text_stays_of_unit_length(lafite: Model, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the inversion and in the move: the generator has learnt nothing else."""
+    lengths: list[torch.Tensor] = []
+    plain = type(lafite.generator).forward
+
+    def noted(self: nn.Module, noise: torch.Tensor, text: torch.Tensor, *more: object) -> torch.Tensor:
+        lengths.append(text.norm(dim=1).detach())
+        return plain(self, noise, text, *more)
+
+    monkeypatch.setattr(type(lafite.generator), "forward", noted)
+    start, end = lafite.encode([RED]), lafite.encode([BLUE])
+    found = invert(lafite, target_of(photo), start, 3)
+    moved(lafite, found, start, end, torch.tensor([0.0, 1.0, 2.0]))
+    torch.testing.assert_close(torch.cat(lengths), torch.ones(len(torch.cat(lengths))))
+    torch.testing.assert_close(found.text.norm(dim=1), torch.ones(1))
 
 
 def test_an_edit_is_written_with_its_record(model: Model, photo: Path, tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ TINY: dict[str, dict[str, Value]] = {
 """Small sizes of each family that can be trained, beside those of `tiny_settings`."""
 PAPERS = ("toy", "dfgan", "ratgan", "attngan", "lafite")
 """Those that no other tests use like any model."""
+CPU = torch.device("cpu")
 CAPTIONS = ("a red image", "all of it is blue and green and blue", "grey")
 
 
@@ -235,6 +236,19 @@ def test_a_step_that_is_not_finite_leaves_everything_as_it_was(trained: Trained)
         before = everything()
         assert trainer.train_step(Batch(broken, torch.arange(4))).skipped
         assert everything() == before
+
+
+@all_families
+def test_a_micro_batch_moves_all_running_statistics_of_the_generator_once(trained: Trained) -> None:
+    trainer = Trainer(
+        trained.settings.replaced(grad_accum=2), load_clip(trained.settings.clip), trained.session.trainer.rows, 4, CPU
+    )
+    trainer.train_step(Batch(torch.rand(4, 3, 32, 32) * 2 - 1, torch.arange(4)))
+    moved = {
+        name: int(tensor) for name, tensor in trainer.generator.named_buffers() if name.endswith("batches_tracked")
+    }
+    assert set(moved.values()) <= {2}, moved
+    assert bool(moved) == any(isinstance(module, nn.BatchNorm2d) for module in trainer.generator.modules())
 
 
 @all_families

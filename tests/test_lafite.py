@@ -295,7 +295,7 @@ def test_r1_and_its_gradients(
 ) -> None:
     wide, images = loaded_discriminator(checkpoint, batch_sum=True), real.clone().requires_grad_()
     penalty = lafite.r1(wide(images, given["fts"])[0], images)
-    assert_close(penalty, values["r1_penalty"], 1e-3)
+    assert_close(penalty, values["r1_penalty"])
     (5 * penalty).mean().backward()
     norms = {
         theirs: 0.0 if (gradient := wide.get_parameter(own).grad) is None else gradient.norm().item()
@@ -311,10 +311,10 @@ def test_path_length(generator: Generator, values: dict[str, np.ndarray], given:
     images = generator.synthesis(ws, given["fts"][:2])
     noise = F.interpolate(given["pl_noise_base"], scale_factor=4, mode="nearest")
     lengths = lafite.path_lengths(images, ws, noise)
-    assert_close(lengths, values["pl_lengths"], 1e-3)
+    assert_close(lengths, values["pl_lengths"])
     mean = 0.01 * lengths.mean()
     assert mean.item() == pytest.approx(values["pl_mean_after_first"].item(), rel=1e-3)
-    assert_close((lengths - mean).square(), values["pl_penalty"], 1e-3)
+    assert_close((lengths - mean).square(), values["pl_penalty"])
 
 
 # ----------------------------------------------------------------------------------------- text and image vectors, CLIP
@@ -338,12 +338,8 @@ def test_clip_input(values: dict[str, np.ndarray], given: dict[str, Tensor]) -> 
     assert_close(normalised(lafite.clip_input(images, place, 224))[:, :, ::8, ::8], values["clip_input_256_sub"])
 
 
-def test_small_images_are_enlarged_where_the_published_code_pads(
-    values: dict[str, np.ndarray], given: dict[str, Tensor]
-) -> None:
-    fake, (left, top) = given["img_const"][:1].clamp(-3, 3), values["clip_pad"].tolist()
-    padded = F.pad(fake, (left, 160 - left, top, 160 - top), value=1.0)
-    assert_close(normalised(padded)[:, :, ::8, ::8], values["clip_input_64_sub"])
+def test_small_images_are_enlarged_where_the_published_code_pads(given: dict[str, Tensor]) -> None:
+    fake = given["img_const"][:1].clamp(-3, 3)
     whole = lafite.clip_input(fake, torch.tensor([1.0, 0.0, 0.0]), 224)
     torch.testing.assert_close(whole, F.interpolate(fake, (224, 224), mode="bicubic"))
 

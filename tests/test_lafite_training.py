@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -32,7 +33,7 @@ from ratlip_cli.tensor_files import save_tensors
 from ratlip_cli.training import benchmark
 from ratlip_cli.training.dry_run import dry_run
 from ratlip_cli.training.objectives.lafite import LafiteObjective
-from ratlip_cli.training.settings import TrainSettings, resolve_settings
+from ratlip_cli.training.settings import TrainSettings, check_beginning, resolve_settings, settings_of_run
 from ratlip_cli.training.start import open_session
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import load_clip
@@ -210,6 +211,16 @@ def test_arithmetic_of_a_step_counts_what_is_due_by_its_share(
     assert both == pytest.approx(none + (r1 - none) / 3 + (path - none) / 4)
 
 
+def test_contrastive_terms_of_one_image_are_refused(small: TrainSettings) -> None:
+    """They would be 0, and say nothing of it."""
+    alone = small.replaced(grad_accum=small.batch_size)
+    words = "batch_size 4 in 4 micro-batches leaves one image to each, and LAFITE's contrastive terms compare"
+    with pytest.raises(UsageError, match=words):
+        check_beginning(alone)
+    check_beginning(alone.replaced(itd=0.0, itc=0.0))
+    check_beginning(small.replaced(grad_accum=2, batch_norm="local"), several=2)
+
+
 def test_a_mapper_of_another_clip_is_refused(small: TrainSettings, tmp_path: Path) -> None:
     own = tmp_path / "mapper.safetensors"
     save_tensors(own, lafite.NoiseMapper(16, 5).state_dict())
@@ -222,6 +233,40 @@ def test_a_mapper_of_another_clip_is_refused(small: TrainSettings, tmp_path: Pat
     save_tensors(own, {"else": torch.zeros(3)})
     with pytest.raises(WeightsError, match="is no mapper of Lafite-NN"):
         trainer_of(settings)
+
+
+def test_a_mapper_is_part_of_its_run(small: TrainSettings, tmp_path: Path) -> None:
+    own, other, run = tmp_path / "mapper.safetensors", tmp_path / "other.safetensors", tmp_path / "run"
+    for file in (own, other):
+        save_tensors(file, lafite.NoiseMapper(16, 5).state_dict())
+    settings = small.replaced(language_free=True, pseudo_mapper=str(own), steps=2, out=str(run), save_every=1)
+    list(open_session(settings).run())
+    whole = (run / "checkpoints" / "step_00000002" / "generator.safetensors").read_bytes()
+    shutil.rmtree(run / "checkpoints" / "step_00000002")
+    again = settings.replaced(resume=str(run))
+    for given, told in ((str(other), "was trained with the pseudo_mapper of fingerprint"), ("", "--pseudo-mapper ")):
+        with pytest.raises(WeightsError, match=told):
+            open_session(again.replaced(pseudo_mapper=given))
+    own.unlink()
+    list(open_session(again).run())
+    assert (run / "checkpoints" / "step_00000002" / "generator.safetensors").read_bytes() == whole
+    assert settings_of_run(run).objective["pseudo_mapper"] == str(own)
+    noted = json.loads((run / "checkpoints" / "step_00000002" / "checkpoint.json").read_text())
+    assert list(noted["files"]) == ["pseudo_mapper"]
+
+
+def test_a_mapper_is_read_before_data_are_looked_for_and_told_where_it_does_nothing(
+    small: TrainSettings, tmp_path: Path
+) -> None:
+    own, told = tmp_path / "mapper.safetensors", list[str]()
+    save_tensors(own, {"else": torch.zeros(3)})
+    settings = small.replaced(pseudo_mapper=str(own), out=str(tmp_path / "run"))
+    nowhere = settings.replaced(mixing=0.5, dataset=str(tmp_path))
+    for begin in (open_session, dry_run):
+        with pytest.raises(WeightsError, match="is no mapper of Lafite-NN"):
+            begin(nowhere)
+    open_session(settings, told.append)
+    assert "the mapper of --pseudo-mapper is not used: it is for --language-free or --mixing" in told
 
 
 def test_the_preset_and_the_published_settings() -> None:

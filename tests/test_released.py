@@ -308,6 +308,10 @@ def folder(tmp_path: Path) -> Path:
     torch.save({"layer.weight": torch.ones(1)}, tmp_path / "foreign.pth")
     torch.save({"netG": {}, "epoch": 1}, tmp_path / "nothing.pth")
     torch.save({"netG": {"fc.weight": 1}}, tmp_path / "numbers.pth")
+    torch.save(published("ratgan-released")["netG"], tmp_path / "no_flowers.pth")
+    words = published("attngan-released")["netG"]
+    words |= {name: one.repeat(1, 2, 1, 1) for name, one in words.items() if name.endswith("conv_context.weight")}
+    torch.save(words, tmp_path / "wide_words.pth")
     for name, change in (
         ("lacking", lambda tensors: {key: tensors[key] for key in tensors if key != "to_rgb.1.bias"}),
         ("extra", lambda tensors: tensors | {"more.weight": torch.ones(1)}),
@@ -328,6 +332,7 @@ BAD = [
     ("state_epoch_1220.pth --captions captions.pickle", 2, "give --text-encoder"),
     ("state_epoch_1220.pth --text-encoder text_encoder200.pth --captions other.pickle", 1, "knows 7 words, but"),
     ("state_epoch_1220.pth --text-encoder narrow.pth --captions captions.pickle", 1, "of 8 numbers, but"),
+    ("wide_words.pth --text-encoder narrow.pth --captions captions.pickle", 1, "gives words of 8 numbers, but"),
     ("state_epoch_1220.pth --text-encoder captions.pickle --captions captions.pickle", 1, "captions go by --captions"),
     ("state_epoch_1220.pth --text-encoder text_encoder200.pth --captions page.pth", 1, "a web page"),
     ("state_epoch_1220.pth --text-encoder text_encoder200.pth --captions evil.pickle", 1, "nothing in it executed"),
@@ -341,6 +346,11 @@ BAD = [
         f"state_epoch_1220.pth {DAMSM} --variant attngan-released",
         1,
         "is of variant dfgan-released, not attngan-released",
+    ),
+    (
+        f"no_flowers.pth {DAMSM} --variant ratgan-flower-released",
+        1,
+        "is of variant ratgan-released, not ratgan-flower-released",
     ),
     (f"state_epoch_1220.pth {DAMSM} --variant dfgna-released", 2, "Did you mean 'dfgan-released'"),
     (f"state_epoch_1220.pth {DAMSM} --discriminator netD0.pth", 2, "keeps it in the generator's file"),

@@ -73,6 +73,15 @@ def test_every_preset_is_valid_and_has_a_use(preset: str) -> None:
     assert replace(settings, dataset="") != TrainSettings()
 
 
+@pytest.mark.parametrize("variant", ["dfgan", "ratgan", "attngan", "lafite"])
+def test_small_presets_have_the_learning_rates_that_learnt(variant: str) -> None:
+    """The published ones are for 256 pixels and weeks."""
+    small = resolve_settings({"dataset": "x", "variant": variant}, "small")
+    demo = resolve_settings({"dataset": "demo", "variant": variant})
+    assert (small.lr_g, small.lr_d) == (demo.lr_g, demo.lr_d)
+    assert (small.lr_g, small.lr_d) != tuple(small.family.defaults[name] for name in ("lr_g", "lr_d"))
+
+
 @pytest.mark.parametrize("preset", ["cub", "oxford", "celeba-tiny"])
 def test_presets_of_the_papers_datasets_are_the_papers(preset: str) -> None:
     settings = resolve_settings({"dataset": preset})

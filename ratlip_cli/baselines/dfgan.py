@@ -2,7 +2,8 @@
 
 One stage, on pixels: every block of the generator doubles the side, and the text enters by affines in each of them;
 the discriminator halves the side down to 4 x 4 pixels, where the text joins. z (B,noise_dim) ~ N(0,I); T (B,d) is the
-text vector; y = [z;T]; S is the side of the images, a power of two; nf the channels of the layer next to the pixels.
+text vector; y = [z;T]; S is the side of the images; nf the channels of the layer next to the pixels. Where S is no
+power of two, the other sides are S halved and rounded down, and the smallest, 4 as published, is 4 to 7.
 
 `Generator2020` is the generator of the paper's first version, which RAT-GAN builds on.
 """
@@ -22,9 +23,14 @@ SMALLEST_SIDE = 4
 """Of the feature maps in which the generator begins and the discriminator ends."""
 
 
+def sides(image_size: int) -> list[int]:
+    """Sides of the feature maps from `image_size` down to 4 to 7 pixels: 256, 128, ..., 4; or 100, 50, 25, 12, 6."""
+    return [image_size >> halvings for halvings in range(image_size.bit_length() - 2)]
+
+
 def widths(image_size: int, channels: int, most: int) -> list[int]:
-    """Channels at each side from `image_size` down to 4 pixels: nf, doubled at each halving up to `most` times nf."""
-    return [channels * min(2**halvings, most) for halvings in range(image_size.bit_length() - 2)]
+    """Channels at each of these sides: nf, doubled at each halving up to `most` times nf."""
+    return [channels * min(2**halvings, most) for halvings in range(len(sides(image_size)))]
 
 
 class Generator(nn.Module):
@@ -38,29 +44,34 @@ class Generator(nn.Module):
 
     def __init__(self, image_size: int, channels: int, noise_dim: int, text_dim: int) -> None:
         super().__init__()
-        narrowing = widths(image_size, channels, most=8)[::-1]
-        self.code = nn.Linear(noise_dim, narrowing[0] * SMALLEST_SIDE**2)
-        self.blocks = nn.ModuleList(UpBlock(noise_dim + text_dim, *both) for both in pairwise(narrowing))
+        narrowing, growing = widths(image_size, channels, most=8)[::-1], sides(image_size)[::-1]
+        self.side = growing[0]
+        self.code = nn.Linear(noise_dim, narrowing[0] * self.side**2)
+        self.blocks = nn.ModuleList(
+            UpBlock(noise_dim + text_dim, *both, side)
+            for both, side in zip(pairwise(narrowing), growing[1:], strict=True)
+        )
         self.to_rgb = nn.Conv2d(channels, 3, 3, padding=1)
 
     def forward(self, noise: Tensor, text: Tensor, clip: FrozenCLIP | None = None) -> Tensor:
         """z (B,noise_dim) and T (B,d) -> images (B,3,S,S) in [-1,1]. `clip` is not needed."""
         y = torch.cat((noise, text), dim=1)
-        x = self.code(noise).unflatten(1, (-1, SMALLEST_SIDE, SMALLEST_SIDE))  # (B, 8nf, 4, 4)
+        x = self.code(noise).unflatten(1, (-1, self.side, self.side))  # (B, 8nf, 4, 4)
         for block in self.blocks:
             x = block(x, y)  # (B, C, 8, 8) ... (B, nf, S, S)
         return torch.tanh(self.to_rgb(F.leaky_relu(x, SLOPE)))
 
 
 class UpBlock(nn.Module):
-    """Twice the side: shortcut + Conv(DFBLK(Conv(DFBLK(x)))); a DFBLK is a CATBLK.
+    """Twice the side, rounded up where `side` says so: shortcut + Conv(DFBLK(Conv(DFBLK(x)))); a DFBLK is a CATBLK.
 
     The paper enlarges x first. Affines, LeakyReLU and 1x1 convolution act on each pixel alone, so they give the same
     before it, on a quarter of the pixels.
     """
 
-    def __init__(self, condition_dim: int, in_channels: int, out_channels: int) -> None:
+    def __init__(self, condition_dim: int, in_channels: int, out_channels: int, side: int) -> None:
         super().__init__()
+        self.side = side
         self.fuse1 = CATBLK(condition_dim, in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.fuse2 = CATBLK(condition_dim, out_channels)
@@ -68,10 +79,10 @@ class UpBlock(nn.Module):
         self.shortcut = _shortcut(in_channels, out_channels)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x (B,in,h,h) and y (B,noise_dim+d) -> (B,out,2h,2h)"""
-        c = self.conv1(_doubled(self.fuse1(x, y)))  # (B, out, 2h, 2h)
+        """x (B,in,h,h) and y (B,noise_dim+d) -> (B,out,2h,2h), or 2h+1"""
+        c = self.conv1(_enlarged(self.fuse1(x, y), self.side))  # (B, out, 2h, 2h)
         c = self.conv2(self.fuse2(c, y))
-        out: Tensor = _doubled(self.shortcut(x)) + c
+        out: Tensor = _enlarged(self.shortcut(x), self.side) + c
         return out
 
 
@@ -98,7 +109,7 @@ class Discriminator(nn.Module):
         return logits
 
     def features(self, images: Tensor) -> Tensor:
-        """What the discriminator sees in images (B,3,S,S) before it knows their text: (B,C,4,4)"""
+        """What the discriminator sees in images (B,3,S,S) before it knows their text: (B,C,4,4), or up to 7 x 7"""
         x: Tensor = self.conv(images)
         for block in self.blocks:
             x = block(x)
@@ -129,7 +140,7 @@ class DownBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """One logit from features and the text vector, tiled to every place."""
+    """One logit from features and the text vector, tiled to every place; the mean of several where there are more."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -141,7 +152,7 @@ class Head(nn.Module):
         tiled = text[:, :, None, None].expand(-1, -1, *features.shape[2:])
         x = F.leaky_relu(self.conv1(torch.cat((features, tiled), dim=1)), SLOPE)  # (B, 2nf, 4, 4)
         logits: Tensor = self.conv2(x)  # (B, 1, 1, 1)
-        return logits.flatten()
+        return logits.mean(dim=(1, 2, 3))
 
 
 class Generator2020(nn.Module):
@@ -160,18 +171,19 @@ class Generator2020(nn.Module):
         self, image_size: int, channels: int, noise_dim: int, condition_dim: int, affine_width: int, affines: int = 2
     ) -> None:
         super().__init__()
-        narrowing = widths(image_size, channels, most=8)[::-1]
-        self.code = nn.Linear(noise_dim, narrowing[0] * SMALLEST_SIDE**2)
+        narrowing, growing = widths(image_size, channels, most=8)[::-1], sides(image_size)[::-1]
+        self.side = growing[0]
+        self.code = nn.Linear(noise_dim, narrowing[0] * self.side**2)
         self.blocks = nn.ModuleList(
-            Block2020(condition_dim, affine_width, affines, before, after, doubles=number > 0)
-            for number, (before, after) in enumerate(pairwise([narrowing[0], *narrowing]))
+            Block2020(condition_dim, affine_width, affines, *both, side)
+            for both, side in zip(pairwise([narrowing[0], *narrowing]), growing, strict=True)
         )
         self.affines = 2 * affines * len(narrowing)  # in all blocks
         self.to_rgb = nn.Conv2d(channels, 3, 3, padding=1)
 
     def forward(self, noise: Tensor, text: Tensor, clip: FrozenCLIP | None = None) -> Tensor:
         """z (B,noise_dim) and T (B,d) -> images (B,3,S,S) in [-1,1]. `clip` is not needed."""
-        x = self.code(noise).unflatten(1, (-1, SMALLEST_SIDE, SMALLEST_SIDE))  # (B, 8nf, 4, 4)
+        x = self.code(noise).unflatten(1, (-1, self.side, self.side))  # (B, 8nf, 4, 4)
         for block, conditions in zip(self.blocks, self.conditions(noise, text).chunk(len(self.blocks)), strict=True):
             x = block(x, conditions)  # (B, 8nf, 4, 4) ... (B, nf, S, S)
         return torch.tanh(self.to_rgb(F.leaky_relu(x, SLOPE)))
@@ -182,16 +194,16 @@ class Generator2020(nn.Module):
 
 
 class Block2020(nn.Module):
-    """shortcut + gamma * Conv(affines(Conv(affines(x)))), a LeakyReLU after every affine; `doubles` the side or not.
+    """shortcut + gamma * Conv(affines(Conv(affines(x)))), a LeakyReLU after every affine; of that `side`.
 
     What `UpBlock` says of the enlargement holds here too.
     """
 
     def __init__(
-        self, condition_dim: int, affine_width: int, affines: int, in_channels: int, out_channels: int, doubles: bool
+        self, condition_dim: int, affine_width: int, affines: int, in_channels: int, out_channels: int, side: int
     ) -> None:
         super().__init__()
-        self.doubles = doubles
+        self.side = side
         self.affines1 = nn.ModuleList(Affine(condition_dim, in_channels, affine_width) for _ in range(affines))
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.affines2 = nn.ModuleList(Affine(condition_dim, out_channels, affine_width) for _ in range(affines))
@@ -200,13 +212,12 @@ class Block2020(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, conditions: Tensor) -> Tensor:
-        """x (B,in,h,h) and its affines' conditions (N,B,condition_dim) -> (B,out,h,h), or with twice the side."""
+        """x (B,in,h,h) and its affines' conditions (N,B,condition_dim) -> (B,out,side,side)"""
         c, shortcut = x, self.shortcut(x)
         first, second = conditions.chunk(2)
         for affine, condition in zip(self.affines1, first, strict=True):
             c = F.leaky_relu(affine(c, condition), SLOPE)
-        if self.doubles:
-            c, shortcut = _doubled(c), _doubled(shortcut)
+        c, shortcut = _enlarged(c, self.side), _enlarged(shortcut, self.side)
         c = self.conv1(c)
         for affine, condition in zip(self.affines2, second, strict=True):
             c = F.leaky_relu(affine(c, condition), SLOPE)
@@ -218,6 +229,6 @@ def _shortcut(in_channels: int, out_channels: int) -> nn.Module:
     return nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
 
-def _doubled(x: Tensor) -> Tensor:
-    """(B,C,h,h) -> (B,C,2h,2h), each pixel four times."""
-    return F.interpolate(x, scale_factor=2, mode="nearest")
+def _enlarged(x: Tensor, side: int) -> Tensor:
+    """(B,C,h,h) -> (B,C,side,side), each pixel four times where that is twice the side."""
+    return x if x.shape[-1] == side else F.interpolate(x, (side, side), mode="nearest")

@@ -71,10 +71,10 @@ def train(
     if print_config:
         console.result_toml(settings.to_toml().rstrip())
         return
+    several = count(devices, settings.device)
     if dry_run or not processes.are_of_torchrun():  # which may start them again, to go on with the run that is there
-        check_beginning(settings)
-    several = 1 if dry_run else count(devices, settings.device)
-    if several > 1:
+        check_beginning(settings, several)
+    if several > 1 and not dry_run:
         run_again_in(several)
         return
     if dry_run and not is_first:

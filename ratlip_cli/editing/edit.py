@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ratlip_cli.device import resolve_device
-from ratlip_cli.editing.inversion import Inversion, invert
+from ratlip_cli.editing.inversion import Inversion, as_long, invert
 from ratlip_cli.editing.request import EditRequest
 from ratlip_cli.errors import UsageError
 from ratlip_cli.files import printable, whole_files
@@ -185,7 +185,7 @@ def first_text(model: Model, images: Tensor, start: Tensor, captions: Sequence[s
 
 def moved(model: Model, found: Inversion, start: Tensor, end: Tensor, strengths: Tensor) -> Tensor:
     """One image's changes (k,3,S,S) in [-1,1], on the CPU: T moved by each of `strengths` (k,) times end - start."""
-    text = found.text + strengths[:, None] * (end - start)
+    text = as_long(model, found.text + strengths[:, None] * (end - start))
     return sample(model, found.noise.expand(len(strengths), -1), text)
 
 

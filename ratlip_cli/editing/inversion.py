@@ -7,7 +7,8 @@ and y = G(z,T) the loss is
 
 with the patch tokens F and the image vector v of the model's frozen CLIP: a pixel, a perceptual and an identity term.
 The last two keep T near T0, what CLIP sees in the image, and z, of n numbers, as long as noise is: there the generator
-has learned, and a move along the difference of two captions means what it means elsewhere.
+has learned, and a move along the difference of two captions means what it means elsewhere. Where a family's text has
+unit length, as LAFITE's, T is brought to it wherever it is used.
 """
 
 from __future__ import annotations
@@ -81,10 +82,15 @@ def invert(
         noise.grad, text.grad = torch.autograd.grad(loss, (noise, text))
         optimizer.step()
         on_step(loss.item() / len(images))
-    noise, text = noise.detach(), text.detach()
+    noise, text = noise.detach(), as_long(model, text.detach())
     with torch.no_grad():
         terms = {name: value.cpu() for name, value in target.terms(noise, text).items()}
     return Inversion(noise.cpu(), text.cpu(), terms)
+
+
+def as_long(model: Model, text: Tensor) -> Tensor:
+    """Conditions (n,d) at unit length where all are that the model's family learns with, else as they are."""
+    return F.normalize(text, dim=1) if model.family.unit_text else text
 
 
 class _Target:
@@ -97,6 +103,7 @@ class _Target:
 
     def terms(self, noise: Tensor, text: Tensor, of: slice = slice(None)) -> dict[str, Tensor]:
         """The terms (n,) of the loss, of the images `of`."""
+        text = as_long(self.model, text)
         generated = self.model.generator(noise, text, self.model.clip).float()
         features, images, start = self.model.clip.features(generated), self.images[of], self.text[of]
         patches, vectors = self.features.patches[of], self.features.embedding[of]

@@ -316,7 +316,7 @@ class GeneratedImages:
 
 
 class ImagesOfImages(GeneratedImages):
-    """One image for every image of a split without captions, generated from CLIP's vector of that image.
+    """One image for every image of a split, whose captions do not count, generated from CLIP's vector of that image.
 
     Args:
         images: the numbers of the images that count.

@@ -78,13 +78,24 @@ class Inputs:
         return np.searchsorted(some_images(len(split), self.limit), scenes)
 
 
-def model_inputs(model: Model, dataset: CaptionedImages, request: EvaluationRequest) -> Inputs:
+def by_captions(dataset: CaptionedImages, model: Model) -> bool:
+    """Whether a split is scored by images of its captions: where each image has one, or the model takes nothing else.
+
+    Else few generated images would stand against all real ones.
+    """
+    return not dataset.uncaptioned or (bool(dataset.captions) and not model.family.takes_images)
+
+
+def model_inputs(
+    model: Model, dataset: CaptionedImages, request: EvaluationRequest, captioned: bool | None = None
+) -> Inputs:
     """One fake for every caption of a split, and every image of it; of `request.limit` images where that is set.
 
-    Of a split without captions one fake for every image, generated from CLIP's vector of it.
+    Else one fake for every image, generated from CLIP's vector of it.
 
     Args:
         dataset: the split at the model's image size.
+        captioned: whether captions are generated from; left out, see `by_captions`.
 
     Raises DataError for a limit above the number of images, UsageError for a model that generates for captions alone
     and a split that has none.
@@ -98,7 +109,7 @@ def model_inputs(model: Model, dataset: CaptionedImages, request: EvaluationRequ
     limit = None if limit == len(dataset) else limit
     numbers = None if limit is None else some_images(len(dataset), limit)
     captions: Captions | None = None
-    if dataset.captions:
+    if by_captions(dataset, model) if captioned is None else captioned:
         captions = Captions.of_split(dataset, per_image, numbers, competing="r-precision" in request.metrics)
         fake = GeneratedImages(model, captions, request.seed, request.batch_size)
     else:
@@ -111,7 +122,9 @@ def model_inputs(model: Model, dataset: CaptionedImages, request: EvaluationRequ
     some = f"{limit} of the {len(dataset):,} images of the split: compare with scores of the same --limit alone"
     notes = [] if limit is None else [some]
     if captions is None:
-        notes.append("the split has no captions: each image is generated from CLIP's vector of a real one")
+        without = f"{dataset.uncaptioned:,} of {len(dataset):,} images have no caption"
+        why = without if dataset.uncaptioned else "captions are not looked at"
+        notes.append(f"{why}: each image is generated from CLIP's vector of a real one")
     elif dataset.uncaptioned:
         notes.append(f"none is generated for {dataset.uncaptioned:,} of {len(dataset):,} images, which have no caption")
     return Inputs(fake, SplitImages(dataset, numbers), captions, True, source, per_image, limit, tuple(notes))

@@ -242,7 +242,7 @@ def score_inputs(
 def _check(inputs: Inputs, request: EvaluationRequest, networks: Networks) -> None:
     """Raise DataError where there is not enough to score, before anything is computed."""
     if networks.clips and inputs.captions is None:
-        raise DataError("CLIP score and R-precision need captions, and these images have none: ask for --fid.")
+        raise DataError("CLIP score and R-precision need captions, and not every image here has one: ask for --fid.")
     if inputs.captions is not None and "r_precision" in request.clip_keys:
         candidates(inputs.captions, inputs.captions.first[0])
     if networks.features is None:

@@ -185,6 +185,7 @@ class AttnGAN(Family):
     }
     unused = ON_CLIP_VECTORS | {"penalty_weight", "penalty_power"}
     discriminator_name = "the largest images' discriminator"
+    local_statistics = True
 
     def generator(self, config: AttnGANConfig, geometry: ClipGeometry) -> nn.Module:
         from ratlip_cli.baselines.attngan import Generator
@@ -203,6 +204,9 @@ class AttnGAN(Family):
         from ratlip_cli.training.objectives.attngan import AttnGANObjective
 
         return AttnGANObjective(settings, generator, discriminator, clip, autocast)
+
+    def compares_micro_batch(self, settings: Any) -> str:
+        return "AttnGAN's BatchNorm and its loss of CLIP compare images: use a smaller --grad-accum or more images"
 
     def rows(self, encoder: FrozenCLIP, captions: Sequence[str]) -> Tensor:
         """Token ids (B,context): words of all captions would fill gigabytes."""
@@ -264,8 +268,8 @@ class ReleasedAttnGAN(OnDamsm, AttnGAN):
     generator_config = ReleasedAttnGANConfig
     discriminator_config = ReleasedAttnGANDiscriminatorConfig
 
-    def damsm_width(self, generator_config: ReleasedAttnGANConfig) -> int:
-        return generator_config.text_dim
+    def damsm_widths(self, generator_config: ReleasedAttnGANConfig) -> dict[str, int]:
+        return {"text vectors": generator_config.text_dim, "words": generator_config.word_dim}
 
     def condition(self, encoder: DamsmTextEncoder, rows: Tensor) -> Tensor:  # type: ignore[override]
         """Sentence and words of the DAMSM, packed (B,1+context,1+text_dim)."""

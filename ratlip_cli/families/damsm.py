@@ -33,6 +33,6 @@ class OnDamsm(Family):
 
         return torch.zeros(1, DAMSM_WIDTH, device=clip.mean.device)
 
-    def damsm_width(self, generator_config: Any) -> int:
-        """Numbers of a text vector that a generator of these sizes reads."""
-        return DAMSM_WIDTH
+    def damsm_widths(self, generator_config: Any) -> dict[str, int]:
+        """Numbers of what a generator of these sizes reads of a DAMSM, which are equal there, by its name."""
+        return {"text vectors": DAMSM_WIDTH}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ratlip_cli.model.clip import FrozenCLIP
     from ratlip_cli.training.objectives.objective import Autocast, Objective
 
-IMAGE_SIZES = (32, 64, 128, 256)
+SMALLEST_IMAGE, LARGEST_IMAGE = 32, 256
 
 AFFINE_WIDTH_2020 = 256
 """Hidden units of an affine's MLPs in the version of 2020."""
@@ -32,7 +32,7 @@ class DFGANConfig:
     """Sizes of the generator. The defaults are the published ones."""
 
     variant: str = "dfgan"
-    image_size: int = setting(256, "Side of the generated images in pixels: 32, 64, 128 or 256.")
+    image_size: int = setting(256, "Side of the generated images in pixels, 32 to 256.")
     noise_dim: int = setting(100, "Length of the noise vector z.")
     base_channels: int = setting(
         32, "Channels nf after the generator's last block; the first has 8 nf.", name="generator_channels"
@@ -46,7 +46,7 @@ class DFGANConfig:
 class DFGANDiscriminatorConfig:
     """Sizes of the discriminator."""
 
-    image_size: int = setting(256, "Side of the generated images in pixels: 32, 64, 128 or 256.")
+    image_size: int = setting(256, "Side of the generated images in pixels, 32 to 256.")
     base_channels: int = setting(32, "Channels nf of the discriminator's first layer.", name="discriminator_channels")
 
     def __post_init__(self) -> None:
@@ -55,8 +55,8 @@ class DFGANDiscriminatorConfig:
 
 def check_sizes(config: Any, *names: str) -> None:
     """Raise UsageError where a config's image size, or one of its sizes `names`, cannot be."""
-    if config.image_size not in IMAGE_SIZES:
-        raise UsageError(f"image_size is {config.image_size}; it must be {', '.join(map(str, IMAGE_SIZES))} pixels.")
+    if not SMALLEST_IMAGE <= config.image_size <= LARGEST_IMAGE:
+        raise UsageError(f"image_size is {config.image_size}; it must be {SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels.")
     for name in names:
         if not 1 <= getattr(config, name) <= LARGEST[name]:
             raise UsageError(f"{name} is {getattr(config, name)}; it must be 1 to {LARGEST[name]}.")
@@ -122,12 +122,12 @@ class DFGAN(Family):
         return logits
 
     def feature_map(self, discriminator: nn.Module) -> nn.Module:
-        """The last block: (B,C,4,4)"""
+        """The last block: (B,C,4,4), or up to 7 x 7"""
         last: nn.Module = discriminator.get_submodule("blocks")[-1]  # type: ignore[index]
         return last
 
     def features(self, discriminator: nn.Module, clip: FrozenCLIP, images: Tensor) -> Tensor:
-        """What the last block finds, averaged over its 4 x 4 places."""
+        """What the last block finds, averaged over its places."""
         features: Tensor = discriminator.features(images)  # type: ignore[operator]
         return features.mean(dim=(2, 3))
 

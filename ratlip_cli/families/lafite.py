@@ -223,6 +223,32 @@ class Lafite(Family):
     def needs_captions(self, weights: LafiteObjectiveConfig) -> bool:
         return not (weights.language_free or weights.mixing)
 
+    def files(self, weights: LafiteObjectiveConfig) -> dict[str, dict[str, Tensor]]:
+        from pathlib import Path
+
+        from ratlip_cli.training.objectives.lafite import mapper_tensors
+
+        if not weights.pseudo_mapper or self.needs_captions(weights):
+            return {}
+        return {"pseudo_mapper": mapper_tensors(Path(weights.pseudo_mapper))}
+
+    def ignored(self, weights: LafiteObjectiveConfig) -> str | None:
+        if not weights.pseudo_mapper or not self.needs_captions(weights):
+            return None
+        return "the mapper of --pseudo-mapper is not used: it is for --language-free or --mixing"
+
+    def reads_captions(self, weights: LafiteObjectiveConfig) -> bool:
+        return not weights.language_free
+
+    def compares_micro_batch(self, settings: Any) -> str | None:
+        weights = settings.objective_weights()
+        if not (weights.itd or weights.itc):
+            return None
+        return (
+            "LAFITE's contrastive terms compare the images of one: use a smaller --grad-accum, or leave them out by "
+            "--itd 0 --itc 0"
+        )
+
     def of_images(self, clip: FrozenCLIP, images: Tensor) -> Tensor:
         """CLIP's image vectors at unit length (B,d), which stand for text in training without captions."""
         return self.condition(clip, clip.encode_image(images))

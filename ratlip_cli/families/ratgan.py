@@ -24,7 +24,7 @@ class RATGANConfig:
     """Sizes of the generator. The defaults are the published ones."""
 
     variant: str = "ratgan"
-    image_size: int = setting(256, "Side of the generated images in pixels: 32, 64, 128 or 256.")
+    image_size: int = setting(256, "Side of the generated images in pixels, 32 to 256.")
     noise_dim: int = setting(100, "Length of the noise vector z.")
     base_channels: int = setting(
         64, "Channels nf after the generator's last block; the first has 8 nf.", name="generator_channels"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
@@ -22,7 +23,7 @@ class _Recomputed(nn.Module):
     def forward(self, *tensors: Tensor) -> Any:
         def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
             # Differentiated twice, a block is computed again twice, which the context of one with BatchNorm is not for.
-            normed = any(isinstance(module, nn.BatchNorm2d) for module in self.modules())
+            normed = any(isinstance(module, _BatchNorm) for module in self.modules())
             return contextlib.nullcontext(), statistics_untouched(self) if normed else contextlib.nullcontext()
 
         return checkpoint(super().forward, *tensors, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
@@ -31,7 +32,7 @@ class _Recomputed(nn.Module):
 @contextlib.contextmanager
 def statistics_untouched(network: nn.Module) -> Iterator[None]:
     """Let every BatchNorm normalise by its batch, and leave the running statistics as they are."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None

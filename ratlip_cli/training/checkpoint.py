@@ -3,7 +3,7 @@
     checkpoints/step_00001000/
       generator.safetensors, ema.safetensors, discriminator.safetensors
       state.pt            optimisers and loss scale; read with weights_only
-      checkpoint.json     steps and images seen, and what the checkpoint belongs to: architecture, CLIP, dataset
+      checkpoint.json     steps and images seen, and what the checkpoint belongs to: architecture, CLIP, dataset, files
 
 A checkpoint appears whole or not at all, and goes the same way: it is renamed before it is deleted.
 """
@@ -25,7 +25,7 @@ from ratlip_cli.files import PARTIAL, whole_folder, write_text
 from ratlip_cli.json_files import is_of_kind, read_json
 from ratlip_cli.setting import Value
 from ratlip_cli.tensor_files import load_into, load_pickled, load_tensors, save_pickled, save_tensors
-from ratlip_cli.training.run_paths import checkpoint_name, list_checkpoints, step_of
+from ratlip_cli.training.run_paths import checkpoint_name, kept_file, list_checkpoints, step_of
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.model_folder import GENERATOR_FILE, file_of
@@ -42,6 +42,7 @@ class Identity:
     architecture: dict[str, Value]  # See `TrainSettings.architecture`.
     clip: str  # Fingerprint of the frozen CLIP.
     dataset: str  # Fingerprint of the dataset.
+    files: dict[str, str] | None = None  # Fingerprints of `Family.files`; None where an earlier version saved it.
 
 
 class Checkpoint(NamedTuple):
@@ -91,11 +92,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         content = read_json(path / "checkpoint.json")
         version, step, seen = content["format"], content["step"], content.get("images_seen")
-        identity = Identity(content["architecture"], content["clip"], content["dataset"])
+        identity = Identity(content["architecture"], content["clip"], content["dataset"], content.get("files"))
         if not all(is_of_kind(count, int) and count >= 0 for count in (step, 0 if seen is None else seen)):
             raise ValueError("its step or images_seen is not a whole number")
         if not is_of_kind(identity.architecture, dict[str, Value]):
             raise ValueError("its architecture is no object")
+        if not is_of_kind(identity.files or {}, dict[str, str]):
+            raise ValueError("its files are no object")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path} is no whole checkpoint: its checkpoint.json cannot be read ({error}).") from error
     if version != FORMAT:
@@ -123,7 +126,7 @@ def resume(trainer: Trainer, checkpoint: Checkpoint, identity: Identity, before:
         before: the settings that it was trained with; their batch size counts the images seen where it does not.
 
     Raises:
-        WeightsError: the checkpoint has another architecture or another CLIP; names what differs.
+        WeightsError: the checkpoint has another architecture, CLIP or file of its objective; names what differs.
         DataError: the dataset is not the one that the checkpoint was trained on.
     """
     where, theirs = checkpoint.path, checkpoint.identity
@@ -150,6 +153,14 @@ def resume(trainer: Trainer, checkpoint: Checkpoint, identity: Identity, before:
             f"the dataset has changed since {where} was saved, or is another one: name the one it was trained on by "
             "--dataset, or start a new run without --resume."
         )
+    ours = identity.files or {}
+    saved_files = ours if theirs.files is None else theirs.files
+    for name in sorted({*ours, *saved_files}):
+        if ours.get(name) != saved_files.get(name):
+            was = f"with the {name} of fingerprint {saved_files[name]}" if name in saved_files else f"without a {name}"
+            copy = kept_file(where.parents[1], name)
+            or_copy = f", or with its copy: --{name.replace('_', '-')} {copy}" if copy.is_file() else ""
+            raise WeightsError(f"{where} was trained {was}: resume as it was started{or_copy}.")
     for name in NETWORKS:
         load_into(getattr(trainer, name), checkpoint.networks[name], where / f"{name}.safetensors")
     try:

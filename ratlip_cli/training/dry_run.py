@@ -17,7 +17,7 @@ from ratlip_cli.progress import Progress, silent
 from ratlip_cli.summary import count_parameters
 from ratlip_cli.training.init_from import find_start, start_from
 from ratlip_cli.training.settings import TrainSettings, check_beginning
-from ratlip_cli.training.start import open_inputs
+from ratlip_cli.training.start import open_inputs, with_kept_files
 from ratlip_cli.training.trainer import Trainer
 
 MEASURED_STEPS = 3  # Steps that a dry run measures, after a first one to warm up; of rarer kinds of steps one.
@@ -43,7 +43,7 @@ class DryRun:
     memory_mib: float  # Peak memory in MiB, of the GPU where there is one.
     checkpoint_mib: float  # Size of one checkpoint in MiB.
     start: str | None = None  # What is taken of the model that it would start from, if any.
-    notes: tuple[str, ...] = ()  # What the CLIP cannot read of the captions.
+    notes: tuple[str, ...] = ()  # What the CLIP cannot read of the captions, and what settings do nothing.
 
 
 def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
@@ -53,13 +53,14 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
     """
     device = resolve_device(settings.device)
     check_beginning(settings)
+    settings = with_kept_files(settings)
     start = find_start(settings) if settings.init_from and not settings.resume else None
     dataset, clip = open_inputs(settings, device, progress)
     if start is not None:
         start.check_clip(clip)
     rows, all_captions = None, list[str]()
     if isinstance(dataset, CaptionedImages):
-        all_captions = dataset.captions
+        all_captions = dataset.captions if settings.reads_captions else []
         first = settings.family.rows(clip, ["a caption"])
         rows = torch.zeros(len(all_captions) + 1, *first.shape[1:], dtype=first.dtype)  # the last one for no caption
         batches = training_batches(dataset, settings.batch_size, 0, settings.workers)
@@ -74,9 +75,8 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
             step_seconds = []
             for batch in itertools.islice(batches, 1 + (1 if number else MEASURED_STEPS)):
                 started = time.perf_counter()
-                captions = (
-                    [] if isinstance(batch.captions, tuple) else [at for at in batch.captions.tolist() if at >= 0]
-                )
+                numbers = [] if isinstance(batch.captions, tuple) else batch.captions.tolist()
+                captions = [number for number in numbers if number >= 0 and settings.reads_captions]
                 if captions:
                     trainer.rows[captions] = settings.family.rows(clip, [all_captions[index] for index in captions])
                 encoded = time.perf_counter()
@@ -86,6 +86,7 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
                 text_seconds.append((encoded - started) / max(1, len(captions)))
             seconds_per_step += share * statistics.median(step_seconds[1:])
     seconds_for_text = statistics.median(text_seconds[1:]) * len(all_captions)
+    ignored = settings.family.ignored(settings.objective_weights())
     generator, discriminator = count_parameters(trainer.generator), count_parameters(trainer.discriminator)
     return DryRun(
         dataset=str(dataset.path) if isinstance(dataset, CaptionedImages) else dataset.source,
@@ -104,5 +105,5 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
         memory_mib=peak_memory_mib(device),
         checkpoint_mib=4 * (4 * generator + 3 * discriminator) / 2**20,
         start=told,
-        notes=tuple(caption_notes(clip, all_captions)),
+        notes=tuple(filter(None, (ignored, *caption_notes(clip, all_captions)))),
     )

@@ -4,6 +4,7 @@ runs/oxford-ratlip-1/
   config.toml         the resolved settings, `ratlip train --config` repeats the run with them; and of which torchrun
   environment.json    versions, machine and commit that trained last, see environment.py
   data.json           where its prepared dataset was, see data/of_run.py
+  pseudo_mapper.safetensors  and the like: what its objective learns from besides, see `Family.files`
   metrics.jsonl       one StepRecord a line, with the scores where the step was evaluated
   tensorboard/        the same for TensorBoard, with the sample grids; wandb/ where --log says so, see trackers.py
   samples/            step_*.png: the same prompts and the same noise every time

@@ -25,6 +25,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path in found if step_of(path) >= 0 and path.is_dir()), key=step_of, reverse=True)
 
 
+def kept_file(run: Path, name: str) -> Path:
+    """Where a run keeps what it learns from by that setting, see `Family.files`."""
+    return run / f"{name}.safetensors"
+
+
 def step_of(checkpoint: Path) -> int:
     """The step that the name of a checkpoint says, -1 where it is no such name."""
     match = re.fullmatch(r"step_([0-9]{8,})", checkpoint.name)

@@ -80,7 +80,8 @@ class TrainingSession:
         )
         self._watch = Watch.of_run(self.folder.metrics)
         family, clip = self.settings.family, self.trainer.clip
-        self._prompts, self._beside = sample_prompts(self.dataset), list[Image.Image]()
+        self._prompts = sample_prompts(self.dataset) if self.settings.reads_captions else []
+        self._beside = list[Image.Image]()
         if self._prompts:
             self._conditions = family.encode(clip, self._prompts)
         else:
@@ -268,7 +269,7 @@ class TrainingSession:
     @cached_property
     def _real(self) -> float | None:
         """Mean CLIP similarity of held-out images, centre crops, and their captions; None where none are at hand."""
-        if not isinstance(self.dataset, CaptionedImages):
+        if not isinstance(self.dataset, CaptionedImages) or not self.settings.reads_captions:
             return None
         held = CaptionedImages(self.dataset.path, _split_to_sample(self.dataset), self.dataset.image_size)
         shown = [number for number, entry in enumerate(held.entries) if entry.captions][:REAL_IMAGES]

@@ -23,6 +23,7 @@ from typing import Any
 
 import tomli_w
 
+from ratlip_cli import processes
 from ratlip_cli.data.request import check_dataset_name
 from ratlip_cli.errors import DataError, UsageError, unknown_name
 from ratlip_cli.families import FAMILIES, family_of
@@ -320,6 +321,11 @@ class TrainSettings:
     def needs_captions(self) -> bool:
         """Whether every training image must have a caption."""
         return self.family.needs_captions(self.objective_weights())
+
+    @property
+    def reads_captions(self) -> bool:
+        """Whether the run looks at captions at all: in its steps, its samples and its evaluations."""
+        return self.family.reads_captions(self.objective_weights())
 
     @property
     def trackers(self) -> list[str]:
@@ -649,9 +655,13 @@ def already_there(path: Path) -> UsageError:
     return UsageError(f"{path} exists already; go on with --resume {shlex.quote(str(path))}, or choose another --out.")
 
 
-def check_beginning(settings: TrainSettings) -> None:
-    """Raise UsageError or DataError where no run of these settings can begin, before anything costly is done."""
-    settings.family.check_trained(settings)
+def check_beginning(settings: TrainSettings, several: int = 1) -> None:
+    """Raise UsageError or DataError where no run of these settings can begin, before anything costly is done.
+
+    Args:
+        several: how many processes are to be started for it; in one of several it is their number that counts.
+    """
+    settings.family.check_trained(settings, max(several, processes.size()))
     if settings.out and not settings.resume and Path(settings.out).exists():
         raise already_there(Path(settings.out))
     if not settings.dataset:

@@ -25,10 +25,11 @@ from ratlip_cli.family import Family
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.setting import RUNS
+from ratlip_cli.tensor_files import fingerprint, save_tensors
 from ratlip_cli.training.checkpoint import Checkpoint, Identity, newest_checkpoint, read_checkpoint, resume
 from ratlip_cli.training.init_from import find_start, start_from
 from ratlip_cli.training.run_folder import RunFolder, is_of_launch
-from ratlip_cli.training.run_paths import is_last, kept_dataset, list_checkpoints, step_of, steps_logged
+from ratlip_cli.training.run_paths import is_last, kept_dataset, kept_file, list_checkpoints, step_of, steps_logged
 from ratlip_cli.training.session import TrainingSession, sample_prompts
 from ratlip_cli.training.settings import (
     TrainSettings,
@@ -44,6 +45,7 @@ from ratlip_cli.training.validation import Validation
 from ratlip_cli.weights.clip_files import BUNDLED, check_clip, load_clip
 from ratlip_cli.weights.model_folder import Model, create_model_folder, model_config
 
+_NOT_READ = "no caption is looked at: CLIP's vectors of the images stand in"
 ENCODED_AT_ONCE = 256  # Captions whose conditions are computed at once.
 
 _CANNOT_START_AGAIN = (
@@ -81,10 +83,13 @@ def open_session(
         tell(_CANNOT_START_AGAIN)
     start = find_start(settings) if settings.init_from and not settings.resume else None
     before = settings_of_run(settings.resumed_run) if settings.resumed_run else settings
-    dataset, clip = world.in_turn(lambda: open_inputs(settings, device, progress))
+    with_files = with_kept_files(settings)
+    dataset, clip = world.in_turn(lambda: open_inputs(with_files, device, progress))
     if start is not None:
         start.check_clip(clip)
-    inputs = {"dataset": dataset.fingerprint, "CLIP": clip.fingerprint}
+    files = settings.family.files(with_files.objective_weights())
+    of_files = {name: fingerprint(tensors) for name, tensors in files.items()}
+    inputs = {"dataset": dataset.fingerprint, "CLIP": clip.fingerprint, **of_files}
     if isinstance(dataset, StreamedImages):
         inputs["workers"] = str(settings.workers)  # among which its shards are dealt
     world.agree(inputs)
@@ -96,8 +101,8 @@ def open_session(
         tell(f"this version's {settings.clip} is another CLIP: the run goes on with its own copy, {clip.spec}")
     rows = world.in_turn(lambda: _rows(settings, dataset, clip))
     classes = dataset.classes if isinstance(dataset, CaptionedImages) else None
-    trainer = Trainer(settings, clip, rows, len(dataset), device, classes)
-    identity = Identity(settings.architecture, clip.fingerprint, dataset.fingerprint)
+    trainer = Trainer(with_files, clip, rows, len(dataset), device, classes)
+    identity = Identity(settings.architecture, clip.fingerprint, dataset.fingerprint, of_files)
     if checkpoint is not None:
         resume(trainer, checkpoint, identity, before)
         tell(f"going on from {checkpoint.path}")
@@ -115,6 +120,8 @@ def open_session(
             folder.open(settings, trainer.steps_done, launch)
         if world.is_first and isinstance(dataset, CaptionedImages):
             note_dataset(folder.path, dataset.path, dataset.fingerprint)
+        for name, tensors in files.items() if world.is_first else ():
+            save_tensors(kept_file(folder.path, name), tensors)
         branches_off = run is None and checkpoint is not None
         saved_step = 0 if branches_off else trainer.steps_done
         session = TrainingSession(settings, dataset, trainer, identity, folder, saved_step, validation)
@@ -188,29 +195,34 @@ def _where_all_start(
 def _tell_data(
     settings: TrainSettings, dataset: CaptionedImages | StreamedImages, clip: FrozenCLIP, tell: Callable[[str], None]
 ) -> None:
+    if ignored := settings.family.ignored(settings.objective_weights()):
+        tell(ignored)
     if isinstance(dataset, StreamedImages):
         count = f"{len(dataset):,}" if len(dataset) else "an unknown number of"
         too = "" if settings.needs_captions else ", and images without one are taken too"
-        tell(f"a stream of {len(dataset.shards):,} shards, {count} images; captions are encoded as they come{too}")
+        told = f"captions are encoded as they come{too}" if settings.reads_captions else _NOT_READ
+        tell(f"a stream of {len(dataset.shards):,} shards, {count} images; {told}")
         return
-    if dataset.captions:
+    if not settings.reads_captions:
+        tell(f"{len(dataset):,} images; {_NOT_READ}")
+    elif dataset.captions:
         tell(f"{len(dataset):,} images; their {len(dataset.captions):,} captions are encoded once and kept")
-    if dataset.uncaptioned:
+    if dataset.uncaptioned and settings.reads_captions:
         tell(f"{dataset.uncaptioned:,} of {len(dataset):,} images have no caption: CLIP's vectors of them stand in")
     left_out = sum("it has no caption" in problem.reason for problem in dataset.info.left_out)
     if left_out and not settings.needs_captions:
         tell(f"{left_out:,} more were left out for want of a caption; prepare them again with --keep-uncaptioned")
-    for line in caption_notes(clip, dataset.captions):
+    for line in caption_notes(clip, dataset.captions if settings.reads_captions else []):
         tell(line)
 
 
 def _rows(settings: TrainSettings, dataset: CaptionedImages | StreamedImages, clip: FrozenCLIP) -> Tensor | None:
     """What training keeps of every caption (captions,...); text vectors are kept beside the data too.
 
-    Where images have no caption, a row of zeros comes last. Of a stream nothing is kept.
+    Where images have no caption, a row of zeros comes last. Of a stream nothing is kept, nor where none is looked at.
     """
     family = settings.family
-    if isinstance(dataset, StreamedImages):
+    if isinstance(dataset, StreamedImages) or not settings.reads_captions:
         return None
     if type(family).rows is Family.rows:
         none = torch.zeros(1 if dataset.uncaptioned else 0, clip.geometry.embed_dim)
@@ -223,6 +235,7 @@ def _rows(settings: TrainSettings, dataset: CaptionedImages | StreamedImages, cl
 def _record(settings: TrainSettings, dataset: CaptionedImages | StreamedImages) -> dict[str, Any]:
     """What config.json says of the training, for records and for the model card."""
     info = dataset.info
+    captions = len(dataset.captions) if isinstance(dataset, CaptionedImages) and settings.reads_captions else 0
     return {
         "dataset": settings.dataset,
         "dataset_fingerprint": dataset.fingerprint,
@@ -231,9 +244,9 @@ def _record(settings: TrainSettings, dataset: CaptionedImages | StreamedImages) 
             "source": info.source,
             "licence": info.licence,
             "images": len(dataset),
-            **({"captions": len(dataset.captions) or "none"} if isinstance(dataset, CaptionedImages) else {}),
+            **({"captions": captions or "none"} if isinstance(dataset, CaptionedImages) else {}),
         },
-        "prompts": sample_prompts(dataset),
+        "prompts": sample_prompts(dataset) if settings.reads_captions else [],
         "settings": settings.recorded,
     }
 
@@ -250,7 +263,8 @@ def open_inputs(
 ) -> tuple[CaptionedImages | StreamedImages, FrozenCLIP]:
     """The training split, prepared first where it was not before, and the CLIP, which may have to be downloaded."""
     clip = _kept_clip(settings)
-    check_clip(clip)  # a misspelled one is told before data are prepared
+    check_clip(clip)  # a misspelled one is told before data are prepared, as is a file that is not what it should be
+    settings.family.files(settings.objective_weights())
     dataset = open_dataset(settings, progress)
     if settings.needs_captions and isinstance(dataset, CaptionedImages):
         dataset.check_captioned("train on images alone: --variant lafite --language-free")
@@ -297,6 +311,19 @@ def _stream(settings: TrainSettings) -> StreamedImages:
             "--stream-images, or give --steps."
         )
     return stream
+
+
+def with_kept_files(settings: TrainSettings) -> TrainSettings:
+    """The settings; of files of their objective that are gone, the copies in the run that is resumed are taken."""
+    run = settings.resumed_run
+    if run is None:
+        return settings
+    before, copies = read_settings(run / "config.toml", own=True), {}
+    for name, one in settings.family.weights.items():
+        file, copy = str(settings.objective[name]), kept_file(run, name)
+        if one.about.path and file == before.get(name) and not Path(file).exists() and copy.is_file():
+            copies[name] = str(copy)
+    return settings.replaced(**copies)
 
 
 def _kept_clip(settings: TrainSettings) -> str:

@@ -70,7 +70,8 @@ class Trainer:
         settings: what decides the run.
         clip: the frozen CLIP, on `device`.
         rows: what `Family.rows` made of the captions of the training split, and a row of zeros where images have none:
-            a batch's captions index them. None for a stream, whose batches bring their captions.
+            a batch's captions index them. None for a stream, whose batches bring their captions, and where none is
+            looked at.
         images: number of training images, to count epochs; 0 where it is not known.
         device: where to compute.
         classes: for each row the number of its image's class, see `CaptionedImages.classes`; None where there are none.
@@ -292,6 +293,8 @@ class Trainer:
         return torch.where(captions < 0, -1, self.classes[captions])
 
     def _rows_of(self, batch: Batch) -> Tensor:
+        if not self.settings.reads_captions:
+            return torch.zeros(len(batch.captions), self.clip.geometry.embed_dim, device=self.device)
         if not isinstance(batch.captions, tuple):
             return self.rows[batch.captions.to(self.device)]
         captioned = [number for number, caption in enumerate(batch.captions) if caption]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.errors import RatlipError
-from ratlip_cli.evaluation.inputs import model_inputs
+from ratlip_cli.evaluation.inputs import by_captions, model_inputs
 from ratlip_cli.evaluation.networks import load_networks
 from ratlip_cli.evaluation.request import DEFAULT_METRICS, EvaluationRequest
 from ratlip_cli.evaluation.run import Evaluation, score_inputs
@@ -52,7 +52,8 @@ class Validation:
         weights = Path(settings.inception_weights) if settings.inception_weights else None
         self._model = model
         self._images = CaptionedImages(dataset.path, "test", settings.image_size)
-        metrics = DEFAULT_METRICS if self._images.captions else ("fid",)
+        self._by_captions = settings.reads_captions and by_captions(self._images, model)
+        metrics = DEFAULT_METRICS if self._by_captions else ("fid",)
         self._request = EvaluationRequest(
             metrics=metrics, captions_per_image=settings.eval_captions, inception_weights=weights
         )
@@ -69,7 +70,7 @@ class Validation:
                 raise Stopped
 
         model = replace(self._model, folder=folder, fingerprint=fingerprint_of(folder))
-        inputs = model_inputs(model, self._images, self._request)
+        inputs = model_inputs(model, self._images, self._request, self._by_captions)
         try:
             return score_inputs(inputs, self._request, self._networks, stop)
         except Stopped:

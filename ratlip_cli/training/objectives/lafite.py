@@ -82,7 +82,8 @@ class LafiteObjective(Objective):
         self.generator = torch.compile(generator) if settings.compile else generator
         self.discriminator = torch.compile(discriminator) if settings.compile else discriminator
         self.path_length_mean = torch.zeros((), device=clip.mean.device)
-        self.mapper = _mapper(weights.pseudo_mapper, clip) if weights.pseudo_mapper else None
+        used = weights.pseudo_mapper and (weights.language_free or weights.mixing)
+        self.mapper = _mapper(weights.pseudo_mapper, clip) if used else None
 
     # --------------------------------------------------------------------------------------------------- the two halves
 
@@ -234,11 +235,17 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _mapper(path: str, clip: FrozenCLIP) -> nn.Module:
-    """Lafite-NN's mapper of a file, frozen."""
-    tensors = load_weights(Path(path))
+def mapper_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of Lafite-NN's mapper. Raises WeightsError for a file of anything else."""
+    tensors = load_weights(path)
     if "linear1.weight" not in tensors or tensors["linear1.weight"].ndim != 2:
         raise WeightsError(f"{path} has no 'linear1.weight', so it is no mapper of Lafite-NN.")
+    return tensors
+
+
+def _mapper(path: str, clip: FrozenCLIP) -> nn.Module:
+    """Lafite-NN's mapper of a file, frozen."""
+    tensors = mapper_tensors(Path(path))
     hidden, dim = tensors["linear1.weight"].shape
     if dim != clip.geometry.embed_dim:
         raise UsageError(

@@ -217,18 +217,18 @@ def _text_encoder(request: Conversion, checkpoint: ReleasedCheckpoint) -> DamsmT
                     f"{request.path} is of variant {config.variant}, which reads text by CLIP: leave out {option}."
                 )
         return None
-    width = family.damsm_width(config)
     if request.text_encoder is None:
         raise UsageError(
             f"{request.path} is of variant {config.variant}, which reads text by a text encoder of DAMSM: give "
             "--text-encoder text_encoder200.pth --captions captions.pickle, from the archive that its authors link."
         )
     encoder = read_text_encoder(request.text_encoder, request.captions)
-    if encoder.width != width:
-        raise WeightsError(
-            f"{request.text_encoder} gives text vectors of {encoder.width} numbers, but {request.path} reads {width}: "
-            "it was trained with another one."
-        )
+    for what, width in family.damsm_widths(config).items():
+        if encoder.width != width:
+            raise WeightsError(
+                f"{request.text_encoder} gives {what} of {encoder.width} numbers, but {request.path} reads {width}: "
+                "it was trained with another one."
+            )
     return encoder
 
 

@@ -5,6 +5,7 @@ Such files, netG_600.pth and netD_600.pth, are each the tensors of one network.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -14,6 +15,8 @@ from ratlip_cli.families.dfgan import AFFINE_WIDTH_2020, DFGANConfig, DFGANDiscr
 from ratlip_cli.families.ratgan import FLOWER, RATGANConfig, RATGANDiscriminatorConfig
 from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
 from ratlip_cli.weights.released.renaming import AFFINE_LAYERS, backwards, renamed, without_module
+
+logger = logging.getLogger(__name__)
 
 _GENERATOR = (  # names of netG and ours; # stands for a number
     ("^lstm.W", "^lstm.text_to_gates.weight"),
@@ -43,6 +46,8 @@ _DISCRIMINATOR = (
     ("^COND_DNET.joint_conv.0.", "^head.conv1."),
     ("^COND_DNET.joint_conv.2.", "^head.conv2."),
 )
+_OF_FLOWERS = (".affine4.", ".affine5.")
+"""The third affines, which the model of flowers alone uses."""
 _INPUT_MAJOR = ("lstm.W", "lstm.U")
 """Weights that the published code keeps the other way round."""
 
@@ -59,7 +64,8 @@ def import_ratgan(nets: Mapping[str, Mapping[str, Tensor]], variant: str | None 
     published code never uses. Its model of flowers alone uses affine4 and affine5: in the others they are dropped.
 
     Args:
-        variant: of a RAT-GAN; left out, it is that of flowers if affine4 was ever trained: its last weights begin at 0.
+        variant: of a RAT-GAN; left out, it is that of flowers if an affine4 or affine5 was ever trained: their last
+            weights begin at 0. That of flowers is not taken where none was.
 
     Raises KeyError or ValueError where they are no such networks.
     """
@@ -67,9 +73,15 @@ def import_ratgan(nets: Mapping[str, Mapping[str, Tensor]], variant: str | None 
     recurrent = "lstm.W" in theirs
     if not recurrent:
         variant = "dfgan-2020-released"
-    elif variant is None:
-        is_trained = bool(theirs["block0.affine4.fc_gamma.linear2.weight"].any())
-        variant = FLOWER if is_trained else "ratgan-released"
+    else:
+        of_flowers = any(
+            name.endswith(".linear2.weight") and any(affine in name for affine in _OF_FLOWERS) and bool(tensor.any())
+            for name, tensor in theirs.items()
+        )
+        if variant is None or not of_flowers:
+            variant = FLOWER if of_flowers else "ratgan-released"
+        if variant != FLOWER and of_flowers:
+            logger.warning("its third affines were trained, as those of %s are; %s leaves them out", FLOWER, variant)
     unused = _unused(variant)
     generator = {
         renamed(name, _GENERATOR): tensor.T.contiguous() if name in _INPUT_MAJOR else tensor
@@ -110,7 +122,7 @@ def export_ratgan(
 def _unused(variant: str) -> tuple[str, ...]:
     """What stands in the names of tensors that a published model never uses, or has twice."""
     twice_or_never = (".lstm.", ".fea_l.", ".fea_ll.")
-    return twice_or_never if variant == FLOWER else (*twice_or_never, ".affine4.", ".affine5.")
+    return twice_or_never if variant == FLOWER else (*twice_or_never, *_OF_FLOWERS)
 
 
 def _never_used(block: str, net: Mapping[str, Tensor]) -> dict[str, Tensor]:
