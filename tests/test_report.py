@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,9 @@ from test_cli_train import options
 from test_runs import make_run
 
 from ratlip_cli.errors import RatlipError, UsageError
+from ratlip_cli.experiments.ledger import DONE, GENERATOR_FILE, Entry, digest_of, sha256_of, write_ledger
 from ratlip_cli.files import locked
-from ratlip_cli.training.settings import TrainSettings, all_settings
+from ratlip_cli.training.settings import TrainSettings, all_settings, settings_of_run
 from ratlip_cli.web.advice import advice
 from ratlip_cli.web.charts import POINTS, Curve, chart
 from ratlip_cli.web.records import Metrics, read_metrics
@@ -191,7 +193,10 @@ RECORDS: dict[str, Any] = {
     "best/evaluation.json": {"step": 60, "metric": "fid", "value": 3.5, "evaluation": SCORE},
     "gradcam/0000_x.json": {"command": "gradcam", "models": [{"model": "m", "fingerprint": "0" * 16}], "says": ["a"]}
     | {"files": ["0000_x.png"]},
-    "../ledger.jsonl": {"row": "full", "seed": 0, "run": "run", "state": "done", "scores": {"fid": 3.5}, "steps": 9},
+    "../ledger.jsonl": {"row": "full", "seed": 0, "run": "run", "state": "done", "scores": {"fid": 3.5}, "steps": 9}
+    | {"reason": None, "settings": {"dataset": "demo", "variant": "ratlip", "lr_g": 1.0}, "settings_digest": "0" * 16}
+    | {"protocol": {"metrics": ["fid"], "networks": {"CLIP x": {"resize": "clean"}}}, "scored_by": {"machine": "x"}}
+    | {"version": "1", "commit": None, "machine": "x", "files": {"config.toml": "0" * 64}},
 }
 """All records that a report reads, by their places in a run folder, as they are written."""
 
@@ -379,6 +384,82 @@ def test_a_sweep_is_a_table_and_curves_over_each_other(run: Path) -> None:
     assert {"loss_g", "clip_similarity", "fid_clip"} <= {one.title for one in curves.charts}
 
 
+def entry_of(run: Path, row: str, seed: int, **others: Any) -> Entry:
+    """What `ratlip sweep` would write of a run that it scored, but for the scores themselves."""
+    own = settings_of_run(run).flat()
+    networks = {"CLIP ratlip-demo": {"fingerprint": "c" * 16, "resize": "antialiased bicubic to 64"}}
+    files = {GENERATOR_FILE: sha256_of(run / GENERATOR_FILE)}
+    entry = Entry(row, seed, run.name, DONE, None, own, digest_of(own), files=files, version="0.9", machine="a Z80")
+    protocol = {"metrics": ["fid"], "split": "test", "clip": None, "networks": networks}
+    entry = replace(entry, commit="abc", scored_by={"machine": "a 6502"}, protocol=protocol, scores={"fid": 20.5})
+    return replace(entry, model_fingerprint=f"{seed}" * 16, **others)
+
+
+def test_a_sweep_tells_how_its_runs_were_made_and_scored(run: Path) -> None:
+    other = Path(shutil.copytree(run, run.with_name("second")))
+    config = other / "config.toml"
+    config.write_text(re.sub(r"(?m)^lr_g = .*", "lr_g = 0.5", config.read_text()))
+    third = Path(shutil.copytree(run, run.with_name("third")))
+    entries = [entry_of(run, "full", 0), entry_of(other, "fast", 1), entry_of(third, "full", 2, machine="an abacus")]
+    write_ledger(run.parent, entries)
+    page = page_of(ReportRequest(str(run.parent)))
+    (section,) = [one for one in page.sections if one.title == "Scores"]
+    said = "All were scored alike: metrics fid, split test, networks CLIP ratlip-demo (fingerprint cccccccccccccccc"
+    assert said in section.about
+    assert section.tables[0].columns == ["run", "fid_clip", "fingerprint"]
+    assert tables(page, "Scores")[1] == ["second", "20.5000", f"model {'1' * 16}"]
+    (settings,) = [one for one in page.sections if one.title == "Settings"]
+    assert settings.tables[0].columns == ["setting", "full", "fast"]
+    rows = {row[0]: row[1:] for row in tables(page, "Settings")}
+    assert rows["lr_g"] == ["0.0001", "0.5 (preset: 0.0001)"]
+    assert rows["similarity_weight"] == ["1.5 (preset: 4.0)"] * 2
+    assert not {"seed", "beta1", "out"} & rows.keys()
+    environment = [row for row in tables(page, "Environment") if row[0] in ("machine", "scored by: machine", "commit")]
+    assert environment == [
+        ["commit", "abc", "all"],
+        ["machine", "a Z80", "2: first, second"],
+        ["machine", "an abacus", "1: third"],
+        ["scored by: machine", "a 6502", "all"],
+    ]
+    kept = json.loads((run / "environment.json").read_text())
+    assert ["torch", kept["packages"]["torch"], "all"] in tables(page, "Environment")
+    write_ledger(
+        run.parent, [*entries[:2], entry_of(third, "full", 2, protocol={"metrics": ["fid"], "split": "unseen"})]
+    )
+    (section,) = [one for one in page_of(ReportRequest(str(run.parent))).sections if one.title == "Scores"]
+    assert "2 manners" in section.about
+    assert section.tables[0].rows[2][-1] == "metrics fid, split unseen"
+
+
+def test_the_state_of_a_sweeps_run_is_that_of_its_folder_now(run: Path) -> None:
+    changed, trains = (Path(shutil.copytree(run, run.with_name(name))) for name in ("changed", "trains"))
+    write_ledger(run.parent, [entry_of(one, "full", 0) for one in (run, changed, trains)])
+    with (changed / GENERATOR_FILE).open("ab") as file:
+        file.write(b"x")
+    with locked(trains / ".lock") as alone:
+        page = page_of(ReportRequest(str(run.parent)))
+    assert alone
+    rows = {row[0]: row[1:] for row in tables(page, "Runs")}
+    assert {name: row[2] for name, row in rows.items()} == {"first": "done", "changed": "changed", "trains": "running"}
+    assert rows["changed"][-1] == f"{GENERATOR_FILE} was changed after it was scored"
+
+
+def test_a_model_of_a_run_has_its_environment_and_the_preset(run: Path, tmp_path: Path) -> None:
+    kept = json.loads((run / "environment.json").read_text())
+    for folder in (run / "best", run / "model"):
+        page = page_of(ReportRequest(str(folder)))
+        assert dict(tables(page, "Environment"))["torch"] == kept["packages"]["torch"]
+        (training,) = [one for one in page.sections if one.title == "Training"]
+        assert training.tables[0].columns == ("setting", "value", "preset", "meaning")
+        changed = {row[0]: row[1:3] for row in training.tables[0].rows}
+        assert changed["similarity_weight"] == ["1.5", "4.0"]
+        assert changed["batch_size"][0] == "4"
+        assert "beta1" not in changed
+    page = page_of(ReportRequest(str(shutil.copytree(run / "model", tmp_path / "alone"))))
+    (section,) = [one for one in page.sections if one.title == "Environment"]
+    assert (section.about.startswith("Not recorded: "), section.tables) == (True, [])
+
+
 @pytest.mark.slow
 def test_a_model_is_told_and_generates_its_samples(run: Path) -> None:
     model = run / "best"
@@ -386,8 +467,8 @@ def test_a_model_is_told_and_generates_its_samples(run: Path) -> None:
     page = page_of(ReportRequest(str(model)))
     facts = dict(page.facts)
     assert (page.kind, facts["Licence"], facts["Model"]) == ("model", "CC0", "ratlip, 32 x 32 pixels")
-    assert [one.title for one in page.sections] == ["Samples", "Scores", "Modules", "Training"]
-    assert dict(tables(page, "Training"))["batch_size"] == "4"
+    assert [one.title for one in page.sections] == ["Samples", "Scores", "Modules", "Training", "Environment"]
+    assert {row[0]: row[1] for row in tables(page, "Training")}["batch_size"] == "4"
     assert page.sections[0].images[0].uri.startswith("data:image/webp;base64,")
 
 
