@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -512,6 +512,43 @@ def test_what_goes_wrong_is_said_with_the_setting_that_helps(tiny_settings: Trai
     assert set(re.findall(r"--[a-z-]+", line)) <= known
 
 
+LAFITE = {"loss_d": 1.0, "logit_real": 0.9, "logit_fake": -0.7, "match_real": -1.8, "match_fake": -1.8}
+WRONG_OF_LAFITE = {
+    "penalty explodes: R1": ({"r1": 20.0, "loss_d": 3.0}, "--lr-d"),
+    "Real images are not told by their text: match_real is -2.76, by chance -2.77": ({"match_real": -2.76}, "--itd"),
+    "Generated images are not told": ({"match_fake": -2.76}, "--itd"),
+}
+
+
+@pytest.mark.parametrize("sign", [None, *WRONG_OF_LAFITE])
+def test_lafites_own_terms_are_watched(sign: str | None) -> None:
+    """R1 is measured every 16 steps."""
+    settings = TrainSettings.of(dataset="demo", variant="lafite", steps=2000, batch_size=16, r1_gamma=5.0, itd=2.0)
+    metrics, (values, option) = Metrics(), WRONG_OF_LAFITE[sign] if sign else ({}, "")
+    for step in range(1, 1301):
+        r1 = {"r1": 0.1} if step % 16 == 1 else {}
+        due = step > 1000 and ("r1" not in values or step % 16 == 1)
+        metrics.take({"step": step, **LAFITE, **r1, **(values if due else {})})
+    lines = advice(metrics, settings)
+    if sign is None:
+        assert lines == []
+        return
+    (line,) = lines
+    assert sign in line
+    assert option in line
+    assert {f"--{name.replace('_', '-')}" for name in all_settings()} >= set(re.findall(r"--[a-z-]+", line))
+
+
+def test_lafites_own_terms_have_their_charts(run: Path) -> None:
+    lines = [{"step": step, **LAFITE, "match_clip": -2.0, "r1": 0.1, "path_length": 1.0} for step in range(13, 20)]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    (curves,) = [one for one in page_of(ReportRequest(str(run))).sections if one.title == "Curves"]
+    shown = {one.title: one.table.columns[1:] for one in curves.charts}
+    assert shown["Match of images and text"] == ["match_real", "match_fake", "match_clip"]
+    assert (shown["R1"], shown["Path length"]) == (["r1"], ["path_length"])
+
+
 def test_points_of_a_chart_are_means_within_their_bands() -> None:
     steps = list(range(5, 2005))
     values = np.random.default_rng(0).normal(size=len(steps)).tolist()
@@ -526,6 +563,48 @@ def test_points_of_a_chart_are_means_within_their_bands() -> None:
         assert row["y"] == pytest.approx(np.mean(part), rel=1e-3, abs=1e-3)
         assert (row["lo"], row["hi"]) == (pytest.approx(min(part), rel=1e-3), pytest.approx(max(part), rel=1e-3))
     assert [row["y"] for row in shown if row["c"] == "c1"] == [1.0, 2.0, 3.0]
+
+
+def test_points_stand_at_steps_that_there_are() -> None:
+    """Sparse values at their own; a mean of several at the mean of their steps, or at the sparse value's among them."""
+    steps, evaluated = list(range(1, 5001)), list(range(250, 5001, 250))
+    rows = chart(
+        "t", "", [Curve("a", steps, [0.5] * 5000), Curve("b", evaluated, [float(step) for step in evaluated])]
+    ).spec["data"]["values"]
+    assert [(row["x"], row["y"]) for row in rows if row["c"] == "c1"] == [(step, float(step)) for step in evaluated]
+    dense = [row["x"] for row in rows if row["c"] == "c0"]
+    assert len(dense) <= POINTS
+    width = -(-5000 // POINTS)
+    for number, x in enumerate(dense):
+        within = range(number * width + 1, min(5000, (number + 1) * width) + 1)
+        sparse = [step for step in evaluated if step in within]
+        assert x in (sparse or {round(np.mean(within) - 0.1), round(np.mean(within) + 0.1)})
+    irregular = sorted({*range(1, 200), *range(4000, 4100), 4999})
+    rows = chart("t", "", [Curve("a", steps, [0.5] * 5000), Curve("b", irregular, [1.0] * 300)]).spec["data"]["values"]
+    assert [row["x"] for row in rows if row["c"] == "c1"] == irregular
+
+
+def filled(shown: Sequence[Curve], runs: bool = False) -> list[list[str]]:
+    """The cells of each column of a chart's table of values."""
+    return [list(column) for column in zip(*chart("t", "", shown, runs=runs).table.rows, strict=True)]
+
+
+def test_a_table_of_values_has_those_of_sparse_curves() -> None:
+    steps = list(range(1, 5759))
+    evaluated = [1, *range(250, 5751, 250)]
+    at, dense, sparse = filled([Curve("a", steps, [0.5] * 5758), Curve("b", evaluated, [0.25] * 24)])
+    assert dense == ["0.5"] * 9
+    assert sparse == ["0.25"] * 9
+    assert {int(cell.replace(",", "")) for cell in at} <= {*evaluated}
+    # Runs: one that ended early decides no steps, and one with a single value has it in the table.
+    columns = filled(
+        [Curve("a", steps, [0.5] * 5758), Curve("b", [1, 10], [0.25, 0.3]), Curve("c", [777], [9.0])], runs=True
+    )
+    assert columns[0][-1] == "5,758" or int(columns[0][-1].replace(",", "")) > 5700
+    assert columns[1].count("") == 0
+    assert columns[2].count("") > 5
+    assert columns[3].count("9") == 1
+    assert filled([Curve("a", [5], [1.0]), Curve("b", [9], [2.0])]) == [["5", "9"], ["1", ""], ["", "2"]]
 
 
 def test_metrics_are_read_as_they_lie_there(tmp_path: Path) -> None:

@@ -78,6 +78,14 @@ GROUPS = (
         "mismatched means that the discriminator reads the text.",
     ),
     ("Gradient penalty", ("penalty_norm", "penalty"), "The norm that the penalty raises to its power."),
+    ("R1", ("r1",), "The square of the norm of the discriminator's gradient by real images."),
+    (
+        "Match of images and text",
+        ("match_real", "match_fake", "match_clip"),
+        "The logarithm of how surely a batch's images are told by their text: 0 at best, by chance minus the logarithm "
+        "of their number. By the discriminator of real and generated images, and by CLIP of generated ones.",
+    ),
+    ("Path length", ("path_length",), "How far images move with w, which the generator keeps even."),
     (
         "CLIP similarity",
         ("clip_similarity", "clip_similarity_real"),
@@ -101,7 +109,7 @@ ABOUT_CURVES = (
 _GRID = re.compile(r"step_[0-9]+\.png")
 
 OVERLAID = ("loss_d", "loss_g", "logit_real", "logit_mismatched", "logit_fake", "penalty_norm", "clip_similarity")
-OVERLAID_TOO = ("variety_noise", "variety_captions")
+OVERLAID_TOO = ("r1", "match_real", "match_fake", "variety_noise", "variety_captions")
 """Curves of which several runs are shown over each other."""
 
 
