@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from ratlip_cli.errors import RatlipError, unknown_name
+from ratlip_cli.errors import RatlipError, UsageError, unknown_name
 from ratlip_cli.files import printable, whole_file
 from ratlip_cli.generation import ANIMATIONS, STRIP
 from ratlip_cli.grids import captioned_grid
@@ -19,6 +20,10 @@ from ratlip_cli.outputs import png_text
 
 _SIDE = 256
 """Smaller images are enlarged to about so many pixels: players blur what is small."""
+
+
+MOST_PIXELS = 100_000_000
+"""Of all frames of a file that is made in memory, which is each but an MP4: Pillow takes 4 bytes a pixel."""
 
 
 def check_animation(path: Path) -> None:
@@ -37,13 +42,19 @@ def save_animation(path: Path, frames: Iterable[Image.Image], caption: str, reco
 
     Args:
         caption: stands above a strip.
-        record: how they were made, for the file's metadata; its `fps` is the frames a second.
+        record: how they were made, for the file's metadata; its `fps` is the frames a second, its `frames`, where it
+            has that, their number.
 
-    An animation repeats without end, but for MP4, where the player decides. Raises RatlipError where `path` cannot be
-    written; what was there before is replaced.
+    An animation repeats without end, but for MP4, where the player decides. What was there before is replaced.
+
+    Raises:
+        UsageError: there are more pixels than MOST_PIXELS, which the first frame tells, or a GIF would have to show one
+        image for longer than it can. RatlipError: `path` cannot be written.
     """
     kind = path.suffix[1:].lower()
     fps, about = int(str(record["fps"])), json.dumps(record)
+    if kind != "mp4":
+        frames = _checked(frames, kind, int(str(record.get("frames", 1))))
     with whole_file(path) as partial:
         if kind == STRIP:
             captioned_grid([(caption, list(frames))]).save(partial, "PNG", pnginfo=png_text(record))
@@ -55,7 +66,27 @@ def save_animation(path: Path, frames: Iterable[Image.Image], caption: str, reco
             exif[ExifTags.Base.ImageDescription] = about
             beside = {"comment": about.encode()} if kind == "gif" else {"exif": exif, "quality": 95}
             delays = _delays(len(shown), fps, 10 if kind == "gif" else 1)  # a GIF counts in hundredths of a second
-            shown[0].save(partial, kind, save_all=True, append_images=shown[1:], duration=delays, loop=0, **beside)
+            try:
+                shown[0].save(partial, kind, save_all=True, append_images=shown[1:], duration=delays, loop=0, **beside)
+            except struct.error as error:  # of frames that look the same Pillow makes one
+                raise UsageError(
+                    "a GIF shows one image for at most 655 seconds, and so many frames look the same that one would be "
+                    "shown for longer: raise --fps, or give an --out that ends in .webp or .mp4."
+                ) from error
+
+
+def _checked(frames: Iterable[Image.Image], kind: str, count: int) -> Iterator[Image.Image]:
+    """The frames, `count` of them; raises UsageError at the first where they are too large to be held in memory."""
+    for number, frame in enumerate(frames):
+        if number == 0:
+            width, height = (side * _scale(frame.size) for side in frame.size)
+            most = MOST_PIXELS // (width * height)
+            if count > most:
+                raise UsageError(
+                    f"{count:,} frames of {width} x {height} pixels are too many for a .{kind}, made in memory: "
+                    f"give at most {most:,} --frames, or an --out that ends in .mp4."
+                )
+        yield frame
 
 
 def _delays(count: int, fps: int, unit: int) -> list[int]:
@@ -67,11 +98,14 @@ def _delays(count: int, fps: int, unit: int) -> list[int]:
 def enlarged(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
     """Frames by whole factors to about 256 pixels where they are smaller, and to an even side, which H.264 needs."""
     for frame in frames:
-        scale = max(1, _SIDE // max(frame.size))
-        if any(side * scale % 2 for side in frame.size):
-            scale *= 2
+        scale = _scale(frame.size)
         size = (frame.width * scale, frame.height * scale)
         yield frame.resize(size, Image.Resampling.NEAREST) if scale > 1 else frame
+
+
+def _scale(size: tuple[int, int]) -> int:
+    scale = max(1, _SIDE // max(size))
+    return scale * 2 if any(side * scale % 2 for side in size) else scale
 
 
 def _save_mp4(path: Path, frames: Iterable[Image.Image], fps: int, about: str) -> None:

@@ -153,6 +153,10 @@ class ExportedModel:
             mixed = np.concatenate((mixed[..., :1], words[..., 1:]), axis=2)
         return mixed
 
+    def reads_alike(self, one: Floats, other: Floats) -> bool:
+        """See `samples.ImageModel`."""
+        return np.array_equal(one, other)
+
     def images(self, noise: Floats, encoded: Sequence[Floats]) -> tuple[list[Image.Image], Sequence[float | None]]:
         """See `samples.ImageModel`."""
         text = np.concatenate(encoded)

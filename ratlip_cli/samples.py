@@ -111,6 +111,10 @@ class ImageModel(Protocol):
         """What lies between two encoded prompts: their images are those of `start` at share 0, of `end` at 1."""
         ...
 
+    def reads_alike(self, one: Any, other: Any) -> bool:
+        """Whether two encoded prompts are the same to it."""
+        ...
+
     def images(
         self, noise: NDArray[np.float32], encoded: Sequence[Any]
     ) -> tuple[list[Image.Image], Sequence[float | None]]:
@@ -176,8 +180,17 @@ def generate(
 def interpolate(
     model: ImageModel, request: InterpolationRequest, batch_size: int | None = None
 ) -> Iterator[Image.Image]:
-    """The frames of an interpolation, in their order, each of the same noise vector; see `family.Family.between`."""
+    """The frames of an interpolation, in their order, each of the same noise vector; see `family.Family.between`.
+
+    Raises UsageError, before any is generated, where the model reads prompts that follow each other as the same.
+    """
     encoded = [_encoded(model, request.prompts, number) for number in range(len(request.prompts))]
+    for start, end in sorted({(start, end) for start, end, _ in request.places()}):
+        if model.reads_alike(encoded[start], encoded[end]):
+            raise UsageError(
+                f"model {model.name} reads '{request.prompts[start]}' and '{request.prompts[end]}' as the same, "
+                "between which nothing would change: give prompts whose words it knows."
+            )
     noise = model.truncated(model.noise(request.seed, [request.index]), request.truncation)
     places = iter(request.places())
     while batch := list(itertools.islice(places, batch_size or model.together)):

@@ -102,6 +102,10 @@ class TorchModel:
         """See `samples.ImageModel`."""
         return self._model.family.between(start[0], end[0], share), torch.lerp(start[1], end[1], share)
 
+    def reads_alike(self, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+        """See `samples.ImageModel`."""
+        return torch.equal(one[0], other[0])
+
     @torch.no_grad()
     def images(
         self, noise: NDArray[np.float32], encoded: Sequence[tuple[Tensor, Tensor]]
@@ -148,6 +152,10 @@ class SharedModel:
     def between(self, start: str, end: str, share: float) -> str:
         """Raises UsageError: what lies between prompts is made by one process."""
         raise UsageError("what lies between two prompts is made by one process: leave out --devices and torchrun.")
+
+    def reads_alike(self, one: str, other: str) -> bool:
+        """See `samples.ImageModel`."""
+        return self._model.reads_alike(self._model.encoded(one), self._model.encoded(other))
 
     def images(
         self, noise: NDArray[np.float32], encoded: Sequence[str]

@@ -86,6 +86,28 @@ def test_text_goes_straight_under_one_noise_vector(model: Model) -> None:
     assert np.abs(middle - expected).max() <= 0.51  # half a level, and float32's rounding of (start + end) / 2
 
 
+@pytest.mark.parametrize(
+    ("prompts", "loop"),
+    [(("a red dog", "a red cat", "a rose"), False), (("cat", "a rose", "dog"), True)],
+)
+def test_prompts_that_are_read_as_the_same_are_refused_before_anything_is_generated(
+    prompts: tuple[str, ...], loop: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bundled model knows neither of the words."""
+    monkeypatch.setattr(TorchModel, "images", None)
+    given = (*prompts, *(["--loop"] if loop else []), "--model", "ratlip-demo", "--out", tmp_path / "x.gif")
+    answer = ratlip("generate", "--interpolate", *given)
+    assert (answer.code, "' as the same, between which" in answer.err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exported_model_tells_what_it_reads_as_the_same() -> None:
+    one, other = np.float32([[0.1, 3.0]]), np.float32([[0.1, 3.5]])
+    exported = object.__new__(ExportedModel)  # whose file is not needed for that
+    assert exported.reads_alike(one, one.copy())
+    assert not exported.reads_alike(one, other)
+
+
 def test_an_exported_model_has_its_own_plain_images_at_the_ends(model: Model) -> None:
     """The same law, without onnxruntime: what it takes between two prompts."""
     start, end = np.float32([[0.1, 3.0]]), np.float32([[-0.7, 1 / 3]])
@@ -233,6 +255,24 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     for kind in ("gif", "webp", "png", *(["mp4"] if importlib.util.find_spec("av") else [])):
         with pytest.raises(KeyboardInterrupt):
             save_animation(tmp_path / f"x.{kind}", broken(), "a way", {"fps": 20})  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_gif_cannot_show_that_long_is_one_line(tmp_path: Path) -> None:
+    """Pillow makes one frame of those that look the same."""
+    with pytest.raises(UsageError, match="at most 655 seconds"):
+        save_animation(tmp_path / "x.gif", [Image.new("RGB", (256, 256))] * 700, "a way", {"fps": 1})
+    assert list(tmp_path.iterdir()) == []
+    save_animation(tmp_path / "x.gif", [Image.new("RGB", (256, 256))] * 600, "a way", {"fps": 1})
+    assert Image.open(tmp_path / "x.gif").info["duration"] == 600_000
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_what_is_too_large_for_memory_is_told_at_the_first_frame(model: Model, kind: str, tmp_path: Path) -> None:
+    given = ("--interpolate", *PROMPTS, "--frames", 3600, "--model", model.folder, "--out", tmp_path / f"x.{kind}")
+    answer = ratlip("generate", *given)
+    told = f"3,600 frames of 256 x 256 pixels are too many for a .{kind}, made in memory: give at most 1,525"
+    assert (answer.code, told in answer.err, ".mp4" in answer.err) == (2, True, True), answer.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,9 @@ from test_cli_train import options
 from test_runs import make_run
 
 from ratlip_cli.errors import RatlipError, UsageError
+from ratlip_cli.experiments.ledger import DONE, GENERATOR_FILE, Entry, digest_of, sha256_of, write_ledger
 from ratlip_cli.files import locked
-from ratlip_cli.training.settings import TrainSettings, all_settings
+from ratlip_cli.training.settings import TrainSettings, all_settings, settings_of_run
 from ratlip_cli.web.advice import advice
 from ratlip_cli.web.charts import POINTS, Curve, chart
 from ratlip_cli.web.records import Metrics, read_metrics
@@ -191,7 +193,10 @@ RECORDS: dict[str, Any] = {
     "best/evaluation.json": {"step": 60, "metric": "fid", "value": 3.5, "evaluation": SCORE},
     "gradcam/0000_x.json": {"command": "gradcam", "models": [{"model": "m", "fingerprint": "0" * 16}], "says": ["a"]}
     | {"files": ["0000_x.png"]},
-    "../ledger.jsonl": {"row": "full", "seed": 0, "run": "run", "state": "done", "scores": {"fid": 3.5}, "steps": 9},
+    "../ledger.jsonl": {"row": "full", "seed": 0, "run": "run", "state": "done", "scores": {"fid": 3.5}, "steps": 9}
+    | {"reason": None, "settings": {"dataset": "demo", "variant": "ratlip", "lr_g": 1.0}, "settings_digest": "0" * 16}
+    | {"protocol": {"metrics": ["fid"], "networks": {"CLIP x": {"resize": "clean"}}}, "scored_by": {"machine": "x"}}
+    | {"version": "1", "commit": None, "machine": "x", "files": {"config.toml": "0" * 64}},
 }
 """All records that a report reads, by their places in a run folder, as they are written."""
 
@@ -379,6 +384,82 @@ def test_a_sweep_is_a_table_and_curves_over_each_other(run: Path) -> None:
     assert {"loss_g", "clip_similarity", "fid_clip"} <= {one.title for one in curves.charts}
 
 
+def entry_of(run: Path, row: str, seed: int, **others: Any) -> Entry:
+    """What `ratlip sweep` would write of a run that it scored, but for the scores themselves."""
+    own = settings_of_run(run).flat()
+    networks = {"CLIP ratlip-demo": {"fingerprint": "c" * 16, "resize": "antialiased bicubic to 64"}}
+    files = {GENERATOR_FILE: sha256_of(run / GENERATOR_FILE)}
+    entry = Entry(row, seed, run.name, DONE, None, own, digest_of(own), files=files, version="0.9", machine="a Z80")
+    protocol = {"metrics": ["fid"], "split": "test", "clip": None, "networks": networks}
+    entry = replace(entry, commit="abc", scored_by={"machine": "a 6502"}, protocol=protocol, scores={"fid": 20.5})
+    return replace(entry, model_fingerprint=f"{seed}" * 16, **others)
+
+
+def test_a_sweep_tells_how_its_runs_were_made_and_scored(run: Path) -> None:
+    other = Path(shutil.copytree(run, run.with_name("second")))
+    config = other / "config.toml"
+    config.write_text(re.sub(r"(?m)^lr_g = .*", "lr_g = 0.5", config.read_text()))
+    third = Path(shutil.copytree(run, run.with_name("third")))
+    entries = [entry_of(run, "full", 0), entry_of(other, "fast", 1), entry_of(third, "full", 2, machine="an abacus")]
+    write_ledger(run.parent, entries)
+    page = page_of(ReportRequest(str(run.parent)))
+    (section,) = [one for one in page.sections if one.title == "Scores"]
+    said = "All were scored alike: metrics fid, split test, networks CLIP ratlip-demo (fingerprint cccccccccccccccc"
+    assert said in section.about
+    assert section.tables[0].columns == ["run", "fid_clip", "fingerprint"]
+    assert tables(page, "Scores")[1] == ["second", "20.5000", f"model {'1' * 16}"]
+    (settings,) = [one for one in page.sections if one.title == "Settings"]
+    assert settings.tables[0].columns == ["setting", "full", "fast"]
+    rows = {row[0]: row[1:] for row in tables(page, "Settings")}
+    assert rows["lr_g"] == ["0.0001", "0.5 (preset: 0.0001)"]
+    assert rows["similarity_weight"] == ["1.5 (preset: 4.0)"] * 2
+    assert not {"seed", "beta1", "out"} & rows.keys()
+    environment = [row for row in tables(page, "Environment") if row[0] in ("machine", "scored by: machine", "commit")]
+    assert environment == [
+        ["commit", "abc", "all"],
+        ["machine", "a Z80", "2: first, second"],
+        ["machine", "an abacus", "1: third"],
+        ["scored by: machine", "a 6502", "all"],
+    ]
+    kept = json.loads((run / "environment.json").read_text())
+    assert ["torch", kept["packages"]["torch"], "all"] in tables(page, "Environment")
+    write_ledger(
+        run.parent, [*entries[:2], entry_of(third, "full", 2, protocol={"metrics": ["fid"], "split": "unseen"})]
+    )
+    (section,) = [one for one in page_of(ReportRequest(str(run.parent))).sections if one.title == "Scores"]
+    assert "2 manners" in section.about
+    assert section.tables[0].rows[2][-1] == "metrics fid, split unseen"
+
+
+def test_the_state_of_a_sweeps_run_is_that_of_its_folder_now(run: Path) -> None:
+    changed, trains = (Path(shutil.copytree(run, run.with_name(name))) for name in ("changed", "trains"))
+    write_ledger(run.parent, [entry_of(one, "full", 0) for one in (run, changed, trains)])
+    with (changed / GENERATOR_FILE).open("ab") as file:
+        file.write(b"x")
+    with locked(trains / ".lock") as alone:
+        page = page_of(ReportRequest(str(run.parent)))
+    assert alone
+    rows = {row[0]: row[1:] for row in tables(page, "Runs")}
+    assert {name: row[2] for name, row in rows.items()} == {"first": "done", "changed": "changed", "trains": "running"}
+    assert rows["changed"][-1] == f"{GENERATOR_FILE} was changed after it was scored"
+
+
+def test_a_model_of_a_run_has_its_environment_and_the_preset(run: Path, tmp_path: Path) -> None:
+    kept = json.loads((run / "environment.json").read_text())
+    for folder in (run / "best", run / "model"):
+        page = page_of(ReportRequest(str(folder)))
+        assert dict(tables(page, "Environment"))["torch"] == kept["packages"]["torch"]
+        (training,) = [one for one in page.sections if one.title == "Training"]
+        assert training.tables[0].columns == ("setting", "value", "preset", "meaning")
+        changed = {row[0]: row[1:3] for row in training.tables[0].rows}
+        assert changed["similarity_weight"] == ["1.5", "4.0"]
+        assert changed["batch_size"][0] == "4"
+        assert "beta1" not in changed
+    page = page_of(ReportRequest(str(shutil.copytree(run / "model", tmp_path / "alone"))))
+    (section,) = [one for one in page.sections if one.title == "Environment"]
+    assert (section.about.startswith("Not recorded: "), section.tables) == (True, [])
+
+
 @pytest.mark.slow
 def test_a_model_is_told_and_generates_its_samples(run: Path) -> None:
     model = run / "best"
@@ -386,8 +467,8 @@ def test_a_model_is_told_and_generates_its_samples(run: Path) -> None:
     page = page_of(ReportRequest(str(model)))
     facts = dict(page.facts)
     assert (page.kind, facts["Licence"], facts["Model"]) == ("model", "CC0", "ratlip, 32 x 32 pixels")
-    assert [one.title for one in page.sections] == ["Samples", "Scores", "Modules", "Training"]
-    assert dict(tables(page, "Training"))["batch_size"] == "4"
+    assert [one.title for one in page.sections] == ["Samples", "Scores", "Modules", "Training", "Environment"]
+    assert {row[0]: row[1] for row in tables(page, "Training")}["batch_size"] == "4"
     assert page.sections[0].images[0].uri.startswith("data:image/webp;base64,")
 
 
@@ -431,6 +512,43 @@ def test_what_goes_wrong_is_said_with_the_setting_that_helps(tiny_settings: Trai
     assert set(re.findall(r"--[a-z-]+", line)) <= known
 
 
+LAFITE = {"loss_d": 1.0, "logit_real": 0.9, "logit_fake": -0.7, "match_real": -1.8, "match_fake": -1.8}
+WRONG_OF_LAFITE = {
+    "penalty explodes: R1": ({"r1": 20.0, "loss_d": 3.0}, "--lr-d"),
+    "Real images are not told by their text: match_real is -2.76, by chance -2.77": ({"match_real": -2.76}, "--itd"),
+    "Generated images are not told": ({"match_fake": -2.76}, "--itd"),
+}
+
+
+@pytest.mark.parametrize("sign", [None, *WRONG_OF_LAFITE])
+def test_lafites_own_terms_are_watched(sign: str | None) -> None:
+    """R1 is measured every 16 steps."""
+    settings = TrainSettings.of(dataset="demo", variant="lafite", steps=2000, batch_size=16, r1_gamma=5.0, itd=2.0)
+    metrics, (values, option) = Metrics(), WRONG_OF_LAFITE[sign] if sign else ({}, "")
+    for step in range(1, 1301):
+        r1 = {"r1": 0.1} if step % 16 == 1 else {}
+        due = step > 1000 and ("r1" not in values or step % 16 == 1)
+        metrics.take({"step": step, **LAFITE, **r1, **(values if due else {})})
+    lines = advice(metrics, settings)
+    if sign is None:
+        assert lines == []
+        return
+    (line,) = lines
+    assert sign in line
+    assert option in line
+    assert {f"--{name.replace('_', '-')}" for name in all_settings()} >= set(re.findall(r"--[a-z-]+", line))
+
+
+def test_lafites_own_terms_have_their_charts(run: Path) -> None:
+    lines = [{"step": step, **LAFITE, "match_clip": -2.0, "r1": 0.1, "path_length": 1.0} for step in range(13, 20)]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    (curves,) = [one for one in page_of(ReportRequest(str(run))).sections if one.title == "Curves"]
+    shown = {one.title: one.table.columns[1:] for one in curves.charts}
+    assert shown["Match of images and text"] == ["match_real", "match_fake", "match_clip"]
+    assert (shown["R1"], shown["Path length"]) == (["r1"], ["path_length"])
+
+
 def test_points_of_a_chart_are_means_within_their_bands() -> None:
     steps = list(range(5, 2005))
     values = np.random.default_rng(0).normal(size=len(steps)).tolist()
@@ -445,6 +563,48 @@ def test_points_of_a_chart_are_means_within_their_bands() -> None:
         assert row["y"] == pytest.approx(np.mean(part), rel=1e-3, abs=1e-3)
         assert (row["lo"], row["hi"]) == (pytest.approx(min(part), rel=1e-3), pytest.approx(max(part), rel=1e-3))
     assert [row["y"] for row in shown if row["c"] == "c1"] == [1.0, 2.0, 3.0]
+
+
+def test_points_stand_at_steps_that_there_are() -> None:
+    """Sparse values at their own; a mean of several at the mean of their steps, or at the sparse value's among them."""
+    steps, evaluated = list(range(1, 5001)), list(range(250, 5001, 250))
+    rows = chart(
+        "t", "", [Curve("a", steps, [0.5] * 5000), Curve("b", evaluated, [float(step) for step in evaluated])]
+    ).spec["data"]["values"]
+    assert [(row["x"], row["y"]) for row in rows if row["c"] == "c1"] == [(step, float(step)) for step in evaluated]
+    dense = [row["x"] for row in rows if row["c"] == "c0"]
+    assert len(dense) <= POINTS
+    width = -(-5000 // POINTS)
+    for number, x in enumerate(dense):
+        within = range(number * width + 1, min(5000, (number + 1) * width) + 1)
+        sparse = [step for step in evaluated if step in within]
+        assert x in (sparse or {round(np.mean(within) - 0.1), round(np.mean(within) + 0.1)})
+    irregular = sorted({*range(1, 200), *range(4000, 4100), 4999})
+    rows = chart("t", "", [Curve("a", steps, [0.5] * 5000), Curve("b", irregular, [1.0] * 300)]).spec["data"]["values"]
+    assert [row["x"] for row in rows if row["c"] == "c1"] == irregular
+
+
+def filled(shown: Sequence[Curve], runs: bool = False) -> list[list[str]]:
+    """The cells of each column of a chart's table of values."""
+    return [list(column) for column in zip(*chart("t", "", shown, runs=runs).table.rows, strict=True)]
+
+
+def test_a_table_of_values_has_those_of_sparse_curves() -> None:
+    steps = list(range(1, 5759))
+    evaluated = [1, *range(250, 5751, 250)]
+    at, dense, sparse = filled([Curve("a", steps, [0.5] * 5758), Curve("b", evaluated, [0.25] * 24)])
+    assert dense == ["0.5"] * 9
+    assert sparse == ["0.25"] * 9
+    assert {int(cell.replace(",", "")) for cell in at} <= {*evaluated}
+    # Runs: one that ended early decides no steps, and one with a single value has it in the table.
+    columns = filled(
+        [Curve("a", steps, [0.5] * 5758), Curve("b", [1, 10], [0.25, 0.3]), Curve("c", [777], [9.0])], runs=True
+    )
+    assert columns[0][-1] == "5,758" or int(columns[0][-1].replace(",", "")) > 5700
+    assert columns[1].count("") == 0
+    assert columns[2].count("") > 5
+    assert columns[3].count("9") == 1
+    assert filled([Curve("a", [5], [1.0]), Curve("b", [9], [2.0])]) == [["5", "9"], ["1", ""], ["", "2"]]
 
 
 def test_metrics_are_read_as_they_lie_there(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ EARLY = 500
 _WORSE = 1.1
 """How many times its best value a Fréchet distance must be to count as worse."""
 
+_ABOVE_CHANCE = 0.05
+"""How far above chance a contrastive term must be to say anything."""
+
 
 def advice(metrics: Metrics, settings: TrainSettings) -> list[str]:
     """A line for each thing that goes wrong in a run by its records."""
@@ -28,6 +31,7 @@ def advice(metrics: Metrics, settings: TrainSettings) -> list[str]:
         _penalty(metrics, settings),
         _one_sided(metrics),
         _deaf(metrics),
+        _at_chance(metrics, settings),
         _worse(metrics),
     ]
     return [*_collapsed(metrics), *(line for line in found if line)]
@@ -76,21 +80,46 @@ def _too_like(metrics: Metrics, settings: TrainSettings) -> str | None:
 
 
 def _penalty(metrics: Metrics, settings: TrainSettings) -> str | None:
-    norms, losses = metrics.values("penalty_norm")[-RECENT:], metrics.values("loss_d")[-RECENT:]
-    if not norms or not losses or "penalty_power" in settings.family.unused:
+    found = _of_gradients(metrics, settings)
+    losses = metrics.values("loss_d")[-RECENT:]
+    if found is None or not losses:
+        return None
+    measured, term = found
+    loss = fmean(losses)
+    if term < 10 or term < 0.5 * loss:
+        return None
+    return (
+        f"The gradient penalty explodes: {measured} and its term {term:.3g}, of a discriminator's loss of {loss:.3g}. "
+        "Lower --lr-d, or go on from an earlier checkpoint by --resume with --out."
+    )
+
+
+def _of_gradients(metrics: Metrics, settings: TrainSettings) -> tuple[str, float] | None:
+    """What was measured of the discriminator's gradient, in words, and the penalty's share of the loss; None of none.
+
+    A penalty is the paper's power of a norm, or R1, which is computed every few steps.
+    """
+    if "r1_gamma" in settings.objective and (squares := _of_last_steps(metrics, "r1")):
+        default = 2e-4 * settings.image_size**2 / settings.batch_size
+        return (
+            f"R1, the square of the gradient's norm, is {fmean(squares):.3g}",
+            float(settings.objective["r1_gamma"] or default) / 2 * fmean(squares),
+        )
+    norms = _of_last_steps(metrics, "penalty_norm")
+    if not norms or "penalty_power" in settings.family.unused:
         return None
     # The norms are means over batches, and the power of a mean is at most the mean of powers: so is this of the term.
     try:
         term = fmean(settings.penalty_weight * max(norm, 0.0) ** settings.penalty_power for norm in norms)
     except OverflowError:
         term = math.inf
-    loss = fmean(losses)
-    if term < 10 or term < 0.5 * loss:
-        return None
-    return (
-        f"The gradient penalty explodes: its norm is {fmean(norms):.2f} and its term {term:.3g}, of a discriminator's "
-        f"loss of {loss:.3g}. Lower --lr-d, or go on from an earlier checkpoint by --resume with --out."
-    )
+    return f"its norm is {fmean(norms):.2f}", term
+
+
+def _of_last_steps(metrics: Metrics, name: str) -> Sequence[float]:
+    """The values in the last RECENT steps, or the last one where that is longer ago."""
+    both = list(zip(metrics.steps(name), metrics.values(name), strict=True))
+    return [value for step, value in both if step > metrics.last_step - RECENT] or [value for _, value in both[-1:]]
 
 
 def _one_sided(metrics: Metrics) -> str | None:
@@ -112,6 +141,24 @@ def _deaf(metrics: Metrics) -> str | None:
         f"{mismatched:.2f} with others'. Check that captions fit their images; more --steps or a larger --batch-size "
         "help."
     )
+
+
+def _at_chance(metrics: Metrics, settings: TrainSettings) -> str | None:
+    """The same of a discriminator that tells a batch's images by their text, and of the images that it tells."""
+    weights = settings.objective
+    if metrics.last_step < EARLY or not (weights.get("itd") and weights.get("temperature")):
+        return None
+    chance = -math.log(settings.batch_size // settings.grad_accum)
+    if weights.get("double_exponential"):
+        chance += math.log(float(weights["temperature"]))
+    for name, whose in (("match_real", "real images"), ("match_fake", "generated images")):
+        match = recent(metrics, name)
+        if match is not None and match - chance < _ABOVE_CHANCE:
+            return (
+                f"{whose.capitalize()} are not told by their text: {name} is {match:.2f}, by chance {chance:.2f}. "
+                "Check that captions fit their images; a higher --itd, more --steps or a larger --batch-size help."
+            )
+    return None
 
 
 def _worse(metrics: Metrics) -> str | None:

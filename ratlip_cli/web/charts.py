@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,9 @@ POINTS = 300
 
 POINTS_IN_ALL = 3000
 """Points of a chart that shows the curves of many runs."""
+
+ROWS = 9
+"""Rows of a chart's table of values, at most."""
 
 COLOURS = ("#1a80c4", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56a0d3", "#7f6bc4", "#8c8c8c")
 """After Okabe and Ito: told apart by the colour-blind, and readable on white and on black."""
@@ -59,39 +63,64 @@ def chart(title: str, about: str, curves: Sequence[Curve], runs: bool = False) -
     distinct = len({step for curve in curves for step in curve.steps})
     points = max(1, min(POINTS, POINTS_IN_ALL // len(curves))) if runs else POINTS
     width = max(1, -(-(last - first + 1) // points)) if distinct > points else 0
-    long = [row for number, curve in enumerate(curves) for row in _points(f"c{number}", curve, first, width)]
-    by_step: dict[int, dict[str, float]] = {}
-    for row in long:
-        by_step.setdefault(row["x"], {})[row["c"]] = row["y"]
-    steps = sorted(by_step)
-    shown = [steps[place] for place in np.unique(np.linspace(0, len(steps) - 1, 9).round().astype(int))]
-    keys = [f"c{number}" for number in range(len(curves))]
-    cells = [[f"{step:,}", *(_number(by_step[step].get(key)) for key in keys)] for step in shown]
+    sparse = [curve for curve in curves if len(curve.steps) <= points]
+    own = {(step - first) // width: step for curve in sparse for step in curve.steps} if width else {}
+    long = [
+        row for number, curve in enumerate(curves) for row in _points(f"c{number}", curve, first, width, points, own)
+    ]
     names = [curve.name for curve in curves]
-    return Chart(title, about, _spec(title, names, long, bands=not runs and width > 1), Table(["step", *names], cells))
+    table = Table(["step", *names], _values(long, len(curves)))
+    return Chart(title, about, _spec(title, names, long, bands=not runs and width > 1), table)
 
 
-def _points(key: str, curve: Curve, first: int, width: int) -> list[dict[str, Any]]:
-    """One row a point: key c, step x, mean y, least lo, largest hi."""
-    if not width:
-        return [{"c": key, "x": step, "y": _short(y)} for step, y in zip(curve.steps, curve.values, strict=True)]
+def _values(points: Sequence[dict[str, Any]], count: int) -> list[list[str]]:
+    """About ROWS steps, and what each of `count` curves is there or nearby.
+
+    They are steps of the curve with the fewest points of those that go nearly all the way, so that it has its values in
+    the table too; and the last one of each curve that would have no value in it.
+    """
+    curves = [[(row["x"], row["y"]) for row in points if row["c"] == f"c{number}"] for number in range(count)]
+    steps = sorted({step for curve in curves for step, _ in curve})
+    far = [curve for curve in curves if curve[-1][0] - curve[0][0] >= max(1, 0.8 * (steps[-1] - steps[0]))]
+    if far:
+        steps = [step for step, _ in min(far, key=len)]
+    shown = {steps[place] for place in np.unique(np.linspace(0, len(steps) - 1, ROWS).round().astype(int))}
+    shown |= {curve[-1][0] for curve in curves if not any(_near(curve, step) for step in shown)}
+    return [[f"{step:,}", *(_near(curve, step) for curve in curves)] for step in sorted(shown)]
+
+
+def _near(curve: Sequence[tuple[int, float]], step: int) -> str:
+    """The value at the point nearest to a step; empty where that is more than half its way to the next point."""
+    near, value = min(curve, key=lambda point: abs(point[0] - step))
+    gap = max((after - before for (before, _), (after, _) in itertools.pairwise(curve)), default=0)
+    return f"{value:.4g}" if abs(near - step) <= gap / 2 else ""
+
+
+def _points(key: str, curve: Curve, first: int, width: int, most: int, own: Mapping[int, int]) -> list[dict[str, Any]]:
+    """One row a point: key c, step x, value y, and the least lo and largest hi of the values that it stands for.
+
+    A curve of no more than `most` values is as it is. Of another, a point is the mean over `width` steps, at the mean
+    of those that it has, or at the step `own` of a curve as it is that lies among them: both are told on one hovering.
+    """
+    if not width or len(curve.steps) <= most:
+        bands = [{"lo": _short(y), "hi": _short(y)} if width else {} for y in curve.values]
+        points = zip(curve.steps, curve.values, bands, strict=True)
+        return [{"c": key, "x": step, "y": _short(y), **band} for step, y, band in points]
     steps, values = np.asarray(curve.steps), np.asarray(curve.values, dtype=np.float64)
     bins, starts = np.unique((steps - first) // width, return_index=True)
     counts = np.diff([*starts, len(steps)])
+    mean_steps = np.rint(np.add.reduceat(steps, starts) / counts)
+    at = [own.get(number, step) for number, step in zip(bins.tolist(), mean_steps, strict=True)]
     means = np.add.reduceat(values, starts) / counts
     least, largest = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
     return [
-        {"c": key, "x": int(first + number * width + width // 2), "y": _short(y), "lo": _short(lo), "hi": _short(hi)}
-        for number, y, lo, hi in zip(bins, means, least, largest, strict=True)
+        {"c": key, "x": int(x), "y": _short(y), "lo": _short(lo), "hi": _short(hi)}
+        for x, y, lo, hi in zip(at, means, least, largest, strict=True)
     ]
 
 
 def _short(value: float) -> float:
     return float(f"{value:.4g}")
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
 
 
 def _spec(title: str, names: Sequence[str], rows: Sequence[dict[str, Any]], bands: bool) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ratlip_cli.errors import RatlipError
 from ratlip_cli.json_files import read_json
 from ratlip_cli.training.runs import SCORES
+from ratlip_cli.training.settings import resolve_settings
 
 LEDGER_FILE = "ledger.jsonl"
 
@@ -134,7 +136,7 @@ def score_rows(content: Mapping[str, Any], source: str) -> list[ScoreRow]:
         return score_rows(content["evaluation"], f"{source}, step {step}" if step is not None else source)
     protocol, fingerprint = content.get("protocol", ""), str(content.get("fingerprint", ""))
     if isinstance(protocol, dict):
-        protocol = ", ".join(f"{name} {value}" for name, value in protocol.items())
+        protocol = in_words(protocol)
     metrics, scores = content.get("metrics"), content.get("scores")
     if isinstance(metrics, dict) and fingerprint:
         return [
@@ -158,6 +160,52 @@ def score_rows(content: Mapping[str, Any], source: str) -> list[ScoreRow]:
             for name, value in scores.items()
         ]
     return []
+
+
+def in_words(content: Mapping[str, Any]) -> str:
+    """An object of a record on one line, what it says nothing of left out; objects in it stand in brackets."""
+    return ", ".join(f"{name} {_value(value)}" for name, value in content.items() if value not in (None, "", [], {}))
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        shown = {name: f"({_value(one)})" if isinstance(one, dict) else _value(one) for name, one in value.items()}
+        return ", ".join(f"{name} {one}" for name, one in shown.items())
+    return " and ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def said(value: object) -> str:
+    """A value of a setting or an environment as a table shows it."""
+    return "-" if value is None or value == "" else str(value)
+
+
+def preset_of(dataset: object, variant: object) -> dict[str, Any]:
+    """The settings by flat names that a dataset and a variant have without being told; empty where there are none."""
+    try:
+        return dict(resolve_settings({"dataset": str(dataset or ""), "variant": str(variant)}).flat())
+    except (RatlipError, OSError, ValueError):
+        return {}
+
+
+def environment_rows(content: Mapping[str, Any]) -> list[list[str]]:
+    """What a run's environment.json says, in rows of a name and a value; none where it says nothing."""
+    if not content:
+        return []
+    devices = [one for one in as_list(content.get("devices")) if isinstance(one, dict)]
+    return [
+        ["ratlip", said(content.get("ratlip"))],
+        ["commit", said(content.get("commit"))],
+        ["Python", said(content.get("python"))],
+        ["platform", said(content.get("platform"))],
+        ["machine", said(content.get("machine"))],
+        *([f"device {one.get('device')}", said(one.get("name"))] for one in devices),
+        *([name, said(count)] for name, count in _items(content.get("threads"), "threads: ")),
+        *([name, said(version)] for name, version in _items(content.get("packages"), "")),
+    ]
+
+
+def _items(content: object, before: str) -> list[tuple[str, object]]:
+    return [(f"{before}{name}", value) for name, value in content.items()] if isinstance(content, Mapping) else []
 
 
 def _counts(score: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ from ratlip_cli.sampling import generate
 from ratlip_cli.setting import RUNS
 from ratlip_cli.training.run_folder import ENVIRONMENT_FILE
 from ratlip_cli.training.runs import RunSummary, runs_in
-from ratlip_cli.training.settings import TrainSettings, all_settings, resolve_settings, settings_of_run
+from ratlip_cli.training.settings import TrainSettings, all_settings, settings_of_run
 from ratlip_cli.web.advice import advice
 from ratlip_cli.web.charts import COLOURS, DASHES, Chart, Curve, Table, chart
 from ratlip_cli.web.records import (
@@ -36,14 +36,16 @@ from ratlip_cli.web.records import (
     Figure,
     Metrics,
     ScoreRow,
-    as_list,
+    environment_rows,
     figures_of,
-    read_ledger,
+    preset_of,
     read_metrics,
     read_object,
+    said,
     score_rows,
     shown_value,
 )
+from ratlip_cli.web.sweeps import entries_of, environment_table, scores_table, settings_table, shown_metric, state_of
 from ratlip_cli.weights.load import locate_model
 from ratlip_cli.weights.model_folder import CONFIG_FILE, SAMPLES_FILE, fingerprint_of, load_folder, read_model_config
 
@@ -64,6 +66,9 @@ MOST_ROWS, MOST_COLUMNS, LONGEST_CELL = 400, 20, 300
 FIGURE_FOLDERS = ("gradcam", "latent")
 """Where `ratlip gradcam` and `ratlip latent-viz` write if nobody says where."""
 
+MODEL_FOLDERS = ("model", "best")
+"""Where a run folder has its models."""
+
 GROUPS = (
     ("Losses", ("loss_d", "loss_g"), "Of discriminator and generator; they need not fall, but should not run away."),
     (
@@ -73,6 +78,14 @@ GROUPS = (
         "mismatched means that the discriminator reads the text.",
     ),
     ("Gradient penalty", ("penalty_norm", "penalty"), "The norm that the penalty raises to its power."),
+    ("R1", ("r1",), "The square of the norm of the discriminator's gradient by real images."),
+    (
+        "Match of images and text",
+        ("match_real", "match_fake", "match_clip"),
+        "The logarithm of how surely a batch's images are told by their text: 0 at best, by chance minus the logarithm "
+        "of their number. By the discriminator of real and generated images, and by CLIP of generated ones.",
+    ),
+    ("Path length", ("path_length",), "How far images move with w, which the generator keeps even."),
     (
         "CLIP similarity",
         ("clip_similarity", "clip_similarity_real"),
@@ -96,7 +109,7 @@ ABOUT_CURVES = (
 _GRID = re.compile(r"step_[0-9]+\.png")
 
 OVERLAID = ("loss_d", "loss_g", "logit_real", "logit_mismatched", "logit_fake", "penalty_norm", "clip_similarity")
-OVERLAID_TOO = ("variety_noise", "variety_captions")
+OVERLAID_TOO = ("r1", "match_real", "match_fake", "variety_noise", "variety_captions")
 """Curves of which several runs are shown over each other."""
 
 
@@ -306,7 +319,7 @@ def _given_scores(path: Path) -> list[ScoreRow]:
     return rows
 
 
-def _scores(rows: Sequence[ScoreRow]) -> Section | None:
+def _scores(rows: Sequence[ScoreRow], title: str = "Scores") -> Section | None:
     if not rows:
         return None
     names = ("metric", "value", "95 % interval", "network", "images", "protocol", "fingerprint", "from")
@@ -317,7 +330,7 @@ def _scores(rows: Sequence[ScoreRow]) -> Section | None:
     about = (
         "Scores can be compared where protocol and counts are the same; the fingerprint is over all that decides them."
     )
-    return Section("Scores", about, tables=[_table(names, cells)])
+    return Section(title, about, tables=[_table(names, cells)])
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -351,7 +364,7 @@ def _step_of_grid(path: Path) -> int:
 def _own_fingerprints(run: Path) -> tuple[set[str], list[str]]:
     """Those of the models in a run folder, and a warning for each that cannot be read."""
     found, problems = set[str](), []
-    for folder in (run / "model", run / "best"):
+    for folder in (run / name for name in MODEL_FOLDERS):
         if not (folder / CONFIG_FILE).is_file():
             continue
         try:
@@ -375,55 +388,40 @@ def _explained(request: ReportRequest, own: set[str], within: Path | None) -> Se
 def _settings_section(settings: TrainSettings | None) -> Section | None:
     if settings is None:
         return None
-    usual = resolve_settings({"dataset": settings.dataset, "variant": settings.variant}).flat()
+    return _against_preset("Settings", settings.flat(), settings.dataset, settings.variant)
+
+
+def _against_preset(title: str, settings: Mapping[str, object], dataset: str, variant: str) -> Section:
+    """Settings by flat names, those first that are others than the preset's."""
+    usual = preset_of(dataset, variant)
     known, others, same = all_settings(), list[list[str]](), list[list[str]]()
-    for name, value in settings.flat().items():
+    for name, value in settings.items():
         if name in ("dataset", "variant", "out", "resume"):
             continue
-        row = [name, _said(value), _said(usual.get(name)), known[name].about.text]
+        row = [name, said(value), said(usual.get(name)), known[name].about.text if name in known else ""]
         (same if value == usual.get(name) else others).append(row)
     columns = ("setting", "value", "preset", "meaning")
-    what = f"what {settings.dataset or 'a dataset'} and {settings.variant} have without being told"
+    what = f"what {dataset or 'a dataset'} and {variant} have without being told"
     about = f"The preset is {what}: the dataset's preset where there is one, else the defaults."
     tables = [Table(columns, others, marked=True)] if others else []
     if not others:
         about += " Nothing differs from it."
-    return Section("Settings", about, tables=tables, folded=[(f"{len(same)} as in the preset", Table(columns, same))])
+    return Section(title, about, tables=tables, folded=[(f"{len(same)} as in the preset", Table(columns, same))])
 
 
-def _said(value: object) -> str:
-    return "-" if value is None or value == "" else str(value)
-
-
-def _environment(run: Path) -> Section | None:
-    content = read_object(run / ENVIRONMENT_FILE)
-    if not content:
+def _environment(run: Path) -> Section:
+    rows = environment_rows(read_object(run / ENVIRONMENT_FILE))
+    if not rows:
         return Section("Environment", "Not recorded: the run began with an earlier version of ratlip.")
-    packages, threads = content.get("packages"), content.get("threads")
-    devices = [one for one in as_list(content.get("devices")) if isinstance(one, dict)]
-    rows = [
-        ["ratlip", _said(content.get("ratlip"))],
-        ["commit", _said(content.get("commit"))],
-        ["Python", _said(content.get("python"))],
-        ["platform", _said(content.get("platform"))],
-        ["machine", _said(content.get("machine"))],
-        *([f"device {one.get('device')}", _said(one.get("name"))] for one in devices),
-        *([name, _said(count)] for name, count in _items(threads, "threads: ")),
-        *([name, _said(version)] for name, version in _items(packages, "")),
-    ]
     return Section("Environment", "Of the machine that trained last.", tables=[Table(("what", "version"), rows)])
-
-
-def _items(content: object, before: str) -> list[tuple[str, object]]:
-    return [(f"{before}{name}", value) for name, value in content.items()] if isinstance(content, Mapping) else []
 
 
 # A sweep
 
 
 def _page_of_sweep(folder: Path, request: ReportRequest) -> Page:
-    entries = {str(entry["run"]): entry for entry in read_ledger(folder)}
     runs = {one.run.name: one for one in runs_in(folder)}
+    entries = entries_of(folder, runs)
     names = [*entries, *(name for name in runs if name not in entries)]
     metrics = {name: read_metrics(folder / name) for name in names if name in runs}
     warnings = []
@@ -432,7 +430,7 @@ def _page_of_sweep(folder: Path, request: ReportRequest) -> Page:
         warnings += [f"{name}: {line}" for line in advice(own, settings)] if settings is not None else []
     last = {name: _grids(folder / name)[-1:] for name in runs}
     grids = [(f"{name}, {grid.stem.replace('_', ' ')}", grid, ()) for name, found in last.items() for grid in found]
-    states = [_state(entries.get(name), runs.get(name)) for name in names]
+    states = [state_of(entries.get(name), runs.get(name)) for name in names]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     newest, about = [*runs][-MOST_CURVES:], "The runs over each other."
     shown = [name for name in metrics if name in newest]
@@ -448,13 +446,26 @@ def _page_of_sweep(folder: Path, request: ReportRequest) -> Page:
             Section("Runs", tables=[_runs_table(names, entries, runs, states)]),
             Section("Curves", about, charts=_overlaid({name: metrics[name] for name in shown})),
             *([samples] if grids else []),
-            *filter(None, [_scores([row for path in request.scores for row in _given_scores(path)])]),
+            *_told_of_sweep(names, entries, runs),
+            *filter(None, [_scores([row for path in request.scores for row in _given_scores(path)], "Given scores")]),
         ],
     )
 
 
-def _state(entry: Mapping[str, Any] | None, run: RunSummary | None) -> str:
-    return str(entry["state"]) if entry and entry.get("state") else run.state if run else "missing"
+def _told_of_sweep(
+    names: Sequence[str], entries: Mapping[str, Mapping[str, Any]], runs: Mapping[str, RunSummary]
+) -> list[Section]:
+    """Its scores, settings and environment, as far as they are recorded."""
+    scores, settings = scores_table(entries), settings_table(names, entries, runs)
+    environment = environment_table(names, entries, runs)
+    sections = []
+    if scores:
+        sections.append(Section("Scores", scores[0], tables=[scores[1]]))
+    if settings:
+        about, table = settings
+        sections.append(Section("Settings", about, tables=[table] if table.rows else []))
+    about = "Of the machines that trained and scored." if environment else "Not recorded."
+    return [*sections, Section("Environment", about, tables=[environment] if environment else [])]
 
 
 def _runs_table(
@@ -465,8 +476,10 @@ def _runs_table(
 ) -> Table:
     scores: dict[str, Mapping[str, Any]] = {}
     for name in names:
-        own, last = entries.get(name, {}).get("scores"), runs[name].scores if name in runs else None
-        scores[name] = own if isinstance(own, dict) and own else last or {}
+        entry, last = entries.get(name, {}), runs[name].scores if name in runs else None
+        own = entry.get("scores")
+        told = {shown_metric(metric, entry): score for metric, score in own.items()} if isinstance(own, dict) else {}
+        scores[name] = told or last or {}
     metrics = list(dict.fromkeys(metric for own in scores.values() for metric in own))
     rows = [
         [
@@ -510,7 +523,7 @@ def _page_of_model(request: ReportRequest, progress: Progress) -> Page:
         ("Fingerprint", fingerprint),
         ("Model", f"{config.generator.variant}, {size} x {size} pixels"),
         ("CLIP", f"{config.clip}, fingerprint {config.clip_fingerprint}"),
-        *((str(key).capitalize(), _said(value)) for key, value in (data or {}).items()),
+        *((str(key).capitalize(), said(value)) for key, value in (data or {}).items()),
     ]
     notes: list[str] = []
     try:
@@ -521,16 +534,28 @@ def _page_of_model(request: ReportRequest, progress: Progress) -> Page:
     scores = [row for path in request.scores for row in _given_scores(path)]
     scores += score_rows(read_object(folder / "evaluation.json"), "evaluation.json")
     recorded = training.get("settings") if isinstance(training.get("settings"), dict) else {}
-    settings = Table(("setting", "value"), [[str(key), _said(value)] for key, value in (recorded or {}).items()])
     sections = [
         samples,
         _scores(scores),
         _explained(request, {fingerprint}, folder),
         _modules(folder),
-        Section("Training", tables=[settings]) if recorded else None,
+        _against_preset("Training", recorded, str(training.get("dataset") or ""), config.generator.variant)
+        if recorded
+        else None,
+        _environment_of_model(folder),
     ]
     kept = [section for section in sections if section is not None]
     return Page("model", name, facts, warnings=[], sections=kept, notes=notes)
+
+
+def _environment_of_model(folder: Path) -> Section:
+    """That of the run that it lies in, or of a copy that lies beside it."""
+    own, version = folder.resolve(), read_object(folder / CONFIG_FILE).get("library_version")
+    for place in (own, *([own.parent] if own.name in MODEL_FOLDERS else [])):
+        if (place / ENVIRONMENT_FILE).is_file():
+            return _environment(place)
+    about = f"Not recorded: the model is in no run folder. ratlip {said(version)} wrote it."
+    return Section("Environment", about, tables=[])
 
 
 def _samples_of_model(folder: Path, training: Mapping[str, Any], progress: Progress) -> Section | None:
