@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ratlip_cli.data.dataset import CaptionedImages, training_batches
-from ratlip_cli.distributed import join
+from ratlip_cli.distributed import join, world
 from ratlip_cli.tensor_files import save_tensors
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import Trainer
@@ -69,3 +69,4 @@ if __name__ == "__main__":
     join(torch.device("cpu"), 60)
     for name, given in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")).items():
         case(Path(sys.argv[2]) / name, **given)
+    world().leave()  # else the interpreter may end with gloo's threads still at work
