@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_cli_train import options
 
 from ratlip_cli.training.settings import TrainSettings
-from ratlip_cli.training.trackers import TRACKERS, named
+from ratlip_cli.training.trackers import TRACKERS, Trackers, named
 
 RUN = ("--steps", "10", "--sample-every", "5")
 
@@ -104,6 +105,65 @@ def test_a_run_keeps_its_name(tmp_path: Path) -> None:
     assert named(moved) == again
 
 
+class Recording:
+    """A service that keeps all it is told."""
+
+    told: ClassVar[list[tuple[str, int]]] = []
+
+    def __init__(self, folder: Path, settings: TrainSettings, steps_done: int) -> None:
+        self.steps_done = steps_done
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.told.append(("curves", step))
+
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        self.told.append((name, step))
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_service_is_not_told_again_what_a_killed_run_repeats(
+    tmp_path: Path, settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, grid = settings.replaced(log="trackio"), Image.new("RGB", (8, 8))
+    for kind in ("trackio", "wandb", "tensorboard"):
+        kept = list[tuple[str, int]]()
+        monkeypatch.setitem(TRACKERS, kind, type(kind, (Recording,), {"told": kept}))
+    told = {kind: TRACKERS[kind].told for kind in ("trackio", "wandb", "tensorboard")}  # type: ignore[attr-defined]
+    first = Trackers(tmp_path, own, 0)
+    for step in (10, 20, 30):
+        first.log(step, {"loss_g": 1.0})
+        if step < 30:  # the kill comes before the last image, and nothing is closed
+            first.image(step, "samples", grid)
+    again = Trackers(tmp_path, settings.replaced(log="trackio,wandb,tensorboard"), 10)
+    for step in (20, 30, 40):
+        again.log(step, {"loss_g": 1.0})
+        again.image(step, "samples", grid)
+    assert [step for what, step in told["trackio"] if what == "curves"] == [10, 20, 30, 40]
+    assert [step for what, step in told["trackio"] if what == "samples"] == [10, 20, 30, 40]
+    assert [step for _, step in told["wandb"]] == [20, 20, 30, 30, 40, 40]  # which is new to the run
+    assert [step for _, step in told["tensorboard"]] == [20, 20, 30, 30, 40, 40]  # which drops what is ahead
+
+
+def test_what_a_service_has_is_kept_with_the_runs_name(tmp_path: Path, settings: TrainSettings) -> None:
+    (tmp_path / "trackers.json").write_text('{"name": "x", "id": "01234567"}')  # of an earlier version
+    assert (named(tmp_path).id, named(tmp_path).logged) == ("01234567", {})
+    (tmp_path / "trackers.json").write_text('{"name": "x", "id": "01234567", "logged": {"wandb curves": "9"}}')
+    assert named(tmp_path).logged == {}
+
+
+def set_back_and_resumed_under(settings: TrainSettings, tracker: str) -> None:
+    """Twenty steps, whose last checkpoint is lost, and on from the one before, of step 15, to step 40."""
+    given = ("--steps", "20", "--sample-every", "5", "--save-every", "15", "--log", tracker)
+    begun = ratlip("train", *options(settings), *given)
+    assert begun.code == 0, begun.err
+    shutil.rmtree(Path(settings.out, "checkpoints", "step_00000020"))
+    process = ratlip_process("train", "--resume", settings.out, "--steps", "40")
+    _, err = process.communicate(timeout=240)
+    assert (process.returncode, "steps 16 to 40" in err, "is left out" in err) == (0, True, False), err
+
+
 def resumed_under(settings: TrainSettings, tracker: str) -> None:
     """Ten steps, and ten more after a resume, which says nothing of the tracker."""
     begun = ratlip("train", *options(settings), "--log", tracker, *RUN)
@@ -128,49 +188,93 @@ def leveldb_log(content: bytes, block: int = 32768) -> Iterator[bytes]:
             record = b""
 
 
+def wandb_points(run: str) -> list[dict[str, Any]]:
+    """All that an offline run was told, in its order."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    points = []
+    for folder in sorted(Path(run, "wandb").glob("offline-run-*")):
+        (file,) = folder.glob("*.wandb")
+        for content in leveldb_log(file.read_bytes()):
+            record = Record()
+            record.ParseFromString(content)
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                points.append({item.key or item.nested_key[0]: json.loads(item.value_json) for item in items})
+    return points
+
+
+@pytest.mark.slow
+def test_wandb_has_no_step_twice(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="wandb is missing: pip install 'ratlip[wandb]'")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    set_back_and_resumed_under(settings, "wandb")
+    points = wandb_points(settings.out)
+    assert [point["step"] for point in points if "loss_g" in point] == [10, 20, 30, 40]
+    assert [point["step"] for point in points if "samples" in point] == [*range(5, 41, 5)]
+
+
 @pytest.mark.slow
 def test_wandb_offline_has_one_run(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="wandb is missing: pip install 'ratlip[wandb]'")
-    from wandb.proto.wandb_internal_pb2 import Record
-
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     resumed_under(settings, "wandb")
     folders = sorted(Path(settings.out, "wandb").glob("offline-run-*"))
     assert len(folders) == 2
     assert {folder.name.rpartition("-")[2] for folder in folders} == {named(Path(settings.out)).id}
-    points: dict[int, dict[str, Any]] = {}
-    for folder in folders:
-        (file,) = folder.glob("*.wandb")
-        for content in leveldb_log(file.read_bytes()):
-            record = Record()
-            record.ParseFromString(content)
-            if record.WhichOneof("record_type") == "history":
-                items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-                points.setdefault(items["step"], {}).update(items)
+    points = wandb_points(settings.out)
+    assert [point["step"] for point in points if "samples" in point] == [5, 10, 15, 20]
     logged = records(settings.out)
-    assert sorted(points) == [5, 10, 15, 20]
-    for step in (10, 20):
-        assert points[step]["loss_g"] == logged[step - 1]["loss_g"]
+    curves = [(point["step"], point["loss_g"]) for point in points if "loss_g" in point]
+    assert curves == [(step, logged[step - 1]["loss_g"]) for step in (10, 20)]
     images = [Image.open(path).size for folder in folders for path in folder.glob("files/media/images/samples_*.png")]
     assert images == [Image.open(path).size for path in sorted(Path(settings.out, "samples").iterdir())]
 
 
+def test_ci_has_both_before_the_slow_tests() -> None:
+    steps = Path(__file__).parents[1].joinpath(".ci", "run").read_text()
+    assert steps.index('pip install --quiet ".[wandb,trackio]"') < steps.index("pytest -m slow")
+
+
+def trackio_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Trackio's storage, in a folder of its own in every process, also where it was imported for another one."""
+    monkeypatch.setenv("TRACKIO_DIR", str(folder))  # read when trackio is imported
+    pytest.importorskip("trackio", reason="trackio is missing: pip install 'ratlip[trackio]'")
+    from trackio import sqlite_storage
+
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "trackio":
+            for place, below in (("TRACKIO_DIR", folder), ("MEDIA_DIR", folder / "media")):
+                if hasattr(module, place):
+                    monkeypatch.setattr(module, place, below)
+    return sqlite_storage.SQLiteStorage
+
+
 @pytest.mark.slow
 def test_trackio_has_one_run(settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when trackio is imported
-    pytest.importorskip("trackio", reason="trackio is missing: pip install 'ratlip[trackio]'")
-    from trackio.sqlite_storage import SQLiteStorage
-
+    storage = trackio_in(tmp_path / "trackio", monkeypatch)
     resumed_under(settings, "trackio")
     name = named(Path(settings.out))
-    assert SQLiteStorage.get_runs("ratlip") == [f"{name.name}-{name.id}"]
-    logged, written = SQLiteStorage.get_logs("ratlip", f"{name.name}-{name.id}"), records(settings.out)
-    curves = {point["step"]: point["loss_g"] for point in logged if "loss_g" in point}
-    assert curves == {step: written[step - 1]["loss_g"] for step in (10, 20)}
+    assert storage.get_runs("ratlip") == [f"{name.name}-{name.id}"]
+    logged, written = storage.get_logs("ratlip", f"{name.name}-{name.id}"), records(settings.out)
+    curves = [(point["step"], point["loss_g"]) for point in logged if "loss_g" in point]
+    assert curves == [(step, written[step - 1]["loss_g"]) for step in (10, 20)]
+    assert sorted(point["step"] for point in logged if "samples" in point) == [5, 10, 15, 20]
     shown = {point["step"]: point["samples"] for point in logged if "samples" in point}
     assert sorted(shown) == [5, 10, 15, 20]
     for step, image in shown.items():
         (kept,) = (tmp_path / "trackio").rglob(Path(image["file_path"]).name)
         grid = Image.open(Path(settings.out, "samples", f"step_{step:08d}.png")).convert("RGB")
         assert np.array_equal(np.asarray(Image.open(kept).convert("RGB")), np.asarray(grid))
+
+
+@pytest.mark.slow
+def test_trackio_has_no_step_twice(settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = trackio_in(tmp_path / "trackio", monkeypatch)
+    set_back_and_resumed_under(settings, "trackio")
+    name = named(Path(settings.out))
+    logged = storage.get_logs("ratlip", f"{name.name}-{name.id}")
+    assert [point["step"] for point in logged if "loss_g" in point] == [10, 20, 30, 40]
+    assert sorted(point["step"] for point in logged if "samples" in point) == [*range(5, 41, 5)]

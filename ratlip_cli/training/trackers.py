@@ -14,13 +14,13 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ratlip_cli.errors import one_line
 from ratlip_cli.files import write_text
-from ratlip_cli.json_files import from_json, read_json
+from ratlip_cli.json_files import from_json, is_of_kind, read_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,6 +44,7 @@ class RunName:
 
     name: str  # For people: what its folder was called when it began.
     id: str  # Eight hex digits: folders elsewhere may have the same name.
+    logged: dict[str, int] = field(default_factory=dict)  # The last step that services have, as "wandb curves".
 
 
 class Tracker(Protocol):
@@ -139,10 +140,20 @@ TRACKERS: dict[str, Callable[[Path, TrainSettings, int], Tracker]] = {
 }
 
 
+REWINDING = ("tensorboard",)
+"""Those that drop what is ahead of the step after which a run goes on."""
+
+
 class Trackers:
-    """The trackers that `settings.log` names, opened for a run that goes on after step `steps_done`."""
+    """The trackers that `settings.log` names, opened for a run that goes on after step `steps_done`.
+
+    A run that was killed repeats the steps after its last checkpoint. Services that keep everything are not told those
+    again that they have.
+    """
 
     def __init__(self, folder: Path, settings: TrainSettings, steps_done: int) -> None:
+        self._folder = folder
+        self._before = named(folder).logged if any(one not in REWINDING for one in settings.trackers) else {}
         self._open: dict[str, Tracker] = {}
         for kind in settings.trackers:
             with self._attempted(kind):
@@ -152,19 +163,32 @@ class Trackers:
         """Add a point to the curves."""
         for kind, tracker in list(self._open.items()):
             with self._attempted(kind):
-                tracker.log(step, values)
+                if self._is_new(kind, "curves", step):
+                    tracker.log(step, values)
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Add an image."""
         for kind, tracker in list(self._open.items()):
             with self._attempted(kind):
-                tracker.image(step, name, image)
+                if self._is_new(kind, name, step):
+                    tracker.image(step, name, image)
 
     def close(self) -> None:
         """Close all."""
         for kind, tracker in list(self._open.items()):
             with self._attempted(kind):
                 tracker.close()
+
+    def _is_new(self, kind: str, what: str, step: int) -> bool:
+        """Whether a tracker has not got this step yet; if so it is noted first: better one missing than one twice."""
+        key = f"{kind} {what}"
+        if kind in REWINDING:
+            return True
+        if step <= self._before.get(key, 0):
+            return False
+        name = named(self._folder)
+        _write_name(self._folder, replace(name, logged={**name.logged, key: step}))
+        return True
 
     @contextlib.contextmanager
     def _attempted(self, kind: str) -> Iterator[None]:
@@ -178,12 +202,17 @@ class Trackers:
 
 def named(folder: Path) -> RunName:
     """The run's name for services, which its folder keeps from the first time on; a damaged one is made anew."""
-    path = folder / NAME_FILE
     with contextlib.suppress(OSError, ValueError):
-        return from_json(RunName, read_json(path))
+        name = from_json(RunName, read_json(folder / NAME_FILE), optional=True)
+        if all(is_of_kind(step, int) for step in name.logged.values()):
+            return name
     name = RunName(folder.resolve().name, uuid.uuid4().hex[:8])
-    write_text(path, json.dumps(asdict(name)) + "\n")
+    _write_name(folder, name)
     return name
+
+
+def _write_name(folder: Path, name: RunName) -> None:
+    write_text(folder / NAME_FILE, json.dumps(asdict(name)) + "\n")
 
 
 def _config(settings: TrainSettings) -> dict[str, Any]:
