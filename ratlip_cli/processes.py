@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -137,6 +139,14 @@ def end() -> None:
     """Before this process ends with an error: let the others, which may come later, read what it told."""
     if _store and rank() == 0 and not torchrun_keeps_store():
         missing(_OTHERS_MAY_COME.total_seconds())
+
+
+def part() -> None:
+    """After `end`, when nothing is exchanged any more: end the group's threads, on which an interpreter may abort."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized():
+        with contextlib.suppress(RuntimeError):
+            distributed.destroy_process_group()
 
 
 def said(about: str, say: Callable[[], str]) -> str:

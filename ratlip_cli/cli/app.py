@@ -97,6 +97,7 @@ def main() -> None:
                 console.error(str(told))
             if not isinstance(told, DistributedError):
                 processes.end()
+            processes.part()
             sys.exit(told.exit_code)
         finally:
             if lost := streams.lost_result():
