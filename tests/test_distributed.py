@@ -448,6 +448,13 @@ def is_alive(pid: int) -> bool:
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds torchrun's processes in /proc")
 
 
+def assert_as_uninterrupted(run: Path, uninterrupted: Path) -> None:
+    """Each step is recorded once, and the weights are the same to the bit."""
+    assert [line["step"] for line in records(run)] == list(range(1, 13))
+    weights = [load_tensors(folder / "model" / "generator.safetensors") for folder in (uninterrupted, run)]
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+
+
 TWELVE_STEPS = {"steps": 12, "save_every": 3}
 
 
@@ -474,9 +481,7 @@ def test_a_killed_process_is_started_again(
     ours = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(ours) == 1
     assert f"process {rank} of 2" in ours[0]
-    assert [line["step"] for line in records(run)] == list(range(1, 13))
-    weights = [load_tensors(folder / "model" / "generator.safetensors") for folder in (uninterrupted, run)]
-    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+    assert_as_uninterrupted(run, uninterrupted)
 
 
 @pytest.mark.slow
@@ -578,9 +583,7 @@ def test_several_machines_go_on(lost: str, uninterrupted: Path, tiny_settings: T
     ours = [line for words in said for line in words.splitlines() if line.startswith("error: process")]
     assert len(ours) == 1, said
     assert f"process {0 if lost == 'process 0' else 1} of 2" in ours[0]
-    assert [line["step"] for line in records(run)] == list(range(1, 13))
-    weights = [load_tensors(folder / "model" / "generator.safetensors") for folder in (uninterrupted, run)]
-    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+    assert_as_uninterrupted(run, uninterrupted)
 
 
 @pytest.mark.slow

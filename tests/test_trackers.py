@@ -127,10 +127,9 @@ def test_a_service_is_not_told_again_what_a_killed_run_repeats(
     tmp_path: Path, settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, grid = settings.replaced(log="trackio"), Image.new("RGB", (8, 8))
-    for kind in ("trackio", "wandb", "tensorboard"):
-        kept = list[tuple[str, int]]()
+    told: dict[str, list[tuple[str, int]]] = {kind: [] for kind in ("trackio", "wandb", "tensorboard")}
+    for kind, kept in told.items():
         monkeypatch.setitem(TRACKERS, kind, type(kind, (Recording,), {"told": kept}))
-    told = {kind: TRACKERS[kind].told for kind in ("trackio", "wandb", "tensorboard")}  # type: ignore[attr-defined]
     first = Trackers(tmp_path, own, 0)
     for step in (10, 20, 30):
         first.log(step, {"loss_g": 1.0})

@@ -20,7 +20,7 @@ from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.rat import CATBLK, SLOPE, Affine
 
 SMALLEST_SIDE = 4
-"""Of the feature maps in which the generator begins and the discriminator ends."""
+"""Of the feature maps in which the generator begins and the discriminator ends, and of the head's last kernel."""
 
 
 def sides(image_size: int) -> list[int]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
+from ratlip_cli.families.lafite import usual_r1_gamma
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.variety import Watch
 from ratlip_cli.web.records import Metrics
@@ -100,10 +101,10 @@ def _of_gradients(metrics: Metrics, settings: TrainSettings) -> tuple[str, float
     A penalty is the paper's power of a norm, or R1, which is computed every few steps.
     """
     if "r1_gamma" in settings.objective and (squares := _of_last_steps(metrics, "r1")):
-        default = 2e-4 * settings.image_size**2 / settings.batch_size
+        gamma = float(settings.objective["r1_gamma"]) or usual_r1_gamma(settings.image_size, settings.batch_size)
         return (
             f"R1, the square of the gradient's norm, is {fmean(squares):.3g}",
-            float(settings.objective["r1_gamma"] or default) / 2 * fmean(squares),
+            gamma / 2 * fmean(squares),
         )
     norms = _of_last_steps(metrics, "penalty_norm")
     if not norms or "penalty_power" in settings.family.unused:

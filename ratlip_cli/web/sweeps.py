@@ -23,6 +23,9 @@ MOST_GROUPS = 12
 MOST_NAMES = 6
 """Runs that are named in a cell."""
 
+OF_ENTRY = ("commit", "machine")
+"""What an entry of the ledger says of the environment by the same name as a run folder."""
+
 
 def entries_of(folder: Path, runs: Mapping[str, RunSummary]) -> dict[str, dict[str, Any]]:
     """The entries of a sweep's ledger by run; of a run that was changed since it was scored, CHANGED and why."""
@@ -171,9 +174,6 @@ def _environment_of(entry: Mapping[str, Any], run: RunSummary | None) -> dict[st
     by = {f"scored by: {key}": value for key, value in scored.items()} if isinstance(scored, dict) else {}
     told = {name: said(value) for name, value in (recorded | by).items() if value not in (None, "")}
     return told | {name: value for name, value in rows if name not in told}
-
-
-OF_ENTRY = ("commit", "machine")
 
 
 def _who(names: Iterable[str], count: int) -> str:

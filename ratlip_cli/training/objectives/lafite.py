@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ratlip_cli.baselines import lafite
 from ratlip_cli.distributed import world
 from ratlip_cli.errors import UsageError, WeightsError
+from ratlip_cli.families.lafite import usual_r1_gamma
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.tensor_files import load_into, load_weights
@@ -127,7 +128,7 @@ class LafiteObjective(Objective):
         """gamma/2 E ||grad_x D(x,t)||^2, times its interval."""
         images = batch.images.detach().requires_grad_()
         penalty = lafite.r1(self.plain_discriminator(images, self.condition(batch, "r1"))[0], images)
-        gamma = self.weights.r1_gamma or 2e-4 * images.shape[-1] ** 2 / self.settings.batch_size
+        gamma = self.weights.r1_gamma or usual_r1_gamma(images.shape[-1], self.settings.batch_size)
         return gamma / 2 * penalty.mean() * self.weights.r1_every, {"r1": penalty}
 
     def _path_length(self, batch: MicroBatch, fake: None) -> tuple[Tensor, Logs]:
