@@ -22,13 +22,6 @@ if TYPE_CHECKING:
     from ratlip_cli.training.objectives.objective import Autocast, Objective
 
 SMALLEST_IMAGE, LARGEST_IMAGE = 32, 256
-
-
-def usual_r1_gamma(image_size: int, batch_size: int) -> float:
-    """StyleGAN2-ADA's weight of R1, where none is set."""
-    return 2e-4 * image_size**2 / batch_size
-
-
 _LARGEST = {
     "noise_dim": 65536,
     "w_dim": 8192,

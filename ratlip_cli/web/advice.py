@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from ratlip_cli.families.lafite import usual_r1_gamma
+from ratlip_cli.training.objectives.lafite import usual_r1_gamma
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.variety import Watch
 from ratlip_cli.web.records import Metrics

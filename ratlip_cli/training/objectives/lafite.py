@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from ratlip_cli.baselines import lafite
 from ratlip_cli.distributed import world
 from ratlip_cli.errors import UsageError, WeightsError
-from ratlip_cli.families.lafite import usual_r1_gamma
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.tensor_files import load_into, load_weights
@@ -230,6 +229,11 @@ class LafiteObjective(Objective):
 def _captioned(text: Tensor) -> Tensor:
     """Which images (B,1) have a caption: T (B,d) of the others is zero."""
     return text.any(dim=1, keepdim=True)
+
+
+def usual_r1_gamma(image_size: int, batch_size: int) -> float:
+    """StyleGAN2-ADA's weight of R1, where none is set."""
+    return 2e-4 * image_size**2 / batch_size
 
 
 def _due(step: int, every: int) -> bool:
