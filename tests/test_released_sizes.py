@@ -36,7 +36,7 @@ def published(paper: str, kind: str, nets: list[str]) -> dict[str, dict[str, Ten
             return torch.zeros(shape, dtype=torch.int64)
         if name.endswith("resample_filter"):
             return torch.outer(FILTER, FILTER) / 64
-        if ".affine4." in name:  # never trained but for flowers
+        if ".affine4." in name or ".affine5." in name:  # never trained but for flowers
             return torch.zeros(shape)
         values = torch.randn(shape, generator=random) * 0.05
         return values.abs() + 1 if name.endswith("running_var") else values
