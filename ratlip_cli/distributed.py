@@ -91,8 +91,12 @@ class World:
         """Plain values of all processes, by rank; each one must give its own."""
         return [value]
 
-    def wait(self) -> None:
-        """Go on when all processes have come here, however long one of them works before."""
+    def wait(self, however_long: bool = False) -> None:
+        """Go on when all processes have come here.
+
+        Args:
+            however_long: whether one may work for hours before; else it must come as soon as to any exchange.
+        """
 
     def in_turn(self, do: Callable[[], Result]) -> Result:
         """What `do` returns; the first process does it first, then the first of every machine, then the others."""
@@ -140,6 +144,7 @@ class Group(World):
 
         self._dist = dist = cast(Any, torch.distributed)
         self._store = processes.store()
+        self._timeout = timeout
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         # Words and decisions go between CPUs, which asks no GPU to be done with its work.
         self._between_cpus = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
@@ -192,9 +197,9 @@ class Group(World):
             self._dist.all_gather_object(values, value, group=self._between_cpus)
         return values
 
-    def wait(self) -> None:
+    def wait(self, however_long: bool = False) -> None:
         with self._together():
-            self._dist.monitored_barrier(self._between_cpus, timeout=_LONGEST_WORK)
+            self._dist.monitored_barrier(self._between_cpus, timeout=_LONGEST_WORK if however_long else self._timeout)
 
     def in_turn(self, do: Callable[[], Result]) -> Result:
         own = 0 if self.is_first else 1 if processes.local_rank() == 0 else 2
@@ -202,7 +207,7 @@ class Group(World):
         for turn in range(3):
             if turn == own:
                 results.append(do())
-            self.wait()
+            self.wait(however_long=True)
         return results[0]
 
     def said(self, about: str, say: Callable[[], str]) -> str:

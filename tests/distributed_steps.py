@@ -9,6 +9,8 @@ import contextlib
 import itertools
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,20 @@ import torch
 
 from ratlip_cli.data.dataset import CaptionedImages, training_batches
 from ratlip_cli.distributed import join, world
-from ratlip_cli.tensor_files import save_tensors
+from ratlip_cli.tensor_files import fingerprint, save_tensors
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import load_clip
 
 
 def steps(
-    settings: TrainSettings, count: int, spoilt: tuple[int, int] | None
+    settings: TrainSettings, count: int, spoilt: tuple[int, int] | None, gradients: dict[str, torch.Tensor]
 ) -> tuple[Trainer, list[dict[str, float | None]]]:
     """`count` steps from the beginning; what each measured.
 
     Args:
         spoilt: the step, and the row of its batch, whose image is not finite.
+        gradients: takes those of each step as the optimisers get them, a vector for each network.
     """
     dataset = CaptionedImages(Path(settings.dataset), "train", settings.image_size, settings.seed)
     clip = load_clip(settings.clip)
@@ -38,6 +41,7 @@ def steps(
     kind = torch.get_default_dtype()
     classes = np.arange(len(rows)) % 7
     trainer = Trainer(settings, clip, rows, len(dataset), torch.device("cpu"), classes)
+    trainer._unscale = partial(_kept, trainer._unscale, trainer, gradients)  # type: ignore[method-assign]
     own = trainer.world.rows(settings.batch_size, *settings.shares)
     batches = training_batches(dataset, settings.batch_size, rows=own)
     logs = []
@@ -50,15 +54,34 @@ def steps(
     return trainer, logs
 
 
+def _kept(
+    unscale: Callable[..., None],
+    trainer: Trainer,
+    gradients: dict[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    *others: Any,
+) -> None:
+    """Let the trainer average the gradients of a phase, and keep them."""
+    unscale(optimizer, *others)
+    network = "generator" if optimizer is trainer.optimizer_g else "discriminator"
+    weights = optimizer.param_groups[0]["params"]
+    flat = torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
+    gradients[f"{network} {trainer.steps_done}.{others[0]}"] = flat.clone()
+
+
 def case(out: Path, settings: dict[str, Any], count: int, spoilt: list[int] | None, in_float64: bool) -> None:
-    """Train, and let the first process write what came of it."""
+    """Train, see that all have the same weights, and let the first process write what came of it."""
     torch.set_default_dtype(torch.float64 if in_float64 else torch.float32)
     torch.Tensor.float = torch.Tensor.double if in_float64 else FLOAT  # type: ignore[method-assign]
-    trainer, logs = steps(TrainSettings.of(**settings), count, tuple(spoilt) if spoilt else None)  # type: ignore[arg-type]
+    gradients: dict[str, torch.Tensor] = {}
+    trainer, logs = steps(TrainSettings.of(**settings), count, tuple(spoilt) if spoilt else None, gradients)  # type: ignore[arg-type]
+    networks = {name: getattr(trainer, name).state_dict() for name in ("generator", "ema", "discriminator")}
+    trainer.world.agree({name: fingerprint(tensors) for name, tensors in networks.items()})
     if trainer.world.is_first:
         out.mkdir(parents=True)
-        for name in ("generator", "ema", "discriminator"):
-            save_tensors(out / f"{name}.safetensors", getattr(trainer, name).state_dict())
+        for name, tensors in (networks | {"gradients": gradients}).items():
+            save_tensors(out / f"{name}.safetensors", tensors)
+        (out / "loss_scale.json").write_text(json.dumps(trainer.scaler.get_scale()), encoding="utf-8")
         (out / "logs.json").write_text(json.dumps(logs), encoding="utf-8")
 
 

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -147,24 +148,23 @@ def law(settings: TrainSettings, batch_size: int) -> Cases:
     for name, own in CASES.items():
         chosen = settings.replaced(batch_size=batch_size, **{key: own[key] for key in own if own[key] is not None})
         cases[name] = {"settings": chosen.flat(), "count": 5, "spoilt": None, "in_float64": True}
-    last_row = batch_size - 1
+
+    def ratlip(**own: Any) -> dict[str, Any]:
+        settings = {name: own.pop(name) for name in list(own) if name not in ("count", "spoilt", "in_float64")}
+        return {**cases["ratlip"], **own, "settings": {**cases["ratlip"]["settings"], **settings}}
+
+    # At usual rates Adam makes whole steps of gradients that are rounding alone: one process whose weights are turned
+    # by one rounding is 0.01 away after five steps, from most seeds. At these the weights stay, and gradients can tell.
+    still = {"in_float64": False, "lr_g": 1e-12, "lr_d": 1e-12}
+    in_one_process = [2, batch_size - 1]
     return {
         **cases,
-        "not finite in one": {**cases["ratlip"], "spoilt": [2, last_row]},
-        # At usual rates Adam makes whole steps of gradients that are rounding alone: one process whose weights are
-        # turned by one rounding is 0.01 away after five steps, from most seeds.
-        "float32": {
-            **cases["ratlip"],
-            "in_float64": False,
-            "settings": {**cases["ratlip"]["settings"], "lr_g": 1e-6, "lr_d": 1e-6},
-        },
-        "first step in float32": {**cases["ratlip"], "in_float64": False, "count": 1},
-        "bf16": {
-            **cases["ratlip"],
-            "in_float64": False,
-            "settings": {**cases["ratlip"]["settings"], "precision": "bf16"},
-        },
-        "local": {**cases["ratlip"], "settings": {**cases["ratlip"]["settings"], "batch_norm": "local"}},
+        "not finite in one": ratlip(spoilt=in_one_process),
+        "float32": ratlip(**still),
+        "first step in float32": ratlip(in_float64=False, count=1),
+        "bf16": ratlip(**still, precision="bf16"),
+        "fp16": ratlip(**still, precision="fp16", spoilt=in_one_process),
+        "local": ratlip(batch_norm="local"),
     }
 
 
@@ -189,9 +189,34 @@ def test_a_step_that_is_not_finite_in_one_process_is_taken_back_in_all(both: tup
     assert [log["loss_d"] is None for log in logs] == [False, False, True, False, False]
 
 
+OTHERS = ("float32", "bf16", "fp16")
+
+
+def gradients_apart(one: Path, several: Path) -> dict[str, list[float]]:
+    """How far the gradients of each step are apart, of their norm; those of the same steps must be finite."""
+    apart: dict[str, list[float]] = {"discriminator": [], "generator": []}
+    theirs = load_tensors(several)
+    for name, gradient in load_tensors(one).items():
+        network, _, step = name.partition(" ")
+        finite = [bool(tensor.isfinite().all()) for tensor in (gradient, theirs[name])]
+        spoilt = "fp16" in str(one) and step.startswith("2.")
+        assert finite == [not spoilt] * 2, (name, finite)
+        if not spoilt:
+            apart[network].append(float((theirs[name] - gradient).norm() / gradient.norm()))
+    return apart
+
+
 @pytest.mark.slow
 def test_processes_compute_in_other_precisions_what_one_computes(both: tuple[Path, Path]) -> None:
-    assert_the_same(both[0] / "float32", both[1] / "float32", rel=1e-5)
+    apart = {case: gradients_apart(*(out / case / "gradients.safetensors" for out in both)) for case in OTHERS}
+    # A LeakyReLU whose sign turns by a rounding moves a single step by more than rounding does: hence the median. The
+    # generator's gradient has come through all of them; by twice the right one it would be 1 apart.
+    assert all(statistics.median(of_steps) <= 1e-5 for of_steps in apart["float32"].values())
+    for case, rounding in (("bf16", 2**-8), ("fp16", 2**-11)):
+        assert statistics.median(apart[case]["discriminator"]) <= 8 * rounding
+        assert statistics.median(apart[case]["generator"]) <= 0.5
+    scales = [json.loads((out / "fp16" / "loss_scale.json").read_text(encoding="utf-8")) for out in both]
+    assert scales == [2**15, 2**15]  # half of what it begins with
     first = [out / "first step in float32" for out in both]
     logs = [json.loads((out / "logs.json").read_text(encoding="utf-8")) for out in first]
     assert logs[1][0] == pytest.approx(logs[0][0], rel=1e-5, abs=1e-6)
@@ -200,8 +225,6 @@ def test_processes_compute_in_other_precisions_what_one_computes(both: tuple[Pat
         for key, tensor in one.items():
             apart = (several[key].double() - tensor.double()).abs().mean()
             assert apart <= 0.01 * rate, f"{name} {key}: {apart / rate} of the learning rate"
-    expected, measured = (json.loads((out / "bf16" / "logs.json").read_text(encoding="utf-8")) for out in both)
-    assert measured[0] == pytest.approx(expected[0], rel=2**-6, abs=2**-6)
 
 
 @pytest.mark.slow
@@ -217,12 +240,16 @@ def options(settings: TrainSettings, **own: Any) -> list[str]:
     return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
-def train(*arguments: str, torchrun: Sequence[str] = (), **env: str) -> subprocess.Popen[str]:
+def train(
+    *arguments: str, torchrun: Sequence[str] = (), start_new_session: bool = False, **env: str
+) -> subprocess.Popen[str]:
     """`ratlip train`, by torchrun where its options are given."""
-    return started("train", *arguments, torchrun=torchrun, **env)
+    return started("train", *arguments, torchrun=torchrun, start_new_session=start_new_session, **env)
 
 
-def started(*arguments: object, torchrun: Sequence[str] = (), **env: str) -> subprocess.Popen[str]:
+def started(
+    *arguments: object, torchrun: Sequence[str] = (), start_new_session: bool = False, **env: str
+) -> subprocess.Popen[str]:
     """`ratlip`, by torchrun where its options are given."""
     launched = ["-m", "torch.distributed.run", "--standalone", *torchrun] if torchrun else []
     return subprocess.Popen(
@@ -232,6 +259,7 @@ def started(*arguments: object, torchrun: Sequence[str] = (), **env: str) -> sub
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        start_new_session=start_new_session,
     )
 
 
@@ -256,7 +284,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         torch.testing.assert_close(weights[1][key], tensor, rtol=1e-4, atol=1e-4)
 
 
-def test_a_run_of_two_processes_goes_on_in_one(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+def test_a_run_of_two_processes_goes_on_in_one_and_again_in_two(tiny_settings: TrainSettings, tmp_path: Path) -> None:
     several = options(tiny_settings.replaced(steps=2, out=str(tmp_path / "run")))
     code, out, err = ended(train(*several, "--devices", "2"))
     assert (code, out.split()) == (0, [str(tmp_path / "run")]), err
@@ -267,7 +295,9 @@ def test_a_run_of_two_processes_goes_on_in_one(tiny_settings: TrainSettings, tmp
     ]
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1  # the first process alone logs
     assert ratlip("train", "--resume", tmp_path / "run", "--steps", 4).code == 0
-    assert ratlip("train", *options(tiny_settings.replaced(steps=4, out=str(tmp_path / "one")))).code == 0
+    code, _, err = ended(train("--resume", str(tmp_path / "run"), "--steps", "6", "--devices", "2"))
+    assert code == 0, err
+    assert ratlip("train", *options(tiny_settings.replaced(steps=6, out=str(tmp_path / "one")))).code == 0
     assert_same_run(tmp_path / "one", tmp_path / "run")
 
 
@@ -314,6 +344,22 @@ def test_other_settings_in_another_process_are_one_line(tiny_settings: TrainSett
     assert (first, second, silent) == (2, 2, "")
     assert len(said.splitlines()) == 1
     assert "has lr_g 0.0001, and the first one 0.1" in said
+
+
+@pytest.mark.slow
+def test_another_model_to_start_from_in_another_process_is_one_line(
+    tiny_settings: TrainSettings, tmp_path: Path
+) -> None:
+    models = [tmp_path / "zero", tmp_path / "one"]
+    for seed, model in enumerate(models):
+        assert ratlip("train", *options(tiny_settings, steps=1, seed=seed, out=str(model))).code == 0
+    given, port = options(tiny_settings, out=str(tmp_path / "run")), free_port()
+    started = [by_hand(port, rank, *given, "--init-from", str(model)) for rank, model in enumerate(models)]
+    (first, _, said), (second, _, silent) = map(ended, started)
+    assert (first, second, silent) == (2, 2, "")
+    assert said.count("error: ") == 1
+    assert "has weights of the generator " in said.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
 
 
 OLD = "import ratlip_cli; ratlip_cli.__version__ = '0.0.1'; from ratlip_cli.cli.app import main; main()"
@@ -430,11 +476,15 @@ def signalled(process: subprocess.Popen[str], rank: int, number: int, run: Path,
     return pid
 
 
-def a_moment(most: int) -> tuple[int, float]:
-    """A random step up to `most`, and seconds after it; pytest shows the seed where a test fails."""
+def at_random() -> random.Random:
+    """What a test chooses with; pytest shows the seed where it fails."""
     seed = random.SystemRandom().randrange(10**6)
-    print(f"seed of the moment: {seed}")
-    chosen = random.Random(seed)
+    print(f"seed: {seed}")
+    return random.Random(seed)
+
+
+def a_moment(most: int, chosen: random.Random) -> tuple[int, float]:
+    """A random step up to `most`, and seconds after it."""
     return chosen.randint(1, most), chosen.uniform(0, 0.1)
 
 
@@ -475,7 +525,7 @@ def test_a_killed_process_is_started_again(
 ) -> None:
     run, given = tmp_path / "run", tiny_settings.replaced(**TWELVE_STEPS)
     process = train(*options(given, out=str(run)), torchrun=["--nproc-per-node", "2", "--max-restarts", "1"])
-    signalled(process, rank, signal.SIGKILL, run, *a_moment(most=9))
+    signalled(process, rank, signal.SIGKILL, run, *a_moment(9, at_random()))
     code, out, err = ended(process)
     assert (code, out.split()) == (0, [str(run)]), err
     ours = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -490,16 +540,18 @@ def test_a_killed_process_ends_the_other_one(tiny_settings: TrainSettings, tmp_p
     run = tmp_path / "run"
     process = train(*options(tiny_settings, steps=4000, out=str(run)), "--devices", "2")
     steps_come(process, run, 1)
-    first = worker(process.pid, 0)
-    signalled(process, 1, signal.SIGKILL, run, *a_moment(most=20))
+    chosen = at_random()
+    rank = chosen.randrange(2)
+    other = worker(process.pid, 1 - rank)
+    signalled(process, rank, signal.SIGKILL, run, *a_moment(20, chosen))
     killed = time.monotonic()
-    while is_alive(first):
+    while is_alive(other):
         assert time.monotonic() - killed < 10
         time.sleep(0.02)
     code, _, err = ended(process, 60)
     assert code == 128 + signal.SIGKILL
     assert err.count("error:") == 1
-    assert "error: process 1 of 2" in err
+    assert f"error: process {rank} of 2" in err
 
 
 @pytest.mark.slow
@@ -521,14 +573,36 @@ def test_a_signal_at_one_process_saves_and_ends_all(
 
 @pytest.mark.slow
 @needs_proc
-def test_a_process_that_hangs_is_named(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rank", "own"), [(1, {}), (0, {"sample_every": 1})], ids=["in a step", "between steps"])
+def test_a_process_that_hangs_is_named(
+    rank: int, own: dict[str, Any], tiny_settings: TrainSettings, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    process = train(*options(tiny_settings, steps=4000, out=str(run), dist_timeout="5s"), "--devices", "2")
-    signalled(process, 1, signal.SIGSTOP, run, after=3)
-    code, _, err = ended(process, 90)  # torchrun waits 30 s for the one that hangs
+    process = train(*options(tiny_settings, steps=4000, out=str(run), dist_timeout="5s", **own), "--devices", "2")
+    signalled(process, rank, signal.SIGSTOP, run, after=3)
+    code, _, err = ended(process, 200)  # torchrun waits 30 s for the one that hangs
     assert code == 1
     assert err.count("error:") == 1
-    assert "error: process 1 of 2" in err
+    assert f"error: process {rank} of 2" in err
+
+
+@pytest.mark.slow
+@needs_proc
+def test_ctrl_c_and_the_time_limit_end_all_as_they_end_one(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    stopped, timed = tmp_path / "stopped", tmp_path / "timed"
+    process = train(*options(tiny_settings, steps=4000, out=str(stopped)), "--devices", "2", start_new_session=True)
+    steps_come(process, stopped, 3)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it
+    code, out, err = ended(process, 60)
+    assert code == 128 + signal.SIGINT, err
+    assert err.count("error: ") == 1
+    assert "everything is saved" in err
+    ended_by_itself = train(*options(tiny_settings, steps=4000, out=str(timed), max_time="3s"), "--devices", "2")
+    code, out, err = ended(ended_by_itself, 120)
+    assert (code, out.split()) == (0, [str(timed)]), err
+    for run in (stopped, timed):
+        last = records(run)[-1]["step"]
+        assert (run / "checkpoints" / f"step_{last:08d}").is_dir()
 
 
 def machine(port: int, nodes: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -65,8 +65,8 @@ def test_images_that_are_shared_out_are_those_of_one(size: int, best_of: int) ->
             assert own.image.tobytes() == one.image.tobytes()
 
 
-def in_processes(count: int, *arguments: object, given: str = "") -> tuple[int, str, str]:
-    return ended(started(*arguments, torchrun=("--nproc-per-node", str(count))), given=given)
+def in_processes(count: int, *arguments: object) -> tuple[int, str, str]:
+    return ended(started(*arguments, torchrun=("--nproc-per-node", str(count))))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -82,7 +82,9 @@ def test_generate_writes_the_same_files_in_several_processes(
     given = ["--device", "cpu", "--seed", 7, *more]
     told = ratlip("generate", *PROMPTS, *given, "--out", one)
     assert told.code == 0, told.err
-    code, out, err = in_processes(count, "generate", "-", *given, "--out", several, given="\n".join(PROMPTS))
+    code, out, err = ended(
+        started("generate", "-", *given, "--out", several, "--devices", count), given="\n".join(PROMPTS)
+    )
     assert code == 0, err
     assert out == told.out.replace(str(one), str(several))
     assert f"in {count} processes" in err.splitlines()[0]

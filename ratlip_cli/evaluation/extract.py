@@ -83,7 +83,7 @@ def extract(
     if networks.features is not None and inputs.real is not None:
         real = run.real(inputs.real, networks.features, scratch)
     passes = [fake] if real is None or real.are_kept else [real.extraction, fake]
-    world().wait()
+    world().wait(however_long=True)
     try:
         run.all(passes)
     except Stopped:
@@ -103,7 +103,7 @@ def help_extract(inputs: Inputs, networks: Networks, batch_size: int | None) -> 
     passes = {_GENERATED: _Pass(_GENERATED, inputs.fake, list(networks.by_name().values()), None)}
     if networks.features is not None and inputs.real is not None:
         passes[_REAL] = _Pass(_REAL, inputs.real, [networks.features], None)
-    world().wait()
+    world().wait(however_long=True)
     while (wanted := world().gather(None)[0]) not in (_DONE, _STOPPED):
         what, first = wanted
         run.shared(passes[what], first)

@@ -205,7 +205,7 @@ def score_inputs(
         group.agree({**versions, "scores' fingerprint": decisive, "images at a time": together})
     if not group.is_first:
         help_extract(inputs, networks, request.batch_size)
-        group.wait()
+        group.wait(however_long=True)
         scored: Evaluation = group.gather(None)[0]
         return scored
     with tempfile.TemporaryDirectory(prefix="ratlip-") as scratch:
@@ -234,7 +234,7 @@ def score_inputs(
         notes=inputs.notes,
         limit=inputs.limit,
     )
-    group.wait()
+    group.wait(however_long=True)
     group.gather(evaluation)
     return evaluation
 

@@ -23,16 +23,21 @@ class _Recomputed(nn.Module):
     def forward(self, *tensors: Tensor) -> Any:
         def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
             # Differentiated twice, a block is computed again twice, which the context of one with BatchNorm is not for.
-            normed = any(isinstance(module, _BatchNorm) for module in self.modules())
+            normed = bool(batch_norms(self))
             return contextlib.nullcontext(), statistics_untouched(self) if normed else contextlib.nullcontext()
 
         return checkpoint(super().forward, *tensors, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
+def batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """Every BatchNorm of a network."""
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
+
+
 @contextlib.contextmanager
 def statistics_untouched(network: nn.Module) -> Iterator[None]:
     """Let every BatchNorm normalise by its batch, and leave the running statistics as they are."""
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    norms = batch_norms(network)
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None

@@ -81,7 +81,8 @@ def open_session(
     check_beginning(settings)
     if processes.cannot_start_again():
         tell(_CANNOT_START_AGAIN)
-    start = find_start(settings) if settings.init_from and not settings.resume else None
+    begins = bool(settings.init_from) and not settings.resume
+    start = world.in_turn(lambda: find_start(settings) if begins else None)
     before = settings_of_run(settings.resumed_run) if settings.resumed_run else settings
     with_files = with_kept_files(settings)
     dataset, clip = world.in_turn(lambda: open_inputs(with_files, device, progress))
@@ -108,6 +109,9 @@ def open_session(
         tell(f"going on from {checkpoint.path}")
     elif settings.init_from:
         tell(start_from(start or find_start(settings), trainer))
+    if world.size > 1:
+        networks = {"generator": trainer.generator, "EMA": trainer.ema, "discriminator": trainer.discriminator}
+        world.agree({f"weights of the {name}": fingerprint(net.state_dict()) for name, net in networks.items()})
     config = model_config(*settings.configs(), clip, training=_record(settings, dataset), features=_features(settings))
     validation = None
     if settings.eval_every and isinstance(dataset, CaptionedImages):

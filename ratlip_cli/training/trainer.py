@@ -25,7 +25,7 @@ from ratlip_cli.data.dataset import Batch
 from ratlip_cli.device import peak_memory_mib
 from ratlip_cli.distributed import world
 from ratlip_cli.errors import TrainingError
-from ratlip_cli.fast.recompute import recompute, statistics_untouched
+from ratlip_cli.fast.recompute import batch_norms, recompute, statistics_untouched
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.training.ema import start_ema, tensors_of, update_ema
 from ratlip_cli.training.objectives.objective import Logs, MicroBatch, Phase
@@ -111,6 +111,8 @@ class Trainer:
         self._averaged, self._current = tensors_of(self.ema), tensors_of(self.generator)
         if settings.recompute:
             recompute(_blocks(self.generator))
+        local = (self.generator, self.discriminator) if settings.batch_norm == "local" else ()
+        self._own_statistics = _running_statistics(*local)
 
         self.precision = resolve_precision(settings.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
@@ -152,6 +154,7 @@ class Trainer:
         finite = all(map(math.isfinite, values.values()))
         if finite:
             self.optimizer_g.step()
+            self.world.mean_(self._own_statistics)  # so that all have one model, also to score and to go on from
             decay = self.objective.ema_decay(self.settings.ema, self.steps_done, self.images_seen)
             update_ema(self._averaged, self._current, decay, self._copied)
             self._undo.forget()
@@ -436,6 +439,12 @@ def _add(totals: Logs, logs: Logs, count: int) -> None:
     """Add the mean of each log, as the share of one of `count` micro-batches."""
     for name, tensor in logs.items():
         totals[name] = totals.get(name, torch.zeros((), device=tensor.device)) + tensor.detach().float().mean() / count
+
+
+def _running_statistics(*networks: nn.Module) -> list[Tensor]:
+    """The means and variances that BatchNorm keeps for sampling."""
+    norms = [norm for network in networks for norm in batch_norms(network)]
+    return [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None]
 
 
 def _blocks(generator: nn.Module) -> nn.ModuleList:
