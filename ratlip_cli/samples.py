@@ -189,7 +189,7 @@ def interpolate(
         if model.reads_alike(encoded[start], encoded[end]):
             raise UsageError(
                 f"model {model.name} reads '{request.prompts[start]}' and '{request.prompts[end]}' as the same, "
-                "between which nothing would change: give prompts whose words it knows."
+                "between which nothing would change: give prompts that differ in words it knows."
             )
     noise = model.truncated(model.noise(request.seed, [request.index]), request.truncation)
     places = iter(request.places())

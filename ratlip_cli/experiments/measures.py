@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch.nn import functional as F
 
@@ -33,6 +32,7 @@ from ratlip_cli.explain.gradcam.gradcam import gradcam, make_target, resolve_lay
 from ratlip_cli.explain.gradcam.input_images import InputImage, from_dataset
 from ratlip_cli.explain.latent.space import make_space
 from ratlip_cli.explain.latent.views import pair_view, real_images
+from ratlip_cli.file_kinds import tensor_metadata
 from ratlip_cli.files import whole_file
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.sampling import noise_vectors, sample
@@ -175,7 +175,7 @@ def measure_runs(folder: Path, measure: Measure, device: str = "auto", progress:
     for done, entry in enumerate(entries):
         progress(f"{Path(measure.file).stem} of runs", done, len(entries), "runs")
         path = folder / entry.run / measure.file
-        if _taken_of(path) == entry.model_fingerprint:
+        if tensor_metadata(path).get("model") == entry.model_fingerprint:
             continue
         model = load_model(str(folder / entry.run), resolve_device(device))
         size = model.config.generator.image_size
@@ -188,11 +188,3 @@ def measure_runs(folder: Path, measure: Measure, device: str = "auto", progress:
         with whole_file(path) as whole:
             save_file(values, whole, {"model": entry.model_fingerprint})
     progress(f"{Path(measure.file).stem} of runs", len(entries), len(entries), "runs")
-
-
-def _taken_of(path: Path) -> str | None:
-    try:
-        with safe_open(path, framework="np") as file:
-            return (file.metadata() or {}).get("model")
-    except (OSError, SafetensorError):
-        return None

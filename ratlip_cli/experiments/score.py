@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -52,6 +51,7 @@ from ratlip_cli.experiments.ledger import (
     write_entry,
 )
 from ratlip_cli.experiments.protocol import Protocol
+from ratlip_cli.file_kinds import tensor_metadata
 from ratlip_cli.files import whole_file
 from ratlip_cli.json_files import read_json
 from ratlip_cli.pixels import from_uint8
@@ -157,7 +157,7 @@ def score_run(
         if networks.features is not None and features.real is not None:
             values[FEATURES] = _read(features.fake[networks.features.name])
             decisive = f"{split.fingerprint} {len(features.real)} {networks.features.fingerprint}"
-            if _decisive(place.real_features) != decisive:  # else another run has written them
+            if tensor_metadata(place.real_features).get("decisive") != decisive:  # else another run has written them
                 _save(place.real_features, {FEATURES: _read(features.real)}, {"decisive": decisive})
         values[SCENES] = inputs.scenes
         (run / SCORES_FILE).unlink(missing_ok=True)  # whose values these are not: a kill before the end leaves none
@@ -284,15 +284,6 @@ def _seconds_of_steps(run: Path, settings: TrainSettings) -> float:
 
 def _read(features: FeatureFile) -> NDArray[np.float32]:
     return features[slice(0, len(features))]
-
-
-def _decisive(path: Path) -> str | None:
-    """What decided the real features in a file; None where it holds none."""
-    try:
-        with safe_open(path, framework="np") as file:
-            return str((file.metadata() or {}).get("decisive"))
-    except (OSError, SafetensorError):
-        return None
 
 
 def _save(path: Path, arrays: Values, metadata: dict[str, str] | None = None) -> None:

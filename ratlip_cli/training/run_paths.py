@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from ratlip_cli.data.of_run import dataset_of_run
+from ratlip_cli.file_kinds import tensor_metadata
 from ratlip_cli.training.settings import TrainSettings, read_settings
 
 
@@ -66,13 +67,9 @@ def steps_logged(run: Path) -> int:
 
 def step_of_model(run: Path) -> int:
     """The step whose weights a run's model folder has, as its file says; 0 where there is none or it says nothing."""
-    from safetensors import SafetensorError, safe_open  # imports numpy
-
-    try:
-        with safe_open(run / "model" / "generator.safetensors", framework="np") as file:
-            return int((file.metadata() or {}).get("step", 0))
-    except (OSError, SafetensorError, ValueError):
-        return 0
+    with contextlib.suppress(ValueError):
+        return int(tensor_metadata(run / "model" / "generator.safetensors").get("step", 0))
+    return 0
 
 
 def kept_dataset(settings: TrainSettings) -> Path | None:

@@ -6,9 +6,9 @@ import difflib
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from ratlip_cli.errors import UsageError, WeightsError, no_such_model, unknown_name
+from ratlip_cli.file_kinds import tensor_metadata
 from ratlip_cli.setting import RUNS, check_export
 from ratlip_cli.weights.model_folder import CONFIG_FILE, GENERATOR_FILE, Model, file_of, load_folder
 from ratlip_cli.weights.not_models import MODEL_IN_RUN, what_it_is
@@ -106,8 +106,4 @@ def _runs_with_generator() -> list[Path]:
 
 def _is_trained(run: Path) -> bool:
     """Whether the generator is another than at the beginning of the run, when it is saved first."""
-    try:
-        with safe_open(run / MODEL_IN_RUN / GENERATOR_FILE, "pt") as file:
-            return (file.metadata() or {}).get("step") != "0"
-    except (OSError, SafetensorError):
-        return True  # which is told when it is loaded
+    return tensor_metadata(run / MODEL_IN_RUN / GENERATOR_FILE).get("step") != "0"  # a damaged one is told when loaded
