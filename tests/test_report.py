@@ -672,6 +672,35 @@ def test_a_browser_shows_it_without_a_network(
     assert (sum(map(int, re.findall(r"\d+", back))) < sum(map(int, re.findall(r"\d+", text)))) == dark
 
 
+def told_in_the_middle_of_the_losses(page: Any) -> str:
+    """What hovering shows of the losses half-way through the steps."""
+    plot = page.locator(".card", has=page.get_by_role("heading", name="Losses")).locator(".plot")
+    plot.locator("svg").wait_for()
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 100)
+    page.mouse.move(box["x"] + box["width"] / 2 + 3, box["y"] + 102)
+    tooltip = page.locator("#vg-tooltip-element")
+    tooltip.wait_for()
+    return str(tooltip.inner_text())
+
+
+@pytest.mark.slow
+def test_hovering_says_so_where_a_curve_has_no_value(
+    written: Path, tmp_path: Path, visit: Callable[..., Visit]
+) -> None:
+    run = Path(shutil.copytree(written / "runs/first", tmp_path / "run"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines[4:9]:
+        line["loss_g"] = None  # as of a step that was not finite
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    answer = ratlip("report", run, "--out", tmp_path / "report.html", "-q")
+    assert answer.code == 0, answer.err
+    told = told_in_the_middle_of_the_losses(visit((tmp_path / "report.html").as_uri()).page)
+    assert "NaN" not in told
+    assert re.search(r"loss_g\s+no value", told), told
+
+
 @pytest.mark.slow
 def test_values_on_hovering_and_a_slider_through_the_grids(written: Path, visit: Callable[..., Visit]) -> None:
     seen = visit((written / "report.html").as_uri())
@@ -682,15 +711,7 @@ def test_values_on_hovering_and_a_slider_through_the_grids(written: Path, visit:
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     assert shown.get_attribute("data-title") == page.locator(".slides output").inner_text() == "step 6"
-    plot = page.locator(".card", has=page.get_by_role("heading", name="Losses")).locator(".plot")
-    plot.locator("svg").wait_for()
-    plot.scroll_into_view_if_needed()
-    box = plot.bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 100)
-    page.mouse.move(box["x"] + box["width"] / 2 + 3, box["y"] + 102)
-    tooltip = page.locator("#vg-tooltip-element")
-    tooltip.wait_for()
-    cells = dict(zip(*(iter(tooltip.inner_text().split()),) * 2, strict=True))
+    cells = dict(zip(*(iter(told_in_the_middle_of_the_losses(page).split()),) * 2, strict=True))
     record = json.loads((written / "runs/first/metrics.jsonl").read_text().splitlines()[int(cells["step"]) - 1])
     for name in ("loss_d", "loss_g"):
         assert float(cells[name].replace("\u2212", "-")) == pytest.approx(record[name], rel=1e-3)

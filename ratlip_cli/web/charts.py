@@ -145,13 +145,7 @@ def _spec(title: str, names: Sequence[str], rows: Sequence[dict[str, Any]], band
         "encoding": {"x": x, "y": y, "color": colour, "strokeDash": dash},
     }
     hover = {
-        "transform": [
-            {"pivot": "c", "value": "y", "groupby": ["x"]},
-            *(
-                {"calculate": f"isValid(datum.{key}) ? format(datum.{key}, '.4~g') : 'no value here'", "as": key}
-                for key in keys
-            ),
-        ],
+        "transform": [{"pivot": "c", "value": "y", "groupby": ["x"]}],
         "mark": {"type": "rule", "strokeWidth": 1.5, "color": "#888"},
         "params": [
             {
@@ -170,7 +164,10 @@ def _spec(title: str, names: Sequence[str], rows: Sequence[dict[str, Any]], band
             "opacity": {"condition": {"param": "hover", "empty": False, "value": 1}, "value": 0},
             "tooltip": [
                 {"field": "x", "type": "quantitative", "title": "step", "format": ",d"},
-                *({"field": key, "type": "nominal", "title": name} for key, name in told.items()),
+                *(
+                    {"field": key, "type": "quantitative", "title": name, "format": ".4~g"}
+                    for key, name in told.items()
+                ),
             ],
         },
     }
