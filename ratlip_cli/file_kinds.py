@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says, and what one of tensors says of itself. Imports no torch."""
+"""What a file is by its first bytes, whatever its name says, and what tensors are kept with. Imports no torch."""
 
 from __future__ import annotations
 

@@ -21,8 +21,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for the programs that th
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # where a script runs the tests in the background
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs that they start would inherit it
+# Where a script runs the tests in the background, or under nohup; the programs that they start would inherit it.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (getattr(signal, "SIGHUP", None), signal.SIG_DFL)):
+    if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 TINY_CLIP = {
     "embed_dim": 16,
