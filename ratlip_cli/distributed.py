@@ -87,6 +87,10 @@ class World:
         """Of each number the largest that a process has; each one must ask."""
         return list(numbers)
 
+    def total(self, *numbers: float) -> list[float]:
+        """Of each number the sum over the processes; each one must ask."""
+        return list(numbers)
+
     def gather(self, value: Any) -> list[Any]:
         """Plain values of all processes, by rank; each one must give its own."""
         return [value]
@@ -186,9 +190,15 @@ class Group(World):
             self._dist.all_reduce(tensor)
 
     def largest(self, *numbers: float) -> list[float]:
+        return self._reduced(numbers, self._dist.ReduceOp.MAX)
+
+    def total(self, *numbers: float) -> list[float]:
+        return self._reduced(numbers, self._dist.ReduceOp.SUM)
+
+    def _reduced(self, numbers: Sequence[float], operation: Any) -> list[float]:
         asked = torch.tensor(numbers, dtype=torch.float64)
         with self._together():
-            self._dist.all_reduce(asked, self._dist.ReduceOp.MAX, group=self._between_cpus)
+            self._dist.all_reduce(asked, operation, group=self._between_cpus)
         return cast("list[float]", asked.tolist())
 
     def gather(self, value: Any) -> list[Any]:

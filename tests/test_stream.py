@@ -232,6 +232,59 @@ def test_too_much_that_is_broken_ends_the_stream(tmp_path: Path) -> None:
         read(StreamReader(opened(tmp_path, buffer=50), 10), 100)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_that_all_fail_end_the_stream_before_another_batch(tmp_path: Path, workers: int) -> None:
+    """Elsewhere each takes seconds, and an epoch has many."""
+    write_shards(tmp_path, 30, 6)
+    whole = stream_module._epoch_shards(0, 0, 30, {})[:2]
+    for number in {*range(30)} - {*whole}:
+        (tmp_path / f"{number:05d}.tar").unlink()
+    reader = StreamReader(opened(pattern(tmp_path, 29), max_failed=0.1), 5, workers)
+    with pytest.raises(DataError, match=r": 2 of [34] shards cannot be used, and --max-failed allows 0.1 .*\.tar: "):
+        read(reader, 3)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "txt"])
+def test_images_that_all_fail_end_the_stream_before_another_batch(tmp_path: Path, kind: str) -> None:
+    """By their content, and by their captions."""
+    first, second = stream_module._epoch_shards(0, 0, 2, {})
+    write_shard(tmp_path, first, {n: members(n) for n in range(20)})
+    write_shard(tmp_path, second, {n: {**members(n, b"broken"), kind: b" "} for n in range(20, 1000)})
+    with pytest.raises(DataError, match=r": 200 of 2\d\d images cannot be used, and --max-failed allows 0.1 "):
+        read(StreamReader(opened(tmp_path), 6), 4)
+
+
+def test_a_stream_of_which_too_many_shards_are_gone_is_not_looked_through(tmp_path: Path) -> None:
+    write_shards(tmp_path, 12, 6)
+    for number in range(11):
+        (tmp_path / f"{number:05d}.tar").unlink()
+    for use in (StreamedImages.first_captions, StreamedImages.first_images):
+        assert len(use(opened(pattern(tmp_path, 11), max_failed=1), 2)) == 2
+        with pytest.raises(DataError, match=r"none of the first 2 images can be used; the first problem: .*00000\.tar"):
+            use(opened(pattern(tmp_path, 11)), 2)
+
+
+def test_counts_go_on_in_the_middle_of_a_shard_and_with_other_processes(tmp_path: Path) -> None:
+    for shard in range(SHARDS):
+        numbers = range(SAMPLES * shard, SAMPLES * shard + SAMPLES)
+        write_shard(tmp_path, shard, {n: members(n, b"broken" if n % 3 == 0 else None) for n in numbers})
+    stream = opened(tmp_path, max_failed=0.5)
+
+    def run(reader: StreamReader, count: int) -> list[stream_module.Counts]:
+        return [reader.counts for _ in itertools.islice(reader.batches(), count)]
+
+    whole = run(StreamReader(stream, 3, 2), 12)
+    assert whole[-1].failed > 8  # an epoch's
+    for done in (1, 2, 3, 5):
+        stopped = StreamReader(stream, 3, 2)
+        assert run(stopped, done) == whole[:done]
+        after = StreamReader(stream, 3, 2, positions=[stopped.position()])
+        assert after.counts == whole[done - 1]
+        assert run(after, 12 - done) == whole[done:]
+        others = [StreamReader(stream, 3, 1, rank, 2, [stopped.position()]) for rank in range(2)]
+        assert stream_module.counted([other.position() for other in others]) == whole[done - 1]
+
+
 def test_a_stream_without_captions_is_told_in_one_line(tmp_path: Path) -> None:
     write_shard(tmp_path, 0, {n: {"jpg": members(n)["jpg"]} for n in range(250)})
     for use in (lambda: opened(tmp_path).first_captions(4), lambda: read(StreamReader(opened(tmp_path), 4), 1)):
@@ -291,6 +344,17 @@ def test_names_of_streams(tmp_path: Path) -> None:
         opened(tmp_path / "{0..1}.zip")
 
 
+@pytest.mark.parametrize("name", ["*.parquet", "{0..2}.parquet"])
+def test_a_pattern_of_parquet_files_is_prepared_into_a_folder(tmp_path: Path, name: str) -> None:
+    for part in range(3):
+        write_parquet(tmp_path / "set" / f"{part}.parquet", range(6 * part, 6 * part + 6), column="story")
+    given = ("--image-size", 32, "--data-dir", tmp_path / "data", "--workers", 1, "--caption-column", "story")
+    answer = ratlip("prepare", tmp_path / "set" / name, *given)
+    assert (answer.code, answer.out.strip()) == (0, str(tmp_path / "data" / "set")), answer.err
+    found = [entry for split in ("train", "test") for entry in read_split(tmp_path / "data" / "set", split)]
+    assert Counter(caption for entry in found for caption in entry.captions) == everything(18)
+
+
 def test_a_stream_is_prepared_into_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_shards(tmp_path / "set", 2, 6)
     write_shard(tmp_path / "set", 2, {12: members(12), 13: members(13, b"broken")})
@@ -321,9 +385,17 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_tensors(folder / "model" / "generator.safetensors")
 
 
+def passed_over(run: Path) -> list[tuple[int, int]]:
+    return [(line["failed_images"], line["failed_shards"]) for line in records(run)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
-    streaming: TrainSettings, tmp_path: Path
+    streaming: TrainSettings, tmp_path: Path, workers: int
 ) -> None:
+    write_shards(tmp_path / "set", SHARDS, SAMPLES)
+    write_shard(tmp_path / "set", 1, {n: members(n, b"broken" if n % 3 == 0 else None) for n in range(6, 12)})
+    streaming = streaming.replaced(dataset=str(tmp_path / "set"), workers=workers)
     for _ in open_session(streaming).run():
         pass
     stopped = streaming.replaced(out=str(tmp_path / "stopped"))
@@ -335,6 +407,43 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
         pass
     one, other = weights(Path(streaming.out)), weights(Path(stopped.out))
     assert all(torch.equal(one[name], other[name]) for name in one)
+    assert passed_over(Path(streaming.out)) == passed_over(Path(stopped.out))
+    assert passed_over(Path(stopped.out))[-1][0] >= 2
+
+
+def test_a_run_ends_with_the_number_of_what_was_passed_over(streaming: TrainSettings, tmp_path: Path) -> None:
+    write_shards(tmp_path, 6, 20)
+    (tmp_path / "00003.tar").unlink()
+    write_shard(tmp_path, 2, {n: members(n, b"broken" if n < 52 else None) for n in range(40, 60)})
+    given = streaming.replaced(dataset=pattern(tmp_path, 5), steps=23)  # the epoch's 88 images, and four of the next
+    answer = ratlip("train", *options(given))
+    assert answer.code == 0, answer.err
+    assert answer.err.count("passed over: ") == stream_module.NAMED
+    assert passed_over(Path(given.out))[-1] == (12, 1)
+    told = "passed over in all: 12 of 104 images and 1 of 6 shards that were read; 3 of them after the first 10"
+    assert told in " ".join(answer.err.split())
+    clean = ratlip("train", *options(streaming.replaced(steps=1, out=str(tmp_path / "clean"))))
+    assert (clean.code, "passed over" in clean.err) == (0, False)
+    assert passed_over(tmp_path / "clean") == [(0, 0)]
+
+
+@pytest.mark.slow
+def test_a_process_whose_shards_fail_ends_all_with_its_line(streaming: TrainSettings, tmp_path: Path) -> None:
+    """Before the others give it up: each shard that fails takes six seconds."""
+    write_shards(tmp_path, 24, 6)
+    own = stream_module._epoch_shards(0, 0, 24, {})[1::2]
+    for number in own[2:]:
+        (tmp_path / f"{number:05d}.tar").unlink()
+    given = streaming.replaced(
+        dataset=f"file://{pattern(tmp_path, 23)}",
+        out=str(tmp_path / "run"),
+        dist_timeout="30s",
+        steps=20,
+        max_failed=0.1,
+    )
+    code, _, err = ended(train(*options(given), "--devices", "2"))
+    assert (code, err.count("error: ")) == (1, 1), err
+    assert "shards cannot be used, and --max-failed allows 0.1 of them" in " ".join(err.split())
 
 
 def test_images_without_captions_are_learnt_from_where_none_is_needed(
@@ -376,16 +485,26 @@ def test_images_without_captions_are_learnt_from_where_none_is_needed(
 
 @pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_with_the_same_images(streaming: TrainSettings, tmp_path: Path) -> None:
-    def run(name: str, steps: int, **own: str) -> None:
+    def run(name: str, steps: int, **own: str) -> str:
         given = streaming.replaced(steps=steps, save_every=2, workers=1, out="" if own else str(tmp_path / name), **own)
-        code, _, err = ended(train(*options(given), "--devices", "2"))
+        code, _, err = ended(train(*options(given, dataset=str(folder)), "--devices", "2"))
         assert code == 0, err
+        return " ".join(err.split())
 
-    run("whole", 6)
+    folder = write_shards(tmp_path / "set", SHARDS, SAMPLES)
+    others = stream_module._epoch_shards(0, 0, SHARDS, {})[1]  # what the second process reads first
+    numbers = range(SAMPLES * others, SAMPLES * others + SAMPLES)
+    write_shard(folder, others, {n: members(n, b"broken" if n < numbers[2] else None) for n in numbers})
+    said = run("whole", 6)
+    for number in numbers[:2]:
+        assert said.count(f"passed over: {folder}/{others:05d}.tar: {number:09d}.jpg: ") == 1, said
+    assert "passed over in all: " in said, said
     run("stopped", 3)
     run("stopped", 6, resume=str(tmp_path / "stopped"))
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
     assert all(torch.equal(one[name], other[name]) for name in one)
+    assert passed_over(tmp_path / "whole") == passed_over(tmp_path / "stopped")
+    assert passed_over(tmp_path / "whole")[4] == (2, 0)  # when the second process has read its shards
 
 
 @pytest.mark.slow

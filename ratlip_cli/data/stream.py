@@ -18,8 +18,8 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -123,7 +123,7 @@ class StreamedImages:
         """
         captions: list[str] = []
         without: list[str] = []
-        for item in self.items():
+        for item in self._while_it_can_be_read():
             if item["captions"]:
                 captions.append(item["captions"][0])
             elif item["problem"] or not item["end"]:
@@ -141,7 +141,7 @@ class StreamedImages:
         """
         found: list[tuple[str, Tensor]] = []
         failed: list[str] = []
-        for item in self.items():
+        for item in self._while_it_can_be_read():
             problem = item["problem"]
             if not problem and not item["end"]:
                 try:
@@ -156,6 +156,15 @@ class StreamedImages:
         if not found:
             raise DataError(_nothing(self.source, len(failed), next(iter(failed), "")))
         return found
+
+    def _while_it_can_be_read(self) -> Iterator[dict[str, Any]]:
+        """Its `items`, until more shards failed than may of all that there are."""
+        failed, allowed = 0, self.max_failed * max(len(self.shards), FEWEST_SHARDS)
+        for item in self.items():
+            yield item
+            failed += item["end"] == "failed"
+            if failed > allowed:
+                return
 
     def items(self) -> Iterator[dict[str, Any]]:
         """All that `read_shards` yields of it, in its own order."""
@@ -266,12 +275,20 @@ class LaneState:
     place: int = 0  # Images of the block that were read before.
     failed: int = 0  # Of those, how many could not be decoded.
     counts: Counts = field(default_factory=Counts)  # Up to the beginning of the block.
+    met: Counts = field(default_factory=Counts)  # Up to here, with all that was read of the block.
     begun: int = 0  # Shards of the lane's in this epoch that were opened up to the end of the block.
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> LaneState:
         """The state that `asdict` made this of."""
-        return cls(**{**saved, "counts": Counts(**saved["counts"])})
+        counts = saved["counts"]
+        return cls(**{**saved, "counts": Counts(**counts), "met": Counts(**saved.get("met", counts))})
+
+
+def counted(positions: Sequence[Mapping[str, Any]]) -> Counts:
+    """What all lanes had met at `StreamReader.position` of every process."""
+    lanes = (LaneState.of(saved) for position in positions for saved in position["lanes"].values())
+    return sum((lane.met for lane in lanes), Counts())
 
 
 def _epoch_shards(seed: int, epoch: int, shards: int, without: Mapping[int, Sequence[int]]) -> list[int]:
@@ -282,44 +299,56 @@ def _epoch_shards(seed: int, epoch: int, shards: int, without: Mapping[int, Sequ
 
 
 class _Lane(IterableDataset[Any]):
-    """What one lane reads: batches, each with the lane's state after it, what it met so far, and new problems."""
+    """What one lane reads: batches, each with the lane's state after it and new problems.
+
+    Where a shard failed, or many images did, that is told without a batch: nobody knows when the next one comes.
+    """
 
     def __init__(self, stream: StreamedImages, lane: int, lanes: int, batch_size: int, state: LaneState) -> None:
         self._stream, self._lane, self._lanes, self._batch_size = stream, lane, lanes, batch_size
-        self._state, self._counts = state, state.counts
+        self._state = state
+        state.met = state.counts  # the block is read again
         self._problems: list[str] = []
+        self._first_problem = ""
         self._side = stored_side(stream.image_size)
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield (batch, state, counts, problems), or the error to raise, which a worker would make a traceback of."""
+        """Yield (batch or None, state, problems), or the error to raise, which a worker would make a traceback of."""
         images: list[Tensor] = []
         captions: list[str] = []
         try:
-            for image, caption in self._samples():
-                images.append(image)
-                captions.append(caption)
+            for sample in self._samples():
+                if sample is None:
+                    yield None, asdict(self._state), self._problems
+                    self._problems = []
+                    continue
+                images.append(sample[0])
+                captions.append(sample[1])
                 if len(images) == self._batch_size:
-                    yield Batch(torch.stack(images), tuple(captions)), asdict(self._state), self._counts, self._problems
+                    yield Batch(torch.stack(images), tuple(captions)), asdict(self._state), self._problems
                     images, captions, self._problems = [], [], []
         except RatlipError as error:
             yield error
 
-    def _samples(self) -> Iterator[tuple[Tensor, str]]:
-        """The lane's images without end, each with one of its captions."""
+    def _samples(self) -> Iterator[tuple[Tensor, str] | None]:
+        """The lane's images without end, each with one of its captions; None where something failed that is to tell."""
         state, stream = self._state, self._stream
         while True:
-            is_whole, before = state.block is None and not state.place, self._counts
+            is_whole, before = state.block is None and not state.place, state.met
             dealt = _epoch_shards(stream.seed, state.epoch, len(stream.shards), state.without)
             if self._lane < len(dealt):
                 for block in self._blocks(dealt):
-                    yield from self._in_order(block)
-                images = self._counts.images - before.images
-                if is_whole and images == self._counts.failed - before.failed:
-                    raise DataError(_nothing(stream.source, images, next(iter(self._problems), "")))
+                    if block is None:
+                        yield None
+                    else:
+                        yield from self._in_order(block)
+                images = state.met.images - before.images
+                if is_whole and images == state.met.failed - before.failed:
+                    raise DataError(_nothing(stream.source, images, self._first_problem))
             state.epoch, state.block, state.begun = state.epoch + 1, None, 0
 
-    def _blocks(self, dealt: list[int]) -> Iterator[list[dict[str, Any]]]:
-        """The images of the rest of an epoch, `buffer` at a time."""
+    def _blocks(self, dealt: list[int]) -> Iterator[list[dict[str, Any]] | None]:
+        """The images of the rest of an epoch, `buffer` at a time; None as of `_samples`."""
         state, stream = self._state, self._stream
         source = (
             _library()
@@ -337,32 +366,35 @@ class _Lane(IterableDataset[Any]):
             source.load_state_dict(state.block)
         items, own = iter(source), dealt[self._lane :: self._lanes]
         while True:
-            state.counts = self._counts
-            block = self._next_block(items)
+            state.counts = state.met
+            block = yield from self._next_block(items)
             if not block:
                 return
             state.begun = own.index(block[-1]["shard"]) + 1
-            self._counts += Counts(failed=state.failed)  # of what was read before
+            state.met += Counts(failed=state.failed)  # of what was read before
             yield block
             state.block, state.place, state.failed = source.state_dict(), 0, 0
 
-    def _next_block(self, items: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _next_block(self, items: Iterator[dict[str, Any]]) -> Generator[None, None, list[dict[str, Any]]]:
         block: list[dict[str, Any]] = []
         for item in items:
+            failed = int(bool(item["problem"]))
             if item["end"]:
-                self._counts += Counts(shards=1, failed_shards=int(item["end"] == "failed"))
+                self._state.met += Counts(shards=1, failed_shards=failed)
             else:
-                self._counts += Counts(images=1, failed=int(bool(item["problem"])))
-            if item["problem"]:
-                self._tell(item["problem"])
+                self._state.met += Counts(images=1, failed=failed)
+            if failed:
+                self._note(item["problem"])
+                if item["end"] or self._many_failed:
+                    yield None
             elif not item["end"]:
                 block.append(item)
                 if len(block) == self._stream.buffer:
                     break
         return block
 
-    def _in_order(self, block: list[dict[str, Any]]) -> Iterator[tuple[Tensor, str]]:
-        """The rest of a block's images in its seeded order."""
+    def _in_order(self, block: list[dict[str, Any]]) -> Iterator[tuple[Tensor, str] | None]:
+        """The rest of a block's images in its seeded order; None as of `_samples`."""
         state, stream = self._state, self._stream
         entropy = [stream.seed, state.epoch, block[0]["shard"], block[0]["place"]]
         order = np.random.default_rng([_BLOCK, *entropy]).permutation(len(block)).tolist()
@@ -374,19 +406,26 @@ class _Lane(IterableDataset[Any]):
                 image, _ = stored_image(read_image(item["image"]), None, self._side)
             except ImageError as error:
                 state.failed += 1
-                self._counts += Counts(failed=1)
-                self._tell(f"{stream.shards[item['shard']]}: {item['name']}: {error}")
+                state.met += Counts(failed=1)
+                self._note(f"{stream.shards[item['shard']]}: {item['name']}: {error}")
+                if self._many_failed:
+                    yield None
                 continue
             view = random_view(image, stream.image_size, stream.info.flip, random)
             captions = item["captions"] or ("",)
             yield view, captions[random.integers(len(captions))]
 
-    def _tell(self, problem: str) -> None:
+    @property
+    def _many_failed(self) -> bool:
+        return self._state.met.failed % FEWEST == 0
+
+    def _note(self, problem: str) -> None:
         """Note a problem. Raises DataError where nothing was usable so far."""
+        self._first_problem = self._first_problem or problem
         if len(self._problems) < NAMED:
             self._problems.append(problem)
-        if self._counts.failed == self._counts.images >= FEWEST:
-            raise DataError(_nothing(self._stream.source, self._counts.images, self._problems[0]))
+        if self._state.met.failed == self._state.met.images >= FEWEST:
+            raise DataError(_nothing(self._stream.source, self._state.met.images, self._first_problem))
 
 
 class StreamReader:
@@ -426,9 +465,11 @@ class StreamReader:
             self._states = dict(positions[rank]["lanes"])
         else:
             state = _dealt_anew(positions, len(stream.shards)) if positions else LaneState()
-            self._states = {lane: asdict(state) for lane in self._lanes}
-        self._counts = {lane: LaneState.of(state).counts for lane, state in self._states.items()}
-        self._named: list[str] = []
+            so_far = counted(positions)
+            first = replace(state, counts=so_far, met=so_far)  # one of all lanes goes on counting
+            self._states = {lane: asdict(state if lane else first) for lane in self._lanes}
+        self._met = {lane: LaneState.of(state).met for lane, state in self._states.items()}
+        self.named: list[str] = []  # Problems that the log names.
 
     def position(self) -> dict[str, Any]:
         """Where the stream is after the last batch: plain values, for `positions`."""
@@ -437,7 +478,7 @@ class StreamReader:
     @property
     def counts(self) -> Counts:
         """What was met up to the last batch in this process's lanes."""
-        return sum(self._counts.values(), Counts())
+        return sum(self._met.values(), Counts())
 
     def batches(self) -> Generator[Batch, None, None]:
         """Yield batches without end, from `position` on.
@@ -461,18 +502,26 @@ class StreamReader:
 
         for item in read_in_turn(loaders, lambda: self._turn):
             lane = self._lanes[self._turn]
-            batch, self._states[lane], self._counts[lane], problems = item
-            self._turn = (self._turn + 1) % len(self._lanes)
-            self._tell(problems)
-            yield batch._replace(captions=tuple(batch.captions))  # pinning memory made a list of it
+            batch, state, problems = item
+            self._met[lane] = LaneState.of(state).met
+            self.name(problems)
+            self._check_share()
+            if batch is not None:
+                self._states[lane] = state
+                self._turn = (self._turn + 1) % len(self._lanes)
+                yield batch._replace(captions=tuple(batch.captions))  # pinning memory made a list of it
 
-    def _tell(self, problems: Sequence[str]) -> None:
-        for problem in problems[: NAMED - len(self._named)]:
-            self._named.append(problem)
-            last = "; no more are named" if len(self._named) == NAMED else ""
-            _log.warning("passed over: %s%s", problem, last)
+    def name(self, problems: Iterable[str]) -> None:
+        """Name problems in the log, this process's or others', each once and ten at most."""
+        for problem in problems:
+            if problem not in self.named and len(self.named) < NAMED:
+                self.named.append(problem)
+                last = "; no more are named" if len(self.named) == NAMED else ""
+                _log.warning("passed over: %s%s", problem, last)
+
+    def _check_share(self) -> None:
         met, allowed = self.counts, self._stream.max_failed
-        example = f"; the first: {self._named[0]}" if self._named else ""
+        example = f"; the first: {self.named[0]}" if self.named else ""
         for failed, among, fewest, what in (
             (met.failed, met.images, FEWEST, "images"),
             (met.failed_shards, met.shards, FEWEST_SHARDS, "shards"),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ratlip_cli.data.dataset import Batch, CaptionedImages, training_batches
 from ratlip_cli.data.layout import read_split
-from ratlip_cli.data.stream import StreamedImages, StreamReader
+from ratlip_cli.data.stream import NAMED, StreamedImages, StreamReader, counted
 from ratlip_cli.device import peak_memory_mib
 from ratlip_cli.errors import DataError, Interrupted, TrainingError, one_line
 from ratlip_cli.evaluation.run import Evaluation
@@ -50,6 +50,9 @@ PATIENCE = 10  # Number of steps in a row that may be not finite before training
 
 REAL_SIMILARITY, REAL_IMAGES = "clip_similarity_real", 64
 """What the CLIP similarity of real images is called in metrics.jsonl, at every sampling, and of how many it is."""
+
+FAILED_IMAGES, FAILED_SHARDS = "failed_images", "failed_shards"
+"""What the numbers of images and shards of a stream that were passed over are called in metrics.jsonl."""
 
 SAMPLE_ROWS, SAMPLE_COLUMNS = 4, 4  # Prompts, and images of each, in a grid of samples.
 
@@ -131,7 +134,7 @@ class TrainingSession:
             while not self.finished and not is_over_for_all():
                 record = self.trainer.train_step(next(batches))
                 self._note_position()
-                record = replace(record, memory_mib=max(record.memory_mib, self._memory))
+                record = self._with_passed_over(replace(record, memory_mib=max(record.memory_mib, self._memory)))
                 if any(map(self._due, self._saved_every)):
                     self._share_position()
                 self._unlogged = record
@@ -145,6 +148,7 @@ class TrainingSession:
                     self._share_position()
                     raise TrainingError(self._diverged())
             self._share_position()
+            self._tell_passed_over()
             self.save()
             world.wait()
         except BaseException as reason:
@@ -187,10 +191,37 @@ class TrainingSession:
             self._position = self._reader.position()
 
     def _share_position(self) -> None:
-        """Let the trainer know, for the next checkpoint, where all processes are in a stream; each must come here."""
+        """Let the trainer know, for the next checkpoint, where all processes are in a stream; each must come here.
+
+        The first one, which alone is heard, then names what others passed over.
+        """
         if self._reader is not None:
-            self.trainer.stream = self.trainer.world.gather(self._position)
+            told = self.trainer.world.gather((self._position, self._reader.named))
+            self.trainer.stream = [position for position, _ in told]
             self._shared_at = self.trainer.steps_done
+            for _, named in told if self.trainer.world.is_first else ():
+                self._reader.name(named)
+
+    def _with_passed_over(self, record: StepRecord) -> StepRecord:
+        """The record of a step with what all processes have passed over of a stream in the whole run."""
+        if self._reader is None:
+            return record
+        counts = self._reader.counts
+        images, shards = map(int, self.trainer.world.total(counts.failed, counts.failed_shards))
+        return replace(record, logs={**record.logs, FAILED_IMAGES: images, FAILED_SHARDS: shards})
+
+    def _tell_passed_over(self) -> None:
+        """Say, where the run ends, what was passed over of a stream in all of it."""
+        if self._reader is None or not self.trainer.world.is_first:
+            return
+        met = counted(self.trainer.stream)
+        if passed_over := met.failed + met.failed_shards:
+            more = f"; {passed_over - NAMED:,} of them after the first {NAMED}" if passed_over > NAMED else ""
+            _log.warning(
+                "passed over in all: %s of %s images and %s of %s shards that were read%s",
+                *(f"{count:,}" for count in (met.failed, met.images, met.failed_shards, met.shards)),
+                more,
+            )
 
     def save(self) -> None:
         """Write a checkpoint and the model folder's weights, unless this step is saved already.

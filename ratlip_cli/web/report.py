@@ -97,6 +97,7 @@ GROUPS = (
         "Mean of 1 - cos for CLIP: under one caption, and of different captions. A fall is a collapse.",
     ),
     ("Learning rates", ("lr_g", "lr_d"), ""),
+    ("Passed over", ("failed_images", "failed_shards"), "Images and shards of a stream that could not be used."),
     ("Speed", ("images_per_second",), "Training images a second."),
     ("Memory", ("memory_mib",), "Peak so far in MiB."),
 )
