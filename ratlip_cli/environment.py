@@ -48,12 +48,16 @@ def machine(device: torch.device) -> str:
 
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, PyTorch {torch.__version__}"
-    name = platform.processor() or platform.machine()
+    threads = torch.get_num_threads()
+    return f"{cpu_name()}, {os.cpu_count()} cores, {threads} of them used, PyTorch {torch.__version__}"
+
+
+def cpu_name() -> str:
+    """The CPU, as Linux names it; elsewhere its kind."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
-    threads = torch.get_num_threads()
-    return f"{name}, {os.cpu_count()} cores, {threads} of them used, PyTorch {torch.__version__}"
+        return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def commit() -> str | None:
@@ -112,7 +116,7 @@ def _torch() -> tuple[list[dict[str, str]], int | None, Path | None]:
         import torch
     except (ImportError, OSError) as error:
         return [{"device": "none", "name": f"torch cannot be imported: {one_line(error)}"}], None, None
-    devices = [{"device": "cpu", "name": platform.processor() or platform.machine()}]
+    devices = [{"device": "cpu", "name": cpu_name()}]
     for number in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(number)
         version = f"CUDA {torch.version.cuda}, compute capability {about.major}.{about.minor}"

@@ -7,7 +7,6 @@ where there are several, each has threads of its own.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from ratlip_cli.json_files import from_json, read_json
 from ratlip_cli.noise import noise_vectors
 from ratlip_cli.samples import overlong_prompt, unknown_words
 from ratlip_cli.setting import EXPORT_FILE
+from ratlip_cli.threads import available_threads
 from ratlip_cli.tokenizer import Tokenizer, without_accidents
 from ratlip_cli.tokenizer import unknown_words as words_outside
 
@@ -236,14 +236,6 @@ class ExportedModel:
         if (fingerprint, width) != (self.fingerprint, own[network]):
             raise WeightsError(f"{path} is of another model than {EXPORT_FILE} beside it: export the model again.")
         return graph
-
-
-def available_threads() -> int:
-    """OMP_NUM_THREADS where it is set, else as many as there are cores for this process."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    if wanted.isdecimal() and int(wanted):
-        return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _load_onnx(path: Path, threads: int, _workers: int) -> tuple[Graph, str | None, int]:

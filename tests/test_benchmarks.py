@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ratlip_cli.cli.waiting import users_environment
+from ratlip_cli.environment import cpu_name
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 
@@ -54,7 +61,8 @@ def test_a_busy_core_is_one_too_few(
     assert busy.compare(name, threads, 1, "")
     assert started == [(left, expected), (threads, expected)]
     assert bound == [expected, every]
-    assert json.loads(capsys.readouterr().out)["cores"] == expected
+    told = json.loads(capsys.readouterr().out)
+    assert (told["cpu"], told["cores"]) == (cpu_name(), expected)
 
 
 def test_a_command_that_starts_too_slowly_fails_the_benchmark(
@@ -73,7 +81,58 @@ def test_a_command_that_starts_too_slowly_fails_the_benchmark(
     monkeypatch.setattr(start.sys, "argv", ["start.py", "help", "generate", "exported", "--rounds", "2"])
     assert start.main() == 1
     told = json.loads(capsys.readouterr().out)
+    assert told["cpu"] == cpu_name()
     assert {row: one["share"] for row, one in told["rows"].items()} == {"help": 0.25, "generate": 1.5}
     assert {one["cpu_share"] for one in told["rows"].values()} == {1}
     assert told["left_out"] == {"exported": "not installed: no_such_package"}
     assert start.too_slow(told) == ["generate"]
+
+
+def calls(path: Path) -> set[str]:
+    """The names of all that a file calls."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+
+
+def test_every_benchmark_says_which_machine_it_ran_on() -> None:
+    """All but that of statistics."""
+    silent = {path.name for path in BENCHMARKS.glob("*.py") if {"cpu_name", "machine"}.isdisjoint(calls(path))}
+    assert silent == {"coverage.py"}
+
+
+_WORK = """
+import os, sys
+import speed
+from ratlip_cli.cli import waiting
+
+choose = waiting._choose
+def told(rounds):
+    print("torch" in sys.modules)
+    choose(rounds)
+
+waiting._choose = told
+waiting._is_busy = lambda: True
+speed.prepared = lambda comparison, contender: lambda: print(os.environ.get("GOMP_SPINCOUNT"))
+speed.work(*sys.argv[1:])
+"""
+"""Tells how threads wait instead of doing the work, and whether torch was there when that was chosen."""
+
+
+@pytest.mark.parametrize(
+    ("comparison", "contender", "expected"),
+    [
+        ("one", "plain", ["None"]),
+        ("one", "ours", ["False", "1000"]),
+        ("demo-step", "ours", ["False", "False", "100"]),
+    ],
+)
+def test_ours_waits_as_the_command_line_does(comparison: str, contender: str, expected: list[str]) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", _WORK, comparison, contender],
+        check=True,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**users_environment(), "PYTHONPATH": os.pathsep.join((str(BENCHMARKS), *sys.path))},
+    ).stdout
+    assert told.split() == [*expected, "prepared"]

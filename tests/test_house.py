@@ -18,7 +18,7 @@ from ratlip_cli.weights.model_folder import create_model_folder, model_config, s
 PACKAGE = Path(__file__).parents[1] / "ratlip_cli"
 FLOORS = [
     {"errors", "file_kinds", "files", "fonts", "generation", "grids", "json_files", "noise"}
-    | {"pickle_nesting", "processes", "progress", "setting"},
+    | {"pickle_nesting", "processes", "progress", "setting", "threads"},
     {"samples", "tokenizer", "torchscript"},
     {"clip_tokenizer", "exported", "planned"},
     {"tensor_files", "pixels", "device"},

@@ -16,6 +16,7 @@ from ratlip_cli.fast.sampling import CHUNK
 from ratlip_cli.fast.workers import spread
 from ratlip_cli.pixels import to_uint8
 from ratlip_cli.sampling import Sample, generate, noise_vectors, sample
+from ratlip_cli.threads import available_threads
 from ratlip_cli.weights.load import DEMO, load_model
 from ratlip_cli.weights.model_folder import Model
 
@@ -87,7 +88,7 @@ def test_chunks_are_the_plain_model_but_for_rounding(model: Model) -> None:
     assert bool(((made - plain).abs().amax((1, 2, 3)) <= worst).all())
     assert (made - exact).square().mean().sqrt() < 1e-6
     difference = (made - plain).abs()
-    assert (difference > 1e-5).float().mean() < 1e-3
+    assert (difference > 1e-5).float().mean() < 4e-4
     assert difference.max() < 1e-4
     levels = (to_uint8(made).int() - to_uint8(plain).int()).abs()
     assert levels.max() <= 1
@@ -192,6 +193,18 @@ def test_what_ratlip_chose_is_not_taken_for_the_users_by_what_it_starts(
     waiting.wait_briefly()  # as a process does that inherits the environment
     waiting.hardly_wait_where_busy()
     assert waiting.os.environ["GOMP_SPINCOUNT"] == "100"
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [("2,1", 2), (" 5 ", 5), ("8", 8), ("", 3), ("0", 3), ("many", 3), (None, 3)]
+)
+@pytest.mark.usefixtures("waits_as_told_nothing")
+def test_available_threads(asked: str | None, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three cores; OpenMP reads the first number, the others are of threads inside threads."""
+    monkeypatch.setattr(waiting.os, "sched_getaffinity", lambda process: {0, 1, 5}, raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert available_threads() == expected
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def bench(
         bool,
         typer.Option(
             "--compare",
-            help="Compare PyTorch, ratlip, onnxruntime and OpenVINO on this CPU, idle and with a busy core.",
+            help="Compare PyTorch, ratlip, onnxruntime and OpenVINO on this CPU, idle and with one of its cores busy.",
         ),
     ] = False,
     threads: Annotated[
@@ -87,6 +87,7 @@ def bench(
         return
 
     from ratlip_cli.device import keep_freed_memory, resolve_device
+    from ratlip_cli.environment import machine
     from ratlip_cli.training.benchmark import measure
     from ratlip_cli.training.settings import resolve_settings
     from ratlip_cli.weights.load import default_model, load_model
@@ -99,7 +100,8 @@ def bench(
     settings = resolve_settings({"init_from": spec, "batch_size": batch_size or 8}) if train else None
     measured = measure(loaded, batch_size, settings)
     if json:
-        console.result_json({"model": loaded.name, "fingerprint": loaded.fingerprint, **asdict(measured)})
+        told = {"model": loaded.name, "fingerprint": loaded.fingerprint, "machine": machine(target)}
+        console.result_json({**told, **asdict(measured)})
         return
     sampling, training = measured.sampling, measured.training
     rows = [
@@ -119,31 +121,33 @@ def bench(
         ("matrix products", f"{measured.matrix_gflops:.0f} GFLOP/s, {measured.precision}"),
         ("peak memory", f"{measured.peak_memory_mib:.0f} MiB"),
     ]
-    title = f"{measured.device}, {measured.threads} thread{'s' if measured.threads > 1 else ''}"
-    console.result_table(title, ("", "measured"), rows)
+    console.result_table(machine(target), ("", "measured"), rows)
 
 
 def _compare(model: str | None, count: int, threads: int | None, json: bool) -> None:
     from ratlip_cli.cli.waiting import users_environment
     from ratlip_cli.device import keep_freed_memory
-    from ratlip_cli.exported import available_threads
-    from ratlip_cli.training.comparison import compare
+    from ratlip_cli.environment import cpu_name
+    from ratlip_cli.threads import available_threads
+    from ratlip_cli.training.comparison import compare, shared_cores
     from ratlip_cli.weights.load import default_model, load_model
 
     keep_freed_memory()
     loaded = load_model(model or default_model())
     used = threads or available_threads()
+    cores = shared_cores(used)
     console.note(f"model {loaded.name} ({loaded.fingerprint}) on cpu")
     contenders = []
-    with console.progress("compare", 4, unit="libraries") as advance:
+    with console.progress("compare", 5, unit="libraries") as advance:
         for contender in compare(loaded, count, used, users_environment()):
             if contender.missing is not None:
                 console.note(f"{contender.name} is not measured: {contender.missing}")
             contenders.append(contender)
             advance()
     if json:
-        told = {"model": loaded.name, "fingerprint": loaded.fingerprint, "threads": used, "images": count}
-        console.result_json({**told, "contenders": [asdict(one) for one in contenders]})
+        told = {"model": loaded.name, "fingerprint": loaded.fingerprint, "cpu": cpu_name(), "cores": cores}
+        measured = {"threads": used, "images": count, "contenders": [asdict(one) for one in contenders]}
+        console.result_json({**told, **measured})
         return
     rows = []
     for one in contenders:
@@ -152,7 +156,8 @@ def _compare(model: str | None, count: int, threads: int | None, json: bool) -> 
         rows.append((one.name, *shown, "-" if one.difference is None else f"{one.difference:.1e}"))
     images = ("1 image", f"{count} images")
     columns = ("", *(f"{what}, {state}" for state in ("idle", "a core busy") for what in images), "differs by")
-    console.result_table(f"cpu, {used} thread{'s' if used > 1 else ''}", columns, rows)
+    where = f" on cores {', '.join(map(str, cores))}" if cores else ""
+    console.result_table(f"{cpu_name()}, {used} thread{'s' if used > 1 else ''}{where}", columns, rows)
 
 
 def _bench_data(typed: dict[str, Value], json: bool) -> None:

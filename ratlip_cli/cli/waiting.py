@@ -10,6 +10,8 @@ import os
 import time
 from pathlib import Path
 
+from ratlip_cli.threads import available_threads
+
 _BRIEFLY, _HARDLY = "1000", "100"
 """Rounds of looking: some microseconds, in which most gaps between two layers end; and less than most gaps last."""
 _OURS = "_RATLIP_SPINCOUNT"
@@ -56,8 +58,7 @@ def _is_busy() -> bool:
         idle_after, every_after = _core_ticks(cores)
     except (AttributeError, OSError, ValueError):
         return False
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # the rest is of threads inside threads
-    threads = min(int(asked), len(cores)) if asked.isdecimal() else len(cores)
+    threads = min(available_threads(), len(cores))
     passed = every_after - every
     return passed > 0 and (idle_after - idle) * len(cores) <= (threads - 0.5) * passed
 

@@ -42,6 +42,7 @@ from ratlip_cli.experiments.sweep_file import Run, Sweep, read_sweep
 from ratlip_cli.files import PARTIAL, lock_descriptor, locked, whole_file, whole_folder, write_text, writing
 from ratlip_cli.json_files import read_json
 from ratlip_cli.setting import RUNS, check_device
+from ratlip_cli.threads import available_threads
 from ratlip_cli.training.run_paths import step_of_model
 from ratlip_cli.training.settings import TrainSettings, settings_of_run
 
@@ -399,14 +400,6 @@ class _First:
         self._held = False
 
 
-def cores() -> int:
-    """Cores, or threads where OMP_NUM_THREADS says how many, that all processes share."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked):
-        return int(asked)
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
 def gpus(device: str) -> list[str]:
     """The GPUs that runs on `device` share, as CUDA_VISIBLE_DEVICES names them; none for a device of its own or a CPU.
 
@@ -427,9 +420,10 @@ def gpus(device: str) -> list[str]:
 def slots(request: SweepRequest, runs: int) -> list[_Slot]:
     """The places for processes where so many runs are left, each with its share of threads and its GPU."""
     own = gpus(request.device)
-    asked = request.jobs or len(own) or (min(cores(), MOST_JOBS) if request.device in ("auto", "cpu") else 1)
+    every = available_threads()
+    asked = request.jobs or len(own) or (min(every, MOST_JOBS) if request.device in ("auto", "cpu") else 1)
     jobs = max(1, min(asked, runs))
-    threads = {"OMP_NUM_THREADS": str(max(1, cores() // jobs))}
+    threads = {"OMP_NUM_THREADS": str(max(1, every // jobs))}
     return [
         _Slot(threads | ({"CUDA_VISIBLE_DEVICES": own[number % len(own)]} if own else {})) for number in range(jobs)
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from ratlip_cli.errors import RatlipError
 from ratlip_cli.exported import ExportedModel
-from ratlip_cli.fast import for_sampling
+from ratlip_cli.fast.onednn import multiplies_bf16
 from ratlip_cli.sampling import noise_vectors
 from ratlip_cli.training.benchmark import PROMPT, seconds
 from ratlip_cli.weights.clip_files import load_clip
@@ -48,7 +50,8 @@ class Contender:
 def compare(model: Model, count: int, threads: int, environment: Mapping[str, str]) -> Iterator[Contender]:
     """Measure the plain model, the fast one, onnxruntime and OpenVINO, on one image and on `count`, on the CPU.
 
-    The plain model is measured in a process of its own, whose memory and waiting are as PyTorch has them.
+    All of them, and what keeps a core busy, have `shared_cores`. The plain model is measured in a process of its own,
+    whose memory and waiting are as PyTorch has them.
 
     Args:
         model: on the CPU.
@@ -60,13 +63,16 @@ def compare(model: Model, count: int, threads: int, environment: Mapping[str, st
     noise = noise_vectors(0, range(count), model.config.generator.noise_dim)
     condition = model.encode([PROMPT])
     text = condition.expand(count, *condition.shape[1:])
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        expected = _plain(model)(noise, text).clamp(-1, 1)
+    with _on(shared_cores(threads)), _with_threads(threads):
+        expected = _one_by_one(_plain(model), noise, text).clamp(-1, 1)
         with _plain_process(model, count, threads, environment) as times:
             yield _measured("plain PyTorch", times, 0.0)
         yield _in_process("ratlip", model.sampler, model.sampler, noise, text, expected)
+        if multiplies_bf16():
+            sampler = model.in_precision("bf16").sampler
+            yield _in_process("ratlip, bf16", sampler, sampler, noise, text, expected)
+        else:
+            yield Contender("ratlip, bf16", "this CPU does not multiply bf16; it would be slower than fp32")
         for name, file_format in (("onnxruntime", "onnx"), ("OpenVINO", "openvino")):
             with tempfile.TemporaryDirectory(prefix="ratlip-") as scratch:
                 try:
@@ -76,6 +82,43 @@ def compare(model: Model, count: int, threads: int, environment: Mapping[str, st
                     continue
                 one, several = (_by_export(folder, images, threads) for images in (1, count))
                 yield _in_process(name, one, several, noise, text, expected)
+
+
+def shared_cores(threads: int) -> list[int] | None:
+    """The cores that so many threads and a busy loop share, one too few: as many as threads, two where that is one.
+
+    None where the system does not bind programs to cores.
+    """
+    return sorted(os.sched_getaffinity(0))[: max(2, threads)] if hasattr(os, "sched_setaffinity") else None
+
+
+@contextmanager
+def _on(cores: Collection[int] | None) -> Iterator[None]:
+    """Bind this process, and what it starts meanwhile, to these cores."""
+    if cores is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    _bind(cores)
+    try:
+        yield
+    finally:
+        _bind(before)
+
+
+def _bind(cores: Collection[int]) -> None:
+    """Bind each thread that this process has, as Linux binds threads; later ones are bound as those that start them."""
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # It has ended.
+            os.sched_setaffinity(int(thread.name), cores)
+
+
+@contextmanager
+def _with_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
     finally:
         torch.set_num_threads(before)
 
@@ -86,9 +129,20 @@ def _by_export(folder: Path, count: int, threads: int) -> Sampling:
 
 
 def _plain(model: Model) -> Sampling:
-    return for_sampling(
-        model.generator, load_clip(clip_spec(model.folder, model.config), swaps=frozenset()), frozenset()
-    )
+    """The plain model, all images at once."""
+    clip = load_clip(clip_spec(model.folder, model.config), swaps=frozenset())
+
+    def images(noise: Tensor, text: Tensor) -> Tensor:
+        with torch.no_grad():
+            made: Tensor = model.generator(noise, text, clip)
+        return made
+
+    return images
+
+
+def _one_by_one(sampling: Sampling, noise: Tensor, text: Tensor) -> Tensor:
+    """The images in less memory than together."""
+    return torch.cat([sampling(*rows) for rows in zip(torch.split(noise, 1), torch.split(text, 1), strict=True)])
 
 
 @contextmanager
@@ -153,11 +207,11 @@ def _measured(name: str, times: Times, difference: float) -> Contender:
 
 
 @contextmanager
-def busy_core() -> Iterator[None]:
-    """Keep one core busy by a process of its own, which ends with the block, or with this process."""
+def busy_core() -> Iterator[int]:
+    """Keep one core busy by a process of its own, whose id it gives and which ends with the block, or with ours."""
     loop = subprocess.Popen([sys.executable, "-S", "-c", _BUSY_LOOP])
     try:
-        yield
+        yield loop.pid
     finally:
         loop.kill()
         loop.wait()

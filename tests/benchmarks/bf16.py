@@ -34,6 +34,7 @@ from ratlip_cli.data.of_run import dataset_of_model
 from ratlip_cli.data.sources import demo
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.device import keep_freed_memory
+from ratlip_cli.environment import cpu_name
 from ratlip_cli.evaluation.extract import extract
 from ratlip_cli.evaluation.inputs import model_inputs, open_split
 from ratlip_cli.evaluation.metrics import wanted_metrics
@@ -188,6 +189,7 @@ def main() -> int:
     logging.getLogger("ratlip_cli").setLevel(logging.ERROR)
     keep_freed_memory()
     machine = {
+        "cpu": cpu_name(),
         "bf16": multiplies_bf16(),
         "amx": torch.cpu._is_amx_tile_supported(),
         "threads": torch.get_num_threads(),

@@ -33,6 +33,8 @@ from pathlib import Path
 
 import speed
 
+from ratlip_cli.environment import cpu_name
+
 AIMS = {
     **dict.fromkeys(("generate", "one", "demo-step"), 1 / 0.8),
     **dict.fromkeys(("generate-idle", "one-idle", "demo-step-idle"), 1 / 0.9),
@@ -74,12 +76,8 @@ def of_bundled_model(what: str, exported: str) -> Callable[[], object]:
 
 def work(what: str, waiting: str, exported: str) -> None:
     """Serve one contender: on every line of stdin do it once, and answer with the seconds."""
-    from ratlip_cli.cli.waiting import hardly_wait_where_busy, wait_briefly
-
-    if waiting == "ours":  # as `ratlip` does it, before torch is imported
-        wait_briefly()
-        if what == "demo-step":
-            hardly_wait_where_busy()
+    if waiting == "ours":
+        speed.wait_as_ratlip(what)
     from ratlip_cli.device import keep_freed_memory
 
     keep_freed_memory()
@@ -149,6 +147,7 @@ def compare(name: str, threads: int, rounds: int, exported: str) -> bool:
     ratio = statistics.median(ours.seconds) / statistics.median(other.seconds)
     result = {
         "comparison": name,
+        "cpu": cpu_name(),
         "cores": cores,
         "threads": threads,
         "seconds": round(statistics.median(ours.seconds), 3),

@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from ratlip_cli.environment import cpu_name
+
 LIMIT = 60.0
 """Seconds, cold, on two idle cores."""
 
@@ -50,7 +52,8 @@ def main() -> int:
         (cold, first), (warm, second) = scored(work, environment), scored(work, environment)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     times = {"cold": round(cold, 1), "again": round(warm, 1), "limit": LIMIT}
-    print(json.dumps({"bytecode": options.bytecode, "cores": cores, "seconds": times, "scores": [first, second]}))
+    told = {"cpu": cpu_name(), "bytecode": options.bytecode, "cores": cores, "seconds": times}
+    print(json.dumps({**told, "scores": [first, second]}))
     return int(cold > LIMIT or first != second)
 
 

@@ -27,6 +27,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from ratlip_cli.environment import cpu_name
+
 FULL_CLIP = "ViT-B-32-quickgelu:random"
 AIM = 0.85
 PROCESSES = 2
@@ -153,6 +155,7 @@ def main() -> int:
     print(
         json.dumps(
             {
+                "cpu": cpu_name(),
                 "size": options.size,
                 "batch_size": options.batch_size,
                 "seconds": round(together["seconds"], 3),

@@ -22,6 +22,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from formula_weights import write_inception
 
+from ratlip_cli.environment import cpu_name
+
 LIMIT = 1.1
 METRICS = ("--fid", "--kid", "--precision-recall", "--clip-score", "--r-precision")
 
@@ -60,7 +62,8 @@ def main() -> int:
             real = write_images(Path(scratch) / f"real{count}", count, 1)
             peaks[count] = round(peak_mib(fake, real, *options), 1)
     ratio = round(peaks[arguments.many] / peaks[arguments.few], 3)
-    print(json.dumps({"features": arguments.features, "peak MiB by images": peaks, "ratio": ratio, "limit": LIMIT}))
+    told = {"cpu": cpu_name(), "features": arguments.features, "peak MiB by images": peaks}
+    print(json.dumps({**told, "ratio": ratio, "limit": LIMIT}))
     return int(ratio > LIMIT)
 
 

@@ -20,12 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch_fidelity import calculate_metrics
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from formula_weights import write_inception
 
+from ratlip_cli.environment import machine
 from ratlip_cli.evaluation.request import EvaluationRequest
 from ratlip_cli.evaluation.run import evaluate
 
@@ -81,7 +83,8 @@ def main() -> int:
     total = 2 * options.images + 1
     rates = {name: round(total / statistics.median(one[name] for one in rounds), 2) for name in programs}
     ratio = round(statistics.median(one["torch-fidelity"] / one["ratlip"] for one in rounds), 3)
-    print(json.dumps({"device": options.device, "images/s": rates, "ratio": ratio, "limit": 1, "fid": values}))
+    told = {"device": options.device, "machine": machine(torch.device(options.device)), "images/s": rates}
+    print(json.dumps({**told, "ratio": ratio, "limit": 1, "fid": values}))
     return int(ratio < 1)
 
 

@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 
+from ratlip_cli.environment import cpu_name
+
 LIMIT = 3.0
 ROUNDS = 5
 PROMPT = "a red bird with black wings"
@@ -34,7 +36,8 @@ def main() -> int:
         rounds = [{command: seconds(command, model, out) for command in ("generate", "gradcam")} for _ in range(ROUNDS)]
     multiple = statistics.median(one["gradcam"] / one["generate"] for one in rounds)
     medians = {name: round(statistics.median(one[name] for one in rounds), 2) for name in rounds[0]}
-    print(json.dumps({"model": model, "seconds": medians, "multiple": round(multiple, 2), "limit": LIMIT}))
+    told = {"cpu": cpu_name(), "model": model, "seconds": medians}
+    print(json.dumps({**told, "multiple": round(multiple, 2), "limit": LIMIT}))
     return int(multiple > LIMIT)
 
 

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ratlip_cli.device import keep_freed_memory
+from ratlip_cli.environment import cpu_name
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
@@ -108,7 +109,7 @@ def main() -> None:
             f"images, {SIZE} pixels": {count: run(SIZE, count, None) for count in COUNTS},
         }
     plot(series, options.plot)
-    print(json.dumps({"channels": channels, **series}))
+    print(json.dumps({"cpu": cpu_name(), "channels": channels, **series}))
 
 
 if __name__ == "__main__":

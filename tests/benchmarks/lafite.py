@@ -26,6 +26,7 @@ from plain_lafite import plain_operations
 
 from ratlip_cli.data.dataset import Batch
 from ratlip_cli.device import keep_freed_memory
+from ratlip_cli.environment import cpu_name
 from ratlip_cli.training.settings import resolve_settings
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.weights.clip_files import load_clip
@@ -62,7 +63,7 @@ def main() -> int:
     )
     medians = {name: round(statistics.median(own[1:]), 3) for name, own in seconds.items()}
     report = {"ratio": round(ratio, 2), "most": MOST, "seconds_a_step": medians, "threads": torch.get_num_threads()}
-    print(json.dumps({**report, "path_length": args.path_length, "batch_size": count}))
+    print(json.dumps({"cpu": cpu_name(), **report, "path_length": args.path_length, "batch_size": count}))
     return int(ratio > MOST)
 
 

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from playground_client import Client
 
 from ratlip_cli import load_model
+from ratlip_cli.environment import cpu_name
 from ratlip_cli.web.playground import served
 
 ROUNDS = 9
@@ -51,7 +52,7 @@ def main() -> int:
             result[f"{count}_answered"] = round(seconds(answered), 3)
             result[f"{count}_generated"] = round(generated, 3)
     result["an_image"] = max(result["1_answered"], result["8_answered"] / 8)
-    print(json.dumps(result))
+    print(json.dumps({"cpu": cpu_name(), **result}))
     return int(result["an_image"] >= LIMIT)
 
 

@@ -25,6 +25,7 @@ from PIL import Image
 
 from ratlip_cli.data.layout import stored_side
 from ratlip_cli.data.writer import COMPRESSION
+from ratlip_cli.environment import cpu_name
 
 LIMIT = 1.7
 ROUNDS = 3
@@ -108,6 +109,7 @@ def main() -> int:
     ratio = statistics.median(loop / mine for loop, mine in zip(plain, ours, strict=True))
     same_ratio = statistics.median(loop / mine for loop, mine in zip(same, ours, strict=True))
     report = {
+        "cpu": cpu_name(),
         "images": count,
         "prepare_per_second": round(count / statistics.median(ours), 1),
         "times_the_plain_loop": round(ratio, 2),

@@ -4,9 +4,10 @@
     python tests/benchmarks/speed.py one eight demo-step  # these
 
 Same weights and threads in one run. Each contender works in a process of its own, where nothing else has touched its
-memory; they take turns, so that a machine with other work slows down both. Seconds are of the clock; `cpu_seconds` are
-of the processor, for a machine that is not free. Prints one JSON object a comparison; exits with 1 where a ratio is
-missed. The full-size model has random weights, which take as long as trained ones.
+memory; ours is set up as the command line does it. They take turns, so that a machine with other work slows down both.
+Seconds are of the clock; `cpu_seconds` are of the processor, for a machine that is not free. Prints one JSON object a
+comparison; exits with 1 where a ratio is missed. The full-size model has random weights, which take as long as trained
+ones.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from ratlip_cli.environment import cpu_name
 
 HERE = Path(__file__).parent
 CONTENDERS = ("plain", "ours")
@@ -106,8 +109,19 @@ def resident_mib(line: str) -> float:
     return int(status.split(line + ":")[1].split()[0]) / 1024
 
 
+def wait_as_ratlip(comparison: str) -> None:
+    """Let OpenMP's threads wait as `ratlip generate` or `ratlip train` lets them; before torch is imported."""
+    from ratlip_cli.cli.waiting import hardly_wait_where_busy, wait_briefly
+
+    wait_briefly()
+    if "-step" in comparison:
+        hardly_wait_where_busy()
+
+
 def work(comparison: str, contender: str) -> None:
-    """Serve one contender: on every line of stdin do it once, and answer with seconds and memory."""
+    """Serve one contender: say when it is prepared; on every line of stdin do it once, and answer with the figures."""
+    if contender == "ours":
+        wait_as_ratlip(comparison)
     import torch
 
     sys.path.insert(0, str(HERE.parent))
@@ -118,6 +132,7 @@ def work(comparison: str, contender: str) -> None:
     do = prepared(comparison, contender)
     loaded = resident_mib("VmRSS")
     do()  # the first time is not counted, but its memory is
+    print("prepared", flush=True)
     for _ in sys.stdin:
         started, before = time.perf_counter(), time.process_time()
         do()
@@ -129,10 +144,12 @@ def work(comparison: str, contender: str) -> None:
 def compare(comparison: str, rounds: int) -> bool:
     """Let both contenders take turns; print what came out, and say whether the goal is reached."""
     command = [sys.executable, __file__, "--work", comparison]
-    processes = {
-        name: subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for name in CONTENDERS
-    }
+    processes = {}
+    for name in CONTENDERS:
+        process = subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()  # so that the next one finds the machine idle when it starts
+        processes[name] = process
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
     for _ in range(rounds):
         for name, process in processes.items():
@@ -156,6 +173,7 @@ def compare(comparison: str, rounds: int) -> bool:
     )
     result = {
         "comparison": comparison,
+        "cpu": cpu_name(),
         "times_as_fast": round(ratio("seconds"), 2),
         "times_as_fast_cpu": round(ratio("cpu_seconds"), 2),
         "goal": goal.faster,

@@ -23,6 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from ratlip_cli.environment import cpu_name
+
 ROUNDS = 4
 PROMPT = "a red bird"
 LIMITS = {
@@ -135,7 +137,8 @@ def measure(rows: list[str], rounds: int) -> dict[str, object]:
         for row in rows
     }
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    told = {"cores": cores, "rounds": rounds, "import_torch": round(best["import torch"], 3), "rows": measured}
+    told: dict[str, object] = {"cpu": cpu_name(), "cores": cores, "rounds": rounds, "rows": measured}
+    told["import_torch"] = round(best["import torch"], 3)
     return told | ({"left_out": left_out} if left_out else {})
 
 

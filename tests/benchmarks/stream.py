@@ -27,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from shards import members, write_shard
 
+from ratlip_cli.environment import cpu_name
+
 SIZE, BATCH, TURNS, SECONDS = 256, 32, 7, 3.0
 
 
@@ -121,4 +123,6 @@ def rate() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] != "epoch":
+        print(cpu_name())
     {"memory": memory, "rate": rate, "epoch": lambda: epoch(sys.argv[2])}[sys.argv[1]]()
