@@ -76,7 +76,8 @@ def bench(
     model = noun("model", model_name, model)
     if data is not None and (train or compare or model is not None or precision != "auto" or device != "auto"):
         raise UsageError(
-            "--data measures only how images are read: leave out the model, --train, --compare, --precision and --device."
+            "--data measures only how images are read: leave out the model, --train, --compare, "
+            "--precision and --device."
         )
     reading: dict[str, Value | None] = {
         "image_size": image_size,
