@@ -178,6 +178,8 @@ def test_the_action_is_one_by_githubs_reference() -> None:
         assert "description" in one
         assert set(one) <= {"description", "required", "default", "deprecationMessage"}
         assert isinstance(one.get("default", ""), str)  # all inputs are text
+    package = action["inputs"]["package"]  # no index has it
+    assert (package["required"], package.get("default", "")) == (True, "")
     assert all(set(one) == {"description", "value"} for one in action["outputs"].values())
     assert set(action["runs"]) == {"using", "steps"}
     assert action["runs"]["using"] == "composite"
