@@ -15,8 +15,17 @@ esac
 report="${REPORT:-evaluation.json}"
 
 rm -f "$report"
+# In the background, so that a signal to this script alone can be passed on; a program there ignores SIGINT.
 code=0
-ratlip evaluate --fid --clip-score --out "$report" "$@" || code=$?
+ratlip evaluate --fid --clip-score --out "$report" "$@" &
+ratlip=$!
+trap 'kill -TERM "$ratlip" || true' INT TERM
+trap 'kill -HUP "$ratlip" || true' HUP
+wait "$ratlip" || code=$?
+while kill -0 "$ratlip" 2>/dev/null; do # a signal ended the waiting, but not yet ratlip
+    code=0
+    wait "$ratlip" || code=$?
+done
 
 case "$code" in
     0) echo "gate: passed" ;;

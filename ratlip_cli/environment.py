@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 PACKAGES = (
     *("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scipy", "pillow", "matplotlib", "scikit-learn"),
     *("safetensors", "huggingface-hub", "torch-fidelity", "tensorboard", "typer", "rich"),
-    *("onnx", "onnxruntime", "onnxscript", "umap-learn"),
+    *("onnx", "onnxruntime", "onnxscript", "openvino", "umap-learn"),
 )
-"""Whose versions decide what ratlip does; the last four are optional."""
+"""Whose versions decide what ratlip does; the last five are optional."""
 
 VARIABLES = (
     *("RATLIP_DATA", "RATLIP_DEBUG", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TORCH_HOME", "TMPDIR"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePath
 
 
@@ -55,6 +56,19 @@ class Interrupted(BaseException):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+@contextlib.contextmanager
+def keeping(what: str | Callable[[], str]) -> Iterator[None]:
+    """Add to Interrupted, where it is raised inside, the sentence `what`, or what it gives then, about what is kept.
+
+    "" adds nothing.
+    """
+    try:
+        yield
+    except Interrupted as error:
+        sentence = what if isinstance(what, str) else what()
+        raise Interrupted(f"{error} {sentence}" if sentence else str(error), error.exit_code - 128) from None
 
 
 READER_KILLED = (

@@ -106,6 +106,7 @@ class ExportedModel:
             )
         self.name, self.folder = str(folder), folder
         self.fingerprint = self.settings.fingerprint
+        self.exported_as = self.settings.format
         self.has_similarity = self._path(IMAGE_ENCODER).is_file()
         self._batch_size = batch_size or 1
         threads = threads or available_threads()

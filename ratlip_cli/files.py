@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -70,6 +71,17 @@ def whole_folder(target: Path, replaces: bool = False) -> Iterator[Path]:
             _replace(target, partial)
         else:
             partial.rename(target)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a folder among the system's temporary ones, for this user alone, that is gone in the end.
+
+    One that a killed process left is removed by the next process that asks for one.
+    """
+    with _workplace(Path(tempfile.gettempdir()) / "ratlip") as folder:
+        folder.chmod(0o700)
+        yield folder
 
 
 def _replace(target: Path, new: Path) -> None:

@@ -82,7 +82,8 @@ def save_grid(path: Path, images: Sequence[Sample]) -> None:
     rows: dict[int, tuple[str, list[Image.Image]]] = {}
     for image in images:
         rows.setdefault(image.prompt_index, (image.prompt, []))[1].append(image.image)
-    shared = {name: images[0].record()[name] for name in ("model", "fingerprint", "seed", "truncation", "precision")}
+    record, of_all = images[0].record(), ("model", "fingerprint", "seed", "truncation", "precision", "model_format")
+    shared = {name: record[name] for name in of_all if name in record}
     with whole_file(path) as partial:
         captioned_grid(list(rows.values())).save(partial, "PNG", pnginfo=png_text(shared))
 

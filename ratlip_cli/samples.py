@@ -36,8 +36,9 @@ class Sample:
     model: str
     fingerprint: str  # Of the model.
     clip_similarity: float | None  # Cosine of image and prompt under the model's CLIP; None where that is not at hand.
-    precision: str = "fp32"  # Arithmetic: fp32 or bf16.
+    precision: str = "fp32"  # Arithmetic: fp32, bf16 or bf16-autocast, see `fast.resolve_precision`.
     like: LikeRequest | None = None  # The image that it was to be like, with which `clip_similarity` is then.
+    model_format: str | None = None  # That of an exported model.
 
     def __repr__(self) -> str:
         return f"<Sample {self.index} of '{self.prompt[:40]}', seed {self.seed}, by {self.model}>"
@@ -49,10 +50,15 @@ class Sample:
 
     def record(self) -> dict[str, object]:
         """Everything but the pixels."""
-        like = self.like
-        own = {name: value for name, value in vars(self).items() if name not in ("image", "prompt_index", "like")}
+        like, apart = self.like, ("image", "prompt_index", "like", "model_format")
+        own = {name: value for name, value in vars(self).items() if name not in apart}
         beside = {"like": str(like.image), "like_weight": like.weight, "like_noise": like.noise} if like else {}
-        return {**own, **beside}
+        return {**own, **format_of(self.model_format), **beside}
+
+
+def format_of(name: str | None) -> dict[str, str]:
+    """What a record says of the format of an exported model: its images are the model's to rounding only."""
+    return {} if name is None else {"model_format": name}
 
 
 class ImageModel(Protocol):
@@ -70,7 +76,12 @@ class ImageModel(Protocol):
 
     @property
     def precision(self) -> str:
-        """Arithmetic of its images: fp32 or bf16."""
+        """Arithmetic of its images, see `fast.resolve_precision`."""
+        ...
+
+    @property
+    def exported_as(self) -> str | None:
+        """The format of an exported model, None for any other."""
         ...
 
     @property
@@ -229,6 +240,7 @@ def _samples_of(
                 clip_similarity=None if similarity is None else round(similarity, 4),
                 precision=model.precision,
                 like=model.like,
+                model_format=model.exported_as,
             )
 
 

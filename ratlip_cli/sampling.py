@@ -69,6 +69,7 @@ class TorchModel:
 
     has_similarity = True
     like: LikeRequest | None = None
+    exported_as: str | None = None
 
     def __init__(self, model: Model, batch_size: int | None = None) -> None:
         self.name, self.fingerprint, self.precision = model.name, model.fingerprint, model.precision
@@ -128,7 +129,7 @@ class SharedModel:
 
     def __init__(self, model: ImageModel, group: World, batch_size: int | None = None) -> None:
         self.name, self.fingerprint, self.precision = model.name, model.fingerprint, model.precision
-        self.has_similarity, self.like = model.has_similarity, model.like
+        self.has_similarity, self.like, self.exported_as = model.has_similarity, model.like, model.exported_as
         self.together = group.size * (batch_size or model.together)
         self._model, self._group = model, group
         self._encoded: dict[str, Any] = {}

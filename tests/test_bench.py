@@ -220,6 +220,13 @@ def test_a_process_that_ends_early_is_told(model_folder: Path, monkeypatch: pyte
         (("--threads", 2), "--threads goes with --compare"),
         (("--compare", "--train"), "leave out --train"),
         (("--compare", "--device", "cuda"), "--compare is of float32 sampling on the CPU"),
+        (("--data", "x", "--precision", "bf16"), "--data measures only how images are read"),
+        (("--data", "x", "--device", "cpu"), "leave out the model, --train, --compare, --precision and --device"),
+        (("--data", "x", "ratlip-demo"), "leave out the model"),
+        (("--data", "x", "--model", "ratlip-demo"), "leave out the model"),
+        (("--workers", 2), "--workers: only with --data"),
+        (("--image-size", 256, "--split", "train"), "--image-size and --split: only with --data"),
+        (("--caption-column", "caption"), "--caption-column: only with --data"),
     ],
 )
 def test_bad_input_is_one_line(arguments: tuple[object, ...], words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -138,6 +139,29 @@ def test_the_gate_passes_and_fails(
     assert (tmp_path / "evaluation.json").exists() is (code != 2)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_gate_alone_stops_ratlip(
+    model_folder: Path, tmp_path: Path, installed: dict[str, str], number: signal.Signals
+) -> None:
+    command = [GATE, "--max-fid", "1e9", "--model", model_folder, "--bootstrap", "1000000"]  # takes many minutes
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=installed, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as gate:  # fmt: skip
+        try:
+            assert gate.stderr is not None
+            assert any("images to generate" in line for line in gate.stderr)
+            gate.send_signal(number)
+            out, err = gate.communicate(timeout=60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(gate.pid, signal.SIGKILL)
+    code, said = (129, "the terminal was closed") if number == signal.SIGHUP else (143, "terminated")
+    assert gate.returncode == code
+    assert f"error: {said}." in err
+    assert "gate: no verdict" in out
+
+
 def test_a_gate_without_a_limit_is_refused(tmp_path: Path) -> None:
     report = tmp_path / "evaluation.json"
     report.write_text("of the last time")
@@ -154,6 +178,8 @@ def test_the_action_is_one_by_githubs_reference() -> None:
         assert "description" in one
         assert set(one) <= {"description", "required", "default", "deprecationMessage"}
         assert isinstance(one.get("default", ""), str)  # all inputs are text
+    package = action["inputs"]["package"]  # no index has it
+    assert (package["required"], package.get("default", "")) == (True, "")
     assert all(set(one) == {"description", "value"} for one in action["outputs"].values())
     assert set(action["runs"]) == {"using", "steps"}
     assert action["runs"]["using"] == "composite"
@@ -285,8 +311,50 @@ def test_what_is_not_kept_is_not_promised(gate: tuple[object, ...], monkeypatch:
     assert (answer.code, answer.err.splitlines()[-1]) == (143, "error: terminated.")
 
 
+def test_stopped_while_it_resamples_it_goes_on_with_the_features(
+    gate: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ratlip_cli.evaluation.run.resamples", stop)
+        answer = ratlip(*gate)
+    told = "The features of 20 of 20 generated images are kept: run the same again to go on."
+    assert (answer.code, answer.err.splitlines()[-1]) == (143, f"error: terminated. {told}")
+    assert "generated images: the features of 20 of 20 are kept from the last time" in ratlip(*gate).err
+
+
+def test_stopped_while_it_prepares_it_says_what_is_kept(
+    model_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: object, **options: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("ratlip_cli.data.prepare.processes", lambda asked: 1)
+    monkeypatch.setattr(Image.Image, "resize", stop)
+    asked = (
+        "--model",
+        model_folder,
+        "--dataset",
+        images,
+        "--split",
+        "train",
+        "--data-dir",
+        tmp_path,
+        "--device",
+        "cpu",
+    )
+    answer = ratlip("evaluate", *asked)
+    told = "What is prepared so far is kept: run the same again to go on."
+    assert (answer.code, answer.err.splitlines()[-1]) == (143, f"error: terminated. {told}")
+
+
 @pytest.mark.slow
-def test_a_second_call_goes_on_where_the_first_was_killed(tmp_path: Path) -> None:
+def test_a_second_call_goes_on_where_the_first_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     data = ("--data-dir", tmp_path / "data")
     prepared = ratlip("prepare", "demo", "--count", "1200", "--workers", "1", "--quiet", *data)
     assert prepared.code == 0, prepared.err
@@ -299,6 +367,7 @@ def test_a_second_call_goes_on_where_the_first_was_killed(tmp_path: Path) -> Non
             assert time.monotonic() < end, "waited in vain"
             time.sleep(0.005)
         process.kill()
+    assert len(list(temporary.glob(".ratlip.*"))) == 1
 
     def again() -> Answer:
         with ratlip_process(*gate, cwd=tmp_path) as process:
@@ -307,6 +376,7 @@ def test_a_second_call_goes_on_where_the_first_was_killed(tmp_path: Path) -> Non
 
     second = again()
     assert "are kept from the last time" in second.err
+    assert list(temporary.glob(".ratlip.*")) == []
     shutil.rmtree(kept)
     assert scores(again()) == scores(second)
 
@@ -319,6 +389,8 @@ def test_the_time_is_told_where_it_is_long(gate: tuple[object, ...], monkeypatch
     monkeypatch.setattr("ratlip_cli.cli.console.PLAIN_INTERVAL", 0.0)
     shutil.rmtree(Path(str(gate[4])) / ".features")
     lines = ratlip(*asked).err.splitlines()
+    counts = lines.index("10 images to generate, 10 real images, 10 captions")
+    assert not any(line.startswith(("captions ", "real images ", "generated images ")) for line in lines[:counts])
     (told,) = (number for number, line in enumerate(lines) if ": about " in line)
     assert lines[told].startswith("10 real images and 10 generated images on cpu: about ")
     for before, after in (
@@ -428,6 +500,7 @@ def test_wrong_usage_exits_with_2(model_folder: Path, images: Path, tmp_path: Pa
     for arguments, said in (
         (("--model", model_folder, "--reference", images), "--reference goes with --images"),
         (("--images", images, "--model", model_folder), "--images takes no --model"),
+        (("--images", images, "--precision", "bf16"), "--precision goes with a model"),
         (("--protocol", "standart"), "Did you mean 'standard'?"),
         (("--model", model_folder, "--features", "inceptoin"), "Did you mean 'inception'?"),
         (("--max-fid", "nan"), "--max-fid is nan"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from ratlip_cli.data.readers import (
     read_in_turn,
 )
 from ratlip_cli.data.writer import write_dataset
-from ratlip_cli.errors import DataError, UsageError, WeightsError
+from ratlip_cli.errors import DataError, Interrupted, UsageError, WeightsError
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.tensor_files import load_tensors_and_metadata, save_tensors
 from ratlip_cli.weights.clip_files import load_clip
@@ -416,6 +417,43 @@ def test_prepare_counts_captions_longer_than_clip_reads(tmp_path: Path, caption:
     info = DatasetInfo(name="x", source="the tests", licence="CC0", image_size=16, split_rule="all train")
     write_dataset(tmp_path / "x", [record], info)
     assert long_captions(tmp_path / "x") == long
+
+
+def test_text_vectors_are_kept_in_pieces_where_somebody_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = CaptionedImages(gradients(tmp_path / "x"), "train", SIZE)
+    monkeypatch.setattr("ratlip_cli.data.dataset.PIECE", 4)
+    expected = CountingCLIP().encode_text(dataset.captions)
+    assert len(expected) > 8
+
+    class Stopped(CountingCLIP):
+        def encode_text(self, texts: list[str]) -> torch.Tensor:
+            if self.encoded == 6:
+                raise Interrupted("terminated.", 15)
+            return super().encode_text(texts)
+
+    told = f"terminated. The text vectors of 4 of {len(expected)} captions are kept: run the same again to go on."
+    with pytest.raises(Interrupted, match=told):
+        vectors(dataset, Stopped(), batch_size=2)
+    assert len(list((tmp_path / "x" / ".text_vectors").rglob("*.safetensors"))) == 1
+    again = CountingCLIP()
+    assert torch.equal(vectors(dataset, again, batch_size=2), expected)
+    assert again.encoded == len(expected) - 4
+    assert [file.name for file in (tmp_path / "x" / ".text_vectors").iterdir()] == ["abc-train.safetensors"]
+    assert torch.equal(vectors(dataset, CountingCLIP()), expected)
+
+
+def test_the_time_of_many_captions_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("ratlip_cli"), "propagate", True)
+    caplog.set_level(logging.INFO, "ratlip_cli")
+    dataset = CaptionedImages(gradients(tmp_path / "x"), "train", SIZE)
+    monkeypatch.setattr("ratlip_cli.data.dataset.PIECE", 4)
+    vectors(dataset, CountingCLIP(), batch_size=2)
+    assert "about" not in caplog.text
+    monkeypatch.setattr("ratlip_cli.data.dataset._SOON", 0.0)
+    vectors(dataset, CountingCLIP("other"), batch_size=2)
+    assert caplog.text.count(f"{len(dataset.captions)} captions: about ") == 1
 
 
 def test_text_vectors_need_no_writable_folder(tmp_path: Path) -> None:

@@ -73,6 +73,25 @@ def exported(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", params=["onnx", "openvino"])
+def of_any_format(
+    request: pytest.FixtureRequest, model: Model, exported: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An exported model of each format that `generate` and `evaluate` take."""
+    if request.param == "onnx":
+        return exported
+    pytest.importorskip("openvino")
+    folder = tmp_path_factory.mktemp("exported") / "openvino"
+    answer = ratlip("export", model.folder, "--out", folder, "--format", "openvino", "--quiet")
+    assert answer.code == 0, answer.err
+    return folder
+
+
+def format_of(exported: Path) -> str:
+    """What export.json says."""
+    return str(json.loads((exported / "export.json").read_text(encoding="utf-8"))["format"])
+
+
 def generated(model: Model, noise: np.ndarray, prompt: str) -> np.ndarray:
     text = model.clip.encode_text([prompt]).expand(len(noise), -1)
     with torch.no_grad():
@@ -177,11 +196,12 @@ def test_bad_input(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert load_model(str(model.folder)).fingerprint == model.fingerprint
 
 
-def test_an_exported_model_generates_as_the_model(model: Model, exported: Path, tmp_path: Path) -> None:
+def test_an_exported_model_generates_as_the_model(model: Model, of_any_format: Path, tmp_path: Path) -> None:
     """The same files, records, numbers and grid; less than a pixel in a thousand differs, by one level."""
     asked = ("generate", PROMPT, "a yellow flower", "--seed", 3, "--truncation", 0.8, "--json")
     told, images = {}, {}
-    for name, folder in (("model", model.folder), ("exported", exported)):
+    used = {"model": None, "exported": format_of(of_any_format)}
+    for name, folder in (("model", model.folder), ("exported", of_any_format)):
         for how, more in (
             ("count", ("-n", 5)),
             ("best", ("-n", 2, "--best-of", 3)),
@@ -194,17 +214,21 @@ def test_an_exported_model_generates_as_the_model(model: Model, exported: Path, 
             images[name, how] = [np.asarray(Image.open(one["path"])).astype(int) for one in told[name, how]["images"]]
             with Image.open(told[name, how]["grid"]) as grid:
                 assert grid.text["fingerprint"] == model.fingerprint
+                assert grid.text.get("model_format") == used[name]
             lines = [json.loads(line) for line in (out / "images.jsonl").read_text().splitlines()]
             assert [line["clip_similarity"] for line in lines] == [
                 one["clip_similarity"] for one in told[name, how]["images"]
             ]
+            assert {line.get("model_format") for line in (*lines, told[name, how])} == {used[name]}
     assert told["exported", "count"]["fingerprint"] == model.fingerprint
-    assert told["exported", "count"]["model"] == str(exported)
+    assert told["exported", "count"]["model"] == str(of_any_format)
     pairs = []
     for how in ("count", "best", "indices"):
         for ours, theirs in zip(told["exported", how]["images"], told["model", how]["images"], strict=True):
             assert Path(ours["path"]).name == Path(theirs["path"]).name
             assert ours["clip_similarity"] == pytest.approx(theirs["clip_similarity"], abs=1.1e-4)
+            assert ours.pop("model_format") == used["exported"]
+            assert "model_format" not in theirs
             assert {**ours, "path": "", "model": "", "clip_similarity": 0} == {
                 **theirs,
                 "path": "",
@@ -272,28 +296,30 @@ def test_what_an_exported_model_cannot_read_is_said_as_models_do(model: Model, e
     assert "MODEL knows neither 'house' nor 'sea': `ratlip info MODEL --words` lists" in said[exported][0]
 
 
-def test_an_exported_model_is_scored(model: Model, exported: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+def test_an_exported_model_is_scored(model: Model, of_any_format: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     dataset = shutil.copytree(tiny_dataset, tmp_path / "data")
     run = ("evaluate", "--dataset", dataset, "--fid", "--clip-score", "--features", "clip", "--json")
     told = {}
-    for name, folder in (("model", model.folder), ("exported", exported)):
+    for name, folder in (("model", model.folder), ("exported", of_any_format)):
         answer = ratlip(*run, "--model", folder)
         assert answer.code == 0, answer.err
         told[name] = json.loads(answer.out)
-    assert told["exported"]["model_format"] == "onnx"
+    assert told["exported"]["model_format"] == format_of(of_any_format)
     assert "model_format" not in told["model"]
     assert told["exported"]["precision"] == told["model"]["precision"] == "fp32"
     assert told["exported"]["model_fingerprint"] == told["model"]["model_fingerprint"] == model.fingerprint
     assert told["exported"]["fingerprint"] != told["model"]["fingerprint"]
     captions = Captions.of_split(CaptionedImages(dataset, "test", 32), 1)
-    images = {one.exported_as: GeneratedImages(one, captions, 0) for one in (model, load_exported(exported))}
-    assert images["onnx"].fingerprint != images[None].fingerprint, "their features are not kept for one another"
+    images = {one.exported_as: GeneratedImages(one, captions, 0) for one in (model, load_exported(of_any_format))}
+    assert images[format_of(of_any_format)].fingerprint != images[None].fingerprint, (
+        "their features are not kept for one another"
+    )
     ours, theirs = told["exported"]["metrics"], told["model"]["metrics"]
     assert ours.keys() == theirs.keys()
     for name in theirs:
         assert ours[name]["value"] == pytest.approx(theirs[name]["value"], rel=1e-3)
     assert (
-        ratlip(*run, "--model", exported).out.split("seconds")[0]
+        ratlip(*run, "--model", of_any_format).out.split("seconds")[0]
         == json.dumps(told["exported"], indent=2).split("seconds")[0]
     )
 

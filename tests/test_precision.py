@@ -187,6 +187,30 @@ def test_auto_is_fp32_until_scores_are_measured(width: int, monkeypatch: pytest.
     assert resolve_precision("auto", Pixels()) == "fp32"
 
 
+@needs_onednn
+def test_the_two_bf16_have_names_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of autocast, where the LSTM and the affines are bf16 too, is not taken for that of the products alone."""
+    generator = Generator(CONFIG, ClipGeometry(width=32, grid=4, layers=3, embed_dim=8, image_size=32))
+    for swaps, network, name in (
+        (ALL, generator, "bf16"),
+        (ALL, Pixels(), "bf16-autocast"),
+        (NONE, generator, "bf16-autocast"),
+    ):
+        monkeypatch.setattr(fast, "swaps_for", lambda device, swaps=swaps: swaps)
+        assert resolve_precision("bf16", network) == resolve_precision(name, network) == name
+
+
+def test_images_and_scores_of_autocast_say_so(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = EvaluationRequest(model=model_folder, metrics=("clip-score",), device="cpu", precision="bf16")
+    by_products = evaluate(request)
+    monkeypatch.setattr(fast, "swaps_for", lambda device: NONE)
+    by_autocast = evaluate(request)
+    assert [one.record()["precision"] for one in (by_products, by_autocast)] == ["bf16", "bf16-autocast"]
+    assert by_products.fingerprint != by_autocast.fingerprint
+    (sample,) = generate(load_model(str(model_folder)).in_precision("bf16"), ["a bird"])
+    assert sample.record()["precision"] == "bf16-autocast"
+
+
 def test_a_cpu_without_bf16_says_that_it_is_slower(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,7 +219,7 @@ def test_a_cpu_without_bf16_says_that_it_is_slower(
     for name in ("auto", "fp32"):
         resolve_precision(name, Pixels())
     assert caplog.text == ""
-    assert resolve_precision("bf16", Pixels()) == "bf16"
+    assert resolve_precision("bf16", Pixels()) == "bf16-autocast"
     assert "slower" in caplog.text
 
 

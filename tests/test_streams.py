@@ -524,6 +524,26 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(writer: str, tmp
     assert left - {"new", "elsewhere"} == {*OTHERS, moved.name}
 
 
+def test_a_scratch_folder_of_a_killed_process_is_removed_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import os\nfrom ratlip_cli.files import scratch_folder\n"
+        "with scratch_folder() as folder:\n    (folder / 'features').touch()\n    os.kill(os.getpid(), 9)"
+    )
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    subprocess.run([sys.executable, "-c", code], check=False)
+    (left,) = tmp_path.iterdir()
+    assert (left / "features").is_file()
+    with files.scratch_folder() as living:
+        assert list(tmp_path.iterdir()) == [living]
+        assert living.stat().st_mode & 0o777 == 0o700
+        files.remove_partials(tmp_path)
+        assert living.is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_begun_at_this_moment_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process looks for what was left behind, just before this one says that it is at work."""
     lock = files._lock

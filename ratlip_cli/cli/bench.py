@@ -39,10 +39,14 @@ def bench(
         str | None,
         typer.Option(metavar="DATASET", help="Measure only how fast the images of this dataset or stream are read."),
     ] = None,
-    image_size: Annotated[int, typer.Option(help="With --data: side of the images.")] = 256,
-    workers: Annotated[int, typer.Option(help="With --data: processes that read; 0 for this one.")] = 2,
-    caption_column: Annotated[str, typer.Option(help="With --data: the captions' column of a stream.")] = "",
-    split: Annotated[str, typer.Option(help="With --data: the split of a stream of the Hub.")] = "train",
+    image_size: Annotated[int | None, typer.Option(help="With --data: side of the images; 256 if left out.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="With --data: processes that read, 0 for this one; 2 if left out.")
+    ] = None,
+    caption_column: Annotated[str | None, typer.Option(help="With --data: the captions' column of a stream.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="With --data: the split of a stream of the Hub; train if left out.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -69,18 +73,25 @@ def bench(
         raise UsageError("--threads goes with --compare, and is at least 1.")
     if compare and (train or precision == "bf16" or device not in ("auto", "cpu")):
         raise UsageError("--compare is of float32 sampling on the CPU: leave out --train, --precision and --device.")
-    if data is not None and (train or compare):
-        raise UsageError("--data measures only how images are read: leave out --train and --compare.")
-    if data is not None:
-        read: dict[str, Value] = {
-            "dataset": data,
-            "image_size": image_size,
-            "batch_size": batch_size or 32,
-            "workers": workers,
-        }
-        _bench_data({**read, "caption_column": caption_column, "split": split}, json)
-        return
     model = noun("model", model_name, model)
+    if data is not None and (train or compare or model is not None or precision != "auto" or device != "auto"):
+        raise UsageError(
+            "--data measures only how images are read: leave out the model, --train, --compare, "
+            "--precision and --device."
+        )
+    reading: dict[str, Value | None] = {
+        "image_size": image_size,
+        "workers": workers,
+        "caption_column": caption_column,
+        "split": split,
+    }
+    given: dict[str, Value] = {name: value for name, value in reading.items() if value is not None}
+    if data is not None:
+        _bench_data({**given, "dataset": data, "batch_size": batch_size or 32}, json)
+        return
+    if given:
+        named = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"{named}: only with --data, which measures how images are read.")
     check_model_name(model)
     if compare:
         _compare(model, batch_size or 16, threads, json)

@@ -233,6 +233,7 @@ def generate(
                 "model": loaded.name,
                 "fingerprint": loaded.fingerprint,
                 "precision": loaded.precision,
+                **samples.format_of(loaded.exported_as),
                 "images": records,
                 "grid": grid_path,
             }
@@ -300,6 +301,7 @@ def _interpolate(
         "model": loaded.name,
         "fingerprint": loaded.fingerprint,
         "precision": loaded.precision,
+        **samples.format_of(loaded.exported_as),
     }
 
     def counted(advance: console.Advance) -> Iterator[Image]:

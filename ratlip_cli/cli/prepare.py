@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ratlip_cli.cli import console, signals
+from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Json, Quiet, complete_dataset, with_options
 from ratlip_cli.data.request import DATASETS, PrepareRequest
 from ratlip_cli.errors import DataError
@@ -63,8 +63,7 @@ def prepare(
         return
     from ratlip_cli.data import prepare as data
 
-    kept = "What is prepared so far is kept: run the same again to go on."
-    with signals.keeping(kept), console.bars() as progress:
+    with console.bars() as progress:
         prepared = data.prepare(request, progress)
     if prepared.info == prepared.before:
         console.note(f"{prepared.path} is prepared already; nothing to do")

@@ -13,6 +13,7 @@ from typing import Any
 
 from ratlip_cli import processes
 from ratlip_cli.errors import Interrupted
+from ratlip_cli.errors import keeping as keeping
 
 _SAYS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "the terminal was closed"}
 
@@ -64,16 +65,6 @@ def stop(number: int, frame: FrameType | None) -> None:
             os._exit(128 + number)
         frame = frame.f_back
     raise Interrupted(message, number)
-
-
-@contextlib.contextmanager
-def keeping(what: str | Callable[[], str]) -> Iterator[None]:
-    """Add to Interrupted, where it is raised inside, the sentence `what`, or what it gives then, about what is kept."""
-    try:
-        yield
-    except Interrupted as error:
-        sentence = what if isinstance(what, str) else what()
-        raise Interrupted(f"{error} {sentence}", error.exit_code - 128) from None
 
 
 def say(line: str) -> None:

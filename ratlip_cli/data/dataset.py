@@ -7,6 +7,8 @@ import functools
 import hashlib
 import itertools
 import logging
+import shutil
+import time
 from collections import Counter
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -22,9 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 from ratlip_cli.data.images import ImageError, read_image, resize_shorter_side
 from ratlip_cli.data.layout import read_dataset, read_split, split_fingerprint, stored_side
 from ratlip_cli.data.readers import leave_signals_to_parent, read_in_turn
-from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
+from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError, keeping
 from ratlip_cli.pixels import from_image
-from ratlip_cli.progress import Progress, silent
+from ratlip_cli.progress import Progress, duration, silent
 from ratlip_cli.tensor_files import fingerprint, load_tensors_and_metadata, save_tensors
 
 if TYPE_CHECKING:
@@ -34,6 +36,12 @@ _log = logging.getLogger(__name__)
 
 _VECTORS = "text_vectors"
 """Name of the one tensor that is kept."""
+
+PIECE = 4096
+"""Captions whose text vectors are kept together until those of all are there; a multiple of the batch size."""
+
+_SOON = 5.0
+"""Seconds of encoding that nobody is told of."""
 
 COARSE = 0.1
 """Where so large a share of all pairs of images is of one class, or a larger, classes do not say whose captions fit."""
@@ -201,26 +209,46 @@ def text_vectors(
         some: the numbers of the captions that are wanted, all if left out.
 
     They are kept beside the data, under the fingerprint of the CLIP that made them, with a checksum of all that decides
-    them and of themselves. They are computed again, with a note, where the file does not fit, and without one where the
-    captions changed or the folder cannot be written. Raises WeightsError as `encode_captions` does.
+    them and of themselves; those of the first captions also where somebody stops it. They are computed again, with a
+    note, where the file does not fit, and without one where the captions changed or the folder cannot be written.
+    Raises WeightsError as `encode_captions` does.
     """
     texts = dataset.captions if some is None else [dataset.captions[number] for number in some]
-    captions = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    part = "" if some is None else f"-{captions[:12]}"
+    part = "" if some is None else f"-{_digest(texts)[:12]}"
     file = dataset.path / ".text_vectors" / f"{clip.fingerprint}-{dataset.split}{part}.safetensors"
-    if file.is_file():
-        try:
-            kept, metadata = load_tensors_and_metadata(file)
-        except WeightsError:
-            kept, metadata = {}, {"captions": captions}
-        if metadata.get("captions") == captions:
-            if _fit(kept, metadata, captions, clip):
-                return kept[_VECTORS]
-            _log.info("%s does not hold what this ratlip keeps there: the captions are encoded again", file)
-    vectors = encode_captions(clip, texts, batch_size, progress)
-    with contextlib.suppress(RatlipError):
-        save_tensors(file, {_VECTORS: vectors}, _described(vectors, captions, clip))
+    if (whole := _read_kept(file, texts, clip)) is not None:
+        return whole
+    unfinished, parts, kept = file.with_suffix(".unfinished"), list[Tensor](), 0
+    again = "run the same again to go on."
+    with keeping(lambda: f"The text vectors of {kept:,} of {len(texts):,} captions are kept: {again}" if kept else ""):
+        for start in range(0, len(texts), PIECE):
+            place, piece = unfinished / f"{start:07d}.safetensors", texts[start : start + PIECE]
+            vectors = _read_kept(place, piece, clip)
+            if vectors is None:
+                vectors = encode_captions(clip, piece, batch_size, _telling_time(progress, start, len(texts)))
+                if len(piece) < len(texts):
+                    _keep(place, vectors, piece, clip)
+            parts.append(vectors)
+            kept += len(vectors) if place.is_file() else 0
+        vectors = torch.cat(parts)
+        _keep(file, vectors, texts, clip)
+    shutil.rmtree(unfinished, ignore_errors=True)
     return vectors
+
+
+def _telling_time(progress: Progress, before: int, total: int) -> Progress:
+    """Tell of all `total` captions, not of those behind the first `before` alone, and of a long time once."""
+    started = time.perf_counter()
+
+    def tell(what: str, done: int, _: int | None, unit: str) -> None:
+        progress(what, before + done, total, unit)
+        seconds = (time.perf_counter() - started) / max(done, 1) * (total - before - done)
+        if before == 0 and done and not told and seconds > _SOON:
+            told.append(done)
+            _log.info("%s captions: about %s", f"{total:,}", duration(seconds))
+
+    told: list[int] = []
+    return tell
 
 
 def encode_captions(
@@ -271,6 +299,33 @@ def cut_captions(clip: FrozenCLIP, captions: Sequence[str]) -> str | None:
     alike = clip.alike([captions[number] for number in cut])
     same = f"; {alike:,} of them have the same text vector as another, because their beginnings are the same"
     return f"{said}, and their ends are cut{same if alike else ''}: shorten them"
+
+
+def _read_kept(file: Path, texts: Sequence[str], clip: FrozenCLIP) -> Tensor | None:
+    """The text vectors that are kept of these captions; None, with a note, where others are said to be theirs."""
+    if not file.is_file():
+        return None
+    captions = _digest(texts)
+    try:
+        kept, metadata = load_tensors_and_metadata(file)
+    except WeightsError:
+        kept, metadata = {}, {"captions": captions}
+    if metadata.get("captions") != captions:
+        return None
+    if _fit(kept, metadata, captions, clip):
+        return kept[_VECTORS]
+    _log.info("%s does not hold what this ratlip keeps there: the captions are encoded again", file)
+    return None
+
+
+def _keep(file: Path, vectors: Tensor, texts: Sequence[str], clip: FrozenCLIP) -> None:
+    """Keep text vectors where the folder can be written."""
+    with contextlib.suppress(RatlipError):
+        save_tensors(file, {_VECTORS: vectors}, _described(vectors, _digest(texts), clip))
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def _fit(kept: dict[str, Tensor], metadata: dict[str, str], captions: str, clip: FrozenCLIP) -> bool:

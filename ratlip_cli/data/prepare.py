@@ -19,7 +19,7 @@ from ratlip_cli.data.parallel import processes
 from ratlip_cli.data.request import PrepareRequest, is_stream, missing_dataset, stream_name
 from ratlip_cli.data.sources import celeba_tiny, cub, demo, own_images, oxford
 from ratlip_cli.data.writer import existing, write_dataset
-from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.errors import DataError, UsageError, keeping
 from ratlip_cli.files import locked, write_text, writing
 from ratlip_cli.progress import Progress, silent
 
@@ -164,6 +164,9 @@ _NO_PATTERN = str.maketrans("[]:$\ufffd", "()___")
 and bytes that are not UTF-8, with which it does not work."""
 
 
+_KEPT = "What is prepared so far is kept: run the same again to go on."
+
+
 _Material: TypeAlias = tuple[Mapping[str, str], int | None, Iterable[Record | Problem], tuple[str, ...]]
 """Checksums, which tell one state of a source from another; the number of images, where it is known; the records; and
 what was not looked at, in a line each."""
@@ -197,20 +200,21 @@ def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
             and not (request.strict and before.left_out)
         ):
             return Prepared(out, before, before)
-        checksums, total, records, notes = source.material(progress, before)
-        info = replace(source.info, checksums=checksums, notes=notes)
-        info = write_dataset(
-            out,
-            records,
-            info,
-            total=total,
-            workers=workers,
-            strict=request.strict,
-            one_type=source.path is not None,
-            part=is_partial(info),
-            keep_uncaptioned=request.keep_uncaptioned,
-            progress=progress,
-        )
+        with keeping(_KEPT):
+            checksums, total, records, notes = source.material(progress, before)
+            info = replace(source.info, checksums=checksums, notes=notes)
+            info = write_dataset(
+                out,
+                records,
+                info,
+                total=total,
+                workers=workers,
+                strict=request.strict,
+                one_type=source.path is not None,
+                part=is_partial(info),
+                keep_uncaptioned=request.keep_uncaptioned,
+                progress=progress,
+            )
         return Prepared(out, info, before)
 
 

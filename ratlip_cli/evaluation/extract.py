@@ -19,7 +19,7 @@ from torch import Tensor
 
 import ratlip_cli
 from ratlip_cli.distributed import world
-from ratlip_cli.errors import Interrupted, WeightsError
+from ratlip_cli.errors import WeightsError, keeping
 from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer, kept_features
 from ratlip_cli.evaluation.images import TOGETHER, Images
 from ratlip_cli.evaluation.inputs import Inputs
@@ -54,6 +54,7 @@ class Features(NamedTuple):
     real: FeatureFile | None  # By the network for FID, KID, precision and recall.
     seconds: Mapping[str, float]  # What each network took, by its name.
     journal: Journal | None  # Holds those of `fake` until they are used.
+    kept: str  # Says so, for whoever stops the work before; "" where nothing is kept.
 
 
 def extract(
@@ -91,7 +92,8 @@ def extract(
         raise
     world().gather(_DONE)
     real_features = None if real is None else FeatureFile(real.path)
-    return Features(dict(zip(by_name, map(FeatureFile, paths), strict=True)), real_features, run.seconds, fake.journal)
+    made = dict(zip(by_name, map(FeatureFile, paths), strict=True))
+    return Features(made, real_features, run.seconds, fake.journal, _kept([fake]))
 
 
 def help_extract(inputs: Inputs, networks: Networks, batch_size: int | None) -> None:
@@ -133,6 +135,13 @@ class _Pass:
     def kept(self) -> Iterator[list[Tensor]]:
         """The features that are kept of the last time."""
         return iter(()) if self.journal is None else self.journal.read()
+
+
+def _kept(passes: Sequence[_Pass]) -> str:
+    """Says of how many images the features are kept, where they are of any."""
+    counts = [(0 if one.journal is None else one.journal.kept, one) for one in passes]
+    kept = " and ".join(f"{count:,} of {len(one.images):,} {one.what}" for count, one in counts if count)
+    return f"The features of {kept} are kept: run the same again to go on." if kept else ""
 
 
 @dataclass(frozen=True)
@@ -192,25 +201,13 @@ class _Run:
         """Write the features of all passes, one pass after the other once the time is said."""
         with contextlib.ExitStack() as stack:
             written = [stack.enter_context(contextlib.closing(self.written(one))) for one in passes]
-            try:
+            with keeping(lambda: _kept(passes)):
                 if self.resumable:
                     self.say_time(passes, written)
                 for one, batches in zip(passes, written, strict=True):
                     self.finish(one, batches)
                     if one.what == _REAL and one.journal is not None:  # the whole file is kept
                         one.journal.remove()
-            except Interrupted as error:
-                kept = [
-                    f"{one.journal.kept:,} of {len(one.images):,} {one.what}"
-                    for one in passes
-                    if one.journal is not None and one.journal.kept
-                ]
-                if not kept:
-                    raise
-                raise Interrupted(
-                    f"{error} The features of {' and '.join(kept)} are kept: run the same again to go on.",
-                    error.exit_code - 128,
-                ) from None
 
     def say_time(self, passes: Sequence[_Pass], written: Sequence[Iterator[None]]) -> None:
         """Say how long the rest of all passes will take, by the first batches of each, where it is long."""

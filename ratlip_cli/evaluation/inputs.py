@@ -33,6 +33,7 @@ from ratlip_cli.evaluation.images import (
 from ratlip_cli.evaluation.request import CAPTIONS_PER_IMAGE, EvaluationRequest
 from ratlip_cli.outputs import RECORDS_FILE
 from ratlip_cli.progress import Progress
+from ratlip_cli.samples import format_of
 from ratlip_cli.weights.model_folder import Model
 
 GRID = "_grid.png"
@@ -117,7 +118,7 @@ def model_inputs(
         fake, per_image = ImagesOfImages(model, dataset, every, request.seed, request.batch_size), 1
     fake.cache = dataset.path / KEPT
     source = {"model": model.name, "model_fingerprint": model.fingerprint}
-    source |= {} if model.exported_as is None else {"model_format": model.exported_as}
+    source |= format_of(model.exported_as)
     source |= {"dataset": str(dataset.path), "split": dataset.split, "precision": model.precision}
     some = f"{limit} of the {len(dataset):,} images of the split: compare with scores of the same --limit alone"
     notes = [] if limit is None else [some]

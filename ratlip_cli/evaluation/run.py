@@ -11,12 +11,10 @@ import hashlib
 import json
 import logging
 import math
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,13 +24,15 @@ import ratlip_cli
 from ratlip_cli.data.dataset import caption_notes
 from ratlip_cli.data.of_run import dataset_of_model
 from ratlip_cli.distributed import ANSWER_SECONDS, join, own_device, world
-from ratlip_cli.errors import DataError, RatlipError, UsageError
+from ratlip_cli.errors import DataError, RatlipError, UsageError, keeping
 from ratlip_cli.evaluation.extract import extract, help_extract, images_at_a_time
+from ratlip_cli.evaluation.images import GeneratedImages
 from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_split
 from ratlip_cli.evaluation.metrics import FEATURE_METRICS, Metric, wanted_metrics
 from ratlip_cli.evaluation.networks import Networks, load_networks
 from ratlip_cli.evaluation.request import EvaluationRequest
 from ratlip_cli.evaluation.statistics import NEIGHBOURS, Counts, Interval, candidates, interval, resamples
+from ratlip_cli.files import scratch_folder
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.setting import check_export, is_export
@@ -138,6 +138,7 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
         inputs = group.in_turn(lambda: folder_inputs(folder, request, progress))
         networks = group.in_turn(lambda: load_networks(request, device))
         inputs = _noted(inputs, [network.clip for network in networks.clips])
+        _say_counts(inputs, networks)
         return score_inputs(inputs, request, networks, progress, resumable=True)
     model = group.in_turn(lambda: _model(request, device)).in_precision(request.precision)
     dataset = request.dataset or dataset_of_model(model.folder) or str(model.config.training.get("dataset") or "")
@@ -149,6 +150,7 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
     every = [model.clip, *(network.clip for network in networks.clips)]
     clips = list({clip.fingerprint: clip for clip in every}.values())
     inputs = _noted(model_inputs(model, split, request), clips)
+    _say_counts(inputs, networks)
     captions = inputs.captions
     for clip in clips:
         if captions is not None:  # they are kept: what comes after is told its time without them
@@ -174,6 +176,15 @@ def _noted(inputs: Inputs, clips: Sequence[FrozenCLIP]) -> Inputs:
     for note in inputs.notes:
         _log.warning("%s", note)
     return inputs
+
+
+def _say_counts(inputs: Inputs, networks: Networks) -> None:
+    """Say how much there is to do, before the first of it tells how long it takes."""
+    captions, real = inputs.captions, inputs.real if networks.features is not None else None
+    counts = [f"{len(inputs.fake):,} {'images to generate' if isinstance(inputs.fake, GeneratedImages) else 'images'}"]
+    counts += [] if real is None else [f"{len(real):,} real images"]
+    counts += [] if captions is None else [f"{len(captions.encoded):,} captions"]
+    _log.info("%s", ", ".join(counts))
 
 
 def score_inputs(
@@ -208,12 +219,13 @@ def score_inputs(
         group.wait(however_long=True)
         scored: Evaluation = group.gather(None)[0]
         return scored
-    with tempfile.TemporaryDirectory(prefix="ratlip-") as scratch:
-        features = extract(inputs, networks, request.batch_size, Path(scratch), progress, resumable)
-        scores = [
-            _score(metric, inputs, request.bootstrap, features.seconds[metric.network.name], progress)
-            for metric in wanted_metrics(request, networks, features, inputs.captions)
-        ]
+    with scratch_folder() as scratch:
+        features = extract(inputs, networks, request.batch_size, scratch, progress, resumable)
+        with keeping(features.kept):
+            scores = [
+                _score(metric, inputs, request.bootstrap, features.seconds[metric.network.name], progress)
+                for metric in wanted_metrics(request, networks, features, inputs.captions)
+            ]
         if features.journal is not None:
             features.journal.remove()
     limited = "" if inputs.limit is None else f", {inputs.limit} images of the split"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -52,7 +51,7 @@ from ratlip_cli.experiments.ledger import (
 )
 from ratlip_cli.experiments.protocol import Protocol
 from ratlip_cli.file_kinds import tensor_metadata
-from ratlip_cli.files import whole_file
+from ratlip_cli.files import scratch_folder, whole_file
 from ratlip_cli.json_files import read_json
 from ratlip_cli.pixels import from_uint8
 from ratlip_cli.progress import Progress, silent
@@ -148,8 +147,8 @@ def score_run(
         attributes = AttributeNetwork(Path(protocol.attribute_classifier), model.device)
         networks = Networks(networks.features, networks.clips, networks.device, (attributes,))
     inputs = model_inputs(model, split, request)
-    with tempfile.TemporaryDirectory(prefix="ratlip-") as scratch:
-        features = extract(inputs, networks, None, Path(scratch), progress, resumable=True)
+    with scratch_folder() as scratch:
+        features = extract(inputs, networks, None, scratch, progress, resumable=True)
         scores, values = _measured(inputs, request, networks, features)
         if attributes is not None:
             each = _attribute_accuracy(attributes, features.fake[attributes.name], split, inputs.captions)

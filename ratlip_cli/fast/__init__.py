@@ -14,7 +14,7 @@ import logging
 import torch
 
 from ratlip_cli.fast.onednn import multiplies_bf16
-from ratlip_cli.fast.sampling import Sampler
+from ratlip_cli.fast.sampling import AUTOCAST, Sampler, has_packed
 from ratlip_cli.fast.swaps import SWAPS, Swap, for_export, swap_clip, swap_discriminator, swap_generator, swaps_for
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.discriminator import Discriminator
@@ -51,21 +51,25 @@ def for_sampling(
 ) -> Sampler:
     """What turns noise and text vectors into images with the least work; `generator` stays as it is.
 
-    `precision` is fp32 or bf16, see `Sampler`.
+    `precision` is one of `resolve_precision`, see `Sampler`.
     """
     return Sampler(generator, clip, swaps_for(_device(generator)) if swaps is None else swaps, precision)
 
 
 def resolve_precision(name: str, generator: torch.nn.Module) -> str:
-    """The precision of sampling, fp32 or bf16, of `name`, which may be auto too.
+    """The precision of sampling of `name`, which is auto, fp32, bf16 or bf16-autocast: fp32, or which bf16 it is.
+
+    That of the large products alone is bf16; that of PyTorch's autocast, where there are none of ours, AUTOCAST.
 
     `auto` is fp32: bf16 is measured to win on CPUs that multiply it for models on a wide CLIP, but to keep the scores
     only of a model for which it does not (docs/performance.md). Says so where bf16 was asked of a CPU that has no use
     for it.
     """
-    if name == "bf16" and _device(generator).type == "cpu" and not multiplies_bf16():
+    if name not in ("auto", "fp32") and _device(generator).type == "cpu" and not multiplies_bf16():
         _log.warning("this CPU does not multiply bf16: it generates slower so than in fp32")
-    return "fp32" if name == "auto" else name
+    if name in ("auto", "fp32"):
+        return "fp32"
+    return "bf16" if has_packed(generator, swaps_for(_device(generator))) else AUTOCAST
 
 
 def clip_for(clip: FrozenCLIP, swaps: frozenset[Swap] | None = None) -> FrozenCLIP:

@@ -21,6 +21,7 @@ from ratlip_cli.model.generator import Generator
 from ratlip_cli.model.shuffle_attention import SAConv, ShuffleAttention
 from ratlip_cli.planned import planned
 
+AUTOCAST = "bf16-autocast"  # The precision where PyTorch chooses what is bf16: the LSTM and the affines too.
 BATCH_SIZE = 16  # Images at a time where nobody says how many.
 CHUNK = 8  # Images of a small model that one thread makes at once where nobody says how many: always so many.
 _CHUNKS_A_THREAD = 4  # Chunks that a thread is given at a time: the fewer, the longer the others wait for the last.
@@ -33,12 +34,13 @@ class Sampler:
         generator: of any family; it stays as it is, and shares its weights where they are not derived.
         clip: the frozen CLIP that it was trained with.
         swaps: see `fast.Swap`.
-        precision: fp32 or bf16. With PACKED bf16 is that of the large products alone, see `derived`; else autocast's.
+        precision: fp32, bf16 or AUTOCAST. Where `has_packed`, bf16 is that of the large products alone, see `derived`;
+            else autocast's, whichever of both names it has.
     """
 
     def __init__(self, generator: nn.Module, clip: FrozenCLIP, swaps: frozenset[Swap], precision: str = "fp32") -> None:
-        packs = isinstance(generator, Generator) and {Swap.FOLDED, Swap.PACKED} <= swaps
-        self.autocast = torch.autocast(clip.mean.device.type, torch.bfloat16, precision == "bf16" and not packs)
+        packs = has_packed(generator, swaps)
+        self.autocast = torch.autocast(clip.mean.device.type, torch.bfloat16, precision != "fp32" and not packs)
         self.generator = derived(generator, swaps, precision) if isinstance(generator, Generator) else generator
         self.clip = in_bf16(clip) if precision == "bf16" and packs else clip
         self.device = next(generator.parameters()).device
@@ -107,6 +109,11 @@ class Sampler:
             generator.image_g(feature, clip_feature, *rows).float().cpu()
             for rows, feature, clip_feature in zip(vectors, features, after, strict=True)
         ]
+
+
+def has_packed(generator: nn.Module, swaps: frozenset[Swap]) -> bool:
+    """Whether the weights of its convolutions are packed for sampling: only then can they alone be bf16."""
+    return isinstance(generator, Generator) and {Swap.FOLDED, Swap.PACKED} <= swaps
 
 
 @torch.no_grad()

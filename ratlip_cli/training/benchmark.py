@@ -196,7 +196,7 @@ def measure(model: Model, batch_size: int | None, settings: TrainSettings | None
     """
     if settings is not None:
         settings.family.check_trained(settings)
-    rate = matrix_gflops(model.device, DTYPES[model.precision])
+    rate = matrix_gflops(model.device, DTYPES[model.precision.partition("-")[0]])
     sampling = measure_sampling(model, batch_size, rate)
     training = measure_training(settings, model.clip, model.device, rate) if settings else None
     return Benchmark(

@@ -97,10 +97,10 @@ class Model:
     generator: nn.Module
     clip: FrozenCLIP
     fingerprint: str  # Of the generator's weights, its sizes and what reads text; it stands in every output.
-    precision: str = "fp32"  # Arithmetic of its images: fp32 or bf16.
+    precision: str = "fp32"  # Arithmetic of its images, see `fast.resolve_precision`.
 
     def in_precision(self, precision: str) -> Model:
-        """The same model that generates in fp32 or bf16; for `auto` see `fast.resolve_precision`."""
+        """The same model that generates in another precision, see `fast.resolve_precision`."""
         resolved = resolve_precision(precision, self.generator)
         return self if resolved == self.precision else replace(self, precision=resolved)
 
