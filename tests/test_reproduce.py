@@ -38,7 +38,7 @@ from ratlip_cli.experiments.claims import (
     provenance,
     slope_weights,
 )
-from ratlip_cli.experiments.ledger import DONE, Entry, read_entry, read_ledger, write_entry, write_ledger
+from ratlip_cli.experiments.ledger import DONE, Entry, is_published, read_entry, read_ledger, write_entry, write_ledger
 from ratlip_cli.experiments.protocol import Protocol
 from ratlip_cli.experiments.reproduce import (
     BASELINE,
@@ -53,7 +53,7 @@ from ratlip_cli.experiments.reproduce import (
     hidden,
 )
 from ratlip_cli.experiments.score import score_run
-from ratlip_cli.experiments.sweep import SweepFolder, SweepRequest
+from ratlip_cli.experiments.sweep import SweepFolder, SweepRequest, remove_unbegun
 from ratlip_cli.experiments.sweep_file import Sweep, read_sweep
 from ratlip_cli.pixels import from_image
 from ratlip_cli.training.settings import TrainSettings
@@ -217,6 +217,77 @@ def test_claims_are_written_between_the_marks_of_a_page(tmp_path: Path) -> None:
     assert page.read_text(encoding="utf-8") == once
     page.write_text("no marks", encoding="utf-8")
     assert "lacks the marks" in ratlip("reproduce", "claims", "--out", tmp_path, "--into", page).err
+
+
+def published(folder: Path) -> Path:
+    """A sweep folder as a repository keeps it: the ledger and the values of images, without settings and networks."""
+    for run in made(folder, {BASELINE: 0, RAT: 0, OURS: 2}, 3).glob("*-seed*"):
+        shutil.rmtree(run / "model")
+        (run / "config.toml").unlink()
+        (run / "scores.json").unlink()
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_no_command_begins_published_results_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_clip: Path, tiny_settings: TrainSettings, tiny_dataset: Path
+) -> None:
+    folder = published(tmp_path / "out" / "table3.demo")
+    monkeypatch.setattr(reproduce, "PAPERS", small_papers(tmp_path / "papers", tiny_clip, tiny_settings, tiny_dataset))
+    shutil.copy(reproduce.PAPERS / "table3.demo.toml", folder / "sweep.toml")
+    before = contents(folder)
+    for command in (
+        ("reproduce", "table3", "--out", folder.parent),
+        ("reproduce", "table3", "--out", folder.parent, "--dry-run"),
+        ("sweep", reproduce.PAPERS / "table3.demo.toml", "--out", folder),
+    ):
+        answer = ratlip(*command, "--device", "cpu")
+        assert answer.code == 2
+        assert f"{folder} holds results whose run folders are not there" in answer.err
+        assert "choose another --out" in answer.err
+        assert len(answer.err.splitlines()) == 1
+        assert contents(folder) == before
+    with pytest.raises(DataError, match="move it elsewhere"):
+        remove_unbegun(folder / f"{BASELINE}-seed0")
+    assert contents(folder) == before
+    commands = {one.command for one in claims(ReproduceRequest("claims", out=folder.parent).folders)}
+    assert commands == {f"ratlip reproduce {what}" for what in ("table2", "table3", "fig3", "fig5")}
+    write_ledger(folder, read_ledger(folder)[1:])
+    (folder / "sweep.toml").write_text(
+        (folder / "sweep.toml").read_text(encoding="utf-8").replace("seeds = 1", "seeds = 3"), encoding="utf-8"
+    )
+    hint = ratlip("compare", folder, "--metric", "clip-score").out
+    assert "2 of 3 seeds are done" in hint
+    assert "go on with" not in hint
+
+
+def test_a_run_folder_that_was_removed_is_no_published_result(tmp_path: Path) -> None:
+    folder = made(tmp_path / "sweep", {BASELINE: 0}, 3)
+    assert not is_published(folder)
+    shutil.rmtree(folder / f"{BASELINE}-seed1")  # to be trained again
+    assert not is_published(folder)
+    (folder / f"{BASELINE}-seed1").mkdir()  # as a kill leaves it
+    assert not is_published(folder)
+    for seed in (0, 2):
+        shutil.rmtree(folder / f"{BASELINE}-seed{seed}")
+    assert is_published(folder)  # a ledger alone
+
+
+def test_numbers_of_a_page_are_not_replaced_by_none_unasked(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
+    published(tmp_path / "out" / "table3.demo")
+    assert ratlip("reproduce", "claims", "--out", tmp_path / "out", "--into", page).code == 0
+    written = page.read_text(encoding="utf-8")
+    answer = ratlip("reproduce", "claims", "--out", tmp_path / "none", "--into", page)
+    assert answer.code == 2
+    assert f"{page} has numbers of a, b, which are not measured in {tmp_path / 'none'}" in answer.err
+    assert page.read_text(encoding="utf-8") == written
+    assert ratlip("reproduce", "claims", "--out", tmp_path / "none", "--into", page, "--drop-measured").code == 0
+    assert "holds" not in page.read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_reproduced_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

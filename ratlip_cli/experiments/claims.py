@@ -212,6 +212,12 @@ def markdown(found: Sequence[Claim]) -> str:
     return "\n".join([lines[0], "|---|---|---|---:|---:|---:|---|---|", *lines[1:]]) + "\n"
 
 
+def measured_in(table: str) -> set[str]:
+    """The keys of the claims that have a number in a table that `markdown` wrote."""
+    rows = [[cell.strip() for cell in line.split(" | ")] for line in table.splitlines() if line.startswith("| ")]
+    return {row[0].removeprefix("| ") for row in rows[1:] if len(row) > 3 and row[3] != "-"}
+
+
 def provenance(folders: Folders) -> str:
     """Lines of a list: seeds of each sweep, and machines and commits of ratlip that trained the runs that count."""
     seeds, machines, commits = [], set[str](), set[str]()

@@ -25,6 +25,7 @@ from ratlip_cli.experiments.ledger import (
     VALUES_FILE,
     Entry,
     decisive,
+    is_published,
     read_entry,
     read_ledger,
     read_real_features,
@@ -330,9 +331,12 @@ def protocol_of(rows: Sequence[Row]) -> Mapping[str, Any]:
 
 
 def _unfinished(folders: Sequence[Path]) -> Iterator[str]:
-    """Which rows of sweeps have runs that are still to be made, and what goes on with them."""
+    """Which rows of sweeps have runs that are still to be made, and what goes on with them.
+
+    Nothing goes on with results whose run folders are elsewhere.
+    """
     for folder in folders:
-        file = folder / SWEEP_FILE
+        file, published = folder / SWEEP_FILE, is_published(folder)
         if not file.is_file() or not (folder / LEDGER_FILE).is_file():
             continue
         entries = {entry.run: entry.state for entry in read_ledger(folder)}
@@ -343,7 +347,7 @@ def _unfinished(folders: Sequence[Path]) -> Iterator[str]:
             if None in states:
                 done = states.count(DONE)
                 made = f"{done} of {len(states)} seeds {'is' if done == 1 else 'are'} done"
-                yield f"{row}: {made}; go on with `{command}`"
+                yield f"{row}: {made}" + ("" if published else f"; go on with `{command}`")
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:

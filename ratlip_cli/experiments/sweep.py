@@ -28,12 +28,14 @@ from ratlip_cli.experiments.ledger import (
     CHANGED,
     CONFIG_FILE,
     DONE,
+    LEDGER_FILE,
     SCORES_FILE,
     SWEEP_FILE,
     VALUES_FILE,
     Entry,
     differences,
     digest_of,
+    is_published,
     read_entry,
     read_ledger,
     write_ledger,
@@ -109,8 +111,8 @@ class SweepFolder:
     """A sweep file and the folder of its runs.
 
     Raises:
-        UsageError: the file or its dataset cannot be used; the folder is none of a sweep; or the file was changed in
-            what trained the runs that are there.
+        UsageError: the file or its dataset cannot be used; the folder is none of a sweep, or holds results without
+            their runs; or the file was changed in what trained the runs that are there.
         DataError: the dataset is not there.
     """
 
@@ -119,6 +121,11 @@ class SweepFolder:
         self.path = request.folder
         self.sweep: Sweep = read_sweep(request.file)
         check_dataset_name(self.sweep.runs[0].settings.dataset, Path(request.data_dir))
+        if is_published(self.path):
+            raise UsageError(
+                f"{self.path} holds results whose run folders are not there, and a sweep would begin them all anew: "
+                f"choose another --out, or remove its {LEDGER_FILE} and what lies in its run folders."
+            )
         others = _others(self.path)  # first: nothing is there before the sweep file is
         if (self.path / SWEEP_FILE).is_file():
             self._check_unchanged(read_sweep(self.path / SWEEP_FILE))
@@ -310,9 +317,15 @@ def is_trained(folder: Path, settings: TrainSettings) -> bool:
 
 
 def remove_unbegun(folder: Path) -> None:
-    """Remove a run folder that a kill left before there was anything of the training in it."""
-    if folder.exists() and not is_begun(folder):
-        shutil.rmtree(folder)
+    """Remove a run folder that a kill left before there was anything of the training in it.
+
+    Raises DataError where it holds scores or other values of images, which are results of a training that is not there.
+    """
+    if not folder.exists() or is_begun(folder):
+        return
+    if kept := next((path for path in folder.glob("*.safetensors")), None):
+        raise DataError(f"{kept} is of a training that is not there; move it elsewhere to train the run anew.")
+    shutil.rmtree(folder)
 
 
 def _others(folder: Path) -> list[str]:
