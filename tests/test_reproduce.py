@@ -28,17 +28,9 @@ from ratlip_cli.demo.render import render
 from ratlip_cli.demo.said import said
 from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.experiments import measures, reproduce
-from ratlip_cli.experiments.claims import (
-    ANGLES_FILE,
-    GRADCAM_FILE,
-    SWAP_FILE,
-    Claim,
-    claims,
-    markdown,
-    provenance,
-    slope_weights,
-)
+from ratlip_cli.experiments.claims import Claim, claims, markdown, provenance, slope_weights
 from ratlip_cli.experiments.ledger import DONE, Entry, is_published, read_entry, read_ledger, write_entry, write_ledger
+from ratlip_cli.experiments.measure_files import ANGLES_FILE, GRADCAM_FILE, HOW, SWAP_FILE, is_current, metadata_of
 from ratlip_cli.experiments.protocol import Protocol
 from ratlip_cli.experiments.reproduce import (
     BASELINE,
@@ -55,6 +47,8 @@ from ratlip_cli.experiments.reproduce import (
 from ratlip_cli.experiments.score import score_run
 from ratlip_cli.experiments.sweep import SweepFolder, SweepRequest, remove_unbegun
 from ratlip_cli.experiments.sweep_file import Sweep, read_sweep
+from ratlip_cli.explain.inputs import discriminator_of
+from ratlip_cli.file_kinds import tensor_metadata
 from ratlip_cli.pixels import from_image
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.start import open_session
@@ -103,7 +97,14 @@ def measured(folder: Path, file: str, **values: dict[str, float]) -> None:
     for run in folder.glob("*-seed*"):
         row = run.name.rpartition("-seed")[0]
         own = {n: (means[row] + random.normal(0, 0.02, 50)).astype(np.float32) for n, means in values.items()}
-        save_file(own, run / file)
+        save_measure(run, file, own)
+
+
+def save_measure(run: Path, file: str, values: dict[str, np.ndarray], **other: str) -> None:
+    """A measure of a run as `measure_runs` leaves it; `other` metadata make it one of another model, data or way."""
+    entry = read_entry(run)
+    assert entry is not None
+    save_file(values, run / file, {**metadata_of(file, entry, "judge" if file == SWAP_FILE else ""), **other})
 
 
 def by_key(folders: Folders) -> dict[str, Claim]:
@@ -194,6 +195,71 @@ def test_the_slope_is_that_of_least_squares() -> None:
     scores = dict(zip(map(hidden, HIDDEN_SIZES), (3, 1, 4, 1, 5, 9), strict=True))
     slope = sum(weight * scores[row] for row, weight in slope_weights().items())
     assert slope == pytest.approx(np.polyfit(np.log2(HIDDEN_SIZES), list(scores.values()), 1)[0])
+
+
+@pytest.mark.parametrize(
+    "other", [{"model": "another"}, {"data": "others"}, {"how": "version 0 of 1 pair"}, {"classifier": "another"}]
+)
+def test_a_measure_of_another_model_data_or_way_is_none(tmp_path: Path, other: dict[str, str]) -> None:
+    folder = made(tmp_path / "faces", {BASELINE: 0, OURS: 0}, 3)
+    for entry in (entries := read_ledger(folder)):
+        protocol = {**entry.protocol, "networks": {"attribute classifier": {"fingerprint": "judge"}}}
+        write_entry(folder / entry.run, replace(entry, protocol=protocol))
+    write_ledger(folder, [one for entry in entries if (one := read_entry(folder / entry.run)) is not None])
+    values = np.linspace(0, 1, 16, dtype=np.float32)
+    for run in folder.glob("*-seed*"):
+        save_measure(run, SWAP_FILE, {"age": values, "kept": values})
+    folders = Folders(tmp_path / "none", tmp_path / "none", folder)
+    assert by_key(folders)["f3"].measured is not None
+    for run in folder.glob(f"{OURS}-seed*"):
+        save_measure(run, SWAP_FILE, {"age": values, "kept": values}, **other)
+    found = by_key(folders)
+    assert {found[key].verdict for key in ("f1", "f2", "f3")} == {"not measured yet"}
+    assert f"faces: {OURS}-seed2 has no {SWAP_FILE} of its model and data as they are" in provenance(folders)
+
+
+def test_the_published_angles_are_those_of_version_1(tmp_path: Path) -> None:
+    """They say nothing but the model, which was all that was written when they were measured."""
+    folder = ROOT / "examples" / "experiments" / "table3.demo"
+    entries = read_ledger(folder)
+    assert len(entries) == 15
+    for entry in entries:
+        assert set(tensor_metadata(folder / entry.run / ANGLES_FILE)) == {"model"}
+        assert is_current(folder / entry.run / ANGLES_FILE, entry)
+        assert not is_current(folder / entry.run / ANGLES_FILE, replace(entry, model_fingerprint="another"))
+
+
+def test_a_verdict_of_some_seeds_says_of_how_many_and_what_is_left_out(tmp_path: Path) -> None:
+    folder = made(tmp_path / "table3", {BASELINE: 0, RAT: 0, OURS: 9}, 5)
+    (folder / "sweep.toml").write_text(
+        "images_shown = 1600\nseeds = 5\n[settings]\ndataset = 'demo-birds'\n"
+        f"[rows.{BASELINE}]\nvariant = 'galip'\n[rows.{RAT}]\nvariant = 'rat'\n[rows.'{OURS}']\nvariant = 'ratlip'\n",
+        encoding="utf-8",
+    )
+    entries = read_ledger(folder)
+    broken = [replace(one, state="broken", reason="no memory", scores={}) if one.run == f"{OURS}-seed3" else one
+              for one in entries]  # fmt: skip
+    write_ledger(folder, [one for one in broken if one.run != f"{BASELINE}-seed4"])
+    folders = Folders(tmp_path / "none", folder, tmp_path / "none")
+    found = claims(folders)
+    assert found[0].verdict == "holds (3 of 5 seeds so far)"
+    assert found[1].verdict.endswith(" (4 of 5 seeds so far)")
+    assert "| 3 of 5 | holds (3 of 5 seeds so far) |" in lines_of(found)[0]
+    assert f"table3: {OURS}-seed3 is broken: no memory" in provenance(folders)
+    assert f"table3: {BASELINE}-seed4 is not done yet" in provenance(folders)
+
+
+def test_what_stands_beside_the_numbers_is_printed(tmp_path: Path) -> None:
+    folders = Folders(
+        made(tmp_path / "table2", {hidden(4): 0, hidden(64): 0}), made(tmp_path / "table3", {BASELINE: 0, OURS: 0}),
+        tmp_path / "none",
+    )  # fmt: skip
+    rows = {hidden(4): 0.25, hidden(64): 0.5}
+    measured(folders.table2, GRADCAM_FILE, energy=rows, area=dict.fromkeys(rows, 0.125), zero=dict.fromkeys(rows, 0))
+    measured(folders.table3, ANGLES_FILE, angle={BASELINE: 0, OURS: 0}, mismatched={BASELINE: 60, OURS: 65})
+    text = provenance(folders)
+    assert re.search(r"hide=4: energy 0\.2\d+, the subject's area 0\.1\d+, .*; hide=64: energy 0\.[45]", text)
+    assert re.search(r"next caption, RAT\+ATT minus GALIP: (4\.99|5\.0)", text)
 
 
 def test_a_damaged_measure_is_told(tmp_path: Path) -> None:
@@ -324,9 +390,22 @@ def test_measures_are_of_the_same_images_for_every_model(birds: CaptionedImages,
         assert not np.array_equal(one[name], other[name])
         assert constant is None or np.array_equal(one[constant], other[constant])
         assert np.array_equal(measure.take(first, birds)[name], one[name])
-    area, energy = (measures.gradcam_energy(first, birds)[name] for name in ("area", "energy"))
+    area, energy, zero = (measures.gradcam_energy(first, birds)[name] for name in ("area", "energy", "zero"))
+    assert np.array_equal(zero == 1, energy == 0)
     assert ((area > 0.05) & (area < 0.6)).all()  # a bird without its perch
     assert ((energy >= 0) & (energy <= 1)).all()
+
+
+def test_the_energy_hardly_follows_the_sign_of_one_learned_scalar(birds: CaptionedImages) -> None:
+    """The last of the features that the discriminator reads reaches its logit by that scalar alone."""
+    model = load_model("ratlip-demo")
+    discriminator = discriminator_of(model)
+    scalars = discriminator.get_parameter("extractor.b").data
+    found = {}
+    for sign in (1, -1):
+        scalars[1] *= sign
+        found[sign] = measures.gradcam_energy(model, birds)["energy"].mean()
+    assert abs(found[1] - found[-1]) < 0.02, found
 
 
 def test_the_swap_counts_what_the_classifier_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,7 +445,7 @@ def test_claims_of_the_swap_are_over_pairs_of_captions(tmp_path: Path) -> None:
         for name, values in once.items():
             own = np.repeat(values, noise)
             swap = {"age": own, "kept": own, "scenes": np.repeat(np.arange(16), noise)}
-            save_file(swap, folder / name / SWAP_FILE)
+            save_measure(folder / name, SWAP_FILE, swap)
         found.append(by_key(Folders(tmp_path / "none", tmp_path / "none", folder))["f3"].measured)
     first, second = found
     assert first is not None
@@ -395,7 +474,18 @@ def test_a_measure_of_a_dataset_that_is_gone_is_told_by_its_name(
     assert "ratlip sweep" not in str(told.value)
     (tmp_path / "moved").rename(data)
     measures.measure_runs(tmp_path / "sweep", measures.ANGLES, "cpu")
-    assert (tmp_path / "sweep" / "run" / ANGLES_FILE).is_file()
+    angles = tmp_path / "sweep" / "run" / ANGLES_FILE
+    assert tensor_metadata(angles) == {
+        "model": entry.model_fingerprint,
+        "data": entry.data["fingerprint"],
+        "classifier": "",
+        "how": HOW[ANGLES_FILE],
+    }
+    write_ledger(tmp_path / "sweep", [replace(entry, data={**entry.data, "fingerprint": "of other data"})])
+    before = angles.read_bytes()
+    with pytest.raises(DataError, match="sweep/run was trained on: its captions or images differ"):
+        measures.measure_runs(tmp_path / "sweep", measures.ANGLES, "cpu")
+    assert angles.read_bytes() == before
 
 
 def small_papers(folder: Path, tiny_clip: Path, tiny_settings: TrainSettings, dataset: Path) -> Path:

@@ -277,8 +277,11 @@ def _check_protocols(runs: Sequence[Run]) -> None:
 
 
 def _decisive(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a protocol decides scores; where files of networks lie does not, their fingerprints do."""
-    files = {"inception_weights", "attribute_classifier", "clip", "clip_score_clip", "networks"}
+    """What of a protocol decides scores; where files of networks lie does not, their fingerprints do.
+
+    Nor does `model`, see `sweep.unlike`.
+    """
+    files = {"inception_weights", "attribute_classifier", "clip", "clip_score_clip", "networks", "model"}
     networks = sorted(map(str, (network["fingerprint"] for network in protocol.get("networks", {}).values())))
     return {**{name: value for name, value in protocol.items() if name not in files}, "networks": networks}
 

@@ -129,7 +129,14 @@ def figures(request: ReproduceRequest, progress: Progress = silent) -> list[Path
         if request.scale == DEMO:
             measure_runs(folder, GRADCAM, device, progress)
         models = _first_runs(folder, [hidden(size) for size in HIDDEN_SIZES], device)
-        shown = GradCamRequest(PROMPTS[request.scale], models=models, target="discriminator", count=3, device=device)
+        shown = GradCamRequest(
+            PROMPTS[request.scale],
+            models=models,
+            target="discriminator",
+            layer=models[0].clip.geometry.feature_blocks[0],  # as in the measure
+            count=3,
+            device=device,
+        )
         results.append(gradcam(shown, progress))
     else:
         measure_runs(request.folder("table3"), ANGLES, device, progress)

@@ -363,8 +363,11 @@ def _trained_otherwise(first: Entry, entry: Entry) -> str:
 
 
 def unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """The names of what differs between two protocols as they are recorded; networks by their own names."""
-    names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    """The names of what differs between two protocols as they are recorded; networks by their own names.
+
+    `model` does not count: it is the last checkpoint in all, and whether it is an EMA is a setting of the training.
+    """
+    names = [name for name in {**first, **second} if name != "model" and first.get(name) != second.get(name)]
     one, other = (protocol.get("networks", {}) for protocol in (first, second))
     networks = [name for name in {**one, **other} if one.get(name) != other.get(name)]
     return [each for name in names for each in (networks if name == "networks" else [name])]
