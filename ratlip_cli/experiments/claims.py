@@ -75,7 +75,7 @@ class _Wording:
     number: str
     command: str
     lacking: str = ""
-    """What the folders' scale lacks to measure it."""
+    """What ratlip does not read or train yet at this scale."""
 
 
 Judge = Callable[[Estimate], str]
@@ -88,9 +88,7 @@ def claims(folders: Folders) -> list[Claim]:
     """
     table2, table3, faces = (_rows(folder) for folder in (folders.table2, folders.table3, folders.faces))
     asked2, asked3, asked_faces = (len(_asked(folder)) for folder in (folders.table2, folders.table3, folders.faces))
-    masks, classifier = (
-        ("masks of segments", "an attribute classifier of faces") if folders.scale == PAPER else ("", "")
-    )
+    masks, classifier = ("masks of segments", "attribute classifier of faces") if folders.scale == PAPER else ("", "")
     return [
         _claim(
             _Wording(
@@ -384,7 +382,7 @@ def _claim(wording: _Wording, sample: Callable[[], Sample | None], judge: Judge,
     said = (wording.key, wording.text, wording.printed, wording.number)
     if wording.lacking:
         return Claim(
-            *said, command="", measured=None, verdict=f"cannot be measured: this scale lacks {wording.lacking}"
+            *said, command="", measured=None, verdict=f"not measured: ratlip has no {wording.lacking} at this scale yet"
         )
     found = sample()
     if found is None or not found.seeds:
