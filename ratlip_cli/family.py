@@ -41,6 +41,7 @@ class Family(ABC):
         objective_config: frozen dataclass of what its objective alone weighs; None where the run's settings say all.
         defaults: settings of a run as its paper has them, where they are others than RATLIP's.
         unused: settings of a run that its objective does not read.
+        unread: sizes that it has, as its relatives do, and that its networks do not read.
         discriminator_name: what people call its discriminator.
         compares_images: whether its discriminator compares the images of a batch, whose logits depend on each other.
         unit_text: whether its condition is text vectors at unit length.
@@ -58,6 +59,7 @@ class Family(ABC):
     objective_config: ClassVar[type[Any] | None] = None
     defaults: ClassVar[Mapping[str, Value]] = {}
     unused: ClassVar[frozenset[str]] = frozenset()
+    unread: frozenset[str] = frozenset()
     discriminator_name: ClassVar[str] = "the discriminator"
     compares_images: ClassVar[bool] = False
     unit_text: ClassVar[bool] = False

@@ -16,7 +16,7 @@ import torch
 from command_line import ratlip
 from explain_model import clip_of_grid, model_of
 from made_sweep import make_run
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from ratlip_cli.cli.reproduce import BEGIN, END
 from ratlip_cli.data.dataset import CaptionedImages
@@ -28,17 +28,9 @@ from ratlip_cli.demo.render import render
 from ratlip_cli.demo.said import said
 from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.experiments import measures, reproduce
-from ratlip_cli.experiments.claims import (
-    ANGLES_FILE,
-    GRADCAM_FILE,
-    SWAP_FILE,
-    Claim,
-    claims,
-    markdown,
-    provenance,
-    slope_weights,
-)
-from ratlip_cli.experiments.ledger import DONE, Entry, read_entry, read_ledger, write_entry, write_ledger
+from ratlip_cli.experiments.claims import Claim, claims, markdown, provenance, slope_weights
+from ratlip_cli.experiments.ledger import DONE, Entry, is_published, read_entry, read_ledger, write_entry, write_ledger
+from ratlip_cli.experiments.measure_files import ANGLES_FILE, GRADCAM_FILE, HOW, SWAP_FILE, is_current, metadata_of
 from ratlip_cli.experiments.protocol import Protocol
 from ratlip_cli.experiments.reproduce import (
     BASELINE,
@@ -53,12 +45,14 @@ from ratlip_cli.experiments.reproduce import (
     hidden,
 )
 from ratlip_cli.experiments.score import score_run
-from ratlip_cli.experiments.sweep import SweepFolder, SweepRequest
+from ratlip_cli.experiments.sweep import SweepFolder, SweepRequest, remove_unbegun
 from ratlip_cli.experiments.sweep_file import Sweep, read_sweep
+from ratlip_cli.file_kinds import tensor_metadata
 from ratlip_cli.pixels import from_image
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.weights.load import load_model
+from ratlip_cli.weights.model_folder import DISCRIMINATOR_FILE
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,7 +97,14 @@ def measured(folder: Path, file: str, **values: dict[str, float]) -> None:
     for run in folder.glob("*-seed*"):
         row = run.name.rpartition("-seed")[0]
         own = {n: (means[row] + random.normal(0, 0.02, 50)).astype(np.float32) for n, means in values.items()}
-        save_file(own, run / file)
+        save_measure(run, file, own)
+
+
+def save_measure(run: Path, file: str, values: dict[str, np.ndarray], **other: str) -> None:
+    """A measure of a run as `measure_runs` leaves it; `other` metadata make it one of another model, data or way."""
+    entry = read_entry(run)
+    assert entry is not None
+    save_file(values, run / file, {**metadata_of(file, entry, "judge" if file == SWAP_FILE else ""), **other})
 
 
 def by_key(folders: Folders) -> dict[str, Claim]:
@@ -132,7 +133,7 @@ def lines_of(found: list[Claim]) -> list[str]:
 def test_what_no_run_of_a_scale_can_measure_is_said_and_commands_name_scale_and_folder() -> None:
     found = by_key(ReproduceRequest("claims", "paper", Path("else where")).folders)
     assert {key for key, one in found.items() if not one.command} == {"d", "f1", "f2", "f3"}
-    assert found["d"].verdict == "cannot be measured: this scale lacks masks of segments"
+    assert found["d"].verdict == "not measured: ratlip has no masks of segments at this scale yet"
     assert "classifier" in found["f2"].verdict
     assert found["e"].command == "ratlip reproduce fig5 --scale paper --out 'else where'"
     assert {one.verdict for one in found.values() if one.command} == {"not measured yet"}
@@ -196,6 +197,71 @@ def test_the_slope_is_that_of_least_squares() -> None:
     assert slope == pytest.approx(np.polyfit(np.log2(HIDDEN_SIZES), list(scores.values()), 1)[0])
 
 
+@pytest.mark.parametrize(
+    "other", [{"model": "another"}, {"data": "others"}, {"how": "version 0 of 1 pair"}, {"classifier": "another"}]
+)
+def test_a_measure_of_another_model_data_or_way_is_none(tmp_path: Path, other: dict[str, str]) -> None:
+    folder = made(tmp_path / "faces", {BASELINE: 0, OURS: 0}, 3)
+    for entry in (entries := read_ledger(folder)):
+        protocol = {**entry.protocol, "networks": {"attribute classifier": {"fingerprint": "judge"}}}
+        write_entry(folder / entry.run, replace(entry, protocol=protocol))
+    write_ledger(folder, [one for entry in entries if (one := read_entry(folder / entry.run)) is not None])
+    values = np.linspace(0, 1, 16, dtype=np.float32)
+    for run in folder.glob("*-seed*"):
+        save_measure(run, SWAP_FILE, {"age": values, "kept": values})
+    folders = Folders(tmp_path / "none", tmp_path / "none", folder)
+    assert by_key(folders)["f3"].measured is not None
+    for run in folder.glob(f"{OURS}-seed*"):
+        save_measure(run, SWAP_FILE, {"age": values, "kept": values}, **other)
+    found = by_key(folders)
+    assert {found[key].verdict for key in ("f1", "f2", "f3")} == {"not measured yet"}
+    assert f"faces: {OURS}-seed2 has no {SWAP_FILE} of its model and data as they are" in provenance(folders)
+
+
+def test_the_published_angles_are_those_of_version_1(tmp_path: Path) -> None:
+    """They say nothing but the model, which was all that was written when they were measured."""
+    folder = ROOT / "examples" / "experiments" / "table3.demo"
+    entries = read_ledger(folder)
+    assert len(entries) == 15
+    for entry in entries:
+        assert set(tensor_metadata(folder / entry.run / ANGLES_FILE)) == {"model"}
+        assert is_current(folder / entry.run / ANGLES_FILE, entry)
+        assert not is_current(folder / entry.run / ANGLES_FILE, replace(entry, model_fingerprint="another"))
+
+
+def test_a_verdict_of_some_seeds_says_of_how_many_and_what_is_left_out(tmp_path: Path) -> None:
+    folder = made(tmp_path / "table3", {BASELINE: 0, RAT: 0, OURS: 9}, 5)
+    (folder / "sweep.toml").write_text(
+        "images_shown = 1600\nseeds = 5\n[settings]\ndataset = 'demo-birds'\n"
+        f"[rows.{BASELINE}]\nvariant = 'galip'\n[rows.{RAT}]\nvariant = 'rat'\n[rows.'{OURS}']\nvariant = 'ratlip'\n",
+        encoding="utf-8",
+    )
+    entries = read_ledger(folder)
+    broken = [replace(one, state="broken", reason="no memory", scores={}) if one.run == f"{OURS}-seed3" else one
+              for one in entries]  # fmt: skip
+    write_ledger(folder, [one for one in broken if one.run != f"{BASELINE}-seed4"])
+    folders = Folders(tmp_path / "none", folder, tmp_path / "none")
+    found = claims(folders)
+    assert found[0].verdict == "holds (3 of 5 seeds so far)"
+    assert found[1].verdict.endswith(" (4 of 5 seeds so far)")
+    assert "| 3 of 5 | holds (3 of 5 seeds so far) |" in lines_of(found)[0]
+    assert f"table3: {OURS}-seed3 is broken: no memory" in provenance(folders)
+    assert f"table3: {BASELINE}-seed4 is not done yet" in provenance(folders)
+
+
+def test_what_stands_beside_the_numbers_is_printed(tmp_path: Path) -> None:
+    folders = Folders(
+        made(tmp_path / "table2", {hidden(4): 0, hidden(64): 0}), made(tmp_path / "table3", {BASELINE: 0, OURS: 0}),
+        tmp_path / "none",
+    )  # fmt: skip
+    rows = {hidden(4): 0.25, hidden(64): 0.5}
+    measured(folders.table2, GRADCAM_FILE, energy=rows, area=dict.fromkeys(rows, 0.125), zero=dict.fromkeys(rows, 0))
+    measured(folders.table3, ANGLES_FILE, angle={BASELINE: 0, OURS: 0}, mismatched={BASELINE: 60, OURS: 65})
+    text = provenance(folders)
+    assert re.search(r"hide=4: energy 0\.2\d+, the subject's area 0\.1\d+, .*; hide=64: energy 0\.[45]", text)
+    assert re.search(r"next caption, RAT\+ATT minus GALIP: (4\.99|5\.0)", text)
+
+
 def test_a_damaged_measure_is_told(tmp_path: Path) -> None:
     folder = made(tmp_path / "table3", {BASELINE: 0, OURS: 0}, 2)
     measured(folder, ANGLES_FILE, angle={BASELINE: 1, OURS: 1})
@@ -217,6 +283,87 @@ def test_claims_are_written_between_the_marks_of_a_page(tmp_path: Path) -> None:
     assert page.read_text(encoding="utf-8") == once
     page.write_text("no marks", encoding="utf-8")
     assert "lacks the marks" in ratlip("reproduce", "claims", "--out", tmp_path, "--into", page).err
+
+
+def published(folder: Path) -> Path:
+    """A sweep folder as a repository keeps it: the ledger and the values of images, without settings and networks."""
+    for run in made(folder, {BASELINE: 0, RAT: 0, OURS: 2}, 3).glob("*-seed*"):
+        shutil.rmtree(run / "model")
+        (run / "config.toml").unlink()
+        (run / "scores.json").unlink()
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_no_command_begins_published_results_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_clip: Path, tiny_settings: TrainSettings, tiny_dataset: Path
+) -> None:
+    folder = published(tmp_path / "out" / "table3.demo")
+    monkeypatch.setattr(reproduce, "PAPERS", small_papers(tmp_path / "papers", tiny_clip, tiny_settings, tiny_dataset))
+    shutil.copy(reproduce.PAPERS / "table3.demo.toml", folder / "sweep.toml")
+    before = contents(folder)
+    for command in (
+        ("reproduce", "table3", "--out", folder.parent),
+        ("reproduce", "table3", "--out", folder.parent, "--dry-run"),
+        ("sweep", reproduce.PAPERS / "table3.demo.toml", "--out", folder),
+    ):
+        answer = ratlip(*command, "--device", "cpu")
+        assert answer.code == 2
+        assert f"{folder} holds results whose run folders are not there" in answer.err
+        assert "choose another --out" in answer.err
+        assert len(answer.err.splitlines()) == 1
+        assert contents(folder) == before
+    with pytest.raises(DataError, match="move it elsewhere"):
+        remove_unbegun(folder / f"{BASELINE}-seed0")
+    assert contents(folder) == before
+    commands = {one.command for one in claims(ReproduceRequest("claims", out=folder.parent).folders)}
+    assert commands == {f"ratlip reproduce {what}" for what in ("table2", "table3", "fig3", "fig5")}
+    write_ledger(folder, read_ledger(folder)[1:])
+    (folder / "sweep.toml").write_text(
+        (folder / "sweep.toml").read_text(encoding="utf-8").replace("seeds = 1", "seeds = 3"), encoding="utf-8"
+    )
+    hint = ratlip("compare", folder, "--metric", "clip-score").out
+    assert "2 of 3 seeds are done" in hint
+    assert "go on with" not in hint
+
+
+def test_a_run_folder_that_was_removed_is_no_published_result(tmp_path: Path) -> None:
+    folder = made(tmp_path / "sweep", {BASELINE: 0}, 3)
+    assert not is_published(folder)
+    shutil.rmtree(folder / f"{BASELINE}-seed1")  # to be trained again
+    assert not is_published(folder)
+    (folder / f"{BASELINE}-seed1").mkdir()  # as a kill leaves it
+    assert not is_published(folder)
+    for seed in (0, 2):
+        shutil.rmtree(folder / f"{BASELINE}-seed{seed}")
+    assert is_published(folder)  # a ledger alone
+
+
+def test_numbers_of_a_page_are_not_replaced_by_none_unasked(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
+    published(tmp_path / "out" / "table3.demo")
+    assert ratlip("reproduce", "claims", "--out", tmp_path / "out", "--into", page).code == 0
+    written = page.read_text(encoding="utf-8")
+    answer = ratlip("reproduce", "claims", "--out", tmp_path / "none", "--into", page)
+    assert answer.code == 2
+    assert f"{page} has numbers of a, b, which are not measured in {tmp_path / 'none'}" in answer.err
+    assert page.read_text(encoding="utf-8") == written
+    assert ratlip("reproduce", "claims", "--out", tmp_path / "none", "--into", page, "--drop-measured").code == 0
+    assert "holds" not in page.read_text(encoding="utf-8")
+
+
+def test_the_pages_minutes_are_those_of_the_ledger() -> None:
+    page = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
+    minutes: dict[str, list[float]] = {}
+    for entry in read_ledger(ROOT / "examples" / "experiments" / "table1.demo"):
+        minutes.setdefault(entry.row, []).append(entry.seconds / 60)
+    assert len(minutes) == 6
+    for row, each in minutes.items():
+        assert re.search(rf"^\| {re.escape(row)} \|.*\| {np.mean(each):.1f} \|$", page, re.MULTILINE), row
 
 
 def test_what_cannot_be_reproduced_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,9 +400,29 @@ def test_measures_are_of_the_same_images_for_every_model(birds: CaptionedImages,
         assert not np.array_equal(one[name], other[name])
         assert constant is None or np.array_equal(one[constant], other[constant])
         assert np.array_equal(measure.take(first, birds)[name], one[name])
-    area, energy = (measures.gradcam_energy(first, birds)[name] for name in ("area", "energy"))
+    area, energy, zero = (measures.gradcam_energy(first, birds)[name] for name in ("area", "energy", "zero"))
+    assert np.array_equal(zero == 1, energy == 0)
     assert ((area > 0.05) & (area < 0.6)).all()  # a bird without its perch
     assert ((energy >= 0) & (energy <= 1)).all()
+
+
+def test_the_energy_does_not_hang_on_one_learned_scalar(birds: CaptionedImages, tmp_path: Path) -> None:
+    """The last of the features that the discriminator reads reaches its logit by one scalar alone, which begins at 0.
+
+    At 0, and near it on either side, that feature decides nothing of the logit, nor should it of the maps.
+    """
+    found = {}
+    for scalar in (0.01, 0.0, -0.01):
+        folder = tmp_path / str(scalar)
+        shutil.copytree(load_model("ratlip-demo").folder, folder)
+        tensors = load_file(folder / DISCRIMINATOR_FILE)
+        tensors["extractor.b"][1] = scalar
+        save_file(tensors, folder / DISCRIMINATOR_FILE)
+        values = measures.gradcam_energy(load_model(str(folder)), birds)
+        assert values["zero"].max() == 0
+        found[scalar] = values["energy"].mean()
+    assert abs(found[0.01] - found[0.0]) < 0.1, found
+    assert abs(found[-0.01] - found[0.0]) < 0.1, found
 
 
 def test_the_swap_counts_what_the_classifier_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +462,7 @@ def test_claims_of_the_swap_are_over_pairs_of_captions(tmp_path: Path) -> None:
         for name, values in once.items():
             own = np.repeat(values, noise)
             swap = {"age": own, "kept": own, "scenes": np.repeat(np.arange(16), noise)}
-            save_file(swap, folder / name / SWAP_FILE)
+            save_measure(folder / name, SWAP_FILE, swap)
         found.append(by_key(Folders(tmp_path / "none", tmp_path / "none", folder))["f3"].measured)
     first, second = found
     assert first is not None
@@ -324,7 +491,18 @@ def test_a_measure_of_a_dataset_that_is_gone_is_told_by_its_name(
     assert "ratlip sweep" not in str(told.value)
     (tmp_path / "moved").rename(data)
     measures.measure_runs(tmp_path / "sweep", measures.ANGLES, "cpu")
-    assert (tmp_path / "sweep" / "run" / ANGLES_FILE).is_file()
+    angles = tmp_path / "sweep" / "run" / ANGLES_FILE
+    assert tensor_metadata(angles) == {
+        "model": entry.model_fingerprint,
+        "data": entry.data["fingerprint"],
+        "classifier": "",
+        "how": HOW[ANGLES_FILE],
+    }
+    write_ledger(tmp_path / "sweep", [replace(entry, data={**entry.data, "fingerprint": "of other data"})])
+    before = angles.read_bytes()
+    with pytest.raises(DataError, match="sweep/run was trained on: its captions or images differ"):
+        measures.measure_runs(tmp_path / "sweep", measures.ANGLES, "cpu")
+    assert angles.read_bytes() == before
 
 
 def small_papers(folder: Path, tiny_clip: Path, tiny_settings: TrainSettings, dataset: Path) -> Path:

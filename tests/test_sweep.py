@@ -32,7 +32,17 @@ from ratlip_cli.experiments.compare import CompareRequest, compare_runs
 from ratlip_cli.experiments.ledger import BROKEN, CHANGED, DONE, FEATURES, SCENES, Entry, read_ledger, read_values
 from ratlip_cli.experiments.one_run import make_run
 from ratlip_cli.experiments.score import score_run, trained_by
-from ratlip_cli.experiments.sweep import BEGUN, LOCKS, LOGS, MISSING, UNSCORED, SweepFolder, SweepRequest, slots
+from ratlip_cli.experiments.sweep import (
+    BEGUN,
+    LOCKS,
+    LOGS,
+    MISSING,
+    UNSCORED,
+    SweepFolder,
+    SweepRequest,
+    slots,
+    unlike,
+)
 from ratlip_cli.experiments.sweep_file import read_sweep
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.start import open_session
@@ -101,6 +111,13 @@ def test_lists_multiply(write: Write, content: dict) -> None:
     assert read_sweep(write(content)).rows[4] == "variant=rat hidden_size=8"
 
 
+def test_lists_of_what_a_variant_does_not_read_make_rows_that_are_the_same(write: Write, content: dict) -> None:
+    del content["rows"]
+    content["vary"] = {"variant": ["galip", "ratlip"], "hidden_size": [4, 16]}
+    with pytest.raises(UsageError, match="'variant=galip hidden_size=4' and 'variant=galip hidden_size=16' are the sa"):
+        read_sweep(write(content))
+
+
 def test_what_stays_reaches_the_families_that_have_it(write: Write, content: dict) -> None:
     content["rows"]["DF-GAN"] = {"variant": "dfgan"}
     content["settings"]["similarity_weight"] = 3.0
@@ -128,6 +145,7 @@ def _with(path: str, value: object) -> Callable[[dict], None]:
         (_with("rows/GALIP/lr_g", "fast"), "row 'GALIP': 'lr_g' must be a number"),
         (_with("rows/GALIP/lr_g", -1.0), "row 'GALIP': lr_g is -1.0"),
         (_with("rows/again", {"variant": "galip"}), "the rows 'GALIP' and 'again' are the same"),
+        (_with("rows/again", {"variant": "galip", "hidden_size": 16}), "the rows 'GALIP' and 'again' are the same"),
         (_with("rows/with-RAT", {"variant": "ratlip"}), "the rows 'with RAT' and 'with-RAT' have the same folder"),
         (_with("rows/GALIP/image_size", 64), "image_size is 64 in row 'GALIP' and 32 in row 'with RAT'"),
         (_with("settings/steps", 5), "settings: 'steps' is not for a sweep file; what says it is images_shown"),
@@ -215,6 +233,12 @@ def test_a_run_is_what_train_and_evaluate_make_of_it(write: Write, content: dict
     assert values[SCENES].tolist() == [0, 0, 1, 1]
     assert (entry.version, entry.commit) == (entry.scored_by["version"], entry.scored_by["commit"])
     assert entry.machine == entry.scored_by["machine"] != ""
+
+    assert entry.protocol["model"] == "EMA of the last checkpoint"
+    unaveraged = run.settings.replaced(ema=0.0)
+    last = make_run(folder, dataclasses.replace(run, name="no-EMA", settings=unaveraged))
+    assert last.protocol["model"] == "the last checkpoint, without EMA"
+    assert unlike(entry.protocol, last.protocol) == [], "a setting of the training, as any other"
 
     other = dataclasses.replace(run, name="undisturbed")
     again = make_run(folder, other)

@@ -53,6 +53,9 @@ def reproduce(
     into: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With claims: write them into this page, between its marks.")
     ] = None,
+    drop_measured: Annotated[
+        bool, typer.Option("--drop-measured", help="With --into: even where the page has numbers that are not here.")
+    ] = False,
     device: Device = "auto",
     data_dir: Annotated[
         str, typer.Option(metavar="FOLDER", help="Folder that holds prepared datasets.", envvar="RATLIP_DATA")
@@ -78,7 +81,7 @@ def reproduce(
     request = ReproduceRequest(what, scale, out, device)
     check_files(request)
     if what == "claims":
-        _show_claims(request, into)
+        _show_claims(request, into, drop_measured)
         return
     swept = []
     for name in NEEDED[what]:
@@ -129,18 +132,25 @@ def _show_table(folder: Path, format: str) -> None:
     console.result(WRITERS[format](table).rstrip("\n"))
 
 
-def _show_claims(request: ReproduceRequest, into: Path | None) -> None:
-    from ratlip_cli.experiments.claims import claims, markdown, provenance
+def _show_claims(request: ReproduceRequest, into: Path | None, drop_measured: bool) -> None:
+    from ratlip_cli.experiments.claims import claims, markdown, measured_in, provenance
 
-    text = f"{markdown(claims(request.folders))}\n{provenance(request.folders)}\n"
+    found = claims(request.folders)
+    text = f"{markdown(found)}\n{provenance(request.folders)}\n"
     if into is None:
         console.result(text.rstrip("\n"))
         return
     check_there(into)
     page = decoded(into.read_bytes(), str(into))
     before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    written, end, after = rest.partition(END)
     if not begin or not end:
         raise UsageError(f"{into} lacks the marks between which claims are written: {BEGIN} and {END}.")
+    lost = [one.key for one in found if one.measured is None and one.key in measured_in(written)]
+    if lost and not drop_measured:
+        raise UsageError(
+            f"{into} has numbers of {', '.join(lost)}, which are not measured in {request.out}: give the --out that "
+            "holds their runs, or --drop-measured to write the page without them."
+        )
     write_text(into, f"{before}{begin}\n\n{text}\n{end}{after}")
     console.result(into)

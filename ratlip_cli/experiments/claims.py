@@ -4,7 +4,7 @@ A claim holds where the whole 95 % interval lies on its side, and fails where th
 else the seeds do not decide it. The claims were fixed before the runs, and each has its own interval.
 
 a, b and c come of the ledgers and the values of images beside them; d, e and f of files that measures.py leaves in the
-run folders.
+run folders, where those are of the run's model and data as they are now.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from safetensors.numpy import load_file
 
 from ratlip_cli.errors import DataError, first_line
 from ratlip_cli.experiments.compare import CompareRequest, Row, read_rows, sample_of
-from ratlip_cli.experiments.ledger import LEDGER_FILE, SCENES, Entry
+from ratlip_cli.experiments.ledger import LEDGER_FILE, SCENES, SWEEP_FILE, Entry, read_ledger
+from ratlip_cli.experiments.measure_files import ANGLES_FILE, GRADCAM_FILE, SWAP_FILE, is_current
 from ratlip_cli.experiments.reproduce import (
     BASELINE,
     CHOSEN,
@@ -32,10 +33,8 @@ from ratlip_cli.experiments.reproduce import (
     hidden,
 )
 from ratlip_cli.experiments.statistics import Estimate, Sample, combined, estimate, mean_sample
+from ratlip_cli.experiments.sweep_file import read_sweep
 from ratlip_cli.experiments.tables import interval, mean
-
-GRADCAM_FILE, ANGLES_FILE, SWAP_FILE = "gradcam.safetensors", "angles.safetensors", "swap.safetensors"
-"""What measures of single images leave in a run folder; see measures.py."""
 
 HOLDS, FAILS = "holds", "fails"
 
@@ -64,6 +63,8 @@ class Claim:
     measured: Estimate | None
     """None where the runs are not there."""
     verdict: str
+    asked: int = 0
+    """How many seeds its sweep has, done or not."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class _Wording:
     number: str
     command: str
     lacking: str = ""
-    """What the folders' scale lacks to measure it."""
+    """What ratlip does not read or train yet at this scale."""
 
 
 Judge = Callable[[Estimate], str]
@@ -86,9 +87,8 @@ def claims(folders: Folders) -> list[Claim]:
     Raises DataError where a ledger or a measure is damaged.
     """
     table2, table3, faces = (_rows(folder) for folder in (folders.table2, folders.table3, folders.faces))
-    masks, classifier = (
-        ("masks of segments", "an attribute classifier of faces") if folders.scale == PAPER else ("", "")
-    )
+    asked2, asked3, asked_faces = (len(_asked(folder)) for folder in (folders.table2, folders.table3, folders.faces))
+    masks, classifier = ("masks of segments", "attribute classifier of faces") if folders.scale == PAPER else ("", "")
     return [
         _claim(
             _Wording(
@@ -100,6 +100,7 @@ def claims(folders: Folders) -> list[Claim]:
             ),
             lambda: _combined(table3, {OURS: 1, BASELINE: -1}),
             _above(0),
+            asked3,
         ),
         _claim(
             _Wording(
@@ -111,6 +112,7 @@ def claims(folders: Folders) -> list[Claim]:
             ),
             lambda: _relative(table3, RAT, BASELINE),
             _within(MARGIN),
+            asked3,
         ),
         _claim(
             _Wording(
@@ -122,6 +124,7 @@ def claims(folders: Folders) -> list[Claim]:
             ),
             lambda: _combined(table2, slope_weights()),
             _above(0),
+            asked2,
         ),
         _claim(
             _Wording(
@@ -133,6 +136,7 @@ def claims(folders: Folders) -> list[Claim]:
             ),
             lambda: _relative(table2, hidden(LARGEST), hidden(CHOSEN)),
             _below(MARGIN),
+            asked2,
         ),
         _claim(
             _Wording(
@@ -149,6 +153,7 @@ def claims(folders: Folders) -> list[Claim]:
                 (GRADCAM_FILE, "energy"),
             ),
             _above(0),
+            asked2,
         ),
         _claim(
             _Wording(
@@ -160,6 +165,7 @@ def claims(folders: Folders) -> list[Claim]:
             ),
             lambda: _combined(table3, {OURS: 1, BASELINE: -1}, (ANGLES_FILE, "angle")),
             _below(0),
+            asked3,
         ),
         _claim(
             _Wording(
@@ -172,6 +178,7 @@ def claims(folders: Folders) -> list[Claim]:
             ),
             lambda: _combined(faces, {OURS: 1}, (SWAP_FILE, "age")),
             _above(AGE_CHANGES),
+            asked_faces,
         ),
         _claim(
             _Wording(
@@ -184,6 +191,7 @@ def claims(folders: Folders) -> list[Claim]:
             ),
             lambda: _combined(faces, {OURS: 1}, (SWAP_FILE, "kept")),
             _above(REST_STAYS),
+            asked_faces,
         ),
         _claim(
             _Wording(
@@ -196,6 +204,7 @@ def claims(folders: Folders) -> list[Claim]:
             ),
             lambda: _combined(faces, {OURS: 1, BASELINE: -1}, (SWAP_FILE, "age")),
             _above(0),
+            asked_faces,
         ),
     ]
 
@@ -205,15 +214,28 @@ def markdown(found: Sequence[Claim]) -> str:
     rows = [("", "claim", "printed", "measured", "95 % interval", "seeds", "verdict", "command")]
     for one in found:
         own = one.measured
-        numbers = ("-", "-", "-") if own is None else (mean(own), interval(own), str(own.seeds))
+        numbers = ("-", "-", "-") if own is None else (mean(own), interval(own), _seeds(one))
         command = f"`{one.command}`" if one.command else "-"
         rows.append((one.key, f"{one.text} ({one.number})", one.printed, *numbers, one.verdict, command))
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|---|---|---|---:|---:|---:|---|---|", *lines[1:]]) + "\n"
 
 
+def _seeds(one: Claim) -> str:
+    done = 0 if one.measured is None else one.measured.seeds
+    return f"{done} of {one.asked}" if done < one.asked else str(done)
+
+
+def measured_in(table: str) -> set[str]:
+    """The keys of the claims that have a number in a table that `markdown` wrote."""
+    rows = [[cell.strip() for cell in line.split(" | ")] for line in table.splitlines() if line.startswith("| ")]
+    return {row[0].removeprefix("| ") for row in rows[1:] if len(row) > 3 and row[3] != "-"}
+
+
 def provenance(folders: Folders) -> str:
-    """Lines of a list: seeds of each sweep, and machines and commits of ratlip that trained the runs that count."""
+    """Lines of a list: seeds of each sweep, machines and commits of ratlip that trained the runs that count, runs that
+    do not count, and what stands beside the numbers of d and e.
+    """
     seeds, machines, commits = [], set[str](), set[str]()
     for folder in (folders.table2, folders.table3, folders.faces):
         entries = [run.entry for row in _rows(folder).values() for run in row.runs]
@@ -227,8 +249,64 @@ def provenance(folders: Folders) -> str:
         "Seeds": seeds,
         "Trained on": sorted(machines),
         f"Commit{'s' if len(commits) > 1 else ''} of ratlip that trained": sorted(commits),
+        "Left out": _left_out(folders),
+        "Beside d, at each hidden size": _beside_gradcam(_rows(folders.table2)),
+        "Beside e": _beside_angles(_rows(folders.table3)),
     }
-    return "\n".join(f"- {name}: {'; '.join(values)}" for name, values in what.items())
+    return "\n".join(f"- {name}: {'; '.join(values)}" for name, values in what.items() if values)
+
+
+def _left_out(folders: Folders) -> list[str]:
+    """Runs that do not count, each with the reason, and those that a measure lacks which others have."""
+    lines = []
+    for folder, file in ((folders.table2, GRADCAM_FILE), (folders.table3, ANGLES_FILE), (folders.faces, SWAP_FILE)):
+        rows = _rows(folder)
+        lines += [f"{folder.name}: {reason}" for row in rows.values() for reason in row.left_out]
+        begun = {entry.run for entry in read_ledger(folder)} if rows else set()
+        if rows and (folder / SWEEP_FILE).is_file():
+            lines += [
+                f"{folder.name}: {run.name} is not done yet"
+                for run in read_sweep(folder / SWEEP_FILE).runs
+                if run.name not in begun
+            ]
+        runs = [run for row in rows.values() for run in row.runs]
+        lacking = [run.entry.run for run in runs if not is_current(run.path / file, run.entry)]
+        if any((run.path / file).is_file() for run in runs):
+            lines += [f"{folder.name}: {run} has no {file} of its model and data as they are" for run in lacking]
+    return lines
+
+
+def _beside_gradcam(rows: Mapping[str, Row]) -> list[str]:
+    """The share of the energy inside the subject, and that of the area, which a map of one value has."""
+    lines = []
+    for name in map(hidden, HIDDEN_SIZES):
+        found = [
+            None if name not in rows else _measured(rows[name], GRADCAM_FILE, of) for of in ("energy", "area", "zero")
+        ]
+        energy, area, zero = (None if one is None else float(one.values.mean()) for one in found)
+        if energy is not None and area is not None and zero is not None:
+            lines.append(
+                f"{name}: energy {energy:.3f}, the subject's area {area:.3f}, {zero:.1%} of the maps zero everywhere"
+            )
+    return lines
+
+
+def _beside_angles(rows: Mapping[str, Row]) -> list[str]:
+    """The control of the angles: those to the image of the next caption, which a collapse would narrow as well."""
+    found = _combined(rows, {OURS: 1, BASELINE: -1}, (ANGLES_FILE, "mismatched"))
+    if found is None or not found.seeds:
+        return []
+    own = estimate(found)
+    return [f"the angle to the image of the next caption, RAT+ATT minus GALIP: {mean(own)} {interval(own)}"]
+
+
+def _asked(folder: Path) -> set[int]:
+    """The seeds of a sweep, done or not; none where it is not there."""
+    if not (folder / LEDGER_FILE).is_file():
+        return set()
+    if (folder / SWEEP_FILE).is_file():
+        return {run.seed for run in read_sweep(folder / SWEEP_FILE).runs}
+    return {entry.seed for entry in read_ledger(folder)}
 
 
 def _short(entry: Entry) -> str:
@@ -269,11 +347,13 @@ def _samples(
 
 
 def _measured(row: Row, file: str, name: str) -> Sample | None:
-    runs = [run for run in row.runs if (run.path / file).is_file()]
-    if not runs:
-        return None
+    there = [run for run in row.runs if (run.path / file).is_file()]
     try:
-        arrays = [load_file(run.path / file) for run in runs]
+        loaded = [(run, load_file(run.path / file)) for run in there]
+        runs = [run for run in there if is_current(run.path / file, run.entry)]
+        if not runs:
+            return None
+        arrays = [array for run, array in loaded if run in runs]
         values = np.stack([array[name] for array in arrays])
         return mean_sample([run.entry.seed for run in runs], values, arrays[0].get(SCENES))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
@@ -298,17 +378,18 @@ def _relative(rows: Mapping[str, Row], row: str, base: str) -> Sample | None:
     return combined(samples, (1 / scale, -1 / scale))
 
 
-def _claim(wording: _Wording, sample: Callable[[], Sample | None], judge: Judge) -> Claim:
+def _claim(wording: _Wording, sample: Callable[[], Sample | None], judge: Judge, asked: int) -> Claim:
     said = (wording.key, wording.text, wording.printed, wording.number)
     if wording.lacking:
         return Claim(
-            *said, command="", measured=None, verdict=f"cannot be measured: this scale lacks {wording.lacking}"
+            *said, command="", measured=None, verdict=f"not measured: ratlip has no {wording.lacking} at this scale yet"
         )
     found = sample()
     if found is None or not found.seeds:
         return Claim(*said, wording.command, measured=None, verdict="not measured yet")
     own = estimate(found)
-    return Claim(*said, wording.command, measured=own, verdict=judge(own))
+    so_far = f" ({own.seeds} of {asked} seeds so far)" if own.seeds < asked else ""
+    return Claim(*said, wording.command, measured=own, verdict=judge(own) + so_far, asked=asked)
 
 
 def _above(limit: float) -> Judge:

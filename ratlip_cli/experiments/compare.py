@@ -25,6 +25,7 @@ from ratlip_cli.experiments.ledger import (
     VALUES_FILE,
     Entry,
     decisive,
+    is_published,
     read_entry,
     read_ledger,
     read_real_features,
@@ -276,8 +277,11 @@ def _check_protocols(runs: Sequence[Run]) -> None:
 
 
 def _decisive(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a protocol decides scores; where files of networks lie does not, their fingerprints do."""
-    files = {"inception_weights", "attribute_classifier", "clip", "clip_score_clip", "networks"}
+    """What of a protocol decides scores; where files of networks lie does not, their fingerprints do.
+
+    Nor does `model`, see `sweep.unlike`.
+    """
+    files = {"inception_weights", "attribute_classifier", "clip", "clip_score_clip", "networks", "model"}
     networks = sorted(map(str, (network["fingerprint"] for network in protocol.get("networks", {}).values())))
     return {**{name: value for name, value in protocol.items() if name not in files}, "networks": networks}
 
@@ -330,9 +334,12 @@ def protocol_of(rows: Sequence[Row]) -> Mapping[str, Any]:
 
 
 def _unfinished(folders: Sequence[Path]) -> Iterator[str]:
-    """Which rows of sweeps have runs that are still to be made, and what goes on with them."""
+    """Which rows of sweeps have runs that are still to be made, and what goes on with them.
+
+    Nothing goes on with results whose run folders are elsewhere.
+    """
     for folder in folders:
-        file = folder / SWEEP_FILE
+        file, published = folder / SWEEP_FILE, is_published(folder)
         if not file.is_file() or not (folder / LEDGER_FILE).is_file():
             continue
         entries = {entry.run: entry.state for entry in read_ledger(folder)}
@@ -343,7 +350,7 @@ def _unfinished(folders: Sequence[Path]) -> Iterator[str]:
             if None in states:
                 done = states.count(DONE)
                 made = f"{done} of {len(states)} seeds {'is' if done == 1 else 'are'} done"
-                yield f"{row}: {made}; go on with `{command}`"
+                yield f"{row}: {made}" + ("" if published else f"; go on with `{command}`")
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:

@@ -80,15 +80,33 @@ def read_ledger(folder: Path) -> list[Entry]:
 
     Raises DataError where it is no sweep folder or its ledger is damaged.
     """
+    return [checked(folder / entry.run, entry) for entry in _written(folder)]
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a sweep folder holds results without the run folders that they came of, as a repository keeps them.
+
+    Its finished runs have values but no training there, or none of them has a run folder at all. A run folder that was
+    removed to train the run again makes none of it.
+    """
+    try:
+        done = [folder / entry.run for entry in _written(folder) if entry.state == DONE]
+    except DataError:
+        return False
+    alone = [run for run in done if not (run / "config.toml").is_file()]
+    return bool(done) and (len(alone) == len(done) or any((run / VALUES_FILE).is_file() for run in alone))
+
+
+def _written(folder: Path) -> list[Entry]:
+    """The entries of a sweep folder as they were written, with the errors of `read_ledger`."""
     path = folder / LEDGER_FILE
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        entries = [from_json(Entry, json.loads(line), optional=True) for line in lines]
+        return [from_json(Entry, json.loads(line), optional=True) for line in lines]
     except FileNotFoundError as error:
         raise DataError(f"{folder} is no sweep folder: it has no {LEDGER_FILE}; `ratlip sweep` makes one.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({first_line(error)}); `ratlip sweep` writes it anew.") from error
-    return [checked(folder / entry.run, entry) for entry in entries]
 
 
 def write_ledger(folder: Path, entries: Sequence[Entry]) -> None:

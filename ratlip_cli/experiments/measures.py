@@ -1,6 +1,7 @@
 """What the paper shows of single images, measured on every run of a sweep: Grad-CAM, angles, and a swap of age.
 
-Each measure leaves a file of values of images in the run folder, and is not taken again while the model is the same.
+Each measure leaves a file of values of images in the run folder, and is not taken again while all that decides it is
+the same: see measure_files.py.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from safetensors.numpy import save_file
 from torch.nn import functional as F
 
 from ratlip_cli.data.dataset import CaptionedImages
+from ratlip_cli.data.layout import split_fingerprint
 from ratlip_cli.data.of_run import dataset_of_model
 from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.demo.attribute_classifier import SIDE, load_classifier
@@ -26,28 +28,32 @@ from ratlip_cli.demo.attributes import ATTRIBUTES, sample_attributes
 from ratlip_cli.demo.captions import LONGEST, caption
 from ratlip_cli.device import resolve_device
 from ratlip_cli.errors import DataError
-from ratlip_cli.experiments.claims import ANGLES_FILE, GRADCAM_FILE, SWAP_FILE
 from ratlip_cli.experiments.ledger import DONE, SCENES, read_ledger
-from ratlip_cli.explain.gradcam.gradcam import gradcam, make_target, resolve_layer, upsample
+from ratlip_cli.experiments.measure_files import (
+    ANGLES_FILE,
+    GRADCAM_FILE,
+    GRADCAM_IMAGES,
+    PAIRS,
+    SWAP_FILE,
+    SWAP_NOISE,
+    SWAPS,
+    is_current,
+    metadata_of,
+)
+from ratlip_cli.explain.gradcam.gradcam import gradcam, make_target, upsample
 from ratlip_cli.explain.gradcam.input_images import InputImage, from_dataset
 from ratlip_cli.explain.latent.space import make_space
 from ratlip_cli.explain.latent.views import pair_view, real_images
-from ratlip_cli.file_kinds import tensor_metadata
 from ratlip_cli.files import whole_file
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.sampling import noise_vectors, sample
+from ratlip_cli.tensor_files import fingerprint
 from ratlip_cli.training.settings import settings_of_run
 from ratlip_cli.weights.load import load_model
 from ratlip_cli.weights.model_folder import Model
 
 Values = dict[str, NDArray[Any]]
 """By name (n,): image i is the same task in every run. Images of one number in SCENES are alike."""
-
-GRADCAM_IMAGES, PAIRS = 200, 500
-"""Images of the test split; pairs of real and generated images."""
-
-SWAPS, SWAP_NOISE = 64, 4
-"""Pairs of captions that differ in the age; noise vectors under each of them, which no other pair has."""
 
 NOT_THE_SUBJECT = frozenset({"perch"})
 """Segments that are masked and are not what the caption is about."""
@@ -62,20 +68,25 @@ class Measure:
     file: str
     """In the run folder: values (n,) by name."""
     take: Callable[[Model, CaptionedImages], Values]
+    classifier: str = ""
+    """The fingerprint of the attribute classifier that judges."""
 
 
 def gradcam_energy(model: Model, dataset: CaptionedImages) -> Values:
     """The share of the Grad-CAM map inside the subject, for each image of the test split whose segments are known.
 
     The map is that of the discriminator's logit: it learns with the generator, while the maps of the frozen CLIP are
-    the same in every run. `area` is the share of the image that the subject covers, which a map of one value has.
+    the same in every run. It is at the first block that the discriminator reads, from where all of its features come:
+    from the last one, the tokens reach the logit by one learned scalar alone, whose sign differs between runs.
+    `area` is the share of the image that the subject covers, which a map of one value has; `zero` is 1 where the map is
+    zero everywhere, and has no energy anywhere.
     """
     target = make_target("discriminator", model)
-    layer = resolve_layer(target, None)
+    layer = None if target.feature_map is not None else target.reads_after[0]
     inputs = [one for one in from_dataset(dataset, GRADCAM_IMAGES) if one.masks]
     if not inputs:
         raise DataError(f"{dataset.path} has no masks of segments; rendered data, such as demo-birds, has them.")
-    energy, area = [], []
+    energy, area, zero = [], [], []
     for start in range(0, len(inputs), _BATCH):
         some = inputs[start : start + _BATCH]
         text = target.encode([one.prompt for one in some])
@@ -86,7 +97,9 @@ def gradcam_energy(model: Model, dataset: CaptionedImages) -> Values:
             total = own.sum()
             energy.append(own[mask].sum() / total if total > 0 else 0.0)
             area.append(mask.mean())
-    return {"energy": np.asarray(energy, np.float32), "area": np.asarray(area, np.float32)}
+            zero.append(total == 0)
+    found = {"energy": energy, "area": area, "zero": zero}
+    return {name: np.asarray(values, np.float32) for name, values in found.items()}
 
 
 def _subject(image: InputImage) -> NDArray[np.bool_]:
@@ -162,7 +175,7 @@ def _faces(
 
 def swap_of(weights: Path) -> Measure:
     """The measure `age_swap` by an attribute classifier."""
-    return Measure(SWAP_FILE, partial(age_swap, weights))
+    return Measure(SWAP_FILE, partial(age_swap, weights), fingerprint(load_classifier(weights).state_dict()))
 
 
 GRADCAM = Measure(GRADCAM_FILE, gradcam_energy)
@@ -170,12 +183,15 @@ ANGLES = Measure(ANGLES_FILE, real_angles)
 
 
 def measure_runs(folder: Path, measure: Measure, device: str = "auto", progress: Progress = silent) -> None:
-    """Take a measure of every run of a sweep that is done, where it is not taken yet."""
+    """Take a measure of every run of a sweep that is done, where it is not taken yet.
+
+    Raises DataError where the data are not there, or not those that a run was trained on.
+    """
     entries = [entry for entry in read_ledger(folder) if entry.state == DONE]
     for done, entry in enumerate(entries):
         progress(f"{Path(measure.file).stem} of runs", done, len(entries), "runs")
         path = folder / entry.run / measure.file
-        if tensor_metadata(path).get("model") == entry.model_fingerprint:
+        if is_current(path, entry, measure.classifier):
             continue
         model = load_model(str(folder / entry.run), resolve_device(device))
         size = model.config.generator.image_size
@@ -183,8 +199,13 @@ def measure_runs(folder: Path, measure: Measure, device: str = "auto", progress:
         if data is None:  # it is not where it was: prepared again, where it is a published or a rendered one
             settings = settings_of_run(folder / entry.run)
             data = resolve_dataset(settings.dataset, Path(settings.data_dir), size, progress, "test")
+        if split_fingerprint(data, "train") != entry.data.get("fingerprint"):
+            raise DataError(
+                f"{data} is not what {folder / entry.run} was trained on: its captions or images differ. Put the "
+                "dataset of the run there, or prepare it with the version of ratlip and the settings that made it."
+            )
         dataset = CaptionedImages(data, "test", size)
         values = measure.take(model, dataset)
         with whole_file(path) as whole:
-            save_file(values, whole, {"model": entry.model_fingerprint})
+            save_file(values, whole, metadata_of(measure.file, entry, measure.classifier))
     progress(f"{Path(measure.file).stem} of runs", len(entries), len(entries), "runs")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratlip_cli.errors import DataError, UsageError
-from ratlip_cli.experiments.ledger import DONE, LEDGER_FILE, read_ledger
+from ratlip_cli.experiments.ledger import DONE, LEDGER_FILE, is_published, read_ledger
 from ratlip_cli.experiments.sweep_file import read_sweep
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.setting import RUNS
@@ -62,9 +62,10 @@ class Folders:
     """Holds them, where `ratlip reproduce` made them."""
 
     def command(self, what: str) -> str:
-        """What makes a table or a figure of this scale there."""
+        """What makes a table or a figure of this scale there; in RUNS where they are published without their runs."""
         scale = [] if self.scale == DEMO else ["--scale", self.scale]
-        out = [] if self.out == RUNS else ["--out", str(self.out)]
+        published = any(map(is_published, (self.table2, self.table3, self.faces)))
+        out = [] if self.out == RUNS or published else ["--out", str(self.out)]
         return shlex.join(["ratlip", "reproduce", what, *scale, *out])
 
 
@@ -128,7 +129,14 @@ def figures(request: ReproduceRequest, progress: Progress = silent) -> list[Path
         if request.scale == DEMO:
             measure_runs(folder, GRADCAM, device, progress)
         models = _first_runs(folder, [hidden(size) for size in HIDDEN_SIZES], device)
-        shown = GradCamRequest(PROMPTS[request.scale], models=models, target="discriminator", count=3, device=device)
+        shown = GradCamRequest(
+            PROMPTS[request.scale],
+            models=models,
+            target="discriminator",
+            layer=models[0].clip.geometry.feature_blocks[0],  # as in the measure
+            count=3,
+            device=device,
+        )
         results.append(gradcam(shown, progress))
     else:
         measure_runs(request.folder("table3"), ANGLES, device, progress)

@@ -182,7 +182,7 @@ def score_run(
         steps=steps,
         images_shown=steps * settings.batch_size,
         seconds=round(_seconds_of_steps(run, settings) + time.perf_counter() - started, 1),
-        protocol=_recorded(protocol, networks, inputs, split),
+        protocol=_recorded(protocol, networks, inputs, split, settings),
         scores=scores,
         files={name: sha256_of(run / name) for name in (GENERATOR_FILE, VALUES_FILE)},
     )
@@ -246,8 +246,11 @@ def trained_by(run: Path) -> dict[str, str | None]:
     return {name: None if value is None else str(value) for name, value in told.items()}
 
 
-def _recorded(protocol: Protocol, networks: Networks, inputs: Inputs, split: CaptionedImages) -> dict[str, Any]:
-    """The protocol with what it came to: equal in runs whose scores can be compared."""
+def _recorded(
+    protocol: Protocol, networks: Networks, inputs: Inputs, split: CaptionedImages, settings: TrainSettings
+) -> dict[str, Any]:
+    """The protocol with what it came to: equal in runs whose scores can be compared, but for the model's EMA."""
+    averaged = settings.ema > 0 or "ema" in settings.family.unused  # which has an EMA of its own
     return {
         **json.loads(json.dumps(asdict(protocol))),
         "networks": {
@@ -259,7 +262,7 @@ def _recorded(protocol: Protocol, networks: Networks, inputs: Inputs, split: Cap
         "image_size": split.image_size,
         "data_fingerprint": split.fingerprint,
         "captions_fingerprint": None if inputs.captions is None else inputs.captions.fingerprint,
-        "model": "EMA of the last checkpoint",
+        "model": "EMA of the last checkpoint" if averaged else "the last checkpoint, without EMA",
     }
 
 

@@ -28,12 +28,14 @@ from ratlip_cli.experiments.ledger import (
     CHANGED,
     CONFIG_FILE,
     DONE,
+    LEDGER_FILE,
     SCORES_FILE,
     SWEEP_FILE,
     VALUES_FILE,
     Entry,
     differences,
     digest_of,
+    is_published,
     read_entry,
     read_ledger,
     write_ledger,
@@ -110,8 +112,8 @@ class SweepFolder:
     """A sweep file and the folder of its runs.
 
     Raises:
-        UsageError: the file or its dataset cannot be used; the folder is none of a sweep; or the file was changed in
-            what trained the runs that are there.
+        UsageError: the file or its dataset cannot be used; the folder is none of a sweep, or holds results without
+            their runs; or the file was changed in what trained the runs that are there.
         DataError: the dataset is not there.
     """
 
@@ -120,6 +122,11 @@ class SweepFolder:
         self.path = request.folder
         self.sweep: Sweep = read_sweep(request.file)
         check_dataset_name(self.sweep.runs[0].settings.dataset, Path(request.data_dir))
+        if is_published(self.path):
+            raise UsageError(
+                f"{self.path} holds results whose run folders are not there, and a sweep would begin them all anew: "
+                f"choose another --out, or remove its {LEDGER_FILE} and what lies in its run folders."
+            )
         others = _others(self.path)  # first: nothing is there before the sweep file is
         if (self.path / SWEEP_FILE).is_file():
             self._check_unchanged(read_sweep(self.path / SWEEP_FILE))
@@ -311,9 +318,15 @@ def is_trained(folder: Path, settings: TrainSettings) -> bool:
 
 
 def remove_unbegun(folder: Path) -> None:
-    """Remove a run folder that a kill left before there was anything of the training in it."""
-    if folder.exists() and not is_begun(folder):
-        shutil.rmtree(folder)
+    """Remove a run folder that a kill left before there was anything of the training in it.
+
+    Raises DataError where it holds scores or other values of images, which are results of a training that is not there.
+    """
+    if not folder.exists() or is_begun(folder):
+        return
+    if kept := next((path for path in folder.glob("*.safetensors")), None):
+        raise DataError(f"{kept} is of a training that is not there; move it elsewhere to train the run anew.")
+    shutil.rmtree(folder)
 
 
 def _others(folder: Path) -> list[str]:
@@ -351,8 +364,11 @@ def _trained_otherwise(first: Entry, entry: Entry) -> str:
 
 
 def unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """The names of what differs between two protocols as they are recorded; networks by their own names."""
-    names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    """The names of what differs between two protocols as they are recorded; networks by their own names.
+
+    `model` does not count: it is the last checkpoint in all, and whether it is an EMA is a setting of the training.
+    """
+    names = [name for name in {**first, **second} if name != "model" and first.get(name) != second.get(name)]
     one, other = (protocol.get("networks", {}) for protocol in (first, second))
     networks = [name for name in {**one, **other} if one.get(name) != other.get(name)]
     return [each for name in names for each in (networks if name == "networks" else [name])]

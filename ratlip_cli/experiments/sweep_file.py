@@ -235,7 +235,9 @@ def _check_rows(path: Path, runs: Sequence[Run]) -> None:
     if not first.settings.dataset:
         raise UsageError(f"{path}: give the dataset to train on, in [settings].")
     for run in runs:
-        same = settings.setdefault(run.settings.to_toml(), run.row)
+        own, unread = run.settings, run.settings.family.unread
+        read = own.replaced(**{name: value for name, value in TrainSettings().flat().items() if name in unread})
+        same = settings.setdefault(read.to_toml(), run.row)
         if same != run.row:
             raise UsageError(f"{path}: the rows '{same}' and '{run.row}' are the same; leave out one of them.")
         before = folders.setdefault(run.name.casefold(), run.row)

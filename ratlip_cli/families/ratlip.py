@@ -26,6 +26,7 @@ class Ratlip(Family):
     def __init__(self, name: str, about: str) -> None:
         self.name = name
         self.about = about
+        self.unread = frozenset({"hidden_size"} if name == "galip" else ())  # which has no LSTM
 
     def generator(self, config: GeneratorConfig, geometry: ClipGeometry) -> nn.Module:
         from ratlip_cli.model.generator import Generator
