@@ -285,19 +285,19 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def test_a_run_of_two_processes_goes_on_in_one_and_again_in_two(tiny_settings: TrainSettings, tmp_path: Path) -> None:
-    several = options(tiny_settings.replaced(steps=2, out=str(tmp_path / "run")))
+    several = options(tiny_settings.replaced(steps=1, out=str(tmp_path / "run")))
     code, out, err = ended(train(*several, "--devices", "2"))
     assert (code, out.split()) == (0, [str(tmp_path / "run")]), err
     assert [line.split(",")[0] for line in err.splitlines()] == [
         "10 images; their 20 captions are encoded once and kept",
         f"training in {tmp_path / 'run'}",
-        "train 2/2",
+        "train 1/1",
     ]
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1  # the first process alone logs
-    assert ratlip("train", "--resume", tmp_path / "run", "--steps", 4).code == 0
-    code, _, err = ended(train("--resume", str(tmp_path / "run"), "--steps", "6", "--devices", "2"))
+    assert ratlip("train", "--resume", tmp_path / "run", "--steps", 2).code == 0
+    code, _, err = ended(train("--resume", str(tmp_path / "run"), "--steps", "3", "--devices", "2"))
     assert code == 0, err
-    assert ratlip("train", *options(tiny_settings.replaced(steps=6, out=str(tmp_path / "one")))).code == 0
+    assert ratlip("train", *options(tiny_settings.replaced(steps=3, out=str(tmp_path / "one")))).code == 0
     assert_same_run(tmp_path / "one", tmp_path / "run")
 
 

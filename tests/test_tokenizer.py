@@ -27,6 +27,7 @@ OURS, THEIRS = CLIPTokenizer(), open_clip.SimpleTokenizer()
         "schÃ¶ne VÃ¶gel, l\u2019oiseau",
         "<start_of_text> a bird <END_OF_TEXT> a cat",
         "ⅷ²½三3भ4 a1b2_c3",
+        "\u0345 a\u0345b !\u0345! 1\u03452",
     ],
 )
 def test_the_tokenizer_gives_the_same_ids(prompt: str) -> None:
