@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 _SPECIAL = ("<start_of_text>", "<end_of_text>")
-# U+0345, a mark whose lower case is a letter, is to CLIP's pattern neither a letter nor anything else: it is passed over.
+# U+0345, a mark whose lower case is a letter, is to CLIP's pattern neither a letter nor another sign: passed over.
 _RUN = re.compile(rf"{'|'.join(_SPECIAL)}|'s|'t|'re|'ve|'m|'ll|'d|[^\W_]+|(?:[^\w\s\u0345]|_)+", re.IGNORECASE)
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _HIDDEN = [byte for byte in range(256) if byte not in _PRINTABLE]
