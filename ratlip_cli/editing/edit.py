@@ -165,8 +165,6 @@ def caption_vectors(model: Model, start: str, end: str) -> tuple[Tensor, Tensor]
             f"model {model.name} reads the words of a prompt one by one, and ratlip edits along the difference of the "
             "vectors of whole prompts: take a model of another variant."
         )
-    if start == end:
-        raise UsageError(f"--from and --to are both '{start}': say in --to what is to become of it.")
     if torch.equal(*vectors):
         raise UsageError(
             f"model {model.name} reads '{start}' and '{end}' as the same: it does not know the words that differ."
