@@ -62,6 +62,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
             accept_downloads=True,
         )
         contexts.append(context)
+        context.set_default_timeout(200_000)  # milliseconds: how long a busy machine takes proves nothing
         visit = Visit(context.new_page())
         visit.page.on("console", lambda said: visit.errors.append(said.text) if said.type == "error" else None)
         visit.page.on("pageerror", lambda error: visit.errors.append(str(error)))
