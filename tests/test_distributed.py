@@ -215,6 +215,9 @@ def test_processes_compute_in_other_precisions_what_one_computes(both: tuple[Pat
     for case, rounding in (("bf16", 2**-8), ("fp16", 2**-11)):
         assert statistics.median(apart[case]["discriminator"]) <= 8 * rounding
         assert statistics.median(apart[case]["generator"]) <= 0.5
+    assert_the_same(both[0] / "float32", both[1] / "float32", rel=1e-5)
+    expected, measured = (json.loads((out / "bf16" / "logs.json").read_text(encoding="utf-8")) for out in both)
+    assert measured[0] == pytest.approx(expected[0], rel=2**-6, abs=2**-6)
     scales = [json.loads((out / "fp16" / "loss_scale.json").read_text(encoding="utf-8")) for out in both]
     assert scales == [2**15, 2**15]  # half of what it begins with
     first = [out / "first step in float32" for out in both]
