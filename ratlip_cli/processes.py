@@ -141,6 +141,11 @@ def end() -> None:
         missing(_OTHERS_MAY_COME.total_seconds())
 
 
+def wait_to_be_ended() -> None:
+    """Give the first process, which may still be starting, time to end all: torchrun's SIGTERM is raised in here."""
+    time.sleep(_OTHERS_MAY_COME.total_seconds())
+
+
 def part() -> None:
     """After `end`, when nothing is exchanged any more: end the group's threads, on which an interpreter may abort."""
     distributed = sys.modules.get("torch.distributed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -205,6 +206,19 @@ def test_wrong_requests_of_several_processes_are_one_line(demo: Path, tmp_path: 
         assert words in ours
     code, out, err = in_processes(2, "generate", "--help")
     assert (code, err, out.count("Usage: ")) == (0, "", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_ended", [True, False], ids=["the first one tells it", "the first one has none"])
+def test_wrong_usage_of_another_process_waits_for_the_first_one(is_ended: bool) -> None:
+    process = started("generate", "a bird", "--no-such", RANK="1", WORLD_SIZE="2")
+    if is_ended:  # as torchrun does after the first one's end; both may begin at different times
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(8)
+        process.terminate()
+    code, out, err = ended(process)
+    assert (code, out) == (143 if is_ended else 2, "")
+    assert ("No such option" in err, bool(err)) == (not is_ended, not is_ended)
 
 
 @pytest.mark.slow

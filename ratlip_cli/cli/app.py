@@ -106,12 +106,23 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _only_first_prints() -> Iterator[None]:
-    """Let what another one than the first of several processes prints go nowhere; why all end is told outside."""
-    with contextlib.ExitStack() as stack:
-        if processes.rank() > 0:
-            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+    """Let what another one than the first of several processes prints go nowhere; why all end is told outside.
+
+    A usage error of another one is told where the first has none. It waits for that: torchrun ends all with the first
+    that ends, which is to be the one that speaks.
+    """
+    if processes.rank() == 0:
         yield
+        return
+    words = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(words):
+            yield
+    except SystemExit as end:
+        if end.code:
+            processes.wait_to_be_ended()
+            sys.stderr.write(words.getvalue())
+        raise
 
 
 def _in_one_line(error: Exception) -> RatlipError | None:
