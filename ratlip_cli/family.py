@@ -25,9 +25,16 @@ if TYPE_CHECKING:
 
 
 ON_CLIP_VECTORS = frozenset(
-    {"similarity_weight", "diversity_weight", "final_similarity_weight", "final_diversity_weight"}
+    {
+        "similarity_weight",
+        "contrastive_weight",
+        "diversity_weight",
+        "final_similarity_weight",
+        "final_diversity_weight",
+        "hard_negatives",
+    }
 )
-"""The settings of terms that compare CLIP's vectors of generated images with its text vectors."""
+"""The settings of what compares CLIP's vectors of images with its text vectors."""
 
 
 class Family(ABC):

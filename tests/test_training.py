@@ -6,9 +6,12 @@ import copy
 import functools
 import itertools
 import math
+import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,8 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ratlip_cli.data.dataset import Batch, CaptionedImages, text_vectors, training_batches
+from ratlip_cli.demo.attributes import FAMILIES, sample_attributes
+from ratlip_cli.demo.captions import captions as captions_of
+from ratlip_cli.demo.render import render
+from ratlip_cli.demo.said import holds, said
 from ratlip_cli.errors import TrainingError, WeightsError
-from ratlip_cli.model.losses import mode_seeking
+from ratlip_cli.model.losses import found_wrong, hard_mismatched, mismatched, mode_seeking
 from ratlip_cli.setting import Value
 from ratlip_cli.tensor_files import load_tensors, save_tensors
 from ratlip_cli.training.dry_run import dry_run
@@ -173,6 +180,94 @@ def test_mode_seeking_draws_pairs_of_one_sentence(settings: TrainSettings) -> No
     assert with_term is not None
     assert without is not None
     assert with_term - without == pytest.approx(0.5 * torch.stack(expected).mean().item(), rel=1e-3)
+
+
+def test_hard_negatives_are_the_captions_most_alike_that_clip_finds_wrong(settings: TrainSettings) -> None:
+    trainer, batches = make_trainer(settings.replaced(hard_negatives=64))
+    neighbours, _ = make_trainer(settings)
+    with torch.no_grad():
+        trainer.clip.model.logit_scale.fill_(math.log(500.0))  # that of random weights is near 14, and they tell little
+    taken_from_neighbours = 0
+    for batch in batches:
+        (micro,), (plain,) = trainer._micro_batches(batch), neighbours._micro_batches(batch)
+        (again,) = trainer._micro_batches(batch)
+        assert torch.equal(again.mismatched, micro.mismatched), "a function of seed and step"
+        captions = trainer._captions(micro.text)
+        assert len(captions) == 64
+        vectors = trainer.clip.encode_image(micro.images)
+        for row, own in enumerate(micro.text):
+            odds = [
+                500 * (F.cosine_similarity(vectors[row], own, 0) - F.cosine_similarity(vectors[row], other, 0)).item()
+                for other in captions
+            ]
+            wrong = [other for other, log_odds in zip(captions, odds, strict=True) if log_odds > math.log(20)]
+            most = max(wrong, key=lambda other: F.cosine_similarity(own, other, 0).item(), default=None)
+            expected = plain.mismatched[row] if most is None else most
+            taken_from_neighbours += most is None
+            assert torch.equal(micro.mismatched[row], expected)
+        trainer.steps_done += 1
+        neighbours.steps_done += 1
+    assert 0 < taken_from_neighbours < 12
+
+
+def test_contrastive_term_is_clips_cross_entropy_over_own_caption_and_wrong_ones(
+    settings: TrainSettings,
+) -> None:
+    settings = settings.replaced(batch_size=8, grad_accum=2, lr_d=1e-9, hard_negatives=32, diversity_weight=0.1)
+    found, weights = [], (0.0, 0.5)
+    for weight in weights:
+        trainer, (batch, *_) = make_trainer(settings.replaced(contrastive_weight=weight))
+        with torch.no_grad():
+            trainer.clip.model.logit_scale.fill_(math.log(500.0))
+        expected = []
+        for part in trainer._micro_batches(batch):
+            images = copy.deepcopy(trainer.generator)(part.noise, part.fake_text, trainer.clip)
+            assert part.negatives is not None
+            rows = [*range(len(part.text) // 2)] * 2  # mode seeking: half of the captions, twice
+            for vector, row in zip(trainer.clip.encode_image(images), rows, strict=True):
+                captions = torch.cat((part.text[row][None], part.negatives.captions[part.negatives.wrong[row]]))
+                logits = 500 * F.cosine_similarity(captions, vector[None])
+                expected.append(F.cross_entropy(logits[None], torch.tensor([0])))
+        logs = trainer.train_step(batch).logs
+        assert ("contrastive" in logs) == (weight > 0)
+        if weight:
+            assert logs["contrastive"] == pytest.approx(torch.stack(expected).mean().item(), rel=1e-3)
+        found.append(logs["loss_g"])
+    without, with_term = found
+    assert with_term is not None
+    assert without is not None
+    assert with_term - without == pytest.approx(0.5 * torch.stack(expected).mean().item(), rel=1e-3)
+
+
+def test_hard_negatives_of_the_demo_differ_in_little_and_are_wrong() -> None:
+    """What `_TIMES_AS_PROBABLE` was chosen for, by rules that read captions back."""
+    rng = random.Random(0)
+    clip = load_clip("ratlip-demo")
+    scenes = [(family, sample_attributes(family, rng)) for family in FAMILIES for _ in range(40)]
+    rng.shuffle(scenes)
+    told = [captions_of(family, attributes, rng) for family, attributes in scenes]
+    images = np.stack([np.asarray(render(family, attributes, rng, 64).image) for family, attributes in scenes])
+    vectors = clip.encode_text([caption for texts in told for caption in texts])
+    own = vectors[:: len(told[0])]
+    with torch.no_grad():
+        of_images = clip.encode_image(torch.from_numpy(images).movedim(3, 1) / 127.5 - 1)
+    found = found_wrong(own, of_images, vectors, clip.logit_scale)
+    hard = hard_mismatched(own, vectors, found, mismatched(own))
+
+    def wrong(chosen: Tensor) -> Counter[int]:
+        """How often so many attributes of a caption are not the image's; -1 for those of another family."""
+        counts: Counter[int] = Counter()
+        for (family, attributes), vector in zip(scenes, chosen, strict=True):
+            place = int((vectors == vector).all(dim=1).nonzero()[0, 0])
+            scene, number = divmod(place, len(told[0]))
+            stated = said(family, told[scene][number]).items() if scenes[scene][0] == family else None
+            counts[-1 if stated is None else sum(not holds(attributes[name], value) for name, value in stated)] += 1
+        return counts
+
+    of_others = torch.arange(len(vectors)) // len(told[0]) != torch.arange(len(scenes))[:, None]
+    most_alike = hard_mismatched(own, vectors, of_others, mismatched(own))
+    assert wrong(hard)[0] <= 0.2 * wrong(most_alike)[0], "without CLIP's verdict"
+    assert wrong(hard)[1] >= 0.5 * len(scenes) > 0.2 * len(scenes) >= wrong(mismatched(own))[1]
 
 
 def test_noise_is_a_function_of_seed_and_step() -> None:

@@ -97,6 +97,11 @@ class FrozenCLIP(nn.Module):
         return super().train(False)
 
     @property
+    def logit_scale(self) -> float:
+        """What cosines of image and text vectors are multiplied by, to be the logits of its probabilities."""
+        return float(self.model.logit_scale.exp())
+
+    @property
     def context_length(self) -> int:
         """Tokens of a caption, start and end included; longer ones are cut."""
         return int(self.tokenizer.context_length)

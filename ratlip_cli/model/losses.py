@@ -5,11 +5,15 @@ The penalty is GALIP's and DF-GAN's MA-GP, taken with respect to the CLIP featur
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+_TIMES_AS_PROBABLE = 20
+"""Of the demo's captions, 3 in 1,000 that this leaves are true of the image; at 10 it is 1 in 20."""
 
 _SMALLEST_DISTANCE = 1e-3
 """Added to that of two images' vectors, which may be equal."""
@@ -18,6 +22,56 @@ _SMALLEST_DISTANCE = 1e-3
 def mismatched(text: Tensor) -> Tensor:
     """T_mis (B,d): the batch's captions moved on by one, so that each image meets its neighbour's."""
     return text.roll(-1, dims=0)
+
+
+def found_wrong(text: Tensor, image_vectors: Tensor, captions: Tensor, logit_scale: float) -> Tensor:
+    """Which captions CLIP finds wrong for which images (B,N): their own are _TIMES_AS_PROBABLE as probable, or more.
+
+    Args:
+        text: T of the images' own captions (B,d).
+        image_vectors: E of the images (B,d).
+        captions: T of the captions in question (N,d).
+        logit_scale: what CLIP multiplies cosines by, before a softmax makes probabilities of them.
+    """
+    images, own, others = (F.normalize(vectors.float(), dim=1) for vectors in (image_vectors, text, captions))
+    advantage = (images * own).sum(dim=1, keepdim=True) - images @ others.T
+    return logit_scale * advantage > math.log(_TIMES_AS_PROBABLE)
+
+
+def hard_mismatched(text: Tensor, captions: Tensor, wrong: Tensor, neighbours: Tensor) -> Tensor:
+    """T_mis (B,d) as hard negatives: of the captions that are wrong for an image the one most like its own.
+
+    A neighbour's caption seldom differs in a small thing alone, so a discriminator learns late to look at those.
+    Without `wrong`, many a caption most like the own one would be as true of the image. Not in the paper: an option.
+
+    Args:
+        text: T of the images' own captions (B,d).
+        captions: T of captions to choose among (N,d).
+        wrong: which of them are wrong for which image (B,N), see `found_wrong`.
+        neighbours: T (B,d) for images for which none is.
+    """
+    likeness = F.normalize(text.float(), dim=1) @ F.normalize(captions.float(), dim=1).T
+    most, which = likeness.masked_fill(~wrong, -torch.inf).max(dim=1, keepdim=True)
+    return torch.where(most > -torch.inf, captions[which[:, 0]], neighbours)
+
+
+def contrastive(image_vectors: Tensor, text: Tensor, captions: Tensor, wrong: Tensor, logit_scale: float) -> Tensor:
+    """The mean of -log p of generated images' captions, by CLIP, among them and the wrong ones of `captions`. Scalar.
+
+    Where the similarity grows by whatever CLIP likes to see with a caption, this grows by what tells it from others
+    alone, and is content when they are told apart. Not in the paper: an option.
+
+    Args:
+        image_vectors: E of generated images (B,d).
+        text: T of their captions (B,d).
+        captions: T of other captions (N,d).
+        wrong: which of them count for which image (B,N).
+        logit_scale: what CLIP multiplies cosines by, before a softmax makes probabilities of them.
+    """
+    images, own, others = (F.normalize(vectors.float(), dim=1) for vectors in (image_vectors, text, captions))
+    right = logit_scale * (images * own).sum(dim=1, keepdim=True)
+    logits = torch.cat((right, (logit_scale * images @ others.T).masked_fill(~wrong, -torch.inf)), dim=1)
+    return (logits.logsumexp(dim=1) - right[:, 0]).mean()
 
 
 def hinge_real(logits: Tensor) -> Tensor:

@@ -133,6 +133,18 @@ class TrainSettings:
     similarity_weight: float = _learning(
         4.0, "Weight lambda of the CLIP similarity in the generator's loss.", formerly="clip_weight"
     )
+    hard_negatives: int = _learning(
+        0,
+        "Captions among which each image's mismatched one is sought, as like its own as can be; 0: its neighbour's, as "
+        "in the paper.",
+        advanced=True,
+    )
+    contrastive_weight: float = _learning(
+        0.0,
+        "Weight of the contrastive term, by which CLIP is to tell a generated image's caption from wrong ones; not in "
+        "the paper.",
+        advanced=True,
+    )
     diversity_weight: float = _learning(
         0.0,
         "Weight of the mode-seeking term, which keeps images of one caption apart; not in the paper.",
@@ -243,10 +255,10 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1.")
-        for name in ("workers", "seed", "sample_every", "eval_every", "keep_every", "stream_images"):
+        for name in ("workers", "seed", "sample_every", "eval_every", "keep_every", "stream_images", "hard_negatives"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative.")
-        weights = ("similarity_weight", "diversity_weight", "penalty_weight")
+        weights = ("similarity_weight", "contrastive_weight", "diversity_weight", "penalty_weight")
         for name in (*weights, "final_similarity_weight", "final_diversity_weight"):
             weight = getattr(self, name)
             if weight is not None and not (weight >= 0 and math.isfinite(weight)):
@@ -272,6 +284,10 @@ class TrainSettings:
             raise UsageError(
                 f"batch_size {self.batch_size} in {self.grad_accum} micro-batches is odd; diversity_weight needs pairs "
                 "in each."
+            )
+        if self.contrastive_weight and not self.hard_negatives:
+            raise UsageError(
+                "contrastive_weight needs wrong captions, and hard_negatives is 0; try hard_negatives 256."
             )
         if self.recompute and self.compile:
             raise UsageError("recompute and compile do not go together; leave out one of them.")

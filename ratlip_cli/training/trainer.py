@@ -27,8 +27,9 @@ from ratlip_cli.distributed import world
 from ratlip_cli.errors import TrainingError
 from ratlip_cli.fast.recompute import batch_norms, recompute, statistics_untouched
 from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.model.losses import found_wrong, hard_mismatched
 from ratlip_cli.training.ema import start_ema, tensors_of, update_ema
-from ratlip_cli.training.objectives.objective import Logs, MicroBatch, Phase
+from ratlip_cli.training.objectives.objective import Logs, MicroBatch, Negatives, Phase
 from ratlip_cli.training.objectives.schedule import scheduled
 from ratlip_cli.training.settings import TrainSettings
 
@@ -38,7 +39,8 @@ _GRADIENT_D, _GRADIENT_G = "gradient norm of D", "gradient norm of G"
 _STEPS_OF_A_KIND = 10_000
 """Steps at most that are looked at for the kinds of them."""
 
-_OF_OBJECTIVE = 1  # What tells the objective's random numbers of a step from its noise vectors.
+_OF_OBJECTIVE, _OF_CAPTIONS = 1, 2
+"""What tells the objective's random numbers of a step, and those that choose captions, from its noise vectors."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -269,9 +271,13 @@ class Trainer:
         rows = self.world.rows(whole, *settings.shares)
         with torch.no_grad():
             text = settings.family.condition(self.clip, self._rows_of(batch))
-            wrong = self.objective.mismatched(self.world.whole(text, *settings.shares))[rows]
+            mismatched = self.objective.mismatched(self.world.whole(text, *settings.shares))[rows]
+        images = batch.images.to(self.device, non_blocking=True)
+        negatives = self._negatives(images, text) if settings.hard_negatives else None
+        if negatives is not None:
+            mismatched = hard_mismatched(text, *negatives, neighbours=mismatched)
         noise = step_noise(settings.seed, step, whole, settings.noise_dim)[rows]
-        tensors = (batch.images.to(self.device, non_blocking=True), text, wrong, noise.to(self.device))
+        tensors = (images, text, mismatched, noise.to(self.device))
         drawn = self.objective.draws(whole, _generator(settings.seed, step, _OF_OBJECTIVE))
         drawn = {name: tensor[rows] for name, tensor in drawn.items()}
         count = len(rows)
@@ -283,10 +289,31 @@ class Trainer:
         ]
         classes = self._classes_of(batch)
         of_classes = [None] * len(draws) if classes is None else torch.split(classes, size)
+        of_negatives: Sequence[Negatives | None] = [None] * len(draws)
+        if negatives is not None:
+            of_negatives = [Negatives(negatives.captions, wrong) for wrong in torch.split(negatives.wrong, size)]
         return [
-            MicroBatch(images, text, wrong, noise, self.objective.fake_text(text), own, classes)
-            for (images, text, wrong, noise), own, classes in zip(split, draws, of_classes, strict=True)
+            MicroBatch(images, text, mismatched, noise, self.objective.fake_text(text), own, wrong, classes)
+            for (images, text, mismatched, noise), own, wrong, classes in zip(
+                split, draws, of_negatives, of_classes, strict=True
+            )
         ]
+
+    @torch.no_grad()
+    def _negatives(self, images: Tensor, text: Tensor) -> Negatives:
+        """This step's captions, and which CLIP finds wrong for the images (B,3,S,S) of the condition (B,d)."""
+        with self._autocast():
+            vectors = self.clip.encode_image(images)
+        captions = self._captions(text)
+        return Negatives(captions, found_wrong(text, vectors, captions, self.clip.logit_scale))
+
+    def _captions(self, text: Tensor) -> Tensor:
+        """T (N,d) of this step's captions to find hard negatives in: of the training split, or of a stream's batch."""
+        count = self.settings.hard_negatives
+        if not len(self.rows):
+            return self.world.whole(text, *self.settings.shares)[:count]
+        rng = _generator(self.settings.seed, self.steps_done, _OF_CAPTIONS)
+        return self.rows[torch.randint(len(self.rows), (count,), generator=rng).to(self.device)]
 
     def _classes_of(self, batch: Batch) -> Tensor | None:
         """The numbers of the classes of a batch's images (B,); None where they are not known."""

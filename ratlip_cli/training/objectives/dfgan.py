@@ -49,12 +49,12 @@ class DFGANObjective(HingeObjective):
         """L_G; and RATLIP's terms on CLIP's image vectors, where they were given a weight."""
         with self.autocast():
             logit_fake = self.discriminator(fake, batch.fake_text)
-        weight = self.similarity_weight
-        if not (weight or self.settings.diversity_weight):
+        if not self.looks_at_vectors:
             loss = -logit_fake.float().mean()
             return loss, {"loss_g": loss}
         with self.autocast():
             vectors = self.clip.encode_image(fake)
         similarity = clip_similarity(vectors, batch.fake_text)
-        loss = generator_loss(logit_fake, similarity, weight) + self.diversity(vectors, batch)
-        return loss, {"loss_g": loss, "clip_similarity": similarity}
+        terms, logs = self.terms_on_vectors(vectors, batch)
+        loss = generator_loss(logit_fake, similarity, self.similarity_weight) + terms
+        return loss, {"loss_g": loss, "clip_similarity": similarity, **logs}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ratlip_cli.model.clip import FrozenCLIP
-from ratlip_cli.model.losses import discriminator_loss, mode_seeking
+from ratlip_cli.model.losses import contrastive, discriminator_loss, mode_seeking
 from ratlip_cli.training.objectives.objective import Autocast, Logs, MicroBatch, Objective
 from ratlip_cli.training.objectives.schedule import scheduled
 
@@ -19,6 +19,7 @@ class Weights(Protocol):
     penalty_weight: float  # k
     penalty_power: float  # p
     similarity_weight: float  # lambda
+    contrastive_weight: float
     diversity_weight: float
     final_similarity_weight: float | None
     final_diversity_weight: float | None
@@ -52,15 +53,27 @@ class HingeObjective(Objective):
         """lambda in this step."""
         return self._now(self.settings.similarity_weight, self.settings.final_similarity_weight)
 
-    def diversity(self, vectors: Tensor, batch: MicroBatch) -> Tensor | float:
-        """The mode-seeking term of CLIP's vectors (B,d) of generated images, by its weight in this step."""
-        if not self.settings.diversity_weight:
-            return 0.0
-        weight = self._now(self.settings.diversity_weight, self.settings.final_diversity_weight)
-        return weight * mode_seeking(vectors, batch.fake_text, batch.noise)
+    @property
+    def looks_at_vectors(self) -> bool:
+        """Whether a term on CLIP's image vectors has a weight."""
+        return bool(self.similarity_weight or self.settings.contrastive_weight or self.settings.diversity_weight)
+
+    def terms_on_vectors(self, vectors: Tensor, batch: MicroBatch) -> tuple[Tensor | float, Logs]:
+        """The terms that are not in the paper, on CLIP's vectors (B,d) of generated images, and what was measured."""
+        terms: Tensor | float = 0.0
+        logs: Logs = {}
+        settings = self.settings
+        if settings.contrastive_weight and batch.negatives is not None:
+            captions, wrong = batch.negatives
+            term = contrastive(vectors, batch.fake_text, captions, self.fake_text(wrong), self.clip.logit_scale)
+            terms, logs = settings.contrastive_weight * term, {"contrastive": term}
+        if settings.diversity_weight:
+            weight = self._now(settings.diversity_weight, settings.final_diversity_weight)
+            terms = terms + weight * mode_seeking(vectors, batch.fake_text, batch.noise)
+        return terms, logs
 
     def fake_text(self, text: Tensor) -> Tensor:
-        """The text vectors of a micro-batch (B,d) or, for mode seeking, half of them twice."""
+        """What belongs to the captions of a micro-batch (B,...) or, for mode seeking, half of it twice."""
         return text[: len(text) // 2].repeat(2, 1) if self.settings.diversity_weight else text
 
     def _now(self, start: float, final: float | None) -> float:

@@ -18,6 +18,13 @@ Logs: TypeAlias = dict[str, Tensor]
 """What was measured, by the name that it has in metrics.jsonl; each tensor's mean over the micro-batch counts."""
 
 
+class Negatives(NamedTuple):
+    """Captions of which some are wrong for an image."""
+
+    captions: Tensor  # Their text vectors (N,d).
+    wrong: Tensor  # Which are wrong for which image of the micro-batch (B,N), see `losses.found_wrong`.
+
+
 class MicroBatch(NamedTuple):
     """One of the equal parts of a step's batch; there is more than one under gradient accumulation."""
 
@@ -27,6 +34,7 @@ class MicroBatch(NamedTuple):
     noise: Tensor  # z (B,noise_dim).
     fake_text: Tensor  # The condition of the images to generate (B,...).
     draws: Mapping[str, Tensor] = {}  # The objective's own random numbers (B,...) by name, see `Objective.draws`.
+    negatives: Negatives | None = None  # None where no term looks at them.
     classes: Tensor | None = None  # Numbers of the images' classes (B,), -1 for none; None where they are not known.
 
 

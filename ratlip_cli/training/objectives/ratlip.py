@@ -53,9 +53,10 @@ class RatlipObjective(HingeObjective):
         return self.hinge(logit_real, logit_fake, logit_mismatched, penalty, {"penalty_norm": norm})
 
     def generator_loss(self, batch: MicroBatch, fake: ImageFeatures) -> tuple[Tensor, Logs]:
-        """L_G of Eq. 8, and the mode-seeking term where it has a weight."""
+        """L_G of Eq. 8, and the terms that are not in the paper where they have a weight."""
         with self.autocast():
             logit_fake = self.discriminator(fake.patches, batch.fake_text, fake.pixels)
         similarity = clip_similarity(fake.embedding, batch.fake_text)
-        loss = generator_loss(logit_fake, similarity, self.similarity_weight) + self.diversity(fake.embedding, batch)
-        return loss, {"loss_g": loss, "clip_similarity": similarity}
+        terms, logs = self.terms_on_vectors(fake.embedding, batch)
+        loss = generator_loss(logit_fake, similarity, self.similarity_weight) + terms
+        return loss, {"loss_g": loss, "clip_similarity": similarity, **logs}
