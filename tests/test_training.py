@@ -200,7 +200,7 @@ def test_hard_negatives_are_the_captions_most_alike_that_clip_finds_wrong(settin
                 500 * (F.cosine_similarity(vectors[row], own, 0) - F.cosine_similarity(vectors[row], other, 0)).item()
                 for other in captions
             ]
-            wrong = [other for other, log_odds in zip(captions, odds, strict=True) if log_odds > math.log(20)]
+            wrong = [other for other, log_odds in zip(captions, odds, strict=True) if log_odds > math.log(100)]
             most = max(wrong, key=lambda other: F.cosine_similarity(own, other, 0).item(), default=None)
             expected = plain.mismatched[row] if most is None else most
             taken_from_neighbours += most is None

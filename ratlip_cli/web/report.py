@@ -92,6 +92,11 @@ GROUPS = (
         "Of generated images and their captions; real images' is what it should come near, and not exceed.",
     ),
     (
+        "Contrastive term",
+        ("contrastive",),
+        "How surely CLIP tells a generated image's caption from wrong ones, as -log p: 0 at best.",
+    ),
+    (
         "Variety of the samples",
         ("variety_noise", "variety_captions"),
         "Mean of 1 - cos for CLIP: under one caption, and of different captions. A fall is a collapse.",
