@@ -267,7 +267,7 @@ def test_hard_negatives_of_the_demo_differ_in_little_and_are_wrong() -> None:
     of_others = torch.arange(len(vectors)) // len(told[0]) != torch.arange(len(scenes))[:, None]
     most_alike = hard_mismatched(own, vectors, of_others, mismatched(own))
     assert wrong(hard)[0] <= 0.2 * wrong(most_alike)[0], "without CLIP's verdict"
-    assert wrong(hard)[1] >= 0.5 * len(scenes) > 0.2 * len(scenes) >= wrong(mismatched(own))[1]
+    assert wrong(hard)[1] >= 3 * wrong(mismatched(own))[1], "in one thing alone"
 
 
 def test_noise_is_a_function_of_seed_and_step() -> None:
