@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import pytest
 import torch
 from conftest import PREPROCESS, TINY_CLIP
 from PIL import Image, ImageDraw
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "demo"))
-from classifier import load_classifier
-from score import fits, sampler
-
 from ratlip_cli.data.dataset import CaptionedImages
-from ratlip_cli.data.layout import DatasetInfo, Record, read_split
-from ratlip_cli.data.prepare import PrepareRequest, prepare
+from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.sampling import noise_vectors
-from ratlip_cli.training.settings import TrainSettings, resolve_settings
+from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.weights.clip_files import save_clip
-from ratlip_cli.weights.load import load_model
 
 SHAPES = (
     ("circle", "red", "white"),
@@ -129,30 +121,3 @@ def test_the_right_image_for_the_right_caption(tmp_path: Path, variant: str) -> 
         distances = (images[:, None] - real[None]).square().mean(dim=(2, 3, 4))  # each drawn image to each real one
         right += int((distances.argmin(dim=1) == torch.arange(len(real))).sum())
     assert right >= 0.9 * NOISES * len(real), f"{right} of {NOISES * len(real)} are nearest to their caption's image"
-
-
-NARROW = {"generator_channels": 8, "discriminator_channels": 8, "ema": 0.95}
-COLOURS = {
-    "attngan": ({**NARROW, "lr_g": 8e-4, "lr_d": 4e-4, "steps": 150}, 0.35),
-    "lafite": ({"steps": 800}, 0.22),
-    "dfgan": ({**NARROW, "lr_g": 2e-3, "lr_d": 2e-3, "steps": 1000}, 0.17),
-    "ratgan": ({**NARROW, "lr_g": 4e-3, "lr_d": 1e-3, "steps": 1200}, 0.17),
-}
-"""Settings of a run of minutes at 64 pixels, and the share of body colours that is asked of it; chance is 0.1."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", COLOURS)
-def test_the_colours_that_captions_ask_for(tmp_path: Path, variant: str) -> None:
-    """By the attribute classifier, which no training uses."""
-    short, least = COLOURS[variant]
-    prepare(PrepareRequest("demo-birds", tmp_path, count=4000))
-    asked = {"dataset": "demo-birds", "data_dir": str(tmp_path), "variant": variant, "out": str(tmp_path / "run")}
-    machine = {"device": "cpu", "workers": 0, "sample_every": 0}
-    for _ in open_session(resolve_settings({**asked, **short, **machine})).run():
-        pass
-    rng = np.random.default_rng(0)
-    entries = read_split(tmp_path / "demo-birds", "test")
-    captions = [("bird", entry.captions[rng.integers(len(entry.captions))]) for entry in entries]
-    images = sampler(load_model(str(tmp_path / "run")))([caption for _, caption in captions], 0)
-    assert fits(load_classifier(), images, captions)["bird body"] > least
