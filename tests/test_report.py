@@ -467,7 +467,7 @@ def test_a_sweep_tells_how_its_runs_were_made_and_scored(run: Path) -> None:
     write_ledger(run.parent, entries)
     page = page_of(ReportRequest(str(run.parent)))
     (section,) = [one for one in page.sections if one.title == "Scores"]
-    said = "All were scored alike: metrics fid, split test, networks CLIP ratlip-demo (fingerprint cccccccccccccccc"
+    said = f"All were scored alike: metrics fid_clip, split test, networks CLIP ratlip-demo (fingerprint {'c' * 16}"
     assert said in section.about
     assert section.tables[0].columns == ["run", "fid_clip", "fingerprint"]
     assert tables(page, "Scores")[1] == ["second", "20.5000", f"model {'1' * 16}"]

@@ -137,7 +137,8 @@ def score_rows(content: Mapping[str, Any], source: str) -> list[ScoreRow]:
         return score_rows(content["evaluation"], f"{source}, step {step}" if step is not None else source)
     protocol, fingerprint = content.get("protocol", ""), str(content.get("fingerprint", ""))
     if isinstance(protocol, dict):
-        protocol = in_words(protocol)
+        named = [shown_metric(str(metric), content) for metric in as_list(protocol.get("metrics"))]
+        protocol = in_words({**protocol, "metrics": named})
     metrics, scores = content.get("metrics"), content.get("scores")
     if isinstance(metrics, dict) and fingerprint:
         return [
