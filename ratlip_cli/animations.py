@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +24,9 @@ _SIDE = 256
 MOST_PIXELS = 100_000_000
 """Of all frames of a file that is made in memory, which is each but an MP4: Pillow takes 4 bytes a pixel."""
 
+LONGEST_GIF = 655
+"""Seconds: a GIF counts those of an image in hundredths, of which it knows 65,535."""
+
 
 def check_animation(path: Path) -> None:
     """Raise UsageError for a file of another format, RatlipError where what writes it is not installed."""
@@ -37,22 +39,31 @@ def check_animation(path: Path) -> None:
         )
 
 
+def check_length(path: Path, frames: int, fps: int) -> None:
+    """Raise UsageError for a GIF that is too long: of frames that look the same Pillow makes one, shown for so long."""
+    if path.suffix.lower() == ".gif" and frames / fps > LONGEST_GIF:
+        raise UsageError(
+            f"{frames:,} frames at {fps} a second are too long for a GIF, in which one image is shown for at most "
+            f"{LONGEST_GIF} seconds: raise --fps, or give an --out that ends in .webp or .mp4."
+        )
+
+
 def save_animation(path: Path, frames: Iterable[Image.Image], caption: str, record: Mapping[str, object]) -> None:
     """Write frames, all of one size, by the ending of `path`; it must be one of ANIMATIONS or STRIP.
 
     Args:
         caption: stands above a strip.
-        record: how they were made, for the file's metadata; its `fps` is the frames a second, its `frames`, where it
-            has that, their number.
+        record: how they were made, for the file's metadata; its `fps` is the frames a second, but for a strip, its
+            `frames`, where it has that, their number.
 
     An animation repeats without end, but for MP4, where the player decides. What was there before is replaced.
 
     Raises:
-        UsageError: there are more pixels than MOST_PIXELS, which the first frame tells, or a GIF would have to show one
-        image for longer than it can. RatlipError: `path` cannot be written.
+        UsageError: there are more pixels than MOST_PIXELS, which the first frame tells, or a GIF is longer than
+        LONGEST_GIF. RatlipError: `path` cannot be written.
     """
     kind = path.suffix[1:].lower()
-    fps, about = int(str(record["fps"])), json.dumps(record)
+    fps, about = int(str(record.get("fps", 1))), json.dumps(record)
     if kind != "mp4":
         frames = _checked(frames, kind, int(str(record.get("frames", 1))))
     with whole_file(path) as partial:
@@ -62,17 +73,12 @@ def save_animation(path: Path, frames: Iterable[Image.Image], caption: str, reco
             _save_mp4(partial, enlarged(frames), fps, about)
         else:
             shown = list(enlarged(frames))
+            check_length(path, len(shown), fps)
             exif = Image.Exif()
             exif[ExifTags.Base.ImageDescription] = about
             beside = {"comment": about.encode()} if kind == "gif" else {"exif": exif, "quality": 95}
             delays = _delays(len(shown), fps, 10 if kind == "gif" else 1)  # a GIF counts in hundredths of a second
-            try:
-                shown[0].save(partial, kind, save_all=True, append_images=shown[1:], duration=delays, loop=0, **beside)
-            except struct.error as error:  # of frames that look the same Pillow makes one
-                raise UsageError(
-                    "a GIF shows one image for at most 655 seconds, and so many frames look the same that one would be "
-                    "shown for longer: raise --fps, or give an --out that ends in .webp or .mp4."
-                ) from error
+            shown[0].save(partial, kind, save_all=True, append_images=shown[1:], duration=delays, loop=0, **beside)
 
 
 def _checked(frames: Iterable[Image.Image], kind: str, count: int) -> Iterator[Image.Image]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
@@ -35,6 +36,8 @@ from ratlip_cli.sampling import TorchModel, generate, noise_vectors, read_square
 from ratlip_cli.weights.model_folder import Model, load_folder
 
 RED, BLUE = "a red bird", "a blue bird"
+LONG = "a bird " * 40
+"""Longer than any text encoder here reads."""
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +161,12 @@ def test_an_edit_is_written_with_its_record(model: Model, photo: Path, tmp_path:
     assert (told["from"], told["to"], told["strengths"], told["steps"]) == (RED, BLUE, [0.5, 2.0], 3)
     assert told["fingerprint"] == model.fingerprint
     assert all(len(row) == 4 for row in told["clip_similarity"].values())
-    assert "of 255 levels off" in answer.err
+    levels, cosine = (f"{answer.err.split(end)[0].split()[-1]}" for end in (" of 255 levels off", ";"))
+    assert float(levels) == pytest.approx(127.5 * told["reconstruction"]["pixel"] ** 0.5, abs=1)
+    assert float(cosine) == pytest.approx(1 - told["reconstruction"]["identity"], abs=0.01)
+    weighted = {name: value * getattr(Weights(), name, 1.0) for name, value in told["reconstruction"].items()}
+    assert told["loss"] == pytest.approx(sum(weighted.values()), abs=1e-3)
+    assert f"loss {told['loss']:.3f} after 3 steps in {told['seconds']} s" in answer.err
     with Image.open(tmp_path / "out" / names[0]) as strip:
         assert strip.width > 4 * 128
         assert strip.text["from"] == RED
@@ -281,7 +289,9 @@ def test_equal_strengths_are_refused(photo: Path, strengths: tuple[float, ...]) 
     [
         ({"--to": RED}, 2, "both say 'a red bird'"),
         ({"--to": " "}, 2, "prompt 2 is empty"),
-        ({"--to": "A RED BIRD"}, 2, "as the same: it does not know the words that differ"),
+        ({"--to": "A RED BIRD"}, 2, "as the same: it does not know the words that differ."),
+        ({"--from": LONG + "red", "--to": LONG + "blue"}, 2, "or they come after the 16 tokens that it reads."),
+        ({"--from": LONG + "red", "--to": LONG + "blue"}, 2, "prompt 2: the prompt is as long as the 16 tokens"),
         ({"--steps": 0}, 2, "--steps is 0; it must be 1 to"),
         ({"--strength": "nan"}, 2, "--strength is nan"),
         ({"image": "none.png"}, 1, "none.png: the image does not exist"),
@@ -418,6 +428,10 @@ def test_a_file_whose_name_is_no_unicode_can_be_generated_like(lafite: Model, ph
         (("--like", "photo", "--like-noise", -1), 2, "--like-noise is -1"),
         (("--like", "photo", RED, BLUE, "--interpolate"), 2, "leave out --like"),
         (("--like", "none.png"), 1, "none.png: the image does not exist"),
+        (("--like", "notes.txt"), 1, "notes.txt: "),
+        (("--like", "exported"), 1, "exported: "),
+        (("--like", "photo", "--prompts", "notes.txt"), 2, "there is no prompt"),
+        (("--like", "photo", "-"), 2, "there is no prompt"),
         (("--like", "photo", "--model", "exported"), 2, "is an exported model"),
     ],
 )
@@ -427,5 +441,8 @@ def test_what_no_image_can_stand_for_is_told(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "exported").mkdir()
     (tmp_path / "exported" / "export.json").touch()
+    (tmp_path / "notes.txt").touch()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    monkeypatch.setattr("ratlip_cli.weights.load.load_model", None)  # all of it before a model is loaded
     answer = ratlip("generate", *(photo if one == "photo" else one for one in given))
     assert (answer.code, says in answer.err) == (code, True), answer.err

@@ -152,12 +152,14 @@ def test_the_command_writes_a_file_that_knows_how_it_was_made(model: Model, kind
         pytest.importorskip("av")
     target = tmp_path / f"way.{kind}"
     given = ("--frames", 5, "--seed", 5, "--indices", 2, "--model", model.folder, "--out", target, "--json")
-    answer = ratlip("generate", "--interpolate", *PROMPTS, "--fps", 10, *given)
+    moves = () if kind == "png" else ("--fps", 10)
+    answer = ratlip("generate", "--interpolate", *PROMPTS, *moves, *given)
     assert answer.code == 0, answer.err
     told = json.loads(answer.out)
     assert told.pop("path") == str(target)
     assert told["prompts"] == list(PROMPTS)
-    assert (told["fingerprint"], told["seed"], told["index"], told["fps"]) == (model.fingerprint, 5, 2, 10)
+    assert (told["fingerprint"], told["seed"], told["index"]) == (model.fingerprint, 5, 2)
+    assert told.get("fps") == (10 if moves else None)
     red = Image.frombytes("RGB", (32, 32), plain(model)[0])
     if kind == "mp4":
         import av
@@ -228,6 +230,8 @@ def test_a_strip_has_eight_and_an_animation_sixty_frames() -> None:
         (("a bird", "a rose", "--interpolate", "--format", "webp"), "out --format and --no-grid"),
         (("a bird", "a rose", "--interpolate", "--no-grid"), "out --format and --no-grid"),
         (("a bird", "a rose", "--interpolate", "--fps", 0), "--fps is 0; it must be 1 to 50"),
+        (("a bird", "a rose", "--interpolate", "--fps", 9, "--out", "x.png"), "leave it out of a strip"),
+        (("a bird", "a rose", "--interpolate", "--fps", 1, "--frames", 656, "--out", "x.gif"), "at most 655 seconds"),
         (("a bird", "a rose", "--frames", 9), "add --interpolate"),
     ],
 )

@@ -21,6 +21,7 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 import pytest
+from command_line import ratlip
 from explain_model import clip_of_grid, model_of_variant
 from PIL import Image
 from playground_client import Client
@@ -35,6 +36,7 @@ from ratlip_cli.sampling import TorchModel
 gr = pytest.importorskip("gradio", reason="gradio is missing: pip install 'ratlip[play]'")
 
 from ratlip_cli.web import playground  # noqa: E402
+from ratlip_cli.web.guard import serves_this_machine_alone  # noqa: E402
 
 pytest_plugins = ["browser"]
 
@@ -154,6 +156,9 @@ def test_models_are_named_without_their_folders(model: api.Model, tmp_path: Path
         (("a bird", 1, None, 1, 0, 1.0), "unknown model 'None'"),
         (("a bird", 1, "ratlip-demo", 1, None, 1.0), "there is no seed"),
         (("a bird", 1, "ratlip-demo", 1, -1, 1.0), "seed is -1"),
+        (("a bird", 1, "ratlip-demo", 1, 3.9, 1.0), "seed is 3.9; give a whole number, such as 3"),
+        (("a bird", 1, "ratlip-demo", 1.5, 0, 1.0), "the number of images is 1.5; give a whole number"),
+        (("a bird", 2.5, "ratlip-demo", 1, 0, 1.0), "best-of is 2.5; give a whole number"),
         (("a bird", 1, "ratlip-demo", 1, 0, float("nan")), "truncation is nan"),
     ],
 )
@@ -374,6 +379,21 @@ def test_what_was_sent_is_not_kept(model: api.Model, monkeypatch: pytest.MonkeyP
         assert len(pages[0].server_app.state_holder.session_data) <= 6
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST", "127.1"])
+def test_a_host_that_is_this_machine_alone_in_any_spelling(host: str) -> None:
+    assert serves_this_machine_alone(host)
+    assert not serves_this_machine_alone("0.0.0.0")
+
+
+@pytest.mark.parametrize("host", ["", "no..name", "203.0.113.5"])
+def test_a_host_that_is_none_is_told_before_a_model_is_loaded(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """203.0.113.5 is nobody's address (RFC 5737)."""
+    monkeypatch.setattr("ratlip_cli.weights.load.load_model", None)
+    answer = ratlip("play", "--host", host)
+    told = f"error: --host '{host}' is no name or address of this machine: give 127.0.0.1, or 0.0.0.0"
+    assert (answer.code, answer.err.count("\n"), told in answer.err) == (2, 1, True), answer.err
+
+
 @pytest.mark.slow
 def test_only_its_own_page_on_its_own_machine(address: str, model: api.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stranger's page is named by the browser (Origin), and so is what leads here by DNS rebinding (Host)."""
@@ -415,6 +435,9 @@ def test_only_its_own_page_on_its_own_machine(address: str, model: api.Model, mo
         "gradio.networking.setup_tunnel",
         lambda local_port, **given: ports.append(local_port) or "https://abc.gradio.live",
     )
+    with playground.served([model], host="LOCALHOST") as spelled:
+        assert Client(spelled).asked("", Host="evil.example").status == 421
+        assert Client(spelled).asked("").status == 200
     with playground.served([model], share=True) as public:
         assert public.rstrip("/") == "https://abc.gradio.live"
         assert joined(f"http://127.0.0.1:{ports[0]}/", **named) == 200

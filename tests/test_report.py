@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -299,6 +299,69 @@ def test_a_model_that_is_damaged_costs_its_figures_alone(run: Path) -> None:
     assert sum("cannot be read" in line for line in page_of(ReportRequest(str(run))).warnings) == 2
 
 
+def figures_in(folder: Path, count: int) -> Path:
+    """A folder with so many figures of a model that is not there."""
+    folder.mkdir()
+    for number in range(count):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number:04d}_x.png")
+        record = {"command": "gradcam", "models": [{"model": "gone"}], "says": [], "files": [f"{number:04d}_x.png"]}
+        (folder / f"{number:04d}_x.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_figures_that_are_given_are_shown_or_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run, and of a folder of runs."""
+    monkeypatch.chdir(tmp_path)
+    run, many = make_run(tmp_path / "runs" / "run", 4), figures_in(tmp_path / "many", 20)
+    few, empty = figures_in(tmp_path / "few", 3), figures_in(tmp_path / "empty", 0)
+    for subject in (run, run.parent):
+        for folder, count, told in ((many, 16, " 16 of 20 figures are shown."), (few, 3, "")):
+            page = page_of(ReportRequest(str(subject), figures=[folder]))
+            (section,) = [one for one in page.sections if one.images]
+            assert (len(section.images), section.about.partition(".")[2]) == (count, told)
+        for wrong in (empty, many / "0000_x.json"):
+            with pytest.raises(UsageError, match=rf"--figures .*{wrong.name} holds none"):
+                page_of(ReportRequest(str(subject), figures=[wrong]))
+
+
+def test_a_folder_of_runs_tells_what_it_leaves_out_and_what_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more runs than slides, those that were written to last are shown."""
+    monkeypatch.setattr("ratlip_cli.web.report.MOST_SLIDES", 3)
+    for number in range(5):  # r0 is the newest
+        run = make_run(tmp_path / f"r{number}", 4)
+        (run / "samples").mkdir()
+        Image.new("RGB", (8, 8)).save(run / "samples" / "step_00000001.png")
+        for name in ("metrics.jsonl", "config.toml"):
+            os.utime(run / name, (10**9 - number, 10**9 - number))
+    page = page_of(ReportRequest(str(tmp_path)))
+    (samples,) = [one for one in page.sections if one.title == "Samples"]
+    assert [slide.title[:2] for slide in samples.slides] == ["r2", "r1", "r0"]
+    assert "3 of 5 runs are shown" in samples.about
+    assert page.warnings == []
+    (tmp_path / "r3" / "config.toml").write_text("learning = ?")
+    (warning,) = page_of(ReportRequest(str(tmp_path))).warnings
+    assert warning.startswith("r3: The run is damaged: ")
+    assert warning.removeprefix("r3: ") in page_of(ReportRequest(str(tmp_path / "r3"))).warnings
+
+
+def test_settings_stand_under_the_names_that_they_have_now(tmp_path: Path) -> None:
+    """Of the bundled model, which was trained when one of them was called otherwise, and of such a ledger."""
+    counted: list[int] = []
+    page = page_of(ReportRequest("ratlip-demo"), lambda what, done, total, unit: counted.append(done))
+    assert counted == list(range(17))  # from before the first batch on, so that the rate is that of all images
+    rows = {row[0]: row[1:] for row in tables(page, "Training")}
+    assert rows["similarity_weight"][:2] == ["0.4", "0.4"]
+    assert "clip_weight" not in rows
+    entry = {"row": "full", "seed": 0, "run": "gone", "state": "done"}
+    entry |= {"settings": {"dataset": "demo", "variant": "ratlip", "clip_weight": 0.5}}
+    (tmp_path / "ledger.jsonl").write_text(json.dumps(entry) + "\n")
+    page = page_of(ReportRequest(str(tmp_path)))
+    assert tables(page, "Settings") == [["similarity_weight", "0.5 (preset: 0.4)"]]
+    assert "Curves" not in [one.title for one in page.sections]  # there is no run folder
+
+
 def test_files_of_other_names_are_no_samples(run: Path) -> None:
     """Copies that file managers make, and people."""
     grid = run / "samples" / "step_00000012.png"
@@ -404,10 +467,12 @@ def test_a_sweep_tells_how_its_runs_were_made_and_scored(run: Path) -> None:
     write_ledger(run.parent, entries)
     page = page_of(ReportRequest(str(run.parent)))
     (section,) = [one for one in page.sections if one.title == "Scores"]
-    said = "All were scored alike: metrics fid, split test, networks CLIP ratlip-demo (fingerprint cccccccccccccccc"
+    said = f"All were scored alike: metrics fid_clip, split test, networks CLIP ratlip-demo (fingerprint {'c' * 16}"
     assert said in section.about
     assert section.tables[0].columns == ["run", "fid_clip", "fingerprint"]
     assert tables(page, "Scores")[1] == ["second", "20.5000", f"model {'1' * 16}"]
+    (run / "scores.json").write_text(json.dumps(asdict(entries[0])))
+    assert "fid_clip" in [row[0] for row in tables(page_of(ReportRequest(str(run))), "Scores") if "20.5000" in row]
     (settings,) = [one for one in page.sections if one.title == "Settings"]
     assert settings.tables[0].columns == ["setting", "full", "fast"]
     rows = {row[0]: row[1:] for row in tables(page, "Settings")}
@@ -630,8 +695,11 @@ def test_what_cannot_be_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) 
     charts_library.cache_clear()
     missing = ratlip("report", run)
     assert (missing.code, "pip install 'ratlip[report]'" in missing.err) == (1, True)
-    named = ratlip("report", run, "--out", run / "config.toml")
-    assert (named.code, "name it config.html" in named.err) == (2, True)
+    for out in (run / "config.toml", ".", "..", "/", ""):
+        named = ratlip("report", run, "--out", out)
+        assert (named.code, "whose name ends in .html, such as report.html" in named.err) == (2, True), named.err
+    empty = ratlip("report", "")
+    assert (empty.code, "a name is empty" in empty.err) == (2, True), empty.err
 
 
 @pytest.fixture(scope="module")

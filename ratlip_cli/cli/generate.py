@@ -163,8 +163,9 @@ def generate(
         run_again_in(several)
         return
     texts = _read_prompts(prompts or [], prompts_file)
-    like_image = _like(like, like_weight, like_noise, bool(texts))
-    texts = texts or ([like_image.label] if like_image else [])
+    is_alone = like is not None and not prompts and prompts_file is None
+    like_image = _like(like, like_weight, like_noise, not is_alone)
+    texts = [like_image.label] if like_image and is_alone else texts
     chosen = None if indices is None else parse_indices(indices)
     check_request(texts, count, seed, truncation, best_of, batch_size, chosen)
     check_model_name(model)
@@ -290,14 +291,20 @@ def _interpolate(
 ) -> None:
     """Write the frames from prompt to prompt as one file, and show its path or its record."""
     from ratlip_cli import samples
-    from ratlip_cli.animations import save_animation
+    from ratlip_cli.animations import check_length, save_animation
 
     if fps is not None and not 1 <= fps <= MOST_FPS:
         raise UsageError(f"--fps is {fps}; it must be 1 to {MOST_FPS}.")
+    is_strip = target.suffix.lower() == f".{STRIP}"
+    if is_strip and fps is not None:
+        raise UsageError(
+            "--fps is of moving images: leave it out of a strip, or give an --out that ends in .gif, for example."
+        )
+    check_length(target, request.frames, fps or FPS)
     loaded = load()
     record = {
         **asdict(request),
-        "fps": fps or FPS,
+        **({} if is_strip else {"fps": fps or FPS}),
         "model": loaded.name,
         "fingerprint": loaded.fingerprint,
         "precision": loaded.precision,
@@ -351,8 +358,11 @@ def _load(
         return _shared(exported, "cpu", batch_size)
     from ratlip_cli.device import keep_freed_memory
     from ratlip_cli.distributed import ANSWER_SECONDS, join, own_device
-    from ratlip_cli.sampling import TorchModel
+    from ratlip_cli.sampling import TorchModel, read_square
     from ratlip_cli.weights.load import default_model, load_model
+
+    if like is not None:
+        read_square(like.image, 1)  # what is wrong with it is told before a model is loaded
 
     keep_freed_memory()
     target = own_device(device)

@@ -122,6 +122,8 @@ def check_model_name(name: str | None) -> None:
 
     It can be where it is a file or folder, or has the form of a name on the Hub and no folder that is here before it.
     """
+    if name is not None and not name.strip():
+        raise UsageError("a name is empty: give that of a run or a model, or leave it out.")
     if name is None or name == "ratlip-demo" or Path(name).exists():
         return
     if Path(name).parent.is_dir() or Path(name).parts[:1] == RUNS.parts:

@@ -41,11 +41,12 @@ def play(
     for name in model or ():
         check_model_name(name)
     try:
-        from ratlip_cli.web import playground
+        from ratlip_cli.web import guard, playground
     except ModuleNotFoundError as error:
         if error.name not in ("gradio", "starlette"):
             raise
         raise RatlipError("the playground needs gradio: `pip install 'ratlip[play]'`.") from error
+    guard.serves_this_machine_alone(host)  # a host that is none is told before models are loaded
     from ratlip_cli.device import keep_freed_memory, resolve_device
     from ratlip_cli.weights.load import default_model, load_model
 

@@ -32,8 +32,8 @@ def report(
         list[Path] | None,
         typer.Option(
             metavar="FOLDER",
-            help="Also all figures in a folder that gradcam or latent-viz wrote; those of the model in gradcam and "
-            "latent, here and in the run, are found without it.",
+            help="Also the figures in a folder that gradcam or latent-viz wrote, 16 at most; those of the model in "
+            "gradcam and latent, here and in the run, are found without it.",
         ),
     ] = None,
     json: Json = False,
@@ -56,7 +56,7 @@ def report(
     from ratlip_cli.web.report import ReportRequest, newest_subject
     from ratlip_cli.web.report import report as write
 
-    request = ReportRequest(subject or newest_subject(), scores or (), figures or ())
+    request = ReportRequest(newest_subject() if subject is None else subject, scores or (), figures or ())
     with console.bars() as progress:
         page = write(request, out, progress)
     for line in page.warnings:

@@ -66,7 +66,7 @@ def train(
     """
     is_first = processes.begin()  # of several processes the first one speaks
     console.set_up(quiet or not is_first)
-    check_model_name(str(typed["init_from"]) if "init_from" in typed else None)
+    check_model_name(str(typed["init_from"]) if typed.get("init_from") else None)
     settings = resolve_settings(typed, config)
     if print_config:
         console.result_toml(settings.to_toml().rstrip())

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ratlip_cli.device import resolve_device
-from ratlip_cli.editing.inversion import Inversion, as_long, invert
+from ratlip_cli.editing.inversion import Inversion, Weights, as_long, invert
 from ratlip_cli.editing.request import EditRequest
 from ratlip_cli.errors import UsageError
 from ratlip_cli.files import printable, whole_files
@@ -27,7 +27,7 @@ from ratlip_cli.like import image_vectors, reads_vectors, text_like
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.outputs import next_number, png_text, slug
 from ratlip_cli.pixels import from_image, to_images
-from ratlip_cli.sampling import read_square, sample
+from ratlip_cli.sampling import TorchModel, read_square, sample
 from ratlip_cli.weights.load import default_model, load_model
 from ratlip_cli.weights.model_folder import Model
 
@@ -48,11 +48,18 @@ class Edit:
     seconds: float  # Of the inversion.
 
     @property
+    def loss(self) -> float:
+        """Of the inversion, in the end."""
+        return float(Weights().loss(self.inversion.losses))
+
+    @property
     def says(self) -> str:
-        """How near the reconstruction is, in a sentence."""
+        """How near the reconstruction is, and what the search for it came to, in a sentence."""
         levels = 127.5 * float(self.inversion.losses["pixel"][0]) ** 0.5
         cosine = 1 - float(self.inversion.losses["identity"][0])
-        return f"reconstruction: {levels:.0f} of 255 levels off (root mean square), CLIP cosine {cosine:.2f}"
+        near = f"{levels:.0f} of 255 levels off (root mean square), CLIP cosine {cosine:.2f}"
+        found = f"loss {self.loss:.3f} after {self.request.steps} steps in {self.seconds:.1f} s"
+        return f"reconstruction: {near}; {found}"
 
     def strip(self) -> Image.Image:
         """Original, reconstruction and the changes side by side."""
@@ -75,6 +82,7 @@ class Edit:
             "fingerprint": self.model.fingerprint,
             "reconstruction": {name: round(float(value[0]), 4) for name, value in self.inversion.losses.items()},
             "clip_similarity": {name: [round(value, 4) for value in row] for name, row in self.similarity.items()},
+            "loss": round(self.loss, 4),
             "seconds": round(self.seconds, 1),
         }
 
@@ -156,9 +164,10 @@ def caption_vectors(model: Model, start: str, end: str) -> tuple[Tensor, Tensor]
 
     Raises UsageError where they are the same, or the model's conditions are words.
     """
-    for caption in (start, end):
-        if unknown := model.unknown_words(caption):
-            logger.warning("%s", unknown)
+    images = TorchModel(model)
+    for number, caption in enumerate((start, end), 1):
+        for line in images.about(caption):
+            logger.warning("prompt %d: %s", number, line)
     vectors = model.encode([start]), model.encode([end])
     if vectors[0].ndim != 2:
         raise UsageError(
@@ -166,9 +175,10 @@ def caption_vectors(model: Model, start: str, end: str) -> tuple[Tensor, Tensor]
             "vectors of whole prompts: take a model of another variant."
         )
     if torch.equal(*vectors):
-        raise UsageError(
-            f"model {model.name} reads '{start}' and '{end}' as the same: it does not know the words that differ."
-        )
+        why = "it does not know the words that differ"
+        if any(map(model.text_encoder.is_overlong, (start, end))):
+            why += f", or they come after the {model.text_encoder.context_length} tokens that it reads"
+        raise UsageError(f"model {model.name} reads '{start}' and '{end}' as the same: {why}.")
     return vectors
 
 

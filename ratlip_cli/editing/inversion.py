@@ -14,7 +14,7 @@ unit length, as LAFITE's, T is brought to it wherever it is used.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,11 @@ class Weights:
     noise: float = 0.05
     rate: float = 0.1
     """Adam's, of z; that of T is as many times the root mean square of its numbers. Both fall to 0 as a cosine."""
+
+    def loss(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """L (n,)."""
+        beside = self.perceptual * terms["perceptual"] + self.identity * terms["identity"]
+        return terms["pixel"] + beside + self.text * terms["text"] + self.noise * terms["noise"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def invert(
     for step in range(steps):
         for group, fastest in zip(optimizer.param_groups, (rate, rate * size), strict=True):
             group["lr"] = fastest * (1 + math.cos(math.pi * step / steps)) / 2
-        loss = target.loss(target.terms(noise, text)).sum()
+        loss = target.weights.loss(target.terms(noise, text)).sum()
         noise.grad, text.grad = torch.autograd.grad(loss, (noise, text))
         optimizer.step()
         on_step(loss.item() / len(images))
@@ -115,12 +120,6 @@ class _Target:
             "noise": (noise.square().mean(dim=1) - 1).square(),
         }
 
-    def loss(self, terms: dict[str, Tensor]) -> Tensor:
-        """L (n,)."""
-        w = self.weights
-        beside = w.perceptual * terms["perceptual"] + w.identity * terms["identity"]
-        return terms["pixel"] + beside + w.text * terms["text"] + w.noise * terms["noise"]
-
 
 @torch.no_grad()
 def _best_start(target: _Target, seed: int) -> Tensor:
@@ -130,6 +129,6 @@ def _best_start(target: _Target, seed: int) -> Tensor:
     for row in range(len(target.images)):
         of, text = slice(row, row + 1), target.text[row : row + 1].expand(STARTS, -1)
         tried = zip(torch.split(noise, 8), torch.split(text, 8), strict=True)
-        losses = [target.loss(target.terms(z, t, of)) for z, t in tried]
+        losses = [target.weights.loss(target.terms(z, t, of)) for z, t in tried]
         best.append(noise[torch.cat(losses).argmin()])
     return torch.stack(best)

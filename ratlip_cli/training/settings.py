@@ -640,13 +640,23 @@ def checked(path: Path | str, table: Mapping[str, Any], own: bool = False) -> di
 
 def _renamed(path: Path | str, table: Mapping[str, Any], own: bool) -> dict[str, Any]:
     """The settings with those that were called otherwise once under the names that they have now."""
-    now = {one.about.formerly: name for name, one in SETTINGS.items() if one.about.formerly}
+    now = _present_names()
     for old in now.keys() & table.keys():
         if now[old] in table:
             raise UsageError(f"{path}: '{old}' is what '{now[old]}' was called before; leave out one of them.")
         if not own:
             logger.info("%s: '%s' is called '%s' now", path, old, now[old])
-    return {now.get(key, key): value for key, value in table.items()}
+    return by_present_names(table)
+
+
+def by_present_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a record has them, under the names that they have now; what is no setting keeps its own."""
+    now = _present_names()
+    return {now.get(str(name), str(name)): value for name, value in settings.items()}
+
+
+def _present_names() -> dict[str, str]:
+    return {one.about.formerly: name for name, one in SETTINGS.items() if one.about.formerly}
 
 
 def _unknown_setting(path: Path | str, key: str, known: list[str]) -> UsageError:

@@ -6,9 +6,11 @@ keeps what it was sent.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
+import socket
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+
+from ratlip_cli.errors import UsageError
 
 LARGEST_BODY = 64 * 1024
 """Bytes of a request. The longest prompts that the page takes are a third of it."""
@@ -50,6 +54,7 @@ class OnlyThePage:
         blocks: the page (gradio.Blocks).
         folder: the only one whose files are served: gradio's, of this process.
         host: the only name that is answered to, beside those of this machine's loopback; any one where it is None.
+            In small letters, and an IPv6 address without brackets.
     """
 
     def __init__(self, app: Any, blocks: Any, folder: str, host: str | None) -> None:
@@ -135,11 +140,31 @@ class OnlyThePage:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether this name or address of a machine is the machine itself."""
+    """Whether this name or address of a machine is the machine itself; no name is looked up."""
     try:
-        return ipaddress.ip_address(name).is_loopback
+        address = ipaddress.ip_address(name)
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
     except ValueError:
-        return name == "localhost"
+        return name.lower() == "localhost"
+
+
+def serves_this_machine_alone(host: str) -> bool:
+    """Whether a server on this name or address, of which there are many spellings, is for this machine alone.
+
+    Raises UsageError where it is no name or address of this machine.
+    """
+    found = set()
+    name = host.strip("[]") or ".."  # getaddrinfo takes an empty name for all addresses
+    with contextlib.suppress(OSError, ValueError):  # ValueError: it cannot be a name
+        for family, kind, _, _, address in socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM):
+            with contextlib.suppress(OSError), socket.socket(family, kind) as one:
+                one.bind(address)
+                found.add(str(address[0]))
+    if not found:
+        raise UsageError(
+            f"--host '{host}' is no name or address of this machine: give 127.0.0.1, or 0.0.0.0 for your network."
+        )
+    return all(map(is_loopback, found))
 
 
 def _name(host: str) -> str:

@@ -36,7 +36,7 @@ from ratlip_cli.outputs import ImageFolder, png_text, slug
 from ratlip_cli.pixels import from_image
 from ratlip_cli.samples import Sample
 from ratlip_cli.sampling import TorchModel, generate
-from ratlip_cli.web.guard import MOST_SESSIONS, OnlyThePage, is_loopback
+from ratlip_cli.web.guard import MOST_SESSIONS, OnlyThePage, serves_this_machine_alone
 from ratlip_cli.weights.model_folder import Model
 
 LONGEST_PROMPT = 1000
@@ -242,12 +242,20 @@ def _number(what: str, value: object, least: float, most: float) -> float:
     return value
 
 
+def _whole(what: str, value: object, least: int, most: int) -> int:
+    """Raises UsageError for a number between two whole ones, which the page shows as it was typed."""
+    number = _number(what, value, least, most)
+    if number != int(number):
+        raise UsageError(f"{what} is {number}; give a whole number, such as {int(number)}.")
+    return int(number)
+
+
 def _count(value: object) -> int:
-    return int(_number("the number of images", value, 1, MOST_IMAGES))
+    return _whole("the number of images", value, 1, MOST_IMAGES)
 
 
 def _best_of(value: object) -> int:
-    return int(_number("best-of", value, 1, MOST_BEST_OF))
+    return _whole("best-of", value, 1, MOST_BEST_OF)
 
 
 def _truncation(value: object) -> float:
@@ -261,7 +269,7 @@ def _share(value: object) -> float:
 def _seed(value: object) -> int:
     if value is None:
         raise UsageError("there is no seed; give a whole number, such as 0.")
-    return int(_number("seed", value, 0, MOST_SEED))
+    return _whole("seed", value, 0, MOST_SEED)
 
 
 @contextlib.contextmanager
@@ -393,7 +401,7 @@ def _one_prompt(playground: Playground, settings: list[Any], run: dict[str, Any]
     event = told(playground.one_prompt)
 
     def tried(number: object) -> Iterator[str]:
-        yield playground.prompts[int(_number("the prompt's number", number, 0, len(playground.prompts) - 1))]
+        yield playground.prompts[_whole("the prompt's number", number, 0, len(playground.prompts) - 1)]
 
     trying = tries.click(told(tried), tries, prompt, show_progress="hidden", **run)
     for trigger in (go.click, prompt.submit, trying.then):
@@ -472,9 +480,9 @@ def _known_words(models: dict[str, Model]) -> None:
 
 
 _HEAD = """<h1>ratlip playground</h1>
-<p>Images from text by GANs on frozen CLIP. Image <i>k</i> depends on the model, the prompt, the seed and <i>k</i>
-alone. Under each image: <i>k</i>, and how like the prompt CLIP finds it. A saved image holds all of that as PNG
-text.</p>"""
+<p>Images from text by GANs on frozen CLIP. Image <i>k</i> depends on the model, the prompt, the seed, the
+truncation and <i>k</i> alone. Under each image: <i>k</i>, and how like the prompt CLIP finds it. A saved image holds
+all of that as PNG text.</p>"""
 
 _STYLE = """
 .ratlip-note p { margin: 0; font-size: 0.9em; opacity: 0.8; }
@@ -501,16 +509,20 @@ def served(
     """Serve the playground of these models while the context lasts; it yields the address.
 
     Args:
+        host: a name or an address of this machine; see `guard.serves_this_machine_alone`.
         port: left out, the first free one from FIRST_PORT.
         share: also ask gradio's servers for a public address, and yield that one.
 
-    Raises RatlipError where the port is taken, or there is no public address.
+    Raises UsageError where the host is none of this machine; RatlipError where the port is taken, or there is no public
+    address.
     """
+    host = host.strip("[]").lower()
+    own = host if serves_this_machine_alone(host) and not share else None
     direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), host, "localhost"]
-    own = {"no_proxy": ",".join(filter(None, direct))}  # gradio calls on its own server, by any proxy that is set
-    with tempfile.TemporaryDirectory(prefix="ratlip-play-") as folder, _environment(GRADIO_TEMP_DIR=folder, **own):
+    proxies = {"no_proxy": ",".join(filter(None, direct))}  # gradio calls on its own server, by any proxy that is set
+    with tempfile.TemporaryDirectory(prefix="ratlip-play-") as folder, _environment(GRADIO_TEMP_DIR=folder, **proxies):
         blocks = page(Playground(models))
-        address, public = _launched(blocks, host, port, share, folder)
+        address, public = _launched(blocks, host, own, port, share, folder)
         try:
             if share and not public:
                 raise RatlipError("there is no public address: gradio's servers were not reached; leave out --share.")
@@ -521,13 +533,14 @@ def served(
             blocks.close(verbose=False)
 
 
-def _launched(blocks: Any, host: str, port: int | None, share: bool, folder: str) -> tuple[str, str | None]:
-    """Serve in a thread of its own: the address here, and the public one."""
-    own = host if is_loopback(host) and not share else None
+def _launched(
+    blocks: Any, host: str, own: str | None, port: int | None, share: bool, folder: str
+) -> tuple[str, str | None]:
+    """Serve in a thread of its own, which answers to the name `own` alone: the address here, and the public one."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             _, address, public = blocks.launch(
-                server_name=host,
+                server_name=f"[{host}]" if ":" in host else host,  # as addresses have IPv6
                 server_port=port,
                 share=share,
                 prevent_thread_lock=True,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ratlip_cli.errors import RatlipError
+from ratlip_cli.experiments.ledger import shown_name
 from ratlip_cli.json_files import read_json
 from ratlip_cli.training.runs import SCORES
 from ratlip_cli.training.settings import resolve_settings
@@ -136,7 +137,8 @@ def score_rows(content: Mapping[str, Any], source: str) -> list[ScoreRow]:
         return score_rows(content["evaluation"], f"{source}, step {step}" if step is not None else source)
     protocol, fingerprint = content.get("protocol", ""), str(content.get("fingerprint", ""))
     if isinstance(protocol, dict):
-        protocol = in_words(protocol)
+        named = [shown_metric(str(metric), content) for metric in as_list(protocol.get("metrics"))]
+        protocol = in_words({**protocol, "metrics": named})
     metrics, scores = content.get("metrics"), content.get("scores")
     if isinstance(metrics, dict) and fingerprint:
         return [
@@ -156,10 +158,23 @@ def score_rows(content: Mapping[str, Any], source: str) -> list[ScoreRow]:
     if isinstance(scores, dict) and "settings_digest" in content:
         model = str(content.get("model_fingerprint", ""))
         return [
-            ScoreRow(source, str(name), shown_value(value), protocol=str(protocol), fingerprint=f"model {model}")
+            ScoreRow(
+                source,
+                shown_metric(str(name), content),
+                shown_value(value),
+                protocol=str(protocol),
+                fingerprint=f"model {model}",
+            )
             for name, value in scores.items()
         ]
     return []
+
+
+def shown_metric(metric: str, entry: Mapping[str, Any]) -> str:
+    """The name of a score in an entry of a ledger as `ratlip evaluate` has it, which says whose features it is of."""
+    protocol = entry.get("protocol")
+    of_networks = isinstance(protocol, dict) and isinstance(protocol.get("networks"), dict)
+    return shown_name(metric, protocol) if of_networks and isinstance(protocol, dict) else metric
 
 
 def in_words(content: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ from ratlip_cli.sampling import generate
 from ratlip_cli.setting import RUNS
 from ratlip_cli.training.run_folder import ENVIRONMENT_FILE
 from ratlip_cli.training.runs import RunSummary, runs_in
-from ratlip_cli.training.settings import TrainSettings, all_settings, settings_of_run
+from ratlip_cli.training.settings import TrainSettings, all_settings, by_present_names, settings_of_run
 from ratlip_cli.web.advice import advice
 from ratlip_cli.web.charts import COLOURS, DASHES, Chart, Curve, Table, chart
 from ratlip_cli.web.records import (
@@ -43,9 +43,10 @@ from ratlip_cli.web.records import (
     read_object,
     said,
     score_rows,
+    shown_metric,
     shown_value,
 )
-from ratlip_cli.web.sweeps import entries_of, environment_table, scores_table, settings_table, shown_metric, state_of
+from ratlip_cli.web.sweeps import entries_of, environment_table, scores_table, settings_table, state_of
 from ratlip_cli.weights.load import locate_model
 from ratlip_cli.weights.model_folder import CONFIG_FILE, SAMPLES_FILE, fingerprint_of, load_folder, read_model_config
 
@@ -185,7 +186,7 @@ def report(request: ReportRequest, out: Path, progress: Progress = silent) -> Pa
         written, or the extra `report` is missing.
     """
     if out.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--out {out} is to be an HTML file: name it {out.with_suffix('.html').name}, for example.")
+        raise UsageError(f"--out {out} is to be an HTML file, whose name ends in .html, such as report.html.")
     library = charts_library()
     for page in _smaller_and_smaller(page_of(request, progress)):
         html = _rendered(page, library)
@@ -243,9 +244,7 @@ def _page_of_run(run: Path, request: ReportRequest) -> Page:
     (summary,) = runs_in(run)
     metrics = read_metrics(run)
     settings = _settings(run)
-    warnings = advice(metrics, settings) if settings is not None else []
-    if summary.state == "damaged":
-        warnings.insert(0, f"The run is damaged: {summary.problem}")
+    warnings = _warnings(summary, metrics, settings)
     notes = ["No score yet: --eval-every scores the model while it trains, `ratlip evaluate` at any time."]
     scores = _scores_of_run(run, metrics, request)
     own, unreadable = _own_fingerprints(run)
@@ -266,6 +265,11 @@ def _page_of_run(run: Path, request: ReportRequest) -> Page:
         sections=[section for section in sections if section is not None],
         notes=[] if scores else notes,
     )
+
+
+def _warnings(summary: RunSummary, metrics: Metrics, settings: TrainSettings | None) -> list[str]:
+    damage = [f"The run is damaged: {summary.problem}"] if summary.state == "damaged" else []
+    return [*damage, *(advice(metrics, settings) if settings is not None else [])]
 
 
 def _settings(run: Path) -> TrainSettings | None:
@@ -351,10 +355,13 @@ def _samples(grids: Sequence[Path], title: str = "Samples") -> Section | None:
     count = min(MOST_SLIDES, len(grids))
     chosen = [grids[place * (len(grids) - 1) // max(1, count - 1)] for place in range(count)]
     slides = _embedded([(f"step {_step_of_grid(path):,}", path, ()) for path in chosen], SLIDES_BYTES)
-    about = "The same prompts and the same noise vectors every time."
-    if count < len(grids):
-        about += f" {count} of {len(grids)} grids are shown."
+    about = "The same prompts and the same noise vectors every time." + _part(slides, len(grids), "grids")
     return Section(title, about, slides=slides) if slides else None
+
+
+def _part(shown: Sequence[Shown], total: int, what: str) -> str:
+    """Says how many of all images are shown; empty where all are."""
+    return f" {len(shown)} of {total} {what} are shown." if len(shown) < total else ""
 
 
 def _grids(run: Path) -> list[Path]:
@@ -380,15 +387,26 @@ def _own_fingerprints(run: Path) -> tuple[set[str], list[str]]:
     return found, problems
 
 
+def _given_figures(folder: Path) -> list[Figure]:
+    figures = figures_of(folder, set(), None)
+    if not figures:
+        raise UsageError(f"--figures {folder} holds none, as `ratlip gradcam` and `ratlip latent-viz` write them.")
+    return figures
+
+
 def _explained(request: ReportRequest, own: set[str], within: Path | None) -> Section | None:
-    figures: list[Figure] = [figure for folder in request.figures for figure in figures_of(folder, set(), None)]
-    for folder in (*(within / name for name in FIGURE_FOLDERS if within is not None), *map(Path, FIGURE_FOLDERS)):
-        figures += figures_of(folder, own, within)
-    figures = list({figure.image.resolve(): figure for figure in figures}.values())[:MOST_FIGURES]
+    """The figures in the folders given, then those of the models in the folder `within`, if any."""
+    figures = [figure for folder in request.figures for figure in _given_figures(folder)]
+    for place in () if within is None else (within, Path()):
+        for name in FIGURE_FOLDERS:
+            figures += figures_of(place / name, own, within)
+    figures = list({figure.image.resolve(): figure for figure in figures}.values())
     if not figures:
         return None
-    shown = _embedded([(figure.title, figure.image, figure.says) for figure in figures], FIGURES_BYTES)
-    return Section("Grad-CAM and latent views", "Figures that were made of this model.", images=shown)
+    chosen = [(figure.title, figure.image, figure.says) for figure in figures[:MOST_FIGURES]]
+    shown = _embedded(chosen, FIGURES_BYTES)
+    about = "By `ratlip gradcam` and `ratlip latent-viz`." + _part(shown, len(figures), "figures")
+    return Section("Grad-CAM and latent views", about, images=shown)
 
 
 def _settings_section(settings: TrainSettings | None) -> Section | None:
@@ -401,7 +419,7 @@ def _against_preset(title: str, settings: Mapping[str, object], dataset: str, va
     """Settings by flat names, those first that are others than the preset's."""
     usual = preset_of(dataset, variant)
     known, others, same = all_settings(), list[list[str]](), list[list[str]]()
-    for name, value in settings.items():
+    for name, value in by_present_names(settings).items():
         if name in ("dataset", "variant", "out", "resume"):
             continue
         row = [name, said(value), said(usual.get(name)), known[name].about.text if name in known else ""]
@@ -432,8 +450,7 @@ def _page_of_sweep(folder: Path, request: ReportRequest) -> Page:
     metrics = {name: read_metrics(folder / name) for name in names if name in runs}
     warnings = []
     for name, own in metrics.items():
-        settings = _settings(folder / name)
-        warnings += [f"{name}: {line}" for line in advice(own, settings)] if settings is not None else []
+        warnings += [f"{name}: {line}" for line in _warnings(runs[name], own, _settings(folder / name))]
     last = {name: _grids(folder / name)[-1:] for name in runs}
     grids = [(f"{name}, {grid.stem.replace('_', ' ')}", grid, ()) for name, found in last.items() for grid in found]
     states = [state_of(entries.get(name), runs.get(name)) for name in names]
@@ -442,7 +459,9 @@ def _page_of_sweep(folder: Path, request: ReportRequest) -> Page:
     shown = [name for name in metrics if name in newest]
     if len(shown) < len(metrics):
         about += f" {len(shown)} of {len(metrics)} are shown, those that were written to last."
-    samples = Section("Samples", "The last grid of each run.", slides=_embedded(grids[:MOST_SLIDES], SLIDES_BYTES))
+    slides = _embedded(grids[-MOST_SLIDES:], SLIDES_BYTES)  # of the runs that were written to last
+    samples = Section("Samples", "The last grid of each run." + _part(slides, len(grids), "runs"), slides=slides)
+    charts = _overlaid({name: metrics[name] for name in shown})
     return Page(
         kind="sweep" if entries else "runs",
         title=folder.resolve().name,
@@ -450,10 +469,11 @@ def _page_of_sweep(folder: Path, request: ReportRequest) -> Page:
         warnings=warnings,
         sections=[
             Section("Runs", tables=[_runs_table(names, entries, runs, states)]),
-            Section("Curves", about, charts=_overlaid({name: metrics[name] for name in shown})),
-            *([samples] if grids else []),
+            *([Section("Curves", about, charts=charts)] if charts else []),
+            *([samples] if slides else []),
             *_told_of_sweep(names, entries, runs),
             *filter(None, [_scores([row for path in request.scores for row in _given_scores(path)], "Given scores")]),
+            *filter(None, [_explained(request, set(), None)]),
         ],
     )
 
@@ -572,6 +592,7 @@ def _samples_of_model(folder: Path, training: Mapping[str, Any], progress: Progr
     if not prompts:
         return None
     rows: dict[str, list[Image.Image]] = {}
+    progress("generate samples", 0, 4 * len(prompts), "images")  # images come in batches, which count from here
     for number, sample in enumerate(generate(load_folder(folder), prompts, count=4), 1):
         progress("generate samples", number, 4 * len(prompts), "images")
         rows.setdefault(sample.prompt, []).append(sample.image)

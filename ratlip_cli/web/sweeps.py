@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ratlip_cli.errors import RatlipError
-from ratlip_cli.experiments.ledger import PLACES, Entry, checked, shown_name
+from ratlip_cli.experiments.ledger import PLACES, Entry, checked
 from ratlip_cli.families import FAMILIES
 from ratlip_cli.json_files import from_json
 from ratlip_cli.training.run_folder import ENVIRONMENT_FILE
 from ratlip_cli.training.runs import RunSummary
-from ratlip_cli.training.settings import settings_of_run
+from ratlip_cli.training.settings import by_present_names, settings_of_run
 from ratlip_cli.web.charts import Table
 from ratlip_cli.web.records import environment_rows, preset_of, read_ledger, read_object, said, score_rows
 
@@ -52,9 +52,7 @@ def scores_table(entries: Mapping[str, Mapping[str, Any]]) -> tuple[str, Table] 
     rows = {name: found for name, entry in entries.items() if (found := score_rows(entry, name))}
     if not rows:
         return None
-    named = {
-        name: {shown_metric(one.metric, entries[name]): one.value for one in found} for name, found in rows.items()
-    }
+    named = {name: {one.metric: one.value for one in found} for name, found in rows.items()}
     metrics = list(dict.fromkeys(metric for own in named.values() for metric in own))
     protocols = {name: found[0].protocol for name, found in rows.items()}
     alike = set(protocols.values())
@@ -77,13 +75,6 @@ def _compared(protocols: set[str]) -> str:
     if len(protocols) == 1:
         return "How they were scored is not recorded."
     return f"They were scored in {len(protocols)} manners: compare those whose protocol is the same."
-
-
-def shown_metric(metric: str, entry: Mapping[str, Any]) -> str:
-    """The name of a score in an entry as `ratlip evaluate` has it."""
-    protocol = entry.get("protocol")
-    of_networks = isinstance(protocol, dict) and isinstance(protocol.get("networks"), dict)
-    return shown_name(metric, protocol) if of_networks and isinstance(protocol, dict) else metric
 
 
 def settings_table(
@@ -144,7 +135,7 @@ def _settings_of(entry: Mapping[str, Any] | None, run: RunSummary | None) -> dic
             return {}
     family = FAMILIES.get(str(settings.get("variant")))
     left_out = {*PLACES, *(family.unused if family else ())}
-    return {str(name): value for name, value in settings.items() if name not in left_out}
+    return {name: value for name, value in by_present_names(settings).items() if name not in left_out}
 
 
 def environment_table(
