@@ -1,4 +1,4 @@
-"""The other papers' models learn the colours that captions ask for, in minutes. A file: one worker has all of it."""
+"""The other papers' models learn the colours that captions ask for. It is long: by its name it begins early."""
 
 from __future__ import annotations
 
