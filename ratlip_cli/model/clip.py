@@ -97,9 +97,9 @@ class FrozenCLIP(nn.Module):
         return super().train(False)
 
     @property
-    def logit_scale(self) -> float:
-        """What cosines of image and text vectors are multiplied by, to be the logits of its probabilities."""
-        return float(self.model.logit_scale.exp())
+    def logit_scale(self) -> Tensor:
+        """What cosines of image and text vectors are multiplied by, to be the logits of its probabilities. Scalar."""
+        return self.model.logit_scale.exp()
 
     @property
     def context_length(self) -> int:

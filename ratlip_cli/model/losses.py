@@ -24,14 +24,14 @@ def mismatched(text: Tensor) -> Tensor:
     return text.roll(-1, dims=0)
 
 
-def found_wrong(text: Tensor, image_vectors: Tensor, captions: Tensor, logit_scale: float) -> Tensor:
+def found_wrong(text: Tensor, image_vectors: Tensor, captions: Tensor, logit_scale: Tensor) -> Tensor:
     """Which captions CLIP finds wrong for which images (B,N): their own are _TIMES_AS_PROBABLE as probable, or more.
 
     Args:
         text: T of the images' own captions (B,d).
         image_vectors: E of the images (B,d).
         captions: T of the captions in question (N,d).
-        logit_scale: what CLIP multiplies cosines by, before a softmax makes probabilities of them.
+        logit_scale: what CLIP multiplies cosines by, before a softmax makes probabilities of them (scalar).
     """
     images, own, others = (F.normalize(vectors.float(), dim=1) for vectors in (image_vectors, text, captions))
     advantage = (images * own).sum(dim=1, keepdim=True) - images @ others.T
@@ -55,7 +55,7 @@ def hard_mismatched(text: Tensor, captions: Tensor, wrong: Tensor, neighbours: T
     return torch.where(most > -torch.inf, captions[which[:, 0]], neighbours)
 
 
-def contrastive(image_vectors: Tensor, text: Tensor, captions: Tensor, wrong: Tensor, logit_scale: float) -> Tensor:
+def contrastive(image_vectors: Tensor, text: Tensor, captions: Tensor, wrong: Tensor, logit_scale: Tensor) -> Tensor:
     """The mean of -log p of generated images' captions, by CLIP, among them and the wrong ones of `captions`. Scalar.
 
     Where the similarity grows by whatever CLIP likes to see with a caption, this grows by what tells it from others
@@ -66,7 +66,7 @@ def contrastive(image_vectors: Tensor, text: Tensor, captions: Tensor, wrong: Te
         text: T of their captions (B,d).
         captions: T of other captions (N,d).
         wrong: which of them count for which image (B,N).
-        logit_scale: what CLIP multiplies cosines by, before a softmax makes probabilities of them.
+        logit_scale: what CLIP multiplies cosines by, before a softmax makes probabilities of them (scalar).
     """
     images, own, others = (F.normalize(vectors.float(), dim=1) for vectors in (image_vectors, text, captions))
     right = logit_scale * (images * own).sum(dim=1, keepdim=True)
