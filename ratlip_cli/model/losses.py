@@ -25,34 +25,32 @@ def mismatched(text: Tensor) -> Tensor:
 
 
 def found_wrong(text: Tensor, image_vectors: Tensor, captions: Tensor, logit_scale: Tensor) -> Tensor:
-    """Which captions CLIP finds wrong for which images (B,N): their own are _TIMES_AS_PROBABLE as probable, or more.
+    """Which captions CLIP finds wrong (B,N): the images' own are _TIMES_AS_PROBABLE as probable, or more.
 
     Args:
         text: T of the images' own captions (B,d).
         image_vectors: E of the images (B,d).
-        captions: T of the captions in question (N,d).
+        captions: T of each image's captions in question (B,N,d).
         logit_scale: what CLIP multiplies cosines by, before a softmax makes probabilities of them (scalar).
     """
-    images, own, others = (F.normalize(vectors.float(), dim=1) for vectors in (image_vectors, text, captions))
-    advantage = (images * own).sum(dim=1, keepdim=True) - images @ others.T
+    images = image_vectors[:, None].float()
+    advantage = _cosines(images, text[:, None]) - _cosines(images, captions)
     return logit_scale * advantage > math.log(_TIMES_AS_PROBABLE)
 
 
-def hard_mismatched(text: Tensor, captions: Tensor, wrong: Tensor, neighbours: Tensor) -> Tensor:
-    """T_mis (B,d) as hard negatives: of the captions that are wrong for an image the one most like its own.
+def hard_mismatched(captions: Tensor, wrong: Tensor, neighbours: Tensor) -> Tensor:
+    """T_mis (B,d) as hard negatives: the first of each image's captions that is wrong for it.
 
     A neighbour's caption seldom differs in a small thing alone, so a discriminator learns late to look at those.
-    Without `wrong`, many a caption most like the own one would be as true of the image. Not in the paper: an option.
+    Not in the paper: an option.
 
     Args:
-        text: T of the images' own captions (B,d).
-        captions: T of captions to choose among (N,d).
-        wrong: which of them are wrong for which image (B,N), see `found_wrong`.
+        captions: T of each image's captions to choose among (B,N,d), its own but for a word.
+        wrong: which of them are wrong (B,N), see `found_wrong`.
         neighbours: T (B,d) for images for which none is.
     """
-    likeness = F.normalize(text.float(), dim=1) @ F.normalize(captions.float(), dim=1).T
-    most, which = likeness.masked_fill(~wrong, -torch.inf).max(dim=1, keepdim=True)
-    return torch.where(most > -torch.inf, captions[which[:, 0]], neighbours)
+    first = wrong.int().argmax(dim=1)
+    return torch.where(wrong.any(dim=1, keepdim=True), captions[torch.arange(len(captions)), first], neighbours)
 
 
 def contrastive(image_vectors: Tensor, text: Tensor, captions: Tensor, wrong: Tensor, logit_scale: Tensor) -> Tensor:
@@ -64,14 +62,18 @@ def contrastive(image_vectors: Tensor, text: Tensor, captions: Tensor, wrong: Te
     Args:
         image_vectors: E of generated images (B,d).
         text: T of their captions (B,d).
-        captions: T of other captions (N,d).
-        wrong: which of them count for which image (B,N).
+        captions: T of other captions of each (B,N,d).
+        wrong: which of them count (B,N).
         logit_scale: what CLIP multiplies cosines by, before a softmax makes probabilities of them (scalar).
     """
-    images, own, others = (F.normalize(vectors.float(), dim=1) for vectors in (image_vectors, text, captions))
-    right = logit_scale * (images * own).sum(dim=1, keepdim=True)
-    logits = torch.cat((right, (logit_scale * images @ others.T).masked_fill(~wrong, -torch.inf)), dim=1)
-    return (logits.logsumexp(dim=1) - right[:, 0]).mean()
+    images = image_vectors[:, None].float()
+    right = logit_scale * _cosines(images, text[:, None])
+    others = (logit_scale * _cosines(images, captions)).masked_fill(~wrong, -torch.inf)
+    return (torch.cat((right, others), dim=1).logsumexp(dim=1) - right[:, 0]).mean()
+
+
+def _cosines(vectors: Tensor, others: Tensor) -> Tensor:
+    return F.cosine_similarity(vectors.float(), others.float(), dim=-1)
 
 
 def hinge_real(logits: Tensor) -> Tensor:

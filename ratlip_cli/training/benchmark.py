@@ -117,7 +117,8 @@ def measure_training(
     """Train a new model of these settings on noise: each kind of steps, which count by their shares."""
     size, count = settings.image_size, settings.batch_size
     random = torch.Generator().manual_seed(0)
-    trainer = Trainer(settings, clip, settings.family.rows(clip, [PROMPT] * count), count, device)
+    captions = [PROMPT] * count
+    trainer = Trainer(settings, clip, settings.family.rows(clip, captions), count, device, captions=captions)
     batch = Batch(torch.rand(count, 3, size, size, generator=random) * 2 - 1, torch.arange(count))
     step = gflop = 0.0
     for number, share in trainer.kinds_of_steps(settings.total_steps(count)).items():

@@ -66,7 +66,7 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
         batches = training_batches(dataset, settings.batch_size, 0, settings.workers)
     else:
         batches = StreamReader(dataset, settings.batch_size, settings.workers).batches()
-    trainer = Trainer(settings, clip, rows, len(dataset), device)
+    trainer = Trainer(settings, clip, rows, len(dataset), device, captions=all_captions)
     told = None if start is None else start_from(start, trainer)
     steps = settings.total_steps(len(dataset))
     seconds_per_step, text_seconds = 0.0, []

@@ -135,8 +135,8 @@ class TrainSettings:
     )
     hard_negatives: int = _learning(
         0,
-        "Captions among which each image's mismatched one is sought, as like its own as can be; 0: its neighbour's, as "
-        "in the paper.",
+        "Captions with one word exchanged, of each image's own, among which its mismatched one is sought; 0: its "
+        "neighbour's, as in the paper.",
         advanced=True,
     )
     contrastive_weight: float = _learning(
@@ -287,7 +287,7 @@ class TrainSettings:
             )
         if self.contrastive_weight and not self.hard_negatives:
             raise UsageError(
-                "contrastive_weight needs wrong captions, and hard_negatives is 0; try hard_negatives 256."
+                "contrastive_weight needs wrong captions, and hard_negatives is 0; try hard_negatives 8."
             )
         if self.recompute and self.compile:
             raise UsageError("recompute and compile do not go together; leave out one of them.")

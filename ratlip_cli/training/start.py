@@ -102,7 +102,8 @@ def open_session(
         tell(f"this version's {settings.clip} is another CLIP: the run goes on with its own copy, {clip.spec}")
     rows = world.in_turn(lambda: _rows(settings, dataset, clip))
     classes = dataset.classes if isinstance(dataset, CaptionedImages) else None
-    trainer = Trainer(with_files, clip, rows, len(dataset), device, classes)
+    captions = dataset.captions if isinstance(dataset, CaptionedImages) else ()
+    trainer = Trainer(with_files, clip, rows, len(dataset), device, classes, captions)
     identity = Identity(settings.architecture, clip.fingerprint, dataset.fingerprint, of_files)
     if checkpoint is not None:
         resume(trainer, checkpoint, identity, before)
@@ -296,6 +297,11 @@ def _stream(settings: TrainSettings) -> StreamedImages:
         raise UsageError(
             "eval_every needs a test split, and a stream has none: leave it out, and score checkpoints on a prepared "
             "set by `ratlip evaluate --dataset`."
+        )
+    if settings.hard_negatives:
+        raise UsageError(
+            "hard_negatives exchanges words for others of all captions, and a stream's are not known before they come: "
+            "leave it out, or prepare the images by `ratlip prepare`."
         )
     stream = StreamedImages(
         settings.dataset,

@@ -32,6 +32,7 @@ from ratlip_cli.training.ema import start_ema, tensors_of, update_ema
 from ratlip_cli.training.objectives.objective import Logs, MicroBatch, Negatives, Phase
 from ratlip_cli.training.objectives.schedule import scheduled
 from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.word_exchange import WordExchange
 
 _GRADIENT_D, _GRADIENT_G = "gradient norm of D", "gradient norm of G"
 """Measured to see whether a step is finite, and not recorded."""
@@ -39,8 +40,8 @@ _GRADIENT_D, _GRADIENT_G = "gradient norm of D", "gradient norm of G"
 _STEPS_OF_A_KIND = 10_000
 """Steps at most that are looked at for the kinds of them."""
 
-_OF_OBJECTIVE, _OF_CAPTIONS = 1, 2
-"""What tells the objective's random numbers of a step, and those that choose captions, from its noise vectors."""
+_OF_OBJECTIVE, _OF_WORDS = 1, 2
+"""What tells the objective's random numbers of a step, and those that exchange words, from its noise vectors."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -77,6 +78,7 @@ class Trainer:
         images: number of training images, to count epochs; 0 where it is not known.
         device: where to compute.
         classes: for each row the number of its image's class, see `CaptionedImages.classes`; None where there are none.
+        captions: those of `rows`, for hard negatives.
     """
 
     def __init__(
@@ -87,11 +89,14 @@ class Trainer:
         images: int,
         device: torch.device,
         classes: NDArray[np.int64] | None = None,
+        captions: Sequence[str] = (),
     ) -> None:
         self.settings = settings
         self.clip = clip
         self.rows = (torch.empty(0) if rows is None else rows).to(device)
         self.classes = None if classes is None else torch.from_numpy(classes).to(device)
+        self.captions = captions
+        self._word_exchange = WordExchange(captions) if settings.hard_negatives else None
         self.stream: list[dict[str, Any]] = []  # Where a stream is: `StreamReader.position` of every process.
         self.images = images
         self.device = device
@@ -273,9 +278,9 @@ class Trainer:
             text = settings.family.condition(self.clip, self._rows_of(batch))
             mismatched = self.objective.mismatched(self.world.whole(text, *settings.shares))[rows]
         images = batch.images.to(self.device, non_blocking=True)
-        negatives = self._negatives(images, text) if settings.hard_negatives else None
+        negatives = self._negatives(batch, rows, images, text) if settings.hard_negatives else None
         if negatives is not None:
-            mismatched = hard_mismatched(text, *negatives, neighbours=mismatched)
+            mismatched = hard_mismatched(*negatives, neighbours=mismatched)
         noise = step_noise(settings.seed, step, whole, settings.noise_dim)[rows]
         tensors = (images, text, mismatched, noise.to(self.device))
         drawn = self.objective.draws(whole, _generator(settings.seed, step, _OF_OBJECTIVE))
@@ -291,7 +296,8 @@ class Trainer:
         of_classes = [None] * len(draws) if classes is None else torch.split(classes, size)
         of_negatives: Sequence[Negatives | None] = [None] * len(draws)
         if negatives is not None:
-            of_negatives = [Negatives(negatives.captions, wrong) for wrong in torch.split(negatives.wrong, size)]
+            parts = (torch.split(tensor, size) for tensor in negatives)
+            of_negatives = [Negatives(captions, wrong) for captions, wrong in zip(*parts, strict=True)]
         return [
             MicroBatch(images, text, mismatched, noise, self.objective.fake_text(text), own, wrong, classes)
             for (images, text, mismatched, noise), own, wrong, classes in zip(
@@ -300,20 +306,30 @@ class Trainer:
         ]
 
     @torch.no_grad()
-    def _negatives(self, images: Tensor, text: Tensor) -> Negatives:
-        """This step's captions, and which CLIP finds wrong for the images (B,3,S,S) of the condition (B,d)."""
+    def _negatives(self, batch: Batch, rows: list[int], images: Tensor, text: Tensor) -> Negatives:
+        """The captions of a batch's images (B,3,S,S) with a word exchanged, and which of them CLIP finds wrong.
+
+        Args:
+            rows: of the whole batch, those of this process.
+            text: T of the captions as they are (B,d).
+        """
         with self._autocast():
             vectors = self.clip.encode_image(images)
-        captions = self._captions(text)
+        texts = self._exchanged(batch, rows)
+        family = self.settings.family
+        captions = family.condition(self.clip, family.rows(self.clip, [text for several in texts for text in several]))
+        captions = captions.view(len(texts), -1, captions.shape[1])
         return Negatives(captions, found_wrong(text, vectors, captions, self.clip.logit_scale))
 
-    def _captions(self, text: Tensor) -> Tensor:
-        """T (N,d) of this step's captions to find hard negatives in: of the training split, or of a stream's batch."""
-        count = self.settings.hard_negatives
-        if not len(self.rows):
-            return self.world.whole(text, *self.settings.shares)[:count]
-        rng = _generator(self.settings.seed, self.steps_done, _OF_CAPTIONS)
-        return self.rows[torch.randint(len(self.rows), (count,), generator=rng).to(self.device)]
+    def _exchanged(self, batch: Batch, rows: list[int]) -> list[list[str]]:
+        """For each caption of a batch `hard_negatives` others, which are a function of seed and step."""
+        assert self._word_exchange is not None
+        assert not isinstance(batch.captions, tuple)
+        shape = (self.settings.hard_negatives, 2)
+        rng = _generator(self.settings.seed, self.steps_done, _OF_WORDS)
+        draws = torch.rand(len(batch.images) * self.world.size, *shape, generator=rng, dtype=torch.float64)[rows]
+        owns = [self.captions[row] if 0 <= row < len(self.captions) else "" for row in batch.captions.tolist()]
+        return [self._word_exchange.exchanged(own, few) for own, few in zip(owns, draws.tolist(), strict=True)]
 
     def _classes_of(self, batch: Batch) -> Tensor | None:
         """The numbers of the classes of a batch's images (B,); None where they are not known."""

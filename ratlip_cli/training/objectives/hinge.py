@@ -64,8 +64,8 @@ class HingeObjective(Objective):
         logs: Logs = {}
         settings = self.settings
         if settings.contrastive_weight and batch.negatives is not None:
-            captions, wrong = batch.negatives
-            term = contrastive(vectors, batch.fake_text, captions, self.fake_text(wrong), self.clip.logit_scale)
+            captions, wrong = map(self.fake_text, batch.negatives)
+            term = contrastive(vectors, batch.fake_text, captions, wrong, self.clip.logit_scale)
             terms, logs = settings.contrastive_weight * term, {"contrastive": term}
         if settings.diversity_weight:
             weight = self._now(settings.diversity_weight, settings.final_diversity_weight)
@@ -74,7 +74,7 @@ class HingeObjective(Objective):
 
     def fake_text(self, text: Tensor) -> Tensor:
         """What belongs to the captions of a micro-batch (B,...) or, for mode seeking, half of it twice."""
-        return text[: len(text) // 2].repeat(2, 1) if self.settings.diversity_weight else text
+        return torch.cat((half := text[: len(text) // 2], half)) if self.settings.diversity_weight else text
 
     def _now(self, start: float, final: float | None) -> float:
         return scheduled(start, final, self.progress, self.settings.decay_from)

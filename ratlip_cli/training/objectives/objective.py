@@ -19,10 +19,10 @@ Logs: TypeAlias = dict[str, Tensor]
 
 
 class Negatives(NamedTuple):
-    """Captions of which some are wrong for an image."""
+    """Captions of each image of a micro-batch, its own but for a word, of which some are wrong for it."""
 
-    captions: Tensor  # Their text vectors (N,d).
-    wrong: Tensor  # Which are wrong for which image of the micro-batch (B,N), see `losses.found_wrong`.
+    captions: Tensor  # Their text vectors (B,N,d).
+    wrong: Tensor  # Which are wrong (B,N), see `losses.found_wrong`.
 
 
 class MicroBatch(NamedTuple):
