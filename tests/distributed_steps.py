@@ -40,7 +40,7 @@ def steps(
     rows = settings.family.rows(clip, dataset.captions)
     kind = torch.get_default_dtype()
     classes = np.arange(len(rows)) % 7
-    trainer = Trainer(settings, clip, rows, len(dataset), torch.device("cpu"), classes)
+    trainer = Trainer(settings, clip, rows, len(dataset), torch.device("cpu"), classes, dataset.captions)
     trainer._unscale = partial(_kept, trainer._unscale, trainer, gradients)  # type: ignore[method-assign]
     own = trainer.world.rows(settings.batch_size, *settings.shares)
     batches = training_batches(dataset, settings.batch_size, rows=own)

@@ -132,7 +132,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ratlip": {"variant": "ratlip"},
     "accumulated": {"variant": "ratlip", "grad_accum": 2, "diversity_weight": 0.1},
     "recomputed": {"variant": "ratlip", "recompute": True},
-    "hard negatives": {"variant": "ratlip", "hard_negatives": 16, "contrastive_weight": 0.5},
+    "hard negatives": {"variant": "ratlip", "hard_negatives": 6, "contrastive_weight": 0.5},
     "galip": {"variant": "galip"},
     "dfgan": {"variant": "dfgan", "diversity_weight": 0.1, "similarity_weight": 1.0},
     "ratgan": {"variant": "ratgan"},

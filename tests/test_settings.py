@@ -233,8 +233,8 @@ def test_epochs_count_images_whatever_the_batch_size_was(batch_size: int, steps:
 def test_a_contrastive_weight_needs_hard_negatives() -> None:
     with pytest.raises(UsageError, match="contrastive_weight needs wrong captions, and hard_negatives is 0"):
         resolve_settings({"dataset": "demo", "contrastive_weight": 0.2})
-    given = {"dataset": "demo", "contrastive_weight": 0.2, "hard_negatives": 256}
+    given = {"dataset": "demo", "contrastive_weight": 0.2, "hard_negatives": 8}
     assert resolve_settings(given).contrastive_weight == 0.2
     for variant in ("lafite", "attngan"):
         with pytest.raises(UsageError, match=f"variant {variant} has no setting 'hard_negatives'"):
-            resolve_settings({"dataset": "demo", "variant": variant, "hard_negatives": 256})
+            resolve_settings({"dataset": "demo", "variant": variant, "hard_negatives": 8})

@@ -554,6 +554,8 @@ def test_bad_requests_of_streams_are_told(
         resolve_dataset(streaming.dataset, tmp_path, 32)
     with pytest.raises(UsageError, match="a stream has none"):
         open_session(streaming.replaced(eval_every=2))
+    with pytest.raises(UsageError, match="a stream's are not known before they come"):
+        open_session(streaming.replaced(hard_negatives=8))
     write_parquet(tmp_path / "0.parquet", range(4))
     write_shard(tmp_path, 0, {0: members(0)})
     (tmp_path / "00000_stats.json").unlink()

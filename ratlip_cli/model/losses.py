@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_TIMES_AS_PROBABLE = 100
-"""Of what this leaves of the demo's captions 3 in 1,000 are true of the image; at 20 it is 1 in 20."""
+_TIMES_AS_PROBABLE = 20
+"""At which CLIP finds most of the demo's captions with a word exchanged that are wrong, and few that are not."""
 
 _SMALLEST_DISTANCE = 1e-3
 """Added to that of two images' vectors, which may be equal."""

@@ -286,9 +286,7 @@ class TrainSettings:
                 "in each."
             )
         if self.contrastive_weight and not self.hard_negatives:
-            raise UsageError(
-                "contrastive_weight needs wrong captions, and hard_negatives is 0; try hard_negatives 8."
-            )
+            raise UsageError("contrastive_weight needs wrong captions, and hard_negatives is 0; try hard_negatives 8.")
         if self.recompute and self.compile:
             raise UsageError("recompute and compile do not go together; leave out one of them.")
         for tracker in self.trackers:
