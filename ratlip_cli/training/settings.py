@@ -255,9 +255,11 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1.")
-        for name in ("workers", "seed", "sample_every", "eval_every", "keep_every", "stream_images", "hard_negatives"):
+        for name in ("workers", "seed", "sample_every", "eval_every", "keep_every", "stream_images"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative.")
+        if not 0 <= self.hard_negatives <= 256:
+            raise UsageError(f"hard_negatives is {self.hard_negatives}; it must be from 0 to 256, and 8 are many.")
         weights = ("similarity_weight", "contrastive_weight", "diversity_weight", "penalty_weight")
         for name in (*weights, "final_similarity_weight", "final_diversity_weight"):
             weight = getattr(self, name)

@@ -200,6 +200,9 @@ class Trainer:
         """The discriminator's update and the generator's gradient; what was measured on the way."""
         measured, fake = self._discriminator_half(batches)
         measured |= self._generator_half(batches, fake)
+        wrong = [batch.negatives.wrong for batch in batches if batch.negatives is not None]
+        if wrong:
+            measured["hard_negative_share"] = torch.cat(wrong).any(dim=1).float().mean()
         values = torch.stack(list(measured.values()))
         self.world.mean_([values])
         return dict(zip(measured, values.tolist(), strict=True))  # the one place where the CPU waits for the GPU
@@ -278,9 +281,6 @@ class Trainer:
             text = settings.family.condition(self.clip, self._rows_of(batch))
             mismatched = self.objective.mismatched(self.world.whole(text, *settings.shares))[rows]
         images = batch.images.to(self.device, non_blocking=True)
-        negatives = self._negatives(batch, rows, images, text) if settings.hard_negatives else None
-        if negatives is not None:
-            mismatched = hard_mismatched(*negatives, neighbours=mismatched)
         noise = step_noise(settings.seed, step, whole, settings.noise_dim)[rows]
         tensors = (images, text, mismatched, noise.to(self.device))
         drawn = self.objective.draws(whole, _generator(settings.seed, step, _OF_OBJECTIVE))
@@ -294,35 +294,35 @@ class Trainer:
         ]
         classes = self._classes_of(batch)
         of_classes = [None] * len(draws) if classes is None else torch.split(classes, size)
-        of_negatives: Sequence[Negatives | None] = [None] * len(draws)
-        if negatives is not None:
-            parts = (torch.split(tensor, size) for tensor in negatives)
-            of_negatives = [Negatives(captions, wrong) for captions, wrong in zip(*parts, strict=True)]
+        batches = [
+            MicroBatch(images, text, mismatched, noise, self.objective.fake_text(text), own, None, classes)
+            for (images, text, mismatched, noise), own, classes in zip(split, draws, of_classes, strict=True)
+        ]
+        if self._word_exchange is None:
+            return batches
+        texts = self._exchanged(batch, rows)
         return [
-            MicroBatch(images, text, mismatched, noise, self.objective.fake_text(text), own, wrong, classes)
-            for (images, text, mismatched, noise), own, wrong, classes in zip(
-                split, draws, of_negatives, of_classes, strict=True
-            )
+            self._with_negatives(micro, texts[start : start + size])
+            for micro, start in zip(batches, range(0, count, size), strict=True)
         ]
 
     @torch.no_grad()
-    def _negatives(self, batch: Batch, rows: list[int], images: Tensor, text: Tensor) -> Negatives:
-        """The captions of a batch's images (B,3,S,S) with a word exchanged, and which of them CLIP finds wrong.
+    def _with_negatives(self, batch: MicroBatch, texts: list[list[str]]) -> MicroBatch:
+        """A micro-batch with captions of its images that have a word exchanged, and the wrong ones as mismatched."""
+        with self._autocast():
+            vectors = self.clip.encode_image(batch.images)
+        captions = self.settings.family.encode(self.clip, [text for several in texts for text in several])
+        captions = captions.view(len(texts), -1, captions.shape[1])
+        wrong = found_wrong(batch.text, vectors, captions, self.clip.logit_scale)
+        mismatched = hard_mismatched(captions, wrong, batch.mismatched)
+        return batch._replace(mismatched=mismatched, negatives=Negatives(captions, wrong))
+
+    def _exchanged(self, batch: Batch, rows: list[int]) -> list[list[str]]:
+        """For each caption of a batch `hard_negatives` others, which are a function of seed and step.
 
         Args:
             rows: of the whole batch, those of this process.
-            text: T of the captions as they are (B,d).
         """
-        with self._autocast():
-            vectors = self.clip.encode_image(images)
-        texts = self._exchanged(batch, rows)
-        family = self.settings.family
-        captions = family.condition(self.clip, family.rows(self.clip, [text for several in texts for text in several]))
-        captions = captions.view(len(texts), -1, captions.shape[1])
-        return Negatives(captions, found_wrong(text, vectors, captions, self.clip.logit_scale))
-
-    def _exchanged(self, batch: Batch, rows: list[int]) -> list[list[str]]:
-        """For each caption of a batch `hard_negatives` others, which are a function of seed and step."""
         assert self._word_exchange is not None
         assert not isinstance(batch.captions, tuple)
         shape = (self.settings.hard_negatives, 2)
