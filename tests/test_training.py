@@ -204,7 +204,12 @@ def test_hard_negatives_are_captions_with_a_word_exchanged_that_clip_finds_wrong
             odds = [500 * (own - F.cosine_similarity(vectors[row], other, 0)).item() for other in captions]
             wrong = [other for other, log_odds in zip(captions, odds, strict=True) if log_odds > math.log(20)]
             taken_from_neighbours += not wrong
-            torch.testing.assert_close(micro.mismatched[row], wrong[0] if wrong else plain.mismatched[row])
+            hard = wrong and row % 2
+            torch.testing.assert_close(micro.mismatched[row], wrong[0] if hard else plain.mismatched[row])
+            assert micro.negatives is not None
+            torch.testing.assert_close(
+                micro.negatives.captions[row], torch.cat((captions, plain.mismatched[row][None]))
+            )
         trainer.steps_done += 1
         neighbours.steps_done += 1
     assert 0 < taken_from_neighbours < 12

@@ -39,15 +39,15 @@ def found_wrong(text: Tensor, image_vectors: Tensor, captions: Tensor, logit_sca
 
 
 def hard_mismatched(captions: Tensor, wrong: Tensor, neighbours: Tensor) -> Tensor:
-    """T_mis (B,d) as hard negatives: the first of each image's captions that is wrong for it.
+    """T_mis (B,d) as hard negatives: the first of each image's captions that counts as wrong for it.
 
     A neighbour's caption seldom differs in a small thing alone, so a discriminator learns late to look at those.
     Not in the paper: an option.
 
     Args:
-        captions: T of each image's captions to choose among (B,N,d), its own but for a word.
-        wrong: which of them are wrong (B,N), see `found_wrong`.
-        neighbours: T (B,d) for images for which none is.
+        captions: T of each image's captions to choose among (B,N,d).
+        wrong: which of them count (B,N), see `found_wrong`.
+        neighbours: T (B,d) for images for which none does.
     """
     first = wrong.int().argmax(dim=1)
     return torch.where(wrong.any(dim=1, keepdim=True), captions[torch.arange(len(captions)), first], neighbours)

@@ -202,7 +202,7 @@ class Trainer:
         measured |= self._generator_half(batches, fake)
         wrong = [batch.negatives.wrong for batch in batches if batch.negatives is not None]
         if wrong:
-            measured["hard_negative_share"] = torch.cat(wrong).any(dim=1).float().mean()
+            measured["hard_negative_share"] = torch.cat(wrong)[:, :-1].any(dim=1).float().mean()
         values = torch.stack(list(measured.values()))
         self.world.mean_([values])
         return dict(zip(measured, values.tolist(), strict=True))  # the one place where the CPU waits for the GPU
@@ -302,19 +302,24 @@ class Trainer:
             return batches
         texts = self._exchanged(batch, rows)
         return [
-            self._with_negatives(micro, texts[start : start + size])
+            self._with_negatives(micro, texts[start : start + size], rows[start : start + size])
             for micro, start in zip(batches, range(0, count, size), strict=True)
         ]
 
     @torch.no_grad()
-    def _with_negatives(self, batch: MicroBatch, texts: list[list[str]]) -> MicroBatch:
-        """A micro-batch with captions of its images that have a word exchanged, and the wrong ones as mismatched."""
+    def _with_negatives(self, batch: MicroBatch, texts: list[list[str]], rows: list[int]) -> MicroBatch:
+        """A micro-batch with its images' captions that have a word exchanged; every second image is told from one.
+
+        The other images are told from their neighbours' captions, and all count as negatives: without them large
+        things are learned late.
+        """
         with self._autocast():
             vectors = self.clip.encode_image(batch.images)
         captions = self.settings.family.encode(self.clip, [text for several in texts for text in several])
-        captions = captions.view(len(texts), -1, captions.shape[1])
+        captions = torch.cat((captions.view(len(texts), -1, captions.shape[1]), batch.mismatched[:, None]), dim=1)
         wrong = found_wrong(batch.text, vectors, captions, self.clip.logit_scale)
-        mismatched = hard_mismatched(captions, wrong, batch.mismatched)
+        second = torch.tensor(rows, device=wrong.device)[:, None] % 2 == 1
+        mismatched = hard_mismatched(captions, wrong & second, batch.mismatched)
         return batch._replace(mismatched=mismatched, negatives=Negatives(captions, wrong))
 
     def _exchanged(self, batch: Batch, rows: list[int]) -> list[list[str]]:

@@ -19,7 +19,7 @@ Logs: TypeAlias = dict[str, Tensor]
 
 
 class Negatives(NamedTuple):
-    """Captions of each image of a micro-batch, its own but for a word, of which some are wrong for it."""
+    """Captions of each image of a micro-batch, its own but for a word and its neighbour's; some are wrong for it."""
 
     captions: Tensor  # Their text vectors (B,N,d).
     wrong: Tensor  # Which are wrong (B,N), see `losses.found_wrong`.
