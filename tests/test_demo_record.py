@@ -285,7 +285,7 @@ def test_the_bundled_model_is_that_of_the_preset() -> None:
     ("words", "code", "told"),
     [
         (["bundle", "scoers"], 2, "unknown step scoers; the steps are: clip "),
-        (["clip bundle"], 2, "unknown step clip bundle; the steps are: clip "),
+        (["bundle scores"], 2, "unknown step bundle scores; the steps are: clip "),
         (
             ["--help"],
             0,
