@@ -314,6 +314,20 @@ def test_existing_folder_is_not_overwritten(run: Path, settings: TrainSettings) 
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
 
+def test_a_finished_run_stays_as_it_is(run: Path, settings: TrainSettings) -> None:
+    """Whatever settings it is resumed with: they are of no step. Weights that a kill left behind it gets again."""
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    before = content()
+    (run / "model" / "generator.safetensors").unlink()
+    again = open_session(resolve_settings({"resume": str(run), "lr_g": 3e-4, "steps": 5, "save_every": 7}))
+    assert (again.finished, list(again.run())) == (True, [])
+    assert content() == before
+    assert open_session(settings.replaced(resume="auto", save_every=2)).finished
+
+
 def test_run_without_a_checkpoint_begins_again(settings: TrainSettings) -> None:
     session = open_session(settings)
     session.folder.close()

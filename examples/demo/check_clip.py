@@ -14,6 +14,7 @@ import json
 import sys
 
 import numpy as np
+import script
 import torch
 from rendered_set import RenderedSet, rendered_set
 from sklearn.linear_model import LogisticRegression
@@ -153,4 +154,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -3,7 +3,8 @@
     python examples/demo/check_scores.py                                  # examples/demo/scores.json, as a table
     python examples/demo/check_scores.py --page docs/bundled-model.md     # also puts the table into the page
 
-`score.py` records them. Models of several training seeds stand side by side, and have to agree.
+`score.py` records them. Models of several training seeds stand side by side, and have to agree in the attributes that
+have a goal; entropies and Fréchet distances of two seeds are not compared.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import script
+
+from ratlip_cli.errors import UsageError
 from ratlip_cli.files import write_text
 
 SCORES = Path(__file__).with_name("scores.json")
@@ -39,6 +43,8 @@ GOALS = {
 ENTROPY_GOAL, MEAN_ENTROPY_GOAL, FRECHET_GOAL = 0.6, 0.85, 3.0
 ALIKE_WITHIN = 0.02
 """How far apart the shares of two training seeds may be."""
+DIGITS = 4
+"""Of a share, as `score.py` rounds it."""
 BEGIN, END = "<!-- scores -->\n", "<!-- end of scores -->\n"
 
 
@@ -56,15 +62,16 @@ class Row:
 
     @property
     def missed(self) -> bool:
-        """Whether a model falls short of the goal."""
+        """Whether a model falls short of the goal, as one does that has no number."""
         if self.goal is None:
             return False
-        return any(value > self.goal if self.at_most else value < self.goal for value in self.values)
+        return not all(value <= self.goal if self.at_most else value >= self.goal for value in self.values)
 
     @property
     def apart(self) -> bool:
         """Whether the models differ by more than two training seeds may."""
-        return self.share and self.goal is not None and max(self.values) - min(self.values) > ALIKE_WITHIN
+        difference = round(max(self.values) - min(self.values), DIGITS)
+        return self.share and self.goal is not None and difference > ALIKE_WITHIN
 
     def cells(self) -> list[str]:
         """Name, goal, a value for each model, real and chance, as text."""
@@ -91,7 +98,7 @@ def rows(scores: dict[str, Any]) -> list[Row]:
     ratios = [[ratio for row in model["diversity"] for ratio in row["entropy_ratio"].values()] for model in models]
     entropies = [
         Row(f"lowest of {len(ratios[0])} entropies", [min(own) for own in ratios], ENTROPY_GOAL, share=False),
-        Row("mean of them", [sum(own) / len(own) for own in ratios], MEAN_ENTROPY_GOAL, share=False),
+        Row("mean of them", [round(sum(own) / len(own), DIGITS) for own in ratios], MEAN_ENTROPY_GOAL, share=False),
     ]
     distances = [model["frechet"]["ratio"] for model in models]
     distance = Row("Fréchet distance, times that of real halves", distances, FRECHET_GOAL, share=False, at_most=True)
@@ -112,7 +119,7 @@ def low_entropies(scores: dict[str, Any]) -> list[str]:
         for model in scores["models"]
         for row in model["diversity"]
         for name, ratio in row["entropy_ratio"].items()
-        if ratio < ENTROPY_GOAL
+        if not ratio >= ENTROPY_GOAL
     ]
 
 
@@ -141,14 +148,22 @@ def markdown(scores: dict[str, Any]) -> str:
             name, *others = row.cells()
             lines.append([f"**{name}**" if row.missed else name, *others])
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    if len(scores["models"]) > 1:
+        text += (
+            f"\nThe seeds have to agree within {ALIKE_WITHIN:.0%} in the attributes; the other rows are not compared.\n"
+        )
     low = low_entropies(scores)
     return text + (f"\nBelow {ENTROPY_GOAL}:\n\n" if low else "") + "".join(f"- {line}\n" for line in low)
 
 
 def put_into(page: Path, scores: dict[str, Any]) -> None:
-    """Replace what stands between the marks of a page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
+    """Replace what stands between the marks of a page. Raises UsageError where it has not each once, in order."""
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    if (text.count(BEGIN), text.count(END), rest.count(END)) != (1, 1, 1):
+        marks = " and then ".join(mark.strip() for mark in (BEGIN, END))
+        raise UsageError(f"{page} must have {marks} once each, in a line of its own: the table goes between them.")
     write_text(page, before + BEGIN + "\n" + markdown(scores) + "\n" + END + after)
 
 
@@ -157,7 +172,10 @@ def main() -> None:
     parser.add_argument("scores", type=Path, nargs="?", default=SCORES)
     parser.add_argument("--page", type=Path, help="a page of docs/ that holds the table between its marks")
     args = parser.parse_args()
-    scores = json.loads(args.scores.read_text(encoding="utf-8"))
+    try:
+        scores = json.loads(args.scores.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{args.scores} is no JSON: {error}.") from error
     if args.page:
         put_into(args.page, scores)
     print(table(scores))
@@ -167,4 +185,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

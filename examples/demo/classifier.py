@@ -1,6 +1,7 @@
 """The attribute classifier: what an image of the demo shows, by a small network trained on rendered images alone.
 
-    python examples/demo/classifier.py --out examples/demo/classifier.safetensors
+    python examples/demo/classifier.py            # where examples/demo/classifier.safetensors is not there
+    python examples/demo/classifier.py --again    # in its place; the scores are by it, and are to be made anew
 
 It shares no weights with CLIP, generator or discriminator and is never used in their training. It learns under blur,
 noise and changes of brightness, so that it reads a generator's softer images too. In half of the birds and flowers
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import script
 import torch
 from history import HISTORY_FILE, fingerprint_of, here, write_history
 from rendered_set import RenderedSet, paint, random_crops, rendered_set
@@ -124,12 +126,16 @@ def train(samples: RenderedSet, test: RenderedSet, steps: int, batch: int, seed:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--again", action="store_true", help="train although --out is there, and replace it")
     parser.add_argument("--images", type=int, default=30000, help="training images to render")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--threads", type=int, default=1, help="the last bits of the weights depend on it")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    if args.out.is_file() and not args.again:
+        print(f"{args.out} is there and left alone; --again trains another in its place")
+        return
     torch.set_num_threads(args.threads)
     record, started = here(Path(__file__).parent), time.monotonic()
     images, test = rendered_set("train", args.images, args.seed), rendered_set("test", 1500, args.seed)
@@ -141,7 +147,7 @@ def main() -> None:
             for name, tensor in classifier.state_dict().items()
         },
     )
-    settings = {name: value for name, value in vars(args).items() if name != "out"}
+    settings = {name: value for name, value in vars(args).items() if name not in ("out", "again")}
     record |= {"seconds": round(time.monotonic() - started), "settings": settings}
     write_history(args.out.with_name(HISTORY_FILE), {"classifier": record | {"fingerprint": fingerprint_of(args.out)}})
     classifier = load_classifier(args.out)
@@ -153,4 +159,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -14,8 +14,10 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import script
 import torch
 from check_scores import GOALS, table
 from classifier import Classifier, load_classifier
@@ -29,7 +31,7 @@ from ratlip_cli.demo.render import render
 from ratlip_cli.demo.said import holds, said
 from ratlip_cli.files import write_text
 from ratlip_cli.sampling import noise_vectors, sample
-from ratlip_cli.weights.load import load_model
+from ratlip_cli.weights.load import find_model, load_model
 from ratlip_cli.weights.model_folder import Model
 
 Sampler = Callable[[Sequence[str], int], Tensor]
@@ -181,12 +183,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of captions and noise")
     parser.add_argument("--json", type=Path, default=Path("runs/demo-scores.json"), help="where the report goes")
     args = parser.parse_args()
+    for spec in args.models:
+        find_model(spec)  # before the first is scored, which takes long
     classifier = load_classifier()
-    models = [score(classifier, spec, args.captions, args.seed) for spec in args.models]
-    scores = {"captions": args.captions, "seed": args.seed, "models": models}
-    write_text(args.json, json.dumps(scores, indent=2) + "\n")
+    scores: dict[str, Any] = {"captions": args.captions, "seed": args.seed, "models": []}
+    for spec in args.models:
+        scores["models"].append(score(classifier, spec, args.captions, args.seed))
+        write_text(args.json, json.dumps(scores, indent=2) + "\n")
     print(table(scores))
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Iterable
 
 import numpy as np
+import script
 import torch
 from classifier import Classifier, load_classifier
 from rendered_set import RenderedSet, rendered_set
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import script
 import torch
 from classifier import Classifier, load_classifier
 from rendered_set import RenderedSet, rendered_set
@@ -103,4 +104,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

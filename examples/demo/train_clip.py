@@ -2,8 +2,9 @@
 
     python examples/demo/train_clip.py --out runs/demo-clip
 
-It goes on from `state.pt` where a run was stopped, and writes a CLIP folder that `ratlip --clip` takes every time it
-saves. Batches are a pure function of seed and step, so a stopped and resumed run equals one that never stopped.
+It goes on from `state.pt` where a run was stopped, with the same settings or more `--steps`, and writes a CLIP folder
+that `ratlip --clip` takes every time it saves. Batches are a pure function of seed and step, so a stopped and resumed
+run equals one that never stopped.
 
 Some pairs of colours never occur in training. Two towers that learn pairs instead of segments would read them as pairs
 they know, so each of the two colours is also shown and told without the other: in a share of the images one segment is
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import open_clip
+import script
 import torch
 from check_clip import zero_shot
 from history import HISTORY_FILE, here, write_history
@@ -33,10 +35,12 @@ from torch.nn import functional as F
 
 from ratlip_cli.demo.attributes import ATTRIBUTES, BIRD_COLOURS, FAMILIES, HELD_OUT, PAIRED
 from ratlip_cli.demo.said import said
+from ratlip_cli.errors import UsageError
 from ratlip_cli.files import whole_file
 from ratlip_cli.model.clip import UNKNOWN
 from ratlip_cli.weights.clip_files import load_clip, save_clip
 
+STATE_FILE = "state.pt"
 CONTEXT = 32
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 MIXED = 0.25
@@ -304,8 +308,28 @@ def _before_word(family: str, attribute: str, text: str) -> str:
     raise ValueError(f"no colour word of '{text}' tells {attribute}")
 
 
-def train(out: Path, batches: Batches, test: RenderedSet, args: argparse.Namespace) -> None:
-    """Train until the steps or the minutes are used up, saving on the way."""
+def saved_state(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The state that a run was stopped in, None for a new one. Raises UsageError where its settings are others."""
+    if not (out / STATE_FILE).exists():
+        return None
+    state: dict[str, Any] = torch.load(out / STATE_FILE, weights_only=True)
+    before = state["record"]["settings"]
+    names = sorted(before.keys() | settings.keys())
+    other = [name for name in names if name != "steps" and before.get(name) != settings.get(name)]
+    if other or settings["steps"] < before["steps"]:
+        told = ", ".join(f"{name} {before.get(name)}" for name in other or ["steps"])
+        raise UsageError(f"{out} was begun with {told}: go on with that, or choose another --out.")
+    return state
+
+
+def train(
+    out: Path, batches: Batches, test: RenderedSet, args: argparse.Namespace, state: dict[str, Any] | None
+) -> None:
+    """Train until the steps or the minutes are used up, saving on the way.
+
+    Args:
+        state: the state to go on from, None to begin.
+    """
     words = batches.words
     config = model_cfg(len(words), args.vision_width, args.text_width)
     torch.manual_seed(args.seed)
@@ -317,14 +341,14 @@ def train(out: Path, batches: Batches, test: RenderedSet, args: argparse.Namespa
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
     loss_function = open_clip.ClipLoss()
-    state_file, started, step = out / "state.pt", time.monotonic(), 0
+    started, step = time.monotonic(), 0
     record: dict[str, Any] = here(Path(__file__).parent) | {"seconds": 0, "settings": settings_of(args)}
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
+    if state is not None:
         model.load_state_dict(state["model"])
         attribute_loss.load_state_dict(state["heads"])
         optimizer.load_state_dict(state["optimizer"])
-        step, record = state["step"], state["record"]
+        step = state["step"]
+        record |= {name: state["record"][name] for name in ("began", "seconds")}
     saved, losses, before = time.monotonic(), [], record["seconds"]
     while step < args.steps:
         batch = batches[step]
@@ -353,9 +377,9 @@ def train(out: Path, batches: Batches, test: RenderedSet, args: argparse.Namespa
         if step % 250 == 0 or step == args.steps or out_of_time or time.monotonic() - saved > 240:
             record |= {"steps": step, "seconds": before + round(time.monotonic() - started)}
             states = {"model": model, "heads": attribute_loss, "optimizer": optimizer}
-            with whole_file(state_file) as partial:
-                state = {name: part.state_dict() for name, part in states.items()}
-                torch.save(state | {"step": step, "record": record}, partial)
+            with whole_file(out / STATE_FILE) as partial:
+                parts = {name: part.state_dict() for name, part in states.items()}
+                torch.save(parts | {"step": step, "record": record}, partial)
             halves = {name: tensor.half() for name, tensor in model.state_dict().items()}
             save_clip(out / "clip", {"model_cfg": config, "preprocess_cfg": PREPROCESS, "vocabulary": words}, halves)
             write_history(out / HISTORY_FILE, {"clip": record})
@@ -390,10 +414,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
+    state = saved_state(args.out, settings_of(args))
     images, twins = rendered_set("train", args.images, args.data_seed), twin_set(args.twins, args.data_seed)
     batches = Batches(images, twins, args.batch, args.seed, args.data_seed)
-    train(args.out, batches, rendered_set("test", 1500, args.data_seed), args)
+    train(args.out, batches, rendered_set("test", 1500, args.data_seed), args, state)
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

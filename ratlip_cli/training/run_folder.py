@@ -76,11 +76,12 @@ class RunFolder:
                 raise already_there(path) from None
             return cls(path)
 
-    def open(self, settings: TrainSettings, steps_done: int, launch: str = "") -> None:
+    def open(self, settings: TrainSettings, steps_done: int, launch: str = "", is_over: bool = False) -> None:
         """Open for appending after step `steps_done`; what a kill left half-written or ahead of it is dropped.
 
         Args:
             launch: `processes.launch`: processes that it starts again find the run by it.
+            is_over: no step remains: the settings stay those of the steps done, and nothing is to be logged.
 
         Raises TrainingError where another process has it open.
         """
@@ -93,9 +94,12 @@ class RunFolder:
         for folder in (self.model, self.best):  # safetensors' own, which earlier versions of ratlip had beside the file
             for path in folder.glob(".tmp??????"):
                 path.unlink(missing_ok=True)
-        write_text(self.config, settings.to_toml() + _note_of(launch))
         with writing(self.path):
             truncate_metrics(self.metrics, steps_done)
+        if is_over:
+            return
+        write_text(self.config, settings.to_toml() + _note_of(launch))
+        with writing(self.path):
             self._log = self.metrics.open("a", encoding="utf-8", buffering=1)
             self._trackers = Trackers(self.path, settings, steps_done)
 

@@ -43,7 +43,7 @@ from ratlip_cli.training.settings import (
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.training.validation import Validation
 from ratlip_cli.weights.clip_files import BUNDLED, check_clip, load_clip
-from ratlip_cli.weights.model_folder import Model, create_model_folder, model_config
+from ratlip_cli.weights.model_folder import CONFIG_FILE, Model, create_model_folder, model_config
 
 _NOT_READ = "no caption is looked at: CLIP's vectors of the images stand in"
 ENCODED_AT_ONCE = 256  # Captions whose conditions are computed at once.
@@ -113,6 +113,8 @@ def open_session(
     if world.size > 1:
         networks = {"generator": trainer.generator, "EMA": trainer.ema, "discriminator": trainer.discriminator}
         world.agree({f"weights of the {name}": fingerprint(net.state_dict()) for name, net in networks.items()})
+    done = trainer.steps_done
+    is_over = run is not None and done >= settings.total_steps(len(dataset), done, trainer.images_seen)
     config = model_config(*settings.configs(), clip, training=_record(settings, dataset), features=_features(settings))
     validation = None
     if settings.eval_every and isinstance(dataset, CaptionedImages):
@@ -122,16 +124,18 @@ def open_session(
     folder = RunFolder(run) if run is not None else _made_by_first(settings, world)
     with _nothing_left_of(folder, is_new=run is None and world.is_first):
         if world.is_first:
-            folder.open(settings, trainer.steps_done, launch)
-        if world.is_first and isinstance(dataset, CaptionedImages):
+            folder.open(settings, done, launch, is_over)
+        records = world.is_first and not is_over  # where no step remains, the records stay those of the steps done
+        if records and isinstance(dataset, CaptionedImages):
             note_dataset(folder.path, dataset.path, dataset.fingerprint)
-        for name, tensors in files.items() if world.is_first else ():
+        for name, tensors in files.items() if records else ():
             save_tensors(kept_file(folder.path, name), tensors)
         branches_off = run is None and checkpoint is not None
-        saved_step = 0 if branches_off else trainer.steps_done
+        saved_step = 0 if branches_off else done
         session = TrainingSession(settings, dataset, trainer, identity, folder, saved_step, validation)
         if world.is_first:
-            create_model_folder(folder.model, config, clip)
+            if records or not (folder.model / CONFIG_FILE).is_file():
+                create_model_folder(folder.model, config, clip)
             session.write_model()
             session.save()
     world.wait()
