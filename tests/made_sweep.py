@@ -37,6 +37,7 @@ def make_run(sweep: Path, row: str, variant: str, seed: int, shift: float) -> En
         reason=None,
         settings=flat,
         settings_digest=digest_of(flat),
+        steps=100,
         images_shown=1600,
         protocol={"metrics": ["fid", "clip-score"], "limit": 40},
         scores={"clip-score": float(values["clip-score"].mean()), "fid": 5 - shift + 0.1 * random.normal()},

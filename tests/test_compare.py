@@ -96,7 +96,15 @@ def test_broken_and_changed_runs_are_named_and_left_out(sweep: Path) -> None:
     difference = table.cells["ratlip", "clip-score"].comparison
     assert difference is not None
     assert difference.difference.seeds == 3
-    assert len(compared(sweep, include_changed=True).rows[2].runs) == 4
+    included = compared(sweep, include_changed=True)
+    assert len(included.rows[2].runs) == 4
+    assert any(f"{entries[9]['run']} counts, although it was changed by hand" in note for note in included.notes)
+
+
+def test_runs_that_are_not_trained_to_their_end_are_named(sweep: Path) -> None:
+    first, *others = read_ledger(sweep)
+    write_ledger(sweep, [replace(first, steps=40), *others])
+    assert compared(sweep).notes == [f"{first.run} is not trained to its end: 40 of 100 steps"]
 
 
 def test_a_run_that_was_changed_before_it_was_scored_has_nothing_to_count(sweep: Path) -> None:

@@ -342,6 +342,22 @@ def test_a_run_folder_that_was_removed_is_no_published_result(tmp_path: Path) ->
     assert is_published(folder)  # a ledger alone
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_damaged_ledger_without_its_runs_is_restored_and_not_written_anew(tmp_path: Path, alone: bool) -> None:
+    folder = published(tmp_path / "table3.demo")
+    if alone:
+        for run in folder.glob("*-seed*"):
+            shutil.rmtree(run)
+    lines = (folder / "ledger.jsonl").read_text(encoding="utf-8").splitlines()
+    (folder / "ledger.jsonl").write_text("\n".join([*lines[:3], "<<<<<<< HEAD", *lines[3:]]), encoding="utf-8")
+    answer = ratlip("compare", folder)
+    assert answer.code == 1
+    assert f"{folder / 'ledger.jsonl'} cannot be read (line 4: " in answer.err
+    assert "restore it" in answer.err
+    with pytest.raises(UsageError, match="choose another --out"):
+        SweepFolder(SweepRequest(PAPERS / "table3.demo.toml", folder, "cpu"))
+
+
 def test_numbers_of_a_page_are_not_replaced_by_none_unasked(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
@@ -550,7 +566,8 @@ def test_a_shard_leaves_figures_to_the_call_that_finds_all_done(fig5: ReproduceR
             (place / "config.toml").write_text(run.settings.to_toml(), encoding="utf-8")
             flat = run.settings.flat()
             protocol = json.loads(json.dumps(asdict(folder.sweep.protocol)))
-            write_entry(place, Entry(run.row, run.seed, run.name, DONE, None, flat, "", protocol=protocol))
+            entry = Entry(run.row, run.seed, run.name, DONE, None, flat, "", steps=2, protocol=protocol)
+            write_entry(place, entry)
     answer = ratlip("reproduce", "fig5", "--out", fig5.out, "--device", "cpu", "--shard", "1/2")
     assert answer.code == 0, answer.err
     assert "2 of 5 runs are not done yet; the call that finds all of them done draws figures" in answer.err

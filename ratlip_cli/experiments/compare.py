@@ -13,6 +13,7 @@ import numpy as np
 
 from ratlip_cli.errors import DataError, UsageError, unknown_name
 from ratlip_cli.experiments.ledger import (
+    BETTER,
     BROKEN,
     CHANGED,
     DONE,
@@ -26,6 +27,7 @@ from ratlip_cli.experiments.ledger import (
     Entry,
     decisive,
     is_published,
+    is_unfinished,
     read_entry,
     read_ledger,
     read_real_features,
@@ -48,19 +50,6 @@ from ratlip_cli.experiments.sweep_file import read_sweep
 from ratlip_cli.progress import Progress, silent
 
 _log = logging.getLogger(__name__)
-
-HIGHER_IS_BETTER = {
-    "clip-score": True,
-    "clip-score-2": True,
-    "attribute-accuracy": True,
-    "r-precision": True,
-    "r-precision-2": True,
-    "precision": True,
-    "recall": True,
-    "fid": False,
-    "kid": False,
-}
-"""Which way a metric is better. Of one that is not here, a row is said to be higher or lower."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +153,7 @@ def compare_runs(request: CompareRequest, progress: Progress = silent) -> Table:
         comparisons: dict[str, Comparison] = {}
         if rows[0].name in samples:
             _, *others = samples
-            comparisons = dict(zip(others, compare(list(samples.values()), HIGHER_IS_BETTER.get(metric)), strict=True))
+            comparisons = dict(zip(others, compare(list(samples.values()), BETTER.get(metric)), strict=True))
         for row in rows:
             if row.name in samples:
                 own = estimate(samples[row.name])
@@ -173,6 +162,7 @@ def compare_runs(request: CompareRequest, progress: Progress = silent) -> Table:
             name = shown_name(metric, protocol_of(rows))
             notes.append(f"{name}: intervals are over seeds alone, because values of images are not there")
     progress("comparing", len(metrics), len(metrics), "metrics")
+    notes += _unlike_printed(rows, metrics)
     return Table(rows, metrics, cells, notes)
 
 
@@ -312,6 +302,14 @@ def sample_of(row: Row, metric: str) -> Sample | None:
     return replace(sample, values=scores.values)
 
 
+def _unlike_printed(rows: Sequence[Row], metrics: Sequence[str]) -> Iterator[str]:
+    """Which printed values stand beside distances of other features than theirs."""
+    for metric in metrics:
+        shown = shown_name(metric, protocol_of(rows))
+        if shown != metric and any(metric in row.printed for row in rows):
+            yield f"{shown}: what is printed as {metric} is of Inception's features, so it is no number to compare"
+
+
 def _too_few(rows: Sequence[Row]) -> str | None:
     """That a Fréchet distance is of fewer images than its features take, where their values are there to say so."""
     run = next((run for row in rows for run in row.runs if "fid" in run.entry.scores), None)
@@ -357,6 +355,11 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
     """What makes rows less than comparable, and a distance less than it seems."""
     for row in rows:
         yield from row.left_out
+        for entry in (run.entry for run in row.runs):
+            if entry.state == CHANGED:
+                yield f"{entry.run} counts, although it was changed by hand: {entry.reason}"
+            if is_unfinished(entry):
+                yield f"{entry.run} is not trained to its end: {entry.steps:,} of {entry.settings['steps']:,} steps"
     having = [row for row in rows if row.runs]
     if (fewest := _too_few(having)) is not None:
         yield fewest
