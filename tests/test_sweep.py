@@ -21,7 +21,7 @@ import tomli_w
 from command_line import ratlip, ratlip_process
 from safetensors.numpy import save_file
 
-from ratlip_cli.cli.sweep import _by_another_commit, check_whole, complete
+from ratlip_cli.cli.sweep import _by_another_commit, _tell_not_taken, check_whole, complete
 from ratlip_cli.data.request import PrepareRequest
 from ratlip_cli.environment import commit
 from ratlip_cli.errors import DataError, Interrupted, RatlipError, UsageError
@@ -376,7 +376,9 @@ def test_the_environment_is_that_of_the_training(settings: TrainSettings, tmp_pa
     assert _by_another_commit(file.parent) == ""
 
 
-def test_runs_that_another_sweep_has_are_taken_from_it(write: Write, content: dict, tmp_path: Path) -> None:
+def test_runs_that_another_sweep_has_are_taken_from_it(
+    write: Write, content: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = opened(write(content))
     made = make_run(first, first.run("GALIP-seed1"))
     make_run(first, first.run("with-RAT-seed1"))
@@ -409,12 +411,25 @@ def test_runs_that_another_sweep_has_are_taken_from_it(write: Write, content: di
     assert entry.files["model/generator.safetensors"] == made.files["model/generator.safetensors"], "not trained again"
     assert set(entry.scores) == {"clip-score"}
 
+    (second.path / "real-features.safetensors").write_bytes(b"")
+    assert second.score_again_for_real_features() is None, "none of its scores is of features"
+    assert first.score_again_for_real_features() is None
+    (first.path / "real-features.safetensors").write_bytes(b"")
+    assert first.score_again_for_real_features() == "GALIP-seed1"
+    assert first.state(first.run("GALIP-seed1"))[0] == BEGUN
+    make_run(first, first.run("GALIP-seed1"))
+    assert len(ledger.read_real_features(first.path)) == 2
+
     ledger.write_entry(first.path / "GALIP-seed1", dataclasses.replace(made, files={}))
     metadata = {"step": "5"}  # of 6
     save_file({"x": np.zeros(1)}, first.path / "GALIP-seed1" / "model" / "generator.safetensors", metadata)
     first.write_ledger()
     third = SweepFolder(SweepRequest(write(content), tmp_path / "third", "cpu", take=[first.path]))
     assert third.to_take() == {}, "it is not finished there"
+    assert third.not_taken() == {"baseline-seed1": first.path / "GALIP-seed1"}
+    _tell_not_taken(third)
+    said = f"not taken from {first.path}, which lacks the finished models of GALIP-seed1"
+    assert said in capsys.readouterr().err
 
 
 def test_a_run_without_scores_is_scored_as_the_first_that_has(write: Write, content: dict, tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ def reproduce(
     if format != FORMATS[0] and what not in TABLES:
         raise UsageError(f"--format is for tables: {', '.join(TABLES)}.")
     of_runs = {"--dry-run": dry_run, "--jobs": jobs, "--shard": shard, "--retry-broken": retry_broken}
-    if what == "claims" and (given := [name for name, value in of_runs.items() if value not in (None, False)]):
+    if what == "claims" and (
+        given := [name for name, value in of_runs.items() if value is not None and value is not False]
+    ):
         raise UsageError(
             f"{', '.join(given)}: claims are read from what is there already, and no run is made for them."
         )
