@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import ratlip
-from made_sweep import DIMENSIONS, IMAGES, make_run
+from made_sweep import DIMENSIONS, IMAGES, REAL, make_run
 from safetensors.numpy import load_file, save_file
 
 from ratlip_cli.errors import DataError, UsageError
@@ -42,8 +42,7 @@ def sweep(tmp_path: Path) -> Path:
     """A sweep folder of three rows and four seeds; the second row is the first but for noise, the third is better."""
     folder = tmp_path / "table3"
     entries = [make_run(folder, row, row, seed, shift) for row, shift in SHIFTS.items() for seed in range(SEEDS)]
-    real = np.random.default_rng(0).normal(0, 1, (IMAGES, DIMENSIONS)).astype(np.float32)
-    save_file({"features": real}, folder / REAL_FEATURES_FILE)
+    save_file({"features": REAL}, folder / REAL_FEATURES_FILE)
     write_ledger(folder, entries)
     return folder
 
@@ -118,6 +117,13 @@ def test_a_score_that_its_images_do_not_have_counts_as_changed(sweep: Path, file
     assert entry is not None
     assert (entry.run, entry.state) == ("rat-seed0", CHANGED)
     assert str(entry.reason).startswith("its clip-score is 90.5, but ")
+
+
+def test_a_distance_that_the_features_do_not_have_is_told(sweep: Path) -> None:
+    first, *others = read_ledger(sweep)
+    write_ledger(sweep, [replace(first, scores={**first.scores, "fid": 1.5}), *others])
+    with pytest.raises(DataError, match=r"row 'galip': fid is 1\.5, .* in its entries, but 1[0-9]\."):
+        compared(sweep, metrics=["fid"])
 
 
 def test_published_scores_are_those_of_their_images() -> None:

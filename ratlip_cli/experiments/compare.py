@@ -52,6 +52,10 @@ from ratlip_cli.progress import Progress, silent
 _log = logging.getLogger(__name__)
 
 
+_ROUNDING = 1e-3
+"""By how much of itself a distance may differ from the same one computed on another machine."""
+
+
 @dataclass(frozen=True)
 class CompareRequest:
     """What to compare, and how."""
@@ -299,6 +303,12 @@ def sample_of(row: Row, metric: str) -> Sample | None:
     if not (real / REAL_FEATURES_FILE).is_file() or arrays[0].shape[1] > MOST_DIMENSIONS:
         return scores
     sample = frechet_sample(seeds, np.stack(arrays), read_real_features(real), scenes[0])
+    if not np.allclose(sample.values, scores.values, rtol=_ROUNDING, atol=_ROUNDING):
+        found, told = (", ".join(f"{value:.4g}" for value in one) for one in (sample.values, scores.values))
+        raise DataError(
+            f"row '{row.name}': {metric} is {told} in its entries, but {found} by the features beside them: score its "
+            f"runs again (remove their {SCORES_FILE}), or restore them from where they came."
+        )
     return replace(sample, values=scores.values)
 
 
