@@ -18,7 +18,7 @@ from explain_model import clip_of_grid, model_of
 from made_sweep import make_run
 from safetensors.numpy import load_file, save_file
 
-from ratlip_cli.cli.reproduce import BEGIN, END
+from ratlip_cli.cli.reproduce import BEGIN, END, _show_table
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.data.prepare import prepare
 from ratlip_cli.data.request import PrepareRequest
@@ -402,6 +402,17 @@ def test_what_cannot_be_reproduced_is_said_in_one_line(tmp_path: Path, monkeypat
         assert says in answer.err
         assert len(answer.err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_without_a_place_for_notes_has_them_on_stderr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *others = read_ledger(made(tmp_path / "table3.demo", {BASELINE: 0, RAT: 0}, 2))
+    write_ledger(tmp_path / "table3.demo", [replace(first, steps=40), *others])
+    _show_table(tmp_path / "table3.demo", "csv")
+    told = capsys.readouterr()
+    assert told.out.startswith("metric,row,")
+    assert f"{first.run} is not trained to its end" in told.err
 
 
 @pytest.fixture(scope="module")

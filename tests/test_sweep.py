@@ -457,10 +457,20 @@ def _check_what_is_changed_by_hand(folder: SweepFolder, entry: Entry) -> None:
     (place / "config.toml").write_text(config, encoding="utf-8")
     assert folder.state(run)[0] == DONE
 
+    ledger.write_entry(place, dataclasses.replace(entry, scores={**entry.scores, "clip-score": 90.5}))
+    state, changed = folder.state(run)
+    assert state == CHANGED
+    assert changed is not None
+    assert folder.remedy(changed, [changed]) == f"To score it again, remove {place / 'scores.json'}"
+    ledger.write_entry(place, entry)
+
     weights = place / "model" / "generator.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert "model/generator.safetensors was changed" in str(folder.state(run)[1])
+    changed = folder.state(run)[1]
+    assert changed is not None
+    assert changed.reason == "model/generator.safetensors was changed after it was scored"
+    assert folder.remedy(changed, [changed]) == f"To train it again, remove {place}"
     weights.write_bytes(content)
 
     free = config.replace("workers = 0", "workers = 3").replace("save_every = 1000", "save_every = 7")

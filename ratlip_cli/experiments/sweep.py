@@ -28,6 +28,7 @@ from ratlip_cli.experiments.ledger import (
     CHANGED,
     CONFIG_FILE,
     DONE,
+    GENERATOR_FILE,
     LEDGER_FILE,
     OF_FEATURES,
     REAL_FEATURES_FILE,
@@ -42,6 +43,7 @@ from ratlip_cli.experiments.ledger import (
     read_entry,
     read_ledger,
     readable,
+    sha256_of,
     write_ledger,
 )
 from ratlip_cli.experiments.sweep_file import Run, Sweep, read_sweep
@@ -344,7 +346,18 @@ class SweepFolder:
         place, first = self.path / entry.run, next((one for one in entries if one.state == DONE), None)
         if first is not None and self.state(self.run(entry.run))[0] == DONE and not _trained_otherwise(first, entry):
             return f"To score it again, remove {place / SCORES_FILE}; or those of the others, where theirs are older"
+        if (first is None or not _trained_otherwise(first, entry)) and self._has_its_weights(entry):
+            return f"To score it again, remove {place / SCORES_FILE}"
         return f"To train it again, remove {place}"
+
+    def _has_its_weights(self, entry: Entry) -> bool:
+        """Whether what was changed of a run is not its training: the settings of this file, the weights scored."""
+        place, run, weights = self.path / entry.run, self.run(entry.run), entry.files.get(GENERATOR_FILE)
+        try:
+            alike = not differences(settings_of_run(place).flat(), run.settings.flat())
+        except UsageError:
+            return False
+        return alike and is_trained(place, run.settings) and weights in (None, sha256_of(place / GENERATOR_FILE))
 
     def lock_file(self, name: str) -> Path:
         """What a process that makes the run of that name, or writes the ledger, holds."""
