@@ -129,7 +129,9 @@ def check_scoring(protocol: Protocol, settings: TrainSettings, data_dir: Path, p
     check_limit(split, request.limit)
     if protocol.attribute_classifier is not None:
         load_classifier(Path(protocol.attribute_classifier))
-        _families(split, by_captions(split, settings.family))
+        _families(split)
+        if not by_captions(split, settings.family):
+            raise _no_captions(split)
     load_networks(replace(request, features=request.features or features_of(settings)), torch.device("cpu"))
 
 
@@ -228,8 +230,9 @@ def _attribute_accuracy(
     network: AttributeNetwork, features: FeatureFile, split: CaptionedImages, captions: Captions | None
 ) -> NDArray[np.float32]:
     """For each image (n,), which share of the attributes that its caption states the classifier finds in it."""
-    families = _families(split, captions is not None)
-    assert captions is not None
+    families = _families(split)
+    if captions is None:
+        raise _no_captions(split)
     texts = [captions.texts[number] for number in captions.first]
     owners = [families[scene] for scene in captions.scenes[captions.first]]
     device = network.classifier.family.weight.device
@@ -243,10 +246,12 @@ def _attribute_accuracy(
     return np.asarray(shares, dtype=np.float32)
 
 
-def _families(split: CaptionedImages, captioned: bool) -> list[str]:
-    """What each image of a split is rendered as. Raises DataError where attributes of it cannot be judged."""
-    if not captioned:
-        raise DataError(f"{split.path} has no captions: leave out attribute_classifier.")
+def _no_captions(split: CaptionedImages) -> DataError:
+    return DataError(f"{split.path} has no captions: leave out attribute_classifier.")
+
+
+def _families(split: CaptionedImages) -> list[str]:
+    """What each image of a split is rendered as. Raises DataError where ratlip has not rendered it."""
     families = [str(entry.extra.get("class")) for entry in split.entries]
     if not set(families) <= set(FAMILIES):
         raise DataError(f"{split.path} is not rendered by ratlip: leave out attribute_classifier.")
