@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import ratlip
-from made_sweep import DIMENSIONS, IMAGES, make_run
+from made_sweep import DIMENSIONS, IMAGES, REAL, make_run
 from safetensors.numpy import load_file, save_file
 
 from ratlip_cli.errors import DataError, UsageError
@@ -21,6 +21,7 @@ from ratlip_cli.experiments.ledger import (
     BROKEN,
     BROKEN_FILE,
     CHANGED,
+    DONE,
     REAL_FEATURES_FILE,
     SCENES,
     VALUES_FILE,
@@ -41,8 +42,7 @@ def sweep(tmp_path: Path) -> Path:
     """A sweep folder of three rows and four seeds; the second row is the first but for noise, the third is better."""
     folder = tmp_path / "table3"
     entries = [make_run(folder, row, row, seed, shift) for row, shift in SHIFTS.items() for seed in range(SEEDS)]
-    real = np.random.default_rng(0).normal(0, 1, (IMAGES, DIMENSIONS)).astype(np.float32)
-    save_file({"features": real}, folder / REAL_FEATURES_FILE)
+    save_file({"features": REAL}, folder / REAL_FEATURES_FILE)
     write_ledger(folder, entries)
     return folder
 
@@ -96,7 +96,58 @@ def test_broken_and_changed_runs_are_named_and_left_out(sweep: Path) -> None:
     difference = table.cells["ratlip", "clip-score"].comparison
     assert difference is not None
     assert difference.difference.seeds == 3
-    assert len(compared(sweep, include_changed=True).rows[2].runs) == 4
+    included = compared(sweep, include_changed=True)
+    assert len(included.rows[2].runs) == 4
+    assert any(f"{entries[9]['run']} counts, although it was changed by hand" in note for note in included.notes)
+
+
+def test_runs_that_are_not_trained_to_their_end_are_named(sweep: Path) -> None:
+    first, *others = read_ledger(sweep)
+    write_ledger(sweep, [replace(first, steps=40), *others])
+    assert compared(sweep).notes == [f"{first.run} is not trained to its end: 40 of 100 steps"]
+
+
+@pytest.mark.parametrize("file", ["ledger.jsonl", "rat-seed0/scores.json"])
+def test_a_score_that_its_images_do_not_have_counts_as_changed(sweep: Path, file: str) -> None:
+    score = json.dumps(read_ledger(sweep)[SEEDS].scores["clip-score"])
+    text = (sweep / file).read_text(encoding="utf-8")
+    assert score in text
+    (sweep / file).write_text(text.replace(score, "90.5"), encoding="utf-8")
+    entry = read_ledger(sweep)[SEEDS] if file == "ledger.jsonl" else read_entry(sweep / "rat-seed0")
+    assert entry is not None
+    assert (entry.run, entry.state) == ("rat-seed0", CHANGED)
+    assert str(entry.reason).startswith("its clip-score is 90.5, but ")
+
+
+def test_a_distance_that_the_features_do_not_have_is_told(sweep: Path) -> None:
+    first, *others = read_ledger(sweep)
+    write_ledger(sweep, [replace(first, scores={**first.scores, "fid": 1.5}), *others])
+    with pytest.raises(DataError, match=r"row 'galip': fid is 1\.5, .* in its entries, but 1[0-9]\."):
+        compared(sweep, metrics=["fid"])
+
+
+def test_published_scores_are_those_of_their_images() -> None:
+    for folder in sorted((Path(__file__).parents[1] / "examples" / "experiments").iterdir()):
+        assert {(entry.run, entry.reason) for entry in read_ledger(folder) if entry.state != DONE} == set()
+
+
+def test_damaged_features_of_real_images_are_told_with_what_mends_them(sweep: Path) -> None:
+    (sweep / REAL_FEATURES_FILE).write_bytes(b"")
+    answer = ratlip("compare", sweep, "--metric", "fid")
+    assert answer.code == 1
+    assert f"{sweep / REAL_FEATURES_FILE} cannot be read" in answer.err
+    assert "`ratlip sweep` writes it anew" in answer.err
+    for run in sweep.glob("*-seed*"):
+        (run / "config.toml").unlink()
+    assert "restore it from where it came" in ratlip("compare", sweep, "--metric", "fid").err
+
+
+def test_a_printed_distance_of_other_features_is_noted(sweep: Path) -> None:
+    (sweep / "sweep.toml").write_text(f"{SWEEP}\nprinted.rat.fid = 13.28\n", encoding="utf-8")
+    said = "fid_clip: what is printed as fid is of Inception's features"
+    for network, noted in (("Inception 2015-12-05", 0), ("CLIP ratlip-demo", 1)):
+        scored_by(sweep, networks={network: SOME})
+        assert sum(note.startswith(said) for note in compared(sweep).notes) == noted
 
 
 def test_a_run_that_was_changed_before_it_was_scored_has_nothing_to_count(sweep: Path) -> None:

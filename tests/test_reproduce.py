@@ -18,7 +18,7 @@ from explain_model import clip_of_grid, model_of
 from made_sweep import make_run
 from safetensors.numpy import load_file, save_file
 
-from ratlip_cli.cli.reproduce import BEGIN, END
+from ratlip_cli.cli.reproduce import BEGIN, END, _show_table
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.data.prepare import prepare
 from ratlip_cli.data.request import PrepareRequest
@@ -342,6 +342,22 @@ def test_a_run_folder_that_was_removed_is_no_published_result(tmp_path: Path) ->
     assert is_published(folder)  # a ledger alone
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_damaged_ledger_without_its_runs_is_restored_and_not_written_anew(tmp_path: Path, alone: bool) -> None:
+    folder = published(tmp_path / "table3.demo")
+    if alone:
+        for run in folder.glob("*-seed*"):
+            shutil.rmtree(run)
+    lines = (folder / "ledger.jsonl").read_text(encoding="utf-8").splitlines()
+    (folder / "ledger.jsonl").write_text("\n".join([*lines[:3], "<<<<<<< HEAD", *lines[3:]]), encoding="utf-8")
+    answer = ratlip("compare", folder)
+    assert answer.code == 1
+    assert f"{folder / 'ledger.jsonl'} cannot be read (line 4: " in answer.err
+    assert "restore it" in answer.err
+    with pytest.raises(UsageError, match="choose another --out"):
+        SweepFolder(SweepRequest(PAPERS / "table3.demo.toml", folder, "cpu"))
+
+
 def test_numbers_of_a_page_are_not_replaced_by_none_unasked(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
@@ -372,6 +388,13 @@ def test_what_cannot_be_reproduced_is_said_in_one_line(tmp_path: Path, monkeypat
         (["table4"], "Did you mean 'table"),
         (["table3", "--scale", "demi"], "Did you mean 'demo'?"),
         (["table3", "--into", "page.md"], "--into is for claims"),
+        (["table3", "--drop-measured"], "--drop-measured is for --into"),
+        (["claims", "--format", "json"], "--format is for tables"),
+        (["fig5", "--format", "csv"], "--format is for tables"),
+        (
+            ["claims", "--jobs", "0", "--shard", "1/2", "--dry-run", "--retry-broken"],
+            "--dry-run, --jobs, --shard, --re",
+        ),
         (["table3"], "run this in a clone"),
     ):
         answer = ratlip("reproduce", *arguments)
@@ -379,6 +402,17 @@ def test_what_cannot_be_reproduced_is_said_in_one_line(tmp_path: Path, monkeypat
         assert says in answer.err
         assert len(answer.err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_without_a_place_for_notes_has_them_on_stderr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *others = read_ledger(made(tmp_path / "table3.demo", {BASELINE: 0, RAT: 0}, 2))
+    write_ledger(tmp_path / "table3.demo", [replace(first, steps=40), *others])
+    _show_table(tmp_path / "table3.demo", "csv")
+    told = capsys.readouterr()
+    assert told.out.startswith("metric,row,")
+    assert f"{first.run} is not trained to its end" in told.err
 
 
 @pytest.fixture(scope="module")
@@ -550,7 +584,8 @@ def test_a_shard_leaves_figures_to_the_call_that_finds_all_done(fig5: ReproduceR
             (place / "config.toml").write_text(run.settings.to_toml(), encoding="utf-8")
             flat = run.settings.flat()
             protocol = json.loads(json.dumps(asdict(folder.sweep.protocol)))
-            write_entry(place, Entry(run.row, run.seed, run.name, DONE, None, flat, "", protocol=protocol))
+            entry = Entry(run.row, run.seed, run.name, DONE, None, flat, "", steps=2, protocol=protocol)
+            write_entry(place, entry)
     answer = ratlip("reproduce", "fig5", "--out", fig5.out, "--device", "cpu", "--shard", "1/2")
     assert answer.code == 0, answer.err
     assert "2 of 5 runs are not done yet; the call that finds all of them done draws figures" in answer.err
@@ -610,6 +645,6 @@ def test_tables_and_figures_from_nothing(
         assert answer.code == 0, answer.err
         assert any(Path(file).suffix == ".png" for file in answer.out.splitlines())
         assert all(Path(file).is_file() for file in answer.out.splitlines())
-    numbers = ratlip("reproduce", "claims", *where).out
+    numbers = ratlip("reproduce", "claims", *where[:2]).out
     assert "not measured yet" not in numbers
     assert numbers.count("not decided by 1 seed") == 9

@@ -21,7 +21,7 @@ import tomli_w
 from command_line import ratlip, ratlip_process
 from safetensors.numpy import save_file
 
-from ratlip_cli.cli.sweep import _by_another_commit, check_whole, complete
+from ratlip_cli.cli.sweep import _by_another_commit, _tell_not_taken, check_whole, complete
 from ratlip_cli.data.request import PrepareRequest
 from ratlip_cli.environment import commit
 from ratlip_cli.errors import DataError, Interrupted, RatlipError, UsageError
@@ -161,6 +161,14 @@ def _with(path: str, value: object) -> Callable[[dict], None]:
         (_with("evaluation/limits", 3), "evaluation: unknown setting 'limits'. Did you mean 'limit'?"),
         (_with("evaluation/metrics", ["fidd"]), "evaluation: unknown metric 'fidd'. Did you mean 'fid'?"),
         (_with("evaluation/limit", 0), "evaluation: limit is 0"),
+        (
+            _with("rows/GALIP/init_from", "ratlip-demo"),
+            "init_from is 'ratlip-demo' in row 'GALIP' and '' in row 'with R",
+        ),
+        (_with("rows/again", {"variant": "galip", "workers": 2, "keep": 3}), "'GALIP' and 'again' are the same"),
+        (_with("printed/GALIP", {"clip_score": 1}), "unknown metric 'clip_score'. Did you mean 'clip-score'?"),
+        (_with("printed/GALIP", {"fid": float("nan")}), "row 'GALIP': 'fid' must be a finite number, not nan"),
+        (_with("printed/GALIP", {"fid": 10**400}), "row 'GALIP': 'fid' must be a finite number"),
         (_with("printed/GALLIP", {"fid": 1}), "printed: unknown row 'GALLIP'. Did you mean 'GALIP'?"),
     ],
 )
@@ -174,6 +182,49 @@ def test_what_cannot_be_swept_is_told_with_its_place(
     assert said in str(told.value)
     assert str(told.value).startswith(str(file))
     assert "\n" not in str(told.value)
+
+
+def test_rows_are_named_in_any_script(write: Write, content: dict) -> None:
+    """With an accent as a letter of its own, and as many bytes as file systems take."""
+    galip, rat = content["rows"].values()
+    content["rows"] = {
+        "红": galip,
+        "蓝": rat,
+        "हिन्दी": {**rat, "hidden_size": 9},
+        "e\u0301 鸟": {**rat, "hidden_size": 7},
+    }
+    content["rows"]["鸟" * 200] = {**rat, "hidden_size": 8}
+    *short, long = [run.name for run in read_sweep(write(content)).runs if run.seed == 0]
+    assert short == ["红-seed0", "蓝-seed0", "हिन्दी-seed0", "é-鸟-seed0"]
+    assert long == f"{'鸟' * 33}-seed0"
+    content["rows"]["é-鸟"] = {**rat, "hidden_size": 10}
+    with pytest.raises(UsageError, match="have the same folder"):
+        read_sweep(write(content))
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "said"),
+    [
+        ({"split": "tset"}, "tset"),
+        ({"limit": 9}, "limit is 9, but the split test"),
+        ({"attribute_classifier": "none.safetensors"}, "none.safetensors"),
+        ({"attribute_classifier": str(CLASSIFIER)}, "is not rendered by ratlip: leave out attribute_classifier"),
+        ({"clip_score_clip": "no-such-clip"}, "no-such-clip"),
+        ({"features": "inception", "inception_weights": "none.pth"}, "none.pth"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_told_before_training(
+    write: Write, content: dict, evaluation: dict[str, object], said: str
+) -> None:
+    content["evaluation"] |= evaluation
+    file = write(content)
+    for more in ([], ["--dry-run"]):
+        answer = ratlip("sweep", file, "--out", file.parent / "sweep", "--device", "cpu", *more)
+        assert answer.code in (1, 2)
+        assert answer.err.startswith(f"error: {file}, evaluation: ")
+        assert said in answer.err
+        assert len(answer.err.splitlines()) == 1
+    assert not list((file.parent / "sweep").glob("*-seed*"))
 
 
 def test_the_example_can_be_swept() -> None:
@@ -273,6 +324,10 @@ def test_a_scoring_that_fails_is_told_and_trains_nothing_again(
     assert (entry.state, entry.reason) == (BROKEN, "--limit is 9")
     with pytest.raises(RatlipError, match=r"1 of 4 runs is broken \(GALIP-seed0: --limit is 9\)"):
         check_whole((other, [entry]))
+    with pytest.raises(RatlipError, match=r"\(GALIP-seed0, x: --limit is 9; y: another\)"):
+        check_whole(
+            (other, [entry, dataclasses.replace(entry, run="x"), dataclasses.replace(entry, run="y", reason="another")])
+        )
 
     content["evaluation"] = {"limit": 1, "captions_per_image": 2, "features": "clip", "metrics": ["clip-score"]}
     again = opened(write(content), retry_broken=True)
@@ -321,7 +376,9 @@ def test_the_environment_is_that_of_the_training(settings: TrainSettings, tmp_pa
     assert _by_another_commit(file.parent) == ""
 
 
-def test_runs_that_another_sweep_has_are_taken_from_it(write: Write, content: dict, tmp_path: Path) -> None:
+def test_runs_that_another_sweep_has_are_taken_from_it(
+    write: Write, content: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = opened(write(content))
     made = make_run(first, first.run("GALIP-seed1"))
     make_run(first, first.run("with-RAT-seed1"))
@@ -354,12 +411,25 @@ def test_runs_that_another_sweep_has_are_taken_from_it(write: Write, content: di
     assert entry.files["model/generator.safetensors"] == made.files["model/generator.safetensors"], "not trained again"
     assert set(entry.scores) == {"clip-score"}
 
+    (second.path / "real-features.safetensors").write_bytes(b"")
+    assert second.score_again_for_real_features() is None, "none of its scores is of features"
+    assert first.score_again_for_real_features() is None
+    (first.path / "real-features.safetensors").write_bytes(b"")
+    assert first.score_again_for_real_features() == "GALIP-seed1"
+    assert first.state(first.run("GALIP-seed1"))[0] == BEGUN
+    make_run(first, first.run("GALIP-seed1"))
+    assert len(ledger.read_real_features(first.path)) == 2
+
     ledger.write_entry(first.path / "GALIP-seed1", dataclasses.replace(made, files={}))
     metadata = {"step": "5"}  # of 6
     save_file({"x": np.zeros(1)}, first.path / "GALIP-seed1" / "model" / "generator.safetensors", metadata)
     first.write_ledger()
     third = SweepFolder(SweepRequest(write(content), tmp_path / "third", "cpu", take=[first.path]))
     assert third.to_take() == {}, "it is not finished there"
+    assert third.not_taken() == {"baseline-seed1": first.path / "GALIP-seed1"}
+    _tell_not_taken(third)
+    said = f"not taken from {first.path}, which lacks the finished models of GALIP-seed1"
+    assert said in capsys.readouterr().err
 
 
 def test_a_run_without_scores_is_scored_as_the_first_that_has(write: Write, content: dict, tmp_path: Path) -> None:
@@ -387,10 +457,20 @@ def _check_what_is_changed_by_hand(folder: SweepFolder, entry: Entry) -> None:
     (place / "config.toml").write_text(config, encoding="utf-8")
     assert folder.state(run)[0] == DONE
 
+    ledger.write_entry(place, dataclasses.replace(entry, scores={**entry.scores, "clip-score": 90.5}))
+    state, changed = folder.state(run)
+    assert state == CHANGED
+    assert changed is not None
+    assert folder.remedy(changed, [changed]) == f"To score it again, remove {place / 'scores.json'}"
+    ledger.write_entry(place, entry)
+
     weights = place / "model" / "generator.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert "model/generator.safetensors was changed" in str(folder.state(run)[1])
+    changed = folder.state(run)[1]
+    assert changed is not None
+    assert changed.reason == "model/generator.safetensors was changed after it was scored"
+    assert folder.remedy(changed, [changed]) == f"To train it again, remove {place}"
     weights.write_bytes(content)
 
     free = config.replace("workers = 0", "workers = 3").replace("save_every = 1000", "save_every = 7")
@@ -406,7 +486,7 @@ def done(folder: SweepFolder, name: str, **more: object) -> Entry:
     protocol = json.loads(json.dumps(dataclasses.asdict(folder.sweep.protocol)))
     flat = run.settings.flat()
     entry = Entry(run.row, run.seed, name, DONE, None, flat, ledger.digest_of(flat), protocol=protocol)
-    entry = dataclasses.replace(entry, **more)  # type: ignore[arg-type]
+    entry = dataclasses.replace(entry, **{"steps": run.settings.steps, **more})  # type: ignore[arg-type]
     place = folder.path / name
     place.mkdir(exist_ok=True)
     (place / "config.toml").write_text(run.settings.to_toml(), encoding="utf-8")
@@ -436,6 +516,14 @@ def test_another_protocol_scores_again_and_trains_nothing(write: Write, content:
     assert changed.state(changed.run("GALIP-seed0"))[0] == UNSCORED
     assert changed.run("GALIP-seed0") in changed.left()
     assert changed.entries() == []
+
+
+def test_a_run_that_was_scored_before_its_last_step_goes_on(write: Write, content: dict) -> None:
+    """As `compare` scores one that was stopped; the weights of later steps are no change by hand."""
+    folder = opened(write(content))
+    done(folder, "GALIP-seed0", steps=4, files={"config.toml": "of before"})
+    assert folder.state(folder.run("GALIP-seed0")) == (BEGUN, None)
+    assert folder.run("GALIP-seed0") in folder.left()
 
 
 def test_a_ledger_has_what_can_be_compared(write: Write, content: dict) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Device, Quiet, choice
+
+if TYPE_CHECKING:
+    from ratlip_cli.experiments.compare import CompareRequest
 
 FORMATS = ("md", "latex", "csv", "json")
 
@@ -41,10 +44,16 @@ def compare(
     ratlip compare runs/ours-1 runs/ours-2 runs/theirs-1 runs/theirs-2 --metric clip-score --format latex
     """
     console.set_up(quiet)
-    from ratlip_cli.experiments.compare import CompareRequest, compare_runs
+    from ratlip_cli.experiments.compare import CompareRequest
+
+    show_table(CompareRequest(folders, tuple(metric or ()), baseline, include_changed, device), format)
+
+
+def show_table(request: CompareRequest, format: str) -> None:
+    """Compare, and print the table; its notes go to stderr where the format has no place for them."""
+    from ratlip_cli.experiments.compare import compare_runs
     from ratlip_cli.experiments.tables import FORMATS as WRITERS
 
-    request = CompareRequest(folders, tuple(metric or ()), baseline, include_changed, device)
     with console.bars() as progress:
         table = compare_runs(request, progress)
     if format == "csv":

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.compare import FORMATS
+from ratlip_cli.cli.compare import FORMATS, show_table
 from ratlip_cli.cli.options import Device, Quiet, check_there, choice
 from ratlip_cli.cli.sweep import check_whole, complete, show_estimate
 from ratlip_cli.errors import DataError, UsageError
@@ -18,6 +18,7 @@ from ratlip_cli.experiments.reproduce import (
     FIGURES,
     NEEDED,
     SCALES,
+    TABLES,
     ReproduceRequest,
     check_files,
     figures,
@@ -78,6 +79,17 @@ def reproduce(
     check_choice("table or figure", what, WHAT)
     if into is not None and what != "claims":
         raise UsageError("--into is for claims: a table goes to stdout.")
+    if drop_measured and into is None:
+        raise UsageError("--drop-measured is for --into FILE.")
+    if format != FORMATS[0] and what not in TABLES:
+        raise UsageError(f"--format is for tables: {', '.join(TABLES)}.")
+    of_runs = {"--dry-run": dry_run, "--jobs": jobs, "--shard": shard, "--retry-broken": retry_broken}
+    if what == "claims" and (
+        given := [name for name, value in of_runs.items() if value is not None and value is not False]
+    ):
+        raise UsageError(
+            f"{', '.join(given)}: claims are read from what is there already, and no run is made for them."
+        )
     request = ReproduceRequest(what, scale, out, device)
     check_files(request)
     if what == "claims":
@@ -124,12 +136,9 @@ def _make_figures(request: ReproduceRequest, folders: Sequence[SweepFolder]) -> 
 
 
 def _show_table(folder: Path, format: str) -> None:
-    from ratlip_cli.experiments.compare import CompareRequest, compare_runs
-    from ratlip_cli.experiments.tables import FORMATS as WRITERS
+    from ratlip_cli.experiments.compare import CompareRequest
 
-    with console.bars() as progress:
-        table = compare_runs(CompareRequest([folder]), progress)
-    console.result(WRITERS[format](table).rstrip("\n"))
+    show_table(CompareRequest([folder]), format)
 
 
 def _show_claims(request: ReproduceRequest, into: Path | None, drop_measured: bool) -> None:

@@ -20,7 +20,7 @@ from ratlip_cli.cli import console, signals, waiting
 from ratlip_cli.cli.options import Device, Json, Quiet, check_there
 from ratlip_cli.cli.train import StopRequest
 from ratlip_cli.errors import Interrupted, RatlipError
-from ratlip_cli.experiments.ledger import BROKEN, CHANGED, DONE, Entry, shown_name
+from ratlip_cli.experiments.ledger import BROKEN, CHANGED, DONE, REAL_FEATURES_FILE, Entry, shown_name
 from ratlip_cli.experiments.sweep import (
     BEGINS,
     ELSEWHERE,
@@ -114,14 +114,19 @@ def sweep(
 
 def complete(folder: SweepFolder) -> list[Entry]:
     """Make all runs that are left, and return the ledger. Raises Interrupted where a signal ended it."""
-    left = folder.left()
-    if left:
+    if folder.left():
         from ratlip_cli.experiments.estimate import check_disk
 
         check_disk(folder)
     folder.open()
+    if folder.left():
+        _check_evaluation(folder)
+    _tell_not_taken(folder)
     for name, source in folder.take().items():
         console.note(f"{name} is taken from {source}, to be scored here{_by_another_commit(source)}")
+    if (again := folder.score_again_for_real_features()) is not None:
+        console.note(f"{again} is scored again: {REAL_FEATURES_FILE}, which scoring writes, is missing or damaged")
+    left = folder.left()
     folder.write_ledger()
     number, stopped = _make_all(folder, len(left))
     entries = folder.write_ledger()
@@ -134,6 +139,20 @@ def complete(folder: SweepFolder) -> list[Entry]:
         how = shlex.join(["ratlip", *sys.argv[1:]])
         raise Interrupted(f"stopped; {', '.join(told)}. Go on with: {how}", number)
     return entries
+
+
+def _check_evaluation(folder: SweepFolder) -> None:
+    with console.bars() as progress:
+        folder.check_evaluation(progress)
+
+
+def _tell_not_taken(folder: SweepFolder) -> None:
+    """Say which runs elsewhere would be taken if their models were there."""
+    by_sweep: dict[Path, list[str]] = {}
+    for place in folder.not_taken().values():
+        by_sweep.setdefault(place.parent, []).append(place.name)
+    for sweep, names in by_sweep.items():
+        console.note(f"not taken from {sweep}, which lacks the finished models of {', '.join(names)}")
 
 
 def _of_runs(some: int, runs: int) -> str:
@@ -160,12 +179,16 @@ def _by_another_commit(run: Path) -> str:
 
 def check_whole(*swept: tuple[SweepFolder, Sequence[Entry]]) -> None:
     """Raise RatlipError where runs of these sweeps are broken."""
-    broken = [f"{entry.run}: {entry.reason}" for _, entries in swept for entry in entries if entry.state == BROKEN]
+    broken = [entry for _, entries in swept for entry in entries if entry.state == BROKEN]
+    reasons: dict[str | None, list[str]] = {}
+    for entry in broken:
+        reasons.setdefault(entry.reason, []).append(entry.run)
     if broken:
+        told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
         runs = sum(len(folder.sweep.runs) for folder, _ in swept)
         logs = " and ".join(str(folder.path / LOGS) for folder, _ in swept)
         raise RatlipError(
-            f"{_of_runs(len(broken), runs)} broken ({'; '.join(broken)}). Their rows say so; "
+            f"{_of_runs(len(broken), runs)} broken ({told}). Their rows say so; "
             f"their logs are in {logs}, and --retry-broken tries them again."
         )
 
@@ -174,6 +197,9 @@ def show_estimate(folder: SweepFolder, json: bool) -> None:
     """Show what the runs that are left will take."""
     from ratlip_cli.experiments.estimate import estimate
 
+    if folder.left():
+        _check_evaluation(folder)
+    _tell_not_taken(folder)
     with console.bars() as progress:
         estimated = estimate(folder, progress)
     if json:

@@ -31,6 +31,7 @@ from ratlip_cli.evaluation.images import (
     some_images,
 )
 from ratlip_cli.evaluation.request import CAPTIONS_PER_IMAGE, EvaluationRequest
+from ratlip_cli.family import Family
 from ratlip_cli.outputs import RECORDS_FILE
 from ratlip_cli.progress import Progress
 from ratlip_cli.samples import format_of
@@ -79,12 +80,21 @@ class Inputs:
         return np.searchsorted(some_images(len(split), self.limit), scenes)
 
 
-def by_captions(dataset: CaptionedImages, model: Model) -> bool:
+def by_captions(dataset: CaptionedImages, family: Family) -> bool:
     """Whether a split is scored by images of its captions: where each image has one, or the model takes nothing else.
 
     Else few generated images would stand against all real ones.
     """
-    return not dataset.uncaptioned or (bool(dataset.captions) and not model.family.takes_images)
+    return not dataset.uncaptioned or (bool(dataset.captions) and not family.takes_images)
+
+
+def check_limit(dataset: CaptionedImages, limit: int | None) -> None:
+    """Raise DataError where a split has fewer images than are to be scored."""
+    if limit is not None and limit > len(dataset):
+        raise DataError(
+            f"--limit is {limit}, but the split {dataset.split} of {dataset.path} has {len(dataset)} images; "
+            "leave it out to score all."
+        )
 
 
 def model_inputs(
@@ -101,16 +111,12 @@ def model_inputs(
     Raises DataError for a limit above the number of images, UsageError for a model that generates for captions alone
     and a split that has none.
     """
+    check_limit(dataset, request.limit)
     per_image, limit = request.captions_of(dataset.info.source == RENDERED), request.limit
-    if limit is not None and limit > len(dataset):
-        raise DataError(
-            f"--limit is {limit}, but the split {dataset.split} of {dataset.path} has {len(dataset)} images; "
-            "leave it out to score all."
-        )
     limit = None if limit == len(dataset) else limit
     numbers = None if limit is None else some_images(len(dataset), limit)
     captions: Captions | None = None
-    if by_captions(dataset, model) if captioned is None else captioned:
+    if by_captions(dataset, model.family) if captioned is None else captioned:
         captions = Captions.of_split(dataset, per_image, numbers, competing="r-precision" in request.metrics)
         fake = GeneratedImages(model, captions, request.seed, request.batch_size)
     else:

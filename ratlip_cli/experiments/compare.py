@@ -13,6 +13,7 @@ import numpy as np
 
 from ratlip_cli.errors import DataError, UsageError, unknown_name
 from ratlip_cli.experiments.ledger import (
+    BETTER,
     BROKEN,
     CHANGED,
     DONE,
@@ -26,6 +27,7 @@ from ratlip_cli.experiments.ledger import (
     Entry,
     decisive,
     is_published,
+    is_unfinished,
     read_entry,
     read_ledger,
     read_real_features,
@@ -49,18 +51,9 @@ from ratlip_cli.progress import Progress, silent
 
 _log = logging.getLogger(__name__)
 
-HIGHER_IS_BETTER = {
-    "clip-score": True,
-    "clip-score-2": True,
-    "attribute-accuracy": True,
-    "r-precision": True,
-    "r-precision-2": True,
-    "precision": True,
-    "recall": True,
-    "fid": False,
-    "kid": False,
-}
-"""Which way a metric is better. Of one that is not here, a row is said to be higher or lower."""
+
+_ROUNDING = 1e-3
+"""By how much of itself a distance may differ from the same one computed on another machine."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +157,7 @@ def compare_runs(request: CompareRequest, progress: Progress = silent) -> Table:
         comparisons: dict[str, Comparison] = {}
         if rows[0].name in samples:
             _, *others = samples
-            comparisons = dict(zip(others, compare(list(samples.values()), HIGHER_IS_BETTER.get(metric)), strict=True))
+            comparisons = dict(zip(others, compare(list(samples.values()), BETTER.get(metric)), strict=True))
         for row in rows:
             if row.name in samples:
                 own = estimate(samples[row.name])
@@ -173,6 +166,7 @@ def compare_runs(request: CompareRequest, progress: Progress = silent) -> Table:
             name = shown_name(metric, protocol_of(rows))
             notes.append(f"{name}: intervals are over seeds alone, because values of images are not there")
     progress("comparing", len(metrics), len(metrics), "metrics")
+    notes += _unlike_printed(rows, metrics)
     return Table(rows, metrics, cells, notes)
 
 
@@ -309,7 +303,21 @@ def sample_of(row: Row, metric: str) -> Sample | None:
     if not (real / REAL_FEATURES_FILE).is_file() or arrays[0].shape[1] > MOST_DIMENSIONS:
         return scores
     sample = frechet_sample(seeds, np.stack(arrays), read_real_features(real), scenes[0])
+    if not np.allclose(sample.values, scores.values, rtol=_ROUNDING, atol=_ROUNDING):
+        found, told = (", ".join(f"{value:.4g}" for value in one) for one in (sample.values, scores.values))
+        raise DataError(
+            f"row '{row.name}': {metric} is {told} in its entries, but {found} by the features beside them: score its "
+            f"runs again (remove their {SCORES_FILE}), or restore them from where they came."
+        )
     return replace(sample, values=scores.values)
+
+
+def _unlike_printed(rows: Sequence[Row], metrics: Sequence[str]) -> Iterator[str]:
+    """Which printed values stand beside distances of other features than theirs."""
+    for metric in metrics:
+        shown = shown_name(metric, protocol_of(rows))
+        if shown != metric and any(metric in row.printed for row in rows):
+            yield f"{shown}: what is printed as {metric} is of Inception's features, so it is no number to compare"
 
 
 def _too_few(rows: Sequence[Row]) -> str | None:
@@ -357,6 +365,11 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
     """What makes rows less than comparable, and a distance less than it seems."""
     for row in rows:
         yield from row.left_out
+        for entry in (run.entry for run in row.runs):
+            if entry.state == CHANGED:
+                yield f"{entry.run} counts, although it was changed by hand: {entry.reason}"
+            if is_unfinished(entry):
+                yield f"{entry.run} is not trained to its end: {entry.steps:,} of {entry.settings['steps']:,} steps"
     having = [row for row in rows if row.runs]
     if (fewest := _too_few(having)) is not None:
         yield fewest

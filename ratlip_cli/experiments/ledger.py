@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,19 @@ FEATURES, SCENES = "features", "scenes"
 
 OF_FEATURES = ("fid", "kid", "precision", "recall")
 """Metrics that compare features of sets of images."""
+
+BETTER = {
+    "clip-score": True,
+    "clip-score-2": True,
+    "attribute-accuracy": True,
+    "r-precision": True,
+    "r-precision-2": True,
+    "precision": True,
+    "recall": True,
+    "fid": False,
+    "kid": False,
+}
+"""Metrics by their names here, and whether more of them is better."""
 
 PLACES = ("data_dir", "out", "resume")
 """Settings that say where things lay on one machine, which is nobody's business who reads a published ledger."""
@@ -86,27 +99,63 @@ def read_ledger(folder: Path) -> list[Entry]:
 def is_published(folder: Path) -> bool:
     """Whether a sweep folder holds results without the run folders that they came of, as a repository keeps them.
 
-    Its finished runs have values but no training there, or none of them has a run folder at all. A run folder that was
-    removed to train the run again makes none of it.
+    Some of its run folders have values of images but no training, or none of its finished runs has a run folder at all.
+    A run folder that was removed to train the run again makes none of it. A ledger that cannot be read may be all that
+    there is of its results, so it is not written anew either where no run folder has a training.
     """
-    try:
-        done = [folder / entry.run for entry in _written(folder) if entry.state == DONE]
-    except DataError:
+    if not folder.is_dir():
         return False
-    alone = [run for run in done if not (run / "config.toml").is_file()]
-    return bool(done) and (len(alone) == len(done) or any((run / VALUES_FILE).is_file() for run in alone))
+    inside = [path for path in folder.iterdir() if path.is_dir()]
+    trained = {path.name for path in inside if (path / "config.toml").is_file()}
+    if any((path / VALUES_FILE).is_file() for path in inside if path.name not in trained):
+        return True
+    if not (folder / LEDGER_FILE).exists():
+        return False
+    try:
+        done = {entry.run for entry in _entries(folder) if entry.state == DONE}
+    except _LEDGER_ERRORS:
+        return not trained
+    return bool(done) and not done & trained
+
+
+_LEDGER_ERRORS = (OSError, ValueError, RecursionError)
 
 
 def _written(folder: Path) -> list[Entry]:
     """The entries of a sweep folder as they were written, with the errors of `read_ledger`."""
     path = folder / LEDGER_FILE
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [from_json(Entry, json.loads(line), optional=True) for line in lines]
-    except FileNotFoundError as error:
-        raise DataError(f"{folder} is no sweep folder: it has no {LEDGER_FILE}; `ratlip sweep` makes one.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read ({first_line(error)}); `ratlip sweep` writes it anew.") from error
+        return _entries(folder)
+    except _LEDGER_ERRORS as error:
+        there = path.exists()
+        what = (
+            f"{path} cannot be read ({first_line(error)})"
+            if there
+            else f"{folder} is no sweep folder: it has no {path.name}"
+        )
+        if is_published(folder):
+            remedy = (
+                "its results are here without their runs, so nothing can write it anew: restore it from where it came"
+            )
+        else:
+            remedy = f"`ratlip sweep` {'writes it anew' if there else 'makes one'}"
+        raise DataError(f"{what}; {remedy}.") from error
+
+
+def _entries(folder: Path) -> list[Entry]:
+    entries = []
+    for number, line in enumerate((folder / LEDGER_FILE).read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            entries.append(from_json(Entry, json.loads(line), optional=True))
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return entries
+
+
+def is_unfinished(entry: Entry) -> bool:
+    """Whether a run was scored before its last step, where its settings say which that is."""
+    wanted = entry.settings.get("steps")
+    return isinstance(wanted, int) and entry.steps < wanted
 
 
 def write_ledger(folder: Path, entries: Sequence[Entry]) -> None:
@@ -156,7 +205,30 @@ def _changed(run: Path, entry: Entry) -> str | None:
     for name, digest in entry.files.items():
         if (run / name).is_file() and sha256_of(run / name) != digest:
             return f"{name} was changed after it was scored"
+    for metric, mean in _means(run / VALUES_FILE, entry.scores).items():
+        if abs(mean - entry.scores[metric]) > _ROUNDING * max(1, abs(mean)):
+            return f"its {metric} is {entry.scores[metric]:.6g}, but {mean:.6g} by the values of its images"
     return None
+
+
+_ROUNDING = 1e-5
+"""By how much of itself, or of 1, a score may differ from the mean of its images' values, of single precision."""
+
+
+def _means(path: Path, metrics: Iterable[str]) -> dict[str, float]:
+    """The means of the values of images by metric, of those that a file has; none where it is missing or damaged."""
+    if not path.is_file():
+        return {}
+    from safetensors import SafetensorError, safe_open  # imports numpy
+
+    try:
+        with safe_open(path, framework="np") as file:
+            kept = set(file.keys())
+            return {
+                metric: float(file.get_tensor(metric).mean(dtype="float64")) for metric in metrics if metric in kept
+            }
+    except (OSError, SafetensorError):
+        return {}
 
 
 def shown_name(metric: str, protocol: Mapping[str, Any]) -> str:
@@ -209,7 +281,8 @@ def read_values(folder: Path, entry: Entry) -> dict[str, NDArray[Any]]:
 
     Raises DataError where they are missing or damaged.
     """
-    values = _arrays(folder / entry.run / VALUES_FILE)
+    remedy = f"remove {folder / entry.run / SCORES_FILE} and sweep again, which scores the run again"
+    values = _arrays(folder / entry.run / VALUES_FILE, _RESTORE if is_published(folder) else remedy)
     if SCENES not in values and values and entry.protocol.get("captions_per_image", 1) == 1:
         import numpy as np
 
@@ -222,18 +295,35 @@ def read_real_features(folder: Path) -> NDArray[np.float32]:
 
     Raises DataError where they are missing or damaged.
     """
-    features: NDArray[np.float32] = _arrays(folder / REAL_FEATURES_FILE)[FEATURES]
+    if is_published(folder):
+        remedy = _RESTORE
+    elif (folder / LEDGER_FILE).is_file():
+        remedy = "`ratlip sweep` writes it anew"
+    else:
+        remedy = f"remove {folder / SCORES_FILE}, and the run is scored again, which writes it anew"
+    features: NDArray[np.float32] = _arrays(folder / REAL_FEATURES_FILE, remedy)[FEATURES]
     return features
 
 
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+def readable(path: Path) -> bool:
+    """Whether a file of tensors is there and whole."""
+    from safetensors import SafetensorError, safe_open  # imports numpy
+
+    try:
+        with safe_open(path, framework="np"):
+            return True
+    except (OSError, SafetensorError):
+        return False
+
+
+_RESTORE = "its runs are not here to make it anew: restore it from where it came"
+
+
+def _arrays(path: Path, remedy: str) -> dict[str, NDArray[Any]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file  # imports numpy
 
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DataError(
-            f"{path} cannot be read ({first_line(error)}); remove {path.parent / SCORES_FILE} and sweep again, which "
-            "scores the run again."
-        ) from error
+        raise DataError(f"{path} cannot be read ({first_line(error)}); {remedy}.") from error

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from ratlip_cli.errors import DataError, RatlipError, WeightsError
 from ratlip_cli.evaluation.extract import Features, extract
 from ratlip_cli.evaluation.feature_file import FeatureFile
 from ratlip_cli.evaluation.images import Captions
-from ratlip_cli.evaluation.inputs import Inputs, model_inputs, open_split
+from ratlip_cli.evaluation.inputs import Inputs, by_captions, check_limit, model_inputs, open_split
 from ratlip_cli.evaluation.metrics import Measurement, wanted_metrics
 from ratlip_cli.evaluation.networks import Networks, load_networks
 from ratlip_cli.evaluation.request import EvaluationRequest
@@ -59,6 +59,7 @@ from ratlip_cli.tensor_files import fingerprint
 from ratlip_cli.training.run_folder import ENVIRONMENT_FILE
 from ratlip_cli.training.run_paths import step_of_model, step_saved
 from ratlip_cli.training.settings import TrainSettings, settings_of_run
+from ratlip_cli.training.start import features_of
 from ratlip_cli.weights.load import load_model
 
 KEYS = {
@@ -116,6 +117,22 @@ class AttributeNetwork:
         if pixels.shape[-2:] != (SIDE, SIDE):
             pixels = F.interpolate(pixels, size=(SIDE, SIDE), mode="bicubic", antialias=True)
         return self.classifier.features(pixels).float().cpu()
+
+
+def check_scoring(protocol: Protocol, settings: TrainSettings, data_dir: Path, progress: Progress = silent) -> None:
+    """Raise what `score_run` would raise for want of data or networks, so that it is told before a run is trained.
+
+    The dataset is prepared where it is missing.
+    """
+    request = protocol.request(Path(), settings.clip, data_dir, "cpu")
+    split = open_split(settings.dataset, request, settings.image_size, progress)
+    check_limit(split, request.limit)
+    if protocol.attribute_classifier is not None:
+        load_classifier(Path(protocol.attribute_classifier))
+        _families(split)
+        if not by_captions(split, settings.family):
+            raise _no_captions(split)
+    load_networks(replace(request, features=request.features or features_of(settings)), torch.device("cpu"))
 
 
 def score_run(
@@ -213,11 +230,9 @@ def _attribute_accuracy(
     network: AttributeNetwork, features: FeatureFile, split: CaptionedImages, captions: Captions | None
 ) -> NDArray[np.float32]:
     """For each image (n,), which share of the attributes that its caption states the classifier finds in it."""
+    families = _families(split)
     if captions is None:
-        raise DataError(f"{split.path} has no captions: leave out attribute_classifier.")
-    families = [str(entry.extra.get("class")) for entry in split.entries]
-    if not set(families) <= set(FAMILIES):
-        raise DataError(f"{split.path} is not rendered by ratlip: leave out attribute_classifier.")
+        raise _no_captions(split)
     texts = [captions.texts[number] for number in captions.first]
     owners = [families[scene] for scene in captions.scenes[captions.first]]
     device = network.classifier.family.weight.device
@@ -229,6 +244,18 @@ def _attribute_accuracy(
         right = [holds(answers[family][name][place], value) for name, value in stated.items()]
         shares.append(np.mean(right) if right else 1.0)  # nothing stated, nothing missed
     return np.asarray(shares, dtype=np.float32)
+
+
+def _no_captions(split: CaptionedImages) -> DataError:
+    return DataError(f"{split.path} has no captions: leave out attribute_classifier.")
+
+
+def _families(split: CaptionedImages) -> list[str]:
+    """What each image of a split is rendered as. Raises DataError where ratlip has not rendered it."""
+    families = [str(entry.extra.get("class")) for entry in split.entries]
+    if not set(families) <= set(FAMILIES):
+        raise DataError(f"{split.path} is not rendered by ratlip: leave out attribute_classifier.")
+    return families
 
 
 def trained_by(run: Path) -> dict[str, str | None]:

@@ -21,14 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from ratlip_cli.data.request import check_dataset_name
-from ratlip_cli.errors import DataError, DeviceError, UsageError
+from ratlip_cli.errors import DataError, DeviceError, RatlipError, UsageError
 from ratlip_cli.experiments.ledger import (
     BROKEN,
     BROKEN_FILE,
     CHANGED,
     CONFIG_FILE,
     DONE,
+    GENERATOR_FILE,
     LEDGER_FILE,
+    OF_FEATURES,
+    REAL_FEATURES_FILE,
     SCORES_FILE,
     SWEEP_FILE,
     VALUES_FILE,
@@ -36,13 +39,17 @@ from ratlip_cli.experiments.ledger import (
     differences,
     digest_of,
     is_published,
+    is_unfinished,
     read_entry,
     read_ledger,
+    readable,
+    sha256_of,
     write_ledger,
 )
 from ratlip_cli.experiments.sweep_file import Run, Sweep, read_sweep
 from ratlip_cli.files import PARTIAL, lock_descriptor, locked, whole_file, whole_folder, write_text, writing
 from ratlip_cli.json_files import read_json
+from ratlip_cli.progress import Progress, silent
 from ratlip_cli.setting import RUNS, check_device
 from ratlip_cli.threads import available_threads
 from ratlip_cli.training.run_paths import step_of_model
@@ -125,7 +132,8 @@ class SweepFolder:
         if is_published(self.path):
             raise UsageError(
                 f"{self.path} holds results whose run folders are not there, and a sweep would begin them all anew: "
-                f"choose another --out, or remove its {LEDGER_FILE} and what lies in its run folders."
+                f"choose another --out, or remove its {LEDGER_FILE} and what lies in its run folders, where they are "
+                "kept elsewhere."
             )
         others = _others(self.path)  # first: nothing is there before the sweep file is
         if (self.path / SWEEP_FILE).is_file():
@@ -185,6 +193,8 @@ class SweepFolder:
             entry = read_entry(folder)
         except DataError as error:
             return CHANGED, _without_scores(run, CHANGED, str(error))
+        if entry is not None and is_unfinished(entry):
+            entry = None  # `compare` may score a run that was stopped, which goes on here all the same
         if entry is not None and entry.state == DONE and (other := differences(entry.settings, wanted)):
             entry = replace(entry, state=CHANGED, reason=f"it was not trained as the sweep file says: {other}")
         if entry is not None and entry.state == CHANGED:
@@ -237,20 +247,30 @@ class SweepFolder:
         file, whatever its row is called, and its model folder has the weights of the last step; checkpoints are not
         needed. Raises DataError where one of the folders is no sweep folder.
         """
+        sources = {
+            run: next((place for place, whole in found if whole), None) for run, found in self._fitting().items()
+        }
+        return {run: place for run, place in sources.items() if place is not None}
+
+    def not_taken(self) -> dict[str, Path]:
+        """The run folders elsewhere that missing runs would be copied from if they had their finished models."""
+        return {run: found[0][0] for run, found in self._fitting().items() if not any(whole for _, whole in found)}
+
+    def _fitting(self) -> dict[str, list[tuple[Path, bool]]]:
+        """Of missing runs, the run folders elsewhere with their settings, and whether the finished model is there."""
         known = [
             (other / entry.run, entry)
             for other in self.request.take
             for entry in read_ledger(other)
             if entry.state == DONE
         ]
-        sources = {}
+        fitting: dict[str, list[tuple[Path, bool]]] = {}
         for run in self.ordered if known else ():
             wanted = run.settings.flat()
-            fitting = (place for place, entry in known if not differences(entry.settings, wanted))
-            source = next((place for place in fitting if is_trained(place, run.settings)), None)
-            if source is not None and self.state(run)[0] == MISSING:
-                sources[run.name] = source
-        return sources
+            found = [place for place, entry in known if not differences(entry.settings, wanted)]
+            if found and self.state(run)[0] == MISSING:
+                fitting[run.name] = [(place, is_trained(place, run.settings)) for place in found]
+        return fitting
 
     def take(self) -> dict[str, Path]:
         """Copy the runs of `to_take`, to be scored here by this file's protocol; where each is from."""
@@ -264,6 +284,39 @@ class SweepFolder:
                         shutil.copytree(source, partial, dirs_exist_ok=True, ignore=_NOT_TAKEN)
                     taken[name] = source
         return taken
+
+    def check_evaluation(self, progress: Progress = silent) -> None:
+        """Raise what scoring the runs would raise for want of data or networks, before any of them is trained.
+
+        Nothing is looked at while another process does that, or prepares the dataset for its first run.
+        """
+        from ratlip_cli.experiments.score import check_scoring  # imports torch
+
+        with locked(self.lock_file(FIRST)) if (self.path / LOCKS).is_dir() else contextlib.nullcontext(True) as alone:
+            try:
+                if alone:
+                    settings, data_dir = self.sweep.runs[0].settings, Path(self.request.data_dir)
+                    check_scoring(self.sweep.protocol, settings, data_dir, progress)
+            except RatlipError as error:
+                raise type(error)(f"{self.request.file}, evaluation: {error}") from error
+
+    def score_again_for_real_features(self) -> str | None:
+        """Where the features of the real images are missing or damaged: let a run be scored again, which writes them.
+
+        Returns the name of the run, None where none is needed or none has features of its own.
+        """
+        path = self.path / REAL_FEATURES_FILE
+        if readable(path):
+            return None
+        for run in self.sweep.runs:
+            state, entry = self.state(run)
+            if state == DONE and entry is not None and {*OF_FEATURES} & {*entry.scores}:
+                with locked(self.lock_file(run.name)) as alone:
+                    if alone:
+                        path.unlink(missing_ok=True)
+                        (self.path / run.name / SCORES_FILE).unlink(missing_ok=True)
+                        return run.name
+        return None
 
     def write_ledger(self) -> list[Entry]:
         """Write the ledger anew from what lies in the run folders, and return its entries."""
@@ -293,7 +346,18 @@ class SweepFolder:
         place, first = self.path / entry.run, next((one for one in entries if one.state == DONE), None)
         if first is not None and self.state(self.run(entry.run))[0] == DONE and not _trained_otherwise(first, entry):
             return f"To score it again, remove {place / SCORES_FILE}; or those of the others, where theirs are older"
+        if (first is None or not _trained_otherwise(first, entry)) and self._has_its_weights(entry):
+            return f"To score it again, remove {place / SCORES_FILE}"
         return f"To train it again, remove {place}"
+
+    def _has_its_weights(self, entry: Entry) -> bool:
+        """Whether what was changed of a run is not its training: the settings of this file, the weights scored."""
+        place, run, weights = self.path / entry.run, self.run(entry.run), entry.files.get(GENERATOR_FILE)
+        try:
+            alike = not differences(settings_of_run(place).flat(), run.settings.flat())
+        except UsageError:
+            return False
+        return alike and is_trained(place, run.settings) and weights in (None, sha256_of(place / GENERATOR_FILE))
 
     def lock_file(self, name: str) -> Path:
         """What a process that makes the run of that name, or writes the ledger, holds."""

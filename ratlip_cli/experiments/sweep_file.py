@@ -25,15 +25,15 @@ fid = 14.2
 from __future__ import annotations
 
 import itertools
-import re
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ratlip_cli.errors import UsageError, unknown_name
-from ratlip_cli.experiments.ledger import CONFIG_FILE, SWEEP_FILE
+from ratlip_cli.experiments.ledger import BETTER, CONFIG_FILE, SWEEP_FILE, digest_of
 from ratlip_cli.experiments.protocol import Protocol
 from ratlip_cli.families import family_of
 from ratlip_cli.files import decoded
@@ -60,14 +60,15 @@ OWN = {
 }
 """Settings that a sweep file cannot give, and what says it instead."""
 
-SHARED = ("dataset", "split", "caption_column", "stream_images", "image_size", "clip")
-"""Settings that all rows have in common, or their scores could not be compared: data, crop, side, text encoder."""
+SHARED = ("dataset", "split", "caption_column", "stream_images", "image_size", "clip", "init_from")
+"""Settings that all rows have in common, or their scores could not be compared: data, crop, side, text encoder, and
+weights to begin with, which were shown images before."""
 
 KEEP = 1
 """Checkpoints that a run keeps where nobody says how many: a run goes on from the last."""
 
 LONGEST = 100
-"""Letters of a row's name in the names of its run folders."""
+"""Bytes of a row's name in the names of its run folders, of which file systems take 255."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ def _check_rows(path: Path, runs: Sequence[Run]) -> None:
     for run in runs:
         own, unread = run.settings, run.settings.family.unread
         read = own.replaced(**{name: value for name, value in TrainSettings().flat().items() if name in unread})
-        same = settings.setdefault(read.to_toml(), run.row)
+        same = settings.setdefault(digest_of(read.flat()), run.row)
         if same != run.row:
             raise UsageError(f"{path}: the rows '{same}' and '{run.row}' are the same; leave out one of them.")
         before = folders.setdefault(run.name.casefold(), run.row)
@@ -248,7 +249,7 @@ def _check_rows(path: Path, runs: Sequence[Run]) -> None:
             if one != other:
                 raise UsageError(
                     f"{path}: {name} is {one!r} in row '{first.row}' and {other!r} in row '{run.row}', and scores of "
-                    "different data, sizes or CLIPs cannot be compared: make a sweep of each."
+                    "different data, sizes, CLIPs or weights to begin with cannot be compared: make a sweep of each."
                 )
 
 
@@ -273,12 +274,25 @@ def _printed(path: Path, table: Mapping[str, Any], rows: Mapping[str, object]) -
     for row, values in printed.items():
         if row not in rows:
             raise UsageError(f"{path}, printed: {unknown_name('row', row, rows)}")
-        if not isinstance(values, dict) or not all(type(value) in (int, float) for value in values.values()):
+        if not isinstance(values, dict):
             raise UsageError(f"{path}: 'printed.{row}' must be a table of numbers, not {values!r}.")
+        for metric, value in values.items():
+            if metric not in BETTER:
+                raise UsageError(f"{path}, printed, row '{row}': {unknown_name('metric', metric, BETTER)}")
+            if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+                raise UsageError(f"{path}, printed, row '{row}': '{metric}' must be a finite number, not {value!r}.")
     return {row: {metric: float(value) for metric, value in values.items()} for row, values in printed.items()}
 
 
 def _slug(row: str) -> str:
-    """A row's name as part of a folder's: letters, digits and `_.+=`, `-` for all else."""
-    slug = re.sub(r"[^\w.+=]+", "-", row, flags=re.ASCII).strip("-.")
-    return slug[:LONGEST] or "row"
+    """A row's name as part of a folder's: letters of any script, digits and `_.+=`, `-` for all else."""
+    letters = [
+        one if one.isalnum() or one in "_.+=" or unicodedata.category(one)[0] == "M" else " " for one in _nfc(row)
+    ]
+    slug = "-".join("".join(letters).split()).strip("-.")
+    return slug.encode()[:LONGEST].decode(errors="ignore") or "row"
+
+
+def _nfc(text: str) -> str:
+    """Letters with their accents in them, which some file systems take for the same as beside them."""
+    return unicodedata.normalize("NFC", text)

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
-from ratlip_cli.experiments.compare import HIGHER_IS_BETTER, Cell, Row, Table, protocol_of
-from ratlip_cli.experiments.ledger import shown_name
+from ratlip_cli.experiments.compare import Cell, Row, Table, protocol_of
+from ratlip_cli.experiments.ledger import BETTER, shown_name
 from ratlip_cli.experiments.statistics import Comparison, Estimate
 
 HEADINGS = ("seeds", "mean ± sd", "95 % interval", "difference", "95 % interval", "p (Holm)", "verdict")
@@ -87,7 +87,7 @@ def _decimals(estimate: Estimate) -> int:
 
 
 def _title(table: Table, metric: str) -> str:
-    protocol, higher = protocol_of(table.rows), HIGHER_IS_BETTER.get(metric)
+    protocol, higher = protocol_of(table.rows), BETTER.get(metric)
     images = protocol.get("images")
     of_images = "" if images is None else f" of {images:,} images"
     better = "" if higher is None else f" ({'higher' if higher else 'lower'} is better)"

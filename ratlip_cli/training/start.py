@@ -115,7 +115,9 @@ def open_session(
         world.agree({f"weights of the {name}": fingerprint(net.state_dict()) for name, net in networks.items()})
     done = trainer.steps_done
     is_over = run is not None and done >= settings.total_steps(len(dataset), done, trainer.images_seen)
-    config = model_config(*settings.configs(), clip, training=_record(settings, dataset), features=_features(settings))
+    config = model_config(
+        *settings.configs(), clip, training=_record(settings, dataset), features=features_of(settings)
+    )
     validation = None
     if settings.eval_every and isinstance(dataset, CaptionedImages):
         model, images = Model("the run", Path(), config, trainer.ema, clip, fingerprint=""), dataset
@@ -260,7 +262,7 @@ def _record(settings: TrainSettings, dataset: CaptionedImages | StreamedImages) 
     }
 
 
-def _features(settings: TrainSettings) -> str:
+def features_of(settings: TrainSettings) -> str:
     """What scores the model's images: `inception` or `clip`."""
     if settings.eval_features != "auto":
         return settings.eval_features

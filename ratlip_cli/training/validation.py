@@ -52,7 +52,7 @@ class Validation:
         weights = Path(settings.inception_weights) if settings.inception_weights else None
         self._model = model
         self._images = CaptionedImages(dataset.path, "test", settings.image_size)
-        self._by_captions = settings.reads_captions and by_captions(self._images, model)
+        self._by_captions = settings.reads_captions and by_captions(self._images, model.family)
         metrics = DEFAULT_METRICS if self._by_captions else ("fid",)
         self._request = EvaluationRequest(
             metrics=metrics, captions_per_image=settings.eval_captions, inception_weights=weights
