@@ -63,6 +63,7 @@ def test_figures_add_up(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "training" not in table.out
 
 
+@pytest.mark.slow
 def test_libraries_are_compared(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "SHORTEST_SECONDS", 0.0)
     monkeypatch.setattr(comparison, "multiplies_bf16", lambda: False)

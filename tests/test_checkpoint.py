@@ -529,6 +529,7 @@ def train_until_killed(settings: TrainSettings) -> None:
     train(settings.replaced(resume=settings.out) if Path(settings.out).exists() else settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("one_thread")
 def test_kill_at_any_moment_leaves_the_checkpoint_before(settings: TrainSettings, tmp_path: Path, kills: int) -> None:

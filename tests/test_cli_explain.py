@@ -124,6 +124,7 @@ def test_gradcam_of_several_models_and_layers(models: dict[str, Path], tmp_path:
         assert image.height > 400
 
 
+@pytest.mark.slow
 def test_gradcam_of_a_dataset_holds_words_against_segments(
     models: dict[str, Path], birds: Path, tmp_path: Path
 ) -> None:
@@ -200,6 +201,7 @@ def test_models_of_different_clips_are_measured_by_the_firsts(
     assert alone["models"][0]["angle"] == content["models"][0]["angle"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["pca", "tsne"])
 def test_latent_viz_of_captions(models: dict[str, Path], birds: Path, tmp_path: Path, method: str) -> None:
     captions = ("he is young, receding hairline", "he is old, receding hairline", "a hat")

@@ -108,6 +108,7 @@ def test_what_is_told_to_be_typed_is_quoted(settings: TrainSettings, tmp_path: P
     assert (found.code, "ratlip train --resume 'new run'" in found.err) == (0, True)
 
 
+@pytest.mark.slow
 def test_resume_goes_on_and_json_is_one_object(settings: TrainSettings) -> None:
     assert ratlip("train", *options(settings)).code == 0
     found = ratlip("train", "--resume", settings.out, "--steps", "8", "--json")
@@ -206,6 +207,7 @@ def test_the_dataset_is_opened_before_a_clip_is_loaded(
     assert message in found.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_ends_the_step_saves_and_says_how_to_go_on(
     settings: TrainSettings, tmp_path: Path, signal_number: int, code: int

@@ -80,6 +80,7 @@ def test_real_images_fit_their_captions_and_others_do_not(classifier: Classifier
     assert report["bird body"]["model"] < 0.4
 
 
+@pytest.mark.slow
 def test_real_images_keep_their_entropy_and_equal_ones_have_none(
     classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:

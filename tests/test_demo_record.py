@@ -300,6 +300,7 @@ def test_every_step_is_known_before_the_first_is_done(words: list[str], code: in
     assert len((answer.stdout + answer.stderr).splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2000, 200000])
 def test_another_demo_is_no_data_of_the_generator(count: int, tmp_path: Path) -> None:
     """Nor is a CLIP that is not trained to its end."""

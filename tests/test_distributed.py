@@ -288,6 +288,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         torch.testing.assert_close(weights[1][key], tensor, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_in_one_and_again_in_two(tiny_settings: TrainSettings, tmp_path: Path) -> None:
     several = options(tiny_settings.replaced(steps=1, out=str(tmp_path / "run")))
     code, out, err = ended(train(*several, "--devices", "2"))
@@ -397,6 +398,7 @@ print(sorted({name for name in sys.modules if name.startswith("torch.distributed
 """
 
 
+@pytest.mark.slow
 def test_one_process_imports_nothing_more_of_torchs(tiny_settings: TrainSettings, tmp_path: Path) -> None:
     given = options(tiny_settings, steps=1, out=str(tmp_path / "run"))
     command = [sys.executable, "-c", ONE_STEP, "train", *given, "-q"]
@@ -788,6 +790,7 @@ def asked_in_each(program: str, port: int, counts: str, **elastic: str) -> list[
     return [one.communicate(timeout=300)[0].split() for one in all_of_them]
 
 
+@pytest.mark.slow
 def test_processes_of_a_machine_know_their_torchrun_and_nothing_that_those_before_them_said() -> None:
     """Two attempts under one store, as torchrun keeps it for those of one machine."""
     kept = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
@@ -799,6 +802,7 @@ def test_processes_of_a_machine_know_their_torchrun_and_nothing_that_those_befor
     assert len(launches) == 1
 
 
+@pytest.mark.slow
 def test_processes_of_several_machines_meet_whatever_their_torchruns_count() -> None:
     words = asked_in_each(MEETING.format(said="this"), free_port(), "10", RUN_ID="mine", USE_AGENT_STORE="False")
     assert words == [["this", "mine"]] * 2
@@ -817,5 +821,6 @@ print(processes.speaks())
 """
 
 
+@pytest.mark.slow
 def test_one_process_of_a_machine_speaks_where_the_first_one_was_killed() -> None:
     assert asked_in_each(ABANDONED, free_port(), "000") == [[], ["True"], ["False"]]

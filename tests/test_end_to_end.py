@@ -65,6 +65,7 @@ def wait_for_checkpoint(run: Path, number: int, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_photographs_to_images(photographs: Path, tiny_clip: Path, tmp_path: Path) -> None:
     prepared = ratlip("prepare", photographs, "--data-dir", tmp_path, "--image-size", 32, "--workers", 1, "--quiet")
     assert prepared.code == 0, prepared.err

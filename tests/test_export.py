@@ -99,6 +99,7 @@ def generated(model: Model, noise: np.ndarray, prompt: str) -> np.ndarray:
     return images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_onnxruntime_generates_the_same(model: Model, exported: Path, batch: int) -> None:
     encoder, generator = (
@@ -115,6 +116,7 @@ def test_onnxruntime_generates_the_same(model: Model, exported: Path, batch: int
     assert np.abs(images - expected).max() <= 1e-3
 
 
+@pytest.mark.slow
 def test_the_files_say_which_model_and_nothing_of_this_machine(model: Model, exported: Path) -> None:
     for name in ("generator.onnx", "text_encoder.onnx", "image_encoder.onnx"):
         loaded = onnx.load(exported / name)
@@ -123,6 +125,7 @@ def test_the_files_say_which_model_and_nothing_of_this_machine(model: Model, exp
     assert json.loads((exported / "export.json").read_text())["clip_fingerprint"] == model.clip.fingerprint
 
 
+@pytest.mark.slow
 def test_nothing_is_written_into_images_piece_by_piece(exported: Path) -> None:
     """What adds in place in Python would be a ScatterND a piece, which takes most of the time of an image."""
     operators = {node.op_type for node in onnx.load(exported / "generator.onnx").graph.node}
@@ -148,6 +151,7 @@ def run_example(folder: Path, tmp_path: Path) -> set[str]:
     return set(answer.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_example_needs_nothing_else(model: Model, exported: Path, tmp_path: Path) -> None:
     loaded = run_example(exported, tmp_path)
     assert {"onnxruntime", "numpy", "PIL"} <= loaded
@@ -196,6 +200,7 @@ def test_bad_input(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert load_model(str(model.folder)).fingerprint == model.fingerprint
 
 
+@pytest.mark.slow
 def test_an_exported_model_generates_as_the_model(model: Model, of_any_format: Path, tmp_path: Path) -> None:
     """The same files, records, numbers and grid; less than a pixel in a thousand differs, by one level."""
     asked = ("generate", PROMPT, "a yellow flower", "--seed", 3, "--truncation", 0.8, "--json")
@@ -242,6 +247,7 @@ def test_an_exported_model_generates_as_the_model(model: Model, of_any_format: P
     assert (differences > 0).mean() < 1e-3
 
 
+@pytest.mark.slow
 def test_an_exported_image_depends_on_its_noise_and_prompt_alone(exported: Path) -> None:
     """To the bit: not on what else is generated, nor on how many threads an image has."""
     noise = noise_vectors(0, range(6), 6)
@@ -256,6 +262,7 @@ def test_an_exported_image_depends_on_its_noise_and_prompt_alone(exported: Path)
     )
 
 
+@pytest.mark.slow
 def test_an_exported_model_generates_without_torch(exported: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"
@@ -269,6 +276,7 @@ def test_an_exported_model_generates_without_torch(exported: Path, tmp_path: Pat
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "prompt", [PROMPT, '~ "quoted" <b> {x} \\ `y` 100%', "a &amp; b", "un pájaro", "ruÃ­do \u201cx\u201d"]
 )
@@ -282,6 +290,7 @@ def test_exported_models_read_prompts_as_models_do(model: Model, exported: Path,
         assert model.clip.is_overlong(words) == any(cut) == overlong
 
 
+@pytest.mark.slow
 def test_what_an_exported_model_cannot_read_is_said_as_models_do(model: Model, exported: Path, tmp_path: Path) -> None:
     asked = ("generate", "a red house, sea", PROMPT, "a red bird", "bird " * 80, "-n", 2)
     said = {}
@@ -296,6 +305,7 @@ def test_what_an_exported_model_cannot_read_is_said_as_models_do(model: Model, e
     assert "MODEL knows neither 'house' nor 'sea': `ratlip info MODEL --words` lists" in said[exported][0]
 
 
+@pytest.mark.slow
 def test_an_exported_model_is_scored(model: Model, of_any_format: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     dataset = shutil.copytree(tiny_dataset, tmp_path / "data")
     run = ("evaluate", "--dataset", dataset, "--fid", "--clip-score", "--features", "clip", "--json")
@@ -324,6 +334,7 @@ def test_an_exported_model_is_scored(model: Model, of_any_format: Path, tiny_dat
     )
 
 
+@pytest.mark.slow
 def test_what_an_exported_model_cannot_do_is_said(exported: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     for arguments, code, words in (
         (["generate", "a", "--model", exported, "--device", "cuda"], 2, "computes on the CPU, not on cuda"),
@@ -342,6 +353,7 @@ def test_what_an_exported_model_cannot_do_is_said(exported: Path, tiny_dataset: 
         assert words in answer.err, arguments
 
 
+@pytest.mark.slow
 def test_damaged_exports_are_named(model: Model, exported: Path, tmp_path: Path) -> None:
     def changed(**settings: object) -> bytes:
         return json.dumps(json.loads((exported / "export.json").read_text()) | settings).encode()
@@ -374,6 +386,7 @@ def test_damaged_exports_are_named(model: Model, exported: Path, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_export_without_an_image_encoder_generates(model: Model, exported: Path, tmp_path: Path) -> None:
     """As versions before this one wrote them."""
     folder = shutil.copytree(exported, tmp_path / "early")
@@ -397,6 +410,7 @@ def test_an_export_without_an_image_encoder_generates(model: Model, exported: Pa
     assert (cut.code, "merges.txt is not what `ratlip export` wrote" in cut.err) == (1, True)
 
 
+@pytest.mark.slow
 def test_an_exported_generator_that_makes_nan_is_reported(exported: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(exported, tmp_path / "broken")
     network = onnx.load(folder / "generator.onnx")
@@ -433,6 +447,7 @@ def test_openvino_generates_the_same(model: Model, tmp_path: Path) -> None:
     assert (answer.code, "generator.xml is damaged" in answer.err) == (1, True)
 
 
+@pytest.mark.slow
 def test_an_interpolation_begins_and_ends_at_plain_images(exported: Path) -> None:
     one, prompts = ExportedModel(exported), ("a red bird", "a blue bird")
     frames = [image.tobytes() for image in interpolate(one, InterpolationRequest(prompts, 3, seed=2, index=1))]

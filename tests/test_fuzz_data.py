@@ -260,6 +260,7 @@ def test_folders_of_images(tmp_path: Path) -> None:
     assert sorted(path for path in folder.rglob("*") if path.is_file()) == files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cub", "oxford", "celeba-tiny"])
 def test_official_archives(tmp_path: Path, name: str) -> None:
     writers: dict[str, Callable[[Path], None]] = {

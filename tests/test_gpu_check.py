@@ -116,6 +116,7 @@ def test_every_step_and_its_figures_are_in_the_report(tmp_path: Path) -> None:
     assert len(printed.splitlines()) < 90
 
 
+@pytest.mark.slow
 def test_a_spoiled_value_is_found_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +162,7 @@ def test_one_changed_weight_is_found(tmp_path: Path) -> None:
         assert context.report.content["checks"]["galip: images"]["passed"] is passes
 
 
+@pytest.mark.slow
 def test_a_changed_weight_of_the_other_papers_models_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest, calls = right.step_of_phases, []
 
@@ -213,6 +215,7 @@ def test_a_signal_leaves_what_was_done(tmp_path: Path) -> None:
     assert "stopped by SIGTERM" in printed
 
 
+@pytest.mark.slow
 def test_a_broken_step_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(check.STEPS, "swaps", ("no_such_module", 1))
     monkeypatch.setitem(check.STEPS, "right", ("nor_this", 1))

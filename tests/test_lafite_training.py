@@ -182,6 +182,7 @@ def test_recompute_changes_no_value(small: TrainSettings) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_what_is_due_now_and_then(small: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """R1, which is due in every third step, and takes three seconds there."""
     plain = LafiteObjective._r1
@@ -196,6 +197,7 @@ def test_a_dry_run_counts_what_is_due_now_and_then(small: TrainSettings, monkeyp
     assert 1.0 <= found < 1.5 + 3 * without
 
 
+@pytest.mark.slow
 def test_arithmetic_of_a_step_counts_what_is_due_by_its_share(
     small: TrainSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

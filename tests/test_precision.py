@@ -308,6 +308,7 @@ def test_an_unknown_precision_is_one_line(command: list[str]) -> None:
     assert answer.err.splitlines() == ["error: unknown precision 'bf61'. Did you mean 'bf16'? Known: auto, bf16, fp32."]
 
 
+@pytest.mark.slow
 def test_bench_measures_in_the_precision_that_was_asked_for(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +321,7 @@ def test_bench_measures_in_the_precision_that_was_asked_for(
         assert json.loads(answer.out)["precision"] == used
 
 
+@pytest.mark.slow
 def test_any_model_is_scored_in_both_precisions(model_folder: Path, tmp_path: Path) -> None:
     """By the script that the documentation names for it."""
     colours = ("red", "blue", "green", "yellow", "black", "white", "brown", "pink")

@@ -400,6 +400,7 @@ BAD = [
 ]
 
 
+@pytest.mark.slow
 def test_bad_files_and_options_are_one_clear_line(
     tiny_clip: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -374,6 +374,7 @@ def test_files_of_other_names_are_no_samples(run: Path) -> None:
     assert [slide.title for slide in samples.slides] == ["first, step 00000012"]
 
 
+@pytest.mark.slow
 def test_a_report_of_hundreds_of_runs_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With charts of those that were written to last; also where the charts alone, or the tables, would be too much."""
     pytest.importorskip("vl_convert", reason="vl-convert is missing: pip install 'ratlip[report]'")

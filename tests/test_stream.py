@@ -389,6 +389,7 @@ def passed_over(run: Path) -> list[tuple[int, int]]:
     return [(line["failed_images"], line["failed_shards"]) for line in records(run)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
     streaming: TrainSettings, tmp_path: Path, workers: int
@@ -411,6 +412,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
     assert passed_over(Path(stopped.out))[-1][0] >= 2
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_number_of_what_was_passed_over(streaming: TrainSettings, tmp_path: Path) -> None:
     write_shards(tmp_path, 6, 20)
     (tmp_path / "00003.tar").unlink()

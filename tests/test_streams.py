@@ -351,6 +351,7 @@ def test_a_second_signal_stops_the_saving_unless_it_is_the_terminals(
     assert [path.name for path in Path(settings.out).rglob(".*")] == [".lock"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("save_every", "kept"), [(100, "No step is saved yet."), (1, "Step 2 is saved, and nothing after")]
 )

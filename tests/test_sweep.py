@@ -255,6 +255,7 @@ def test_processes_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(slots(request, 2)) == 2  # no more places than runs
 
 
+@pytest.mark.slow
 def test_a_run_is_what_train_and_evaluate_make_of_it(write: Write, content: dict) -> None:
     folder = opened(write(content))
     run = folder.run("GALIP-seed1")
@@ -376,6 +377,7 @@ def test_the_environment_is_that_of_the_training(settings: TrainSettings, tmp_pa
     assert _by_another_commit(file.parent) == ""
 
 
+@pytest.mark.slow
 def test_runs_that_another_sweep_has_are_taken_from_it(
     write: Write, content: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -746,6 +748,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(write: Write, content: dict, tmp_pat
     assert not (metrics.parent / "broken.json").exists()
 
 
+@pytest.mark.slow
 def test_what_is_done_is_told_with_whose_features_and_the_seconds_since_it_began(write: Write, content: dict) -> None:
     """Also those before its first step; the ledger has those of the steps and of the scoring."""
     content["seeds"] = 1

@@ -195,7 +195,7 @@ def test_hard_negatives_are_captions_with_a_word_exchanged_that_clip_finds_wrong
         (again,) = trainer._micro_batches(batch)
         assert torch.equal(again.mismatched, micro.mismatched), "a function of seed and step"
         vectors = trainer.clip.encode_image(micro.images)
-        for row, texts in enumerate(trainer._exchanged(batch, [*range(4)])):
+        for row, texts in enumerate(trainer._exchanged(WordExchange(trainer.captions), batch, [*range(4)])):
             caption = trainer.captions[int(batch.captions[row])]
             assert len(texts) == 5
             assert {one_word(caption, text)[0] in caption.split() for text in texts} == {True}

@@ -58,6 +58,7 @@ def test_scores_are_those_of_ratlip_evaluate(settings: TrainSettings) -> None:
         assert result["fingerprint"] == second["evaluation"]
 
 
+@pytest.mark.slow
 def test_the_best_is_kept(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     say(monkeypatch, 5.0, 3.0, 4.0)
     run = Path(settings.out)
@@ -81,6 +82,7 @@ def test_the_best_is_kept(settings: TrainSettings, monkeypatch: pytest.MonkeyPat
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_00000010"]
 
 
+@pytest.mark.slow
 def test_the_best_is_whole_at_any_moment(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where writing it ends half-way there is the one before, or none; what else lies in it stays."""
     run, best = Path(settings.out), Path(settings.out) / "best"

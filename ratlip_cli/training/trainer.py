@@ -300,7 +300,7 @@ class Trainer:
         ]
         if self._word_exchange is None:
             return batches
-        texts = self._exchanged(batch, rows)
+        texts = self._exchanged(self._word_exchange, batch, rows)
         return [
             self._with_negatives(micro, texts[start : start + size], rows[start : start + size])
             for micro, start in zip(batches, range(0, count, size), strict=True)
@@ -322,19 +322,18 @@ class Trainer:
         mismatched = hard_mismatched(captions, wrong & second, batch.mismatched)
         return batch._replace(mismatched=mismatched, negatives=Negatives(captions, wrong))
 
-    def _exchanged(self, batch: Batch, rows: list[int]) -> list[list[str]]:
+    def _exchanged(self, exchange: WordExchange, batch: Batch, rows: list[int]) -> list[list[str]]:
         """For each caption of a batch `hard_negatives` others, which are a function of seed and step.
 
         Args:
             rows: of the whole batch, those of this process.
         """
-        assert self._word_exchange is not None
-        assert not isinstance(batch.captions, tuple)
         shape = (self.settings.hard_negatives, 2)
         rng = _generator(self.settings.seed, self.steps_done, _OF_WORDS)
         draws = torch.rand(len(batch.images) * self.world.size, *shape, generator=rng, dtype=torch.float64)[rows]
-        owns = [self.captions[row] if 0 <= row < len(self.captions) else "" for row in batch.captions.tolist()]
-        return [self._word_exchange.exchanged(own, few) for own, few in zip(owns, draws.tolist(), strict=True)]
+        captions = [] if isinstance(batch.captions, tuple) else batch.captions.tolist()  # a stream has none
+        owns = [self.captions[number] if 0 <= number < len(self.captions) else "" for number in captions]
+        return [exchange.exchanged(own, few) for own, few in zip(owns, draws.tolist(), strict=True)]
 
     def _classes_of(self, batch: Batch) -> Tensor | None:
         """The numbers of the classes of a batch's images (B,); None where they are not known."""
