@@ -330,10 +330,10 @@ class Trainer:
         """
         shape = (self.settings.hard_negatives, 2)
         rng = _generator(self.settings.seed, self.steps_done, _OF_WORDS)
-        draws = torch.rand(len(batch.images) * self.world.size, *shape, generator=rng, dtype=torch.float64)[rows]
+        chances = torch.rand(len(batch.images) * self.world.size, *shape, generator=rng, dtype=torch.float64)[rows]
         captions = [] if isinstance(batch.captions, tuple) else batch.captions.tolist()  # a stream has none
         owns = [self.captions[number] if 0 <= number < len(self.captions) else "" for number in captions]
-        return [exchange.exchanged(own, few) for own, few in zip(owns, draws.tolist(), strict=True)]
+        return [exchange.exchanged(own, few) for own, few in zip(owns, chances.tolist(), strict=True)]
 
     def _classes_of(self, batch: Batch) -> Tensor | None:
         """The numbers of the classes of a batch's images (B,); None where they are not known."""

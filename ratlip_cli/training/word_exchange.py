@@ -35,12 +35,12 @@ class WordExchange:
                 found[neighbours].add(caption[start:end])
         self._words = {neighbours: sorted(words) for neighbours, words in found.items() if len(words) > 1}
 
-    def exchanged(self, caption: str, draws: Iterable[Sequence[float]]) -> list[str]:
-        """The caption in lower case, with one of its words exchanged, once for each draw; as it is where none can be.
+    def exchanged(self, caption: str, chances: Iterable[Sequence[float]]) -> list[str]:
+        """The caption in lower case, with one of its words exchanged, once for each chance; as it is where none can be.
 
         Args:
             caption: what to exchange words of.
-            draws: two numbers in [0,1) each: which of the words that can be exchanged, and which of the others that
+            chances: two numbers in [0,1) each: which of the words that can be exchanged, and which of the others that
                 stand between the same neighbours elsewhere takes its place.
         """
         caption = caption.lower()
@@ -49,9 +49,9 @@ class WordExchange:
             if others := [word for word in self._words.get(neighbours, ()) if word != caption[start:end]]:
                 choices.append((caption[:start], others, caption[end:]))
         if not choices:
-            return [caption for _ in draws]
+            return [caption for _ in chances]
         found = []
-        for place, word in draws:
+        for place, word in chances:
             before, others, after = choices[int(place * len(choices))]
             found.append(before + others[int(word * len(others))] + after)
         return found
