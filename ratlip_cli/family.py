@@ -32,6 +32,7 @@ ON_CLIP_VECTORS = frozenset(
         "final_similarity_weight",
         "final_diversity_weight",
         "hard_negatives",
+        "hard_negatives_from",
     }
 )
 """The settings of what compares CLIP's vectors of images with its text vectors."""

@@ -49,8 +49,8 @@ def hard_mismatched(captions: Tensor, wrong: Tensor, neighbours: Tensor) -> Tens
         wrong: which of them count (B,N), see `found_wrong`.
         neighbours: T (B,d) for images for which none does.
     """
-    first, rows = wrong.int().argmax(dim=1), torch.arange(len(captions), device=captions.device)
-    return torch.where(wrong.any(dim=1, keepdim=True), captions[rows, first], neighbours)
+    first = captions.take_along_dim(wrong.int().argmax(dim=1)[:, None, None], dim=1)[:, 0]
+    return torch.where(wrong.any(dim=1, keepdim=True), first, neighbours)
 
 
 def contrastive(image_vectors: Tensor, text: Tensor, captions: Tensor, wrong: Tensor, logit_scale: Tensor) -> Tensor:

@@ -139,6 +139,11 @@ class TrainSettings:
         "neighbour's, as in the paper.",
         advanced=True,
     )
+    hard_negatives_from: float = _learning(
+        0.0,
+        "Share of the run after which there are captions with words exchanged, and the contrastive term with them.",
+        advanced=True,
+    )
     contrastive_weight: float = _learning(
         0.0,
         "Weight of the contrastive term, by which CLIP is to tell a generated image's caption from wrong ones; not in "
@@ -265,7 +270,7 @@ class TrainSettings:
             weight = getattr(self, name)
             if weight is not None and not (weight >= 0 and math.isfinite(weight)):
                 raise UsageError(f"{name} is {weight}; it must be a number from 0.")
-        for name in ("decay_from", "final_lr", "max_failed"):
+        for name in ("decay_from", "final_lr", "hard_negatives_from", "max_failed"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
         for name in ("lr_g", "lr_d", "penalty_power"):

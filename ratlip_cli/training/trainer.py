@@ -298,7 +298,7 @@ class Trainer:
             MicroBatch(images, text, mismatched, noise, self.objective.fake_text(text), own, None, classes)
             for (images, text, mismatched, noise), own, classes in zip(split, draws, of_classes, strict=True)
         ]
-        if self._word_exchange is None:
+        if self._word_exchange is None or self.objective.progress < settings.hard_negatives_from:
             return batches
         texts = self._exchanged(self._word_exchange, batch, rows)
         return [
