@@ -215,6 +215,31 @@ def test_hard_negatives_are_captions_with_a_word_exchanged_that_clip_finds_wrong
     assert 0 < taken_from_neighbours < 12
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_hard_negatives_begin_at_their_share_of_the_run(settings: TrainSettings, share: float) -> None:
+    changes = {"hard_negatives": 5, "hard_negatives_from": share, "contrastive_weight": 0.5, "steps": 4}
+    trainer, (batch, *_) = make_trainer(settings.replaced(**changes))
+    with torch.no_grad():
+        trainer.clip.model.logit_scale.fill_(math.log(500.0))
+    logs = [trainer.train_step(batch).logs for _ in range(4)]
+    begun = [False] * round(4 * share) + [True] * round(4 - 4 * share)
+    assert [{"contrastive", "hard_negative_share"} <= one.keys() for one in logs] == begun
+    assert [{"contrastive", "hard_negative_share"}.isdisjoint(one) for one in logs] == [not one for one in begun]
+    numbers = {0.0: {0: 1.0}, 0.5: {0: 0.5, 2: 0.5}, 1.0: {0: 1.0}}
+    assert trainer.kinds_of_steps(4) == numbers[share], "what --dry-run and bench measure"
+
+
+def test_a_run_is_the_same_up_to_where_its_hard_negatives_begin(settings: TrainSettings) -> None:
+    with_them = {"hard_negatives": 5, "contrastive_weight": 0.5, "hard_negatives_from": 0.5, "steps": 4}
+    weights = []
+    for changes in ({"steps": 4}, with_them):
+        trainer, (batch, *_) = make_trainer(settings.replaced(**changes))
+        trainer.train_step(batch)
+        trainer.train_step(batch)
+        weights.append(torch.cat([weight.flatten() for weight in trainer.generator.parameters()]))
+    assert torch.equal(*weights)
+
+
 def one_word(caption: str, other: str) -> tuple[str, str]:
     """The word of a caption that another has exchanged, and what stands in its place; no other word differs."""
     pairs = zip(re.findall(r"\w+", caption.lower()), re.findall(r"\w+", other), strict=True)

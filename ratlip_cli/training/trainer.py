@@ -11,7 +11,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,18 +174,22 @@ class Trainer:
         return self._record(values, skipped=not finite, seconds=time.perf_counter() - started)
 
     def kinds_of_steps(self, steps: int) -> dict[int, float]:
-        """Of the kinds of steps that go through different phases one each, by its number, and their share of `steps`.
+        """Of the kinds of steps that do different things one each, by its number, and their share of `steps`.
 
-        The most frequent kind comes first. Of a long run the beginning is looked at.
+        The most frequent kind comes first. What differs are the phases, of which a long run's beginning is looked at,
+        and whether there are hard negatives.
         """
-        first: dict[tuple[str, ...], int] = {}
-        counts: Counter[int] = Counter()
-        looked_at = min(max(1, steps), _STEPS_OF_A_KIND)
-        for step in range(looked_at):
-            phases = (*self.objective.discriminator_phases(step), *self.objective.generator_phases(step))
-            kind = tuple(getattr(phase, "__name__", repr(phase)) for phase in phases)
-            counts[first.setdefault(kind, step)] += 1
-        return {step: count / looked_at for step, count in counts.most_common()}
+        steps = max(1, steps)
+        without = math.ceil(self.settings.hard_negatives_from * steps) if self._word_exchange else 0
+        first: dict[tuple[Hashable, ...], int] = {}
+        shares: Counter[int] = Counter()
+        for start, end in ((0, without), (without, steps)):
+            looked_at = min(end - start, _STEPS_OF_A_KIND)
+            for step in range(start, start + looked_at):
+                phases = (*self.objective.discriminator_phases(step), *self.objective.generator_phases(step))
+                kind = (start, *(getattr(phase, "__name__", repr(phase)) for phase in phases))
+                shares[first.setdefault(kind, step)] += (end - start) / looked_at / steps
+        return dict(shares.most_common())
 
     def _follow_schedule(self) -> None:
         """Set the learning rates, and tell the objective how much of the run is done."""
