@@ -500,6 +500,7 @@ def test_wrong_usage_exits_with_2(model_folder: Path, images: Path, tmp_path: Pa
     for arguments, said in (
         (("--model", model_folder, "--reference", images), "--reference goes with --images"),
         (("--images", images, "--model", model_folder), "--images takes no --model"),
+        (("--images", images, "--seed", "1"), "--seed goes with a model"),
         (("--images", images, "--precision", "bf16"), "--precision goes with a model"),
         (("--protocol", "standart"), "Did you mean 'standard'?"),
         (("--model", model_folder, "--features", "inceptoin"), "Did you mean 'inception'?"),

@@ -395,6 +395,7 @@ def test_what_cannot_be_reproduced_is_said_in_one_line(tmp_path: Path, monkeypat
             ["claims", "--jobs", "0", "--shard", "1/2", "--dry-run", "--retry-broken"],
             "--dry-run, --jobs, --shard, --re",
         ),
+        (["claims", "--data-dir", "elsewhere", "--device", "cpu"], "--device, --data-dir: claims are read from"),
         (["table3"], "run this in a clone"),
     ):
         answer = ratlip("reproduce", *arguments)

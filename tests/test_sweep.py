@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -434,6 +435,18 @@ def test_runs_that_another_sweep_has_are_taken_from_it(
     assert said in capsys.readouterr().err
 
 
+def test_a_folder_that_has_nothing_to_take_is_named(write: Write, content: dict, tmp_path: Path) -> None:
+    first = opened(write(content))
+    done(first, "GALIP-seed1")
+    first.write_ledger()
+    file = write(content)
+    assert SweepFolder(SweepRequest(file, tmp_path / "same", "cpu", take=[first.path])).nothing_in() == []
+    content["seeds"] = [7]
+    file = write(content)
+    words = ("sweep", file, "--out", tmp_path / "other", "--take", first.path, "--device", "cpu", "--dry-run")
+    assert f"--take {first.path}: no run was trained there as this file says" in ratlip(*words).err
+
+
 def test_a_run_without_scores_is_scored_as_the_first_that_has(write: Write, content: dict, tmp_path: Path) -> None:
     """Whichever is named first; two captions an image are not what is usual."""
     folder = opened(write(content))
@@ -482,13 +495,13 @@ def _check_what_is_changed_by_hand(folder: SweepFolder, entry: Entry) -> None:
     (place / "config.toml").write_text(config, encoding="utf-8")
 
 
-def done(folder: SweepFolder, name: str, **more: object) -> Entry:
+def done(folder: SweepFolder, name: str, **more: Any) -> Entry:
     """A run that is said to be done."""
     run = folder.run(name)
     protocol = json.loads(json.dumps(dataclasses.asdict(folder.sweep.protocol)))
     flat = run.settings.flat()
     entry = Entry(run.row, run.seed, name, DONE, None, flat, ledger.digest_of(flat), protocol=protocol)
-    entry = dataclasses.replace(entry, **{"steps": run.settings.steps, **more})  # type: ignore[arg-type]
+    entry = dataclasses.replace(entry, **{"steps": run.settings.steps, **more})
     place = folder.path / name
     place.mkdir(exist_ok=True)
     (place / "config.toml").write_text(run.settings.to_toml(), encoding="utf-8")

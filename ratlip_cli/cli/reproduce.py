@@ -33,6 +33,7 @@ BEGIN, END = "<!-- claims: written by `ratlip reproduce claims --into` -->", "<!
 
 
 def reproduce(
+    context: typer.Context,
     what: Annotated[
         str, typer.Argument(metavar="|".join(WHAT), help="The table or figure; claims: what is known yet.")
     ],
@@ -83,10 +84,11 @@ def reproduce(
         raise UsageError("--drop-measured is for --into FILE.")
     if format != FORMATS[0] and what not in TABLES:
         raise UsageError(f"--format is for tables: {', '.join(TABLES)}.")
-    of_runs = {"--dry-run": dry_run, "--jobs": jobs, "--shard": shard, "--retry-broken": retry_broken}
-    if what == "claims" and (
-        given := [name for name, value in of_runs.items() if value is not None and value is not False]
-    ):
+    of_runs = ("dry_run", "jobs", "shard", "retry_broken", "device", "data_dir")
+    sources = {name: context.get_parameter_source(name) for name in of_runs}
+    typed = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    given = [f"--{name.replace('_', '-')}" for name in typed]
+    if what == "claims" and given:
         raise UsageError(
             f"{', '.join(given)}: claims are read from what is there already, and no run is made for them."
         )

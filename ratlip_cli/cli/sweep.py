@@ -97,6 +97,8 @@ def sweep(
     if only is not None:
         _make_one(folder, only)
         return
+    for other in folder.nothing_in():
+        console.note(f"--take {other}: no run was trained there as this file says")
     if dry_run:
         show_estimate(folder, json)
         return

@@ -155,6 +155,8 @@ class EvaluationRequest:
             raise UsageError("--limit goes with a model; of --images, all are scored: leave some out of the folder.")
         if self.images is not None and self.precision != "fp32":
             raise UsageError("--precision goes with a model; --images are there already, and features are float32.")
+        if self.images is not None and self.seed:
+            raise UsageError("--seed goes with a model, whose noise vectors it decides; --images are there already.")
         if self.images is None and self.reference is not None:
             raise UsageError("--reference goes with --images; a model is compared with a --dataset.")
         if self.images is not None and (self.model is not None or None not in (self.reference, self.dataset)):

@@ -256,6 +256,20 @@ class SweepFolder:
         """The run folders elsewhere that missing runs would be copied from if they had their finished models."""
         return {run: found[0][0] for run, found in self._fitting().items() if not any(whole for _, whole in found)}
 
+    def nothing_in(self) -> list[Path]:
+        """The folders of `to_take` in which no run is done that has the settings of one of this file."""
+        runs = [run.settings.flat() for run in self.ordered]
+        return [
+            other
+            for other in self.request.take
+            if not any(
+                not differences(entry.settings, run)
+                for entry in read_ledger(other)
+                if entry.state == DONE
+                for run in runs
+            )
+        ]
+
     def _fitting(self) -> dict[str, list[tuple[Path, bool]]]:
         """Of missing runs, the run folders elsewhere with their settings, and whether the finished model is there."""
         known = [

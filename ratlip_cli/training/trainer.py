@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -182,14 +182,14 @@ class Trainer:
         steps = max(1, steps)
         without = math.ceil(self.settings.hard_negatives_from * steps) if self._word_exchange else 0
         first: dict[tuple[Hashable, ...], int] = {}
-        shares: Counter[int] = Counter()
+        shares: defaultdict[int, float] = defaultdict(float)
         for start, end in ((0, without), (without, steps)):
             looked_at = min(end - start, _STEPS_OF_A_KIND)
             for step in range(start, start + looked_at):
                 phases = (*self.objective.discriminator_phases(step), *self.objective.generator_phases(step))
                 kind = (start, *(getattr(phase, "__name__", repr(phase)) for phase in phases))
                 shares[first.setdefault(kind, step)] += (end - start) / looked_at / steps
-        return dict(shares.most_common())
+        return dict(sorted(shares.items(), key=lambda one: -one[1]))
 
     def _follow_schedule(self) -> None:
         """Set the learning rates, and tell the objective how much of the run is done."""
