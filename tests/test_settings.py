@@ -235,7 +235,7 @@ def test_a_contrastive_weight_needs_hard_negatives() -> None:
         resolve_settings({"dataset": "demo", "contrastive_weight": 0.2})
     given = {"dataset": "demo", "contrastive_weight": 0.2, "hard_negatives": 8}
     assert resolve_settings(given).contrastive_weight == 0.2
-    with pytest.raises(UsageError, match=r"hard_negatives_from is 0\.4, and hard_negatives 0: there are none"):
+    with pytest.raises(UsageError, match="hard_negatives_from says when hard negatives begin, and hard_negatives is 0"):
         resolve_settings({"dataset": "demo", "hard_negatives_from": 0.4})
     with pytest.raises(UsageError, match=r"hard_negatives_from is 1\.4; it must be from 0 to 1"):
         resolve_settings({"dataset": "demo", "hard_negatives": 8, "hard_negatives_from": 1.4})

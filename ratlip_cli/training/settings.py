@@ -295,7 +295,7 @@ class TrainSettings:
         if self.contrastive_weight and not self.hard_negatives:
             raise UsageError("contrastive_weight needs wrong captions, and hard_negatives is 0; try hard_negatives 8.")
         if self.hard_negatives_from and not self.hard_negatives:
-            raise UsageError(f"hard_negatives_from is {self.hard_negatives_from}, and hard_negatives 0: there are none.")
+            raise UsageError("hard_negatives_from says when hard negatives begin, and hard_negatives is 0.")
         if self.recompute and self.compile:
             raise UsageError("recompute and compile do not go together; leave out one of them.")
         for tracker in self.trackers:
