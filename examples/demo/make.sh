@@ -14,7 +14,8 @@ STEPS=(clip second-clip classifier generator second-seed bundle scores figures)
 train() {  # SEED FOLDER
   python $here/history.py "$CLIP"
   data
-  python -m ratlip_cli train --dataset demo --clip "$CLIP/clip" --eval-features clip --seed "$1" --out "$2" --resume auto
+  local settings=(--dataset demo --config $here/generator.toml --clip "$CLIP/clip" --eval-features clip --seed "$1")
+  python -m ratlip_cli train "${settings[@]}" ${DEVICES:+--devices "$DEVICES"} --out "$2" --resume auto
 }
 data() {
   local found=${RATLIP_DATA:-data}/demo
