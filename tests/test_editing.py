@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ratlip_cli.editing.edit import edit, moved
-from ratlip_cli.editing.inversion import STARTS, Inversion, Weights, invert
+from ratlip_cli.editing.inversion import SETTLING, STARTS, Inversion, Weights, invert, settle
 from ratlip_cli.editing.request import EditRequest
 from ratlip_cli.errors import RatlipError, UsageError
 from ratlip_cli.generation import InterpolationRequest, LikeRequest
@@ -122,15 +122,57 @@ def test_the_losses_terms_are_those_of_the_formula(model: Model, photo: Path) ->
 # ------------------------------------------------------------------------------------------------------------- the move
 
 
-def test_the_move_leads_from_caption_to_caption(model: Model) -> None:
-    start, end = model.encode([RED]), model.encode([BLUE])
+def test_the_move_leads_from_caption_to_caption(model: Model, photo: Path) -> None:
+    start = model.encode([RED])
     noise = noise_vectors(0, [0], 6)
-    images = moved(model, Inversion(noise, start, {}), start, end, torch.tensor([0.0, 1.0, 0.5]))
+    found, strengths = Inversion(noise, start, {}), torch.tensor([0.0, 1.0, 0.5])
+    images = moved(model, target_of(photo), found, (RED, BLUE), strengths, 0)
     (red,), (blue,) = ([one.image for one in generate(model, [prompt])] for prompt in (RED, BLUE))
     assert to_images(images)[0].tobytes() == red.tobytes()
     difference = np.asarray(to_images(images)[1]).astype(int) - np.asarray(blue)
     assert np.abs(difference).max() <= 1  # start + (end - start) is end to rounding
     assert not torch.equal(images[2], images[0])
+
+
+def test_after_the_move_images_settle(model: Model, photo: Path) -> None:
+    """Near the image's vector moved by the captions, and near the image; the reconstruction stays as it is."""
+    image, start, end = target_of(photo), model.encode([RED]), model.encode([BLUE])
+    found, strengths = invert(model, image, start, 12), torch.tensor([0.0, 1.0, -0.5])
+    losses: list[float] = []
+    before, after = (moved(model, image, found, (RED, BLUE), strengths, n, losses.append) for n in (0, 20))
+    assert torch.equal(after[0], before[0])
+    assert len(losses) == 2 * 20
+    own = F.normalize(model.clip.encode_image(image), dim=1)
+    told = F.normalize(model.clip.encode_text([RED, BLUE]), dim=1)
+    for row, strength in enumerate((1.0, -0.5)):
+        with torch.no_grad():
+            text = found.text + strength * (end - start)
+            generated = model.generator(found.noise, text, model.clip)
+            terms = {
+                "pixel": F.mse_loss(generated, image)[None],
+                "perceptual": 1 - F.cosine_similarity(patches(model, generated), patches(model, image), dim=2).mean(),
+                "identity": 1
+                - F.cosine_similarity(model.clip.encode_image(generated), own + strength * (told[1:] - told[:1])),
+                "text": torch.zeros(1),
+                "noise": (found.noise.norm(dim=1) ** 2 / 6 - 1) ** 2,
+            }
+        assert losses[20 * row] == pytest.approx(float(SETTLING.loss(terms)), rel=1e-3)
+        assert losses[20 * row + 19] < 0.97 * losses[20 * row]
+
+
+def patches(model: Model, images: torch.Tensor) -> torch.Tensor:
+    return model.clip.features(images).patches
+
+
+def test_settling_is_the_inversions_search_for_another_vector(model: Model, photo: Path) -> None:
+    """For the image's own vector and by the inversion's weights it is the inversion, from where it is told to begin."""
+    text = model.encode([RED])
+    start = invert(model, target_of(photo), text, steps=0)
+    with torch.no_grad():
+        own = model.clip.encode_image(target_of(photo))
+    again, found = settle(model, target_of(photo), own, start, 4, Weights()), invert(model, target_of(photo), text, 4)
+    assert torch.equal(again.noise, found.noise)
+    assert torch.equal(again.text, found.text)
 
 
 def test_lafites_text_stays_of_unit_length(lafite: Model, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,9 +185,8 @@ def test_lafites_text_stays_of_unit_length(lafite: Model, photo: Path, monkeypat
         return plain(self, noise, text, *more)
 
     monkeypatch.setattr(type(lafite.generator), "forward", noted)
-    start, end = lafite.encode([RED]), lafite.encode([BLUE])
-    found = invert(lafite, target_of(photo), start, 3)
-    moved(lafite, found, start, end, torch.tensor([0.0, 1.0, 2.0]))
+    found = invert(lafite, target_of(photo), lafite.encode([RED]), 3)
+    moved(lafite, target_of(photo), found, (RED, BLUE), torch.tensor([0.0, 1.0, 2.0]), 2)
     torch.testing.assert_close(torch.cat(lengths), torch.ones(len(torch.cat(lengths))))
     torch.testing.assert_close(found.text.norm(dim=1), torch.ones(1))
 

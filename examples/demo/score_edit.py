@@ -28,7 +28,7 @@ from torch import Tensor
 from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES
 from ratlip_cli.editing.edit import caption_vectors, first_text, moved
 from ratlip_cli.editing.inversion import Inversion, invert
-from ratlip_cli.editing.request import STEPS
+from ratlip_cli.editing.request import STEPS, steps_after_move
 from ratlip_cli.files import whole_file
 from ratlip_cli.grids import captioned_grid
 from ratlip_cli.pixels import to_images
@@ -84,18 +84,19 @@ def main() -> None:
         rows = range(first, min(first + args.batch, args.images))
         templates = [EDITS[families[row]][wanted[row][0]] for row in rows]
         pairs = [
-            caption_vectors(model, template.format(wanted[row][1]), template.format(wanted[row][2]))
+            (template.format(wanted[row][1]), template.format(wanted[row][2]))
             for row, template in zip(rows, templates, strict=True)
         ]
-        start = torch.cat([start for start, _ in pairs])
+        start = torch.cat([caption_vectors(model, *captions)[0] for captions in pairs])
         text = first_text(model, images[list(rows)], start, list(GAP_CAPTIONS))
         found = invert(model, images[list(rows)], text, args.steps)
         for name, values in found.losses.items():
             losses[name] += values.tolist()
-        for number, (start, end) in enumerate(pairs):
+        strengths = torch.tensor([0.0, *args.strength])
+        for number, (row, captions) in enumerate(zip(rows, pairs, strict=True)):
             one = Inversion(found.noise[number : number + 1], found.text[number : number + 1], {})
-            strengths = torch.tensor([0.0, *args.strength])
-            for strength, image in zip(strengths.tolist(), moved(model, one, start, end, strengths), strict=True):
+            shown = moved(model, images[row : row + 1], one, captions, strengths, steps_after_move(args.steps))
+            for strength, image in zip(strengths.tolist(), shown, strict=True):
                 changed[round(strength, 4)].append(image)
         print(f"{rows.stop}/{args.images} images, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 

@@ -26,7 +26,9 @@ def edit(
             f"{', '.join(f'{one:g}' for one in STRENGTHS)} if left out.",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of the search for what generates the image.")] = STEPS,
+    steps: Annotated[
+        int, typer.Option(help="Steps of the search for what generates the image; a strength takes a third as many.")
+    ] = STEPS,
     model: Model = None,
     out: Annotated[Path, typer.Option(help="Folder for the images; what it holds is kept.")] = Path("edited"),
     seed: Annotated[int, typer.Option(help="Decides the noise vectors from which the search starts.")] = 0,
@@ -58,7 +60,7 @@ def edit(
 
     with signals.keeping("Nothing was written."):
         request = with_model(request)
-        with console.progress("invert", steps, unit="steps") as advance:
+        with console.progress("edit", request.steps_in_all, unit="steps") as advance:
             result = edited(request, lambda loss: advance(loss=loss))
         files = result.save(out)
     console.note(result.says)

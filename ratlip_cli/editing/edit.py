@@ -1,6 +1,7 @@
 """An image changed by words, from a request to a result: inversion, then a move along the difference of two captions.
 
-G(z, T + s (T_to - T_from)) with the z and T that generate the image: z, and what both captions say, stay.
+G(z, T + s (T_to - T_from)) with the z and T that generate the image x, which then settle: CLIP's vector of the image is
+to be v(x) + s (t_to - t_from), of unit vectors of image and captions, and all else as in x.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from ratlip_cli.device import resolve_device
-from ratlip_cli.editing.inversion import Inversion, Weights, as_long, invert
-from ratlip_cli.editing.request import EditRequest
+from ratlip_cli.editing.inversion import Inversion, Weights, as_long, invert, settle
+from ratlip_cli.editing.request import EditRequest, steps_after_move
 from ratlip_cli.errors import UsageError
 from ratlip_cli.files import printable, whole_files
 from ratlip_cli.grids import captioned_grid
@@ -45,7 +47,7 @@ class Edit:
     edited: list[Image.Image]  # One a strength.
     inversion: Inversion  # Of one image.
     similarity: Mapping[str, list[float]]  # Caption -> its CLIP similarity with original, reconstruction, edited ones.
-    seconds: float  # Of the inversion.
+    seconds: float  # Of both searches.
 
     @property
     def loss(self) -> float:
@@ -118,14 +120,14 @@ def edit(request: EditRequest, on_step: Callable[[float], None] = lambda loss: N
     """Change an image from what one caption says to what another says.
 
     Args:
-        on_step: called with the loss before each step of the inversion.
+        on_step: called with the loss before each step of the inversion, and then of each strength's search.
 
     Raises DataError where the image cannot be read; UsageError where the model does not tell the captions apart or
     reads words one by one; WeightsError or DeviceError where a model or a device cannot be used.
     """
     model = _loaded(request)
     original = read_square(request.image, model.config.generator.image_size)
-    start, end = caption_vectors(model, request.start, request.end)
+    start, _ = caption_vectors(model, request.start, request.end)
     began = time.monotonic()
     target = from_image(original)[None]
     found = invert(
@@ -136,10 +138,10 @@ def edit(request: EditRequest, on_step: Callable[[float], None] = lambda loss: N
         request.seed,
         on_step=on_step,
     )
-    seconds = time.monotonic() - began
-    strengths = torch.tensor([0.0, *request.strengths])
-    images = moved(model, found, start, end, strengths)
     captions = [request.start, request.end]
+    strengths = torch.tensor([0.0, *request.strengths])
+    images = moved(model, target, found, captions, strengths, steps_after_move(request.steps), on_step)
+    seconds = time.monotonic() - began
     similarity = _similarity(model, torch.cat((target, images)), captions)
     reconstruction, *edited = to_images(images)
     return Edit(request, model, original, reconstruction, edited, found, similarity, seconds)
@@ -193,10 +195,37 @@ def first_text(model: Model, images: Tensor, start: Tensor, captions: Sequence[s
     return length * target
 
 
-def moved(model: Model, found: Inversion, start: Tensor, end: Tensor, strengths: Tensor) -> Tensor:
-    """One image's changes (k,3,S,S) in [-1,1], on the CPU: T moved by each of `strengths` (k,) times end - start."""
-    text = as_long(model, found.text + strengths[:, None] * (end - start))
-    return sample(model, found.noise.expand(len(strengths), -1), text)
+def moved(
+    model: Model,
+    image: Tensor,
+    found: Inversion,
+    captions: Sequence[str],
+    strengths: Tensor,
+    steps: int,
+    on_step: Callable[[float], None] = lambda loss: None,
+) -> Tensor:
+    """One image's changes (k,3,S,S) in [-1,1], on the CPU.
+
+    Args:
+        image: (1,3,S,S) in [-1,1].
+        found: what generates it.
+        captions: from which to which.
+        strengths: (k,); where one is 0 it is the reconstruction.
+        steps: of the search after the move, for each strength.
+        on_step: called with the loss before each of them.
+    """
+    start, end = (model.encode([caption]) for caption in captions)
+    with torch.no_grad():
+        told = F.normalize(model.clip.encode_text(list(captions)), dim=1).cpu()
+        vector = F.normalize(model.clip.encode_image(image.to(model.device)), dim=1).cpu()
+    noise, text = [], []
+    for strength in strengths:
+        one = Inversion(found.noise, as_long(model, found.text + strength * (end - start)), {})
+        if strength:
+            one = settle(model, image, vector + strength * (told[1:] - told[:1]), one, steps, on_step=on_step)
+        noise.append(one.noise)
+        text.append(one.text)
+    return sample(model, torch.cat(noise), torch.cat(text))
 
 
 @torch.no_grad()

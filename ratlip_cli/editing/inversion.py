@@ -9,6 +9,10 @@ with the patch tokens F and the image vector v of the model's frozen CLIP: a pix
 The last two keep T near T0, what CLIP sees in the image, and z, of n numbers, as long as noise is: there the generator
 has learned, and a move along the difference of two captions means what it means elsewhere. Where a family's text has
 unit length, as LAFITE's, T is brought to it wherever it is used.
+
+Where T was moved, an image changes in more than was asked for: what captions leave open, z and T decide together.
+`settle` searches z and T once more, near there, by the same loss with another image vector for v(x): one that differs
+in what is to change alone.
 """
 
 from __future__ import annotations
@@ -45,6 +49,10 @@ class Weights:
         return terms["pixel"] + beside + self.text * terms["text"] + self.noise * terms["noise"]
 
 
+SETTLING = Weights(perceptual=1.5, identity=3.0, text=0.05, noise=0.15, rate=0.05)
+"""Of the search after a move, whose image vector says what is to change; the pixels still are those from before it."""
+
+
 @dataclass(frozen=True)
 class Inversion:
     """What generates each of n images best."""
@@ -76,7 +84,34 @@ def invert(
         on_step: called with the mean loss before each step.
     """
     target = _Target(model, images.to(model.device), text.to(model.device), weights or Weights())
-    noise, text = _best_start(target, seed).requires_grad_(), target.text.clone().requires_grad_()
+    return _descend(target, _best_start(target, seed), steps, on_step)
+
+
+def settle(
+    model: Model,
+    images: Tensor,
+    vectors: Tensor,
+    moved: Inversion,
+    steps: int,
+    weights: Weights = SETTLING,
+    on_step: Callable[[float], None] = lambda loss: None,
+) -> Inversion:
+    """Find z and T near those of `moved` whose images have other image vectors, and else are as they were.
+
+    Args:
+        images: (n,3,S,S) in [-1,1], from before the move.
+        vectors: (n,d), the image vectors that they are to have, of any length.
+        steps: of Adam.
+        on_step: called with the mean loss before each step.
+    """
+    images, text = images.to(model.device), moved.text.to(model.device)
+    target = _Target(model, images, text, weights, vectors.to(model.device))
+    return _descend(target, moved.noise.to(model.device), steps, on_step)
+
+
+def _descend(target: _Target, noise: Tensor, steps: int, on_step: Callable[[float], None]) -> Inversion:
+    """Steps of Adam from `noise` and the target's T0."""
+    noise, text = noise.clone().requires_grad_(), target.text.clone().requires_grad_()
     rate, size = target.weights.rate, float(target.text.square().mean().sqrt())
     groups = [{"params": [noise], "lr": rate}, {"params": [text], "lr": rate * size}]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
@@ -86,8 +121,8 @@ def invert(
         loss = target.weights.loss(target.terms(noise, text)).sum()
         noise.grad, text.grad = torch.autograd.grad(loss, (noise, text))
         optimizer.step()
-        on_step(loss.item() / len(images))
-    noise, text = noise.detach(), as_long(model, text.detach())
+        on_step(loss.item() / len(noise))
+    noise, text = noise.detach(), as_long(target.model, text.detach())
     with torch.no_grad():
         terms = {name: value.cpu() for name, value in target.terms(noise, text).items()}
     return Inversion(noise.cpu(), text.cpu(), terms)
@@ -101,17 +136,20 @@ def as_long(model: Model, text: Tensor) -> Tensor:
 class _Target:
     """Images to be generated, and how far from them z and T are."""
 
-    def __init__(self, model: Model, images: Tensor, text: Tensor, weights: Weights) -> None:
+    def __init__(
+        self, model: Model, images: Tensor, text: Tensor, weights: Weights, vectors: Tensor | None = None
+    ) -> None:
         self.model, self.images, self.text, self.weights = model, images, text, weights
         with torch.no_grad():
-            self.features = model.clip.features(images)
+            features = model.clip.features(images)
+        self.patches, self.vectors = features.patches, features.embedding if vectors is None else vectors
 
     def terms(self, noise: Tensor, text: Tensor, of: slice = slice(None)) -> dict[str, Tensor]:
         """The terms (n,) of the loss, of the images `of`."""
         text = as_long(self.model, text)
         generated = self.model.generator(noise, text, self.model.clip).float()
         features, images, start = self.model.clip.features(generated), self.images[of], self.text[of]
-        patches, vectors = self.features.patches[of], self.features.embedding[of]
+        patches, vectors = self.patches[of], self.vectors[of]
         return {
             "pixel": (generated - images).square().mean(dim=(1, 2, 3)),
             "perceptual": 1 - F.cosine_similarity(features.patches, patches, dim=2).mean(dim=(1, 2, 3)),

@@ -20,6 +20,11 @@ STEPS, MOST_STEPS = 60, 10_000
 MOST_STRENGTHS = 12
 
 
+def steps_after_move(steps: int) -> int:
+    """Steps of the search after a move, where the inversion has `steps`."""
+    return math.ceil(steps / 3)
+
+
 @dataclass(frozen=True)
 class EditRequest:
     """Which image to change, from what its caption says to what it shall say.
@@ -28,7 +33,7 @@ class EditRequest:
         image: a file; its square middle is taken, at the size that the model generates.
         start, end: captions, such as "a red bird" and "a blue bird"; what both say is kept.
         strengths: how far to go: 0 is the reconstruction, 1 the way from `start` to `end`.
-        steps: of the inversion.
+        steps: of the inversion; each strength takes a third as many besides.
         model: a model or its name, as `load_model` takes it; the default model if left out.
         seed: decides the noise vectors from which the inversion starts.
         device: where to compute.
@@ -44,6 +49,11 @@ class EditRequest:
     model: str | Model | None = None
     seed: int = 0
     device: str = "auto"
+
+    @property
+    def steps_in_all(self) -> int:
+        """Steps of both searches; of a strength of 0 there is no second one."""
+        return self.steps + sum(map(bool, self.strengths)) * steps_after_move(self.steps)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image", Path(self.image))
