@@ -17,7 +17,16 @@ ratlip gradcam --dataset demo --count "$count" --model "$model" --out segments
 ratlip latent-viz --dataset demo --count "$count" --model "$model" --out pairs
 ratlip latent-viz --caption "a young person with brown hair" --caption "an old person with brown hair" --model "$model" --out captions
 ratlip latent-viz --from "a red bird in the snow" --to "a blue bird at sunset" --model "$model" --out interpolation
+ratlip generate --interpolate "a red bird" "a blue bird" --loop --indices 7 --model "$model" --out strip.png
+python - <<'END'
+from ratlip_cli.data.sources.demo import rendered_image  # the first red bird of the test split
 
+rendered_image("bird", "test", 0, 33, 64).image.save("photo.png")
+END
+ratlip edit photo.png --from "a red bird" --to "a blue bird" --model "$model"
+
+cp strip.png "$here/interpolation_strip.png"
+cp edited/0000_*_strip.png "$here/edit_strip.png"
 cp words/0000_*wings.png "$here/gradcam_words.png"
 cp words/0000_*wings.json "$here/gradcam_words.json"
 cp discriminator/0000_*wings.png "$here/gradcam_discriminator.png"
