@@ -39,6 +39,7 @@ def model_folder(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+@pytest.mark.slow
 def test_figures_add_up(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "SHORTEST_SECONDS", 0.0)
     monkeypatch.setattr(benchmark, "MATRIX_SIDE", 256)
@@ -106,6 +107,7 @@ def first_rows(count: int, model_folder: Path, monkeypatch: pytest.MonkeyPatch) 
     return {one.name: one for one in itertools.islice(rows, count)}
 
 
+@pytest.mark.slow
 def test_bf16_is_measured(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU without bf16 rounds to the same values."""
     monkeypatch.setattr(comparison, "multiplies_bf16", lambda: True)
@@ -255,6 +257,7 @@ for keep in (False, True):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="an option of glibc")
 def test_freed_memory_is_used_again() -> None:
     """Tensors of 1 to 31 MiB, each larger than the last: new pages for each, or those of the last and a few more."""

@@ -118,6 +118,7 @@ speed.work(*sys.argv[1:])
 """Tells how threads wait instead of doing the work, and whether torch was there when that was chosen."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("comparison", "contender", "expected"),
     [

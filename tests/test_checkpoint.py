@@ -431,6 +431,7 @@ def test_checkpoints_that_are_gone_are_no_beginning(run: Path, settings: TrainSe
 # Which checkpoints are kept, and what they are
 
 
+@pytest.mark.slow
 def test_every_nth_is_kept_for_ever(settings: TrainSettings) -> None:
     run = train(settings.replaced(steps=9, save_every=2, keep=1, keep_every=3))
     assert steps_saved(run) == [3, 6, 9]
@@ -492,6 +493,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left_kib", [20, 11000])
 def test_full_disk_keeps_the_checkpoint_before(settings: TrainSettings, small_disk: Path, left_kib: int) -> None:
     run = small_disk / "run"

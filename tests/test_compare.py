@@ -189,6 +189,7 @@ def scored_by(sweep: Path, **protocol: object) -> None:
     write_ledger(sweep, [replace(one, protocol={**one.protocol, **protocol}, files={}) for one in entries])
 
 
+@pytest.mark.slow
 def test_a_distance_is_named_after_whose_features_it_compares_and_how_many_images(sweep: Path) -> None:
     """The keys of the ledger stay what they were."""
     assert "\nfid (lower is better)\n" in ratlip("compare", sweep).out  # nothing says by whom

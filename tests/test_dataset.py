@@ -506,6 +506,7 @@ def ended(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, start_new_session=True, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [0, 1])
 def test_signals_leave_the_workers_to_their_parent_and_nobody_waits_at_the_end(folder: Path, late: int) -> None:
     """Also a worker that has not begun yet when a signal comes."""
@@ -531,6 +532,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_one_line_and_nobody_waits_at_the_end(folder: Path) -> None:
     done = ended(KILLED.format(folder=str(folder)))
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr

@@ -114,6 +114,7 @@ def test_the_test_command_is_printed() -> None:
     assert '    pip install ".[test]" && pytest' in README
 
 
+@pytest.mark.slow
 def test_own_images_as_the_readme_says(tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The section on own images, with a CLIP that is here instead of the download, and two steps instead of 2,000."""
     monkeypatch.chdir(tmp_path)

@@ -214,6 +214,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> No
         fetch(RemoteFile("x.bin", ("http://127.0.0.1:1/",), "the page"), tmp_path / "file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_it_goes_on_where_it_stopped(tmp_path: Path, number: int) -> None:
     with serve_file(CONTENT, "slow") as served:

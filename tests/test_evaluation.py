@@ -237,6 +237,7 @@ def by_inception(inception_file: Path, two_folders: tuple[Path, Path]) -> Evalua
     return evaluate(folder_request(two_folders, inception_file, "fid", "kid", "precision-recall"))
 
 
+@pytest.mark.slow
 def test_two_folders_score_as_torch_fidelity_says(
     by_inception: Evaluation, inception_file: Path, two_folders: tuple[Path, Path]
 ) -> None:
@@ -268,6 +269,7 @@ def test_too_few_images_are_said_beside_the_number(by_inception: Evaluation) -> 
     assert (by_inception.metrics["fid"].n_fake, by_inception.metrics["fid"].n_real) == (8, 9)
 
 
+@pytest.mark.slow
 def test_real_features_are_kept_and_damaged_ones_made_again(
     by_inception: Evaluation,
     inception_file: Path,
@@ -301,6 +303,7 @@ def test_real_features_are_kept_and_damaged_ones_made_again(
     kept.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_released_inception_is_torchvisions_with_the_shift(tmp_path: Path) -> None:
     file = write_imagenet_inception(tmp_path / "imagenet.pth")
     levels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -581,6 +584,7 @@ def test_the_fingerprint_changes_with_all_that_decides_the_score(
     assert evaluated(model, dataset, replace(request, bootstrap=40)).fingerprint == fingerprints[0]
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_value(model: Model, dataset: CaptionedImages) -> None:
     evaluation = evaluated(model, dataset, EvaluationRequest(metrics=METRICS, captions_per_image=2, bootstrap=40))
     for name, score in evaluation.metrics.items():

@@ -185,6 +185,7 @@ def test_a_swap_whose_operators_changed_is_not_taken(
     assert not _has_operators.__wrapped__(swap)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_compiled_and_exported_models_take_the_plain_way(plain_clip: FrozenCLIP, variant: str) -> None:
     _, swapped = pair(replace(CONFIG, variant=variant), plain_clip)

@@ -192,6 +192,7 @@ def test_what_is_not_a_number_fails(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "gpu.json").read_text())["checks"]["images"]["value"] == "nan"
 
 
+@pytest.mark.slow
 def test_a_time_limit_leaves_what_was_done(tmp_path: Path) -> None:
     code, report = call(tmp_path / "gpu.json", "--only", "right", "--minutes", "0.05")
     assert code == 0

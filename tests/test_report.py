@@ -417,6 +417,7 @@ def test_a_report_of_hundreds_of_runs_stays_small(tmp_path: Path, monkeypatch: p
     assert out.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_texts_of_any_length_stay_small(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("vl_convert", reason="vl-convert is missing: pip install 'ratlip[report]'")
     content = {"platform": "x" * 6_000_000, "packages": {f"p{number}": "1" for number in range(20_000)}}

@@ -154,6 +154,7 @@ def test_the_machine_the_seeds_and_the_commit_stand_below_the_claims(tmp_path: P
     )
 
 
+@pytest.mark.slow
 def test_claims_that_are_true_hold_and_those_that_are_false_fail(tmp_path: Path) -> None:
     sizes = {hidden(size): 0.2 * k for k, size in enumerate(HIDDEN_SIZES)}
     true = Folders(

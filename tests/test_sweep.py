@@ -354,6 +354,7 @@ def test_a_scoring_that_fails_is_told_and_trains_nothing_again(
     assert killed.state(run)[0] == BEGUN, "not changed by hand"
 
 
+@pytest.mark.slow
 def test_the_environment_is_that_of_the_training(settings: TrainSettings, tmp_path: Path) -> None:
     session = open_session(settings)
     for _ in session.run():
@@ -777,6 +778,7 @@ def test_what_is_done_is_told_with_whose_features_and_the_seconds_since_it_began
     assert sum(entry.seconds for entry in entries) + 1 < sum(seconds) <= took + 1
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_says_what_is_lost(write: Write, content: dict, tmp_path: Path) -> None:
     process = ratlip_process("sweep", write(content), "--device", "cpu", "--jobs", 1, "--out", tmp_path / "sweep")
     assert process.stderr is not None
@@ -792,6 +794,7 @@ def test_a_second_ctrl_c_says_what_is_lost(write: Write, content: dict, tmp_path
     assert "is saved up to" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("done", "said"), [(0, "0 of 4 runs are done"), (1, "1 of 4 runs is done")])
 def test_a_stopped_sweep_says_with_what_it_goes_on(
     done: int, said: str, write: Write, content: dict, monkeypatch: pytest.MonkeyPatch

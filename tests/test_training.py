@@ -529,6 +529,7 @@ def test_stopping_and_resuming_is_as_if_it_had_never_stopped(
     assert [path.read_bytes() for path in saved[0]] == [path.read_bytes() for path in saved[1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counted", [True, False])
 def test_another_batch_size_goes_on_where_the_images_were(
     settings: TrainSettings, monkeypatch: pytest.MonkeyPatch, counted: bool

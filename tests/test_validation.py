@@ -111,6 +111,7 @@ def test_the_best_is_whole_at_any_moment(settings: TrainSettings, monkeypatch: p
     assert not list(run.glob(".best*"))
 
 
+@pytest.mark.slow
 def test_evaluation_changes_nothing_in_training(settings: TrainSettings) -> None:
     weights = []
     for name, every in (("with", 1), ("without", 0)):
