@@ -3,7 +3,7 @@
 # images and the classifier are left alone. What bundle, scores and figures write, they write anew.
 #     examples/demo/make.sh                  # every step, one after another: about a night on one core
 #     examples/demo/make.sh clip generator   # some of them; what needs nothing of another can run beside it, a core each
-#     DEVICES=2 examples/demo/make.sh generator   # two processes: twice as fast, and other last bits
+#     DEVICES=2 examples/demo/make.sh generator   # two processes: faster on two cores, and other last bits
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PYTHONPATH=$PWD OMP_NUM_THREADS=1  # the last bits of weights depend on the number of threads

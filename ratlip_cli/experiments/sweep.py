@@ -257,7 +257,7 @@ class SweepFolder:
         return {run: found[0][0] for run, found in self._fitting().items() if not any(whole for _, whole in found)}
 
     def nothing_in(self) -> list[Path]:
-        """The folders of `to_take` in which no run is done that has the settings of one of this file."""
+        """The folders to take runs from in which none is done that has the settings of one of this file."""
         runs = [run.settings.flat() for run in self.ordered]
         return [
             other

@@ -11,7 +11,7 @@ import contextlib
 import math
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,14 +181,14 @@ class Trainer:
         """
         steps = max(1, steps)
         without = math.ceil(self.settings.hard_negatives_from * steps) if self._word_exchange else 0
-        first: dict[tuple[Hashable, ...], int] = {}
+        first: dict[tuple[int, tuple[str, ...]], int] = {}
         shares: defaultdict[int, float] = defaultdict(float)
         for start, end in ((0, without), (without, steps)):
             looked_at = min(end - start, _STEPS_OF_A_KIND)
             for step in range(start, start + looked_at):
                 phases = (*self.objective.discriminator_phases(step), *self.objective.generator_phases(step))
-                kind = (start, *(getattr(phase, "__name__", repr(phase)) for phase in phases))
-                shares[first.setdefault(kind, step)] += (end - start) / looked_at / steps
+                names = tuple(getattr(phase, "__name__", repr(phase)) for phase in phases)
+                shares[first.setdefault((start, names), step)] += (end - start) / looked_at / steps
         return dict(sorted(shares.items(), key=lambda one: -one[1]))
 
     def _follow_schedule(self) -> None:
