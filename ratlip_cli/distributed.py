@@ -124,13 +124,7 @@ class World:
         if self.size == 1:
             return list(range(batch_size))
         halves = 2 if pairs else 1
-        share, left = divmod(batch_size, micro_batches * halves * self.size)
-        if left:
-            of_two = " in pairs" if pairs else ""
-            raise UsageError(
-                f"batch_size {batch_size} cannot be shared{of_two} by {self.size} processes with grad_accum "
-                f"{micro_batches}: it must be a multiple of {micro_batches * halves * self.size}."
-            )
+        share = processes.share(batch_size, self.size, micro_batches, pairs)
         return [
             (part * self.size + rank) * share + row for part in range(micro_batches * halves) for row in range(share)
         ]
@@ -383,7 +377,9 @@ def join(device: torch.device, seconds: float) -> World:
 
 
 def _begun(device: torch.device, seconds: float) -> Group:
-    import torch.distributed
+    # Before there is a group: its functions' defaults are the group that there is when they are defined, which
+    # `leave` could not end then, and Python aborts at times where gloo's threads still work at its end.
+    import torch.distributed.nn.functional
 
     dist: Any = torch.distributed
     store, rank, size = processes.store(seconds), processes.rank(), int(os.environ["WORLD_SIZE"])

@@ -20,23 +20,23 @@ from PIL import Image
 
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError, first_line
 from ratlip_cli.generation import LikeRequest
-from ratlip_cli.json_files import from_json, read_json
+from ratlip_cli.json_files import from_json, is_of_kind, read_json
 from ratlip_cli.noise import noise_vectors
 from ratlip_cli.samples import overlong_prompt, unknown_words
-from ratlip_cli.setting import EXPORT_FILE
+from ratlip_cli.setting import EXPORT_ENDINGS, EXPORT_FILE
 from ratlip_cli.threads import available_threads
 from ratlip_cli.tokenizer import Tokenizer, without_accidents
 from ratlip_cli.tokenizer import unknown_words as words_outside
 
 MERGES_FILE = "merges.txt"
-ENDINGS = {"onnx": "onnx", "openvino": "xml", "torch-export": "pt2"}
-"""Of the files of each format."""
 GENERATOR, TEXT_ENCODER, IMAGE_ENCODER = "generator", "text_encoder", "image_encoder"
 """The files' names before the ending. Early folders have no image encoder."""
 
 OPENAI_MERGES = "d308b7377a8ceaa9707a21614fe8c831b9196e197b7aeb69833359362907af02"
 """SHA-256 of the merges of OpenAI's tokenizer, a line each: of all that folders held before export.json said it."""
 
+_LARGEST_SIZE = 2**20
+"""More than any image, noise vector or prompt has."""
 _TOGETHER, _IMAGES_A_WORKER = 16, 4
 """Images that are generated before the first of them is shown, at least; and for each of several calls at a time."""
 
@@ -51,7 +51,7 @@ class ExportSettings:
 
     library: str
     library_version: str
-    format: str  # One of ENDINGS.
+    format: str  # One of EXPORT_ENDINGS.
     fingerprint: str  # Of the model that was exported.
     clip_fingerprint: str
     image_size: int
@@ -63,6 +63,13 @@ class ExportSettings:
     model: dict[str, Any] | None = None  # The model's config.json; early folders have none.
     merges_sha256: str = OPENAI_MERGES  # Of MERGES_FILE.
 
+    def __post_init__(self) -> None:
+        for name in ("image_size", "noise_dim", "context_length"):
+            if not 1 <= (size := getattr(self, name)) <= _LARGEST_SIZE:
+                raise ValueError(f"'{name}' must be 1 to {_LARGEST_SIZE}, not {size}")
+        if not all(is_of_kind(token, int) for token in self.vocabulary or ()):
+            raise ValueError("'vocabulary' must be a list of whole numbers")
+
 
 def read_export(folder: Path) -> ExportSettings:
     """Read export.json. Raises WeightsError where it is damaged or of another program."""
@@ -73,7 +80,7 @@ def read_export(folder: Path) -> ExportSettings:
         raise WeightsError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise WeightsError(f"{path} is not what `ratlip export` writes: {error}.") from error
-    if settings.format not in ENDINGS:
+    if settings.format not in EXPORT_ENDINGS:
         raise WeightsError(f"{path} has format {settings.format!a:.40}, which this ratlip does not know; export again.")
     return settings
 
@@ -213,7 +220,7 @@ class ExportedModel:
         return self._graph(IMAGE_ENCODER)
 
     def _path(self, network: str) -> Path:
-        return self.folder / f"{network}.{ENDINGS[self.settings.format]}"
+        return self.folder / f"{network}.{EXPORT_ENDINGS[self.settings.format]}"
 
     def _graph(self, network: str) -> Graph:
         """Open one of the folder's networks, and check that it is of the model that export.json names."""
@@ -226,7 +233,7 @@ class ExportedModel:
         except ImportError as error:
             name = "onnxruntime" if self.settings.format == "onnx" else "openvino"
             raise RatlipError(f"{self.folder} needs the package {name}: pip install {name}.") from error
-        except RuntimeError as error:  # what both libraries raise for a file that they cannot read
+        except (RuntimeError, UnicodeError) as error:  # what both libraries raise for a file that they cannot read
             raise WeightsError(f"{path} is damaged: export the model again ({first_line(error)}).") from error
         settings = self.settings
         own = {

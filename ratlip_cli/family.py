@@ -1,7 +1,8 @@
 """What a family of models is: all that differs between the papers whose models this package trains.
 
-Importing it imports no torch: the command line reads names and sizes first. `families.py` has the table. To add a
-family is one file with a subclass of `Family`, one line in the table, and tests; `tests/toy_family.py` is a small one.
+Importing it imports no torch: the command line reads names and sizes first. `families/__init__.py` has the table. To
+add a family is one file with a subclass of `Family`, one line in the table, and tests; `tests/toy_family.py` is a small
+one.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import functools
+import hashlib
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ratlip_cli.errors import RatlipError, UsageError
 
@@ -34,6 +36,8 @@ def writing(target: Path, remedy: str = "Choose another folder or free some spac
         yield
     except OSError as error:
         named = Path(*(_TEMPORARY.sub(r"\1", part) for part in target.parts))
+        if in_the_way := next((above for above in named.parents if above.exists() and not above.is_dir()), None):
+            raise RatlipError(f"cannot write {named}: {in_the_way} is a file. Choose another folder.") from error
         raise RatlipError(f"cannot write {named}: {error.strerror or error}. {remedy}.") from error
 
 
@@ -75,11 +79,11 @@ def whole_folder(target: Path, replaces: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Yield a folder among the system's temporary ones, for this user alone, that is gone in the end.
+    """Yield a folder among the system's temporary ones, by its real path, for this user alone, that is gone in the end.
 
     One that a killed process left is removed by the next process that asks for one.
     """
-    with _workplace(Path(tempfile.gettempdir()) / "ratlip") as folder:
+    with _workplace(Path(tempfile.gettempdir()).resolve() / "ratlip") as folder:
         folder.chmod(0o700)
         yield folder
 
@@ -222,6 +226,19 @@ def _lock(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex digits."""
+    return hash_of(file, hashlib.sha256())
+
+
+def hash_of(file: Path, digest: Any) -> str:
+    """The hash, in hex digits, that `digest` of hashlib makes of what it was given before and a file's bytes."""
+    with file.open("rb") as content:
+        while block := content.read(2**20):
+            digest.update(block)
+    return str(digest.hexdigest())
 
 
 def write_text(target: Path, text: str) -> None:

@@ -3,7 +3,8 @@
 LAFITE learns for image vectors with noise too (Zhou et al. 2022, Section 3.1), and gets them as it does in training.
 Other models know text vectors alone, which lie elsewhere than image vectors (Liang et al., "Mind the Gap", 2022): v is
 moved by the difference of means between the text vectors of prompts p and the image vectors of what the model generates
-for them. The prompts are those of its samples in training. With unit(h) = h/|h|:
+for them. The prompts are those of its samples in training, or, where it names none, the one that goes with the image.
+With unit(h) = h/|h|:
 
     v'   = unit(v + mean_p (unit(T_p) - mean_k unit(v(G(z_k,T_p)))))     LAFITE: v' = v
     v''  = unit((1 - s) v' + s n)                                        n ~ N(0,I) at unit length, one an image
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -41,15 +43,11 @@ _PERTURBATIONS = 1 << 40
 class LikeModel(TorchModel):
     """A model that generates like an image; `clip_similarity` is the cosine of what it generates and that image.
 
-    Args:
-        prompts: what is generated; the difference of means is taken from them where the model names none.
-
     Raises DataError where the image cannot be read; UsageError where the model does not read CLIP's vectors.
     """
 
-    def __init__(
-        self, model: Model, request: LikeRequest, prompts: Sequence[str] = (), batch_size: int | None = None
-    ) -> None:
+    def __init__(self, model: Model, request: LikeRequest, batch_size: int | None = None) -> None:
+        _check_vectors(model)
         super().__init__(model, batch_size)
         self.like = self._request = request
         image = from_image(read_square(request.image, model.config.generator.image_size))
@@ -58,7 +56,10 @@ class LikeModel(TorchModel):
             logger.info(
                 "%s learned from text vectors alone: --like is experimental with it, it suits LAFITE", self.name
             )
-        self.target, self.length = text_like(model, self.vector, prompts)
+
+    @cached_property
+    def _moved(self) -> Tensor:
+        return torch.mul(*text_like(self._model, self.vector))
 
     def noise(self, seed: int, indices: Iterable[int]) -> NDArray[np.float32]:
         """z and n side by side (n,noise_dim+d)."""
@@ -81,20 +82,25 @@ class LikeModel(TorchModel):
         return [] if prompt == self._request.label else super().about(prompt)
 
     def encoded(self, prompt: str) -> tuple[Tensor, Tensor]:
-        """The condition of a prompt (1,d), or what stands for the image where there is none, and the image's vector."""
-        alone = prompt == self._request.label
-        return self.length * self.target if alone else self._model.encode([prompt]), self.vector
+        """Conditions of a prompt, or of the image where there is none, and of the image: v' at a text's length; (1,d).
+
+        Where the model names no prompts, v' is moved by the difference of this one: no other prompt matters.
+        """
+        alone, family = prompt == self._request.label, self._model.family
+        by_prompt = not (alone or family.takes_images or self._model.config.training.get("prompts"))
+        moved = torch.mul(*text_like(self._model, self.vector, [prompt])) if by_prompt else self._moved
+        return moved if alone else self._model.encode([prompt]), moved
 
     def images(
         self, noise: NDArray[np.float32], encoded: Sequence[tuple[Tensor, Tensor]]
     ) -> tuple[list[Image.Image], list[float]]:
         """See `samples.ImageModel`; noise from `noise`, truncated or not."""
-        text = torch.cat([condition for condition, _ in encoded])
+        text, moved = (torch.cat(rows) for rows in zip(*encoded, strict=True))
         z, n = self._split(noise)
-        target = perturbed(self.target, torch.from_numpy(n), self._request.noise)
-        weight, length = self._request.weight, text.norm(dim=1, keepdim=True)
+        weight, lengths, length = self._request.weight, moved.norm(dim=1, keepdim=True), text.norm(dim=1, keepdim=True)
+        target = perturbed(moved / lengths, torch.from_numpy(n), self._request.noise)
         mixed = F.normalize((1 - weight) * text / length + weight * target, dim=1)
-        mixed = ((1 - weight) * length + weight * self.length) * mixed
+        mixed = ((1 - weight) * length + weight * lengths) * mixed
         return super().images(z, [(row[None], self.vector) for row in mixed])
 
 
@@ -104,7 +110,16 @@ def reads_vectors(model: Model) -> bool:
     return as_it_is or model.family.takes_images
 
 
-def text_like(model: Model, vectors: Tensor, prompts: Sequence[str]) -> tuple[Tensor, float]:
+def _check_vectors(model: Model) -> None:
+    """Raise UsageError where the model does not read CLIP's vectors."""
+    if not reads_vectors(model):
+        raise UsageError(
+            f"model {model.name} does not read CLIP's vectors, so no image can take the place of a prompt: use a model "
+            "of another variant, such as lafite."
+        )
+
+
+def text_like(model: Model, vectors: Tensor, prompts: Sequence[str] = ()) -> tuple[Tensor, float]:
     """v' (n,d) of image vectors (n,d) of unit length, and the length that the model's text vectors have.
 
     Args:
@@ -114,11 +129,7 @@ def text_like(model: Model, vectors: Tensor, prompts: Sequence[str]) -> tuple[Te
     """
     if model.family.takes_images:
         return vectors, 1.0
-    if not reads_vectors(model):
-        raise UsageError(
-            f"model {model.name} does not read CLIP's vectors, so no image can take the place of a prompt: use a model "
-            "of another variant, such as lafite."
-        )
+    _check_vectors(model)
     gap, length = _gap(model, list(model.config.training.get("prompts") or prompts)[:GAP_PROMPTS])
     return F.normalize(vectors + gap, dim=1), length
 

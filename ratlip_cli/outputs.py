@@ -20,6 +20,7 @@ from ratlip_cli.samples import Sample
 
 RECORDS_FILE = "images.jsonl"
 _SLUG_BYTES = 60
+_LARGEST_EXIF = 65533  # Bytes of a segment of a JPEG.
 
 
 class ImageFolder:
@@ -52,7 +53,7 @@ class ImageFolder:
         return self.folder / name
 
     def write(self, image: Sample) -> Path:
-        """Write one image, its record in the file's metadata."""
+        """Write one image, its record in the file's metadata. Raises RatlipError where a JPEG has no room for that."""
         path = free(self.path_of(image))
         with whole_file(path) as partial:
             if self.format == "png":
@@ -60,6 +61,11 @@ class ImageFolder:
             else:
                 exif = Image.Exif()
                 exif[ExifTags.Base.ImageDescription] = json.dumps(image.record())
+                if self.format == "jpg" and len(exif.tobytes()) > _LARGEST_EXIF:
+                    raise RatlipError(
+                        f"the prompt, of {len(image.prompt):,} letters, is too long for the metadata of a JPEG: use "
+                        "--format png or webp."
+                    )
                 image.image.save(partial, {"jpg": "JPEG", "webp": "WEBP"}[self.format], quality=95, exif=exif)
         return path
 

@@ -8,10 +8,11 @@ import os
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from ratlip_cli.errors import DistributedError, first_line
+from ratlip_cli.errors import DistributedError, UsageError, first_line
 
 _FIRST_MAY_SPEAK = datetime.timedelta(seconds=2)
 _OTHERS_MAY_COME = datetime.timedelta(seconds=10)
@@ -35,6 +36,21 @@ def size() -> int:
 def local_rank() -> int:
     """Which of this machine's processes this is, 0 alone."""
     return int(os.environ.get("LOCAL_RANK", "0")) if are_several() else 0
+
+
+def share(batch_size: int, size: int, micro_batches: int = 1, pairs: bool = False) -> int:
+    """How many rows of half a micro-batch, or of a whole one without `pairs`, each of `size` processes computes.
+
+    Raises UsageError where the batch cannot be shared out evenly.
+    """
+    parts = micro_batches * (2 if pairs and size > 1 else 1) * size
+    if size > 1 and batch_size % parts:
+        of_two = " in pairs" if pairs else ""
+        raise UsageError(
+            f"batch_size {batch_size} cannot be shared{of_two} by {size} processes with grad_accum "
+            f"{micro_batches}: it must be a multiple of {parts}."
+        )
+    return batch_size // parts
 
 
 def begin() -> bool:
@@ -155,10 +171,15 @@ def part() -> None:
 
 
 def said(about: str, say: Callable[[], str]) -> str:
-    """What `say` returns in the first process, which alone calls it. `about` is its name, each used once."""
+    """What `say` returns in the first process, which alone calls it. `about` is its name, for all the same."""
+    _times[about] += 1
+    name = f"{about} {_times[about]}"
     if rank() == 0:
-        store().set(about, say())
-    return str(store().get(about).decode())
+        store().set(name, say())
+    return str(store().get(name).decode())
+
+
+_times: Counter[str] = Counter()
 
 
 _store: list[Any] = []

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ratlip_cli.errors import WeightsError
-from ratlip_cli.files import write_text
+from ratlip_cli.files import scratch_folder, write_text
 from ratlip_cli.outputs import save_grid
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.samples import Sample
@@ -17,10 +16,12 @@ from ratlip_cli.sampling import generate
 from ratlip_cli.setting import last_name, without_folders
 from ratlip_cli.tensor_files import load_tensors_and_metadata
 from ratlip_cli.weights.card import Scores, data_licence, may_be_shown, model_card, read_scores
+from ratlip_cli.weights.clip_files import public_name
 from ratlip_cli.weights.hub import check_repository, push
 from ratlip_cli.weights.load import load_model
 from ratlip_cli.weights.model_folder import (
     CARD_FILE,
+    CLIP_FOLDER,
     GENERATOR_FILE,
     SAMPLES_FILE,
     Model,
@@ -73,18 +74,18 @@ def publish(request: Publication, progress: Progress = silent) -> Published:
 
     Raises:
         UsageError: `repository` is not owner/name, no such model, or a file that holds no scores. WeightsError: the
-            model cannot be loaded or the scores are another one's, or what the Hub refused and what to do about it.
+            model cannot be loaded or is on a CLIP that nobody has, the scores are another one's, or what the Hub
+            refused and what to do about it.
     """
     check_repository(request.repository, request.revision)
     model = load_model(request.model)
     scores = _scores(request, model)
-    config = _without_paths(model.config)
+    config = replace(_without_paths(model.config), clip=_public_clip(model.config))
     prompts = request.prompts or [str(prompt) for prompt in config.training.get("prompts", [])]
     may_show = may_be_shown(data_licence(config))
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with scratch_folder() as folder:
         if may_show and prompts:
-            _save_samples(model, prompts, folder / SAMPLES_FILE, progress)
+            _save_samples(model, request.repository, prompts, folder / SAMPLES_FILE, progress)
         write_model_config(folder, config)
         if request.half:
             save_half(model.folder, folder)
@@ -102,6 +103,18 @@ def publish(request: Publication, progress: Progress = silent) -> Published:
         if not request.dry_run:
             name, url = push(files, request.repository, request.private, request.revision)
     return Published(name, url, fingerprint, request.repository, request.dry_run, sizes, card)
+
+
+def _public_clip(config: ModelConfig) -> str:
+    """The CLIP as others find it. Raises WeightsError where they cannot."""
+    clip = config.clip if config.clip == CLIP_FOLDER else public_name(config.clip)
+    if clip is None:
+        name, colon, file = config.clip.partition(":")
+        raise WeightsError(
+            f"the model was trained on CLIP {last_name(name)}{colon}{last_name(file)}, which nobody could download: "
+            f"train on one of open_clip, NAME:PRETRAINED, or on one that is stored with the model, in {CLIP_FOLDER}/."
+        )
+    return clip
 
 
 def _warn_of_unfinished(model: str, step: str | None, steps: object) -> None:
@@ -124,11 +137,12 @@ def _scores(request: Publication, model: Model) -> Scores | None:
     return None
 
 
-def _save_samples(model: Model, prompts: Sequence[str], path: Path, progress: Progress) -> None:
+def _save_samples(model: Model, name: str, prompts: Sequence[str], path: Path, progress: Progress) -> None:
+    """Write the card's images, which are said to be of the model `name`: what it is called here may be a path."""
     samples: list[Sample] = []
     progress("generate", 0, len(prompts) * SAMPLES, "images")
     for sample in generate(model, prompts, SAMPLES):
-        samples.append(sample)
+        samples.append(replace(sample, model=name))
         progress("generate", len(samples), len(prompts) * SAMPLES, "images")
     save_grid(path, samples)
 
@@ -148,5 +162,4 @@ def _without_paths(config: ModelConfig) -> ModelConfig:
         training["data"] = data
     if "settings" in training:
         training["settings"] = without_folders(training["settings"], config.family.weights)
-    name, colon, file = config.clip.partition(":")  # MODEL:FILE, of a CLIP that is not stored in the model folder
-    return replace(config, clip=name + colon + last_name(file), training=training)
+    return replace(config, training=training)

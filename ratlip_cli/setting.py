@@ -21,6 +21,9 @@ RUNS = Path("runs")
 EXPORT_FILE = "export.json"
 """What tells a folder of `ratlip export`."""
 
+EXPORT_ENDINGS = {"onnx": "onnx", "openvino": "xml", "torch-export": "pt2"}
+"""Of the files of each format that `ratlip export` writes."""
+
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 
 _KINDS: dict[str, tuple[type, tuple[type, ...], str]] = {
@@ -101,6 +104,12 @@ def settings_of(kind: type[Any]) -> dict[str, Setting]:
 def last_name(path: str) -> str:
     """The last part of the path of a file or folder, of whatever system; an address, such as hf://owner/x, whole."""
     return path if "://" in path else re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+
+
+def own_name(path: str | Path) -> str:
+    """The name of a file or folder of this machine; of `.` and `..`, that of the folder they are."""
+    name = Path(path).name
+    return name if name not in ("", "..") else Path(path).resolve().name
 
 
 def without_folders(values: Mapping[str, Any], settings: Mapping[str, Setting]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from hub_connection import Connect, connection
 from PIL import Image
 
+from ratlip_cli.cli import console
 from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.training.settings import TrainSettings
@@ -36,6 +37,12 @@ TINY_CLIP = {
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "pink", "grey", "black")
+
+
+@pytest.fixture(autouse=True)
+def not_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that was quiet in this process, or will be, silences no other test."""
+    monkeypatch.setattr(console, "_quiet", False)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from ratlip_cli.evaluation.statistics import Moments, frechet_distance
-from ratlip_cli.experiments.ledger import DONE, VALUES_FILE, Entry, digest_of, sha256_of, write_entry
+from ratlip_cli.experiments.ledger import DONE, VALUES_FILE, Entry, digest_of, write_entry
+from ratlip_cli.files import sha256_of
 from ratlip_cli.training.settings import TrainSettings
 
 IMAGES, DIMENSIONS = 40, 3

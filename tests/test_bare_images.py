@@ -126,6 +126,7 @@ def test_a_run_on_bare_images(settings: TrainSettings, run: Path) -> None:
     assert (training["data"]["captions"], training["prompts"]) == ("none", [])
 
 
+@pytest.mark.slow
 def test_no_caption_is_looked_at(settings: TrainSettings, run: Path, tmp_path: Path) -> None:
     """Images with captions make the same measurements, samples and scores, and nothing of them is kept."""
     own = {"dataset": str(bare(tmp_path / "pictures", captioned=12)), "data_dir": str(tmp_path / "data")}

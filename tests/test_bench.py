@@ -155,6 +155,7 @@ def test_a_busy_core_is_one_too_few(
     assert comparison.shared_cores(threads) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="programs are bound to cores on Linux alone")
 def test_all_that_is_measured_is_bound(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that this process already has, and processes that it starts; and as before afterwards."""
@@ -190,6 +191,7 @@ comparison.serve_plain()
 """Tells how its threads wait instead of seconds."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("users", "ours"), [(None, "1000"), ("1000", "1000"), ("7", "7")])
 def test_plain_pytorch_waits_as_pytorch_does(
     users: str | None, ours: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch

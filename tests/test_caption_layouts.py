@@ -117,6 +117,41 @@ def test_a_zip_is_a_dataset(tmp_path: Path) -> None:
     assert count(nested) is None
 
 
+OF_A = "file_name,text\na.png,1\n"
+
+LAYOUTS: Mapping[str, Mapping[str, str]] = {
+    "other kinds": {"a.png": "", "a.txt": "a", "b.heic": "no image", "b.txt": "b", "c": "", "c.txt": "c", "d.heic": ""},
+    "no kind": {"a.png": "", "a.txt": "a", "b.xyz": "text", "b.txt": "b", "notes.md": "text", ".c.png": "", "e": "e"},
+    "a table": {"a.png": "", "a.txt": "a", "b.png": "", "captions.csv": f"{OF_A}b.png,2\n", "c.png": ""},
+    "metadata": {"a.png": "", "a.txt": "a", "b.png": "", "b.txt": "b", "c.png": "", "metadata.csv": OF_A},
+    "metadata above": {"in/b.png": "", "in/b.txt": "b", "in/c.png": "", "a.png": "", "metadata.csv": OF_A},
+    "two": {"a.png": "", "metadata.csv": OF_A, "metadata.jsonl": '{"file_name": "a.png", "text": "2"}'},
+    "metadata and a table": {"a.png": "", "metadata.csv": OF_A, "others.csv": "file_name,text\na.png,2\n"},
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"caption": "a photo"}, {"keep_uncaptioned": True}])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_zip_is_read_as_its_folder(tmp_path: Path, layout: str, options: Mapping[str, object]) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name, text in LAYOUTS[layout].items():
+            content = text.encode() or png()
+            archive.writestr(name, content)
+            (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "x" / name).write_bytes(content)
+    good, bad = read(tmp_path / "x.zip", **options)
+    assert (good, {name.removeprefix("x.zip/"): why for name, why in bad.items()}) == read(tmp_path / "x", **options)
+
+
+def test_metadata_decides_alone_in_its_folder(tmp_path: Path) -> None:
+    for name, text in LAYOUTS["metadata"].items():
+        (tmp_path / name).write_bytes(text.encode() or png())
+    good, bad = read(tmp_path)
+    assert good == {"a.png": ("1",)}
+    assert bad == {f"{name}.png": "it has no caption: metadata.csv does not name it" for name in "bc"}
+    assert read(tmp_path, caption="a photo")[0] == {"a.png": ("1",), "b.png": ("a photo",), "c.png": ("a photo",)}
+
+
 def test_zips_in_a_folder(tmp_path: Path) -> None:
     zipped(tmp_path / "images.zip", "p0.png", "in/p1.png", "alone.png")
     zipped(tmp_path / "own.zip", "a.png", "a.txt")

@@ -307,6 +307,33 @@ def test_a_run_of_an_earlier_version_goes_on(run: Path, settings: TrainSettings,
     assert (newest.path / "ema.safetensors").is_file()
 
 
+def test_an_older_checkpoint_goes_on_in_another_folder_alone(run: Path) -> None:
+    older = run / "checkpoints" / "step_00000004"
+    assert older.is_dir()
+    for out in (None, str(run), f"{run}/../{run.name}"):
+        with pytest.raises(UsageError, match="step_00000004 is not the newest checkpoint of its run"):
+            open_session(resolve_settings({"resume": str(older), "out": out}))
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_ends_nothing(
+    settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where another machine reads a file of it."""
+
+    def busy(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError("busy")
+
+    session = open_session(settings.replaced(steps=3, save_every=1, keep=1))
+    monkeypatch.setattr("ratlip_cli.training.checkpoint.shutil.rmtree", busy)
+    assert [record.step for record in session.run()] == [1, 2, 3]
+
+
+def test_a_run_is_gone_on_with_or_begins_from_a_model(run: Path) -> None:
+    with pytest.raises(UsageError, match="--init-from begins a new run"):
+        open_session(resolve_settings({"resume": str(run), "init_from": "ratlip-demo"}))
+
+
 def test_existing_folder_is_not_overwritten(run: Path, settings: TrainSettings) -> None:
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     with pytest.raises(UsageError, match=f"{run} exists already; go on with --resume"):

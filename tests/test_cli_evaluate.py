@@ -21,6 +21,7 @@ from PIL import Image
 
 from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.writer import write_dataset
+from ratlip_cli.errors import RatlipError
 from ratlip_cli.evaluation.images import GeneratedImages, SplitImages
 from ratlip_cli.evaluation.inception import INCEPTION
 from ratlip_cli.evaluation.journal import Journal
@@ -139,6 +140,7 @@ def test_the_gate_passes_and_fails(
     assert (tmp_path / "evaluation.json").exists() is (code != 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_gate_alone_stops_ratlip(
     model_folder: Path, tmp_path: Path, installed: dict[str, str], number: signal.Signals
@@ -385,7 +387,7 @@ def test_the_time_is_told_where_it_is_long(gate: tuple[object, ...], monkeypatch
     """By what the first images took, however few there are in all; these are shown too."""
     asked = (*gate, "--captions-per-image", "1")
     assert ": about " not in ratlip(*asked, "--seed", "1").err
-    monkeypatch.setattr("ratlip_cli.evaluation.extract._SOON", 0.0)
+    monkeypatch.setattr("ratlip_cli.evaluation.extract.SOON", 0.0)
     monkeypatch.setattr("ratlip_cli.cli.console.PLAIN_INTERVAL", 0.0)
     shutil.rmtree(Path(str(gate[4])) / ".features")
     lines = ratlip(*asked).err.splitlines()
@@ -442,6 +444,7 @@ def test_a_split_that_is_not_there_is_refused_before_anything_is_prepared(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_images_of_any_system_are_scored(images: Path, tiny_clip: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     inception = write_inception(tmp_path / "inception.pth")
     reference = shutil.copytree(images, tmp_path / "real")
@@ -511,6 +514,22 @@ def test_wrong_usage_exits_with_2(model_folder: Path, images: Path, tmp_path: Pa
         answer = ratlip("evaluate", *arguments)
         assert (answer.code, answer.out) == (2, ""), arguments
         assert said in answer.err
+    answer = ratlip("evaluate", "--model", model_folder, "--out", taken / "score.json")
+    assert (answer.code, answer.out) == (1, "")
+    assert f"cannot write {taken / 'score.json'}: {taken} is a file" in answer.err
+
+
+def test_scores_that_cannot_be_written_are_shown(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise RatlipError("cannot write score.json: the disk is full.")
+
+    monkeypatch.setattr("ratlip_cli.files.write_text", full)
+    answer = ratlip("evaluate", "--model", model_folder, "--fid", "--json", "--out", tmp_path / "score.json")
+    assert answer.code == 1
+    assert "the disk is full" in answer.err
+    assert json.loads(answer.out)["metrics"]["fid_clip"]["value"] > 0
 
 
 def test_the_bundled_model_is_scored_offline_without_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

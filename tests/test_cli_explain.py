@@ -95,6 +95,7 @@ def test_gradcam_leaves_a_figure_and_its_numbers(models: dict[str, Path], tmp_pa
     assert image["insertion"]["auc"] == pytest.approx(area, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["costs $5_ or ${6}$", "红色的鸟 🐦 " * 9])
 def test_any_prompt_can_stand_in_figures(models: dict[str, Path], tmp_path: Path, prompt: str) -> None:
     options = ("--model", models["first"], "--out", tmp_path, "--quiet")
@@ -153,6 +154,7 @@ def test_gradcam_of_a_dataset_holds_words_against_segments(
     assert any(file.endswith("_segments.png") for file in content["files"])
 
 
+@pytest.mark.slow
 def test_gradcam_of_given_images(models: dict[str, Path], birds: Path, tmp_path: Path) -> None:
     files = sorted((birds / "train").glob("*.png"))[:2]
     command = ("gradcam", "a bird with black wings", "--model", models["no-discriminator"], "--json", "--out", tmp_path)
@@ -186,6 +188,7 @@ def test_latent_viz_of_pairs_and_two_models(models: dict[str, Path], birds: Path
     assert 0 < sum(content["explained_variance"]) <= 1
 
 
+@pytest.mark.slow
 def test_models_of_different_clips_are_measured_by_the_firsts(
     models: dict[str, Path], tiny_dataset: Path, tmp_path: Path
 ) -> None:
@@ -266,6 +269,10 @@ def test_latent_viz_of_an_interpolation(models: dict[str, Path], tmp_path: Path)
         (["latent-viz", "--from", "a", "--to", "b", "--steps", "1"], 2, "at least 2"),
         (["latent-viz", "--from", "a", "--to", "b", "--caption", "c"], 2, "leave out --caption"),
         (["latent-viz", "--steps", "4"], 2, "belong to an interpolation"),
+        (["latent-viz", "--from", "a", "--to", "b", "--method", "tsne"], 2, "--method is of a plane"),
+        (["latent-viz", "--from", "a", "--to", "b", "--split", "train"], 2, "none is looked at here: leave it out"),
+        (["latent-viz", "--caption", "a", "--caption", "b", "--split", "train"], 2, "none is looked at here"),
+        (["gradcam", "a bird", "--split", "train"], 2, "give --dataset with it"),
         (["latent-viz", "--method", "pcaa"], 2, "Did you mean 'pca'?"),
         (["latent-viz", "--space", "clp"], 2, "Did you mean 'clip'?"),
         (["latent-viz"], 2, "name a --dataset"),

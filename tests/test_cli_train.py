@@ -132,7 +132,7 @@ def test_print_config_is_toml_and_does_nothing(tmp_path: Path) -> None:
 def test_dry_run_says_what_it_would_be(settings: TrainSettings) -> None:
     found = ratlip("train", *options(settings), "--dry-run")
     assert found.code == 0
-    for text in ("training images", "10", "peak memory", "time per step", "time in all", "6"):
+    for text in ("training images", "10", "peak memory", "time per step", "time of all steps", "6"):
         assert text in found.out
     result = json.loads(ratlip("train", *options(settings), "--dry-run", "--json").out)
     assert (result["images"], result["steps"]) == (10, 6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import shutil
 from pathlib import Path
 
 import open_clip
@@ -17,13 +18,23 @@ from safetensors.torch import load_file, save_file
 from ratlip_cli.demo.attributes import FAMILIES, sample_attributes
 from ratlip_cli.demo.captions import caption as render_caption
 from ratlip_cli.errors import UsageError, WeightsError
+from ratlip_cli.evaluation.networks import ClipNetwork
 from ratlip_cli.fast import Swap, clip_for
 from ratlip_cli.fast.clip import FastQuickGELU
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.towers import CLIP
-from ratlip_cli.weights.clip_files import CONFIG_FILE, WEIGHTS_FILE, clip_architecture, load_clip, save_clip
+from ratlip_cli.weights import clip_files
+from ratlip_cli.weights.clip_files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    clip_architecture,
+    load_clip,
+    public_name,
+    save_clip,
+)
 
 ALL = frozenset(Swap)
+EXAMPLES = Path(__file__).parents[1] / "examples"
 CAPTIONS = ["a red bird with black wings", "a yellow flower"]
 
 
@@ -72,7 +83,8 @@ def test_words_are_open_clips_hidden_states(pool: dict[str, object]) -> None:
     words = clip.encode_words(tokens)
     torch.testing.assert_close(words.hidden, hidden[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(words.text, expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(clip.encode_tokens(tokens), words.text)
+    assert torch.equal(CLIP.encode_text(clip.model, tokens), words.text)
+    torch.testing.assert_close(clip.encode_tokens(tokens), expected, rtol=1e-5, atol=1e-5)
     assert words.end.tolist() == [(row != 0).sum().item() - 1 for row in tokens]
     assert clip.geometry.text_width == words.hidden.shape[2] == 16
     assert not words.hidden.requires_grad
@@ -180,6 +192,7 @@ def test_words_that_a_trimmed_vocabulary_lacks_are_named() -> None:
     assert whole.unknown_words("a house by the sea") == []
 
 
+@pytest.mark.slow
 def test_sources_give_the_same_clip(tmp_path: Path) -> None:
     """By name with random weights, from a safetensors file, from a PyTorch file, and from a folder."""
     name = "ViT-S-32-alt"
@@ -194,6 +207,40 @@ def test_sources_give_the_same_clip(tmp_path: Path) -> None:
         assert clip.config is not None
     save_clip(tmp_path / "folder", clip.config, clip.model.state_dict())
     assert load_clip(str(tmp_path / "folder")).fingerprint == by_name.fingerprint
+
+
+def test_clips_of_the_same_weights_that_compute_something_else_are_told_apart(tiny_clip: Path, tmp_path: Path) -> None:
+    """Kept text vectors and scores are those of activation, heads and end of text too; names of models stay."""
+    changes: dict[str, dict[str, object]] = {
+        "as it is": {},
+        "quick": {"quick_gelu": True},
+        "text heads": {"text_cfg": {"heads": 4}},
+        "image heads": {"vision_cfg": {"head_width": 8}},
+        "end": {"text_cfg": {"pool_type": "eos", "eos_id": 267}},
+    }
+    clips = []
+    for name, change in changes.items():
+        shutil.copytree(tiny_clip, tmp_path / name)
+        config = json.loads((tiny_clip / CONFIG_FILE).read_text())
+        for key, value in change.items():
+            own = config["model_cfg"]
+            own[key] = {**own[key], **value} if isinstance(value, dict) else value
+        (tmp_path / name / CONFIG_FILE).write_text(json.dumps(config))
+        clips.append(load_clip(str(tmp_path / name)))
+    assert len({clip.fingerprint for clip in clips}) == 1
+    assert len({clip.computes for clip in clips}) == len(clips)
+    assert clips[0].computes == load_clip(str(tiny_clip)).computes
+    assert ClipNetwork(clips[1], "quick").fingerprint == clips[1].computes
+    for clip in (load_clip("ratlip-demo"), load_clip(str(EXAMPLES / "demo" / "second-clip"))):
+        assert clip.computes == clip.fingerprint, "published scores name it so"
+
+
+def test_files_of_openai_need_the_name_with_quick_gelu(tmp_path: Path) -> None:
+    torch.save({"input_resolution": torch.tensor(224)}, tmp_path / "ViT-B-32.pt")
+    with pytest.raises(UsageError, match=r"trained with QuickGELU: use ViT-B-32-quickgelu:.*ViT-B-32\.pt\."):
+        load_clip(f"ViT-B-32:{tmp_path / 'ViT-B-32.pt'}")
+    with pytest.raises(WeightsError, match="does not fit"):  # there is nothing else in it
+        load_clip(f"ViT-B-32-quickgelu:{tmp_path / 'ViT-B-32.pt'}")
 
 
 def test_half_precision_files_load_as_float32(tiny_clip: Path, tmp_path: Path) -> None:
@@ -214,6 +261,22 @@ def test_the_architecture_needs_no_weights(tiny_clip: Path) -> None:
         geometry = clip_architecture(name).geometry
         assert (geometry.width, geometry.grid, geometry.layers, geometry.embed_dim) == (width, grid, layers, embed_dim)
         assert geometry.image_size == 224
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted"), [("ViT-B-32-quickgelu", "openai"), ("ViT-B-32:laion2b_e16", "laion2b_e16")]
+)
+def test_a_clip_is_called_by_name_and_tag(spec: str, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a model on it is to name it, so that others find it. Nothing is downloaded here."""
+    sizes, asked = open_clip.get_model_config(spec.partition(":")[0]), []
+    sizes["vision_cfg"] |= {"layers": 1, "width": 64}
+    sizes["text_cfg"] |= {"layers": 1, "width": 64}
+    monkeypatch.setattr(open_clip, "get_model_config", lambda name: sizes)
+    monkeypatch.setattr(clip_files, "_created", lambda *named: asked.append(named) or open_clip.CLIP(**sizes))
+    name = f"{spec.partition(':')[0]}:{wanted}"
+    assert load_clip(spec).spec == name
+    assert asked == [(spec.partition(":")[0], wanted)]
+    assert public_name(spec) == name
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,11 @@ from rich.console import Console
 from ratlip_cli.cli import console
 from ratlip_cli.cli.app import app
 from ratlip_cli.cli.convert import VARIANTS
-from ratlip_cli.cli.export import FORMATS
 from ratlip_cli.data.layout import INFO
 from ratlip_cli.data.prepare import KNOWN
 from ratlip_cli.data.request import DATASETS, check_dataset_name
 from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.evaluation.request import EvaluationRequest
-from ratlip_cli.exported import ENDINGS
 from ratlip_cli.families import FAMILIES
 from ratlip_cli.setting import DEVICES
 from ratlip_cli.training.settings import preset_names
@@ -117,7 +115,6 @@ def test_names_are_completed(tmp_path: Path) -> None:
 
 def test_what_is_repeated_to_spare_an_import_is_the_same() -> None:
     assert set(DATASETS) == set(KNOWN)
-    assert set(FORMATS) == set(ENDINGS)
     assert set(VARIANTS) == {"auto", *RELEASED_VARIANTS}
 
 
@@ -262,6 +259,24 @@ def test_whatever_needs_no_torch_is_checked_before_it_is_imported(tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert len(done.stderr.splitlines()) == len(wrong)
     assert all(line.startswith("error: ") for line in done.stderr.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "belongs"),
+    [
+        ("generate", "bird.png", "an image by --like, a file of prompts by --prompts"),
+        ("generate", "birds.txt", "an image by --like, a file of prompts by --prompts"),
+        ("gradcam", "bird.png", "an image by --image"),
+    ],
+)
+def test_a_file_is_no_prompt(
+    command: str, name: str, belongs: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    answer = ratlip(command, name)
+    assert (answer.code, answer.err) == (2, f"error: {name} is a file, no prompt: give {belongs}.\n")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
 def test_a_dataset_that_may_be_there_is_no_misspelling(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,20 +18,24 @@ from made_sweep import DIMENSIONS, IMAGES, REAL, make_run
 from safetensors.numpy import load_file, save_file
 
 from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.experiments import compare, score
 from ratlip_cli.experiments.compare import CompareRequest, Table, compare_runs
 from ratlip_cli.experiments.ledger import (
     BROKEN,
     BROKEN_FILE,
     CHANGED,
     DONE,
+    LEDGER_FILE,
     REAL_FEATURES_FILE,
     SCENES,
     VALUES_FILE,
     Entry,
     read_entry,
     read_ledger,
+    write_entry,
     write_ledger,
 )
+from ratlip_cli.experiments.protocol import unlike
 from ratlip_cli.experiments.tables import FORMATS
 
 SEEDS = 4
@@ -67,6 +73,20 @@ def test_a_sweep_has_its_rows_and_says_which_are_better(sweep: Path) -> None:
     from_rat = compared(sweep, baseline="rat", metrics=["fid"])
     assert [row.name for row in from_rat.rows] == ["rat", "galip", "ratlip"]
     assert from_rat.metrics == ["fid"]
+
+
+def test_rows_of_sweeps_of_one_name_stay_apart(sweep: Path, tmp_path: Path) -> None:
+    other = tmp_path / "published" / sweep.name
+    shutil.copytree(sweep, other)
+    write_ledger(other, [replace(one, scores={"clip-score": 1.0}, files={}) for one in read_ledger(other)][:SEEDS])
+    table = compared(sweep, other, include_changed=True)
+    assert [row.name for row in table.rows] == [f"{sweep}/galip", "rat", "ratlip", f"{other}/galip"]
+    assert table.cells[f"{other}/galip", "clip-score"].estimate.mean == 1
+    assert table.cells[f"{sweep}/galip", "clip-score"].estimate.mean > 40
+    renamed = other.with_name("again")
+    other.rename(renamed)
+    names = [row.name for row in compared(sweep, renamed, include_changed=True).rows]
+    assert names == ["table3/galip", "rat", "ratlip", "again/galip"]
 
 
 def test_the_ledger_alone_is_enough_for_intervals_over_seeds(sweep: Path, tmp_path: Path) -> None:
@@ -278,8 +298,109 @@ def test_runs_that_were_scored_in_different_ways_are_not_compared(sweep: Path) -
     entry = json.loads((run / "scores.json").read_text())
     entry["protocol"]["limit"] = 50
     (run / "scores.json").write_text(json.dumps(entry))
-    with pytest.raises(DataError, match=r"different ways \(limit\)"):
+    with pytest.raises(DataError, match=r"different ways \(limit\), .* sweep both with the same `\[evaluation\]`"):
         compared(sweep / "galip-seed0", run)
+    (sweep / LEDGER_FILE).unlink()
+    with pytest.raises(DataError, match=r"different ways \(limit\), .* remove scores\.json from one"):
+        compared(sweep / "galip-seed0", run)
+
+
+@pytest.mark.parametrize(
+    ("what", "changes"),
+    [
+        ("CLIPs", {"clip": {"fingerprint": "b"}, "protocol": {"networks": {"CLIP b": {"fingerprint": "b"}}}}),
+        ("image sizes", {"protocol": {"image_size": 64}}),
+        ("datasets", {"data": {"name": "cub"}, "protocol": {"data_fingerprint": "b"}}),
+    ],
+)
+def test_trainings_that_no_way_of_scoring_makes_alike_are_told(sweep: Path, what: str, changes: dict[str, Any]) -> None:
+    (sweep / LEDGER_FILE).unlink()
+    runs = sweep / "galip-seed0", sweep / "rat-seed0"
+    entry = read_entry(runs[1])
+    assert entry is not None
+    write_entry(runs[1], replace(entry, **{**changes, "protocol": {**entry.protocol, **changes["protocol"]}}))
+    with pytest.raises(DataError, match=f": {what} are those that each was trained with, so scoring them again is no"):
+        compared(*runs)
+
+
+@pytest.mark.parametrize("own_row", [True, False])
+def test_a_run_folder_may_be_renamed(sweep: Path, own_row: bool) -> None:
+    """Its values are those in the folder that is given, whatever lies under its name of before."""
+    (sweep / LEDGER_FILE).unlink()
+    runs = [sweep / f"{row}-seed{seed}" for row in ("galip", "ratlip") for seed in range(2)]
+    if own_row:
+        for run in runs:
+            entry = read_entry(run)
+            assert entry is not None
+            write_entry(run, replace(entry, row=run.name))
+    before = compared(*runs)
+    for one, other in ((runs[0], runs[2]), (runs[1], runs[3])):
+        one.rename(sweep / "else")
+        other.rename(one)
+        (sweep / "else").rename(other)
+    after = compared(*runs[2:], *runs[:2])
+    assert after.notes == before.notes == []
+    assert list(after.cells.values()) == list(before.cells.values())
+    assert [row.name for row in after.rows] == (["ratlip-seed0", "galip-seed0"] if own_row else ["galip", "ratlip"])
+
+
+def test_clips_that_have_changed_their_tasks_score_in_another_way() -> None:
+    ours, theirs = ({"fingerprint": each * 16, "resize": "none"} for each in "ab")
+    one = {"clip": "ours", "clip_score_clip": "theirs", "networks": {"CLIP ours": ours, "CLIP theirs": theirs}}
+    elsewhere = {"clip": "x/ours", "clip_score_clip": "y", "networks": {"CLIP x/ours": ours, "CLIP y": theirs}}
+    swapped = {"clip": "theirs", "clip_score_clip": "ours", "networks": {"CLIP theirs": theirs, "CLIP ours": ours}}
+    assert unlike(one, elsewhere) == []
+    assert unlike(one, swapped) == ["CLIP ours", "CLIP theirs"]
+    assert unlike(one, {**one, "networks": {"CLIP ours": ours}}) == ["CLIP theirs"]
+
+
+def test_a_plain_run_that_is_trained_on_is_scored_again(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was changed otherwise is left out, with what scores it again."""
+    (sweep / LEDGER_FILE).unlink()
+    run = sweep / "rat-seed0"
+    entry = read_entry(run)
+    assert entry is not None
+    write_entry(run, replace(entry, steps=40))
+    (run / "model" / "generator.safetensors").write_bytes(b"trained on")
+    again = replace(entry, files={}, scores={"clip-score": 3.0})
+    monkeypatch.setattr(score, "score_run", lambda *_, **__: again)
+    assert compared(sweep / "galip-seed0", run).cells["rat", "clip-score"].estimate.mean == 3
+    in_epochs = replace(entry, settings={**entry.settings, "steps": None, "epochs": 3})
+    write_entry(run, in_epochs)
+    save_file({"weight": np.zeros(1)}, run / "model" / "generator.safetensors", {"step": "101"})
+    assert compared(sweep / "galip-seed0", run).cells["rat", "clip-score"].estimate.mean == 3
+    save_file({"weight": np.zeros(1)}, run / "model" / "generator.safetensors", {"step": "100"})
+    write_entry(run, entry)
+    (note, *_) = compared(sweep / "galip-seed0", run).notes
+    assert note.startswith("rat-seed0 was changed by hand: model/generator.safetensors was changed")
+    assert note.endswith(f"; to score it again, remove {run / 'scores.json'}")
+
+
+def test_features_of_real_images_are_those_that_a_run_was_compared_with(sweep: Path) -> None:
+    """A run of a sweep that is scored by itself has its own; without any of as many images the seeds count alone."""
+    runs = [sweep / f"{row}-seed{seed}" for row in ("galip", "rat") for seed in range(2)]
+    for run in runs:
+        entry = read_entry(run)
+        assert entry is not None
+        write_entry(run, replace(entry, protocol={**entry.protocol, "real_images": IMAGES}))
+    save_file({"features": REAL[:7]}, sweep / REAL_FEATURES_FILE)
+    table = compared(*runs, metrics=["fid"])
+    assert table.cells["galip", "fid"].estimate.images == 0
+    assert table.notes == ["fid: intervals are over seeds alone, because the features of its real images are not there"]
+    for run in runs:
+        save_file({"features": REAL}, run / REAL_FEATURES_FILE)
+    table = compared(*runs, metrics=["fid"])
+    assert (table.cells["galip", "fid"].estimate.images, table.notes) == (IMAGES, [])
+
+
+def test_why_seeds_count_alone_is_said(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = read_ledger(sweep)
+    write_ledger(sweep, [replace(one, scores={**one.scores, "kid": one.seed / 10}) for one in entries])
+    monkeypatch.setattr(compare, "MOST_DIMENSIONS", DIMENSIONS - 1)
+    assert compared(sweep).notes == [
+        f"fid: intervals are over seeds alone, because features of {DIMENSIONS} dimensions take too long to resample",
+        "kid: intervals are over seeds alone, because no values of images are kept of it",
+    ]
 
 
 def test_what_cannot_be_compared_is_said_in_one_line(sweep: Path, tmp_path: Path) -> None:
@@ -297,6 +418,7 @@ def test_what_cannot_be_compared_is_said_in_one_line(sweep: Path, tmp_path: Path
     assert "no run has scores" in ratlip("compare", sweep).err
 
 
+@pytest.mark.slow
 def test_every_format_has_the_same_numbers(sweep: Path) -> None:
     (sweep / "rat-seed1" / BROKEN_FILE).write_text("{}", encoding="utf-8")
     texts = {name: ratlip("compare", sweep, "--format", name).out for name in FORMATS}

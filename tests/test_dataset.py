@@ -267,7 +267,7 @@ class CountingCLIP:
     spec = "counting"
 
     def __init__(self, fingerprint: str = "abc") -> None:
-        self.fingerprint = fingerprint
+        self.computes = fingerprint
         self.encoded = 0
 
     def encode_text(self, texts: list[str]) -> torch.Tensor:

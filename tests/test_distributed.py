@@ -24,6 +24,7 @@ from command_line import ratlip
 from torch import nn
 
 from ratlip_cli import processes
+from ratlip_cli.data.parallel import usable_cores
 from ratlip_cli.distributed import GlobalBatchNorm1d, GlobalBatchNorm2d, World, _buckets, _dense
 from ratlip_cli.errors import UsageError
 from ratlip_cli.tensor_files import load_tensors
@@ -318,14 +319,24 @@ def test_devices_that_are_not_there(tiny_settings: TrainSettings, tmp_path: Path
         assert "PyTorch sees no CUDA GPU; use --devices N --device cpu" in said
     assert refused("all", "cpu")[0] == 2
     assert refused("none", "cpu") == (2, "error: --devices is none; give all, or a number from 1 to 1024.\n")
+    most = max(8, usable_cores())
+    crowd = f"error: --devices {most + 1}: too many processes for this CPU; give a number up to {most}.\n"
+    assert refused(str(most + 1), "cpu") == (2, crowd)
+    for command in (("generate", "a bird"), ("evaluate", "--fid")):
+        assert ratlip(*command, "--device", "cpu", "--devices", str(most + 1)).err == crowd
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_a_batch_that_processes_cannot_share_is_one_line(tiny_settings: TrainSettings, tmp_path: Path) -> None:
-    code, _, err = ended(train(*options(tiny_settings, out=str(tmp_path / "run")), "--devices", "3"))
-    assert (code, len(err.splitlines())) == (2, 1), err
-    assert "batch_size 4 cannot be shared by 3 processes with grad_accum 1: it must be a multiple of 3." in err
+def test_a_batch_that_processes_cannot_share_is_one_line(
+    tiny_settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(wanted: int) -> None:
+        raise AssertionError(f"{wanted} processes were started")
+
+    monkeypatch.setattr("ratlip_cli.cli.train.run_again_in", started)
+    answer = ratlip("train", *options(tiny_settings, out=str(tmp_path / "run")), "--devices", "3")
+    said = "error: batch_size 4 cannot be shared by 3 processes with grad_accum 1: it must be a multiple of 3.\n"
+    assert (answer.code, answer.err) == (2, said)
     assert not (tmp_path / "run").exists()
 
 

@@ -134,6 +134,7 @@ def test_the_move_leads_from_caption_to_caption(model: Model, photo: Path) -> No
     assert not torch.equal(images[2], images[0])
 
 
+@pytest.mark.slow
 def test_after_the_move_images_settle(model: Model, photo: Path) -> None:
     """Near the image's vector moved by the captions, and near the image; the reconstruction stays as it is."""
     image, start, end = target_of(photo), model.encode([RED]), model.encode([BLUE])
@@ -211,6 +212,10 @@ def test_an_edit_is_written_with_its_record(model: Model, photo: Path, tmp_path:
     with Image.open(tmp_path / "out" / names[0]) as strip:
         assert strip.width > 4 * 128
         assert strip.text["from"] == RED
+        assert "strength" not in strip.text
+    for name, strength in zip(names[1:3], told["strengths"], strict=True):
+        with Image.open(tmp_path / "out" / name) as image:
+            assert float(image.text["strength"]) == strength
     assert edit(EditRequest(photo, RED, BLUE, (0.5, 2), 3, model)).save(tmp_path / "out")[0].name.startswith("0001_")
     first, again = (
         np.asarray(Image.open(tmp_path / "out" / f"000{k}_a-red-bird-to-a-blue-bird_2.png")) for k in (0, 1)
@@ -381,7 +386,7 @@ def test_lafite_takes_the_image_vector_as_in_training(lafite: Model, photo: Path
 @pytest.mark.parametrize("name", ["model", "lafite"])
 def test_without_weight_the_prompt_alone_counts(name: str, photo: Path, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(name)
-    mixed = LikeModel(model, LikeRequest(photo, weight=0.0, noise=0.5), [RED])
+    mixed = LikeModel(model, LikeRequest(photo, weight=0.0, noise=0.5))
     made = [one.image for one in generate_by(mixed, [RED], 3, seed=1)]
     plain = [one.image for one in generate(model, [RED], 3, seed=1)]
     for one, other in zip(made, plain, strict=True):
@@ -390,7 +395,7 @@ def test_without_weight_the_prompt_alone_counts(name: str, photo: Path, request:
 
 
 def test_each_image_has_noise_of_its_own(model: Model, photo: Path) -> None:
-    like = LikeModel(model, LikeRequest(photo, noise=0.75), [RED])
+    like = LikeModel(model, LikeRequest(photo, noise=0.75))
 
     def pixels(count: int, **options: object) -> list[bytes]:
         return [one.image.tobytes() for one in generate_by(like, [RED], count, 1, **options)]  # type: ignore[arg-type]
@@ -403,7 +408,7 @@ def test_each_image_has_noise_of_its_own(model: Model, photo: Path) -> None:
 
 
 def test_the_similarity_is_that_with_the_image(model: Model, photo: Path) -> None:
-    like = LikeModel(model, LikeRequest(photo), [RED])
+    like = LikeModel(model, LikeRequest(photo))
     made = list(generate_by(like, [RED], 6))
     images = torch.stack([from_image(one.image) for one in made])
     with torch.no_grad():
@@ -428,12 +433,23 @@ def test_the_gap_is_the_difference_of_means(model: Model, photo: Path) -> None:
     expected = F.normalize(texts, dim=1).mean(0) - torch.cat(vectors).mean(0)
     torch.testing.assert_close(gap[0], expected, rtol=0, atol=1e-4)
     assert length == pytest.approx(float(texts.norm(dim=1).mean()))
-    named = replace(model, config=replace(model.config, training={"prompts": prompts}))
-    torch.testing.assert_close(
-        LikeModel(named, LikeRequest(photo)).target, LikeModel(model, LikeRequest(photo), prompts).target
-    )
+    named, like = replace(model, config=replace(model.config, training={"prompts": prompts})), LikeRequest(photo)
+    (moved,), (alone,) = LikeModel(named, like).encoded(like.label)[1], LikeModel(named, like).encoded(RED)[1]
+    assert torch.equal(moved, alone)
+    vector = F.normalize(model.clip.encode_image(target_of(photo)), dim=1)
+    torch.testing.assert_close(moved, length * F.normalize(vector + expected, dim=1)[0], rtol=0, atol=1e-4)
     with pytest.raises(UsageError, match="names no prompts that it knows: give one beside --like"):
-        LikeModel(model, LikeRequest(photo))
+        LikeModel(model, like).encoded(like.label)
+
+
+def test_other_prompts_do_not_change_an_image_like_another(model: Model, photo: Path) -> None:
+    """Of a model that names no prompts either, such as a converted one."""
+    like = LikeModel(model, LikeRequest(photo))
+    alone, beside = (next(generate_by(like, prompts)) for prompts in ([RED], [RED, "a rose", "a house"]))
+    assert alone.image.tobytes() == beside.image.tobytes()
+    assert alone.record() == beside.record()
+    texts = [like.encoded(prompt)[1] for prompt in (RED, "a rose")]
+    assert not torch.equal(*texts)
 
 
 def test_the_command_generates_like_an_image(lafite: Model, photo: Path, tmp_path: Path) -> None:

@@ -171,6 +171,10 @@ def test_info_describes_a_run(run: Path) -> None:
         (["generate", "--prompts", "/no/such/file"], 2, "cannot be read"),
         (["info", "--variant", "ratlap"], 2, "Did you mean 'ratlip'"),
         (["info", "--clip", "ViT-B-31"], 2, "Did you mean"),
+        (["info", "ratlip-demo", "--variant", "rat", "--image-size", "64"], 2, "--variant and --image-size: only of"),
+        (["info", "ratlip-demo", "--hidden-size", "4", "--clip", "y"], 2, "--hidden-size and --clip: only of"),
+        (["info", "--words", "--clip", "y"], 2, "--clip: only of a new model, and --words is of a model"),
+        (["info", "--words", "--table"], 2, "leave out one"),
         (["paint"], 2, "No such command"),
     ],
 )

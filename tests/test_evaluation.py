@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import open_clip
@@ -31,14 +32,14 @@ from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.sources.demo import SOURCE
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
-from ratlip_cli.evaluation import feature_file, statistics
+from ratlip_cli.evaluation import extract, feature_file, statistics
 from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer, kept_features
 from ratlip_cli.evaluation.images import Captions, GeneratedImages, Images, SplitImages, some_images
 from ratlip_cli.evaluation.inception import INCEPTION, ImageNetInception, InceptionNetwork, find_weights
 from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_folder
 from ratlip_cli.evaluation.networks import ClipNetwork, Networks, load_networks
 from ratlip_cli.evaluation.request import METRICS, EvaluationRequest
-from ratlip_cli.evaluation.run import Evaluation, evaluate, score_inputs
+from ratlip_cli.evaluation.run import Evaluation, _noted, evaluate, score_inputs
 from ratlip_cli.evaluation.statistics import (
     Moments,
     candidates,
@@ -199,6 +200,31 @@ def test_fakes_of_a_scene_come_and_go_together() -> None:
     assert any(not np.array_equal(counts.fake, counts.real[scenes]) for counts in unpaired)
 
 
+def test_resamples_without_enough_fakes_are_drawn_again(tmp_path: Path) -> None:
+    """Of six images one or two have captions: most resamples of six have fewer than two of theirs."""
+    for scenes in (np.array([4]), np.array([1, 4])):
+        drawn = list(resamples(40, 6, scenes, paired=True))
+        assert min(counts.fake.sum() for counts in drawn) == len(scenes)
+        assert {counts.real.sum() for counts in drawn} == {6}
+    (features,) = feature_files(tmp_path, np.eye(3))
+    with pytest.raises(DataError, match="a covariance of 1 image is none"):
+        moments(features, np.array([0, 1, 0]))
+
+
+def test_the_kernel_distance_of_whole_sets_is_computed_once(
+    tmp_path: Path, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, smaller = feature_files(tmp_path, *(random.normal(size=(n, 4)) for n in (9, 9, 8)))
+    made: list[int] = []
+    once = statistics._discrepancy
+    monkeypatch.setattr(statistics, "_discrepancy", lambda x, y: made.append(len(x)) or once(x, y))
+    alone = kernel_distance(first, second)
+    assert made == [9]
+    monkeypatch.setattr(statistics, "SUBSET_SIZE", 8)
+    assert kernel_distance(first, smaller) != alone
+    assert made[1:] == [8] * statistics.SUBSETS
+
+
 # ---------------------------------------------------------------- networks
 
 
@@ -267,6 +293,27 @@ def test_too_few_images_are_said_beside_the_number(by_inception: Evaluation) -> 
     assert "8 images, fewer than the 2049" in str(by_inception.metrics["fid"].note)
     assert "8 images instead of 1000" in str(by_inception.metrics["kid"].note)
     assert (by_inception.metrics["fid"].n_fake, by_inception.metrics["fid"].n_real) == (8, 9)
+
+
+def test_features_are_not_kept_where_nobody_may_write(
+    two_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a `.features` that is somebody else's, in a folder that all may write."""
+    kept = two_folders[1] / ".features"
+    kept.mkdir(exist_ok=True)
+    monkeypatch.setattr(extract.os, "access", lambda path, *_, **__: path != kept)
+    before = sorted(kept.iterdir())
+    request = EvaluationRequest(
+        images=two_folders[0],
+        reference=two_folders[1],
+        metrics=("kid",),
+        features="clip",
+        clip="ratlip-demo",
+        device="cpu",
+    )
+    (score,) = evaluate(request).metrics.values()
+    assert score.value is not None
+    assert sorted(kept.iterdir()) == before
 
 
 @pytest.mark.slow
@@ -467,6 +514,7 @@ def test_an_image_for_every_caption_from_the_noise_vector_of_its_number(model: M
 def test_a_fake_stays_with_its_real_image_where_others_have_no_caption(model: Model, dataset_path: Path) -> None:
     """The intervals resample both together."""
     some = CaptionedImages(dataset_path, "test", 32)
+    was = list(enumerate(some.entries))
     some.entries[2] = replace(some.entries[2], captions=())
     some.captions = [text for entry in some.entries for text in entry.captions]
     request = EvaluationRequest(metrics=("fid",), captions_per_image=1)
@@ -474,6 +522,12 @@ def test_a_fake_stays_with_its_real_image_where_others_have_no_caption(model: Mo
     limited = model_inputs(model, some, replace(request, limit=5))
     numbers = some_images(7, 5)
     assert numbers[limited.scenes].tolist() == [number for number in numbers if number != 2]
+    some.entries[:] = [replace(entry, captions=entry.captions if number == 2 else ()) for number, entry in was]
+    some.captions = list(was[2][1].captions)
+    some.uncaptioned = 6
+    assert 2 not in some_images(7, 1)
+    with pytest.raises(DataError, match=r"none of the 1 images of the split test of .* has a caption: raise --limit"):
+        model_inputs(model, some, replace(request, limit=1))
 
 
 def test_a_limit_takes_images_of_the_whole(model: Model, dataset: CaptionedImages) -> None:
@@ -582,6 +636,31 @@ def test_the_fingerprint_changes_with_all_that_decides_the_score(
     ]
     assert len(set(fingerprints)) == len(fingerprints)
     assert evaluated(model, dataset, replace(request, bootstrap=40)).fingerprint == fingerprints[0]
+
+
+def test_captions_are_encoded_where_something_uses_their_vectors(
+    model: Model, dataset: CaptionedImages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = EvaluationRequest(model=model, dataset=dataset.path, metrics=("fid",), captions_per_image=1, bootstrap=40)
+    encoded: list[str] = []
+    vectors = Captions.vectors
+    monkeypatch.setattr(Captions, "vectors", lambda own, *more: encoded.append("vectors") or vectors(own, *more))
+    monkeypatch.setattr("ratlip_cli.evaluation.run.SOON", -1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(GeneratedImages, "of_vectors", False)  # as of AttnGAN, which reads words
+        with caplog.at_level("INFO"):
+            evaluate(request)
+    assert encoded == []
+    assert any("fid_clip of 40 resamples: about " in record.message for record in caplog.records)
+    evaluate(request)
+    assert encoded != []
+
+
+def test_what_a_text_encoder_of_the_models_own_cuts_is_said(model: Model, dataset: CaptionedImages) -> None:
+    inputs = model_inputs(model, dataset, EvaluationRequest(captions_per_image=1))
+    damsm = SimpleNamespace(context_length=18, overlong=lambda captions: [0, 2])
+    said = "2 of 7 captions are longer than the 18 words that the model's text encoder reads, and their ends are cut"
+    assert _noted(inputs, [damsm]).notes == (f"{said}: shorten them",)
 
 
 @pytest.mark.slow
@@ -913,6 +992,37 @@ def test_resize_brings_folders_of_several_sizes_to_one(tmp_path: Path, tiny_data
     against = folder_inputs(folder, replace(to_20, reference=None, dataset=tiny_dataset), silent)
     assert against.real is not None
     assert against.real.size == (20, 20)
+    whole, cropped = (f"shorter side to {side}, then the centre" for side in (20, 24))
+    assert against.source["resize"] == f"{whole}; real images: {cropped}"
+    assert f"({whole}) are framed otherwise than the real ones ({cropped})" in against.notes[-1]
+    assert against.captions_per_image == 0
+
+
+def test_a_prepared_dataset_is_warned_of_as_a_folder_is(tmp_path: Path, tiny_dataset: Path, model: Model) -> None:
+    folder = tmp_path / "JPEG"
+    folder.mkdir()
+    for number in range(2):
+        Image.new("RGB", (64, 64), ("red", "blue")[number]).save(folder / f"x{number}.jpg")
+    enlarged, formats = f"2 of 2 images of {tiny_dataset} are enlarged", "file formats differ (generated images: 2 "
+    for images, reference in ((folder, tiny_dataset), (tiny_dataset, folder)):
+        request = EvaluationRequest(images=images, reference=reference, metrics=("fid",), resize=64)
+        notes = folder_inputs(images, request, silent).notes
+        assert enlarged in notes
+        assert any(note.startswith(formats) for note in notes)
+        assert enlarged not in folder_inputs(images, replace(request, resize=32), silent).notes
+    larger = CaptionedImages(tiny_dataset, "test", 64)
+    assert enlarged in model_inputs(model, larger, EvaluationRequest(metrics=("fid",))).notes
+
+
+def test_an_unused_reference_changes_no_fingerprint(tmp_path: Path, clip: FrozenCLIP) -> None:
+    folder = captioned_folder(tmp_path / "own", "abc")
+    request = EvaluationRequest(images=folder, metrics=("clip-score",))
+    network = ClipNetwork(clip, "tiny")
+    alone, beside = (
+        score_inputs(folder_inputs(folder, one, silent), one, Networks(None, (network,), CPU)).fingerprint
+        for one in (request, replace(request, reference=folder))
+    )
+    assert alone == beside
 
 
 def test_captions_that_clip_cannot_tell_apart_are_counted(

@@ -20,9 +20,9 @@ from PIL import Image
 
 from ratlip_cli.clip_tokenizer import CLIPTokenizer
 from ratlip_cli.data.dataset import CaptionedImages
-from ratlip_cli.errors import RatlipError
+from ratlip_cli.errors import RatlipError, WeightsError
 from ratlip_cli.evaluation.images import Captions, GeneratedImages
-from ratlip_cli.exported import OPENAI_MERGES, ExportedModel
+from ratlip_cli.exported import OPENAI_MERGES, ExportedModel, read_export
 from ratlip_cli.generation import InterpolationRequest
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
@@ -353,6 +353,27 @@ def test_what_an_exported_model_cannot_do_is_said(exported: Path, tiny_dataset: 
         assert words in answer.err, arguments
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"noise_dim": -5}, "'noise_dim' must be 1 to 1048576, not -5"),
+        ({"context_length": 0}, "'context_length' must be 1 to 1048576, not 0"),
+        ({"image_size": 10**15}, "'image_size' must be 1 to 1048576"),
+        ({"vocabulary": [[1]]}, "'vocabulary' must be a list of whole numbers"),
+        ({"vocabulary": [0, True]}, "'vocabulary' must be a list of whole numbers"),
+        ({"vocabulary": "words"}, "'vocabulary' must be a list or null"),
+    ],
+)
+def test_values_of_an_export_that_cannot_be_are_named(wrong: dict[str, object], words: str, tmp_path: Path) -> None:
+    sizes = {"image_size": 32, "noise_dim": 6, "context_length": 16, "vocabulary": [-1, 320]}
+    names = {"library": "ratlip", "library_version": "1", "format": "onnx", "fingerprint": "f", "clip_fingerprint": "c"}
+    (tmp_path / "export.json").write_text(json.dumps({**names, **sizes}))
+    assert read_export(tmp_path).vocabulary == [-1, 320]
+    (tmp_path / "export.json").write_text(json.dumps({**names, **sizes, **wrong}))
+    with pytest.raises(WeightsError, match=words):
+        read_export(tmp_path)
+
+
 @pytest.mark.slow
 def test_damaged_exports_are_named(model: Model, exported: Path, tmp_path: Path) -> None:
     def changed(**settings: object) -> bytes:
@@ -363,6 +384,7 @@ def test_damaged_exports_are_named(model: Model, exported: Path, tmp_path: Path)
         [
             ("generator.onnx", whole[: len(whole) // 2], "generator.onnx is damaged: export the model again"),
             ("generator.onnx", b"", "generator.onnx is damaged"),
+            ("generator.onnx", whole.replace(b"noise", b"n\xffise"), "generator.onnx is damaged"),
             ("generator.onnx", None, "generator.onnx does not exist"),
             ("text_encoder.onnx", whole, "text_encoder.onnx is of another model"),
             ("merges.txt", b"\xff\xfe", "merges.txt is not what `ratlip export` wrote: export the model again"),

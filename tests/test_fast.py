@@ -13,7 +13,7 @@ from torch import nn
 from ratlip_cli import fast
 from ratlip_cli.data.dataset import Batch
 from ratlip_cli.fast import SWAPS, Swap, swaps_for
-from ratlip_cli.fast.swaps import _has_operators
+from ratlip_cli.fast.swaps import _has_operators, swap_clip
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import VARIANTS, DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.discriminator import Discriminator
@@ -123,6 +123,25 @@ def test_features_and_logits(plain_clip: FrozenCLIP, fast_clip: FrozenCLIP, side
         torch.testing.assert_close(ours.embedding, expected.embedding, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(fast_clip.patch_features(images), expected.patches, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(swapped(expected.patches, text), plain(expected.patches, text), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pool_type", ["argmax", "eos"])
+def test_captions_up_to_their_ends_have_the_vectors_of_padded_ones(plain_clip: FrozenCLIP, pool_type: str) -> None:
+    """Of every length, the empty one and those that are cut among them, in any order."""
+    plain = copy.deepcopy(plain_clip).double()
+    end = plain.tokenizer([""])[0, 1]
+    config = replace(plain.model.text_config, pool_type=pool_type, eos_id=int(plain.embedding_rows(end)))
+    plain.model.text_config = config
+    cut = copy.deepcopy(plain)
+    swap_clip(cut, frozenset({Swap.CLIP_CAPTIONS}))
+    captions = [" ".join(["red"] * words) for words in (*range(plain.context_length + 2), 3, 0, 40)]
+    lengths = (plain.tokenizer(captions) != 0).sum(dim=1).tolist()
+    assert {2, plain.context_length} <= set(lengths)
+    expected = plain.encode_text(captions)
+    torch.testing.assert_close(cut.encode_text(captions), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(cut.encode_text(captions[:1]), expected[:1], rtol=1e-10, atol=1e-10)
+    assert (expected[0] - expected[1]).abs().max() > 1e-3
+    assert cut.encode_tokens(plain.tokenizer(captions)[:0]).shape == (0, expected.shape[1])
 
 
 @pytest.mark.parametrize("swap", Swap)

@@ -235,6 +235,7 @@ def test_a_downloaded_model_names_no_file_of_this_machine(made: Path, monkeypatc
     assert clip_spec(made, config) == str(made / "clip")
     for name in ("ViT-B-32-quickgelu:openai", "ratlip-demo"):
         assert clip_spec(made, replace(config, clip=name)) == name
+    assert clip_spec(made, replace(config, clip="ViT-B-32-quickgelu")) == "ViT-B-32-quickgelu:openai"  # of early models
 
 
 @pytest.mark.parametrize(

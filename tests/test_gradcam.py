@@ -25,7 +25,6 @@ from ratlip_cli.explain.gradcam.gradcam import Target, gradcam, make_target, res
 from ratlip_cli.explain.gradcam.input_images import InputImage, from_dataset, from_file, generated
 from ratlip_cli.explain.gradcam.run import gradcam as explain
 from ratlip_cli.explain.gradcam.segments import (
-    FEWEST,
     WHOLE,
     SegmentScore,
     centre_map,
@@ -35,7 +34,7 @@ from ratlip_cli.explain.gradcam.segments import (
     summarise,
 )
 from ratlip_cli.explain.gradcam.words import phrases_of
-from ratlip_cli.explain.intervals import mean_interval
+from ratlip_cli.explain.intervals import FEWEST, mean_interval
 from ratlip_cli.explain.request import GradCamRequest
 from ratlip_cli.pixels import from_image, to_images
 from ratlip_cli.sampling import generate
@@ -284,12 +283,20 @@ def test_a_map_that_is_no_better_than_the_centre_is_said_to_be_so() -> None:
 
 def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
     random = np.random.default_rng(0)
-    samples = random.exponential(size=(150, 60))
-    held = [low.low <= 1 <= low.high for low in (mean_interval(sample) for sample in samples)]
-    assert 0.85 <= np.mean(held) <= 0.99
-    assert mean_interval(samples[0]) == mean_interval(samples[0])
+    for samples in (random.exponential(size=(400, 60)) - 1, random.normal(size=(400, 4))):
+        held = [one.low <= 0 <= one.high for one in map(mean_interval, samples) if one.low is not None and one.high]
+        assert 0.91 <= np.mean(held) <= 0.98
     constant = mean_interval([2.0, 2.0])
     assert (constant.mean, constant.low, constant.high, constant.n) == (2.0, 2.0, 2.0, 2)
+
+
+def test_few_values_bear_no_verdict() -> None:
+    words = ("below", "neither", "above")
+    values = np.random.default_rng(0).normal(5, 1, FEWEST)
+    assert [mean_interval(side * values).verdict(*words) for side in (-1, 0, 1)] == list(words)
+    assert mean_interval(values[1:]).verdict(*words) == "too few to say"
+    one = mean_interval([2.0])
+    assert (one.low, one.high, str(one), one.side) == (None, None, "2", 0)
 
 
 def test_words_name_segments() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -60,6 +62,39 @@ def test_offline_takes_the_cache_or_says_go_online(
         with pytest.raises(WeightsError, match=r"HF_HUB_OFFLINE is set. Go online"):
             download("someone/fish")
         assert hub.requests == requests
+
+
+PARTS = {
+    "config.json": '{"library": "ratlip", "clip": "clip", "text_encoder": "3f9a"}',
+    "clip/open_clip_model.safetensors": "weights",
+    "text_encoder.safetensors": "others",
+    "vocabulary.json": "[]",
+}
+
+
+@pytest.mark.parametrize("is_linked", [True, False])
+@pytest.mark.parametrize("part", ["generator.safetensors", "clip/open_clip_config.json", *PARTS])
+def test_half_a_model_in_the_cache_is_told(
+    part: str, is_linked: bool, repository: Path, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that was not downloaded yet, or a link of the cache to a content that somebody has removed."""
+    for name, content in PARTS.items():
+        (repository / name).write_text(content)
+    with serve({"someone/birds": repository}) as hub:
+        connect(hub)
+        made = download("someone/birds")
+        # Without the listing by which late clients know what is missing.
+        shutil.copytree(tmp_path / "cache", tmp_path / "early", symlinks=True, ignore=shutil.ignore_patterns("trees"))
+        connect(hub, cache="early")
+        file = tmp_path / "early" / made.relative_to(tmp_path / "cache") / part
+        (file.resolve() if is_linked else file).unlink()
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        told = f"only a part of someone/birds is in the cache, without {part}: go online"
+        with pytest.raises(WeightsError, match=re.escape(told)) as caught:
+            download("someone/birds")
+        assert "\n" not in str(caught.value)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        assert (download("someone/birds") / part).is_file()
 
 
 def test_a_cached_model_serves_while_the_hub_is_down(repository: Path, connect: Connect) -> None:

@@ -446,3 +446,13 @@ def test_an_interruption_is_no_damage(tmp_path: Path, monkeypatch: pytest.Monkey
             patch.setattr(place, stop)
             with pytest.raises(type(stopped)):
                 read_image(tmp_path / "x.png")
+
+
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow reads no AVIF")
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_a_damaged_avif_is_damaged_and_asks_for_no_other_pillow(share: float) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(content, "AVIF")
+    with pytest.raises(ImageError) as told:
+        read_image(content.getvalue()[: int(share * len(content.getvalue()))])
+    assert "Pillow" not in str(told.value)

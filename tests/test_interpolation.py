@@ -188,6 +188,15 @@ def test_the_command_writes_a_file_that_knows_how_it_was_made(model: Model, kind
         assert image.info["duration"] == 100
 
 
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_long_prompts_fit_into_the_metadata(tmp_path: Path, kind: str) -> None:
+    shown, record = [Image.new("RGB", (32, 32), name) for name in ("red", "blue")], {"prompts": "ü" * 80_000}
+    save_animation(tmp_path / f"x.{kind}", shown, "a way", record)
+    with Image.open(tmp_path / f"x.{kind}") as image:
+        about = image.text if kind == "png" else image.info["comment"] if kind == "gif" else image.getexif()[270]
+    assert (about if kind == "png" else json.loads(about)) == record
+
+
 @pytest.mark.parametrize("fps", [20, 24, 30, 40, 50])
 @pytest.mark.parametrize("kind", ["gif", "webp"])
 def test_a_file_has_as_many_frames_a_second_as_its_record_says(tmp_path: Path, kind: str, fps: int) -> None:

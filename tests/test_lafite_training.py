@@ -220,7 +220,7 @@ def test_contrastive_terms_of_one_image_are_refused(small: TrainSettings) -> Non
     with pytest.raises(UsageError, match=words):
         check_beginning(alone)
     check_beginning(alone.replaced(itd=0.0, itc=0.0))
-    check_beginning(small.replaced(grad_accum=2, batch_norm="local"), several=2)
+    check_beginning(small.replaced(batch_size=8, grad_accum=2, batch_norm="local"), several=2)
 
 
 def test_a_mapper_of_another_clip_is_refused(small: TrainSettings, tmp_path: Path) -> None:

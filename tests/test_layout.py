@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -451,6 +452,8 @@ def test_a_check_finds_what_is_wrong(tmp_path: Path, workers: int) -> None:
     (train / "image-2.png").unlink()
     noise(20, 20).save(train / "image-3.png")
     noise(38, 38).save(train / "stray.png")
+    for name in (".DS_Store", "._image-1.png", "Thumbs.db", "desktop.ini"):
+        (train / name).touch()
     found = {problem.name: problem.reason for problem in check_dataset(tmp_path / "noise", workers)}
     assert set(found) == {f"train/{name}.png" for name in ("image-1", "image-2", "image-3", "stray")}
     assert found["train/image-3.png"] == "its shorter side is 20 pixels, not 38"
@@ -491,6 +494,20 @@ def end_the_worker(number: int) -> None:
 def test_a_killed_worker_is_one_clear_line() -> None:
     with pytest.raises(DataError, match="worker process was killed"):
         list(in_order(end_the_worker, [1, 2, 3], workers=2))
+
+
+def wait_for_ever(number: int) -> None:
+    while number:
+        time.sleep(1)
+
+
+def test_a_worker_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "PATIENCE", 0.1)
+    others = multiprocessing.active_children()
+    made = in_order(wait_for_ever, [0, 1, 2], workers=2)
+    assert next(made) == (0, None)
+    made.close()
+    assert multiprocessing.active_children() == others
 
 
 def test_notes_say_what_is_worth_knowing(tmp_path: Path) -> None:
@@ -558,8 +575,8 @@ def test_commands_that_are_told_can_be_copied(tmp_path: Path) -> None:
         read_dataset(folder)
     with pytest.raises(DataError, match=re.escape(f"ratlip prepare oxford --raw '{folder}'")):
         oxford.DATASET.located(folder)
-    write(tmp_path / "data" / folder.name, records(2))
-    with pytest.raises(DataError, match=re.escape("ratlip prepare 'my set; a' --image-size 99")):
+    write(tmp_path / "data" / folder.name, records(2), source=str(folder))
+    with pytest.raises(DataError, match=re.escape(f"ratlip prepare '{folder}' --image-size 99 --data-dir")):
         resolve_dataset(folder.name, tmp_path / "data", 99)
 
 

@@ -339,6 +339,9 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     assert passed_over(tmp_path)[1:] == (
         "passed over tables without columns of image names and captions: in/prices.csv",
     )
+    assert passed_over(tmp_path, Options(caption_column="captoin"))[1:] == (
+        "passed over tables without columns of image names and captions called 'captoin': captions.csv, in/prices.csv",
+    )
 
 
 def test_what_ratlip_wrote_is_left_out_and_named(tmp_path: Path, tiny_dataset: Path) -> None:
@@ -426,9 +429,14 @@ def test_no_split_is_filled_that_was_not_promised(tmp_path: Path) -> None:
     assert prepared(tmp_path / "photos", tmp_path / "none", Options(test_fraction=0)).counts == {"train": 3}
     assert prepared(tmp_path / "sorted", tmp_path / "train", Options(test_fraction=0.1)).counts == {"train": 3}
     image(tmp_path / "one" / "x.png", "a caption")
-    info = prepared(tmp_path / "one", tmp_path / "single", Options(test_fraction=0.1))
-    assert info.counts == {"train": 1}
-    assert "no image is in the test split: 1 image is too few for two splits" in info.notes
+    for fraction, split in ((0.1, "train"), (0.999999999, "test")):
+        options = Options(test_fraction=fraction)
+        assert options.split("x") == split
+        info = prepared(tmp_path / "one", tmp_path / f"by its name {split}", options)
+        assert info.counts == {"train": 1}
+        assert "no image is in the test split: 1 image is too few for two splits" in info.notes
+        assert check_dataset(tmp_path / f"by its name {split}") == []
+        assert not (tmp_path / f"by its name {split}" / "test").exists()
 
 
 def prepared(folder: Path, out: Path, options: Options) -> DatasetInfo:

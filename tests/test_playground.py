@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import io
 import json
@@ -29,6 +30,7 @@ from playground_client import Client
 from ratlip_cli import api
 from ratlip_cli.errors import RatlipError, UsageError
 from ratlip_cli.explain.request import GradCamRequest
+from ratlip_cli.files import scratch_folder
 from ratlip_cli.generation import InterpolationRequest
 from ratlip_cli.samples import Sample, interpolate
 from ratlip_cli.sampling import TorchModel
@@ -36,7 +38,7 @@ from ratlip_cli.sampling import TorchModel
 gr = pytest.importorskip("gradio", reason="gradio is missing: pip install 'ratlip[play]'")
 
 from ratlip_cli.web import playground  # noqa: E402
-from ratlip_cli.web.guard import serves_this_machine_alone  # noqa: E402
+from ratlip_cli.web.guard import OnlyThePage, serves_this_machine_alone  # noqa: E402
 
 pytest_plugins = ["browser"]
 
@@ -138,6 +140,44 @@ def test_no_file_is_left_behind(play: playground.Playground) -> None:
     assert not any(file.exists() for file in files)
 
 
+def test_what_a_killed_playground_leaves_is_removed_by_the_next_one(
+    model: api.Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """gradio's files lie in a folder of `files.scratch_folder`, of which the tests know that."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(playground, "page", lambda play: None)
+    served: list[str] = []
+
+    def launched(*given: Any) -> None:
+        served.extend([os.environ["GRADIO_TEMP_DIR"], given[-1]])
+        raise RatlipError("the port is taken")
+
+    monkeypatch.setattr(playground, "_launched", launched)
+    with pytest.raises(RatlipError, match="the port is taken"), playground.served([model]):
+        pass
+    with scratch_folder() as another:
+        assert {Path(folder).parent for folder in served} == {another.parent}
+        assert {re.sub("[0-9a-f]{8}", "", Path(folder).name) for folder in (*served, another)} == {".ratlip..partial"}
+        assert list(tmp_path.iterdir()) == [another]
+
+
+def test_a_model_in_this_folder_has_the_name_of_the_folder(
+    model: api.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its images too."""
+    (tmp_path / "birds").symlink_to(model.folder)
+    (tmp_path / "mine").mkdir()
+    for folder, typed, name in (
+        (model.folder, ".", "model"),
+        (model.folder / "clip", "..", "model"),
+        (tmp_path / "mine", "../birds", "birds"),
+    ):
+        monkeypatch.chdir(folder)
+        here = playground.Playground([api.load_model(typed)])
+        assert list(here.models) == [name]
+        assert here.models[name].name == name
+
+
 def test_models_are_named_without_their_folders(model: api.Model, tmp_path: Path) -> None:
     (tmp_path / "birds").symlink_to(model.folder)
     named = api.load_model(tmp_path / "birds")
@@ -208,6 +248,7 @@ def secrets(folder: Path) -> list[str]:
         f"gradio_api/file={quote(quote(up, safe=''), safe='')}{inside}",
         f"gradio_api/file=file://{file}",
         f"gradio_api/file={tempfile_of_gradio()}/{up}{inside}",
+        *(f"gradio_api/file=http://127.0.0.1:9/x{end}/{up}{tempfile_of_gradio()[1:]}/x.png" for end in ("", "%23")),
         "gradio_api/file=%00",
         "gradio_api/file=",
         f"static/{up}{inside}",
@@ -222,6 +263,60 @@ def secrets(folder: Path) -> list[str]:
 
 def tempfile_of_gradio() -> str:
     return os.environ["GRADIO_TEMP_DIR"]
+
+
+def guarded(folder: Path, path: str, host: str | None = "127.0.0.1", **headers: str) -> int:
+    """The status of the guard's answer to a GET of this path, not quoted; 200 where it lets it through to gradio."""
+    statuses: list[int] = []
+
+    async def gradio(scope: Any, receive: Any, send: Any) -> None:
+        statuses.append(200)
+
+    async def send(message: dict[str, Any]) -> None:
+        statuses.append(message.get("status", 0))
+
+    given = {"host": "127.0.0.1:7860", **headers}
+    named = [(name.replace("_", "-").encode(), value.encode()) for name, value in given.items()]
+    scope = {"type": "http", "method": "GET", "path": path, "headers": named}
+    asyncio.run(OnlyThePage(gradio, None, str(folder), host)(scope, None, send))
+    return statuses[0]
+
+
+@pytest.mark.parametrize(
+    "base", ["http://example.com/x", "https://example.com/x#", "HTTP://x", "ftp://x", "x", "//x", ""]
+)
+def test_no_address_that_leads_into_the_folder_is_fetched(base: str, tmp_path: Path) -> None:
+    """gradio fetches what begins as an address does; `#` and `..` end it where a stranger wants."""
+    inside = tmp_path / "h" / "x.png"
+    assert guarded(tmp_path, f"/gradio_api/file={inside}") == 200
+    for way in (f"{base}/{'../' * 12}{str(inside)[1:]}", f"{base}{inside}", f"{inside}/../../../secret"):
+        assert guarded(tmp_path, f"/gradio_api/file={way}") == (200 if way == str(inside) else 404), way
+
+
+@pytest.mark.parametrize(
+    ("site", "dest", "here", "everywhere"),
+    [
+        ("cross-site", "iframe", 403, 200),  # as a Space is shown
+        ("same-site", "iframe", 403, 200),
+        ("cross-site", "image", 403, 200),
+        ("same-site", "empty", 403, 200),
+        ("cross-site", "document", 200, 200),
+        ("same-origin", "iframe", 200, 200),
+        ("none", "document", 200, 200),
+    ],
+)
+def test_no_other_site_shows_the_page_of_this_machine(
+    site: str, dest: str, here: int, everywhere: int, tmp_path: Path
+) -> None:
+    """Each frame would be a visitor more, whose page generates images at once. Browsers send no Origin with a GET."""
+    for host, status in (("127.0.0.1", here), (None, everywhere)):
+        assert guarded(tmp_path, "/", host, sec_fetch_site=site, sec_fetch_dest=dest) == status
+
+
+def test_no_link_leads_out_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "link").symlink_to(tmp_path)
+    assert guarded(tmp_path / "made", f"/gradio_api/file={tmp_path}/made/link/secret") == 404
 
 
 @pytest.mark.slow

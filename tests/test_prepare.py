@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 import struct
@@ -20,6 +22,8 @@ import pytest
 from PIL import Image
 
 from ratlip_cli.cli import app, console
+from ratlip_cli.data import images, writer
+from ratlip_cli.data.images import ImageError, read_image
 from ratlip_cli.data.layout import read_dataset, read_split
 from ratlip_cli.data.prepare import PrepareRequest, prepare, resolve_dataset
 from ratlip_cli.errors import DataError, RatlipError, UsageError
@@ -87,11 +91,56 @@ def test_own_images_are_prepared_and_the_folder_goes_to_stdout(tmp_path: Path, r
     assert ratlip("photos", "--name", "small", "--data-dir", "elsewhere", "-q") == (0, "elsewhere/small\n", "")
 
 
+def test_what_may_be_read_again_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = PrepareRequest(str(photos(tmp_path / "photos")), tmp_path / "data", image_size=32, workers=0)
+    refused, may = tmp_path / "photos" / "train" / "1.png", os.access
+
+    def read(file: Path) -> Image.Image:
+        if file == refused:
+            raise ImageError("the image cannot be read: Permission denied")
+        return read_image(file)
+
+    with monkeypatch.context() as patch:  # Nothing is refused to root.
+        patch.setattr("ratlip_cli.data.writer.read_image", read)
+        patch.setattr(os, "access", lambda file, *given, **named: file != refused and may(file, *given, **named))
+        patch.setattr(os, "supports_effective_ids", {os.access})
+        assert prepare(request).info.counts == {"train": 5, "test": 2}
+        again = prepare(request)
+        assert again.info == again.before
+    assert prepare(request).info.counts == {"train": 6, "test": 2}
+
+
+@pytest.mark.skipif("AVIF" not in images.FORMATS, reason="this Pillow reads no AVIF")
+def test_what_another_pillow_reads_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, content = photos(tmp_path / "photos"), io.BytesIO()
+    Image.new("RGB", (60, 50)).save(content, "AVIF")
+    for name in ("kind.avif", "named.jpg"):
+        (place / "train" / name).write_bytes(content.getvalue())
+        (place / "train" / name).with_suffix(".txt").write_text("an image")
+    request = PrepareRequest(str(place), tmp_path / "data", image_size=32, workers=0, seed=5)
+    without = tuple(kind for kind in images.FORMATS if kind != "AVIF")
+    with monkeypatch.context() as patch:
+        for module in (images, writer):
+            patch.setattr(module, "FORMATS", without)
+        patch.setattr(images, "SUFFIXES", images.SUFFIXES - {".avif"})
+        patch.setattr(images, "_OTHER_IMAGES", images._OTHER_IMAGES | {".avif"})
+        info = prepare(request).info
+        told = [problem.name for problem in info.left_out if "install Pillow 11.3" in problem.reason]
+        assert told == ["train/kind.avif", "train/named.jpg"]
+        again = prepare(request)
+        assert again.info == again.before
+    info = read_dataset(resolve_dataset(str(place), tmp_path / "data", 32))
+    assert (info.counts, info.options["seed"]) == ({"train": 8, "test": 2}, 5)
+    assert prepare(request).info == info
+
+
+@pytest.mark.slow
 def test_a_check_says_whether_all_is_well(tmp_path: Path, ratlip: Ratlip) -> None:
     photos(tmp_path / "photos")
     ratlip("photos", "--image-size", "32")
-    for spelled in ("photos", "data/photos"):
-        code, out, err = ratlip(spelled, "--check")
+    ratlip("photos", "--image-size", "32", "--name", "other")
+    for spelled in (["photos"], ["data/photos"], [str(tmp_path / "photos")], ["nowhere", "--name", "photos"]):
+        code, out, err = ratlip(*spelled, "--check")
         assert (code, out) == (0, "data/photos\n")
         assert "all 8 images" in err
     os.truncate(tmp_path / "data" / "photos" / "train" / "1.png", 30)
@@ -101,6 +150,29 @@ def test_a_check_says_whether_all_is_well(tmp_path: Path, ratlip: Ratlip) -> Non
     code, out, _ = ratlip("photos", "--check", "--json")
     assert code == 1
     assert [problem["name"] for problem in json.loads(out)["problems"]] == ["train/1.png"]
+
+
+def test_the_name_of_own_images_that_are_elsewhere_is_that_of_their_dataset(tmp_path: Path, ratlip: Ratlip) -> None:
+    photos(tmp_path / "my photos" / "set")
+    asked = ("my photos/set", "--image-size", "32", "--seed", "3", "--caption", "a {folder}", "--name", "birds")
+    assert ratlip(*asked)[0] == 0
+    for given in ("birds", "data/birds"):
+        code, out, err = ratlip(given, "--seed", "3", "--image-size", "16")
+        assert (code, out, "nothing to do" in err) == (0, "data/birds\n", True)
+        source = f"'{tmp_path}/my photos/set'"
+        again = f"ratlip prepare {source} --image-size 64 --seed 3 --caption 'a {{folder}}' --name birds"
+        code, _, err = ratlip(given, "--image-size", "64")
+        assert (code, again in " ".join(err.split())) == (1, True), err
+        code, _, err = ratlip(given, "--test-fraction", "0.1", "--keep-uncaptioned")
+        told = "is prepared already, with another --keep-uncaptioned. Such options go with its images: ratlip prepare "
+        assert (code, told in " ".join(err.split())) == (2, True), err
+    with pytest.raises(DataError) as caught:
+        resolve_dataset("birds", Path("data"), 64)
+    told = str(caught.value)
+    assert told.endswith(again)
+    command = told[told.index("ratlip prepare") :]
+    assert ratlip(*shlex.split(command)[2:])[0] == 0
+    assert read_dataset(resolve_dataset("birds", Path("data"), 64)).options["seed"] == 3
 
 
 @pytest.mark.parametrize(
@@ -118,10 +190,12 @@ def test_a_check_says_whether_all_is_well(tmp_path: Path, ratlip: Ratlip) -> Non
         (["photos", "--strict"], 1, "alone.png: it has no caption"),
         (["photos", "--caption-column", "x", "--test-fraction", "2"], 2, "test fraction"),
         (["photos", "--image-size", "0"], 2, "image size"),
+        (["photos", "--image-size", "100000"], 2, "the image size must be 1 to 2048, not 100000"),
+        (["photos", "--check", "--image-size", "64", "--strict"], 2, "leave out --image-size and --strict"),
+        (["photos", "--data-dir", "photos/train/1.png"], 1, "1.png/photos: photos/train/1.png is a file"),
         (["photos", "--workers", "-1"], 2, "--workers"),
         (["photos", "--count", "3"], 2, "--count is for rendered images"),
         (["photos", "--name", "../x"], 2, "--name"),
-        (["photos", "--data-dir", "photos/train/1.png"], 1, "cannot write"),
         (["photos", "--check"], 1, "is not a prepared dataset"),
         (["demo", "--test-fraction", "0.5"], 2, "for own images"),
         (["demo", "--image-size", "1000"], 2, "cannot be rendered"),
@@ -280,7 +354,7 @@ def test_a_set_of_other_images_is_not_taken_for_a_moved_one(tmp_path: Path) -> N
 
 def test_another_working_folder_says_where_was_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=rf"Paths begin at {tmp_path}.*: give --dataset the path"):
+    with pytest.raises(UsageError, match=rf"Paths begin at {tmp_path}.*: give the path"):
         resolve_dataset("photos", Path("data"), 32)
 
 

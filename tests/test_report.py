@@ -24,8 +24,8 @@ from test_cli_train import options
 from test_runs import make_run
 
 from ratlip_cli.errors import RatlipError, UsageError
-from ratlip_cli.experiments.ledger import DONE, GENERATOR_FILE, Entry, digest_of, sha256_of, write_ledger
-from ratlip_cli.files import locked
+from ratlip_cli.experiments.ledger import DONE, GENERATOR_FILE, Entry, digest_of, write_ledger
+from ratlip_cli.files import locked, sha256_of
 from ratlip_cli.training.settings import TrainSettings, all_settings, settings_of_run
 from ratlip_cli.web.advice import advice
 from ratlip_cli.web.charts import POINTS, Curve, chart
@@ -263,6 +263,7 @@ def test_odd_values_all_over_the_records_cost_no_report(told: Callable[[dict[str
         told({name: at_depth(record, depth, value) for name, record in RECORDS.items()})
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_odd_values_here_and_there_cost_no_report(told: Callable[[dict[str, Any]], None], data: st.DataObject) -> None:
@@ -511,6 +512,7 @@ def test_the_state_of_a_sweeps_run_is_that_of_its_folder_now(run: Path) -> None:
     assert rows["changed"][-1] == f"{GENERATOR_FILE} was changed after it was scored"
 
 
+@pytest.mark.slow
 def test_a_model_of_a_run_has_its_environment_and_the_preset(run: Path, tmp_path: Path) -> None:
     kept = json.loads((run / "environment.json").read_text())
     for folder in (run / "best", run / "model"):

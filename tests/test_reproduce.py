@@ -27,9 +27,19 @@ from ratlip_cli.demo.attributes import sample_attributes
 from ratlip_cli.demo.render import render
 from ratlip_cli.demo.said import said
 from ratlip_cli.errors import DataError, UsageError
-from ratlip_cli.experiments import measures, reproduce
+from ratlip_cli.experiments import measures, reproduce, score
 from ratlip_cli.experiments.claims import Claim, claims, markdown, provenance, slope_weights
-from ratlip_cli.experiments.ledger import DONE, Entry, is_published, read_entry, read_ledger, write_entry, write_ledger
+from ratlip_cli.experiments.ledger import (
+    CHANGED,
+    DONE,
+    GENERATOR_FILE,
+    Entry,
+    is_published,
+    read_entry,
+    read_ledger,
+    write_entry,
+    write_ledger,
+)
 from ratlip_cli.experiments.measure_files import ANGLES_FILE, GRADCAM_FILE, HOW, SWAP_FILE, is_current, metadata_of
 from ratlip_cli.experiments.protocol import Protocol
 from ratlip_cli.experiments.reproduce import (
@@ -338,9 +348,42 @@ def test_a_run_folder_that_was_removed_is_no_published_result(tmp_path: Path) ->
     assert not is_published(folder)
     (folder / f"{BASELINE}-seed1").mkdir()  # as a kill leaves it
     assert not is_published(folder)
+    write_ledger(folder, [one for one in read_ledger(folder) if one.seed == 1])  # the others are begun alone
+    assert not is_published(folder)
     for seed in (0, 2):
         shutil.rmtree(folder / f"{BASELINE}-seed{seed}")
     assert is_published(folder)  # a ledger alone
+
+
+def test_a_training_without_its_settings_is_not_removed(tmp_path: Path) -> None:
+    weights = tmp_path / "run" / "checkpoints" / "step_00000001" / "generator.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    with pytest.raises(DataError, match="move it elsewhere"):
+        remove_unbegun(tmp_path / "run")
+    weights.unlink()
+    remove_unbegun(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_weights_of_a_score_are_those_that_were_loaded(
+    tmp_path: Path, tiny_settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that goes on while it is scored is scored again."""
+    run = tmp_path / "run"
+    for _ in open_session(tiny_settings.replaced(out=str(run), steps=1)).run():
+        pass
+
+    def loaded(*given: object) -> object:
+        model = load_model(*given)  # type: ignore[arg-type]
+        (run / GENERATOR_FILE).write_bytes(b"the next step")
+        return model
+
+    monkeypatch.setattr(score, "load_model", loaded)
+    assert score_run(run, Protocol(metrics=("clip-score",)), "cpu").state == DONE
+    entry = read_entry(run)
+    assert entry is not None
+    assert entry.state == CHANGED
 
 
 @pytest.mark.parametrize("alone", [False, True])

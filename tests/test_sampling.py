@@ -230,6 +230,26 @@ def test_written_images_carry_their_records(model: Model, tmp_path: Path) -> Non
             assert float(image.text["clip_similarity"]) == record["clip_similarity"]
 
 
+LONG = ("a red bird " * 7000, "ü" * 11_000)
+"""More than the 64 KiB of a JPEG's metadata, the second one once it is written as \\u00fc."""
+
+
+@pytest.mark.parametrize("prompt", LONG)
+def test_a_prompt_too_long_for_a_jpeg_is_told(prompt: str, model: Model, tmp_path: Path) -> None:
+    (made,) = generate(model, [PROMPT])
+    long = replace(made, prompt=prompt)
+    folder = ImageFolder(tmp_path / "out", "jpg")
+    with pytest.raises(RatlipError, match="is too long for the metadata of a JPEG: use --format png or webp"):
+        folder.save(long)
+    assert list((tmp_path / "out").iterdir()) == []
+    with Image.open(ImageFolder(tmp_path, "webp").save(long)) as image:
+        assert json.loads(image.getexif()[270])["prompt"] == prompt
+    with Image.open(ImageFolder(tmp_path).save(long)) as image:
+        assert image.text["prompt"] == prompt
+    with Image.open(ImageFolder(tmp_path, "jpg").save(replace(made, prompt=prompt[:10_000]))) as image:
+        assert json.loads(image.getexif()[270])["prompt"] == prompt[:10_000]
+
+
 def test_nothing_is_overwritten(model: Model, tmp_path: Path) -> None:
     images = list(generate(model, [PROMPT], count=1))
     first = ImageFolder(tmp_path).save(images[0])

@@ -82,6 +82,12 @@ def test_small_presets_have_the_learning_rates_that_learnt(variant: str) -> None
     assert (small.lr_g, small.lr_d) != tuple(small.family.defaults[name] for name in ("lr_g", "lr_d"))
 
 
+def test_the_preset_of_a_dataset_is_found_from_inside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cub").mkdir()
+    monkeypatch.chdir(tmp_path / "cub")
+    assert resolve_settings({"dataset": "."}) == resolve_settings({"dataset": "cub"}).replaced(dataset=".")
+
+
 @pytest.mark.parametrize("preset", ["cub", "oxford", "celeba-tiny"])
 def test_presets_of_the_papers_datasets_are_the_papers(preset: str) -> None:
     settings = resolve_settings({"dataset": preset})

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import pytest
 from command_line import ratlip
 from PIL import Image
 
+from ratlip_cli.data import archives
 from ratlip_cli.data.layout import DatasetInfo, Problem, Record, read_dataset, read_split
 from ratlip_cli.data.prepare import PrepareRequest, own_folder, prepare, resolve_dataset
-from ratlip_cli.data.sources import own_images
+from ratlip_cli.data.sources import own_images, webdataset
 from ratlip_cli.data.sources.own_images import Options, count, fingerprint, records
+from ratlip_cli.data.sources.tables import Row
 from ratlip_cli.errors import DataError
 
 
@@ -117,7 +120,7 @@ def test_what_cannot_be_used_of_a_shard_is_named(tmp_path: Path) -> None:
         "x.tar/json.jpg": "not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
         "x/empty.jpg": "it has no caption",
         "x.tar/alone": "it has no image",
-        "x.tar/column.jpg": "it has no caption: no column captions or caption or text among title",
+        "x/column.jpg": "it has no caption: no column captions or caption or text among title",
         "x.tar/../out.jpg": "it would land outside its folder, and is refused",
     }
     titled = [name for name, record in read(place, caption_column="title")[0].items() if record.captions]
@@ -131,6 +134,51 @@ def test_base_names_that_differ_behind_the_first_dot_are_samples_of_their_own(tm
     good, bad = read(shard(tmp_path / "x.tar", {f"{name}.png": png() for name in names} | texts))  # unsorted, too
     assert bad == {}
     assert {record.origin: record.captions for record in good.values()} == {f"x/{name}.png": (name,) for name in names}
+
+
+def without_captions(folder: Path, kind: str) -> tuple[Path, int]:
+    """Two images beside data on each that hold no caption of one, or of both; and how many lack one."""
+    caption: dict[str, object] = {} if kind.endswith("no column") else {"caption": None}
+    rows: list[dict[str, object]] = [{"file_name": f"{name}.png", "width": 40, **caption} for name in "ab"]
+    for row in rows if kind.split()[0] in ("jsonl", "csv", "coco") else ():
+        (folder / str(row["file_name"])).write_bytes(png())
+    if kind == "shard":
+        files = {
+            f"{name}.{end}": png() if end == "jpg" else '{"caption": null}' for name in "ab" for end in ("jpg", "json")
+        }
+        return shard(folder / "x.tar", files), 2
+    if kind == "coco":
+        content = {"images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}]}
+        annotations = [{"image_id": 1, "caption": "a bird"}]
+        (folder / "captions.json").write_text(json.dumps(content | {"annotations": annotations}))
+        return folder / "captions.json", 1
+    if kind.startswith("parquet"):
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow.parquet import write_table
+
+        texts = {"caption": ["a bird", None]} if caption else {}
+        write_table(
+            pyarrow.table({"image": [{"bytes": png(), "path": row["file_name"]} for row in rows], **texts}),
+            folder / "x.parquet",
+        )
+        return folder / "x.parquet", 1 if caption else 2
+    (folder / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return folder, 2
+
+
+@pytest.mark.parametrize("kind", ["shard", "jsonl", "jsonl no column", "parquet", "parquet no column", "coco"])
+def test_images_are_kept_whose_data_say_no_caption(tmp_path: Path, kind: str) -> None:
+    place, lacking = without_captions(tmp_path, kind)
+    good, bad = read(place)
+    assert (len(good), len(bad)) == (2 - lacking, lacking)
+    assert all(reason.startswith("it has no caption") for reason in bad.values())
+    good, bad = read(place, keep_uncaptioned=True)
+    assert (sorted(record.captions for record in good.values())[:lacking], bad) == ([()] * lacking, {})
+    good, bad = read(place, caption="a photo")
+    assert ([record.captions for record in good.values()].count(("a photo",)), bad) == (lacking, {})
+    if "column" in kind:
+        good, bad = read(place, caption_column="caption", keep_uncaptioned=True)
+        assert (good, len(bad)) == ({}, 2)
 
 
 def test_images_that_share_a_caption_or_a_name_are_both_named(tmp_path: Path) -> None:
@@ -147,6 +195,72 @@ def test_images_that_share_a_caption_or_a_name_are_both_named(tmp_path: Path) ->
         "x.tar/a.png": "two images of the shard are called a.png; the first is taken",
         "x.tar/a.seg.png": "the caption of its sample went to a.png; give each image its own",
     }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("000.depth.png", "000.jpg", "000.txt"),
+        ("000.jpg", "000.mask.png", "000.txt"),
+        ("000.input.png", "000.mask.png", "000.txt", "001.png", "001.txt"),
+        ("000.depth.png", "000.depth.txt", "000.jpg", "000.txt"),
+        ("000.jpg", "000.txt", "000.jpg"),
+        ("000.a.png", "000.b.png", "001.json"),
+        ("22.05.jpg", "22.05.txt", "22.06.jpg", "22.06.txt"),
+    ],
+)
+@pytest.mark.parametrize("asked", [None, "text"])
+def test_a_stream_gives_captions_to_the_images_to_which_prepare_does(
+    tmp_path: Path, names: Sequence[str], asked: str | None
+) -> None:
+    place = tmp_path / "x.tar"
+    with tarfile.open(place, "w") as archive:
+        for name in names:
+            content = {"txt": f"of {name}".encode(), "json": b"{}"}.get(name.rpartition(".")[2], name.encode())
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    with place.open("rb") as opened:
+        streamed = list(webdataset.streamed(opened, asked))
+    assert Counter(map(str, streamed)) == Counter(map(str, webdataset.samples(place, asked)))
+
+
+def streamed(content: bytes) -> tuple[list[tuple[str, tuple[str, ...]]], str]:
+    """The images of a shard that is read as it streams, with their captions, and what ends it."""
+    found = []
+    try:
+        for row in webdataset.streamed(io.BytesIO(content)):
+            assert isinstance(row, Row), row
+            found.append((row.file_name, row.captions))
+    except tarfile.TarError as error:
+        return found, str(error)
+    return found, ""
+
+
+def test_a_stream_reads_shards_that_macos_packed(tmp_path: Path) -> None:
+    clutter = {"._000.jpg": b"\0\5\x16\7", "000.jpg": png(), "._000.txt": b"\0\5\x16\7", "000.txt": "a bird"}
+    place = shard(tmp_path / "x.tar", {**clutter, "__MACOSX/000.png": b"\0\5\x16\7"})
+    assert streamed(place.read_bytes()) == ([("000.jpg", ("a bird",))], "")
+
+
+def test_a_stream_reads_joined_shards_to_their_end(tmp_path: Path) -> None:
+    one, two = (
+        shard(tmp_path / f"{number}.tar", {f"{number}.jpg": png(), f"{number}.txt": number}).read_bytes()
+        for number in ("1", "2")
+    )
+    assert streamed(one + two) == ([("1.jpg", ("1",)), ("2.jpg", ("2",))], "")
+    (tmp_path / "both.tar").write_bytes(one + two)
+    assert {record.captions for record in read(tmp_path / "both.tar")[0].values()} == {("1",), ("2",)}
+    cut = two.rstrip(b"\0").ljust(2048, b"\0")
+    assert streamed(one + cut) == ([("1.jpg", ("1",))], "cut short or damaged: it has no end")
+    (tmp_path / "both.tar").write_bytes(one + cut)
+    assert "both.tar/its rest" in read(tmp_path / "both.tar")[1]
+
+
+def test_a_stream_reads_no_name_of_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "LARGEST_MEMBER", 4000)
+    place = shard(tmp_path / "x.tar", {"1.jpg": png(), f"2{'x' * 5000}.jpg": png()})
+    assert streamed(place.read_bytes())[1] == "cut short or damaged: it has no end"
 
 
 def prepared(source: Path, out: Path) -> DatasetInfo:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ from ratlip_cli.weights.model_folder import (
     CONFIG_FILE,
     DISCRIMINATOR_FILE,
     GENERATOR_FILE,
+    SAMPLES_FILE,
     fingerprint_of,
     load_discriminator,
     load_folder,
@@ -199,7 +202,10 @@ def test_a_dry_run_shows_files_and_card_and_asks_nobody(run: Path, tmp_path: Pat
     result = data["model-index"][0]["results"][0]
     assert result["metrics"][0]["value"] == 12.3457
     assert result["dataset"]["name"] == "colours"
-    for words in ("CC0", "lr d | 0.0004", "12.3457", "f" * 16, "samples.png", "ratlip generate", "## Limits"):
+    for words in (
+        *("CC0", "lr d | 0.0004", "12.3457", "f" * 16, "samples.png", "ratlip generate", "## Limits"),
+        f"ratlip pull me/colours --fingerprint {told['fingerprint']}",
+    ):
         assert words in told["card"]
     assert str(run.parent) not in told["card"]
 
@@ -216,13 +222,49 @@ def test_that_a_run_is_not_finished_is_told(run: Path, tmp_path: Path) -> None:
 
 
 def test_what_goes_up_names_no_folder_of_this_machine(run: Path, connect: Connect) -> None:
+    """In no file, the text chunks of its PNG among them, which are not compressed."""
     with serve() as hub:
         connect(hub, WRITE_TOKEN)
-        assert ratlip("push", run, "me/colours", "--half", "--prompt", "a blue image", "--quiet").code == 0
-        config = hub.file("me/colours", CONFIG_FILE).decode()
-        assert str(run.parent) not in config
-        assert json.loads(config)["training"]["dataset"] == "colours"
-        assert len(hub.file("me/colours", GENERATOR_FILE)) < 0.6 * (run / "model" / GENERATOR_FILE).stat().st_size
+        pushed = ratlip("push", run, "me/colours", "--half", "--prompt", "a blue image", "--json", "--quiet")
+        assert pushed.code == 0, pushed.err
+        files = {name: hub.file("me/colours", name) for name in json.loads(pushed.out)["files"]}
+    assert [name for name, content in files.items() if str(run.parent).encode() in content] == []
+    assert Image.open(io.BytesIO(files[SAMPLES_FILE])).text["model"] == "me/colours"
+    assert json.loads(files[CONFIG_FILE])["training"]["dataset"] == "colours"
+    assert len(files[GENERATOR_FILE]) < 0.6 * (run / "model" / GENERATOR_FILE).stat().st_size
+
+
+def card_on(clip: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The card of the run's model, were it trained on that CLIP."""
+    model = load_model(str(run))
+    named = replace(model, config=replace(model.config, clip=clip))
+    monkeypatch.setattr("ratlip_cli.publish.load_model", lambda name: named)
+    return publish(Publication(str(run), "me/colours", dry_run=True)).card
+
+
+@pytest.mark.parametrize(
+    ("clip", "told"),
+    [
+        ("ViT-B-32-quickgelu", "ViT-B-32-quickgelu:openai"),
+        ("ratlip-demo", "ratlip-demo"),
+        ("clip", "in the folder clip/"),
+    ],
+)
+def test_a_clip_is_published_by_its_whole_name(
+    clip: str, told: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"| CLIP | {told} |" in card_on(clip, run, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "clip", ["ViT-B-32-quickgelu:random", "xlm-roberta-base-ViT-B-32:/home/alice/x.pt", "/home/alice/x.pt"]
+)
+def test_a_model_on_a_clip_that_nobody_has_is_not_published(
+    clip: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(WeightsError, match=r"which nobody could download: train on one of open_clip") as caught:
+        card_on(clip, run, monkeypatch)
+    assert "alice" not in str(caught.value)
 
 
 @pytest.mark.parametrize("mapper", ["/home/alice/secret/mapper.pth", r"C:\Users\alice\secret\mapper.pth"])
@@ -274,6 +316,7 @@ def test_a_card_tells_how_many_images_whatever_the_version_called_them(folder: P
 
 def test_the_code_on_a_card_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_card(folder)
+    assert "ratlip pull" not in (folder / CARD_FILE).read_text()  # which takes names of the Hub alone
     code = re.search(r"```python\n(.*?)```", (folder / CARD_FILE).read_text(), flags=re.DOTALL)
     assert code
     monkeypatch.chdir(tmp_path)
@@ -291,6 +334,16 @@ def test_scores_of_another_model_are_not_told(run: Path, tmp_path: Path) -> None
     assert found.code == 0
     assert "they are left out" in found.err
     assert "Not scored yet" in found.out
+
+
+def test_scores_of_whole_weights_are_told_as_such_of_half(run: Path, tmp_path: Path) -> None:
+    whole = fingerprint_of(run / "model")
+    scores = write_scores(tmp_path / "scores.json", whole)
+    told = f"They are of the weights before they were stored as float16 (fingerprint {whole})."
+    for half in (True, False):
+        card = publish(Publication(str(run), "me/colours", scores=scores, half=half, dry_run=True)).card
+        assert (told in card) == half
+        assert "12.3457" in card
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"metrics": {}}', '{"model_fingerprint": 1, "metrics": 2}'])

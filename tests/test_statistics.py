@@ -66,10 +66,30 @@ def test_rows_that_are_equal_throughout_are_not_decided() -> None:
             (comparison,) = compare([mean_sample(range(5), same)] * 2, better)
             assert (comparison.difference.mean, comparison.p) == (0, 1)
             assert comparison.verdict == "not decided by 5 seeds"
-    assert p_value(seed_sample(range(3), [0.0, 0.0, 0.0])) == 1
     real = np.random.default_rng(1).standard_normal((40, 3))
     (comparison,) = compare([frechet_sample(range(2), np.stack([real, real + 1]), real)] * 2, False)
     assert comparison.verdict == "not decided by 2 seeds"
+
+
+@pytest.mark.parametrize(("first", "second"), [([0.10, 0.12], [0.11, 0.13]), ([0.0, 0.0], [0.0, 0.0])])
+def test_seeds_alone_that_differ_all_alike_say_nothing_of_others(first: list[float], second: list[float]) -> None:
+    (comparison,) = compare([seed_sample(range(2), one) for one in (first, second)], True)
+    assert (comparison.verdict, comparison.p) == ("not decided by 2 seeds", None)
+    assert comparison.difference.mean == pytest.approx(second[0] - first[0])
+    assert (comparison.difference.low, comparison.difference.high) == (None, None)
+
+
+def test_a_distance_of_few_captions_has_an_interval() -> None:
+    """Two of thirty real images have a caption: a resample without their images has no distance, and does not count."""
+    random = np.random.default_rng(3)
+    real, fakes = random.normal(size=(30, 3)), random.normal(size=(3, 2, 3))
+    sample = frechet_sample(range(3), fakes, real, np.array([4, 17]))
+    assert sample.replicates is not None
+    assert np.isfinite(sample.replicates).all()
+    assert 40 < len(sample.replicates) < 200
+    low = estimate(sample).low
+    assert low is not None
+    assert np.isfinite(low)
 
 
 def test_one_scene_says_nothing_of_others() -> None:

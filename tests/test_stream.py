@@ -11,21 +11,24 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from command_line import ratlip
 from hub_connection import Connect
 from hub_server import Fault, serve
+from PIL import Image
 from shards import colour, members, write_parquet, write_shard, write_shards
 from test_distributed import by_hand, ended, free_port, needs_proc, options, records, signalled, train
 from test_lafite_training import SIZES
 
 from ratlip_cli.data import stream as stream_module
 from ratlip_cli.data.dataset import Batch
-from ratlip_cli.data.layout import read_dataset, read_split
-from ratlip_cli.data.prepare import resolve_dataset
+from ratlip_cli.data.layout import Problem, Record, read_dataset, read_split
+from ratlip_cli.data.prepare import PrepareRequest, prepare, resolve_dataset
 from ratlip_cli.data.request import expanded, is_stream, stream_name
 from ratlip_cli.data.stream import StreamedImages, StreamReader
 from ratlip_cli.errors import DataError, RatlipError, UsageError
@@ -264,6 +267,7 @@ def test_a_stream_of_which_too_many_shards_are_gone_is_not_looked_through(tmp_pa
             use(opened(pattern(tmp_path, 11)), 2)
 
 
+@pytest.mark.slow
 def test_counts_go_on_in_the_middle_of_a_shard_and_with_other_processes(tmp_path: Path) -> None:
     for shard in range(SHARDS):
         numbers = range(SAMPLES * shard, SAMPLES * shard + SAMPLES)
@@ -294,6 +298,46 @@ def test_a_stream_without_captions_is_told_in_one_line(tmp_path: Path) -> None:
     write_shard(few, 0, {n: {"jpg": members(n)["jpg"]} for n in range(5)})
     with pytest.raises(DataError, match="none of the first 5 images"):
         read(StreamReader(opened(few), 4), 1)
+
+
+def test_images_that_come_with_data_and_no_caption_are_taken_where_none_is_needed(tmp_path: Path) -> None:
+    """As img2dataset writes them."""
+    told = [b'{"key": "0", "width": 48}', b'{"caption": null}']
+    write_shard(tmp_path, 0, {n: {"jpg": members(n)["jpg"], "json": told[n % 2]} for n in range(6)})
+    write_parquet(tmp_path / "0.parquet", range(6), column="width")
+    for place in (tmp_path, tmp_path / "*.parquet"):
+        [batch] = read(StreamReader(opened(place, needs_captions=False), 6), 1)
+        assert batch.captions == ("",) * 6
+        with pytest.raises(DataError, match=r"first 6 images can be used; .*it has no caption"):
+            opened(place).first_captions(4)
+
+
+@pytest.mark.parametrize("how", ["empty", "broken"])
+def test_a_shard_without_images_ends_no_worker(tmp_path: Path, how: str) -> None:
+    """Shards are dealt anew each epoch, so that the next one of the lane has images."""
+    write_shards(tmp_path, SHARDS, SAMPLES)
+    lane = StreamReader(opened(tmp_path, max_failed=0.5), 6, 4)
+    barren = stream_module._epoch_shards(0, 0, SHARDS, {})[0]
+    write_shard(tmp_path, barren, {})
+    if how == "broken":
+        (tmp_path / f"{barren:05d}.tar").write_bytes(b"junk" * 1000)
+    rest = everything() - Counter(f"image {number}" for number in range(barren * SAMPLES, (barren + 1) * SAMPLES))
+    lane._in_workers = 0  # the same lanes, in this process
+    batches = read(lane, SHARDS)
+    assert set(captions(batches)) == set(rest)
+    assert lane.counts.failed_shards == (how == "broken")
+
+
+def test_shards_without_any_image_are_told(tmp_path: Path) -> None:
+    for shard in range(SHARDS):
+        write_shard(tmp_path, shard, {})
+    for workers in (0, 2, 4):
+        lane = StreamReader(opened(tmp_path), 6, workers)
+        lane._in_workers = 0
+        with pytest.raises(DataError, match=r"its shards hold no images\. Get them again"):
+            read(lane, 1)
+    with pytest.raises(DataError, match="its shards hold no images"):
+        opened(tmp_path).first_images(2)
 
 
 def test_captions_come_from_the_column_that_is_asked_for(tmp_path: Path) -> None:
@@ -374,6 +418,36 @@ def test_a_stream_is_prepared_into_a_folder(tmp_path: Path, monkeypatch: pytest.
     found = [*read_split(out, "train"), *read_split(out, "test")]
     assert Counter(entry.captions[0] for entry in found) == everything(13)
     assert "prepared already" in ratlip(*arguments, "--workers", 1, "--test-fraction", 0.25).err
+
+
+@pytest.mark.parametrize(("where", "after"), [("", 3), ("", None), ("file://", 3)])
+def test_images_of_shards_that_were_written_again_get_no_old_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, after: int | None
+) -> None:
+    """Interrupted or finished: shards keep their size, and elsewhere nothing else of them is known."""
+    folder = write_shards(tmp_path / "set", 1, 6)
+    request = PrepareRequest(f"{where}{pattern(folder, 0)}", tmp_path / "data", image_size=32, workers=0)
+    all_of = stream_module.records
+
+    def stopping(*given: Any) -> Iterator[Record | Problem]:
+        yield from itertools.islice(all_of(*given), after)
+        raise KeyboardInterrupt
+
+    if after:
+        with monkeypatch.context() as patch:
+            patch.setattr(stream_module, "records", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                prepare(request)
+    else:
+        prepare(request)
+    size = (folder / "00000.tar").stat().st_size
+    write_shard(folder, 0, {number: members(number + 8) for number in range(6)})
+    assert (folder / "00000.tar").stat().st_size == size
+    out = prepare(request).path
+    entries = [entry for split in ("train", "test") for entry in read_split(out, split)]
+    for entry in entries:
+        assert Image.open(entry.file).getpixel((0, 0)) == colour(int(entry.captions[0].split()[1]))
+    assert {entry.captions[0] for entry in entries} == {f"image {number + 8}" for number in range(6)}
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from ratlip_cli import files
 from ratlip_cli.cli import console, signals, streams
 from ratlip_cli.cli.app import main
+from ratlip_cli.cli.train import StopRequest
 from ratlip_cli.data.archives import check_archive
 from ratlip_cli.data.images import read_image
 from ratlip_cli.data.writer import _stored_before
@@ -351,6 +352,16 @@ def test_a_second_signal_stops_the_saving_unless_it_is_the_terminals(
     assert [path.name for path in Path(settings.out).rglob(".*")] == [".lock"]
 
 
+def test_one_of_several_processes_heeds_the_first_signal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tells all processes, such as a time limit, torchrun passes on to each once more."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with StopRequest() as stop:
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert stop.signal_number == signal.SIGTERM
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("save_every", "kept"), [(100, "No step is saved yet."), (1, "Step 2 is saved, and nothing after")]
@@ -416,6 +427,7 @@ def train(session: TrainingSession, then: Callable[[], object]) -> None:
             then()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patched", "error", "done"),
     [
@@ -611,6 +623,7 @@ def test_a_prompt_is_utf8_where_the_locale_has_no_letters() -> None:
         console.typed(ODD)
 
 
+@pytest.mark.slow
 def test_every_command_takes_names_that_are_not_utf8(
     settings: TrainSettings, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ from ratlip_cli.experiments.sweep import (
     unlike,
 )
 from ratlip_cli.experiments.sweep_file import read_sweep
+from ratlip_cli.files import locked
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.start import open_session
 
@@ -226,6 +227,33 @@ def test_an_evaluation_that_cannot_be_is_told_before_training(
         assert said in answer.err
         assert len(answer.err.splitlines()) == 1
     assert not list((file.parent / "sweep").glob("*-seed*"))
+
+
+def test_a_shard_discards_its_own_scores_alone_for_features_of_real_images(
+    write: Write, content: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(content)
+    shards = [opened(file, shard=f"{part}/2") for part in (1, 2)]
+    states: dict[str, tuple[str, Entry | None]] = {}
+    for run in shards[0].sweep.runs:
+        flat = run.settings.flat()
+        states[run.name] = DONE, Entry(run.row, run.seed, run.name, DONE, None, flat, "", scores={"fid": 1.0})
+    monkeypatch.setattr(SweepFolder, "state", lambda _, run: states[run.name])
+    for shard in shards:
+        assert shard.score_again_for_real_features() == shard.ordered[0].name
+    with locked(shards[0].lock_file(shards[0].ordered[0].name)):
+        assert shards[1].score_again_for_real_features() is None, "another call makes it"
+    states[shards[0].ordered[0].name] = UNSCORED, None
+    assert [shard.score_again_for_real_features() for shard in shards] == [None, None]
+
+
+def test_json_calls_a_run_what_its_entry_does(write: Write, content: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(content)
+    run, flat = read_sweep(file).runs[0], read_sweep(file).runs[0].settings.flat()
+    entry = Entry(run.row, run.seed, run.name, CHANGED, "its data is not that of the first", flat, "")
+    monkeypatch.setattr("ratlip_cli.cli.sweep.complete", lambda folder: [entry])
+    told = json.loads(ratlip("sweep", file, "--out", file.parent / "sweep", "--json").out)
+    assert told["states"] == {one.name: CHANGED if one == run else "missing" for one in read_sweep(file).runs}
 
 
 def test_the_example_can_be_swept() -> None:
@@ -583,8 +611,10 @@ def test_a_changed_settings_file_behind_a_sweep_file_is_told(write: Write, conte
     said = (
         r"mine.toml that it names as its config, was changed since .*GALIP-seed0 was begun: lr_d was 0.125 and is 0.25"
     )
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=said) as caught:
         opened(write(content))
+    run, ledger = folder.path / "GALIP-seed0", folder.path / "ledger.jsonl"
+    assert str(caught.value).endswith(f"or remove {run} and {ledger} to train it again.")
     config.unlink()
     kept = read_sweep(folder.path / "sweep.toml")
     assert {run.settings.lr_d for run in kept.runs} == {0.125}, "a process of the sweep reads what the sweep read"

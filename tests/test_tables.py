@@ -14,7 +14,7 @@ from PIL import Image
 from ratlip_cli.data.archives import Member
 from ratlip_cli.data.layout import Problem, Record
 from ratlip_cli.data.sources import tables
-from ratlip_cli.data.sources.own_images import Options, records
+from ratlip_cli.data.sources.own_images import Options, count, fingerprint, records
 from ratlip_cli.data.sources.tables import Row
 from ratlip_cli.errors import DataError, RatlipError
 
@@ -248,11 +248,44 @@ def test_parquet_as_the_datasets_library_writes_it(tmp_path: Path) -> None:
         ("train", "000001", ("two",), whole),
         ("test", "00000_000000", ("three", "four"), whole),
     }
-    assert read(file)[1] == {"train/y.jpg": "it has no caption"}
+    assert read(file)[1] == {"y.jpg": "it has no caption"}
     named = parquet(tmp_path / "named.parquet", file_name=["a.jpg", "b.jpg", "a.jpg"], caption=["1", "2", "3"])
     assert read(named)[0]["a.jpg"] == ("1", "3")
     (data / "test-00000-of-00002.parquet").write_bytes(b"PAR1 damaged")
     assert "cannot be read as Parquet" in read(tmp_path / "set")[1]["data/test-00000-of-00002.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("image", "others"),
+    [("image", ("depth", "mask")), ("jpg", ("depth", "npy")), ("PNG", ("a", "z")), ("picture", ())],
+)
+def test_the_image_of_parquet_is_the_column_that_is_called_so(
+    tmp_path: Path, image: str, others: tuple[str, ...]
+) -> None:
+    content = dict.fromkeys(others, [{"bytes": b"another", "path": "x.png"}] * 3)
+    cells = [{"bytes": b"one", "path": None}, {"bytes": b"two", "path": "b.png"}, None]
+    found = list(records(parquet(tmp_path / "x.parquet", **content, **{image: cells}, text=["1", "2", "3"]), Options()))
+    assert [(item.image, item.extra) for item in found if isinstance(item, Record)] == [(b"one", {}), (b"two", {})]
+    assert [item for item in found if isinstance(item, Problem)] == [Problem("x/000002", "it has no image")]
+
+
+def test_parquet_of_several_images_none_of_which_is_called_so_says_it(tmp_path: Path) -> None:
+    file = parquet(tmp_path / "x.parquet", rgb=[b"one"], depth=[b"another"], text=["a"])
+    [problem] = records(file, Options())
+    assert "which of its columns is the image is not clear: rgb, depth. Name one of them image" in problem.reason
+
+
+def test_the_state_of_parquet_is_that_of_the_images_it_names(tmp_path: Path) -> None:
+    images(tmp_path, "a.jpg")
+    named = parquet(tmp_path / "named.parquet", file_name=["a.jpg", "b.jpg"], caption=["1", "2"])
+    holding = parquet(tmp_path / "holding.parquet", image=[b"1"], caption=["1"])
+    before = fingerprint(named), fingerprint(holding)
+    assert (count(named), count(holding)) == (1, None)
+    images(tmp_path, "b.jpg")
+    assert fingerprint(named) != before[0]
+    assert fingerprint(holding) == before[1]
+    named.write_bytes(b"PAR1 damaged")
+    assert len(fingerprint(named)) == 64
 
 
 def test_parquet_without_pyarrow_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_cli_train import options
 
+from ratlip_cli.training.run_folder import RunFolder
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.trackers import TRACKERS, Trackers, named
+from ratlip_cli.training.trainer import StepRecord
 
 RUN = ("--steps", "10", "--sample-every", "5")
 
@@ -27,6 +29,7 @@ def records(run: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(run, "metrics.jsonl").open()]
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_curves_and_sample_grids(settings: TrainSettings) -> None:
     assert ratlip("train", *options(settings), *RUN, "-q").code == 0
     events = EventAccumulator(f"{settings.out}/tensorboard", {"tensors": 0, "images": 0}).Reload()
@@ -39,6 +42,39 @@ def test_tensorboard_gets_curves_and_sample_grids(settings: TrainSettings) -> No
         assert (image.height, image.width) == np.asarray(Image.open(grid)).shape[:2]
         decoded = Image.open(io.BytesIO(image.encoded_image_string)).convert("RGB")
         assert np.array_equal(np.asarray(decoded), np.asarray(Image.open(grid).convert("RGB")))
+
+
+def test_trackers_get_what_not_every_step_measures(settings: TrainSettings) -> None:
+    """Every third step: the newest of ten."""
+    folder = RunFolder.create(settings)
+    folder.open(settings, 0)
+    for step in range(1, 21):
+        rare = {"r1": float(step)} if step % 3 == 0 else {}
+        folder.log(StepRecord(step, 0.1, {"loss_g": float(step), **rare}, 1e-4, 1e-4, 1.0, 1.0, skipped=False))
+    folder.close()
+    events = EventAccumulator(f"{settings.out}/tensorboard").Reload()
+    assert [(point.step, point.value) for point in events.Scalars("r1")] == [(10, 9), (20, 18)]
+    assert [(point.step, point.value) for point in events.Scalars("loss_g")] == [(10, 10), (20, 20)]
+
+
+def test_services_get_scores_that_are_made_up(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a step whose curves they have."""
+    told: list[tuple[int, dict[str, float]]] = []
+
+    class Service:
+        def __init__(self, *arguments: object) -> None:
+            pass
+
+        def log(self, step: int, values: dict[str, float]) -> None:
+            told.append((step, values))
+
+    monkeypatch.setitem(TRACKERS, "wandb", Service)
+    Path(settings.out).mkdir()
+    for _ in range(2):
+        trackers = Trackers(Path(settings.out), settings.replaced(log="wandb"), 10)
+        trackers.log(10, {"loss_g": 1.0})
+        trackers.log(10, {"fid": 5.0}, what="scores")
+    assert told == [(10, {"loss_g": 1.0}), (10, {"fid": 5.0})]
 
 
 def test_no_tracker_is_none(settings: TrainSettings) -> None:

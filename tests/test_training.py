@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -227,6 +228,32 @@ def test_hard_negatives_begin_at_their_share_of_the_run(settings: TrainSettings,
     assert [{"contrastive", "hard_negative_share"}.isdisjoint(one) for one in logs] == [not one for one in begun]
     numbers = {0.0: {0: 1.0}, 0.5: {0: 0.5, 2: 0.5}, 1.0: {0: 1.0}}
     assert trainer.kinds_of_steps(4) == numbers[share], "what --dry-run and bench measure"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, []),
+        ({"decay_from": 0.5, "final_lr": 0.1, "final_similarity_weight": 0.1}, []),
+        ({"diversity_weight": 0.1, "decay_from": 0.5, "final_diversity_weight": 0.5}, []),
+        ({"final_lr": 0.1, "final_similarity_weight": 0.1}, ["--final-lr and --final-similarity-weight do nothing"]),
+        ({"decay_from": 0.5, "final_diversity_weight": 0.5}, ["--final-diversity-weight does nothing: --diversity"]),
+        ({"variant": "lafite", "language_free": True, "mixing": 0.3}, ["not used: --mixing, because"]),
+        ({"variant": "lafite", "mixing": 0.3, "text_noise": 0.2}, []),
+    ],
+)
+def test_settings_that_do_nothing_are_told(given: dict[str, Any], told: list[str]) -> None:
+    lines = TrainSettings.of(**given).ignored
+    assert [line.startswith(start) for line, start in zip(lines, told, strict=True)] == [True] * len(told)
+
+
+@pytest.mark.parametrize("length", [{"steps": 12}, {"steps": None, "epochs": 4}])
+def test_a_step_gone_to_is_as_far_in_the_run_as_it_would_be(settings: TrainSettings, length: dict[str, Any]) -> None:
+    trainer, (batch, *_) = make_trainer(settings.replaced(**length))
+    total = trainer.settings.total_steps(trainer.images)
+    trainer.go_to(total // 2)
+    trainer.train_step(batch)
+    assert trainer.objective.progress == total // 2 / total
 
 
 def test_a_run_is_the_same_up_to_where_its_hard_negatives_begin(settings: TrainSettings) -> None:
@@ -461,6 +488,7 @@ def test_full_memory_is_told_and_changes_nothing(
     assert not trainer.train_step(batch).skipped
 
 
+@pytest.mark.slow
 def test_falling_loss_scale_is_no_divergence(settings: TrainSettings) -> None:
     trainer, (batch, *_) = make_trainer(settings.replaced(precision="fp16"))
     bad = Batch(torch.full_like(batch.images, float("nan")), batch.captions)
@@ -495,6 +523,11 @@ def test_run_stops_after_ten_such_steps_and_keeps_the_good_weights(
     assert reopened.trainer.steps_done == 3 + PATIENCE
     assert differing(good, everything(reopened.trainer)) == []
 
+    whole_step = reopened.trainer.train_step
+    monkeypatch.setattr(reopened.trainer, "train_step", train_step)
+    with pytest.raises(TrainingError, match=r"steps 4 to 14 were not finite"):
+        list(reopened.run())
+
 
 # A run
 
@@ -504,7 +537,7 @@ def run_all(session: TrainingSession, steps: int | None = None) -> list[StepReco
     return list(session.run(lambda: steps is not None and session.trainer.steps_done >= steps))
 
 
-@pytest.mark.parametrize(("workers", "grad_accum"), [(2, 1), (0, 2)])
+@pytest.mark.parametrize(("workers", "grad_accum"), [(2, 1), pytest.param(0, 2, marks=pytest.mark.slow)])
 def test_stopping_and_resuming_is_as_if_it_had_never_stopped(
     settings: TrainSettings, tmp_path: Path, workers: int, grad_accum: int
 ) -> None:
@@ -566,6 +599,7 @@ def larger(settings: TrainSettings, image_size: int) -> Trainer:
     return Trainer(changed, clip, torch.zeros(1, 16), 1, CPU)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "before", "after", "blocks"),
     [

@@ -18,6 +18,7 @@ from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, RatlipError
 from ratlip_cli.evaluation.run import Evaluation, Score
 from ratlip_cli.tensor_files import load_tensors
+from ratlip_cli.training.runs import runs_in
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.training.validation import read_best
@@ -133,6 +134,80 @@ def test_stopping_during_an_evaluation_saves_without_scores(settings: TrainSetti
     assert [("fid_clip" in line) for line in lines(run)] == [False, False]
     assert (run / "checkpoints" / "step_00000002").is_dir()
     assert not (run / "best").exists()
+
+
+@pytest.mark.parametrize("steps", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_an_evaluation_that_was_cut_short_is_made_up(settings: TrainSettings, steps: int, tmp_path: Path) -> None:
+    """Also that of the last step: a run is finished when that is scored."""
+    settings = settings.replaced(steps=steps)
+    through = Path(settings.replaced(out=str(tmp_path / "through")).out)
+    list(open_session(settings.replaced(out=str(through))).run())
+    calls = []
+    session = open_session(settings)
+    list(session.run(lambda: bool(calls.append(1) or len(calls) > 2)))
+    assert (session.finished, "before it was scored" in session.stopped) == (False, True)
+    again = open_session(settings.replaced(resume=settings.out))
+    list(again.run())
+    assert again.finished
+    timed = {"seconds", "images_per_second", "memory_mib"}
+    expected, found = (
+        [{name: value for name, value in line.items() if name not in timed} for line in lines(run)]
+        for run in (through, Path(settings.out))
+    )
+    assert found == expected
+    assert read_best(Path(settings.out) / "best") == read_best(through / "best")
+
+
+@pytest.mark.slow
+def test_a_run_whose_last_step_is_unscored_is_found_and_not_changed(
+    settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By --resume auto and `ratlip runs`; and one that was to be scored by nobody is finished."""
+    settings, run = settings.replaced(steps=2), Path(settings.out)
+    calls = []
+    list(open_session(settings).run(lambda: bool(calls.append(1) or len(calls) > 2)))
+    assert [one.state for one in runs_in(run)] == ["interrupted"]
+    before = (run / "config.toml").read_bytes()
+    found = open_session(settings.replaced(resume="auto"))
+    found.folder.close()
+    assert (found.folder.path, found.unscored, found.finished) == (run, True, False)
+    say(monkeypatch, 5.0)
+    list(open_session(settings.replaced(resume=str(run), lr_g=0.5)).run())
+    assert (run / "config.toml").read_bytes() == before
+    assert lines(run)[-1]["fid_clip"] == 5.0
+    assert [one.state for one in runs_in(run)] == ["finished"]
+    other = settings.replaced(out=f"{run}-2", eval_every=0)
+    list(open_session(other).run())
+    assert open_session(other.replaced(resume=other.out, eval_every=2)).finished
+
+
+@pytest.mark.slow
+def test_scores_that_cannot_be_made_up_end_nothing(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings.replaced(steps=4)
+    calls = []
+    list(open_session(settings).run(lambda: bool(calls.append(1) or len(calls) > 2)))
+
+    def broken(*arguments: object) -> Evaluation:
+        raise RatlipError("fid_clip is not a number")
+
+    monkeypatch.setattr("ratlip_cli.training.validation.score_inputs", broken)
+    session = open_session(settings.replaced(resume=settings.out))
+    monkeypatch.setattr(session, "settings", session.settings.replaced(eval_every=0))
+    assert [record.step for record in session.run()] == [3, 4]
+
+
+@pytest.mark.slow
+def test_scores_of_another_metric_are_not_compared(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    say(monkeypatch, 5.0)
+    run = Path(settings.out)
+    list(open_session(settings.replaced(steps=2)).run())
+    note = run / "best" / "evaluation.json"
+    note.write_text(note.read_text().replace("fid_clip", "fid_inception"))
+    say(monkeypatch, 30.0)
+    list(open_session(settings.replaced(steps=4, resume=str(run))).run())
+    best = read_best(run / "best")
+    assert best is not None
+    assert (best.step, best.metric, best.value) == (4, "fid_clip", 30.0)
 
 
 def test_what_evaluation_lacks_is_said_before_the_run_begins(settings: TrainSettings, tmp_path: Path) -> None:

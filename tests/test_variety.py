@@ -33,6 +33,7 @@ def test_a_fall_is_told_once_until_it_rises_again() -> None:
     assert "step 2: variety_captions fell to 0.01 from 0.4 at step 1" in line
 
 
+@pytest.mark.slow
 def test_a_run_records_the_variety_of_its_samples_and_tells_its_fall(
     settings: TrainSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

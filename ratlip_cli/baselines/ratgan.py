@@ -11,9 +11,6 @@ from torch import Tensor, nn
 
 from ratlip_cli.baselines.dfgan import Generator2020
 
-WIDEST = 16
-"""The discriminator's widest block has as many times nf channels."""
-
 
 class Generator(Generator2020):
     """Noise and text vectors to images.

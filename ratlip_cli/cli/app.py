@@ -130,7 +130,9 @@ def _in_one_line(error: Exception) -> RatlipError | None:
     if isinstance(error, OSError):
         return RatlipError(f"{error.filename or 'the system'}: {error.strerror or error}.")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return RatlipError("the memory is full; use a smaller --batch-size or --image-size, or another --device.")
+        return RatlipError(
+            "the memory is full; use a smaller --batch-size or --image-size, fewer --workers or another --device."
+        )
     if isinstance(error, NotImplementedError) and "MPS" in str(error):
         return RatlipError(
             "this PyTorch lacks an operation on mps; set PYTORCH_ENABLE_MPS_FALLBACK=1 or use --device cpu."

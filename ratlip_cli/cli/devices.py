@@ -10,8 +10,12 @@ from typing import Annotated
 import typer
 
 from ratlip_cli import processes
+from ratlip_cli.data.parallel import usable_cores
 from ratlip_cli.errors import DeviceError, UsageError
 from ratlip_cli.setting import DEVICES
+
+_TO_TRY = 8
+"""Processes that a CPU of fewer cores takes too; more would start for minutes, each with PyTorch's memory."""
 
 _HELP = "Use so many GPUs of this machine, a process each; with --device cpu so many processes."
 Devices = Annotated[str | None, typer.Option(metavar="all|N", help=_HELP)]
@@ -24,7 +28,8 @@ def count(devices: str | None, device: str) -> int:
     Args:
         device: the setting, which says of what.
 
-    Raises UsageError for what is no number, DeviceError where there are not so many GPUs.
+    Raises UsageError for what is no number and for more processes than a CPU can bear, DeviceError where there are not
+    so many GPUs.
     """
     if devices is None or processes.are_several():
         return 1
@@ -35,6 +40,9 @@ def count(devices: str | None, device: str) -> int:
     if device == "cpu":
         if devices == "all":
             raise UsageError("--devices all is for GPUs: say how many processes are to use --device cpu.")
+        most = max(_TO_TRY, usable_cores())
+        if int(devices) > most:
+            raise UsageError(f"--devices {devices}: too many processes for this CPU; give a number up to {most}.")
         return int(devices)
     import torch
 

@@ -99,12 +99,12 @@ def evaluate(
     world().leave()
     checks, missed = _checks(evaluation, set_limits)
     content = evaluation.record() | {"thresholds": checks}
-    if is_first and out is not None:
-        write_text(out, console.as_json(content) + "\n")
     if json:
         console.result_json(content)
     else:
         _show(evaluation)
+    if is_first and out is not None:  # last: what cannot be written is shown
+        write_text(out, console.as_json(content) + "\n")
     if missed:
         raise ThresholdError("; ".join(missed))
 

@@ -11,15 +11,14 @@ import typer
 from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Json, Model, ModelNoun, Quiet, check_model_name, check_new, choice, noun
 from ratlip_cli.errors import UsageError
-
-FORMATS = ("onnx", "openvino", "torch-export")
+from ratlip_cli.setting import EXPORT_ENDINGS
 
 
 def export(
     model_name: ModelNoun = None,
     model: Model = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to make.")] = Path("exported"),
-    file_format: Annotated[str, choice(FORMATS, "What files to write.", "format", ["--format"])] = "onnx",
+    file_format: Annotated[str, choice(tuple(EXPORT_ENDINGS), "What files to write.", "format", ["--format"])] = "onnx",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -25,6 +25,7 @@ from ratlip_cli.cli.options import (
     Quiet,
     check_model_name,
     check_new,
+    check_no_file,
     check_out_folder,
     check_there,
     choice,
@@ -97,7 +98,8 @@ def generate(
         float | None,
         typer.Option(
             metavar="S",
-            help=f"How much of its vector is noise, 0 to 1; {LIKE_NOISE} if left out. LAFITE learns with 0.75.",
+            help=f"How much of its vector is noise, 0 to 1; {LIKE_NOISE} if left out. LAFITE learns with 0.1, without "
+            "captions with 0.75.",
             rich_help_panel=LIKE,
         ),
     ] = None,
@@ -162,6 +164,7 @@ def generate(
     if (several := count_processes(devices, device)) > 1:
         run_again_in(several)
         return
+    check_no_file(prompts or (), "an image by --like, a file of prompts by --prompts")
     texts = _read_prompts(prompts or [], prompts_file)
     is_alone = like is not None and not prompts and prompts_file is None
     like_image = _like(like, like_weight, like_noise, not is_alone)
@@ -195,7 +198,7 @@ def generate(
 
     each = count if chosen is None else len(chosen)
     total = len(texts) * each
-    loaded = _load(model, device, precision, batch_size, total * best_of, like_image, texts)
+    loaded = _load(model, device, precision, batch_size, total * best_of, like_image)
     if processes.are_several():
         from ratlip_cli.distributed import world
 
@@ -342,7 +345,6 @@ def _load(
     batch_size: int | None,
     wanted: int,
     like: LikeRequest | None = None,
-    prompts: Sequence[str] = (),
 ) -> ImageModel:
     """Load the model, without torch where it is an exported one; so many images are wanted of it."""
     if model is not None and is_export(model):
@@ -373,8 +375,7 @@ def _load(
     if like is not None:
         from ratlip_cli.like import LikeModel
 
-        own = [prompt for prompt in prompts if prompt != like.label]
-        return _shared(LikeModel(loaded, like, own, batch_size), device, batch_size)
+        return _shared(LikeModel(loaded, like, batch_size), device, batch_size)
     return _shared(TorchModel(loaded, batch_size), device, batch_size)
 
 

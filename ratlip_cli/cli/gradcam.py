@@ -12,6 +12,7 @@ from ratlip_cli.cli.options import (
     Json,
     Quiet,
     check_model_name,
+    check_no_file,
     check_out_folder,
     check_there,
     complete_model,
@@ -63,6 +64,7 @@ def gradcam(
     """
     console.set_up(quiet)
     prompt, phrases = prompt and console.typed(prompt), [console.typed(phrase) for phrase in word or ()]
+    check_no_file([prompt] if prompt else (), "an image by --image")
     request = GradCamRequest(prompt, model or (), image or (), count=count, every_word=words, words=phrases, **typed)
     check_out_folder(out)
     for file in request.images:

@@ -9,7 +9,11 @@ import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Json, ModelNoun, check_model_name, choice, complete_model, noun
+from ratlip_cli.errors import UsageError
 from ratlip_cli.families import FAMILIES, family_of
+
+CLIP = "ViT-B-32-quickgelu"
+"""That of a new model, where none is named."""
 
 
 def info(
@@ -20,7 +24,9 @@ def info(
             help="Describe this model (folder, run or owner/name) instead of a new one.", autocompletion=complete_model
         ),
     ] = None,
-    variant: Annotated[str, choice(tuple(FAMILIES), "The architecture of a new one.", "variant")] = "ratlip",
+    variant: Annotated[
+        str | None, choice(tuple(FAMILIES), "The architecture of a new one, ratlip if left out.", "variant")
+    ] = None,
     hidden_size: Annotated[
         int | None, typer.Option(help="Hidden units D of the LSTM; left out, as the variant has it.")
     ] = None,
@@ -28,8 +34,9 @@ def info(
         int | None, typer.Option(help="Side of the image in pixels, 32 to 512; left out, as the variant has it.")
     ] = None,
     clip: Annotated[
-        str, typer.Option(help="CLIP NAME of open_clip, or a CLIP folder; no weights are needed.")
-    ] = "ViT-B-32-quickgelu",
+        str | None,
+        typer.Option(help=f"CLIP NAME of open_clip, or a CLIP folder, {CLIP} if left out; no weights are needed."),
+    ] = None,
     table: Annotated[
         bool, typer.Option("--table", help="Parameters for all hidden sizes of the paper's ablation.")
     ] = False,
@@ -52,16 +59,23 @@ def info(
     """
     model = noun("model", model_name, model)
     check_model_name(model)
+    sizes = {"hidden_size": hidden_size, "image_size": image_size}
+    new = {"variant": variant, **sizes, "clip": clip}
+    given = [f"--{name.replace('_', '-')}" for name, value in new.items() if value is not None]
+    if given and (model is not None or words):
+        of = "a model is named" if model is not None else "--words is of a model"
+        raise UsageError(f"{' and '.join(given)}: only of a new model, and {of}.")
+    if words and table:
+        raise UsageError("--words and --table are two answers: leave out one.")
     if words:
         _list_words(model, json)
         return
     from ratlip_cli.summary import CLIP_BLK, gflop_per_image, summarise
     from ratlip_cli.weights.clip_files import check_clip, clip_architecture
     from ratlip_cli.weights.load import locate_model
-    from ratlip_cli.weights.model_folder import clip_spec, fingerprint_of, read_model_config
+    from ratlip_cli.weights.model_folder import CLIP_FOLDER, clip_spec, fingerprint_of, read_model_config
 
-    sizes = {"hidden_size": hidden_size, "image_size": image_size}
-    family = family_of(variant)
+    family = family_of(variant or "ratlip")
     generator, discriminator = family.configs({name: size for name, size in sizes.items() if size is not None})
     described: dict[str, Any] = {}
     if model is not None:
@@ -76,8 +90,10 @@ def info(
             "clip_fingerprint": config.clip_fingerprint,
             "training": dict(config.training),
         }
-    elif ":" in clip:
-        check_clip(clip)
+    else:
+        clip = clip or CLIP
+        if ":" in clip:
+            check_clip(clip)
     architecture = clip_architecture(clip)
     if table:
         _show_table(architecture, generator, json)
@@ -110,7 +126,7 @@ def info(
         )
         for one in modules
     ]
-    on = f"CLIP {clip}" if model is None or clip == config.clip else "its own CLIP"
+    on = "its own CLIP" if model is not None and config.clip == CLIP_FOLDER else f"CLIP {clip}"
     title = f"{generator.variant}, {generator.image_size} pixels, on {on}"
     console.result_table(title, ("module", "output", "trained", "frozen", "MiB (float32)", "GFLOP/image"), rows)
     console.result(f"trained parameters: {trained:,}; one image of a prompt: {gflop:.1f} GFLOP")

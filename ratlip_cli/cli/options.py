@@ -143,10 +143,21 @@ def check_there(path: Path | None, problem: str = " does not exist") -> None:
         raise RatlipError(f"{path}{problem}.")
 
 
+def check_no_file(prompts: Iterable[str], belongs: str) -> None:
+    """Raise UsageError, which tells where it `belongs`, where a prompt is the name of a file that is there."""
+    for prompt in prompts:
+        if Path(prompt).suffix and os.path.isfile(prompt):  # noqa: PTH113 (False, not an error, of a long prompt)
+            raise UsageError(f"{prompt} is a file, no prompt: give {belongs}.")
+
+
 def check_new(out: Path) -> None:
-    """Raise UsageError where `out`, which is to be made, is there."""
+    """Raise UsageError where `out`, which is to be made, is there, RatlipError where it cannot be made."""
     if out.exists():
         raise UsageError(f"{out} exists; choose another --out.")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        why = "may not be written" if above.is_dir() else "is a file"
+        raise RatlipError(f"cannot write {out}: {above} {why}. Choose another --out.")
 
 
 def noun(name: str, argument: str | None, option: str | None) -> str | None:

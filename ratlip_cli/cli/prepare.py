@@ -11,7 +11,7 @@ import typer
 from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Json, Quiet, complete_dataset, with_options
 from ratlip_cli.data.request import DATASETS, PrepareRequest
-from ratlip_cli.errors import DataError
+from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.setting import settings_of
 
 SHOWN = 10
@@ -59,6 +59,9 @@ def prepare(
     console.set_up(quiet)
     request = PrepareRequest(dataset, **typed)
     if check:
+        others = [name for name, value in typed.items() if value and name not in ("data_dir", "name", "workers")]
+        if unread := [f"--{name.replace('_', '-')}" for name in others]:
+            raise UsageError(f"--check reads what is prepared as it is: leave out {' and '.join(unread)}.")
         _check(request, json)
         return
     from ratlip_cli.data import prepare as data
@@ -86,9 +89,13 @@ def prepare(
 def _check(request: PrepareRequest, json: bool) -> None:
     from ratlip_cli.data.layout import INFO, check_dataset, read_dataset
     from ratlip_cli.data.parallel import processes
+    from ratlip_cli.data.prepare import default_folder
 
-    given = Path(request.dataset)
-    path = given if (given / INFO).is_file() else request.data_dir / given
+    path = Path(request.dataset)
+    if request.name is not None:
+        path = request.data_dir / request.name
+    elif not (path / INFO).is_file():
+        path = default_folder(request.dataset, request.data_dir)
     total = sum(read_dataset(path).counts.values())
     with console.bars() as progress:
         problems = check_dataset(path, processes(request.workers), progress)

@@ -104,6 +104,7 @@ def sweep(
         return
     entries = complete(folder)
     states = {run.name: folder.state(run)[0] for run in folder.sweep.runs}
+    states |= {entry.run: entry.state for entry in entries}
     told = {
         "folder": folder.path,
         "runs": len(folder.sweep.runs),

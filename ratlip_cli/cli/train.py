@@ -123,10 +123,12 @@ def _run(session: TrainingSession, stop: StopRequest, go_on: str) -> StepRecord 
     path, done, total = session.folder.path, session.trainer.steps_done, session.total_steps
     if session.finished:
         console.note(f"{path} is finished after {done} steps; to go on, resume it with a larger --steps or --epochs.")
-    else:
+    elif done < total:
         size = session.trainer.world.size
         of_several = f", in {size} processes" if size > 1 else ""
         console.note(f"training in {path}, steps {done + 1} to {total}, on {session.trainer.device}{of_several}")
+    if session.unscored:
+        console.note(f"step {done} is scored, which it was not")
     record, skipped = None, 0
     with signals.keeping(lambda: _saved(path)), console.progress("train", total, done, unit="steps") as advance:
         for record in session.run(lambda: stop.signal_number is not None):
@@ -167,7 +169,7 @@ def _show_dry_run(measured: DryRun) -> None:
         ("epochs", "not known" if measured.epochs is None else f"{measured.epochs:,.1f}"),
         ("time per step", f"{measured.seconds_per_step:.3g} s"),
         ("time to encode the captions, once", console.duration(measured.seconds_for_text)),
-        ("time in all", console.duration(measured.seconds)),
+        ("time of all steps", console.duration(measured.seconds)),
     ]
     for line in filter(None, (measured.start, *measured.notes)):
         console.note(line)
@@ -178,7 +180,7 @@ class StopRequest:
     """Notes the first signal, so that the step can be ended and saved; the next one acts at once.
 
     Except SIGHUP: a terminal that is closed sends it to its programs, and so does the shell in it. SIGUSR1 counts as
-    SIGTERM.
+    SIGTERM. One of several processes heeds the first alone: torchrun, which kills after 30 seconds, sends it again.
     """
 
     def __init__(self) -> None:
@@ -198,5 +200,5 @@ class StopRequest:
             self.signal_number = int(signal.SIGTERM) if name == "SIGUSR1" else number
             if not processes.are_several():  # else torchrun sends it to each
                 signals.say("\nending the step and saving; once more stops at once")
-        elif name not in ("SIGHUP", "SIGUSR1"):
+        elif name not in ("SIGHUP", "SIGUSR1") and not processes.are_several():  # else torchrun passes on what all had
             signals.stop(number, frame)

@@ -132,7 +132,7 @@ def _in_folder(folder: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
     """Links are followed: the folder is the user's own, and datasets often lie elsewhere."""
     for file in read_folder(folder, with_written=True).all_files():
         path = file.relative_to(folder).as_posix()
-        if wanted.search(path) and not _is_clutter(path):
+        if wanted.search(path) and not is_clutter(path):
             yield Member(path, file)
 
 
@@ -187,7 +187,7 @@ def _listed(archive: zipfile.ZipFile, wanted: re.Pattern[str], limit: int) -> It
         raise ArchiveError(_BOMB)
     for info in infos:
         name = info.filename
-        if info.is_dir() or not wanted.search(name) or _is_clutter(name):
+        if info.is_dir() or not wanted.search(name) or is_clutter(name):
             continue
         refusal = _refusal(name, info.file_size, is_link=stat.S_ISLNK(info.external_attr >> 16))
         yield info if refusal is None else Problem(name, refusal)
@@ -224,32 +224,54 @@ class OpenZip(contextlib.AbstractContextManager["OpenZip"]):
     def __exit__(self, *error: object) -> None:
         self._opened.close()
 
+    def open(self, name: str) -> IO[bytes]:
+        """Open one of `names`; it fails as zipfile does."""
+        return self._archive.open(self.names[name])
+
     def read(self, name: str) -> bytes:
         """Return the bytes of one of `names`; raises ArchiveError where it is damaged."""
         return _read(self._archive, self.names[name])
 
 
+@dataclass
+class TarHeaders:
+    """What tarfile passes over in silence of a .tar, as far as it was read."""
+
+    damaged: int = 0
+    has_end: bool = False  # After the last member.
+
+    def kind(self) -> type[tarfile.TarInfo]:
+        """Return the `tarinfo` for `tarfile.open` that notes it here, and takes no name of gigabytes for one."""
+        noted = self
+
+        class Header(tarfile.TarInfo):
+            @classmethod
+            def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
+                noted.has_end = noted.has_end or (len(buf) == tarfile.BLOCKSIZE and not any(buf))
+                try:
+                    header = super().frombuf(buf, encoding, errors)
+                    if header.size < 0 or (header.type in _OF_THE_NEXT and header.size > LARGEST_MEMBER):
+                        raise tarfile.InvalidHeaderError("impossible size")  # type: ignore[attr-defined]
+                except tarfile.InvalidHeaderError:  # type: ignore[attr-defined]
+                    noted.damaged += 1
+                    raise
+                noted.has_end = False
+                return header
+
+        return Header
+
+
+_OF_THE_NEXT = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+"""Kinds of headers that hold the name and the like of the next one, which tarfile reads whole."""
+
+
 def _in_tar(
     unpacked: IO[bytes], wanted: re.Pattern[str], limit: int, unread: re.Pattern[str] | None = None
 ) -> Iterator[Member | Problem]:
-    damaged, ended = 0, False
-
-    class Header(tarfile.TarInfo):
-        """Notes what tarfile passes over in silence: damaged headers, and whether the archive has an end."""
-
-        @classmethod
-        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
-            nonlocal damaged, ended
-            ended = ended or (len(buf) == tarfile.BLOCKSIZE and not any(buf))
-            try:
-                header = super().frombuf(buf, encoding, errors)
-                if header.size < 0:
-                    raise tarfile.InvalidHeaderError("negative size")  # type: ignore[attr-defined]
-            except tarfile.InvalidHeaderError:  # type: ignore[attr-defined]
-                damaged += 1
-                raise
-            return header
-
+    headers = TarHeaders()
     bounded = _Bounded(unpacked, limit)
     archive: tarfile.TarFile | None = None
     start, position, again = 0, -1, 0
@@ -257,7 +279,7 @@ def _in_tar(
         try:
             if archive is None:
                 bounded.seek(start)
-                archive = tarfile.open(fileobj=bounded, mode="r:", tarinfo=Header, ignore_zeros=True)  # noqa: SIM115
+                archive = tarfile.open(fileobj=bounded, mode="r:", tarinfo=headers.kind(), ignore_zeros=True)  # noqa: SIM115
             member = archive.next()
         except _Bomb:
             raise
@@ -266,11 +288,11 @@ def _in_tar(
             again += 1
             if again > _MOST_LIES or not _block(bounded, start):
                 raise
-            archive, damaged = None, damaged + 1
+            archive, headers.damaged = None, headers.damaged + 1
             continue
-        if damaged:
+        if headers.damaged:
             yield Problem("a part of the archive", "damaged, and passed over")
-            damaged = 0
+            headers.damaged = 0
         if member is None:
             break
         if archive.offset <= position:
@@ -278,7 +300,7 @@ def _in_tar(
         position = archive.offset
         archive.members.clear()  # type: ignore[attr-defined]  # It would keep them all.
         name = member.name
-        is_wanted = not member.isdir() and wanted.search(name) is not None and not _is_clutter(name)
+        is_wanted = not member.isdir() and wanted.search(name) is not None and not is_clutter(name)
         refusal = _refusal(name, member.size, not member.isreg() or member.issparse())
         content, error = None, None
         if is_wanted and refusal is None:
@@ -299,9 +321,9 @@ def _in_tar(
             raise error
         elif is_wanted:
             yield Problem(name, refusal or _LINK) if content is None else Member(name, content)
-        elif unread is not None and refusal is None and unread.search(name) and not _is_clutter(name):
+        elif unread is not None and refusal is None and unread.search(name) and not is_clutter(name):
             yield Member(name, b"")
-    if not ended:
+    if not headers.has_end:
         raise ArchiveError("cut short: it has no end")
 
 
@@ -394,6 +416,6 @@ def _refusal(name: str, size: int, is_link: bool) -> str | None:
     return _TOO_LARGE if size > LARGEST_MEMBER else None
 
 
-def _is_clutter(path: str) -> bool:
+def is_clutter(path: str) -> bool:
     """Whether this is what macOS adds to archives, which looks like the image it belongs to."""
     return "__MACOSX/" in path or path.rsplit("/", 1)[-1].startswith("._")

@@ -208,14 +208,14 @@ def text_vectors(
     Args:
         some: the numbers of the captions that are wanted, all if left out.
 
-    They are kept beside the data, under the fingerprint of the CLIP that made them, with a checksum of all that decides
+    They are kept beside the data, under what the CLIP that made them computes, with a checksum of all that decides
     them and of themselves; those of the first captions also where somebody stops it. They are computed again, with a
     note, where the file does not fit, and without one where the captions changed or the folder cannot be written.
     Raises WeightsError as `encode_captions` does.
     """
     texts = dataset.captions if some is None else [dataset.captions[number] for number in some]
     part = "" if some is None else f"-{_digest(texts)[:12]}"
-    file = dataset.path / ".text_vectors" / f"{clip.fingerprint}-{dataset.split}{part}.safetensors"
+    file = dataset.path / ".text_vectors" / f"{clip.computes}-{dataset.split}{part}.safetensors"
     if (whole := _read_kept(file, texts, clip)) is not None:
         return whole
     unfinished, parts, kept = file.with_suffix(".unfinished"), list[Tensor](), 0
@@ -337,7 +337,7 @@ def _fit(kept: dict[str, Tensor], metadata: dict[str, str], captions: str, clip:
 
 def _described(vectors: Tensor, captions: str, clip: FrozenCLIP) -> dict[str, str]:
     """The metadata of kept text vectors."""
-    return {"captions": captions, "checksum": fingerprint({_VECTORS: vectors}, [captions, clip.fingerprint])}
+    return {"captions": captions, "checksum": fingerprint({_VECTORS: vectors}, [captions, clip.computes])}
 
 
 @functools.lru_cache(maxsize=2)

@@ -97,6 +97,14 @@ def read_folder(top: Path, with_written: bool = False) -> Folder:
         ) from error
 
 
+def file_state(file: Path) -> str:
+    """Return what tells one state of a file from another: size, time, whether it may be read. Raises OSError."""
+    state = file.stat()
+    effective = os.access in os.supports_effective_ids
+    refused = "" if os.access(file, os.R_OK, effective_ids=effective) else "\0may not be read"
+    return f"{state.st_size}\0{state.st_mtime_ns}{refused}"
+
+
 class _Reader:
     def __init__(self, top: Path, with_written: bool) -> None:
         self._top = top

@@ -8,9 +8,9 @@ import io
 import re
 import struct
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePath
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError, features
@@ -54,10 +54,13 @@ _BEGINNING = re.compile(
     re.DOTALL,
 )
 
+NO_AVIF = "AVIF, which this Pillow cannot read; install Pillow 11.3 or later"
+"""In the reason why an image is left out: with another Pillow it is to be had."""
+
 _OTHERWISE = (
     (rb"$", "an empty file"),
     (rb"....ftyp(hei|hev|mif1|msf1)", "HEIC; convert it to PNG or JPEG"),
-    (rb"....ftypavi[fs]", "AVIF, which this Pillow cannot read; install Pillow 11.3 or later"),
+    (rb"....ftypavi[fs]", NO_AVIF),
     (rb"\0\0\0\x0cjP|\xff\x4f\xff\x51", "JPEG 2000; convert it to PNG or JPEG"),
     (rb"\0\0\0\x0cJXL|\xff\x0a", "JPEG XL; convert it to PNG or JPEG"),
     (rb"8BPS", "a Photoshop file; export it as PNG or JPEG"),
@@ -93,23 +96,32 @@ class ImageError(Exception):
     """Why an image cannot be used, without its name: the caller knows which one it is."""
 
 
-def is_image(file: Path) -> bool:
+def is_image(file: PurePath, opened: Callable[[], IO[bytes]] | None = None) -> bool:
     """Whether `file` is to be read as an image: it begins as one of :data:`FORMATS` does, or its ending says so.
 
-    Files of a known ending are not opened.
+    Files of a known ending are not opened; `opened` opens those that are not on the disk.
     """
     ending = file.suffix.lower()
     if ending in SUFFIXES:
         return True
     if ending in _OTHER_IMAGES or ending in _NO_IMAGES or file.name.endswith("~"):
         return False
-    head = _head(file)
-    return _BEGINNING.match(head) is not None or _is_bmp(file, head)
+    with contextlib.suppress(Exception), opened() if opened else Path(file).open("rb") as content:  # Told when read.
+        head = content.read(_HEAD)
+        is_bmp = head.startswith(b"BM") and head[2:6] == content.seek(0, io.SEEK_END).to_bytes(8, "little")[:4]
+        return is_bmp or _BEGINNING.match(head) is not None
+    return False
 
 
-def is_other_image(file: Path) -> bool:
+def is_other_image(file: PurePath) -> bool:
     """Whether the ending of `file` is that of an image of a kind that is not read, such as .heic."""
     return file.suffix.lower() in _OTHER_IMAGES
+
+
+def why_not_read(file: PurePath) -> str:
+    """Why an image is not read whose ending is not that of :data:`FORMATS`."""
+    other = "not a kind of image that can be read; convert it to PNG or JPEG"
+    return NO_AVIF if file.suffix.lower() == ".avif" else other
 
 
 def read_image(file: Path | bytes) -> Image.Image:
@@ -313,7 +325,8 @@ def _jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes]]:
 def _unidentified(file: Path | bytes) -> str:
     head = file[:_HEAD] if isinstance(file, bytes) else _head(file)
     for beginning, told in _OTHERWISE:
-        if re.match(beginning, head, re.DOTALL | re.IGNORECASE):
+        is_read = told == NO_AVIF and "AVIF" in FORMATS  # and this one is damaged
+        if re.match(beginning, head, re.DOTALL | re.IGNORECASE) and not is_read:
             return f"not an image that can be read, but {told}"
     return f"not an image that can be read ({', '.join(FORMATS)})"
 
@@ -324,10 +337,6 @@ def _head(file: Path) -> bytes:
             return opened.read(_HEAD)
     except OSError:
         return b""
-
-
-def _is_bmp(file: Path, head: bytes) -> bool:
-    return head.startswith(b"BM") and head[2:6] == file.stat().st_size.to_bytes(8, "little")[:4]
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

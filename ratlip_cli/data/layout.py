@@ -223,9 +223,17 @@ def check_dataset(path: Path, workers: int = 1, progress: Progress = silent) -> 
                 if reason is not None:
                     problems.append(Problem(f"{split}/{file.name}", reason))
                 progress("check", done, total, "images")
-        strays = {file.name for file in (path / split).iterdir()} - {file.name for file in files} - {METADATA}
-        problems += [Problem(f"{split}/{name}", f"not named in {METADATA}") for name in sorted(strays)]
+        strays = {file.name for file in (path / split).iterdir()} - {file.name for file in files} - _NO_STRAYS
+        problems += [
+            Problem(f"{split}/{name}", f"not named in {METADATA}")
+            for name in sorted(strays)
+            if not name.startswith(".")
+        ]
     return problems
+
+
+_NO_STRAYS = {METADATA, "Thumbs.db", "desktop.ini"}
+"""What is no image beside those of a split; the last two are what Windows adds, as other systems add hidden files."""
 
 
 def _check_image(file: Path, side: int) -> str | None:

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from ratlip_cli.errors import DataError, UsageError
@@ -23,6 +24,9 @@ Result = TypeVar("Result")
 IN_FLIGHT = 4
 """Items per worker that are taken from the input before their results are asked for."""
 
+PATIENCE = 5
+"""Seconds that workers have to end what they are at, once nobody waits for it."""
+
 
 def processes(asked: int | None) -> int:
     """The number of processes that was asked for; None is one per usable core. Raises UsageError for a negative one."""
@@ -30,6 +34,11 @@ def processes(asked: int | None) -> int:
         raise UsageError(f"--workers is {asked}; it must not be negative.")
     if asked is not None:
         return asked
+    return usable_cores()
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -41,7 +50,8 @@ def in_order(
     With fewer than two `workers` everything runs in this process. Otherwise `function`, its items and its results are
     pickled, and the workers import the main module: a script that comes here does so under ``if __name__ ==
     "__main__"``. At most IN_FLIGHT * workers items are held at a time. An exception of `function` is raised here.
-    Workers leave Ctrl-C and SIGHUP to this process and end with it, even when it is killed. Close the generator where
+    Workers leave Ctrl-C and SIGHUP to this process and end with it, even when it is killed, or PATIENCE seconds after
+    an error; so an item may be begun and never done. Close the generator where
     an error or Ctrl-C may leave it before its end. Raises DataError when a worker dies.
     """
     if workers < 2:
@@ -49,6 +59,7 @@ def in_order(
             yield item, function(item)
         return
     _start_helpers()
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(workers, mp_context=_context(), initializer=_start_worker)
     # Workers are started where no signal is met: one that is stopped half way through its start writes a traceback.
     undisturbed = ThreadPoolExecutor(1)
@@ -68,7 +79,16 @@ def in_order(
         ) from None
     finally:
         undisturbed.shutdown()
+        own = [child for child in multiprocessing.active_children() if child not in others]
+        patience = threading.Timer(PATIENCE, _end, [own])
+        patience.start()
         pool.shutdown(cancel_futures=True)
+        patience.cancel()
+
+
+def _end(workers: Iterable[BaseProcess]) -> None:
+    for worker in workers:
+        worker.terminate()
 
 
 def _context() -> BaseContext:

@@ -52,15 +52,19 @@ class Prepared:
 def prepare(request: PrepareRequest, progress: Progress = silent) -> Prepared:
     """Prepare a dataset, unless it is prepared already, downloading its archives first where that is needed.
 
-    Raises UsageError for an unknown name, an option that does not fit the dataset and a licence that must be accepted
-    first; DataError where another process is preparing the same dataset, the folder holds another one, the images
-    could not be downloaded or none can be used; RatlipError where the folder cannot be written.
+    A prepared folder, and the name of one in the data folder whose images are not here, is taken as it is. Raises
+    UsageError for an unknown name, an option that does not fit the dataset or with which a prepared folder was not
+    made, and a licence that must be accepted first; DataError where another process is preparing the same dataset, the
+    folder holds another one or one for smaller images, the images could not be downloaded or none can be used;
+    RatlipError where the folder cannot be written.
     """
     if request.name is not None and Path(request.name).name != request.name:
         raise UsageError(f"--name is '{request.name}'; it must be the name of a folder in {request.data_dir}.")
     path = Path(request.dataset)
+    if request.dataset not in KNOWN and not path.exists() and is_dataset(request.data_dir / path):
+        path = request.data_dir / path
     if is_dataset(path):
-        before = read_dataset(path)
+        before = _as_asked(path, request)
         return Prepared(path, read_dataset(_completed(path, None, progress)), before)
     prepared = _prepare(request, progress)
     if long := long_captions(prepared.path):
@@ -98,9 +102,9 @@ def resolve_dataset(
         return _resolve_own(path, data_dir, image_size, progress, keep_uncaptioned)
     out = data_dir / name_or_path
     if (out / INFO).is_file():
-        return _completed(_large_enough(out, name_or_path, image_size), split, progress)
+        return _completed(_large_enough(out, image_size), split, progress)
     if (gone := _made_from(path, data_dir)) is not None:
-        return _large_enough(gone, str(gone), image_size)
+        return _large_enough(gone, image_size)
     if is_stream(name_or_path):
         raise UsageError(
             f"{name_or_path} is read as it streams, which training alone does: make a folder of it by `ratlip "
@@ -150,6 +154,15 @@ def _made_from(path: Path, data_dir: Path) -> Path | None:
     return None
 
 
+def default_folder(dataset: str, data_dir: Path) -> Path:
+    """Return where a dataset, as `PrepareRequest.dataset` has it, is prepared unless it gets another name."""
+    if dataset in KNOWN:
+        return data_dir / dataset
+    if not Path(dataset).exists() and is_stream(dataset):
+        return data_dir / stream_name(dataset)
+    return own_folder(Path(dataset), data_dir)
+
+
 def own_folder(path: Path, data_dir: Path) -> Path:
     """Return where your own images are prepared: under their own name, unless they lie there themselves."""
     name = own_images.name(path)
@@ -176,19 +189,19 @@ what was not looked at, in a line each."""
 class _Source:
     """Where records come from."""
 
-    out: Path  # Where they are written to by default.
     info: DatasetInfo  # Without checksums.
     material: Callable[[Progress, DatasetInfo | None], _Material]
     """Looks at the source, downloading it first where that is needed; is given what was made of it before."""
     path: Path | None = None  # Where own images lie.
     lasting: bool = False  # Whether it never changes, so that a finished dataset needs no look at it.
+    anew: bool = False  # Whether it may change unseen, so that nothing of an interrupted call is used.
 
 
 def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
     """`prepare` for what is not itself a prepared dataset."""
     workers = processes(request.workers)
     source = _source(request)
-    out = source.out.with_name(request.name) if request.name else source.out
+    out = request.data_dir / request.name if request.name else default_folder(request.dataset, request.data_dir)
     with _claimed(out):
         if source.path is not None:
             _adopt(out, source.path)
@@ -200,7 +213,7 @@ def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
             and not (request.strict and before.left_out)
         ):
             return Prepared(out, before, before)
-        with keeping(_KEPT):
+        with keeping("" if source.anew else _KEPT):
             checksums, total, records, notes = source.material(progress, before)
             info = replace(source.info, checksums=checksums, notes=notes)
             info = write_dataset(
@@ -212,6 +225,7 @@ def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
                 strict=request.strict,
                 one_type=source.path is not None,
                 part=is_partial(info),
+                anew=source.anew,
                 keep_uncaptioned=request.keep_uncaptioned,
                 progress=progress,
             )
@@ -271,7 +285,7 @@ def _own(request: PrepareRequest) -> _Source:
         state, passed_over = _state(path, options, before), own_images.passed_over(path, options)
         return state, own_images.count(path, options), own_images.records(path, options), passed_over
 
-    return _Source(own_folder(path, request.data_dir), info, material, path)
+    return _Source(info, material, path)
 
 
 def _streamed(request: PrepareRequest) -> _Source:
@@ -298,9 +312,9 @@ def _streamed(request: PrepareRequest) -> _Source:
     )
 
     def material(progress: Progress, before: DatasetInfo | None) -> _Material:
-        return {"shards": stream.fingerprint}, len(stream) or None, records(stream, options.rank, fraction), ()
+        return {"shards": stream.state}, len(stream) or None, records(stream, options.rank, fraction), ()
 
-    return _Source(request.data_dir / info.name, info, material)
+    return _Source(info, material, anew=stream.is_elsewhere)
 
 
 def _state(path: Path, options: own_images.Options, before: DatasetInfo | None = None) -> Mapping[str, str]:
@@ -356,7 +370,7 @@ def _rendered(request: PrepareRequest) -> _Source:
         records = demo.records(name, count, seed, size, processes(request.workers), only)
         return {}, demo.number_of_records(name, count, only), records, ()
 
-    return _Source(request.data_dir / name, info, material, lasting=True)
+    return _Source(info, material, lasting=True)
 
 
 def _official(request: PrepareRequest) -> _Source:
@@ -377,7 +391,7 @@ def _official(request: PrepareRequest) -> _Source:
             places = dataset.located(request.raw)
         return dataset.checksums(places), sum(dataset.counts.values()), dataset.counted(places), ()
 
-    return _Source(request.data_dir / dataset.name, info, material, lasting=request.raw is None)
+    return _Source(info, material, lasting=request.raw is None)
 
 
 def _resolve_own(path: Path, data_dir: Path, image_size: int, progress: Progress, keep_uncaptioned: bool) -> Path:
@@ -386,11 +400,12 @@ def _resolve_own(path: Path, data_dir: Path, image_size: int, progress: Progress
     _adopt(out, path)
     if (out / INFO).is_file():
         before = read_dataset(out)
-        if before.source == str(path.resolve()) and existing(out, before.source) is not None:
-            options = _options_of(before, path)
-            if before.checksums.get("files") == own_images.fingerprint(path, options):
-                return _large_enough(out, str(path), image_size)
-            _log.warning("%s has changed since it was prepared in %s; preparing it again", path, out)
+        if before.source == str(path.resolve()):
+            options, is_finished = _options_of(before, path), existing(out, before.source) is not None
+            if is_finished and before.checksums.get("files") == own_images.fingerprint(path, options):
+                return _large_enough(out, image_size)
+            why = "has changed since" if is_finished else "has images that could not be read when"
+            _log.warning("%s %s it was prepared in %s; preparing it again", path, why, out)
             root = None if options.image_root is None else Path(options.image_root)
             again: Any = asdict(options) | {"image_root": root}
             request = replace(request, image_size=max(image_size, before.image_size), **again)
@@ -405,12 +420,49 @@ def _prepared(request: PrepareRequest, progress: Progress) -> Path:
     return prepared.path
 
 
-def _large_enough(out: Path, what: str, image_size: int) -> Path:
-    size = read_dataset(out).image_size
-    if size < image_size:
-        again = f"ratlip prepare {shlex.quote(what)} --image-size {image_size}"
-        raise DataError(f"{out} was prepared for {size} pixels, fewer than {image_size}. Prepare it again: {again}")
+def _large_enough(out: Path, image_size: int) -> Path:
+    info = read_dataset(out)
+    if info.image_size < image_size:
+        raise DataError(
+            f"{out} was prepared for {info.image_size} pixels, fewer than {image_size}. Prepare it again: "
+            f"{_again(out, info, image_size)}"
+        )
     return out
+
+
+def _as_asked(out: Path, request: PrepareRequest) -> DatasetInfo:
+    """Return the description of the dataset `out`; raises the error that says how to make it as it is asked for."""
+    info = read_dataset(_large_enough(out, request.image_size or 0))
+    unlike = [
+        f"--{name.replace('_', '-')}"
+        for name, usual in _OPTIONS.items()
+        if (asked := getattr(request, name)) != getattr(PrepareRequest, name)
+        and (str(asked.resolve()) if isinstance(asked, Path) else asked) != info.options.get(name, usual)
+    ]
+    if unlike:
+        raise UsageError(
+            f"{out} is prepared already, with another {' and '.join(unlike)}. Such options go with its images: "
+            f"{_again(out, info, request.image_size or info.image_size)}"
+        )
+    return info
+
+
+_OPTIONS = asdict(own_images.Options()) | {"count": DEMO_COUNT}
+"""Options of own and rendered images, with their defaults."""
+
+
+def _again(out: Path, info: DatasetInfo, image_size: int) -> str:
+    """The command that makes the dataset `out` from its source, with its options."""
+    dataset = info.name if info.name in KNOWN and info.licence != own_images.LICENCE else info.source
+    words = ["ratlip", "prepare", dataset, "--image-size", str(image_size)]
+    for name, value in info.options.items():
+        if name in _OPTIONS and value not in (None, _OPTIONS[name]):
+            words += [f"--{name.replace('_', '-')}", *(() if value is True else (str(value),))]
+    if out.parent != PrepareRequest.data_dir:
+        words += ["--data-dir", str(out.parent)]
+    if out != default_folder(dataset, out.parent):
+        words += ["--name", out.name]
+    return shlex.join(words)
 
 
 @contextmanager

@@ -127,7 +127,7 @@ def check_dataset_name(name: str, data_dir: Path) -> None:
 def missing_dataset(name: str, data_dir: Path) -> RatlipError:
     """The error for a dataset that is not there: DataError for a path, UsageError with the nearest for a name."""
     here = f"Paths begin at {Path.cwd()}, and prepared datasets are in {data_dir.absolute()}"
-    here += ": give --dataset the path of one that is elsewhere."
+    here += ": give the path of one that is elsewhere."
     if len(Path(name).parts) != 1:
         known = ", ".join(DATASETS)
         return DataError(f"{name} does not exist. Give a folder of images with captions, or one of: {known}. {here}")

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ratlip_cli.data.dataset import Batch, as_it_is, centre_view, random_view
+from ratlip_cli.data.folders import file_state
 from ratlip_cli.data.images import ImageError, read_image, stored_image
 from ratlip_cli.data.layout import DatasetInfo, Problem, Record, stored_side
 from ratlip_cli.data.readers import leave_signals_to_parent, read_in_turn
@@ -97,11 +98,24 @@ class StreamedImages:
     @property
     def fingerprint(self) -> str:
         """64 hex digits that change with the names of the shards and, of files of this machine, with their sizes."""
+        return self._digest(lambda file: str(file.stat().st_size))
+
+    @property
+    def state(self) -> str:
+        """As `fingerprint`; it changes also when a file of this machine is written again or may now be read."""
+        return self._digest(file_state)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether a shard is not on this machine: that it was written again does not show."""
+        return any("://" in shard for shard in self.shards)
+
+    def _digest(self, of_file: Callable[[Path], str]) -> str:
         digest = hashlib.sha256(self.caption_column.encode())
         for shard in self.shards:
             local = "://" not in shard
-            size = Path(shard).stat().st_size if local and Path(shard).is_file() else -1
-            digest.update(f"\0{Path(shard).name if local else shard}\0{size}".encode())
+            told = of_file(Path(shard)) if local and Path(shard).is_file() else "-1"
+            digest.update(f"\0{Path(shard).name if local else shard}\0{told}".encode())
         return digest.hexdigest()
 
     def lanes(self, workers: int, processes: int) -> int:
@@ -238,13 +252,15 @@ def _usable(item: Row | Problem, shard: str, needs_captions: bool) -> dict[str, 
         return {"problem": f"{shard}: {item.name}: {item.reason}"}
     captions = tuple(line for caption in item.captions if (line := " ".join(caption.split())))
     missing = "it has no image" if not isinstance(item.image, bytes) else ""
-    if missing := "it has no caption" if needs_captions and not captions else missing:
+    if missing := (item.why or "it has no caption") if needs_captions and not captions else missing:
         return {"problem": f"{shard}: {item.file_name}: {missing}"}
     return {"name": item.file_name, "image": item.image, "captions": captions}
 
 
 def _nothing(source: str, failed: int, first: str) -> str:
     example = f"; the first problem: {first}" if first else ""
+    if not failed:
+        return f"{source}: its shards hold no images{example}. Get them again."
     return (
         f"{source}: none of the first {failed} images can be used{example}. Say by --caption-column where the captions "
         "are, get the shards again, or train on images alone: --variant lafite --language-free."
@@ -331,8 +347,12 @@ class _Lane(IterableDataset[Any]):
             yield error
 
     def _samples(self) -> Iterator[tuple[Tensor, str] | None]:
-        """The lane's images without end, each with one of its captions; None where something failed that is to tell."""
+        """The lane's images without end, each with one of its captions; None where something failed that is to tell.
+
+        Raises DataError where there was none in a row of epochs in which the lane met every shard.
+        """
         state, stream = self._state, self._stream
+        barren, since = set[int](), state.met
         while True:
             is_whole, before = state.block is None and not state.place, state.met
             dealt = _epoch_shards(stream.seed, state.epoch, len(stream.shards), state.without)
@@ -342,9 +362,13 @@ class _Lane(IterableDataset[Any]):
                         yield None
                     else:
                         yield from self._in_order(block)
-                images = state.met.images - before.images
-                if is_whole and images == state.met.failed - before.failed:
-                    raise DataError(_nothing(stream.source, images, self._first_problem))
+                usable = state.met.images - before.images > state.met.failed - before.failed
+                if usable or not is_whole:
+                    barren, since = set(), state.met
+                else:
+                    barren.update(dealt[self._lane :: self._lanes])
+                if len(barren) == len(stream.shards):
+                    raise DataError(_nothing(stream.source, state.met.images - since.images, self._first_problem))
             state.epoch, state.block, state.begun = state.epoch + 1, None, 0
 
     def _blocks(self, dealt: list[int]) -> Iterator[list[dict[str, Any]] | None]:

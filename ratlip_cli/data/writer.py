@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ratlip_cli.data.columns import settle
-from ratlip_cli.data.images import PROFILE_UNUSED, ImageError, read_image, stored_image, upright_rgb
+from ratlip_cli.data.images import FORMATS, NO_AVIF, PROFILE_UNUSED, ImageError, read_image, stored_image, upright_rgb
 from ratlip_cli.data.layout import (
     INFO,
     METADATA,
@@ -37,6 +37,9 @@ from ratlip_cli.files import printable, remove_partials, whole_file, write_text,
 from ratlip_cli.progress import Progress, silent
 
 _STAGING = ".preparing"
+
+LARGEST_SIZE = 2048
+"""Side in pixels of images at most; no model here is of more than 512."""
 
 CUT_SHORT = "what was finished is kept"
 """In the reason of a Problem: more is to be had by another call, which therefore reads again.
@@ -59,16 +62,18 @@ def write_dataset(
     strict: bool = False,
     one_type: bool = False,
     part: bool = False,
+    anew: bool = False,
     keep_uncaptioned: bool = False,
     progress: Progress = silent,
 ) -> DatasetInfo:
     """Write `records` as the dataset `out`, which appears whole or not at all.
 
-    A record that cannot be used, and a Problem that the source met, is left out and listed in the result; with
-    `strict` the first one is a DataError. Files get names that every system allows, numbered on where several records
-    have one name; metadata.jsonl keeps the origin of those whose name changed. Where records have a rank and one of
-    train and test would be empty, it gets the image that is next. Images are read, resized and compressed in `workers`
-    processes (fewer than 2: in this one), which changes nothing in what is written; of each, memory keeps a line.
+    A record that cannot be used, and a Problem that the source met, is left out and listed in the result; with `strict`
+    the first one is a DataError. Files get names that every system allows, numbered on where several records have one
+    name; metadata.jsonl keeps the origin of those whose name changed. Where records have a rank and one of train and
+    test would be empty, it gets the image that is next; a single one is train. Images are read, resized and compressed
+    in `workers` processes (fewer than 2: in this one), which changes nothing in what is written; of each, memory keeps
+    a line.
 
     The work is done in a hidden folder beside `out`, which stays there when it is interrupted: called again with the
     same description, the images already there are kept. A finished dataset of the same description is returned as it
@@ -80,22 +85,23 @@ def write_dataset(
             is added to its `notes`.
         one_type: make each further column one of one type (see :mod:`ratlip_cli.data.columns`).
         part: some splits alone: the others are not missed, and what was begun of the whole stays for later.
+        anew: use nothing of an interrupted call: the source may have changed since, and its names mean other images.
         keep_uncaptioned: write images that have no caption, with an empty list of captions, too.
         total: number of records, for `progress`; None where it is not known.
         progress: called with the number of records written or left out so far.
 
     Returns `info` with `counts`, `left_out` and `notes`. Raises DataError where no record can be used or `out` holds
-    another dataset, UsageError for an image size that is not positive, and RatlipError where `out` cannot be written.
+    another dataset, UsageError for an image size out of range, and RatlipError where `out` cannot be written.
     """
-    if info.image_size < 1:
-        raise UsageError(f"the image size must be positive, not {info.image_size}")
+    if not 1 <= info.image_size <= LARGEST_SIZE:
+        raise UsageError(f"the image size must be 1 to {LARGEST_SIZE}, not {info.image_size}")
     info = replace(info, counts={}, left_out=())
     finished = existing(out, info.source)
     if finished is not None and replace(finished, counts={}, left_out=(), notes=info.notes) == info:
         if strict and finished.left_out:
             raise _refusal(finished.left_out[0])
         return finished
-    staging = _staging(out, replace(info, notes=()), alone=not part)
+    staging = _staging(out, replace(info, notes=()), alone=not part, anew=anew)
     stored: list[Stored] = []
     left_out: list[Problem] = []
     metadata: dict[str, TextIO] = {}
@@ -165,7 +171,7 @@ _CAUSES = 3
 
 
 def existing(out: Path, source: str) -> DatasetInfo | None:
-    """Return the dataset at `out`, None where there is none or it is not finished.
+    """Return the dataset at `out`, None where there is none, it is not finished, or an image in it can now be read.
 
     Raises DataError for anything not from `source`.
     """
@@ -179,7 +185,8 @@ def existing(out: Path, source: str) -> DatasetInfo | None:
             f"{out} holds another dataset, from {info.source}. Choose another name or --data-dir, or give --dataset "
             f"{out} to use it as it is."
         )
-    return None if any(CUT_SHORT in problem.reason for problem in info.left_out) else info
+    more = (CUT_SHORT, *((NO_AVIF,) if "AVIF" in FORMATS else ()))
+    return None if any(mark in problem.reason for problem in info.left_out for mark in more) else info
 
 
 @dataclass(frozen=True)
@@ -323,11 +330,15 @@ def _metadata_row(record: Record, name: str, captions: tuple[str, ...]) -> str:
 
 
 def _give_both_splits(images: list[Stored], folder: Path) -> None:
-    """Where a share was promised and train or test is empty, move the image to it whose rank is next."""
+    """Where a share was promised and train or test is empty, move the image to it whose rank is next.
+
+    A single image goes to train.
+    """
     for empty, full, nearest in (("test", "train", min), ("train", "test", max)):
         own = [image for image in images if image.split == full]
         ranked = [image for image in own if image.rank is not None]
-        if ranked and len(own) > 1 and not any(image.split == empty for image in images):
+        enough = len(own) > 1 or empty == "train"
+        if ranked and enough and not any(image.split == empty for image in images):
             moved = nearest(ranked, key=lambda image: image.rank or 0.0)
             with writing(folder):
                 lines = (folder / full / METADATA).read_bytes().splitlines(keepends=True)
@@ -336,6 +347,8 @@ def _give_both_splits(images: list[Stored], folder: Path) -> None:
                 (folder / full / moved.name).replace(folder / empty / moved.name)
                 (folder / empty / METADATA).write_bytes(line)
                 (folder / full / METADATA).write_bytes(b"".join(lines))
+                if not lines:
+                    shutil.rmtree(folder / full)
             moved.split = empty
 
 
@@ -343,12 +356,17 @@ def _refusal(problem: Problem) -> DataError:
     return DataError(f"{problem.name}: {problem.reason}. Fix it, or leave it out by not asking for --strict.")
 
 
-def _staging(out: Path, wanted: DatasetInfo, alone: bool) -> Path:
-    """Return the folder beside `out` in which `wanted` is being made; `alone`: and nothing else any more."""
+def _staging(out: Path, wanted: DatasetInfo, alone: bool, anew: bool) -> Path:
+    """Return the folder beside `out` in which `wanted` is being made.
+
+    `alone`: and nothing else any more; `anew`: and which is empty.
+    """
     description = json.dumps(asdict(wanted), sort_keys=True)
     mark = hashlib.sha256(description.encode()).hexdigest()[:8]
     staging = out.with_name(f".{out.name}.{mark}{_STAGING}")
     with writing(out):
+        if anew and staging.exists():
+            shutil.rmtree(staging)
         staging.mkdir(parents=True, exist_ok=True)
         for folder in out.parent.iterdir() if alone else ():
             if folder.name.startswith(f".{out.name}.") and folder.name.endswith(_STAGING) and folder != staging:

@@ -89,7 +89,7 @@ class Edit:
         }
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write NNNN_TITLE_strip.png, an image for each strength, and the record as JSON; the result is the files.
+        """Write NNNN_TITLE_strip.png, an image for each strength, which says it, and the record as JSON; the files.
 
         Args:
             folder: made where it does not exist; numbers go on from what it holds, and nothing is replaced.
@@ -98,12 +98,13 @@ class Edit:
         """
         folder, request = Path(folder), self.request
         stem = f"{next_number(folder):04d}_{slug(f'{request.start} to {request.end}')}"
-        named = {"strip": self.strip()}
-        named |= {f"{strength:g}": image for strength, image in zip(request.strengths, self.edited, strict=True)}
+        named: dict[str, tuple[Image.Image, dict[str, float]]] = {"strip": (self.strip(), {})}
+        for strength, changed in zip(request.strengths, self.edited, strict=True):
+            named[f"{strength:g}"] = changed, {"strength": strength}
         record = json.dumps(self.record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         with whole_files(folder) as partial:
-            for end, image in named.items():
-                image.save(partial / f"{stem}_{end}.png", pnginfo=png_text(self.record()))
+            for end, (image, own) in named.items():
+                image.save(partial / f"{stem}_{end}.png", pnginfo=png_text(self.record() | own))
             (partial / f"{stem}.json").write_bytes(printable(record).encode())
         return [*(folder / f"{stem}_{end}.png" for end in named), folder / f"{stem}.json"]
 

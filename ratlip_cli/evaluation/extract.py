@@ -38,7 +38,7 @@ the rest is told."""
 _WARM, _AGAIN = 2.0, 5.0
 """Seconds of a piece in which it does not count that it is the first, and after which the time is told again."""
 
-_SOON = 5.0
+SOON = 5.0
 """Seconds that nobody is told of."""
 
 _REAL, _GENERATED = "real images", "generated images"
@@ -113,6 +113,11 @@ def help_extract(inputs: Inputs, networks: Networks, batch_size: int | None) -> 
         raise Stopped
 
 
+def all_of_features(images: Images, network: FeatureNetwork) -> str:
+    """All that decides the features of images by a network."""
+    return f"{images.fingerprint} {network.fingerprint} {network.resize}"
+
+
 def images_at_a_time(networks: Networks, batch_size: int | None) -> int:
     """`batch_size`; 16 on a CPU and 64 elsewhere if left out."""
     return batch_size or (16 if networks.device.type == "cpu" else 64)
@@ -176,7 +181,7 @@ class _Run:
 
     def real(self, images: Images, network: FeatureNetwork, scratch: Path) -> _Real:
         """The features that were kept where they fit; with a note where others are in their place."""
-        decisive = f"{images.fingerprint} {network.fingerprint} {network.resize}"
+        decisive = all_of_features(images, network)
         path = (_cache(images) or scratch) / f"{hashlib.sha256(decisive.encode()).hexdigest()[:16]}.npy"
         are_kept = False
         if path.is_file():
@@ -225,7 +230,7 @@ class _Run:
                 if took > _WARM:
                     break
             seconds += rate * (len(one.images) - one.done)
-        if seconds > _SOON:
+        if seconds > SOON:
             _log.info("%s on %s: about %s", " and ".join(counts), self.device, duration(seconds))
 
     def finish(self, one: _Pass, batches: Iterator[None]) -> None:
@@ -309,4 +314,7 @@ class _Run:
 
 def _cache(images: Images) -> Path | None:
     """The folder for features of these images, where it can be written."""
-    return images.cache if images.cache is not None and os.access(images.cache.parent, os.W_OK) else None
+    if images.cache is None:
+        return None
+    place = images.cache if images.cache.exists() else images.cache.parent
+    return images.cache if os.access(place, os.W_OK | os.X_OK) else None

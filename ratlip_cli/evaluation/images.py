@@ -23,7 +23,9 @@ from torch import Tensor
 
 from ratlip_cli.data.dataset import CaptionedImages, encode_captions, text_vectors
 from ratlip_cli.data.images import ImageError, read_image, resize_shorter_side
+from ratlip_cli.data.layout import stored_side
 from ratlip_cli.errors import DataError
+from ratlip_cli.evaluation.folder_files import Header, headers
 from ratlip_cli.family import Family
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.pixels import from_image, to_uint8
@@ -129,7 +131,7 @@ class Captions:
 
     def vectors(self, clip: FrozenCLIP, progress: Progress = silent) -> Tensor:
         """Text vectors (number of captions, d) of a CLIP, on the CPU; NaN where a caption is not `encoded`."""
-        if clip.fingerprint not in self._vectors:
+        if clip.computes not in self._vectors:
             some = None if len(self.encoded) == len(self.texts) else self.encoded
             if self.dataset is None:
                 vectors = encode_captions(clip, self.texts, progress=progress)
@@ -139,8 +141,8 @@ class Captions:
                 vectors = vectors.new_full((len(self.texts), vectors.shape[1]), torch.nan).index_copy(
                     0, torch.tensor(some), vectors
                 )
-            self._vectors[clip.fingerprint] = vectors
-        return self._vectors[clip.fingerprint]
+            self._vectors[clip.computes] = vectors
+        return self._vectors[clip.computes]
 
 
 def some_images(count: int, limit: int) -> NDArray[np.int64]:
@@ -160,10 +162,21 @@ class SplitImages:
     """
 
     def __init__(self, dataset: CaptionedImages, numbers: NDArray[np.int64] | None = None) -> None:
+        self.folder = dataset.path
         self._dataset = dataset
         self._numbers = None if numbers is None else numbers.tolist()
         self.size = (dataset.image_size, dataset.image_size)
         self.cache: Path | None = dataset.path / ".features"
+
+    @property
+    def framing(self) -> str:
+        """How each image is brought to its size, in words: its margins are what training crops at random."""
+        return _framing(stored_side(self.size[0]))
+
+    @property
+    def enlarged(self) -> int:
+        """How many of them are smaller than they are brought to."""
+        return len(self) if self._dataset.info.image_size < self.size[0] else 0
 
     @property
     def fingerprint(self) -> str:
@@ -210,6 +223,21 @@ class FolderImages:
         for file, content in zip(self.files, self.digests, strict=True):
             digest.update(str(file.relative_to(self.folder)).encode("utf-8", "surrogateescape") + b"\0" + content)
         return digest.hexdigest()
+
+    @property
+    def framing(self) -> str:
+        """How each image is brought to its size, in words."""
+        return "as it is" if self._resize is None else _framing(self._resize)
+
+    @cached_property
+    def headers(self) -> list[Header]:
+        """See `headers`."""
+        return headers(self.files)
+
+    @property
+    def enlarged(self) -> int:
+        """How many of them are smaller than they are brought to."""
+        return 0 if self._resize is None else sum(one.shorter_side < self._resize for one in self.headers)
 
     @cached_property
     def digests(self) -> list[bytes]:
@@ -280,10 +308,12 @@ class GeneratedImages:
         made of kept text vectors it is another: those vectors themselves were once taken for it.
         """
         decisive = [self._model.fingerprint, self._captions.fingerprint, str(self._seed)]
+        clip = self._model.clip
+        decisive += [] if clip.computes == clip.fingerprint else [clip.computes]
         decisive += [] if self._model.precision == "fp32" else [self._model.precision]
         decisive += [] if self._model.exported_as is None else [self._model.exported_as]
         makes_condition = type(self._model.family).condition is not Family.condition
-        if makes_condition and self._of_vectors and self._model.exported_as is None:
+        if makes_condition and self.of_vectors and self._model.exported_as is None:
             decisive.append("condition")
         return hashlib.sha256("\0".join(decisive).encode()).hexdigest()
 
@@ -303,14 +333,14 @@ class GeneratedImages:
             yield from torch.split(levels, [len(batch) for batch in batches])
 
     @property
-    def _of_vectors(self) -> bool:
+    def of_vectors(self) -> bool:
         """Whether the generator's condition is made of CLIP's text vectors, which are kept beside the data."""
         return type(self._model.family).rows is Family.rows and self._model.text_encoder is self._model.clip
 
     def _condition(self, numbers: Sequence[int]) -> Tensor:
         """What the sampler takes of captions (n,...)."""
         model = self._model
-        if self._of_vectors:
+        if self.of_vectors:
             return model.of_vectors(self._captions.vectors(model.clip)[list(numbers)])
         return model.encode([self._captions.texts[number] for number in numbers])
 
@@ -337,7 +367,7 @@ class ImagesOfImages(GeneratedImages):
         return hashlib.sha256(f"{super().fingerprint}\0{self._dataset.fingerprint}".encode()).hexdigest()
 
     @property
-    def _of_vectors(self) -> bool:
+    def of_vectors(self) -> bool:
         """No captions, no text vectors."""
         return False
 
@@ -346,6 +376,10 @@ class ImagesOfImages(GeneratedImages):
         model = self._model
         crops = torch.stack([self._dataset.centre_crop(number) for number in numbers]).to(model.device)
         return model.sampler.each(partial(model.family.of_images, model.clip), crops).cpu()
+
+
+def _framing(side: int) -> str:
+    return f"shorter side to {side}, then the centre"
 
 
 def _batches(count: int, batch_size: int, starts: Sequence[int] | None) -> list[range]:

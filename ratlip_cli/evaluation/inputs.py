@@ -20,7 +20,7 @@ from ratlip_cli.data.sources import own_images
 from ratlip_cli.data.sources.caption_files import SUFFIXES as CAPTION_SUFFIXES
 from ratlip_cli.data.sources.demo import SOURCE as RENDERED
 from ratlip_cli.errors import DataError
-from ratlip_cli.evaluation.folder_files import KEPT, FolderFiles, files_below, headers, passed_over
+from ratlip_cli.evaluation.folder_files import KEPT, FolderFiles, files_below, passed_over
 from ratlip_cli.evaluation.images import (
     Captions,
     FolderImages,
@@ -118,6 +118,11 @@ def model_inputs(
     captions: Captions | None = None
     if by_captions(dataset, model.family) if captioned is None else captioned:
         captions = Captions.of_split(dataset, per_image, numbers, competing="r-precision" in request.metrics)
+        if not captions.of_image:
+            raise DataError(
+                f"none of the {limit or len(dataset):,} images of the split {dataset.split} of {dataset.path} that are "
+                "to be scored has a caption: raise --limit, or leave it out."
+            )
         fake = GeneratedImages(model, captions, request.seed, request.batch_size)
     else:
         every = list(range(len(dataset))) if numbers is None else numbers.tolist()
@@ -134,7 +139,9 @@ def model_inputs(
         notes.append(f"{why}: each image is generated from CLIP's vector of a real one")
     elif dataset.uncaptioned:
         notes.append(f"none is generated for {dataset.uncaptioned:,} of {len(dataset):,} images, which have no caption")
-    return Inputs(fake, SplitImages(dataset, numbers), captions, True, source, per_image, limit, tuple(notes))
+    real = SplitImages(dataset, numbers)
+    notes += _enlarged(real)
+    return Inputs(fake, real, captions, True, source, per_image, limit, tuple(notes))
 
 
 def folder_inputs(images: Path, request: EvaluationRequest, progress: Progress) -> Inputs:
@@ -144,8 +151,6 @@ def folder_inputs(images: Path, request: EvaluationRequest, progress: Progress) 
     """
     fake, captions, notes = open_folder(images, request, bool(request.clip_keys))
     source = {"images": str(images)}
-    if request.resize is not None:
-        source["resize"] = f"shorter side to {request.resize}, then the centre"
     real: SplitImages | FolderImages | None = None
     if request.reference is not None:
         real, _, passed = open_folder(request.reference, request, False)
@@ -166,13 +171,26 @@ def folder_inputs(images: Path, request: EvaluationRequest, progress: Progress) 
         dataset = open_split(request.dataset, request, height, progress)
         real = SplitImages(dataset)
         source |= {"dataset": str(dataset.path), "split": dataset.split}
-    notes += [*_copies(fake, real), *_formats(fake, real)]
-    for side in (fake, real):
-        if isinstance(side, FolderImages) and request.resize is not None:
-            small = sum(header.shorter_side < request.resize for header in headers(side.files))
-            notes += [f"{small:,} of {len(side):,} images of {side.folder} are enlarged"] if small else []
-    per_image = request.captions_of(rendered=False)
+    notes += [*_copies(fake, real), *_formats(fake, real), *_enlarged(fake, real)]
+    if request.resize is not None:
+        source["resize"] = fake.framing
+        if real is not None and real.framing != fake.framing:
+            source["resize"] = f"{fake.framing}; real images: {real.framing}"
+            notes.append(
+                f"generated images ({fake.framing}) are framed otherwise than the real ones ({real.framing}): right "
+                "where a model made images of such crops; photographs as they were taken are to be prepared first"
+            )
+    per_image = 0 if captions is None else request.captions_of(rendered=False)
     return Inputs(fake, real, captions, False, source, per_image, notes=tuple(dict.fromkeys(notes)))
+
+
+def _enlarged(*sides: Images | None) -> list[str]:
+    """Say how many images of each side are smaller than they are scored."""
+    return [
+        f"{side.enlarged:,} of {len(side):,} images of {side.folder} are enlarged"
+        for side in sides
+        if isinstance(side, SplitImages | FolderImages) and side.enlarged
+    ]
 
 
 def _copies(fake: Images, real: Images | None) -> list[str]:
@@ -192,12 +210,9 @@ def _copies(fake: Images, real: Images | None) -> list[str]:
 
 def _formats(fake: Images, real: Images | None) -> list[str]:
     """Say where one side was compressed in another way than the other: that alone makes a distance."""
-    if real is None or not isinstance(fake, FolderImages):
+    if real is None:
         return []
-    ours = Counter(header.compression for header in headers(fake.files))
-    theirs = Counter({"lossless": len(real)})
-    if isinstance(real, FolderImages):
-        theirs = Counter(header.compression for header in headers(real.files))
+    ours, theirs = map(_compressions, (fake, real))
     if all(abs(ours[kind] / len(fake) - theirs[kind] / len(real)) < _ALIKE for kind in {*ours, *theirs}):
         return []
     one, other = (", ".join(f"{n:,} {kind}" for kind, n in sorted(kinds.items())) for kinds in (ours, theirs))
@@ -205,6 +220,13 @@ def _formats(fake: Images, real: Images | None) -> list[str]:
         f"file formats differ (generated images: {one}; real images: {other}): that alone made an FID of "
         "0.07 to 0.33 where it was measured; save both sides alike, best as PNG"
     ]
+
+
+def _compressions(images: Images) -> Counter[str]:
+    """How many images are saved in which way; those of a prepared dataset are PNG."""
+    if isinstance(images, FolderImages):
+        return Counter(header.compression for header in images.headers)
+    return Counter({"lossless": len(images)})
 
 
 def open_split(name: str | Path, request: EvaluationRequest, image_size: int, progress: Progress) -> CaptionedImages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +25,7 @@ from ratlip_cli.evaluation.statistics import (
     moments,
     ranks_first,
 )
+from ratlip_cli.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,18 @@ def kid(fake: FeatureFile, real: FeatureFile) -> Measurement:
     return Measurement(lambda counts: kernel_distance(fake, real, counts.fake, counts.real), note)
 
 
-def precision(fake: FeatureFile, real: FeatureFile) -> Measurement:
+def precision(fake: FeatureFile, real: FeatureFile, progress: Progress = silent) -> Measurement:
     """The share of generated images inside the manifold of the real ones (Kynkäänniemi et al. 2019).
 
     An image that came twice would shrink the balls around it: the manifold of a resample stays that of all images.
     """
-    inside = inside_manifold(fake, real)
+    inside = inside_manifold(fake, real, progress)
     return Measurement(lambda counts: _mean(inside, counts.fake), each=inside)
 
 
-def recall(fake: FeatureFile, real: FeatureFile) -> Measurement:
+def recall(fake: FeatureFile, real: FeatureFile, progress: Progress = silent) -> Measurement:
     """The share of real images inside the manifold of the generated ones; see `precision`."""
-    inside = inside_manifold(real, fake)
+    inside = inside_manifold(real, fake, progress)
     return Measurement(lambda counts: _mean(inside, counts.real))
 
 
@@ -100,7 +101,12 @@ def r_precision(images: FeatureFile, captions: Captions, network: ClipNetwork) -
     return Measurement(lambda counts: _mean(scores, counts.fake), "; ".join(notes) or None, scores)
 
 
-FEATURE_METRICS = {"fid": fid, "kid": kid, "precision": precision, "recall": recall}
+FEATURE_METRICS: Mapping[str, Callable[..., Measurement]] = {
+    "fid": fid,
+    "kid": kid,
+    "precision": precision,
+    "recall": recall,
+}
 """By key: metrics of the features of generated and real images by one network."""
 
 CLIP_METRICS = {"clip_score": clip_score, "r_precision": r_precision}
@@ -108,13 +114,19 @@ CLIP_METRICS = {"clip_score": clip_score, "r_precision": r_precision}
 
 
 def wanted_metrics(
-    request: EvaluationRequest, networks: Networks, features: Features, captions: Captions | None
+    request: EvaluationRequest,
+    networks: Networks,
+    features: Features,
+    captions: Captions | None,
+    progress: Progress = silent,
 ) -> Iterator[Metric]:
-    """The metrics of a request, by the networks that were loaded for it."""
+    """The metrics of a request, by the networks that were loaded for it; `progress` is told of what takes long."""
     network, real = networks.features, features.real
     if network is not None and real is not None:
         for key in request.feature_keys:
             measure = partial(FEATURE_METRICS[key], features.fake[network.name], real)
+            if key in ("precision", "recall"):
+                measure = partial(measure, progress=progress)
             yield Metric(key, key + network.suffix, network, measure)
     if captions is None:
         return

@@ -34,7 +34,7 @@ class FeatureNetwork(Protocol):
     resize: str
     """How images come to the size that the network takes, in words."""
     fingerprint: str
-    """16 hex digits over its weights."""
+    """16 hex digits over its weights, and over what else decides its features."""
     dimensions: int
     """d."""
 
@@ -60,7 +60,7 @@ class ClipNetwork:
         self.spec = spec
         self.name = f"CLIP {spec} (released code)" if released else f"CLIP {spec}"
         self.resize = f"nearest to {size}, mapped to [0,1] twice" if released else f"antialiased bicubic to {size}"
-        self.fingerprint = clip.fingerprint
+        self.fingerprint = clip.computes
         self.dimensions = clip.geometry.embed_dim
         self.released = released
 

@@ -90,7 +90,7 @@ class EvaluationRequest:
     )
     clip: str | None = setting(
         None,
-        "CLIP to score by; a model's own ViT-B/32, or OpenAI's, if left out.",
+        "CLIP to score by, also for --features clip; a model's own ViT-B/32, or OpenAI's, if left out.",
         group=HOW,
         metavar="MODEL[:PRETRAINED]",
         option="score-clip",

@@ -25,7 +25,7 @@ from ratlip_cli.data.dataset import caption_notes
 from ratlip_cli.data.of_run import dataset_of_model
 from ratlip_cli.distributed import ANSWER_SECONDS, join, own_device, world
 from ratlip_cli.errors import DataError, RatlipError, UsageError, keeping
-from ratlip_cli.evaluation.extract import extract, help_extract, images_at_a_time
+from ratlip_cli.evaluation.extract import SOON, extract, help_extract, images_at_a_time
 from ratlip_cli.evaluation.images import GeneratedImages
 from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_split
 from ratlip_cli.evaluation.metrics import FEATURE_METRICS, Metric, wanted_metrics
@@ -34,7 +34,7 @@ from ratlip_cli.evaluation.request import EvaluationRequest
 from ratlip_cli.evaluation.statistics import NEIGHBOURS, Counts, Interval, candidates, interval, resamples
 from ratlip_cli.files import scratch_folder
 from ratlip_cli.model.clip import FrozenCLIP
-from ratlip_cli.progress import Progress, silent
+from ratlip_cli.progress import Progress, duration, silent
 from ratlip_cli.setting import check_export, is_export
 from ratlip_cli.weights.load import default_model, load_model, open_export
 from ratlip_cli.weights.model_folder import Model
@@ -104,7 +104,7 @@ class Evaluation:
         return {**self.source, "ratlip": ratlip_cli.__version__, "device": self.device, **self.scores_record()}
 
     def scores_record(self) -> dict[str, Any]:
-        """The scores and how they were made, for JSON; no names of this machine's folders."""
+        """The scores and how they were made, for JSON, but where images lie; networks are called as in the request."""
         record = asdict(self)
         for field in ("source", "device"):
             del record[field]
@@ -147,12 +147,12 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
     _log.info("model %s (%s) on %s, against %s", model.name, model.fingerprint, model.device, dataset)
     split = group.in_turn(lambda: open_split(dataset, request, model.config.generator.image_size, progress))
     networks = group.in_turn(lambda: load_networks(request, model.device, model))
-    every = [model.clip, *(network.clip for network in networks.clips)]
-    clips = list({clip.fingerprint: clip for clip in every}.values())
-    inputs = _noted(model_inputs(model, split, request), clips)
+    inputs = model_inputs(model, split, request)
+    captions, scoring = inputs.captions, [network.clip for network in networks.clips]
+    inputs = _noted(inputs, list(dict.fromkeys([model.text_encoder, *scoring])))
     _say_counts(inputs, networks)
-    captions = inputs.captions
-    for clip in clips:
+    own = [model.clip] if isinstance(inputs.fake, GeneratedImages) and inputs.fake.of_vectors else []
+    for clip in [*own, *scoring]:
         if captions is not None:  # they are kept: what comes after is told its time without them
             group.in_turn(partial(captions.vectors, clip, progress))
     return score_inputs(inputs, request, networks, progress, resumable=True)
@@ -167,15 +167,26 @@ def _model(request: EvaluationRequest, device: torch.device) -> Model:
     return load_model(spec or default_model(), device)
 
 
-def _noted(inputs: Inputs, clips: Sequence[FrozenCLIP]) -> Inputs:
-    """Add what the CLIPs cannot read of the captions, and say all notes."""
+def _noted(inputs: Inputs, encoders: Sequence[Any]) -> Inputs:
+    """Add what text encoders cannot read of the captions, and say all notes."""
     captions = inputs.captions
     texts = [] if captions is None else [captions.texts[number] for number in captions.encoded]
-    lines = [line for clip in clips for line in caption_notes(clip, texts)]
+    lines = [
+        line
+        for encoder in encoders
+        for line in (caption_notes(encoder, texts) if isinstance(encoder, FrozenCLIP) else _cut_by(encoder, texts))
+    ]
     inputs = replace(inputs, notes=tuple(dict.fromkeys((*inputs.notes, *lines))))
     for note in inputs.notes:
         _log.warning("%s", note)
     return inputs
+
+
+def _cut_by(encoder: Any, captions: Sequence[str]) -> list[str]:
+    """Say how many captions a model's own text encoder cuts; words that it does not know it tells itself."""
+    cut, read = len(encoder.overlong(captions)), encoder.context_length
+    said = f"{cut:,} of {len(captions):,} captions are longer than the {read} words that the model's text encoder reads"
+    return [f"{said}, and their ends are cut: shorten them"] if cut else []
 
 
 def _say_counts(inputs: Inputs, networks: Networks) -> None:
@@ -224,7 +235,7 @@ def score_inputs(
         with keeping(features.kept):
             scores = [
                 _score(metric, inputs, request.bootstrap, features.seconds[metric.network.name], progress)
-                for metric in wanted_metrics(request, networks, features, inputs.captions)
+                for metric in wanted_metrics(request, networks, features, inputs.captions, progress)
             ]
         if features.journal is not None:
             features.journal.remove()
@@ -271,7 +282,10 @@ def _score(metric: Metric, inputs: Inputs, bootstrap: int, extraction: float, pr
     """Measure one metric, and its interval where one is asked for; `extraction`: seconds that its features took."""
     started = time.perf_counter()
     measurement = metric.measure()
+    measured = time.perf_counter()
     value = measurement.value(Counts(*(np.ones(n, dtype=np.int64) for n in (len(inputs.fake), inputs.n_real))))
+    if (seconds := bootstrap * (time.perf_counter() - measured)) > SOON:
+        _log.info("%s of %s resamples: about %s", metric.name, f"{bootstrap:,}", duration(seconds))
     replicates: list[float] = []
     for counts in resamples(bootstrap, inputs.n_real, inputs.scenes, inputs.paired):
         replicates.append(measurement.value(counts))
@@ -299,7 +313,7 @@ def _fingerprint(inputs: Inputs, request: EvaluationRequest, networks: Networks)
         "reals": real.fingerprint if real is not None and networks.features is not None else None,
         "captions": captions.fingerprint if captions is not None and networks.clips else None,
         "networks": [(network.fingerprint, network.resize) for network in networks.by_name().values()],
-        "counts": (len(fake), inputs.n_real),
+        "counts": (len(fake), inputs.n_real if networks.features is not None else 0),
         "image_size": fake.size,
         "seed": request.seed,
     }

@@ -19,6 +19,7 @@ from ratlip_cli.errors import DataError, RatlipError
 from ratlip_cli.evaluation.feature_file import FeatureFile
 from ratlip_cli.evaluation.images import Captions
 from ratlip_cli.model.losses import clip_similarity
+from ratlip_cli.progress import Progress, silent
 
 SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020
 """Of the kernel distance, as in torch-fidelity."""
@@ -61,6 +62,8 @@ def moments(features: FeatureFile, counts: NDArray[np.int64] | None = None) -> M
         centred = chunk - chunk_mean
         scatter += centred.T @ centred + np.outer(shift, shift) * (before * len(chunk) / n)
         mean += shift * (len(chunk) / n)
+    if n < 2:
+        raise DataError(f"a covariance of {n} image{'' if n else 's'} is none: give at least 2.")
     return Moments(mean, scatter / (n - 1))
 
 
@@ -96,7 +99,7 @@ def kernel_distance(
     """The squared maximum mean discrepancy under k(x,y) = (x.y/d + 1)^3 (Bińkowski et al. 2018).
 
     Its unbiased estimate, as the mean over SUBSETS random subsets of SUBSET_SIZE images or, where a set has fewer, of
-    that many. The subsets are those of torch-fidelity.
+    that many. The subsets are those of torch-fidelity. Where each would be both whole sets, there is one.
 
     Args:
         fake_counts, real_counts: how often each image counts (n,); once each if left out.
@@ -105,7 +108,7 @@ def kernel_distance(
     size = min(SUBSET_SIZE, len(fake_rows), len(real_rows))
     random = np.random.RandomState(SEED)
     distances = []
-    for _ in range(SUBSETS):
+    for _ in range(1 if size == len(fake_rows) == len(real_rows) else SUBSETS):
         x = fake[fake_rows[random.choice(len(fake_rows), size, replace=False)]]
         y = real[real_rows[random.choice(len(real_rows), size, replace=False)]]
         distances.append(_discrepancy(x.astype(np.float64), y.astype(np.float64)))
@@ -132,21 +135,22 @@ def _kernel(x: Matrix, y: Matrix) -> Matrix:
     return kernel
 
 
-def inside_manifold(points: FeatureFile, manifold: FeatureFile) -> NDArray[np.bool_]:
+def inside_manifold(points: FeatureFile, manifold: FeatureFile, progress: Progress = silent) -> NDArray[np.bool_]:
     """Which of `points` (n,) lie inside the manifold of the other set (Kynkäänniemi et al. 2019).
 
     The manifold of a set is the union of balls around its features, each as wide as the distance to its third
     neighbour; the set must have more than NEIGHBOURS.
     """
-    radii = _radii(manifold)
+    radii = _radii(manifold, progress)
     inside = torch.zeros(len(points), dtype=torch.bool)
     for rows in points.chunks():
         for balls in manifold.chunks():
             inside[rows] |= (_distances(points, rows, manifold, balls) <= radii[balls]).any(dim=1)
+        progress("images in the manifold", rows.stop, len(points), "images")
     return inside.numpy()
 
 
-def _radii(manifold: FeatureFile) -> Tensor:
+def _radii(manifold: FeatureFile, progress: Progress) -> Tensor:
     """Distance (n,) of each image to its third neighbour."""
     radii = []
     for rows in manifold.chunks():
@@ -156,6 +160,7 @@ def _radii(manifold: FeatureFile) -> Tensor:
             together = torch.cat((nearest, distances), dim=1)
             nearest = together.topk(min(NEIGHBOURS + 1, together.shape[1]), dim=1, largest=False).values
         radii.append(nearest.amax(dim=1))
+        progress("balls of the manifold", rows.stop, len(manifold), "images")
     widths = torch.cat(radii)
     if not widths.isfinite().all():
         raise RatlipError("precision and recall: the features are too large to measure distances between them.")
@@ -231,6 +236,8 @@ class Counts(NamedTuple):
 def resamples(number: int, n_real: int, scenes: NDArray[np.int64], paired: bool) -> Iterator[Counts]:
     """Resample scenes with replacement; all fakes of a scene come and go together, because they are alike.
 
+    A resample of fewer than two fakes, as of a split of few captions, has no covariance, and is made anew.
+
     Args:
         number: how many resamples.
         n_real: number of real images.
@@ -241,6 +248,8 @@ def resamples(number: int, n_real: int, scenes: NDArray[np.int64], paired: bool)
     n_scenes = n_real if paired else int(scenes.max()) + 1
     for _ in range(number):
         counts = _resample(random, n_scenes)
+        while counts[scenes].sum() < min(2, len(scenes)):
+            counts = _resample(random, n_scenes)
         yield Counts(counts[scenes], counts if paired else _resample(random, n_real))
 
 

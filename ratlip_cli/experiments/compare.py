@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ratlip_cli.errors import DataError, UsageError, unknown_name
 from ratlip_cli.experiments.ledger import (
@@ -34,7 +35,7 @@ from ratlip_cli.experiments.ledger import (
     read_values,
     shown_name,
 )
-from ratlip_cli.experiments.protocol import Protocol
+from ratlip_cli.experiments.protocol import Protocol, unlike
 from ratlip_cli.experiments.statistics import (
     MOST_DIMENSIONS,
     Comparison,
@@ -48,6 +49,8 @@ from ratlip_cli.experiments.statistics import (
 )
 from ratlip_cli.experiments.sweep_file import read_sweep
 from ratlip_cli.progress import Progress, silent
+from ratlip_cli.setting import own_name
+from ratlip_cli.training.run_paths import step_of_model
 
 _log = logging.getLogger(__name__)
 
@@ -79,13 +82,18 @@ class Run:
     folder: Path
     """What its folder lies in; for a run of a sweep, the sweep folder."""
     entry: Entry
-    real_features: Path
-    """The folder with the features of the real images."""
+    real_features: Sequence[Path]
+    """The folders that may have the features of its real images, its own before that of a sweep."""
 
     @property
     def path(self) -> Path:
         """The run folder."""
         return self.folder / self.entry.run
+
+    @property
+    def is_of_sweep(self) -> bool:
+        """Whether its folder lies in a sweep folder."""
+        return (self.folder / LEDGER_FILE).is_file()
 
 
 @dataclass(frozen=True)
@@ -162,9 +170,9 @@ def compare_runs(request: CompareRequest, progress: Progress = silent) -> Table:
             if row.name in samples:
                 own = estimate(samples[row.name])
                 cells[row.name, metric] = Cell(own, comparisons.get(row.name), row.printed.get(metric))
-        if any(sample.replicates is None for sample in samples.values()):
+        if alone := dict.fromkeys(sample.alone for sample in samples.values() if sample.alone):
             name = shown_name(metric, protocol_of(rows))
-            notes.append(f"{name}: intervals are over seeds alone, because values of images are not there")
+            notes.append(f"{name}: intervals are over seeds alone, because {' and '.join(alone)}")
     progress("comparing", len(metrics), len(metrics), "metrics")
     notes += _unlike_printed(rows, metrics)
     return Table(rows, metrics, cells, notes)
@@ -187,7 +195,7 @@ def read_rows(request: CompareRequest, progress: Progress = silent) -> list[Row]
         if (folder / LEDGER_FILE).is_file():
             of_paper = read_sweep(folder / SWEEP_FILE).printed if (folder / SWEEP_FILE).is_file() else {}
             for entry in filter(None, entries):
-                grouped.setdefault((folder, entry.row), []).append(Run(folder, entry, folder))
+                grouped.setdefault((folder, entry.row), []).append(Run(folder, entry, [folder]))
                 printed[folder, entry.row] = of_paper.get(entry.row, {})
         else:
             run = _plain_run(folder, entries[0], first, request, progress)
@@ -197,10 +205,9 @@ def read_rows(request: CompareRequest, progress: Progress = silent) -> list[Row]
                 key = (folder, run.entry.row)
                 plain.append((settings, key))
             grouped.setdefault(key, []).append(run)
-    names = [row for _, row in grouped]
     rows = [
-        _row(f"{folder.name}/{row}" if names.count(row) > 1 else row, runs, printed.get((folder, row), {}), request)
-        for (folder, row), runs in grouped.items()
+        _row(name, runs, printed.get(key, {}), request)
+        for name, (key, runs) in zip(_names(list(grouped)), grouped.items(), strict=True)
     ]
     if request.baseline is not None:
         if request.baseline not in [row.name for row in rows]:
@@ -210,13 +217,27 @@ def read_rows(request: CompareRequest, progress: Progress = silent) -> list[Row]
     return rows
 
 
+def _names(rows: Sequence[tuple[Path, str]]) -> list[str]:
+    """A name for each row of a folder: its own; where others have it too, behind its folder's name, or whole path."""
+    names = [row for _, row in rows]
+    for by_name in (True, False):
+        names = [
+            f"{own_name(folder) if by_name else folder}/{row}" if names.count(name) > 1 else name
+            for name, (folder, row) in zip(names, rows, strict=True)
+        ]
+    return names
+
+
 def _read(folder: Path) -> list[Entry | None]:
-    """The entries of a sweep folder, or that of a run folder, None where it has no scores yet."""
+    """The entries of a sweep folder, or that of a run folder, None where it is to be scored first."""
     if (folder / LEDGER_FILE).is_file():
         return [*read_ledger(folder)]
     if not (folder / "config.toml").is_file():
         raise DataError(f"{folder} is neither a run folder nor a sweep folder; `ratlip runs` lists runs.")
-    return [read_entry(folder.resolve())]
+    entry = read_entry(folder.resolve())
+    if entry is not None and entry.state == CHANGED and (is_unfinished(entry) or step_of_model(folder) > entry.steps):
+        return [None]  # it was trained further
+    return [entry]
 
 
 def _plain_run(
@@ -231,8 +252,9 @@ def _plain_run(
         _log.info("%s has no scores yet: scoring it", folder)
         asked = Protocol(**{name: value for name, value in protocol.items() if name in own})
         entry = score_run(path, asked, request.device, progress=progress)
-    of_sweep = (path.parent / LEDGER_FILE).is_file()
-    return Run(path.parent, entry, path.parent if of_sweep else path)
+    # The folder may have another name by now than when it was scored.
+    entry = replace(entry, run=path.name, row=path.name if entry.row == entry.run else entry.row)
+    return Run(path.parent, entry, [path, path.parent])
 
 
 def _counts(entry: Entry, request: CompareRequest) -> bool:
@@ -247,7 +269,8 @@ def _row(name: str, runs: Sequence[Run], printed: Mapping[str, float], request: 
         entry = run.entry
         if not _counts(entry, request):
             what = "is broken" if entry.state == BROKEN else "was changed by hand"
-            left_out.append(f"{entry.run} {what}: {entry.reason}")
+            remedy = "" if run.is_of_sweep else f"; to score it again, remove {run.path / SCORES_FILE}"
+            left_out.append(f"{entry.run} {what}: {entry.reason}{remedy}")
             continue
         if entry.seed in seeds:
             raise UsageError(
@@ -258,26 +281,34 @@ def _row(name: str, runs: Sequence[Run], printed: Mapping[str, float], request: 
     return Row(name, counted, left_out, printed)
 
 
+def _of_training(first: Entry, second: Entry) -> list[str]:
+    """What differs between the ways two runs were scored because it differs between their trainings."""
+    one, other = first.protocol, second.protocol
+
+    def differs(name: str) -> bool:
+        return one.get(name) != other.get(name)
+
+    of_data = differs("data_fingerprint") and first.data.get("name") != second.data.get("name")
+    own_clips = one.get("clip") is None and other.get("clip") is None
+    of_clips = own_clips and differs("networks") and first.clip.get("fingerprint") != second.clip.get("fingerprint")
+    found = {"image sizes": differs("image_size"), "datasets": of_data, "CLIPs": of_clips}
+    return [what for what, is_so in found.items() if is_so]
+
+
 def _check_protocols(runs: Sequence[Run]) -> None:
     """Raise DataError where two runs were scored in different ways."""
     for run in runs:
-        first, own = (_decisive(one.entry.protocol) for one in (runs[0], run))
-        differing = [name for name in {**first, **own} if first.get(name) != own.get(name)]
-        if differing:
+        if differing := unlike(runs[0].entry.protocol, run.entry.protocol):
+            remedy = f"remove {SCORES_FILE} from one, and it is scored as the other"
+            if trained := _of_training(runs[0].entry, run.entry):
+                what = " and ".join(trained)
+                remedy = f"{what} are those that each was trained with, so scoring them again is no help"
+            elif runs[0].is_of_sweep or run.is_of_sweep:
+                remedy = "sweep both with the same `[evaluation]`"
             raise DataError(
                 f"{runs[0].path} and {run.path} were scored in different ways ({', '.join(differing)}), so they cannot "
-                f"be compared: remove {SCORES_FILE} from one, and it is scored as the other."
+                f"be compared: {remedy}."
             )
-
-
-def _decisive(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a protocol decides scores; where files of networks lie does not, their fingerprints do.
-
-    Nor does `model`, see `sweep.unlike`.
-    """
-    files = {"inception_weights", "attribute_classifier", "clip", "clip_score_clip", "networks", "model"}
-    networks = sorted(map(str, (network["fingerprint"] for network in protocol.get("networks", {}).values())))
-    return {**{name: value for name, value in protocol.items() if name not in files}, "networks": networks}
 
 
 def sample_of(row: Row, metric: str) -> Sample | None:
@@ -293,16 +324,21 @@ def sample_of(row: Row, metric: str) -> Sample | None:
     key = FEATURES if metric == "fid" else metric
     arrays = [one[key] for one in values if key in one]
     scenes = [one[SCENES] for one in values if SCENES in one]
-    if len(arrays) < len(runs) or len({array.shape for array in arrays}) > 1:
-        return scores
+    if len(arrays) < len(runs):
+        return replace(scores, alone="no values of images are kept of it")
+    if len({array.shape for array in arrays}) > 1:
+        return replace(scores, alone="its runs have values of different images")
     if len(scenes) < len(runs) or not all(np.array_equal(scenes[0], other) for other in scenes):
-        return scores
+        return replace(scores, alone="nothing says which real images its images belong to")
     if metric != "fid":
         return replace(mean_sample(seeds, np.stack(arrays), scenes[0]), values=scores.values)
-    real = runs[0].real_features
-    if not (real / REAL_FEATURES_FILE).is_file() or arrays[0].shape[1] > MOST_DIMENSIONS:
-        return scores
-    sample = frechet_sample(seeds, np.stack(arrays), read_real_features(real), scenes[0])
+    dimensions = arrays[0].shape[1]
+    if dimensions > MOST_DIMENSIONS:
+        return replace(scores, alone=f"features of {dimensions:,} dimensions take too long to resample")
+    real = _real_features(runs[0])
+    if real is None:
+        return replace(scores, alone="the features of its real images are not there")
+    sample = frechet_sample(seeds, np.stack(arrays), real, scenes[0])
     if not np.allclose(sample.values, scores.values, rtol=_ROUNDING, atol=_ROUNDING):
         found, told = (", ".join(f"{value:.4g}" for value in one) for one in (sample.values, scores.values))
         raise DataError(
@@ -310,6 +346,16 @@ def sample_of(row: Row, metric: str) -> Sample | None:
             f"runs again (remove their {SCORES_FILE}), or restore them from where they came."
         )
     return replace(sample, values=scores.values)
+
+
+def _real_features(run: Run) -> NDArray[np.float32] | None:
+    """Those (n,d) that a run was compared with; None where there are none of as many images."""
+    for folder in run.real_features:
+        if (folder / REAL_FEATURES_FILE).is_file():
+            features = read_real_features(folder)
+            if len(features) == run.entry.protocol.get("real_images", len(features)):
+                return features
+    return None
 
 
 def _unlike_printed(rows: Sequence[Row], metrics: Sequence[str]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ratlip_cli.errors import DataError, RatlipError, first_line
-from ratlip_cli.files import write_text
+from ratlip_cli.files import sha256_of, write_text
 from ratlip_cli.json_files import from_json, read_json
 from ratlip_cli.setting import Value
 from ratlip_cli.training.settings import SETTINGS, TrainSettings, settings_of_run
@@ -99,7 +99,7 @@ def read_ledger(folder: Path) -> list[Entry]:
 def is_published(folder: Path) -> bool:
     """Whether a sweep folder holds results without the run folders that they came of, as a repository keeps them.
 
-    Some of its run folders have values of images but no training, or none of its finished runs has a run folder at all.
+    Some of its run folders have values of images but no training, or it has finished runs and no run folder at all.
     A run folder that was removed to train the run again makes none of it. A ledger that cannot be read may be all that
     there is of its results, so it is not written anew either where no run folder has a training.
     """
@@ -115,7 +115,7 @@ def is_published(folder: Path) -> bool:
         done = {entry.run for entry in _entries(folder) if entry.state == DONE}
     except _LEDGER_ERRORS:
         return not trained
-    return bool(done) and not done & trained
+    return bool(done) and not trained
 
 
 _LEDGER_ERRORS = (OSError, ValueError, RecursionError)
@@ -261,15 +261,6 @@ def differences(before: Mapping[str, Value | None], now: Mapping[str, Value | No
 def digest_of(settings: Mapping[str, Value | None]) -> str:
     """16 hex digits over the decisive settings."""
     return hashlib.sha256(json.dumps(decisive(settings), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex digits."""
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while block := content.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_values(folder: Path, entry: Entry) -> dict[str, NDArray[Any]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from ratlip_cli.errors import UsageError, unknown_name
 from ratlip_cli.evaluation.request import DEFAULT_METRICS, FEATURES, METRICS, EvaluationRequest
@@ -62,3 +65,19 @@ class Protocol:
             clip_score_clip=self.clip_score_clip,
             device=device,
         )
+
+
+_NOT_DECISIVE = {"inception_weights", "attribute_classifier", "clip", "clip_score_clip", "networks", "model"}
+
+
+def unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """The names of what differs between two protocols as they are recorded.
+
+    Networks stand in the order of their tasks. What they are called and where their files lie does not count, their
+    fingerprints do. Nor does `model`: it is the last checkpoint in all, and whether it is an EMA is a setting of the
+    training.
+    """
+    every = {**first, **second}
+    names = [name for name in every if name not in _NOT_DECISIVE and first.get(name) != second.get(name)]
+    networks = zip_longest(*(protocol.get("networks", {}).items() for protocol in (first, second)), fillvalue=("", {}))
+    return names + [one or other for (one, its), (other, others) in networks if its != others]

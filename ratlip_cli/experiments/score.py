@@ -27,7 +27,7 @@ from ratlip_cli.demo.said import holds, said
 from ratlip_cli.device import resolve_device
 from ratlip_cli.environment import commit, machine
 from ratlip_cli.errors import DataError, RatlipError, WeightsError
-from ratlip_cli.evaluation.extract import Features, extract
+from ratlip_cli.evaluation.extract import Features, all_of_features, extract
 from ratlip_cli.evaluation.feature_file import FeatureFile
 from ratlip_cli.evaluation.images import Captions
 from ratlip_cli.evaluation.inputs import Inputs, by_captions, check_limit, model_inputs, open_split
@@ -46,12 +46,11 @@ from ratlip_cli.experiments.ledger import (
     VALUES_FILE,
     Entry,
     digest_of,
-    sha256_of,
     write_entry,
 )
 from ratlip_cli.experiments.protocol import Protocol
 from ratlip_cli.file_kinds import tensor_metadata
-from ratlip_cli.files import scratch_folder, whole_file
+from ratlip_cli.files import scratch_folder, sha256_of, whole_file
 from ratlip_cli.json_files import read_json
 from ratlip_cli.pixels import from_uint8
 from ratlip_cli.progress import Progress, silent
@@ -154,6 +153,7 @@ def score_run(
     place = place or Place.of_plain(run)
     settings = settings_of_run(run)
     steps = _steps_done(run)
+    weights = sha256_of(run / GENERATOR_FILE) if (run / GENERATOR_FILE).is_file() else ""  # the run may go on meanwhile
     request = protocol.request(run, settings.clip, Path(settings.data_dir), device)
     model = load_model(str(run), resolve_device(device))
     dataset = dataset_of_model(model.folder) or str(model.config.training["dataset"])
@@ -170,9 +170,9 @@ def score_run(
         if attributes is not None:
             each = _attribute_accuracy(attributes, features.fake[attributes.name], split, inputs.captions)
             scores[ATTRIBUTE_ACCURACY], values[ATTRIBUTE_ACCURACY] = float(each.mean()), each
-        if networks.features is not None and features.real is not None:
+        if networks.features is not None and features.real is not None and inputs.real is not None:
             values[FEATURES] = _read(features.fake[networks.features.name])
-            decisive = f"{split.fingerprint} {len(features.real)} {networks.features.fingerprint}"
+            decisive = all_of_features(inputs.real, networks.features)
             if tensor_metadata(place.real_features).get("decisive") != decisive:  # else another run has written them
                 _save(place.real_features, {FEATURES: _read(features.real)}, {"decisive": decisive})
         values[SCENES] = inputs.scenes
@@ -201,7 +201,7 @@ def score_run(
         seconds=round(_seconds_of_steps(run, settings) + time.perf_counter() - started, 1),
         protocol=_recorded(protocol, networks, inputs, split, settings),
         scores=scores,
-        files={name: sha256_of(run / name) for name in (GENERATOR_FILE, VALUES_FILE)},
+        files={GENERATOR_FILE: weights, VALUES_FILE: sha256_of(run / VALUES_FILE)},
     )
     (run / BROKEN_FILE).unlink(missing_ok=True)
     write_entry(run, entry)

@@ -43,6 +43,7 @@ MOST_DIMENSIONS = 256
 
 _BLOCK = 100  # Resamples in memory at a time.
 _SMALLEST_P = 1e-12
+_ROUNDING = 1e-9  # Of a value, within which seeds have the same one.
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,18 @@ class Sample:
     """(B,S): on B resamples of the images, the same in every row; None where values of images are not there."""
     images: int
     """n, the scenes; 0 where values of images are not there."""
+    alone: str = ""
+    """Why only the seeds are taken into account, where values of images are not there."""
 
     @property
     def bears(self) -> bool:
-        """Whether it says anything of others: one seed says nothing of other seeds, one scene nothing of others."""
-        return len(self.seeds) > 1 and self.images != 1
+        """Whether it says anything of others: one seed says nothing of other seeds, one scene nothing of others.
+
+        Nor do scores alone that are the same for every seed: how far others would lie is not in them.
+        """
+        if len(self.seeds) < 2 or self.images == 1:
+            return False
+        return self.replicates is not None or bool(np.ptp(self.values) > _ROUNDING * np.abs(self.values).max())
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Estimate:
     sd: float | None
     """Standard deviation over seeds; None for one seed."""
     low: float | None
-    """None for one seed or one scene, which says nothing of others."""
+    """None for one seed or one scene, which says nothing of others, and for seeds alone that have one value."""
     high: float | None
     seeds: int
     images: int
@@ -88,7 +96,7 @@ class Comparison:
 
     difference: Estimate
     p: float | None
-    """By Holm's procedure over all comparisons with the first row; None for one seed or one scene in common."""
+    """By Holm's procedure over all comparisons with the first row; None where there is no interval."""
     verdict: str
     """better, worse, or not decided by N seeds; higher and lower where nobody knows which of them is better."""
 
@@ -132,6 +140,8 @@ def frechet_sample(
         scenes = np.arange(n)
     real_counts = resamples(n, FEATURE_RESAMPLES)
     counts = resamples(m, FEATURE_RESAMPLES, stream=1) if scenes is None else real_counts[:, scenes]
+    enough = counts.sum(axis=1) > 1  # of a split of few captions, a resample may have none of the images
+    real_counts, counts = real_counts[enough], counts[enough]
     reals = [Moments(*_moments(real, each)) for each in (np.ones(n), *real_counts)]
     distances = np.array(
         [
@@ -152,7 +162,8 @@ def _moments(features: NDArray[np.floating], counts: Array) -> tuple[Array, Arra
 
 def seed_sample(seeds: Sequence[int], values: Sequence[float]) -> Sample:
     """Of scores (S,) alone, where values of images are not there."""
-    return _sorted(Sample(tuple(seeds), np.asarray(values, dtype=np.float64), None, 0))
+    why = "values of images are not there"
+    return _sorted(Sample(tuple(seeds), np.asarray(values, dtype=np.float64), None, 0, why))
 
 
 @functools.lru_cache(maxsize=RESAMPLES // _BLOCK)
@@ -185,7 +196,10 @@ def combined(samples: Sequence[Sample], weights: Sequence[float]) -> Sample:
     columns = [[one.seeds.index(seed) for seed in common] for one in samples]
     values = sum(w * one.values[c] for one, c, w in zip(samples, columns, weights, strict=True))
     replicates = [one.replicates for one in samples if one.replicates is not None]
-    if len(replicates) < len(samples) or len({one.images for one in samples}) > 1:
+    if (
+        len(replicates) < len(samples)
+        or len({(one.images, len(own)) for one, own in zip(samples, replicates, strict=True)}) > 1
+    ):
         return Sample(tuple(common), np.asarray(values), None, 0)
     together = sum(w * r[:, c] for r, c, w in zip(replicates, columns, weights, strict=True))
     return Sample(tuple(common), np.asarray(values), np.asarray(together), samples[0].images)

@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ratlip_cli.data.request import check_dataset_name
 from ratlip_cli.errors import DataError, DeviceError, RatlipError, UsageError
@@ -43,11 +42,11 @@ from ratlip_cli.experiments.ledger import (
     read_entry,
     read_ledger,
     readable,
-    sha256_of,
     write_ledger,
 )
+from ratlip_cli.experiments.protocol import unlike
 from ratlip_cli.experiments.sweep_file import Run, Sweep, read_sweep
-from ratlip_cli.files import PARTIAL, lock_descriptor, locked, whole_file, whole_folder, write_text, writing
+from ratlip_cli.files import PARTIAL, lock_descriptor, locked, sha256_of, whole_file, whole_folder, write_text, writing
 from ratlip_cli.json_files import read_json
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.setting import RUNS, check_device
@@ -151,7 +150,8 @@ class SweepFolder:
                 behind = "" if config is None else f", or the {config.name} that it names as its config,"
                 raise UsageError(
                     f"{self.request.file}{behind} was changed since {self.path / run.name} was begun: {differing}. "
-                    "Choose another --out for the changed sweep, or remove that run folder to train it again."
+                    "Choose another --out for the changed sweep, or remove "
+                    f"{self._run_alone(run.name)} to train it again."
                 )
 
     def run(self, name: str) -> Run:
@@ -317,12 +317,13 @@ class SweepFolder:
     def score_again_for_real_features(self) -> str | None:
         """Where the features of the real images are missing or damaged: let a run be scored again, which writes them.
 
-        Returns the name of the run, None where none is needed or none has features of its own.
+        Returns the name of the run, one of this call's shard; None where none is needed or none has features of its
+        own, and where another run is made or is to be scored, which writes them.
         """
         path = self.path / REAL_FEATURES_FILE
-        if readable(path):
+        if readable(path) or any(map(self._is_about_to_be_scored, self.sweep.runs)):
             return None
-        for run in self.sweep.runs:
+        for run in self.ordered:
             state, entry = self.state(run)
             if state == DONE and entry is not None and {*OF_FEATURES} & {*entry.scores}:
                 with locked(self.lock_file(run.name)) as alone:
@@ -331,6 +332,12 @@ class SweepFolder:
                         (self.path / run.name / SCORES_FILE).unlink(missing_ok=True)
                         return run.name
         return None
+
+    def _is_about_to_be_scored(self, run: Run) -> bool:
+        state = self.state(run)[0]
+        with locked(self.lock_file(run.name)) as alone:
+            trained = state == BEGUN and is_trained(self.path / run.name, run.settings)
+            return not alone or state == UNSCORED or trained
 
     def write_ledger(self) -> list[Entry]:
         """Write the ledger anew from what lies in the run folders, and return its entries."""
@@ -362,7 +369,12 @@ class SweepFolder:
             return f"To score it again, remove {place / SCORES_FILE}; or those of the others, where theirs are older"
         if (first is None or not _trained_otherwise(first, entry)) and self._has_its_weights(entry):
             return f"To score it again, remove {place / SCORES_FILE}"
-        return f"To train it again, remove {place}"
+        return f"To train it again, remove {self._run_alone(entry.run)}"
+
+    def _run_alone(self, name: str) -> str:
+        """What is to be removed of a run: with its folder the ledger, where no other run has a training beside it."""
+        others = any(is_begun(self.path / run.name) for run in self.sweep.runs if run.name != name)
+        return f"{self.path / name}" if others else f"{self.path / name} and {self.path / LEDGER_FILE}"
 
     def _has_its_weights(self, entry: Entry) -> bool:
         """Whether what was changed of a run is not its training: the settings of this file, the weights scored."""
@@ -402,7 +414,7 @@ def remove_unbegun(folder: Path) -> None:
     """
     if not folder.exists() or is_begun(folder):
         return
-    if kept := next((path for path in folder.glob("*.safetensors")), None):
+    if kept := next(folder.rglob("*.safetensors"), None):
         raise DataError(f"{kept} is of a training that is not there; move it elsewhere to train the run anew.")
     shutil.rmtree(folder)
 
@@ -439,17 +451,6 @@ def _trained_otherwise(first: Entry, entry: Entry) -> str:
         if there != here:
             return f"its {what} is not that of {first.run}: {there} there, {here} here"
     return ""
-
-
-def unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """The names of what differs between two protocols as they are recorded; networks by their own names.
-
-    `model` does not count: it is the last checkpoint in all, and whether it is an EMA is a setting of the training.
-    """
-    names = [name for name in {**first, **second} if name != "model" and first.get(name) != second.get(name)]
-    one, other = (protocol.get("networks", {}) for protocol in (first, second))
-    networks = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-    return [each for name in names for each in (networks if name == "networks" else [name])]
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,8 @@ def read_sweep(path: Path) -> Sweep:
         content = path.read_bytes()
         table = tomllib.loads(decoded(content, f"the sweep file {path}"))
     except (OSError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"cannot read the sweep file {path}: {error}.") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"cannot read the sweep file {path}: {why}.") from error
     for key, value in table.items():
         if key not in KEYS:
             raise UsageError(f"{path}: {unknown_name('key', key, KEYS)}")

@@ -19,6 +19,7 @@ TARGETS = ("clip", "discriminator")
 SPACES = ("clip", "discriminator")
 METHODS = ("pca", "tsne", "umap")
 FEWEST_POINTS = 3
+SPLIT = "test"
 
 IMAGES, DATASET_IMAGES = 1, 100
 """Images of Grad-CAM where `count` is left out: generated, and of a dataset."""
@@ -49,7 +50,7 @@ class GradCamRequest:
         metavar="NAME|FOLDER",
         names="dataset",
     )
-    split: str = setting("test", "The split of --dataset.", group=SHOWN)
+    split: str = setting(SPLIT, "The split of --dataset.", group=SHOWN)
     count: int | None = None
     """Images to generate (1), or to take from the dataset (100)."""
     target: str = setting(
@@ -77,6 +78,8 @@ class GradCamRequest:
         object.__setattr__(self, "data_dir", Path(self.data_dir))
         if self.dataset is not None and (self.prompt is not None or self.images or self.words):
             raise UsageError("--dataset brings its own images and captions; leave out the prompt, --image and --word.")
+        if self.dataset is None and self.split != SPLIT:
+            raise UsageError("--split is one of a dataset; give --dataset with it.")
         if self.images and self.count is not None:
             raise UsageError("-n is for generated images and for --dataset; leave it out with --image.")
         if self.prompt is None and self.dataset is None and not self.images:
@@ -112,11 +115,11 @@ class LatentRequest:
         metavar="NAME|FOLDER",
         names="dataset",
     )
-    split: str = setting("test", "The split of the dataset.", group=SHOWN)
+    split: str = setting(SPLIT, "The split of the dataset.", group=SHOWN)
     count: int | None = setting(
         None, "Captions of the dataset (200); with --caption, noise vectors under each (16).", group=SHOWN
     )
-    method: str = setting("pca", "The plane that the vectors are shown in.", group=HOW, choices=METHODS)
+    method: str = setting(METHODS[0], "The plane that the vectors are shown in.", group=HOW, choices=METHODS)
     space: str = setting("clip", "clip: image vectors; discriminator: its features.", group=HOW, choices=SPACES)
     captions: Sequence[str] = ()
     """Two or more, to generate from the same noise vectors."""
@@ -139,6 +142,10 @@ class LatentRequest:
             raise UsageError("an interpolation needs both --from and --to.")
         if ends and (self.captions or self.dataset is not None or self.count is not None):
             raise UsageError("--from and --to show an interpolation; leave out --caption, --dataset and --count.")
+        if ends and self.method != METHODS[0]:
+            raise UsageError("--method is of a plane, and an interpolation shows none; leave it out.")
+        if (ends or self.captions) and self.dataset is None and self.split != SPLIT:
+            raise UsageError("--split is one of a dataset, and none is looked at here: leave it out.")
         if not ends and (self.steps is not None or self.same_noise):
             raise UsageError("--steps and --same-noise belong to an interpolation: give --from and --to.")
         if len(self.captions) == 1:

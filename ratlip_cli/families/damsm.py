@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ratlip_cli.model.clip import FrozenCLIP
+    from ratlip_cli.model.config import ClipGeometry
 
 DAMSM_WIDTH = 256
 """Numbers of a text vector of the published text encoders."""
@@ -26,6 +27,10 @@ class OnDamsm(Family):
         from ratlip_cli.baselines.damsm_files import load_text_encoder
 
         return load_text_encoder(folder, clip.mean.device)
+
+    def text_dim(self, geometry: ClipGeometry) -> int:
+        """Length of the text vectors."""
+        return DAMSM_WIDTH
 
     def example_condition(self, clip: FrozenCLIP) -> Tensor:
         """The condition (1,...) of some caption, by its shape alone: there is no text encoder without a model."""

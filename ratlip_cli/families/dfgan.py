@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ratlip_cli.errors import UsageError
-from ratlip_cli.families.damsm import DAMSM_WIDTH, OnDamsm
+from ratlip_cli.families.damsm import OnDamsm
 from ratlip_cli.family import ON_CLIP_VECTORS, Family
 from ratlip_cli.model.config import LARGEST, ClipGeometry
 from ratlip_cli.setting import Value, setting
@@ -149,9 +149,6 @@ class DFGANReleased(OnDamsm, DFGAN):
     name = "dfgan-released"
     about = "DF-GAN as its authors' code builds it, on DAMSM's sentence vectors"
     unused = ON_CLIP_VECTORS
-
-    def text_dim(self, geometry: ClipGeometry) -> int:
-        return DAMSM_WIDTH
 
 
 class DFGAN2020(DFGANReleased):

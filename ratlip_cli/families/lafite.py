@@ -233,9 +233,14 @@ class Lafite(Family):
         return {"pseudo_mapper": mapper_tensors(Path(weights.pseudo_mapper))}
 
     def ignored(self, weights: LafiteObjectiveConfig) -> str | None:
-        if not weights.pseudo_mapper or not self.needs_captions(weights):
+        if weights.pseudo_mapper and self.needs_captions(weights):
+            return "the mapper of --pseudo-mapper is not used: it is for --language-free or --mixing"
+        own, usual = (vars(one) for one in (weights, LafiteObjectiveConfig()))
+        of_captions = [name for name in ("mixing", "text_noise") if weights.language_free and own[name] != usual[name]]
+        if not of_captions:
             return None
-        return "the mapper of --pseudo-mapper is not used: it is for --language-free or --mixing"
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in of_captions)
+        return f"not used: {options}, because with --language-free no image has a caption"
 
     def reads_captions(self, weights: LafiteObjectiveConfig) -> bool:
         return not weights.language_free

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ratlip_cli.families.damsm import DAMSM_WIDTH, OnDamsm
+from ratlip_cli.families.damsm import OnDamsm
 from ratlip_cli.families.dfgan import DFGAN, WIDEST_2020, DFGANDiscriminatorConfig, check_sizes
 from ratlip_cli.family import ON_CLIP_VECTORS
 from ratlip_cli.model.config import ClipGeometry
@@ -88,6 +88,3 @@ class RATGANReleased(OnDamsm, RATGAN):
     def __init__(self, name: str, about: str) -> None:
         self.name = name
         self.about = about
-
-    def text_dim(self, geometry: ClipGeometry) -> int:
-        return DAMSM_WIDTH

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ratlip_cli.fast.onednn import PackedLinear, fixed_linear
 from ratlip_cli.model.clip import FrozenCLIP
-from ratlip_cli.model.towers import QuickGELU, SelfAttention
+from ratlip_cli.model.towers import CLIP, QuickGELU, SelfAttention
 
+_LENGTHS = 8  # Captions are cut to a multiple of so many tokens: few lengths, few products of few rows.
 _QUICK = 1.702  # The slope in QuickGELU, with which it is near GELU.
 
 
@@ -27,6 +29,22 @@ class FastCLIP(FrozenCLIP):
         class_token = self.visual.transformer.resblocks[-1](tokens, queries=1)[:, 0]
         vector: Tensor = self.visual.ln_post(class_token) @ self.visual.proj
         return vector
+
+
+class CutCLIP(CLIP):
+    """Captions up to their ends: the text transformer looks back alone, so that what follows changes no text vector.
+
+    A caption's length decides what it is cut to, whatever stands beside it.
+    """
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Token ids (B,context) -> text vectors (B,d)"""
+        if torch.compiler.is_compiling() or not len(tokens):
+            return super().encode_text(tokens)
+        lengths = (self.end_of_text(tokens) // _LENGTHS + 1) * _LENGTHS  # (B,)
+        groups = {length: (lengths == length).nonzero()[:, 0] for length in sorted(set(lengths.tolist()))}
+        vectors = [super(CutCLIP, self).encode_text(tokens[rows, :length]) for length, rows in groups.items()]
+        return torch.cat(vectors)[torch.cat(list(groups.values())).argsort()]
 
 
 class FixedSelfAttention(SelfAttention):

@@ -13,7 +13,7 @@ from torch import nn
 
 from ratlip_cli.fast.affines import FastCATBLK, FastRATBLK
 from ratlip_cli.fast.attention import FastSAConv, FastShuffleAttention
-from ratlip_cli.fast.clip import FastCLIP, FastQuickGELU, FixedSelfAttention
+from ratlip_cli.fast.clip import CutCLIP, FastCLIP, FastQuickGELU, FixedSelfAttention
 from ratlip_cli.fast.onednn import FixedLinear, is_usable
 from ratlip_cli.fast.referee import FastReferee
 from ratlip_cli.fast.upsampling import ColourConv, ExportedGBlock, FastGBlock, UpsamplingConv
@@ -22,7 +22,7 @@ from ratlip_cli.model.discriminator import Referee
 from ratlip_cli.model.generator import GBlock, Generator
 from ratlip_cli.model.rat import CATBLK, RATBLK
 from ratlip_cli.model.shuffle_attention import SAConv, ShuffleAttention
-from ratlip_cli.model.towers import QuickGELU, SelfAttention
+from ratlip_cli.model.towers import CLIP, QuickGELU, SelfAttention
 
 
 class Swap(Enum):
@@ -37,6 +37,7 @@ class Swap(Enum):
     CLIP_LINEAR = "clip-linear"  # CLIP's products by oneDNN, whose weights get no gradient.
     CLIP_GELU = "clip-gelu"  # CLIP's QuickGELU as a SiLU.
     CLIP_PATCHES = "clip-patches"  # CLIP's patch convolution as one matrix; of its last block the class token alone.
+    CLIP_CAPTIONS = "clip-captions"  # CLIP's text transformer up to a caption's end, without the padding.
     FOLDED = "folded"  # For sampling: BatchNorm folded into convolutions, channel shuffles into the order of weights.
     PACKED = "packed"  # For sampling, on top of FOLDED: weights of convolutions as oneDNN's kernels read them.
 
@@ -106,7 +107,7 @@ def swap_discriminator(discriminator: nn.Module, swaps: frozenset[Swap]) -> nn.M
 
 
 def swap_clip(clip: FrozenCLIP, swaps: frozenset[Swap]) -> None:
-    """Swap modules of a CLIP's vision transformer, in place."""
+    """Swap modules of a CLIP, in place."""
     transformer = clip.visual.transformer
     if Swap.CLIP_LINEAR in swaps:
         _swap(transformer, {nn.Linear: FixedLinear, SelfAttention: FixedSelfAttention})
@@ -114,6 +115,8 @@ def swap_clip(clip: FrozenCLIP, swaps: frozenset[Swap]) -> None:
         _swap(transformer, {QuickGELU: FastQuickGELU})
     if Swap.CLIP_PATCHES in swaps and type(clip) is FrozenCLIP:
         clip.__class__ = FastCLIP
+    if Swap.CLIP_CAPTIONS in swaps:
+        _swap(clip, {CLIP: CutCLIP})
 
 
 def sharing_copy(module: nn.Module) -> Any:

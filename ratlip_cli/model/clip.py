@@ -112,6 +112,15 @@ class FrozenCLIP(nn.Module):
         settings = {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
         return fingerprint(self.model.state_dict(), {**settings, "vocabulary": self.vocabulary})
 
+    @cached_property
+    def computes(self) -> str:
+        """16 hex digits over all that its vectors depend on: the fingerprint's, and what no weight shows.
+
+        The fingerprint itself where the latter is as usual.
+        """
+        unusual = self.model.unusual
+        return fingerprint({}, [self.fingerprint, unusual]) if unusual else self.fingerprint
+
     def is_overlong(self, caption: str) -> bool:
         """Whether a caption is longer than the text context, so that its end is cut."""
         return bool(overlong([caption], self.tokenizer, self.context_length))

@@ -180,6 +180,15 @@ def _known(kind: type[_T], values: Mapping[str, Any]) -> _T:
     return kind(**{name: value for name, value in values.items() if name in names})
 
 
+def _unusual(vision: VisionConfig, text: TextConfig, quick_gelu: bool) -> dict[str, object]:
+    """Usual are GELU, heads of 64 channels, of 32 in small towers, and the end of a text by the highest id."""
+    heads = [vision.width // vision.head_width, text.heads]
+    usual_heads = [width // (64 if width >= 512 else 32) for width in (vision.width, text.width)]
+    settings = {"quick_gelu": quick_gelu, "heads": heads, "eos_id": text.eos_id if text.pool_type == "eos" else None}
+    usual = {"quick_gelu": False, "heads": usual_heads, "eos_id": None}
+    return {name: value for name, value in settings.items() if value != usual[name]}
+
+
 class CLIP(nn.Module):
     """The weights of a CLIP, by open_clip's names.
 
@@ -194,7 +203,10 @@ class CLIP(nn.Module):
         super().__init__()
         embed_dim, activation = model_cfg["embed_dim"], QuickGELU if model_cfg.get("quick_gelu") else nn.GELU
         text = self.text_config = _known(TextConfig, model_cfg["text_cfg"])
-        self.visual = VisionTransformer(_known(VisionConfig, model_cfg["vision_cfg"]), embed_dim, activation)
+        vision = _known(VisionConfig, model_cfg["vision_cfg"])
+        self.unusual = _unusual(vision, text, activation is QuickGELU)
+        """What its vectors depend on, no weight shows, and most CLIPs of these sizes have otherwise."""
+        self.visual = VisionTransformer(vision, embed_dim, activation)
         hidden = int(text.width * text.mlp_ratio)
         self.token_embedding = nn.Embedding(text.vocab_size, text.width)
         self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
@@ -213,7 +225,11 @@ class CLIP(nn.Module):
         x = self.token_embedding(tokens) + self.positional_embedding[:length]
         mask = x.new_full((length, length), -torch.inf).triu(1)  # looks back alone
         x = self.ln_final(self.transformer(x, mask))
-        is_end = tokens == self.text_config.eos_id if self.text_config.pool_type == "eos" else tokens
-        end = is_end.int().argmax(dim=1)  # (B,), the first of them
+        end = self.end_of_text(tokens)
         place = end[:, None, None].expand(-1, 1, x.shape[2])  # (B, 1, width)
         return Words(x, x.gather(1, place)[:, 0] @ self.text_projection, end)
+
+    def end_of_text(self, tokens: Tensor) -> Tensor:
+        """Token ids (B,context) -> the place (B,) of each caption's first end-of-text token."""
+        is_end = tokens == self.text_config.eos_id if self.text_config.pool_type == "eos" else tokens
+        return is_end.int().argmax(dim=1)

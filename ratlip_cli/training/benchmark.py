@@ -8,7 +8,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -122,19 +121,17 @@ def measure_training(
     batch = Batch(torch.rand(count, 3, size, size, generator=random) * 2 - 1, torch.arange(count))
     step = gflop = 0.0
     for number, share in trainer.kinds_of_steps(settings.total_steps(count)).items():
-        once = partial(_train_step, trainer, number, batch)
+
+        def once(number: int = number) -> None:
+            trainer.go_to(number)
+            trainer.train_step(batch)
+
         step += share * seconds(once, device)
         with _FlopCounter() as counter:
             once()
         gflop += share * counter.flops / 1e9
     minutes = {name: dataset.counts["train"] / count * step / 60 for name, dataset in OFFICIAL.items()}
     return TrainingSpeed(1 / step, count, gflop, gflop / step / matrix_rate, minutes)
-
-
-def _train_step(trainer: Trainer, number: int, batch: Batch) -> None:
-    """Step `number` of a run, however often."""
-    trainer.steps_done = number
-    trainer.train_step(batch)
 
 
 def measure_loading(settings: TrainSettings) -> LoadingSpeed:

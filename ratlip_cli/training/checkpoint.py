@@ -175,4 +175,4 @@ def _remove(checkpoint: Path) -> None:
         doomed = checkpoint.with_name(f".{checkpoint.name}.00000000{PARTIAL}")
         shutil.rmtree(doomed, ignore_errors=True)
         checkpoint.rename(doomed)
-        shutil.rmtree(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)  # what is left goes when the run is opened again

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor
 from ratlip_cli.errors import RatlipError
 from ratlip_cli.exported import ExportedModel
 from ratlip_cli.fast.onednn import multiplies_bf16
+from ratlip_cli.files import scratch_folder
 from ratlip_cli.sampling import noise_vectors
 from ratlip_cli.training.benchmark import PROMPT, seconds
 from ratlip_cli.weights.clip_files import load_clip
@@ -74,9 +74,9 @@ def compare(model: Model, count: int, threads: int, environment: Mapping[str, st
         else:
             yield Contender("ratlip, bf16", "this CPU does not multiply bf16; it would be slower than fp32")
         for name, file_format in (("onnxruntime", "onnx"), ("OpenVINO", "openvino")):
-            with tempfile.TemporaryDirectory(prefix="ratlip-") as scratch:
+            with scratch_folder() as scratch:
                 try:
-                    folder = export_model(model, Path(scratch, "exported"), file_format).folder
+                    folder = export_model(model, scratch / "exported", file_format).folder
                 except RatlipError as error:
                     yield Contender(name, str(error))
                     continue

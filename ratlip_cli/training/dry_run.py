@@ -39,7 +39,7 @@ class DryRun:
     epochs: float | None  # The same in passes over the training images; None for a stream of unknown length.
     seconds_per_step: float  # Median of the steps measured; of several kinds of steps, the mean by their shares.
     seconds_for_text: float  # Once, to encode all captions, where that was not done before.
-    seconds: float  # In all, without samples and checkpoints.
+    seconds: float  # Of all steps, without samples, checkpoints, evaluations, and reading images that no worker reads.
     memory_mib: float  # Peak memory in MiB, of the GPU where there is one.
     checkpoint_mib: float  # Size of one checkpoint in MiB.
     start: str | None = None  # What is taken of the model that it would start from, if any.
@@ -80,13 +80,12 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
                 if captions:
                     trainer.rows[captions] = settings.family.rows(clip, [all_captions[index] for index in captions])
                 encoded = time.perf_counter()
-                trainer.steps_done = step
+                trainer.go_to(step)
                 trainer.train_step(batch)
                 step_seconds.append(time.perf_counter() - encoded)
                 text_seconds.append((encoded - started) / max(1, len(captions)))
             seconds_per_step += share * statistics.median(step_seconds[1:])
     seconds_for_text = statistics.median(text_seconds[1:]) * len(all_captions)
-    ignored = settings.family.ignored(settings.objective_weights())
     generator, discriminator = count_parameters(trainer.generator), count_parameters(trainer.discriminator)
     return DryRun(
         dataset=str(dataset.path) if isinstance(dataset, CaptionedImages) else dataset.source,
@@ -105,5 +104,5 @@ def dry_run(settings: TrainSettings, progress: Progress = silent) -> DryRun:
         memory_mib=peak_memory_mib(device),
         checkpoint_mib=4 * (4 * generator + 3 * discriminator) / 2**20,
         start=told,
-        notes=tuple(filter(None, (ignored, *caption_notes(clip, all_captions)))),
+        notes=(*settings.ignored, *caption_notes(clip, all_captions)),
     )

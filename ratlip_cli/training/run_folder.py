@@ -19,9 +19,9 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 from PIL import Image
@@ -35,6 +35,7 @@ from ratlip_cli.files import locked, remove_partials, whole_file, write_text, wr
 from ratlip_cli.grids import captioned_grid
 from ratlip_cli.outputs import png_text
 from ratlip_cli.setting import RUNS
+from ratlip_cli.training.run_paths import EVALUATION, last_line
 from ratlip_cli.training.settings import TrainSettings, already_there
 from ratlip_cli.training.trackers import EVERY, Trackers
 from ratlip_cli.training.trainer import StepRecord
@@ -56,6 +57,7 @@ class RunFolder:
         self._lock = contextlib.ExitStack()
         self._log: IO[str] | None = None
         self._trackers: Trackers | None = None
+        self._unsent: dict[str, Any] = {}  # The newest of each figure that trackers have not got.
 
     @classmethod
     def create(cls, settings: TrainSettings) -> RunFolder:
@@ -76,12 +78,20 @@ class RunFolder:
                 raise already_there(path) from None
             return cls(path)
 
-    def open(self, settings: TrainSettings, steps_done: int, launch: str = "", is_over: bool = False) -> None:
+    def open(
+        self,
+        settings: TrainSettings,
+        steps_done: int,
+        launch: str = "",
+        is_over: bool = False,
+        unscored: bool = False,
+    ) -> None:
         """Open for appending after step `steps_done`; what a kill left half-written or ahead of it is dropped.
 
         Args:
             launch: `processes.launch`: processes that it starts again find the run by it.
-            is_over: no step remains: the settings stay those of the steps done, and nothing is to be logged.
+            is_over: no step remains: the settings stay those of the steps done.
+            unscored: where no step remains, whether scores are to be logged yet.
 
         Raises TrainingError where another process has it open.
         """
@@ -96,9 +106,10 @@ class RunFolder:
                 path.unlink(missing_ok=True)
         with writing(self.path):
             truncate_metrics(self.metrics, steps_done)
-        if is_over:
+        if is_over and not unscored:
             return
-        write_text(self.config, settings.to_toml() + _note_of(launch))
+        if not is_over:
+            write_text(self.config, settings.to_toml() + _note_of(launch))
         with writing(self.path):
             self._log = self.metrics.open("a", encoding="utf-8", buffering=1)
             self._trackers = Trackers(self.path, settings, steps_done)
@@ -111,14 +122,25 @@ class RunFolder:
         """Append one record to metrics.jsonl, and now and then to the trackers; scores always to both."""
         if self._log is None or self._trackers is None:
             raise RatlipError(f"{self.path} is not open.")
-        scores = {name: score.value for name, score in evaluation.metrics.items()} if evaluation else {}
-        values = record.line() | scores | ({"evaluation": evaluation.fingerprint} if evaluation else {})
+        scores = _scores(evaluation) if evaluation else {}
         with writing(self.path):
-            self._log.write(json.dumps(values) + "\n")
-        shown = (record.line() if record.step % EVERY == 0 else {}) | scores
-        curves = {name: value for name, value in shown.items() if name != "step" and value is not None}
-        if curves:
-            self._trackers.log(record.step, curves)
+            self._log.write(json.dumps(record.line() | scores) + "\n")
+        self._unsent |= {name: value for name, value in record.line().items() if value is not None}
+        told = dict(scores)
+        if record.step % EVERY == 0:
+            told, self._unsent = self._unsent | scores, {}
+        if told:
+            self._trackers.log(record.step, _curves(told))
+
+    def add_scores(self, step: int, evaluation: Evaluation) -> None:
+        """Add the scores of the last step that was logged to its record, and to the trackers."""
+        if self._log is None or self._trackers is None:
+            raise RatlipError(f"{self.path} is not open.")
+        last, scores = last_line(self.metrics), _scores(evaluation)
+        with writing(self.path):
+            os.truncate(self.metrics, self.metrics.stat().st_size - len(last))
+            self._log.write(json.dumps(json.loads(last) | scores) + "\n")
+        self._trackers.log(step, _curves(scores), what="scores")
 
     def save_samples(self, rows: Sequence[tuple[str, Sequence[Image.Image]]], step: int, fingerprint: str) -> Path:
         """Write samples/step_N.png: a grid with a row for each prompt; its metadata names the model."""
@@ -138,6 +160,16 @@ class RunFolder:
         if self._trackers is not None:
             self._trackers.close()
         self._lock.close()
+
+
+def _scores(evaluation: Evaluation) -> dict[str, Any]:
+    """What a record has of an evaluation."""
+    return {name: score.value for name, score in evaluation.metrics.items()} | {EVALUATION: evaluation.fingerprint}
+
+
+def _curves(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What trackers get of a record."""
+    return {name: value for name, value in values.items() if name not in ("step", EVALUATION)}
 
 
 def is_of_launch(run: Path, launch: str) -> bool:

@@ -11,6 +11,9 @@ from ratlip_cli.data.of_run import dataset_of_run
 from ratlip_cli.file_kinds import tensor_metadata
 from ratlip_cli.training.settings import TrainSettings, read_settings
 
+EVALUATION = "evaluation"
+"""What a record in metrics.jsonl that has scores calls the fingerprint of their evaluation."""
+
 
 def checkpoint_name(step: int) -> str:
     """The folder's name of the checkpoint of this step."""
@@ -54,6 +57,22 @@ def is_last(checkpoint: Path, settings: TrainSettings, images: int) -> bool:
     """Whether a checkpoint is the end of a run of these settings on so many images."""
     steps = step_of(checkpoint)
     return steps >= settings.total_steps(images, steps, images_seen(checkpoint, settings.batch_size))
+
+
+def last_line(metrics: Path) -> bytes:
+    """The last line of a metrics.jsonl, with its end; empty where there is none. Raises OSError."""
+    return b"".join(metrics.read_bytes().splitlines(keepends=True)[-1:])
+
+
+def is_unscored(run: Path, settings: TrainSettings, step: int) -> bool:
+    """Whether the last step of a run of these settings was to be scored, and has no scores."""
+    if not settings.eval_every or not step or step % settings.eval_every:
+        return False
+    try:
+        last = json.loads(last_line(run / "metrics.jsonl"))
+        return bool(last["step"] == step and EVALUATION not in last)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def steps_logged(run: Path) -> int:

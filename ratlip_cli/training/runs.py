@@ -12,7 +12,7 @@ from typing import Any
 from ratlip_cli.errors import RatlipError, UsageError
 from ratlip_cli.evaluation.request import OF_CLIP, OF_FEATURES
 from ratlip_cli.files import locked
-from ratlip_cli.training.run_paths import images_seen, list_checkpoints, step_of
+from ratlip_cli.training.run_paths import images_seen, is_unscored, list_checkpoints, step_of
 from ratlip_cli.training.settings import TrainSettings, settings_of_run
 
 SCORES = tuple(key for keys in (OF_FEATURES | OF_CLIP).values() for key in keys)
@@ -72,7 +72,8 @@ def _summary(run: Path) -> RunSummary:
     elif problem:
         state = "damaged"
     else:
-        state = "finished" if total is not None and saved >= total else "interrupted"
+        is_whole = total is not None and saved >= total and not is_unscored(run, settings, saved)
+        state = "finished" if is_whole else "interrupted"
     return RunSummary(run, state, settings.dataset, settings.variant, steps, total, scores, problem)
 
 

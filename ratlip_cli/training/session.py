@@ -22,7 +22,7 @@ from ratlip_cli.data.dataset import Batch, CaptionedImages, training_batches
 from ratlip_cli.data.layout import read_split
 from ratlip_cli.data.stream import NAMED, StreamedImages, StreamReader, counted
 from ratlip_cli.device import peak_memory_mib
-from ratlip_cli.errors import DataError, Interrupted, TrainingError, one_line
+from ratlip_cli.errors import DataError, Interrupted, RatlipError, TrainingError, one_line
 from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import whole_file, whole_folder
 from ratlip_cli.model.losses import clip_similarity
@@ -69,6 +69,7 @@ class TrainingSession:
     saved_step: int  # The step of the last checkpoint written, 0 before the first.
     validation: Validation | None = None  # What scores the model now and then, if anything does.
     scores: dict[str, float] = field(default_factory=dict)  # What it last said, by metric.
+    unscored: bool = False  # Whether the last step done was to be scored, and has no scores.
 
     def __post_init__(self) -> None:
         self._tried_to_save = -1
@@ -94,8 +95,8 @@ class TrainingSession:
 
     @property
     def finished(self) -> bool:
-        """Whether the last step is done."""
-        return self.trainer.steps_done >= self.total_steps
+        """Whether the last step is done, and scored where it was to be."""
+        return self.trainer.steps_done >= self.total_steps and not self.unscored
 
     @property
     def stopped(self) -> str:
@@ -103,7 +104,8 @@ class TrainingSession:
         done, total = self.trainer.steps_done, self.total_steps
         if not done:
             return f"stopped before step 1 of {total}, so there is nothing to save."
-        return f"stopped after step {done} of {total}; everything is saved."
+        before = ", before it was scored" if self.unscored else ""
+        return f"stopped after step {done} of {total}{before}; everything is saved."
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StepRecord]:
         """Train until the last step, `max_time`, or `should_stop`, asked before every step; yield a record a step.
@@ -127,11 +129,13 @@ class TrainingSession:
             return bool(over)
 
         settings, world = self.settings, self.trainer.world
-        if world.is_first and not self.finished:
+        if world.is_first and self.trainer.steps_done < self.total_steps:
             self.folder.note_environment(self.trainer.device)
         batches = self._batches()
         try:
-            while not self.finished and not is_over_for_all():
+            if self.unscored:
+                self._make_up_scores(should_stop)
+            while self.trainer.steps_done < self.total_steps and not is_over_for_all():
                 record = self.trainer.train_step(next(batches))
                 self._note_position()
                 record = self._with_passed_over(replace(record, memory_mib=max(record.memory_mib, self._memory)))
@@ -144,7 +148,7 @@ class TrainingSession:
                 if any(self._due(every) for every in (settings.eval_every, settings.sample_every, *self._saved_every)):
                     world.wait()
                 yield record
-                if self.trainer.not_finite_in_a_row == PATIENCE:
+                if self.trainer.not_finite_in_a_row >= PATIENCE:
                     self._share_position()
                     raise TrainingError(self._diverged())
             self._share_position()
@@ -170,6 +174,18 @@ class TrainingSession:
         if any(map(self._due, self._saved_every)):
             self.save()
         return record
+
+    def _make_up_scores(self, should_stop: Callable[[], bool]) -> None:
+        """Score the step that the run goes on from. An error is a warning, and `max_time` does not end it once more."""
+        try:
+            evaluation = self._evaluate(should_stop)
+        except RatlipError as error:
+            _log.warning("step %d could not be scored: %s", self.trainer.steps_done, one_line(error))
+            evaluation, self.unscored = None, False
+        if evaluation is not None and self.trainer.world.is_first:
+            self.folder.add_scores(self.trainer.steps_done, evaluation)
+            self._keep_if_best(evaluation)
+        self.trainer.world.wait()
 
     def _batches(self) -> Generator[Batch, None, None]:
         """This process's rows of the batches that come next."""
@@ -269,14 +285,15 @@ class TrainingSession:
             self.write_model()
         self.trainer.world.wait()
         evaluation = self.validation.evaluate(self.folder.model, is_over)
+        self.unscored = evaluation is None
         if evaluation is not None:
             self.scores = {name: score.value for name, score in evaluation.metrics.items()}
         return evaluation
 
     def _keep_if_best(self, evaluation: Evaluation) -> None:
-        """Keep checkpoint and model of this step where no evaluation before was as good."""
-        best = read_best(self.folder.best)
-        if best is not None and best.value <= deciding_score(evaluation)[1]:
+        """Keep checkpoint and model of this step where no evaluation before, by the same metric, was as good."""
+        best, (metric, value) = read_best(self.folder.best), deciding_score(evaluation)
+        if best is not None and best.metric == metric and best.value <= value:
             return
         with whole_folder(self.folder.best, replaces=True) as partial:
             if (clip := self.folder.model / CLIP_FOLDER).is_dir():
@@ -335,9 +352,9 @@ class TrainingSession:
         return torch.stack(vectors)
 
     def _diverged(self) -> str:
-        last = self.trainer.steps_done
+        last, count = self.trainer.steps_done, self.trainer.not_finite_in_a_row
         return (
-            f"steps {last - PATIENCE + 1} to {last} were not finite and none of them was applied; the weights from "
+            f"steps {last - count + 1} to {last} were not finite and none of them was applied; the weights from "
             f"before are saved in {self.folder.checkpoints}. Try a lower --lr-d and --lr-g, a larger --batch-size, "
             "or --precision fp32."
         )

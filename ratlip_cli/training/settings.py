@@ -35,6 +35,7 @@ from ratlip_cli.setting import (
     check_choice,
     check_choices,
     check_device,
+    own_name,
     setting,
     settings_of,
     without_folders,
@@ -191,7 +192,7 @@ class TrainSettings:
         free=True,
         advanced=True,
     )
-    compile: bool = _machine(False, "Compile both networks: faster on a GPU after minutes of compiling.")
+    compile: bool = _machine(False, "Compile both networks; slower on a CPU, unmeasured on a GPU.")
     recompute: bool = _machine(
         False, "Compute image-G twice in a step instead of keeping all of it: less memory, a little slower."
     )
@@ -303,6 +304,19 @@ class TrainSettings:
         if self.max_time:
             parse_duration(self.max_time)
         parse_duration(self.dist_timeout)
+
+    @property
+    def ignored(self) -> list[str]:
+        """What of these settings has no effect beside the others, in a line each."""
+        final = ("final_lr", "final_similarity_weight", "final_diversity_weight")
+        given = [f"--{name.replace('_', '-')}" for name in final if getattr(self, name)]
+        lines = [self.family.ignored(self.objective_weights())]
+        if given and self.decay_from == 1:
+            do = "do" if len(given) > 1 else "does"
+            lines.append(f"{' and '.join(given)} {do} nothing without a --decay-from below 1")
+        elif self.final_diversity_weight and not self.diversity_weight:
+            lines.append("--final-diversity-weight does nothing: --diversity-weight is 0")
+        return [line for line in lines if line]
 
     @classmethod
     def of(cls, **typed: Value | None) -> TrainSettings:
@@ -614,7 +628,7 @@ def parse_duration(text: str) -> float:
 
 def _preset_of(dataset: str, variant: Value | None) -> dict[str, Value]:
     """The dataset's preset for a variant, or the defaults of its family where there is none."""
-    name = Path(dataset).name
+    name = own_name(dataset)
     preset = PRESETS / f"{'demo' if name.startswith('demo-') else name}.toml"
     chosen = None if variant is None else str(variant)
     if dataset and preset.is_file():
@@ -694,7 +708,9 @@ def check_beginning(settings: TrainSettings, several: int = 1) -> None:
     Args:
         several: how many processes are to be started for it; in one of several it is their number that counts.
     """
-    settings.family.check_trained(settings, max(several, processes.size()))
+    size = max(several, processes.size())
+    settings.family.check_trained(settings, size)
+    processes.share(settings.batch_size, size, *settings.shares)
     if settings.out and not settings.resume and Path(settings.out).exists():
         raise already_there(Path(settings.out))
     if not settings.dataset:
@@ -706,6 +722,8 @@ def check_beginning(settings: TrainSettings, several: int = 1) -> None:
     from ratlip_cli.training.run_paths import kept_dataset  # which imports this
 
     run = settings.resumed_run
+    if run is not None and settings.init_from != settings_of_run(run).init_from:
+        raise UsageError(f"--init-from begins a new run, and {run} is gone on with: leave out one of both.")
     if kept_dataset(settings) is not None:
         return
     try:

@@ -29,7 +29,15 @@ from ratlip_cli.tensor_files import fingerprint, save_tensors
 from ratlip_cli.training.checkpoint import Checkpoint, Identity, newest_checkpoint, read_checkpoint, resume
 from ratlip_cli.training.init_from import find_start, start_from
 from ratlip_cli.training.run_folder import RunFolder, is_of_launch
-from ratlip_cli.training.run_paths import is_last, kept_dataset, kept_file, list_checkpoints, step_of, steps_logged
+from ratlip_cli.training.run_paths import (
+    is_last,
+    is_unscored,
+    kept_dataset,
+    kept_file,
+    list_checkpoints,
+    step_of,
+    steps_logged,
+)
 from ratlip_cli.training.session import TrainingSession, sample_prompts
 from ratlip_cli.training.settings import (
     TrainSettings,
@@ -115,6 +123,8 @@ def open_session(
         world.agree({f"weights of the {name}": fingerprint(net.state_dict()) for name, net in networks.items()})
     done = trainer.steps_done
     is_over = run is not None and done >= settings.total_steps(len(dataset), done, trainer.images_seen)
+    lacking = run is not None and world.is_first and settings.eval_every and is_unscored(run, before, done)
+    unscored = bool(world.largest(bool(lacking))[0])
     config = model_config(
         *settings.configs(), clip, training=_record(settings, dataset), features=features_of(settings)
     )
@@ -126,7 +136,7 @@ def open_session(
     folder = RunFolder(run) if run is not None else _made_by_first(settings, world)
     with _nothing_left_of(folder, is_new=run is None and world.is_first):
         if world.is_first:
-            folder.open(settings, done, launch, is_over)
+            folder.open(settings, done, launch, is_over, unscored)
         records = world.is_first and not is_over  # where no step remains, the records stay those of the steps done
         if records and isinstance(dataset, CaptionedImages):
             note_dataset(folder.path, dataset.path, dataset.fingerprint)
@@ -134,7 +144,9 @@ def open_session(
             save_tensors(kept_file(folder.path, name), tensors)
         branches_off = run is None and checkpoint is not None
         saved_step = 0 if branches_off else done
-        session = TrainingSession(settings, dataset, trainer, identity, folder, saved_step, validation)
+        session = TrainingSession(
+            settings, dataset, trainer, identity, folder, saved_step, validation, unscored=unscored
+        )
         if world.is_first:
             if records or not (folder.model / CONFIG_FILE).is_file():
                 create_model_folder(folder.model, config, clip)
@@ -206,8 +218,8 @@ def _where_all_start(
 def _tell_data(
     settings: TrainSettings, dataset: CaptionedImages | StreamedImages, clip: FrozenCLIP, tell: Callable[[str], None]
 ) -> None:
-    if ignored := settings.family.ignored(settings.objective_weights()):
-        tell(ignored)
+    for line in settings.ignored:
+        tell(line)
     if isinstance(dataset, StreamedImages):
         count = f"{len(dataset):,}" if len(dataset) else "an unknown number of"
         too = "" if settings.needs_captions else ", and images without one are taken too"
@@ -372,9 +384,10 @@ def _where_to_start(
         run = run_of(path)
     checkpoints = list_checkpoints(run / "checkpoints")
     checkpoint: Checkpoint | None
+    elsewhere = settings.out and settings.resume != "auto" and Path(settings.out).resolve() != run.resolve()
     if settings.resume != "auto" and path != run:
         checkpoint = read_checkpoint(path)
-        if checkpoints and step_of(checkpoints[0]) > checkpoint.step and not settings.out:
+        if checkpoints and step_of(checkpoints[0]) > checkpoint.step and not elsewhere:
             raise UsageError(
                 f"{path} is not the newest checkpoint of its run, {checkpoints[0].name} is; give an --out for a new "
                 "run that goes on from it."
@@ -388,7 +401,6 @@ def _where_to_start(
         if checkpoint is None:
             _check_begun(run)
             tell(f"{run} has no checkpoint yet: it begins again with step 1")
-    elsewhere = settings.out and settings.resume != "auto" and Path(settings.out).resolve() != run.resolve()
     return None if elsewhere else run, checkpoint
 
 
@@ -412,7 +424,10 @@ def _newest_unfinished(settings: TrainSettings, images: int) -> Path | None:
         except UsageError:  # no run folder, or one of another version
             continue
         newest = list_checkpoints(run / "checkpoints")[:1]
-        finished = any(is_last(checkpoint, settings, images) for checkpoint in newest)
+        finished = any(
+            is_last(checkpoint, settings, images) and not is_unscored(run, own, step_of(checkpoint))
+            for checkpoint in newest
+        )
         if own.same_run(settings) and (
             settings.out or not finished
         ):  # a run asked for by name is found to be finished, not begun anew

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ratlip_cli.errors import one_line
 from ratlip_cli.files import write_text
 from ratlip_cli.json_files import from_json, is_of_kind, read_json
+from ratlip_cli.setting import own_name
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -159,11 +160,11 @@ class Trackers:
             with self._attempted(kind):
                 self._open[kind] = TRACKERS[kind](folder, settings, steps_done)
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to the curves."""
+    def log(self, step: int, values: Mapping[str, float], what: str = "curves") -> None:
+        """Add a point to the curves. What comes later of a step that they have already is called something else."""
         for kind, tracker in list(self._open.items()):
             with self._attempted(kind):
-                if self._is_new(kind, "curves", step):
+                if self._is_new(kind, what, step):
                     tracker.log(step, values)
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
@@ -217,4 +218,4 @@ def _write_name(folder: Path, name: RunName) -> None:
 
 def _config(settings: TrainSettings) -> dict[str, Any]:
     """The settings for a service: none of this machine's paths."""
-    return {**settings.of_all_processes, "dataset": Path(settings.dataset).name}
+    return {**settings.of_all_processes, "dataset": own_name(settings.dataset)}

@@ -191,6 +191,10 @@ class Trainer:
                 shares[first.setdefault((start, names), step)] += (end - start) / looked_at / steps
         return dict(sorted(shares.items(), key=lambda one: -one[1]))
 
+    def go_to(self, step: int) -> None:
+        """Let step `step`, counted from 0, be the next one, as if all before had this batch size; weights stay."""
+        self.steps_done, self.images_seen = step, step * self.settings.batch_size
+
     def _follow_schedule(self) -> None:
         """Set the learning rates, and tell the objective how much of the run is done."""
         settings = self.settings

@@ -45,20 +45,20 @@ _LONGEST_NAME = 64  # Letters by which a page names its session; gradio's have 1
 class OnlyThePage:
     """ASGI middleware that refuses all that the page itself never sends.
 
-    404: other addresses. 403: requests of other sites' pages. 421: where only this machine is served, requests by
-    another name than its own, to which a stranger's site may have led a browser (DNS rebinding). 413: more than
-    LARGEST_BODY. 400: an event that the page does not have, or anything but text and numbers for it. 503: more events
-    of one visitor than MOST_WAITING_EACH.
+    404: other addresses. 403: requests of other sites' pages, and, where only this machine is served, frames in them.
+    421: where only this machine is served, requests by another name than its own, to which a stranger's site may have
+    led a browser (DNS rebinding). 413: more than LARGEST_BODY. 400: an event that the page does not have, or anything
+    but text and numbers for it. 503: more events of one visitor than MOST_WAITING_EACH.
 
     Args:
         blocks: the page (gradio.Blocks).
-        folder: the only one whose files are served: gradio's, of this process.
+        folder: the only one whose files are served: gradio's, of this process, by its real path.
         host: the only name that is answered to, beside those of this machine's loopback; any one where it is None.
             In small letters, and an IPv6 address without brackets.
     """
 
     def __init__(self, app: Any, blocks: Any, folder: str, host: str | None) -> None:
-        self.app, self.blocks, self.folder, self.host = app, blocks, os.path.realpath(folder), host
+        self.app, self.blocks, self.folder, self.host = app, blocks, folder, host
         self._joining: Counter[str] = Counter()  # Sessions of requests that gradio has not put into its queue yet.
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -94,15 +94,20 @@ class OnlyThePage:
                 421, "this playground is for its own machine: `ratlip play --host 0.0.0.0` lets others in"
             )
         # The browser, not the page, says whether a page asks its own server, also where a proxy names that otherwise.
-        own = headers.get("sec-fetch-site") == "same-origin"
-        if origin is not None and not own and origin.lower().partition("://")[2] != host.lower():
+        site = headers.get("sec-fetch-site")
+        foreign = origin is not None and site != "same-origin" and origin.lower().partition("://")[2] != host.lower()
+        # Others may link here, but not show the page inside theirs; that of a Space is shown so.
+        framed = site in ("cross-site", "same-site") and headers.get("sec-fetch-dest") != "document"
+        if foreign or (framed and self.host is not None):
             raise HTTPException(403, "this playground is used by its own page alone")
 
     def _is_of_the_page(self, scope: Any) -> bool:
         method, address = "GET" if scope["method"] == "HEAD" else scope["method"], scope["path"]
         if method == "GET" and address.startswith(_FILE):
             file = address.removeprefix(_FILE)
-            return "\0" not in file and Path(os.path.realpath(file)).is_relative_to(self.folder)
+            if "\0" in file or not Path(file).is_relative_to(self.folder):  # as written: gradio fetches addresses too
+                return False
+            return Path(os.path.realpath(file)).is_relative_to(self.folder)
         return address in _ADDRESSES.get(method, set()) or (method == "GET" and address.startswith(_FOLDERS))
 
     def _event(self, body: bytes) -> tuple[bytes, str]:

@@ -13,7 +13,6 @@ import logging
 import os
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 from starlette.middleware import Middleware
+from torch import Tensor
 
 from ratlip_cli import samples
 from ratlip_cli.errors import RatlipError, UsageError, unknown_name
@@ -31,11 +31,13 @@ from ratlip_cli.explain.gradcam.figures import heated
 from ratlip_cli.explain.gradcam.gradcam import make_target, resolve_layer
 from ratlip_cli.explain.gradcam.input_images import InputImage
 from ratlip_cli.explain.gradcam.words import words
+from ratlip_cli.files import scratch_folder
 from ratlip_cli.generation import check_request
 from ratlip_cli.outputs import ImageFolder, png_text, slug
 from ratlip_cli.pixels import from_image
 from ratlip_cli.samples import Sample
 from ratlip_cli.sampling import TorchModel, generate
+from ratlip_cli.setting import own_name
 from ratlip_cli.web.guard import MOST_SESSIONS, OnlyThePage, serves_this_machine_alone
 from ratlip_cli.weights.model_folder import Model
 
@@ -74,6 +76,19 @@ class Shown:
     indices: tuple[int, ...]  # Of their noise vectors.
 
 
+class _Between(TorchModel):
+    """A model for which any prompt is what lies at `share` of the way between two."""
+
+    def __init__(self, model: Model, prompts: tuple[str, str], share: float) -> None:
+        super().__init__(model)
+        start, end = map(super().encoded, prompts)
+        self._text = self.between(start, end, share)
+
+    def encoded(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """See `samples.ImageModel`."""
+        return self._text
+
+
 def between(
     model: Model, prompts: tuple[str, str], share: float, count: int, seed: int, truncation: float
 ) -> list[Between]:
@@ -82,28 +97,8 @@ def between(
     As `ratlip generate --interpolate` has it. At 0 and 1 they are those of `generate`.
     """
     check_request(prompts, count, seed, truncation)
-    images = TorchModel(model)
-    start, end = map(images.encoded, prompts)
-    encoded = images.between(start, end, share)
-    noise = images.truncated(images.noise(seed, range(count)), truncation)
-    made, similarities = images.images(noise, [encoded] * count)
-    return [
-        Between(
-            image=image,
-            prompt=prompts[0],
-            prompt_index=0,
-            index=index,
-            seed=seed,
-            truncation=truncation,
-            model=model.name,
-            fingerprint=model.fingerprint,
-            clip_similarity=round(similarity, 4),
-            precision=model.precision,
-            end=prompts[1],
-            share=share,
-        )
-        for index, (image, similarity) in enumerate(zip(made, similarities, strict=True))
-    ]
+    made = samples.generate(_Between(model, prompts, share), prompts[:1], count, seed, truncation)
+    return [Between(**vars(one), end=prompts[1], share=share) for one in made]
 
 
 def word_maps(model: Model, image: Image.Image, prompt: str) -> list[Map]:
@@ -187,10 +182,10 @@ class Playground:
         model, index = self._model(shown.model), shown.indices[position]
         (made,) = generate(model, [shown.prompt], 1, shown.seed, shown.truncation, indices=[index])
         maps = word_maps(model, made.image, shown.prompt)
-        with tempfile.TemporaryDirectory(prefix="ratlip-") as folder:
+        with scratch_folder() as folder:
             items = []
             for place, one in enumerate(maps):
-                file = Path(folder, f"{place:02d}_{slug(one.text)}_{index}.png")
+                file = folder / f"{place:02d}_{slug(one.text)}_{index}.png"
                 record = {**made.record(), "word": one.text, "score": round(one.score, 4)}
                 Image.fromarray(heated(made.image, one.pixels)).save(file, pnginfo=png_text(record))
                 items.append((file, f"{one.text} {one.score:+.2f}" if place else f"whole prompt {one.score:.2f}"))
@@ -206,7 +201,7 @@ def _by_name(models: Sequence[Model]) -> dict[str, Model]:
     """Models by the names that visitors see: without the folders that they lie in, which are nobody's business."""
     named: dict[str, Model] = {}
     for model in models:
-        name = Path(model.name).name if Path(model.name).exists() else model.name
+        name = own_name(model.name) if Path(model.name).exists() else model.name
         if name in named:
             name = f"{name} ({model.fingerprint})"
         named[name] = replace(model, name=name)
@@ -312,8 +307,8 @@ def _lines(lines: Sequence[str], warnings: Any) -> str:
 @contextlib.contextmanager
 def _saved(made: Sequence[Sample]) -> Iterator[list[tuple[Path, str]]]:
     """Images as the files of `ratlip generate`, with their records inside; under each its number and similarity."""
-    with tempfile.TemporaryDirectory(prefix="ratlip-") as folder:
-        files = ImageFolder(Path(folder))
+    with scratch_folder() as folder:
+        files = ImageFolder(folder)
         yield [(files.save(one), f"{one.index} · {one.clip_similarity:.2f}") for one in made]
 
 
@@ -520,9 +515,9 @@ def served(
     own = host if serves_this_machine_alone(host) and not share else None
     direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), host, "localhost"]
     proxies = {"no_proxy": ",".join(filter(None, direct))}  # gradio calls on its own server, by any proxy that is set
-    with tempfile.TemporaryDirectory(prefix="ratlip-play-") as folder, _environment(GRADIO_TEMP_DIR=folder, **proxies):
+    with scratch_folder() as scratch, _environment(GRADIO_TEMP_DIR=str(scratch), **proxies):
         blocks = page(Playground(models))
-        address, public = _launched(blocks, host, own, port, share, folder)
+        address, public = _launched(blocks, host, own, port, share, str(scratch))
         try:
             if share and not public:
                 raise RatlipError("there is no public address: gradio's servers were not reached; leave out --share.")

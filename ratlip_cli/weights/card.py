@@ -129,10 +129,10 @@ def model_card(
         f"Generates {size} x {size} images of a prompt in one pass. {config.family.about}. For "
         f"ratlip {ratlip_cli.__version__} or newer.",
         f"![Images that this model generated]({SAMPLES_FILE})" if shown else "",
-        _use(config, name or "FOLDER", fingerprint),
+        _use(config, name, fingerprint),
         _data(config),
         _training(config, step),
-        _scores(scores, name or "FOLDER"),
+        _scores(scores, name or "FOLDER", fingerprint),
         _LIMITS,
         "## Fingerprints\n\nOf the weights as stored here; `ratlip info --model` shows them.\n\n"
         + _table([("model", fingerprint), ("CLIP", config.clip_fingerprint), *_text_encoder(config)]),
@@ -160,15 +160,15 @@ def _metadata(
     )
 
 
-def _use(config: ModelConfig, model: str, fingerprint: str) -> str:
+def _use(config: ModelConfig, name: str | None, fingerprint: str) -> str:
+    model, pull = name or "FOLDER", f"ratlip pull {name} --fingerprint {fingerprint}\n" if name else ""
     prompt = " ".join(next(iter(config.training.get("prompts", [])), "a small bird with a red head").split())
     typed = shlex.quote(prompt) if set(prompt) & set('"$`\\!') else f'"{prompt}"'
     return f"""## Use
 
 ```sh
 pip install .   # in a clone of ratlip's repository
-ratlip pull {model} --fingerprint {fingerprint}
-ratlip generate {typed} -n 8 --model {model}
+{pull}ratlip generate {typed} -n 8 --model {model}
 ```
 
 ```python
@@ -201,12 +201,12 @@ def _text_encoder(config: ModelConfig) -> list[tuple[str, object]]:
 
 
 def _training(config: ModelConfig, step: str | None) -> str:
-    clip = config.clip if ":" in config.clip else f"in the folder {config.clip}/"
+    clip = f"in the folder {config.clip}/" if config.clip == model_folder.CLIP_FOLDER else config.clip
     rows = {"CLIP": clip, **asdict(config.generator), **config.training.get("settings", {}), "steps done": step}
     return f"## Model and training\n\n{_table((key, value) for key, value in rows.items() if value is not None)}"
 
 
-def _scores(scores: Scores | None, model: str) -> str:
+def _scores(scores: Scores | None, model: str, fingerprint: str) -> str:
     if scores is None:
         return f"## Scores\n\nNot scored yet: `ratlip evaluate --model {model}` does it."
     rows = "\n".join(
@@ -214,10 +214,13 @@ def _scores(scores: Scores | None, model: str) -> str:
         f"{_plain(score.get('n_real') or '-')} | {_plain(score.get('n_fake', ''))} |"
         for metric, score in scores.metrics.items()
     )
+    note = ""
+    if scores.model_fingerprint != fingerprint:
+        note = f" They are of the weights before they were stored as float16 (fingerprint {scores.model_fingerprint})."
     return (
         f"## Scores\n\nOn the split {_plain(scores.split)} of {_plain(scores.dataset)}, protocol "
         f"{_plain(scores.protocol)}, fingerprint {_plain(scores.fingerprint)}, by `ratlip evaluate`. Scores of other "
-        "protocols do not compare.\n\n"
+        f"protocols do not compare.{note}\n\n"
         f"| metric | value | network | real | generated |\n|---|---|---|---|---|\n{rows}"
     )
 

@@ -49,14 +49,18 @@ def load_clip(spec: str, device: str | torch.device = "cpu", swaps: frozenset[fa
     return fast.clip_for(_load(spec).to(device), swaps)
 
 
-def is_public(spec: str) -> bool:
-    """Whether `spec` is the bundled CLIP or one of open_clip with its weights by name, and no file or folder."""
+def public_name(spec: str) -> str | None:
+    """`spec` with its tag where it is the bundled CLIP or one of open_clip with its weights by name; else None."""
     if spec in BUNDLED:
-        return True
-    import open_clip
-
-    name, _, pretrained = spec.partition(":")
-    return name in open_clip.list_models() and pretrained in open_clip.list_pretrained_tags_by_model(name)
+        return spec
+    name, pretrained = _parts(spec)
+    if isinstance(pretrained, Path):
+        return None
+    try:
+        _check_tag(name, pretrained)
+    except UsageError:
+        return None
+    return f"{name}:{pretrained}"
 
 
 def _load(spec: str) -> FrozenCLIP:
@@ -71,7 +75,7 @@ def _load(spec: str) -> FrozenCLIP:
     if isinstance(pretrained, Path):
         return _from_file(spec, name, pretrained, model_cfg)
     _check_tag(name, pretrained)
-    return _named(spec, name, model_cfg, pretrained)
+    return _named(f"{name}:{pretrained}", name, model_cfg, pretrained)
 
 
 def _parts(spec: str) -> tuple[str, str | Path]:
@@ -89,11 +93,19 @@ def _check_tag(name: str, pretrained: str) -> None:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained not in tags:
         raise unknown_name(f"pretrained tag of CLIP {name}", pretrained, [*tags, "random"])
-    quick = f"{name}-quickgelu"
-    if quick in open_clip.list_models() and pretrained in open_clip.list_pretrained_tags_by_model(quick):
+    quick = _twin(name)
+    if quick is not None and pretrained in open_clip.list_pretrained_tags_by_model(quick):
         raise UsageError(
             f"the {pretrained} weights of CLIP {name} were trained with QuickGELU: use {quick}:{pretrained}."
         )
+
+
+def _twin(name: str) -> str | None:
+    """The CLIP of the same sizes with QuickGELU, where open_clip has one."""
+    import open_clip
+
+    quick = f"{name}-quickgelu"
+    return quick if quick in open_clip.list_models() else None
 
 
 def check_clip(spec: str) -> None:
@@ -243,6 +255,9 @@ def _load_folder(folder: Path) -> FrozenCLIP:
 
 def _from_file(spec: str, name: str, path: Path, model_cfg: Mapping[str, Any]) -> FrozenCLIP:
     clip, weights = _without_weights(spec, name, model_cfg), load_weights(path)
+    quick = _twin(name)
+    if quick is not None and "input_resolution" in weights:
+        raise UsageError(f"{path} has weights of OpenAI, which were trained with QuickGELU: use {quick}:{path}.")
     for setting in ("input_resolution", "context_length", "vocab_size"):  # OpenAI's files carry them as tensors
         weights.pop(setting, None)
     load_into(clip.model, weights, path)

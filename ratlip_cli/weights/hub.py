@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors, snapshot_download, utils
 
 import ratlip_cli
+from ratlip_cli.baselines.damsm_files import TEXT_ENCODER_FILE, VOCABULARY_FILE
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError, first_line
-from ratlip_cli.weights.model_folder import CARD_FILES, MODEL_FILES
+from ratlip_cli.files import hash_of
+from ratlip_cli.json_files import read_json
+from ratlip_cli.weights.model_folder import CARD_FILES, CLIP_FOLDER, CONFIG_FILE, GENERATOR_FILE, MODEL_FILES
 
 _REVISION = re.compile(r"(?!.*(\.\.|//|/\.|\.lock(/|$)))[A-Za-z0-9_][A-Za-z0-9_./-]*(?<![./])")
 """Branches, tags and commits as git allows them, of letters that mean nothing in an address."""
@@ -47,6 +51,7 @@ def download(name: str) -> Path:
                 library_version=ratlip_cli.__version__,
             )
         )
+    _check_whole(name, snapshot)
     _verify(name, snapshot)
     return snapshot
 
@@ -115,6 +120,25 @@ def check_repository(repository: str, revision: str | None = None) -> None:
         raise UsageError(f"{revision!a} cannot be the name of a branch: use letters, digits, '.', '-', '_' and '/'.")
 
 
+def _check_whole(name: str, snapshot: Path) -> None:
+    """Raise WeightsError where the cache has only a part of a model, as after a download that broke off."""
+    config: Any = None
+    with suppress(OSError, ValueError):  # a damaged one is told when it is read
+        config = read_json(snapshot / CONFIG_FILE)
+    needed = {CONFIG_FILE, GENERATOR_FILE}
+    if isinstance(config, dict) and config.get("clip") == CLIP_FOLDER:
+        needed |= {file for file in MODEL_FILES if file.startswith(f"{CLIP_FOLDER}/")}
+    if isinstance(config, dict) and config.get("text_encoder"):
+        needed |= {TEXT_ENCODER_FILE, VOCABULARY_FILE}
+    needed |= {path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_symlink()}
+    missing = sorted(file for file in needed if not (snapshot / file).exists())
+    if missing:
+        raise WeightsError(
+            f"only a part of {name} is in the cache, without {', '.join(missing)}: go online to download the rest; if "
+            "the Hugging Face Hub has no more of it either, it is no model of ratlip."
+        )
+
+
 def _verify(name: str, snapshot: Path) -> None:
     """Compare the files of a snapshot with the hashes that the cache keeps as the names of their contents."""
     for pointer in sorted(path for path in snapshot.rglob("*") if path.is_symlink()):
@@ -126,10 +150,7 @@ def _verify(name: str, snapshot: Path) -> None:
             digest = hashlib.sha1(f"blob {content.stat().st_size}\0".encode())  # as git names a file
         else:
             continue
-        with content.open("rb") as file:
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-        if digest.hexdigest() != expected:
+        if hash_of(content, digest) != expected:
             pointer.unlink()
             content.unlink()
             raise WeightsError(
@@ -175,12 +196,14 @@ def _advice(name: str, failure: str, error: Exception) -> str:
     if status is not None and status >= 500:
         return f"{failure}: the Hugging Face Hub is out of order (status {status}). Try again later."
     if status is None and _has(chain, errors.OfflineModeIsEnabled):
-        return f"{failure}: it is not in the cache, and HF_HUB_OFFLINE is set. Go online: unset it."
+        return f"{failure}: it is not in the cache, or only a part, and HF_HUB_OFFLINE is set. Go online: unset it."
     disk = next((cause for cause in chain if isinstance(cause, OSError) and cause.errno and cause.filename), None)
     if disk is not None:
         return f"{failure}: {disk.filename}: {disk.strerror}."
     if _has(chain, errors.LocalEntryNotFoundError, ConnectionError):
-        return f"{failure}: it is not in the cache, and the Hugging Face Hub cannot be reached. Go online."
+        return (
+            f"{failure}: it is not in the cache, or only a part, and the Hugging Face Hub cannot be reached. Go online."
+        )
     return f"{failure} ({first_line(error)}). Check your connection and try again: what is complete is kept."
 
 

@@ -44,7 +44,7 @@ from ratlip_cli.tensor_files import (
     save_tensors,
 )
 from ratlip_cli.weights import clip_files
-from ratlip_cli.weights.clip_files import is_public, load_clip, save_clip
+from ratlip_cli.weights.clip_files import load_clip, public_name, save_clip
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -312,12 +312,15 @@ def clip_spec(folder: Path, config: ModelConfig) -> str:
     """
     if config.clip == CLIP_FOLDER:
         return str(file_of(folder, CLIP_FOLDER))
-    if is_pulled(folder) and not is_public(config.clip):
+    if not is_pulled(folder):
+        return config.clip
+    public = public_name(config.clip)
+    if public is None:
         raise WeightsError(
             f"the model in {folder} was downloaded and names '{config.clip}' as its CLIP, which is neither a CLIP of "
             f"open_clip, NAME:PRETRAINED, nor its own folder {CLIP_FOLDER}/: ask its owner to push it again."
         )
-    return config.clip
+    return public
 
 
 def is_pulled(folder: Path) -> bool:

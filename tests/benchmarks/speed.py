@@ -44,6 +44,7 @@ GOALS = {
     "full-step": Goal(1.8, 0.6),
     "full-step-recompute": Goal(1.8, 0.6),
     "demo-step": Goal(1.5),
+    "captions": Goal(2.0),
 }
 FULL_CLIP = "ViT-B-32-quickgelu:random"
 
@@ -97,7 +98,22 @@ def training(preset: str, contender: str) -> Callable[[], object]:
     return lambda: trainer.train_step(Batch(images, torch.arange(count)))
 
 
+def encoding(contender: str) -> Callable[[], object]:
+    """The text vectors of ViT-B/32 of the captions of sixteen rendered birds."""
+    from random import Random
+
+    from ratlip_cli.demo.attributes import sample_attributes
+    from ratlip_cli.demo.captions import captions
+    from ratlip_cli.weights.clip_files import load_clip
+
+    clip, rng = load_clip(FULL_CLIP, swaps=None if contender == "ours" else frozenset()), Random(0)
+    texts = [text for _ in range(16) for text in captions("bird", sample_attributes("bird", rng), rng)]
+    return lambda: clip.encode_text(texts)
+
+
 def prepared(comparison: str, contender: str) -> Callable[[], object]:
+    if comparison == "captions":
+        return encoding(contender)
     if comparison in ("one", "eight"):
         return sampling({"one": 1, "eight": 8}[comparison], contender)
     return training(comparison.replace("-step", ""), contender)

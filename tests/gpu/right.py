@@ -67,6 +67,7 @@ BASELINE_IMAGES = 4
 """In a batch of theirs: a group of LAFITE's mini-batch deviation."""
 
 SAMPLING = frozenset({Swap.FOLDED, Swap.PACKED})
+CAPTIONS = ["a bird", "", "a small red bird with black wings and a long beak that sits on a branch in the snow"]
 """Swaps that training does not have; `sampled_images` tries them."""
 
 
@@ -223,7 +224,7 @@ def written_out(networks: Networks, given: Given) -> dict[str, Tensor]:
     logit_mismatched = discriminator(patches, mismatched(text))
     logit_fake = discriminator(fake.patches.detach(), text)
     loss_d = discriminator_loss(logit_real, logit_fake, logit_mismatched, penalty)
-    found = {"images": images, "penalty_norm": norm, "loss_d": loss_d}
+    found = {"images": images, "penalty_norm": norm, "loss_d": loss_d, "text_vectors": clip.encode_text(CAPTIONS)}
     found |= {"logit_real": logit_real, "logit_fake": logit_fake, "logit_mismatched": logit_mismatched}
     found |= gradients(loss_d, discriminator, "D")
     loss_g = generator_loss(discriminator(fake.patches, text), clip_similarity(fake.embedding, text))
@@ -248,7 +249,8 @@ def by_objective(networks: Networks, given: Given, dtype: torch.dtype) -> dict[s
     fake = objective.fake(batch)
     hook.remove()
     loss_d, logs_d = objective.discriminator_loss(batch, fake)
-    found = {"images": images[0], **logs_d, **gradients(loss_d, discriminator, "D", kept=True)}
+    found = {"images": images[0], "text_vectors": clip.encode_text(CAPTIONS), **logs_d}
+    found |= gradients(loss_d, discriminator, "D", kept=True)
     loss_g, logs_g = objective.generator_loss(batch, fake)
     return found | logs_g | gradients(loss_g, generator, "G")
 

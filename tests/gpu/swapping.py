@@ -24,10 +24,12 @@ from ratlip_cli.training.trainer import Trainer
 
 BATCH = 32
 WIN, LOSS = 0.05, 0.02
-"""The share of the time that a swap must save in training or sampling, and may cost in the other."""
+"""The share of the time that a swap must save in training, sampling or encoding captions, and may cost in another."""
 DECIDING = "bf16"
 """The precision that `--precision auto` takes on a GPU."""
-SAMPLING = frozenset({Swap.FOLDED, Swap.PACKED})
+SAMPLING, ENCODING = frozenset({Swap.FOLDED, Swap.PACKED}), frozenset({Swap.CLIP_CAPTIONS})
+"""The swaps that nothing else takes than sampling, and than encoding captions."""
+CAPTION = "a small red bird with black wings and a long beak"
 
 
 def run(context: Context) -> None:
@@ -68,19 +70,23 @@ def measure_all(context: Context, trainer: Trainer, precision: str) -> None:
 def measured(
     context: Context, trainer: Trainer, precision: str, swaps: frozenset[Swap], channels_last: bool = False
 ) -> dict[str, Any]:
-    """Seconds and memory of a training step and of sampling one batch, with these swaps."""
+    """Seconds and memory of a training step, of sampling one batch and of encoding its captions, with these swaps."""
     device, budget = context.device, 0.0 if context.tiny else 0.4
     count = 2 if context.tiny else BATCH
     found: dict[str, Any] = {}
     trainer.precision = precision
     with in_layout(trainer, channels_last), swapped(trainer, swaps):
-        if not swaps or swaps - SAMPLING:
+        if not swaps or swaps >= ENCODING:
+            captions = [CAPTION] * count
+            encoding, spread = seconds_of(lambda: trainer.clip.encode_text(captions), device, budget / 4)
+            found |= {"encoding seconds": encoding, "encoding spread": spread}
+        if not swaps or swaps - SAMPLING - ENCODING:
             batch = batch_of(trainer, count)
             (step, spread), peak = with_peak(
                 device, lambda: seconds_of(lambda: trainer.train_step(batch), device, budget)
             )
             found |= {"training seconds": step, "training spread": spread, "training gib": peak}
-        if not swaps or swaps != {Swap.REFEREE}:
+        if not swaps or swaps - ENCODING - {Swap.REFEREE}:
             sampler = fast.for_sampling(trainer.ema, trainer.clip, swaps)
             noise = torch.randn(count, trainer.settings.noise_dim, device=device)
             text = trainer.rows[:count]
@@ -97,10 +103,10 @@ def measured(
 
 
 def gains(figures: dict[str, Any], name: str, precision: str) -> dict[str, float]:
-    """The share of the plain time that a contender saves, in training and in sampling, where it was measured."""
+    """The share of the plain time that a contender saves in each work, where it was measured."""
     plain, again, own = (figures.get(f"{one}, {precision}", {}) for one in ("plain", "plain again", name))
     saved = {}
-    for work in ("training", "sampling"):
+    for work in ("training", "sampling", "encoding"):
         key = f"{work} seconds"
         if key in plain and key in own:
             saved[work] = 1 - own[key] / min(plain[key], again.get(key, plain[key]))

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import posixpath
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
+from pathlib import PurePath
+from typing import TypeVar
 
 from ratlip_cli.data.images import SUFFIXES as IMAGE_SUFFIXES
+from ratlip_cli.data.images import is_other_image
 
 SUFFIXES = (".txt", ".caption")
 
@@ -69,6 +72,19 @@ class CaptionFiles:
                         break
         best = ((text, ranked[min(ranked)]) for text, ranked in claims.items())
         return {images[0]: text for text, images in best if len(images) == 1}
+
+
+_File = TypeVar("_File", bound=PurePath)
+
+
+def unread_images(files: Iterable[_File], images: Set[_File]) -> list[_File]:
+    """Those of `files` that are images of a kind that is not read: by their ending, or by a text of their name."""
+    others = [file for file in files if file not in images]
+    texts = {file for file in others if file.suffix == ".txt"}
+    captioned = {file.with_suffix("") for file in texts} - {file.with_suffix("") for file in images}
+    return [
+        file for file in others if is_other_image(file) or (file not in texts and file.with_suffix("") in captioned)
+    ]
 
 
 def _alike(name: str) -> str:

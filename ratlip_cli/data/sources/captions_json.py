@@ -98,12 +98,10 @@ def _coco(images: list[Any], annotations: list[Any], name: str) -> Iterator[Row 
             yield Problem(name, "an image of it has no id")
             continue
         found = captions.pop(image["id"], None)
-        if found is None:
-            yield Problem(
-                str(image.get("file_name", image["id"])), f"it has no caption: no annotation of {name} is of it"
-            )
-        else:
-            yield tables.row_of({"file_name": image.get("file_name"), "captions": found}, name, None)
+        row = tables.row_of({"file_name": image.get("file_name"), "captions": found}, name, None)
+        if isinstance(row, Row) and row.why:
+            row = row._replace(why=f"{row.why}: no annotation of {name} is of it")
+        yield row
     for number in captions:
         yield Problem(name, f"the captions of image_id {number} belong to no image of it")
 

@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ratlip_cli.data import archives
-from ratlip_cli.data.folders import Folder, read_folder
-from ratlip_cli.data.images import is_image, is_other_image
+from ratlip_cli.data.folders import Folder, file_state, read_folder
+from ratlip_cli.data.images import is_image, why_not_read
 from ratlip_cli.data.layout import Json, Problem, Record
 from ratlip_cli.data.sources import named_images, parquet, tables, webdataset, zipped
-from ratlip_cli.data.sources.caption_files import CaptionFiles
+from ratlip_cli.data.sources.caption_files import CaptionFiles, unread_images
 from ratlip_cli.data.sources.texts import decoded
 from ratlip_cli.errors import DataError, UsageError
 
@@ -108,7 +108,7 @@ def count(path: Path, options: Options | None = None) -> int | None:
     """Return the number of images, with or without captions, in `path`; None where archives would have to be read."""
     options = options or Options()
     if path.is_file():
-        return len(_named(path, options)) if _is_table(path) and not _is_parquet(path) else None
+        return len(_named(path, options)) if _names_images(path) else None
     files = list(_files_below(path))
     if any(archives.is_archive(file) or _is_parquet(file) for file in files):
         return None
@@ -128,20 +128,20 @@ def passed_over(path: Path, options: Options | None = None) -> tuple[str, ...]:
         loose = ((file, table) for file, table in _loose_tables(path, files, texts) if file in tables_alone)
         others = [file for file, table in loose if not named_images.is_table(table, column)]
         if others:
-            return (*found.passed_over(), found.line("tables without columns of image names and captions", others))
+            captions = "captions" if column is None else f"captions called '{column}'"
+            return (*found.passed_over(), found.line(f"tables without columns of image names and {captions}", others))
     return found.passed_over()
 
 
 def fingerprint(path: Path, options: Options | None = None) -> str:
-    """Return 64 hex digits that change when a file of `path` comes, goes or is written again."""
+    """Return 64 hex digits that change when a file of `path` comes, goes, is written again or may now be read."""
     digest = hashlib.sha256()
     for file, name in _all_files(path, options or Options()):
         try:
-            state = file.stat()
+            state = file_state(file)
         except OSError:  # Its folder may be listed, but not read.
             continue
-        words = f"{name}\0{state.st_size}\0{state.st_mtime_ns}\0"
-        digest.update(words.encode("utf-8", "surrogateescape"))
+        digest.update(f"{name}\0{state}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -167,7 +167,7 @@ def _all_files(path: Path, options: Options) -> Iterator[tuple[Path, str]]:
         yield from ((file, str(file.relative_to(folder))) for file in _files_below(path))
     else:
         yield path, path.name
-        if _is_table(path) and not _is_parquet(path):
+        if _names_images(path):
             root = _root(path, options)
             yield from ((file, str(file.relative_to(root))) for file in _named(path, options))
             return
@@ -253,13 +253,11 @@ def _in_folder(
         except DataError as error:  # It cannot be read: the other folders can.
             yield Problem(str(table.relative_to(folder)), str(error))
             return
-        for file in found.all_files() if options.image_root is None else ():
-            if is_image(file) and file not in own and options.keep_uncaptioned:
-                yield _record(file, folder, options, tables.Row(file.name, ()))
-            elif (is_image(file) or is_other_image(file)) and file not in own:
-                yield Problem(str(file.relative_to(folder)), f"it has no caption: {table.name} does not name it")
+        rest = [file for file in found.all_files() if file not in own and file.suffix != ".txt"]
+        if options.image_root is None:
+            yield from _unnamed(rest, folder, options, f"{table.name} does not name it")
         return
-    yield from _with_text_files([file for file in found.files if file not in named], folder, options, captions)
+    yield from _unnamed([file for file in found.files if file not in named], folder, options, captions)
     for file in found.files:
         if webdataset.is_shard(file):
             yield from _in_shard(file, folder, options)
@@ -269,24 +267,22 @@ def _in_folder(
         yield from _in_folder(inner, place, folder, options, captions, named)
 
 
-def _with_text_files(
-    files: list[Path], folder: Path, options: Options, captions: CaptionFiles
+def _unnamed(
+    files: list[Path], folder: Path, options: Options, captions: CaptionFiles | str
 ) -> Iterator[Record | Problem]:
-    texts = {file for file in files if file.suffix == ".txt"}
-    images = {file for file in files if is_image(file)}
-    stems = {file.stem for file in images}
-    for file in files:
-        origin, text = str(file.relative_to(folder)), file.with_suffix(".txt")
-        if file not in images:
-            if is_other_image(file) or (file.stem not in stems and file not in texts and text in texts):
-                yield Problem(origin, "not a kind of image that can be read; convert it to PNG or JPEG")
-            continue
-        found = captions.of(file.relative_to(folder).as_posix())
+    """The images among `files`, which no table names, with their texts; or why no text counts."""
+    images = dict.fromkeys(file for file in files if is_image(file))
+    for file in unread_images(files, images.keys()):
+        yield Problem(str(file.relative_to(folder)), why_not_read(file))
+    for file in images:
+        origin = str(file.relative_to(folder))
+        found = None if isinstance(captions, str) else captions.of(file.relative_to(folder).as_posix())
         if found is None:
             if options.without_caption:
                 yield _record(file, folder, options, tables.Row(file.name, ()))
             else:
-                yield Problem(origin, f"it has no caption: {text.name} is missing")
+                why = captions if isinstance(captions, str) else f"{file.stem}.txt is missing"
+                yield Problem(origin, f"it has no caption: {why}")
             continue
         text = folder / found
         try:
@@ -377,9 +373,11 @@ def _in_shard(shard: Path, folder: Path, options: Options) -> Iterator[Record | 
             yield _record(_stem(shard) / sample.file_name, folder, options, sample)
 
 
-def _record(place: Path, folder: Path, options: Options, row: tables.Row) -> Record:
-    """The record of an image, whose name and split are those of its `place` in `folder`."""
+def _record(place: Path, folder: Path, options: Options, row: tables.Row) -> Record | Problem:
+    """The record of an image, whose name and split are those of its `place` in `folder`; why it has no captions."""
     origin = place.relative_to(folder)
+    if row.why and not row.captions and not options.without_caption:
+        return Problem(str(origin), row.why)
     parts = (*origin.parent.parts, origin.stem)
     rank = None
     if len(parts) > 1 and parts[0] in ("train", "test"):
@@ -404,6 +402,11 @@ def _in_words(origin: Path, folder: Path) -> str:
 
 def _is_table(file: Path) -> bool:
     return file.name.lower().endswith(named_images.SUFFIXES)
+
+
+def _names_images(file: Path) -> bool:
+    """Whether `file` is a table of images that are elsewhere."""
+    return _is_table(file) and not (_is_parquet(file) and parquet.holds_images(file))
 
 
 def _files_below(directory: Path) -> Iterator[Path]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from ratlip_cli.data import images
 from ratlip_cli.data.layout import Problem
 from ratlip_cli.data.sources import tables
 from ratlip_cli.data.sources.tables import Row
@@ -53,10 +54,31 @@ def streamed(opened: IO[bytes] | Path, file: Path, caption_column: str | None = 
 
     number, folder = 0, _folder(file.stem)
     with pyarrow.parquet.ParquetFile(opened) as table:
+        of_bytes = [field.name for field in table.schema_arrow if _holds_bytes(field.type)]
+        column = _image_column(of_bytes)
+        if column is None and of_bytes:
+            names = ", ".join(of_bytes)
+            yield Problem(file.name, f"which of its columns is the image is not clear: {names}. Name one of them image")
+            return
         for batch in table.iter_batches(batch_size=_AT_ONCE):
             for cells in batch.to_pylist():
-                yield _row(cells, folder, f"{number:06d}", file.name, caption_column)
+                others = {key: _as_json(cell) for key, cell in cells.items() if key not in of_bytes}
+                if column is None:
+                    yield tables.row_of(others, file.name, caption_column)
+                else:
+                    yield _row(others, cells[column], f"{folder}/{number:06d}", file.name, caption_column)
                 number += 1
+
+
+def holds_images(file: Path) -> bool:
+    """Whether the images are in `file` itself, or it cannot be read: else it names them."""
+    try:
+        import pyarrow.parquet
+
+        columns = pyarrow.parquet.read_schema(file)
+    except Exception:  # It is missing, or meets a damaged file with exceptions of many kinds: told where it is read.
+        return True
+    return any(_holds_bytes(column.type) for column in columns)
 
 
 def _folder(stem: str) -> str:
@@ -67,19 +89,29 @@ def _folder(stem: str) -> str:
     return split[1] if is_only else f"{split[1]}/{split[2]}"
 
 
-def _row(cells: dict[str, Any], folder: str, number: str, table: str, caption_column: str | None) -> Row | Problem:
-    image, file_name = None, None
-    for column, value in cells.items():
-        content = value.get("bytes") if isinstance(value, Mapping) else value
-        if isinstance(content, bytes):
-            image = content
-            name = value.get("path") if isinstance(value, Mapping) else None
-            base = PurePosixPath(name.replace("\\", "/")).name if isinstance(name, str) else ""
-            file_name = f"{folder}/{base or number}"
-            cells = {key: cell for key, cell in cells.items() if key != column}
-            break
-    row = tables.row_of({key: _as_json(cell) for key, cell in cells.items()}, table, caption_column, file_name)
-    return row._replace(image=image) if isinstance(row, Row) else row
+def _holds_bytes(kind: Any) -> bool:
+    """Whether a column of this type of Arrow's has bytes, or a structure with the field `bytes`."""
+    names = [field.name for field in kind] if str(kind).startswith("struct<") else []
+    kind = kind.field(names.index("bytes")).type if "bytes" in names else kind
+    return re.match(r"(?:large_|fixed_size_)?binary", str(kind)) is not None
+
+
+def _image_column(of_bytes: Sequence[str]) -> str | None:
+    """Which of the columns with bytes is the image: the one that is called so, or the only one; else None."""
+    called = (column for column in of_bytes if f".{column.casefold()}" in images.SUFFIXES)
+    named = tables.file_column(dict.fromkeys(of_bytes, "x")) or next(called, None)
+    return of_bytes[0] if named is None and len(of_bytes) == 1 else named
+
+
+def _row(cells: dict[str, Any], image: Any, name: str, table: str, caption_column: str | None) -> Row | Problem:
+    """The row of `image`, bytes or a structure of them and their name, and of its other `cells`."""
+    content = image.get("bytes") if isinstance(image, Mapping) else image
+    if not isinstance(content, bytes):
+        return Problem(name, "it has no image")
+    path = image.get("path") if isinstance(image, Mapping) else None
+    base = PurePosixPath(path.replace("\\", "/")).name if isinstance(path, str) else ""
+    row = tables.row_of(cells, table, caption_column, str(PurePosixPath(name).with_name(base)) if base else name)
+    return row._replace(image=content) if isinstance(row, Row) else row
 
 
 def _as_json(value: Any) -> Any:

@@ -55,6 +55,7 @@ class Row(NamedTuple):
     captions: tuple[str, ...]
     further: Mapping[str, Json] = {}  # Its other columns.
     image: bytes | Path | None = None  # None: the file of that name.
+    why: str = ""  # Why there are no captions, where that is known: who needs them makes a Problem of it.
 
 
 def rows(table: Path | Member, caption_column: str | None = None) -> Iterator[Row | Problem]:
@@ -102,13 +103,13 @@ def row_of(
         return Problem(table, f"a row has no file_name: its columns are {names}. Name one of them file_name")
     file_name = _CAPTION_NUMBER.sub(r"\1", cells[column]) if column is not None else str(file_name)
     try:
-        captions, further = caption_cells(cells, caption_column)
+        captions, further, why = _caption_cells(cells, caption_column)
         further = _encodable({key: value for key, value in further.items() if key != column})
     except ValueError as error:
         return Problem(file_name, str(error))
     if reason := unreadable(captions, table):
         return Problem(file_name, reason)
-    return Row(file_name, captions, further)
+    return Row(file_name, captions, further, why=why)
 
 
 def is_address(cell: object) -> bool:
@@ -116,17 +117,20 @@ def is_address(cell: object) -> bool:
     return isinstance(cell, str) and re.match(r"https?://", cell) is not None
 
 
-def caption_cells(row: Mapping[str, Any], asked: str | None) -> tuple[tuple[str, ...], Mapping[str, Json]]:
-    """Return the captions of a row and its further columns; raises ValueError where there are no captions.
+def _caption_cells(row: Mapping[str, Any], asked: str | None) -> tuple[tuple[str, ...], Mapping[str, Json], str]:
+    """Return the captions of a row, its further columns, and why there are no captions.
 
-    Columns that name files are dropped: they would mislead who reads the layout.
+    Columns that name files are dropped: they would mislead who reads the layout. Raises ValueError where the captions
+    are no texts, or the column that is asked for is not there.
     """
-    columns = _caption_columns(row, asked)
-    if not columns and _caption_columns(dict.fromkeys(row, ""), asked):
-        raise ValueError("it has no caption")
+    columns, why = _caption_columns(row, asked), ""
     if not columns:
-        wanted = CAPTION_COLUMNS[:3] if asked is None else (asked,)
-        raise ValueError(f"it has no caption: no column {' or '.join(wanted)} among {', '.join(map(str, row))[:200]}")
+        why = "it has no caption"
+        if not _caption_columns(dict.fromkeys(row, ""), asked):
+            wanted = CAPTION_COLUMNS[:3] if asked is None else (asked,)
+            why += f": no column {' or '.join(wanted)} among {', '.join(map(str, row))[:200]}"
+            if asked is not None:
+                raise ValueError(why)
     captions: list[str] = []
     for column in columns:
         value = row[column]
@@ -139,7 +143,7 @@ def caption_cells(row: Mapping[str, Any], asked: str | None) -> tuple[tuple[str,
         for key, cell in row.items()
         if key not in {*columns, "captions", "image"} and not key.endswith(("file_name", "file_names"))
     }
-    return tuple(captions), further
+    return tuple(captions), further, why
 
 
 def json_object(text: str) -> dict[str, Any]:

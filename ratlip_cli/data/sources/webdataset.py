@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from ratlip_cli.data import images
-from ratlip_cli.data.archives import LARGEST_MEMBER, ArchiveError, Member, members
+from ratlip_cli.data.archives import LARGEST_MEMBER, ArchiveError, Member, TarHeaders, is_clutter, members
 from ratlip_cli.data.layout import Problem
 from ratlip_cli.data.sources.tables import Row, json_object, row_of
 from ratlip_cli.data.sources.texts import decoded
@@ -38,19 +38,19 @@ def samples(shard: Path, caption_column: str | None = None) -> Iterator[Row | Pr
     damaged or cut short is a Problem after the samples before.
     """
     told: set[Problem] = set()
-    sample_of, problems = _assigned(shard, caption_column)
-    told.update(problems)
-    yield from problems
-    used: set[str] = set()
-    for image in _members(shard, _IMAGES):
-        if isinstance(image, Problem):
-            if image not in told:
-                yield image
-        elif image.name in used:
-            yield Problem(image.name, f"two images of the shard are called {image.name}; the first is taken")
+    names, texts = list[str](), list[Member]()
+    for member in _members(shard, _TEXTS, _IMAGES):
+        if isinstance(member, Problem):
+            told.add(member)
+            yield member
+        elif _IMAGES.search(member.name):
+            names.append(member.name)
         else:
-            used.add(image.name)
-            yield _sample(image, sample_of.get(image.name, _Texts()))
+            texts.append(member)
+    texts_of, problems = _assigned(names, texts, caption_column)
+    yield from problems
+    images = (one for one in _members(shard, _IMAGES) if not (isinstance(one, Problem) and one in told))
+    yield from _captioned(images, texts_of)
 
 
 def streamed(opened: IO[bytes], caption_column: str | None = None) -> Iterator[Row | Problem]:
@@ -74,39 +74,41 @@ def streamed(opened: IO[bytes], caption_column: str | None = None) -> Iterator[R
 
 
 def _together(files: list[Member], asked: str | None) -> Iterator[Row | Problem]:
-    """The images among the files of one name: the first gets the captions, another one those of its own name."""
-    pictures = [member for member in files if _IMAGES.search(member.name)]
+    """The images among the files of one sample; texts that are left over belong to it, and are no problem."""
+    images = [member for member in files if _IMAGES.search(member.name)]
     texts = [member for member in files if _TEXTS.search(member.name)]
-    if not pictures:
-        yield Problem(_key(files[0].name), "it has no image")
-    for number, image in enumerate(pictures):
-        stem = _IMAGES.sub("", image.name)
-        own = [text for text in texts if _TEXTS.sub("", text.name) in (stem, image.name)]
-        shared = [] if number else texts
-        yield _sample(image, _texts(own or shared, asked))
+    texts_of, problems = _assigned([image.name for image in images], texts, asked)
+    yield from _captioned(images, texts_of) if images else problems
+
+
+def _captioned(images: Iterable[Member | Problem], texts_of: Mapping[str, _Texts]) -> Iterator[Row | Problem]:
+    """The images with their captions; of several of one name, the first."""
+    used: set[str] = set()
+    for image in images:
+        if isinstance(image, Problem):
+            yield image
+        elif image.name in used:
+            yield Problem(image.name, f"two images of the shard are called {image.name}; the first is taken")
+        else:
+            used.add(image.name)
+            yield _sample(image, texts_of.get(image.name, _Texts()))
 
 
 def _regular_files(opened: IO[bytes]) -> Iterator[Member | Problem]:
     """The files of a tar in their order; a Problem for each that is too large."""
-    ended = False
-
-    class Header(tarfile.TarInfo):
-        """Notes what tarfile passes over in silence: an archive without its end, cut short or with a damaged header."""
-
-        @classmethod
-        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
-            nonlocal ended
-            ended = ended or (len(buf) == tarfile.BLOCKSIZE and not any(buf))
-            return super().frombuf(buf, encoding, errors)
-
-    with tarfile.open(fileobj=opened, mode="r|*", tarinfo=Header) as archive:
+    headers = TarHeaders()
+    with tarfile.open(fileobj=opened, mode="r|*", tarinfo=headers.kind(), ignore_zeros=True) as archive:
         for member in archive:
+            if headers.damaged:
+                break
             archive.members.clear()  # type: ignore[attr-defined]  # It would keep them all.
+            if is_clutter(member.name):
+                continue
             if member.isreg() and member.size > LARGEST_MEMBER:
                 yield Problem(member.name, f"larger than {LARGEST_MEMBER // 2**20} MiB")
             elif member.isreg():
                 yield Member(member.name, cast(IO[bytes], archive.extractfile(member)).read())
-    if not ended:
+    if headers.damaged or not headers.has_end:
         raise tarfile.ReadError("cut short or damaged: it has no end")
 
 
@@ -126,17 +128,14 @@ def _members(shard: Path, wanted: re.Pattern[str], unread: re.Pattern[str] | Non
         yield Problem("its rest", str(error))
 
 
-def _assigned(shard: Path, asked: str | None) -> tuple[dict[str, _Texts], list[Problem]]:
-    """Return the texts of each image of `shard`, and what cannot be used of its texts."""
+def _assigned(
+    names: Sequence[str], found: Iterable[Member], asked: str | None
+) -> tuple[dict[str, _Texts], list[Problem]]:
+    """Return the texts of the images called `names` among those `found`, and what cannot be used of these."""
     problems: list[Problem] = []
     texts: dict[str, Member] = {}
-    names: dict[str, None] = {}
-    for member in _members(shard, _TEXTS, _IMAGES):
-        if isinstance(member, Problem):
-            problems.append(member)
-        elif _IMAGES.search(member.name):
-            names[member.name] = None
-        elif member.name in texts:
+    for member in found:
+        if member.name in texts:
             problems.append(
                 Problem(member.name, f"two texts of the shard are called {member.name}; the first is taken")
             )
@@ -146,8 +145,8 @@ def _assigned(shard: Path, asked: str | None) -> tuple[dict[str, _Texts], list[P
     keys: dict[str, list[Member]] = {}
     for member in texts.values():
         stems.setdefault(_TEXTS.sub("", member.name), []).append(member)
-    own = {name: found for name in names if (found := stems.get(_IMAGES.sub("", name)) or stems.get(name))}
-    taken = {member.name for found in own.values() for member in found}
+    own = {name: mine for name in names if (mine := stems.get(_IMAGES.sub("", name)) or stems.get(name))}
+    taken = {member.name for mine in own.values() for member in mine}
     for member in texts.values():
         if member.name not in taken:
             keys.setdefault(_key(member.name), []).append(member)
@@ -156,7 +155,7 @@ def _assigned(shard: Path, asked: str | None) -> tuple[dict[str, _Texts], list[P
         first_of.setdefault(_key(name), name)
     owner: dict[str, str] = {}
     assigned: dict[str, _Texts] = {}
-    for name in names:
+    for name in dict.fromkeys(names):
         key = _key(name)
         if name in own:
             assigned[name] = _texts(own[name], asked)

@@ -17,7 +17,8 @@ from PIL import Image
 
 from ratlip_cli.explain.figures import BLUE, FONT, GREY, ORANGE, SMALL, WIDTH, as_text, legend_below, plain_axes, show
 from ratlip_cli.explain.gradcam.explanation import Explanation, Map
-from ratlip_cli.explain.gradcam.segments import FEWEST, Measured, SegmentSummary
+from ratlip_cli.explain.gradcam.segments import Measured, SegmentSummary
+from ratlip_cli.explain.intervals import FEWEST
 from ratlip_cli.fonts import wrapped
 from ratlip_cli.pixels import to_images
 
@@ -173,7 +174,7 @@ def _draw_measure(axes: Axes, segments: Sequence[SegmentSummary], measured: Sequ
     axes.plot(
         [m.centre for m in measured], places, marker="D", markersize=4, color=BLUE, label="centre baseline", **style
     )
-    is_better = [one.n >= FEWEST and values.better_than_centre for one, values in zip(segments, measured, strict=True)]
+    is_better = [values.better_than_centre for values in measured]
     no_better = f"map, no better, or fewer than {FEWEST} images"
     for better, label in ((True, "map, better than centre"), (False, no_better)):
         chosen = [k for k, value in enumerate(is_better) if value is better]
@@ -181,7 +182,7 @@ def _draw_measure(axes: Axes, segments: Sequence[SegmentSummary], measured: Sequ
         axes.errorbar(
             [m.mean for m in maps],
             places[chosen],
-            xerr=np.array([(m.mean - m.low, m.high - m.mean) for m in maps]).reshape(-1, 2).T,
+            xerr=[0.0 if m.high is None else m.high - m.mean for m in maps],
             fmt="o",
             markersize=5,
             color=ORANGE,

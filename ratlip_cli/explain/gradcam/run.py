@@ -15,10 +15,10 @@ from ratlip_cli.explain.gradcam.faithfulness import KINDS
 from ratlip_cli.explain.gradcam.figures import gradcam_figure, segments_figure
 from ratlip_cli.explain.gradcam.gradcam import make_target, resolve_layer
 from ratlip_cli.explain.gradcam.input_images import InputImage, from_dataset, from_file, generated
-from ratlip_cli.explain.gradcam.segments import FEWEST, SegmentSummary, phrases_naming_segments, summarise
+from ratlip_cli.explain.gradcam.segments import SegmentSummary, phrases_naming_segments, summarise
 from ratlip_cli.explain.gradcam.words import Phrase, phrases_of
 from ratlip_cli.explain.inputs import about, load_models, model_record
-from ratlip_cli.explain.intervals import Mean, mean_interval
+from ratlip_cli.explain.intervals import FEWEST, Mean, mean_interval
 from ratlip_cli.explain.record import Result, Row
 from ratlip_cli.explain.request import DATASET_IMAGES, IMAGES, GradCamRequest
 from ratlip_cli.progress import Progress, silent
@@ -148,7 +148,7 @@ def _says(group: Sequence[Explanation], segments: Sequence[SegmentSummary]) -> I
     for kind in KINDS:
         for order, what in ORDERS.items():
             difference = _difference(group, kind, order)
-            better = difference.low > 0 if kind == "insertion" else difference.high < 0
+            better = difference.side == (1 if kind == "insertion" else -1)
             yield (
                 f"{name}: {kind} area minus that of {what}: {difference}, {count} images: "
                 f"{'better' if better else 'no better'}"

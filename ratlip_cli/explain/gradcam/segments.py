@@ -16,16 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ratlip_cli.explain.gradcam.words import Phrase, phrases
-from ratlip_cli.explain.intervals import Mean, mean_interval
+from ratlip_cli.explain.intervals import FEWEST, Mean, mean_interval
 
 WHOLE = "all segments"
 """Stands for the union of an image's segments, against which the map of the whole prompt is held."""
 
 _CENTRE_WIDTH = 0.25
 """Standard deviation of the centre baseline's Gaussian, as a share of the image's side."""
-
-FEWEST = 10
-"""Fewer images than this give no verdict: the interval of so few is not to be trusted."""
 
 _OTHER_NAMES = {
     "bill": "beak",
@@ -74,7 +71,7 @@ class Measured:
     @property
     def better_than_centre(self) -> bool:
         """Whether the whole interval of the difference is above 0."""
-        return self.over_centre.low > 0
+        return self.over_centre.side > 0
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ class SegmentSummary:
             return f"{self.n} images are too few to say"
         by = {"pointing": self.pointing, "energy": self.energy}
         over_centre = [name for name, measured in by.items() if measured.better_than_centre]
-        over_chance = [name for name, measured in by.items() if measured.over_chance.low > 0]
+        over_chance = [name for name, measured in by.items() if measured.over_chance.side > 0]
         return f"{_better('the centre baseline', over_centre)}; {_better('chance', over_chance)}"
 
 
@@ -145,7 +142,7 @@ def centre_map(size: int) -> NDArray[np.float64]:
     return gaussian
 
 
-def summarise(scores: Iterable[SegmentScore], seed: int = 0) -> list[SegmentSummary]:
+def summarise(scores: Iterable[SegmentScore]) -> list[SegmentSummary]:
     """Means with intervals for each segment, in the order of their names, all segments together last."""
     by_segment: dict[str, list[SegmentScore]] = defaultdict(list)
     for score in scores:
@@ -154,19 +151,19 @@ def summarise(scores: Iterable[SegmentScore], seed: int = 0) -> list[SegmentSumm
         SegmentSummary(
             segment,
             len(some),
-            _measured([s.pointing for s in some], some, [s.centre_pointing for s in some], seed),
-            _measured([s.energy for s in some], some, [s.centre_energy for s in some], seed),
+            _measured([s.pointing for s in some], some, [s.centre_pointing for s in some]),
+            _measured([s.energy for s in some], some, [s.centre_energy for s in some]),
         )
         for segment, some in sorted(by_segment.items(), key=lambda item: (item[0] == WHOLE, item[0]))
     ]
 
 
-def _measured(own: list[float], scores: list[SegmentScore], centre: list[float], seed: int) -> Measured:
+def _measured(own: list[float], scores: list[SegmentScore], centre: list[float]) -> Measured:
     values, chances, centres = np.array(own), np.array([score.chance for score in scores]), np.array(centre)
     return Measured(
-        map=mean_interval(values, seed),
+        map=mean_interval(values),
         chance=float(chances.mean()),
         centre=float(centres.mean()),
-        over_chance=mean_interval(values - chances, seed),
-        over_centre=mean_interval(values - centres, seed),
+        over_chance=mean_interval(values - chances),
+        over_centre=mean_interval(values - centres),
     )

@@ -179,12 +179,13 @@ def _draw_angles(axes: Axes, view: PairView, edges: NDArray[np.float64], highest
         view.mismatched, edges.tolist(), histtype="step", color="black", linewidth=0.8, label="to another's generated"
     )
     mean = mean_interval(view.angles)
-    axes.axvspan(mean.low, mean.high, color=GREY, alpha=0.5, linewidth=0, label="mean, 95 % interval")
+    if mean.low is not None and mean.high is not None:
+        axes.axvspan(mean.low, mean.high, color=GREY, alpha=0.5, linewidth=0, label="mean, 95 % interval")
     axes.axvline(mean.mean, color="black", linewidth=1.2)
     margin = (edges[1] - edges[0]) / 2  # for the outline of the outermost bars
     axes.set_xlim(edges[0] - margin, edges[-1] + margin)
     axes.set_ylim(0, highest)
-    axes.set_title(f"mean {mean.mean:.1f}° [{mean.low:.1f}, {mean.high:.1f}], {mean.n} pairs", fontsize=SMALL)
+    axes.set_title(f"mean {mean.mean:.1f}°{mean.interval('.1f')}, {mean.n} pairs", fontsize=SMALL)
     axes.set_xlabel("angle (degrees)", fontsize=FONT)
     axes.set_ylabel("pairs", fontsize=FONT)
     plain_axes(axes)

@@ -82,12 +82,12 @@ def _pairs_only(request: LatentRequest, space: Space, pairs: Pairs) -> LatentRes
     difference = None
     if len(views) > 1:
         difference = mean_interval(views[1].angles - views[0].angles)
-        verdict = "smaller" if difference.high < 0 else "larger" if difference.low > 0 else "no different"
+        verdict = difference.verdict("smaller", "no different", "larger")
         first, second = (view.model.name for view in views)
         says.append(f"angle of {second} minus that of {first}: {difference} degrees: {verdict}")
         if space.name == "discriminator":
             says.append(f"both are measured in the space of {space.model.name}'s discriminator")
-        elif len({view.model.clip.fingerprint for view in views}) > 1:
+        elif len({view.model.clip.computes for view in views}) > 1:
             says.append(f"the models have different CLIPs: both are measured in the space of {space.model.name}'s")
     planes = _pair_planes(pairs, projection.points)
     return LatentResult(
@@ -191,11 +191,12 @@ def _pair_record(view: PairView) -> dict[str, Any]:
 
 
 def _pair_says(view: PairView) -> str:
-    gained = mean_interval(view.mismatched - view.angles)
+    no_closer = "no closer to its own"
+    verdict = mean_interval(view.mismatched - view.angles).verdict(no_closer, no_closer, "closer to its own")
     return (
         f"{view.model.name}: angle between real and generated {mean_interval(view.angles)} degrees "
         f"({len(view.angles)} pairs), to another caption's image {mean_interval(view.mismatched)}: "
-        f"{'closer to its own' if gained.low > 0 else 'no closer to its own'}; between the means {view.mean_angle:.3g}"
+        f"{verdict}; between the means {view.mean_angle:.3g}"
     )
 
 

@@ -33,7 +33,6 @@ from ratlip_cli import tokenizer
 from ratlip_cli.clip_tokenizer import CLIPTokenizer, merges
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError, unknown_name
 from ratlip_cli.exported import (
-    ENDINGS,
     GENERATOR,
     IMAGE_ENCODER,
     MERGES_FILE,
@@ -45,7 +44,7 @@ from ratlip_cli.family import Family
 from ratlip_cli.fast import for_export
 from ratlip_cli.files import whole_folder, write_text
 from ratlip_cli.model.clip import FrozenCLIP
-from ratlip_cli.setting import EXPORT_FILE
+from ratlip_cli.setting import EXPORT_ENDINGS, EXPORT_FILE
 from ratlip_cli.weights.clip_files import quiet
 from ratlip_cli.weights.model_folder import Model, config_content
 
@@ -122,14 +121,14 @@ class _Seeing(nn.Module):
 def export_model(model: Model, folder: Path, file_format: str) -> Exported:
     """Write the self-contained folder of a model and compare what it computes with the model itself.
 
-    The model is on the CPU; `file_format` is one of `exported.ENDINGS`.
+    The model is on the CPU; `file_format` is one of `setting.EXPORT_ENDINGS`.
 
     Raises UsageError for an unknown format or a folder that exists; WeightsError where the CLIP has another tokenizer
     than OpenAI's, or the model reads captions by a text encoder of its own; RatlipError where a package is missing, or
     the exported model computes something else.
     """
-    if file_format not in ENDINGS:
-        raise unknown_name("format", file_format, ENDINGS)
+    if file_format not in EXPORT_ENDINGS:
+        raise unknown_name("format", file_format, EXPORT_ENDINGS)
     if folder.exists():
         raise UsageError(f"{folder} exists; choose another --out.")
     if not isinstance(model.clip.tokenizer, CLIPTokenizer):
@@ -161,7 +160,7 @@ def export_model(model: Model, folder: Path, file_format: str) -> Exported:
         with quiet():
             for name, (network, inputs, output) in networks.items():
                 program = _traced(network.eval(), *(tensor[:2] for tensor in inputs.values()))
-                save(program, partial / f"{name}.{ENDINGS[file_format]}", (*inputs, output), model.fingerprint)
+                save(program, partial / f"{name}.{EXPORT_ENDINGS[file_format]}", (*inputs, output), model.fingerprint)
             run = _run_archive if file_format == "torch-export" else _run_exported
             computed = [run(partial, name, tuple(inputs.values())) for name, (_, inputs, _) in networks.items()]
         differences = []

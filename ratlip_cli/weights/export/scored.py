@@ -43,6 +43,11 @@ class ExportedCLIP(FrozenCLIP):
         settings = self.exported.settings
         return hashlib.sha256(f"{settings.clip_fingerprint} {settings.format}".encode()).hexdigest()[:16]
 
+    @property
+    def computes(self) -> str:
+        """The fingerprint: the exported files compute what they do, whatever a configuration says."""
+        return self.fingerprint
+
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """Text vectors T (B,d) from token ids (B,context) of the tokenizer."""
         return torch.from_numpy(text_vectors(self.exported.encode_tokens(tokens.numpy()), self.geometry.embed_dim))

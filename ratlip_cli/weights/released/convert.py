@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from ratlip_cli.baselines.damsm_files import is_text_encoder, save_text_encoder,
 from ratlip_cli.errors import RatlipError, UsageError, WeightsError, unknown_name
 from ratlip_cli.families import family_of
 from ratlip_cli.families.damsm import OnDamsm
-from ratlip_cli.files import whole_folder
+from ratlip_cli.files import sha256_of, whole_folder
 from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP
 from ratlip_cli.planned import planned
 from ratlip_cli.tensor_files import check_fit, save_pickled
@@ -236,21 +235,13 @@ def _record(request: Conversion, checkpoint: ReleasedCheckpoint) -> dict[str, An
     """Where a model comes from, for people."""
     record = {
         "converted_from": request.path.name,
-        "sha256": _digest(request.path),
+        "sha256": sha256_of(request.path),
         "average": checkpoint.is_ema,
     }
     for name, path in (("text_encoder_from", request.text_encoder), ("vocabulary_from", request.captions)):
         if path is not None:
-            record[name] = f"{path.name}, sha256 {_digest(path)}" if path.is_file() else path.name
+            record[name] = f"{path.name}, sha256 {sha256_of(path)}" if path.is_file() else path.name
     return record
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _check(checkpoint: ReleasedCheckpoint, config: ModelConfig, clip: FrozenCLIP, path: Path) -> None:
