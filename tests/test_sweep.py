@@ -514,7 +514,7 @@ def _check_what_is_changed_by_hand(folder: SweepFolder, entry: Entry) -> None:
     changed = folder.state(run)[1]
     assert changed is not None
     assert changed.reason == "model/generator.safetensors was changed after it was scored"
-    assert folder.remedy(changed, [changed]) == f"To train it again, remove {place}"
+    assert folder.remedy(changed, [changed]) == f"To train it again, remove {place} and {folder.path / 'ledger.jsonl'}"
     weights.write_bytes(content)
 
     free = config.replace("workers = 0", "workers = 3").replace("save_every = 1000", "save_every = 7")
