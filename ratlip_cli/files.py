@@ -166,6 +166,36 @@ def _claimed(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def held(folder: Path, with_others: bool = False) -> Iterator[bool]:
+    """Hold `folder`, in which nothing is written, for this process; yields False where another process holds it.
+
+    Where nothing can be held, on Windows and on some file systems of a network, nobody is kept from anything.
+
+    Args:
+        with_others: it is enough that none holds it without `with_others`; who does so is waited for a moment.
+    """
+    if sys.platform == "win32":
+        yield True
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        for looks_left in reversed(range(_LOOKS + 1 if with_others else 1)):
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if with_others else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                is_held = True
+            except OSError as error:
+                is_held = not isinstance(error, BlockingIOError)
+            if is_held or not looks_left:
+                break
+            time.sleep(_A_LOOK)
+        yield is_held
+    finally:
+        os.close(descriptor)
+
+
 def _to_disk(path: Path) -> None:
     with path.open("r+b") as written:
         os.fsync(written.fileno())
@@ -277,13 +307,25 @@ def decoded(content: bytes, what: str) -> str:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what processes that were killed while writing left in `folder`; what one is writing now stays."""
-    for path in [path for path in folder.glob(f".*{PARTIAL}") if _TEMPORARY.fullmatch(path.name)]:
+    """Remove what processes that were killed while writing left in `folder`; what one is writing now stays.
+
+    A folder that was moved aside, and whose successor never came, is put back.
+    """
+    for path in folder.glob(f".*{PARTIAL}"):
+        if (name := _TEMPORARY.fullmatch(path.name)) is None:
+            continue
         with contextlib.suppress(OSError), _claimed(path) as abandoned:
             if abandoned and path.is_dir():
+                _put_back(path / name[1], folder / name[1])
                 shutil.rmtree(path, ignore_errors=True)
             elif abandoned:
                 path.unlink()
+
+
+def _put_back(aside: Path, target: Path) -> None:
+    """Undo what `_replace` had begun, where it was killed between its two renames."""
+    if aside.is_dir() and not target.exists() and list(aside.parent.iterdir()) == [aside]:
+        aside.rename(target)
 
 
 @functools.lru_cache(maxsize=256)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from ratlip_cli.data.dataset import CaptionedImages, text_vectors
 from ratlip_cli.data.of_run import dataset_of_model
@@ -30,7 +31,7 @@ from ratlip_cli.files import PARTIAL
 from ratlip_cli.publish import Publication, publish
 from ratlip_cli.tensor_files import load_tensors, save_tensors
 from ratlip_cli.training.checkpoint import list_checkpoints, newest_checkpoint, read_checkpoint
-from ratlip_cli.training.run_folder import truncate_metrics
+from ratlip_cli.training.run_folder import RunFolder, truncate_metrics
 from ratlip_cli.training.settings import TrainSettings, check_beginning, resolve_settings
 from ratlip_cli.training.start import open_session
 from ratlip_cli.weights import clip_files
@@ -206,8 +207,10 @@ def test_another_clip_is_refused(run: Path, settings: TrainSettings, tmp_path: P
     config = json.loads((other / "open_clip_config.json").read_text())
     config["preprocess_cfg"]["mean"] = [0.4, 0.5, 0.5]
     (other / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(WeightsError, match="another CLIP"):
+    with pytest.raises(WeightsError, match=r"was trained on another CLIP, of fingerprint \w{16}, not ") as refused:
         open_session(settings.replaced(clip=str(other), resume=str(run)))
+    (resume, clip) = re.fullmatch(r".*: --resume (.*) --clip (.*)\.", str(refused.value)).groups()
+    assert open_session(resolve_settings({"resume": resume, "clip": clip})).finished
 
 
 @pytest.fixture
@@ -220,33 +223,26 @@ def bundled(monkeypatch: pytest.MonkeyPatch, tiny_clip: Path, tmp_path: Path) ->
     return lambda: monkeypatch.setitem(clip_files.BUNDLED, "ratlip-demo", later)
 
 
+@pytest.mark.parametrize("auto", [False, True])
 def test_a_run_on_the_bundled_clip_of_another_version_goes_on_with_its_copy(
-    settings: TrainSettings, bundled: Callable[[], None]
+    settings: TrainSettings, bundled: Callable[[], None], auto: bool
 ) -> None:
-    run = train(settings.replaced(clip="ratlip-demo", steps=2))
+    settings = settings.replaced(clip="ratlip-demo", steps=3, save_every=2)
+    session = open_session(settings)
+    for record in session.run(lambda: True):
+        assert record.step == 1
+    session.folder.close()
+    run = session.folder.path
     before = load_model(str(run)).clip.fingerprint
     bundled()
     told: list[str] = []
-    session = open_session(resolve_settings({"resume": str(run), "steps": 3}), told.append)
+    again = settings.replaced(resume="auto") if auto else resolve_settings({"resume": str(run)})
+    session = open_session(again, told.append)
     assert f"this version's ratlip-demo is another CLIP: the run goes on with its own copy, {run}/model/clip" in told
     for _ in session.run():
         pass
     assert load_model(str(run)).clip.fingerprint == before
     assert load_clip("ratlip-demo").fingerprint != before
-
-
-def test_a_run_on_the_bundled_clip_of_another_version_is_refused_without_its_path(
-    settings: TrainSettings, bundled: Callable[[], None]
-) -> None:
-    settings = settings.replaced(clip="ratlip-demo", steps=2)
-    run = train(settings)
-    bundled()
-    with pytest.raises(WeightsError, match=r"was trained on another CLIP, of fingerprint \w{16}, not ") as refused:
-        open_session(settings.replaced(resume="auto"))
-    (resume, clip) = re.fullmatch(r".*: --resume (.*) --clip (.*)\.", str(refused.value)).groups()
-    for _ in open_session(resolve_settings({"resume": resume, "clip": clip, "steps": 3})).run():
-        pass
-    assert steps_saved(run) == [2, 3]
 
 
 def test_text_vectors_of_the_bundled_clip_of_another_version_are_not_used(
@@ -291,6 +287,57 @@ def test_auto_takes_the_newest_unfinished_run_of_the_same_settings(
     assert fresh.folder.path.name == "colours-ratlip-5"
     assert fresh.trainer.steps_done == 0
     assert any("new one begins" in line for line in told)
+
+
+def test_auto_goes_on_with_the_data_that_its_run_has(
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by the run's path, though the images that the data were made from have changed since."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(12):
+        own = tmp_path / "mine" / f"{number}.png"
+        own.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), (20 * number, 0, 0)).save(own)
+        own.with_suffix(".txt").write_text(f"a red square {number}")
+    settings = settings.replaced(dataset="mine", data_dir="data", steps=None, epochs=4, save_every=1)
+    session = open_session(settings)
+    next(session.run())
+    session.folder.close()
+    own.unlink()
+    again = open_session(settings.replaced(resume="auto"))
+    assert (again.trainer.steps_done, again.dataset.fingerprint) == (1, session.dataset.fingerprint)
+    for _ in again.run():
+        pass
+    again.folder.close()
+    assert open_session(settings.replaced(resume="auto", out="")).folder.path != session.folder.path  # it is finished
+
+
+def test_auto_names_what_an_existing_folder_has_other_settings_of(run: Path, settings: TrainSettings) -> None:
+    with pytest.raises(UsageError, match=rf"{run} exists already with other settings \(steps, lr_g\); go on with"):
+        open_session(settings.replaced(resume="auto", steps=9, lr_g=3e-4))
+    (run / "config.toml").unlink()
+    with pytest.raises(UsageError, match=f"{run} exists already; go on with"):
+        open_session(settings.replaced(resume="auto"))
+
+
+def test_a_branch_that_is_killed_at_its_beginning_does_not_begin_with_step_1(
+    run: Path, settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    branch = settings.replaced(resume=str(run / "checkpoints" / "step_00000004"), out=str(tmp_path / "branch"))
+    left = tmp_path / "left"
+
+    def killed(self: RunFolder, *arguments: object) -> None:
+        shutil.copytree(self.path, left)
+        opens(self, *arguments)
+        shutil.copy(self.config, left)
+        raise KeyboardInterrupt
+
+    opens = RunFolder.open
+    monkeypatch.setattr(RunFolder, "open", killed)
+    with pytest.raises(KeyboardInterrupt):
+        open_session(branch)
+    monkeypatch.undo()
+    assert open_session(settings.replaced(resume=str(left), out="")).trainer.steps_done == 4
 
 
 def test_a_run_of_an_earlier_version_goes_on(run: Path, settings: TrainSettings, tmp_path: Path) -> None:

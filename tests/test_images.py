@@ -103,6 +103,9 @@ def test_transparent_parts_are_laid_on_white(tmp_path: Path) -> None:
     keyed = read_back(Image.fromarray(COLOURS), tmp_path / "key.png", transparency=tuple(COLOURS[1, 1].tolist()))
     assert np.array_equal(keyed[1, 1], (255, 255, 255))
     assert np.array_equal(keyed[0], COLOURS[0])
+    levels = LEVELS.astype(np.uint16) * 257
+    deep = read_back(Image.fromarray(levels), tmp_path / "deep.png", transparency=int(levels[1, 1]))
+    assert np.array_equal(deep[..., 0], np.where(LEVELS[1, 1] == LEVELS, 255, LEVELS))
     palette = Image.new("P", (WIDTH, HEIGHT), 1)
     palette.putpalette([9, 9, 9, 50, 60, 70])
     assert np.array_equal(read_back(palette, tmp_path / "p.gif", transparency=1)[0, 0], (255, 255, 255))

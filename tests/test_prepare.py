@@ -26,6 +26,7 @@ from ratlip_cli.data import images, writer
 from ratlip_cli.data.images import ImageError, read_image
 from ratlip_cli.data.layout import read_dataset, read_split
 from ratlip_cli.data.prepare import PrepareRequest, prepare, resolve_dataset
+from ratlip_cli.data.writer import in_use
 from ratlip_cli.errors import DataError, RatlipError, UsageError
 
 
@@ -547,6 +548,58 @@ def test_every_image_is_read_right_or_left_out_by_name_and_reason(tmp_path: Path
         assert (code, out) == (1, "")
         assert err.startswith(f"error: {name}: ")
         assert err.count("\n") == 1
+
+
+def test_what_was_begun_under_a_longer_name_stays(tmp_path: Path) -> None:
+    begun = tmp_path / "data" / ".birds.v2.0123abcd.preparing"
+    begun.mkdir(parents=True)
+    older = begun.with_name(".birds.0123abcd.preparing")
+    older.mkdir()
+    photos(tmp_path / "birds")
+    prepare(PrepareRequest(str(tmp_path / "birds"), tmp_path / "data", image_size=32))
+    assert begun.is_dir()
+    assert not older.exists()
+
+
+def test_a_dataset_that_is_a_link_to_another_disk_stays_one(tmp_path: Path) -> None:
+    own, data, disk = tmp_path / "mine", tmp_path / "data", tmp_path / "disk"
+    request = PrepareRequest(str(photos(own)), data, image_size=32)
+    prepare(request)
+    disk.mkdir()
+    (data / "mine").rename(disk / "mine")
+    (data / "mine").symlink_to(disk / "mine")
+    (data / ".mine.replaced.preparing").symlink_to(disk / "gone")  # as earlier versions left one
+    for number in (0, 1):
+        (own / "train" / f"{number + 1}.png").unlink()
+        assert prepare(request).path == data / "mine"
+        assert (data / "mine").is_symlink()
+        assert sum(read_dataset(disk / "mine").counts.values()) == 7 - number
+    assert [path.name for path in disk.iterdir()] == ["mine"]
+
+
+def test_no_dataset_is_prepared_again_while_a_run_trains_on_it(tmp_path: Path) -> None:
+    own = photos(tmp_path / "mine")
+    request = PrepareRequest(str(own), tmp_path / "data", image_size=32)
+    path = prepare(request).path
+    before = contents(path)
+    with in_use(path), in_use(path):
+        assert prepare(request).before is not None  # nothing is to be done
+        (own / "test" / "0.png").unlink()
+        with pytest.raises(DataError, match="cannot be prepared again while a run trains on it"):
+            prepare(request)
+        with pytest.raises(DataError, match="cannot be prepared again while a run trains on it"):
+            resolve_dataset(str(own), tmp_path / "data", 32)
+        assert contents(path) == before
+    assert sum(prepare(request).info.counts.values()) == 7
+
+
+def test_strict_holds_for_a_prepared_folder_too(tmp_path: Path) -> None:
+    own = photos(tmp_path / "mine")
+    (own / "test" / "0.png").write_bytes(b"no image")
+    path = prepare(PrepareRequest(str(own), tmp_path / "data", image_size=32)).path
+    for dataset in (str(own), str(path)):
+        with pytest.raises(DataError, match=r"0\.png: .* Fix it, or leave it out by not asking for --strict"):
+            prepare(PrepareRequest(dataset, tmp_path / "data", image_size=32, strict=True))
 
 
 def test_progress_counts_megabytes_and_images(capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -399,6 +400,14 @@ def test_a_pattern_of_parquet_files_is_prepared_into_a_folder(tmp_path: Path, na
     assert Counter(caption for entry in found for caption in entry.captions) == everything(18)
 
 
+@pytest.mark.parametrize("names", [f"{{00000..{SHARDS - 1:05}}}.tar", "*.tar", "0000[0-9].tar"])
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(shards: Path, tmp_path: Path, names: str) -> None:
+    folder = shutil.copytree(shards, tmp_path / "d[1]")
+    if "[" in names:  # one of both is meant
+        folder = folder.rename(tmp_path / "d1")
+    assert len(opened(folder / names).shards) == SHARDS
+
+
 def test_a_stream_is_prepared_into_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_shards(tmp_path / "set", 2, 6)
     write_shard(tmp_path / "set", 2, {12: members(12), 13: members(13, b"broken")})
@@ -641,6 +650,8 @@ def test_bad_requests_of_streams_are_told(
         dataclasses.replace(streaming, max_failed=1.5)
     with pytest.raises(UsageError, match="is no data set of the Hub"):
         opened("hf://birds")
+    with pytest.raises(UsageError, match=r"at an address \* finds nothing; give the numbers"):
+        opened(f"file://{tmp_path}/*.tar")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(RatlipError, match=r"pip install 'ratlip\[stream\]'"):
         open_session(streaming)

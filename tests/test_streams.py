@@ -557,6 +557,22 @@ def test_a_scratch_folder_of_a_killed_process_is_removed_and_no_other(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_was_moved_aside_when_its_process_was_killed_is_put_back(tmp_path: Path) -> None:
+    code = (
+        "import os\nfrom pathlib import Path\nfrom ratlip_cli.files import whole_folder\n"
+        "Path('best').mkdir()\nPath('best/weights').touch()\nrename = Path.rename\n"
+        "def killed(self, target):\n    rename(self, target)\n"
+        "    if self == Path('best'):\n        os.kill(os.getpid(), 9)\n"
+        "Path.rename = killed\n"
+        "with whole_folder(Path('best'), replaces=True) as new:\n    (new / 'weights').touch()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path)
+    assert not (tmp_path / "best").exists()
+    files.remove_partials(tmp_path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "best"]
+    assert (tmp_path / "best" / "weights").is_file()
+
+
 def test_what_is_begun_at_this_moment_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process looks for what was left behind, just before this one says that it is at work."""
     lock = files._lock

@@ -220,6 +220,10 @@ def test_what_evaluation_lacks_is_said_before_the_run_begins(settings: TrainSett
     write_dataset(no_test, records, DatasetInfo(**description, image_size=32))
     with pytest.raises(DataError, match="no split 'test'"):
         open_session(settings.replaced(dataset=str(no_test)))
+    one = Record(name="4", split="test", captions=("a",), image=Image.new("RGB", (40, 40)))
+    write_dataset(tmp_path / "one", [*records, one], DatasetInfo(**description, image_size=32))
+    with pytest.raises(DataError, match=r"one test image, and scores take at least 2: .*--test-fraction"):
+        open_session(settings.replaced(dataset=str(tmp_path / "one")))
     with pytest.raises(RatlipError, match=r"none\.pth does not exist"):
         open_session(settings.replaced(eval_features="inception", inception_weights=str(tmp_path / "none.pth")))
     assert not Path(settings.out).exists()

@@ -165,11 +165,11 @@ def _show_dry_run(measured: DryRun) -> None:
         ("CLIP, frozen parameters", f"{measured.clip_parameters:,}"),
         ("peak memory", f"{measured.memory_mib / 1024:.1f} GiB"),
         ("one checkpoint on disk", f"{measured.checkpoint_mib / 1024:.2f} GiB"),
-        ("steps", f"{measured.steps:,}"),
+        ("steps", f"{measured.steps:,}" + (f", {measured.steps_done:,} of them done" if measured.steps_done else "")),
         ("epochs", "not known" if measured.epochs is None else f"{measured.epochs:,.1f}"),
         ("time per step", f"{measured.seconds_per_step:.3g} s"),
         ("time to encode the captions, once", console.duration(measured.seconds_for_text)),
-        ("time of all steps", console.duration(measured.seconds)),
+        (f"time of all steps{' left' if measured.steps_done else ''}", console.duration(measured.seconds)),
     ]
     for line in filter(None, (measured.start, *measured.notes)):
         console.note(line)

@@ -159,11 +159,11 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """
     profile = image.info.get("icc_profile")
     image = _upright(image)
+    alpha = None
     if image.mode.startswith("I"):
-        image = _eight_bits(image)
+        image, alpha = _eight_bits(image)
     elif image.mode == "F":
         raise ImageError("floating-point pixels have no known range; save it with 8 or 16 bits")
-    alpha = None
     if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA", "RGBa", "La"}:
         is_grey = image.mode in {"1", "L", "LA", "La"}
         # Pillow does not convert premultiplied alpha to RGBA in one step for grey images.
@@ -339,8 +339,10 @@ def _head(file: Path) -> bytes:
         return b""
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    levels = np.asarray(image)
+def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """16-bit grey levels as 8-bit ones, and their alpha where one of the 16-bit levels is transparent."""
+    levels, clear = np.asarray(image), image.info.get("transparency")
     if levels.min() < 0 or levels.max() > 65535:
         raise ImageError("32-bit pixels have no known range; save it with 8 or 16 bits")
-    return Image.fromarray(np.round(levels / 257).astype(np.uint8))
+    alpha = None if clear is None else Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8))
+    return Image.fromarray(np.round(levels / 257).astype(np.uint8)), alpha

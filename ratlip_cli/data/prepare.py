@@ -18,7 +18,7 @@ from ratlip_cli.data.layout import INFO, DatasetInfo, Json, Problem, Record, is_
 from ratlip_cli.data.parallel import processes
 from ratlip_cli.data.request import PrepareRequest, is_stream, missing_dataset, stream_name
 from ratlip_cli.data.sources import celeba_tiny, cub, demo, own_images, oxford
-from ratlip_cli.data.writer import existing, write_dataset
+from ratlip_cli.data.writer import existing, refusal, write_dataset
 from ratlip_cli.errors import DataError, UsageError, keeping
 from ratlip_cli.files import locked, write_text, writing
 from ratlip_cli.progress import Progress, silent
@@ -444,6 +444,8 @@ def _as_asked(out: Path, request: PrepareRequest) -> DatasetInfo:
             f"{out} is prepared already, with another {' and '.join(unlike)}. Such options go with its images: "
             f"{_again(out, info, request.image_size or info.image_size)}"
         )
+    if request.strict and info.left_out:
+        raise refusal(info.left_out[0])
     return info
 
 

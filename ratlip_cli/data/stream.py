@@ -593,7 +593,14 @@ def _on_disk(source: str) -> tuple[tuple[str, ...], int]:
 
 
 def _matching(pattern: str) -> list[str]:
-    return sorted(glob(pattern)) if has_magic(pattern) and "://" not in pattern else [pattern]  # noqa: PTH207
+    """The files of a pattern, an address, or a name; brackets that match nothing stand for themselves."""
+    if "://" in pattern:
+        if "*" in pattern.partition("?")[0]:
+            raise UsageError(f"{pattern}: at an address * finds nothing; give the numbers, as in {{00000..01242}}.tar.")
+        return [pattern]
+    if not has_magic(pattern) or Path(pattern).exists():
+        return [pattern]
+    return sorted(glob(pattern) or glob(pattern.replace("[", "[[]")))  # noqa: PTH207
 
 
 def _images_of(shard: Path) -> int:

@@ -33,10 +33,12 @@ from ratlip_cli.data.layout import (
 from ratlip_cli.data.notes import ENLARGED, PROFILE, Stored, notes
 from ratlip_cli.data.parallel import in_order
 from ratlip_cli.errors import DataError, RatlipError, UsageError
-from ratlip_cli.files import printable, remove_partials, whole_file, write_text, writing
+from ratlip_cli.files import held, printable, remove_partials, whole_file, write_text, writing
 from ratlip_cli.progress import Progress, silent
 
-_STAGING = ".preparing"
+_STAGING, _REPLACED = ".preparing", "replaced"
+_MARK = f"([0-9a-f]{{8}}|{_REPLACED})"
+"""What stands between the name of a dataset and `_STAGING` in that of a folder which is made into it, or was it."""
 
 LARGEST_SIZE = 2048
 """Side in pixels of images at most; no model here is of more than 512."""
@@ -96,11 +98,14 @@ def write_dataset(
     if not 1 <= info.image_size <= LARGEST_SIZE:
         raise UsageError(f"the image size must be 1 to {LARGEST_SIZE}, not {info.image_size}")
     info = replace(info, counts={}, left_out=())
+    out = out.resolve()  # a link to another disk stays one
     finished = existing(out, info.source)
     if finished is not None and replace(finished, counts={}, left_out=(), notes=info.notes) == info:
         if strict and finished.left_out:
-            raise _refusal(finished.left_out[0])
+            raise refusal(finished.left_out[0])
         return finished
+    with unused(out):  # told before hours of work
+        pass
     staging = _staging(out, replace(info, notes=()), alone=not part, anew=anew)
     stored: list[Stored] = []
     left_out: list[Problem] = []
@@ -113,7 +118,7 @@ def write_dataset(
         for task, outcome in work.enter_context(contextlib.closing(in_order(_write_image, tasks, workers))):
             if isinstance(outcome, Problem):
                 if strict:
-                    raise _refusal(outcome)
+                    raise refusal(outcome)
                 left_out.append(Problem(printable(outcome.name), printable(outcome.reason)))
             elif isinstance(task, _Task):
                 split = task.record.split
@@ -352,7 +357,8 @@ def _give_both_splits(images: list[Stored], folder: Path) -> None:
             moved.split = empty
 
 
-def _refusal(problem: Problem) -> DataError:
+def refusal(problem: Problem) -> DataError:
+    """The error for an image that is left out where `strict` was asked for."""
     return DataError(f"{problem.name}: {problem.reason}. Fix it, or leave it out by not asking for --strict.")
 
 
@@ -369,7 +375,11 @@ def _staging(out: Path, wanted: DatasetInfo, alone: bool, anew: bool) -> Path:
             shutil.rmtree(staging)
         staging.mkdir(parents=True, exist_ok=True)
         for folder in out.parent.iterdir() if alone else ():
-            if folder.name.startswith(f".{out.name}.") and folder.name.endswith(_STAGING) and folder != staging:
+            if folder == staging or not re.fullmatch(rf"\.{re.escape(out.name)}\.{_MARK}{_STAGING}", folder.name):
+                continue
+            if folder.is_symlink():  # as an earlier version moved one aside
+                folder.unlink()
+            else:
                 shutil.rmtree(folder)
         for split in staging.iterdir():
             remove_partials(split)
@@ -378,11 +388,30 @@ def _staging(out: Path, wanted: DatasetInfo, alone: bool, anew: bool) -> Path:
 
 def _move(staging: Path, out: Path) -> None:
     """Put the finished `staging` in the place of `out`; an earlier dataset there goes last."""
-    replaced = out.with_name(f".{out.name}.replaced{_STAGING}")
+    replaced = out.with_name(f".{out.name}.{_REPLACED}{_STAGING}")
     if hasattr(os, "sync"):
         os.sync()  # One wait for all images, instead of one for each.
-    with writing(out):
+    with writing(out), unused(out):
         if out.exists():
             out.rename(replaced)
         staging.rename(out)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def unused(out: Path) -> Iterator[None]:
+    """Keep runs from beginning on the dataset `out`; raises DataError where one trains on it, see `in_use`."""
+    with contextlib.ExitStack() as stack:
+        if out.is_dir() and not stack.enter_context(held(out)):
+            raise DataError(
+                f"{out} cannot be prepared again while a run trains on it, which would get other images: wait for its "
+                "end, or stop it and go on with it later; or prepare what has changed under another --name."
+            )
+        yield
+
+
+@contextlib.contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    """Keep the dataset at `path` from being prepared again, which `unused` does not do meanwhile."""
+    with held(path, with_others=True):
+        yield

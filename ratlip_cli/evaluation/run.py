@@ -41,6 +41,9 @@ from ratlip_cli.weights.model_folder import Model
 
 _log = logging.getLogger(__name__)
 
+LEAST = 2
+"""Images of either kind at least that a distance of features takes."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -272,7 +275,7 @@ def _check(inputs: Inputs, request: EvaluationRequest, networks: Networks) -> No
         return
     if inputs.real is None:
         raise DataError("FID, KID, precision and recall compare with real images: give a --reference or --dataset.")
-    needed = NEIGHBOURS + 1 if "precision" in request.feature_keys else 2
+    needed = NEIGHBOURS + 1 if "precision" in request.feature_keys else LEAST
     for count, which in ((inputs.n_real, "real"), (len(inputs.fake), "generated")):
         if count < needed:
             raise DataError(f"too few {which} images: {count}; {', '.join(request.metrics)} take at least {needed}.")

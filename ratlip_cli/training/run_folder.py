@@ -26,10 +26,12 @@ from typing import IO, Any
 import torch
 from PIL import Image
 
-from ratlip_cli.data.layout import LONGEST_NAME
+from ratlip_cli.data.dataset import CaptionedImages
+from ratlip_cli.data.layout import LONGEST_NAME, read_dataset
 from ratlip_cli.data.request import is_stream, stream_name
+from ratlip_cli.data.writer import in_use
 from ratlip_cli.environment import of_run
-from ratlip_cli.errors import RatlipError, TrainingError
+from ratlip_cli.errors import DataError, RatlipError, TrainingError
 from ratlip_cli.evaluation.run import Evaluation
 from ratlip_cli.files import locked, remove_partials, whole_file, write_text, writing
 from ratlip_cli.grids import captioned_grid
@@ -113,6 +115,15 @@ class RunFolder:
         with writing(self.path):
             self._log = self.metrics.open("a", encoding="utf-8", buffering=1)
             self._trackers = Trackers(self.path, settings, steps_done)
+
+    def keep_dataset(self, dataset: CaptionedImages) -> None:
+        """Keep a dataset from being prepared again, from other images, while this run is open.
+
+        Raises DataError where that has just been done.
+        """
+        self._lock.enter_context(in_use(dataset.path))
+        if read_dataset(dataset.path) != dataset.info:
+            raise DataError(f"{dataset.path} has just been prepared again, from other images: start once more.")
 
     def note_environment(self, device: torch.device) -> None:
         """Note which versions, machine and commit train from now on."""

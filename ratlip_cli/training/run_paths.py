@@ -53,6 +53,16 @@ def images_seen(checkpoint: Path, batch_size: int) -> int:
         return step_of(checkpoint) * batch_size
 
 
+def images_of_run(run: Path) -> int:
+    """The number of training images that a run's model folder notes, 0 where it notes none."""
+    try:
+        return int(
+            json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))["training"]["data"]["images"]
+        )
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return 0
+
+
 def is_last(checkpoint: Path, settings: TrainSettings, images: int) -> bool:
     """Whether a checkpoint is the end of a run of these settings on so many images."""
     steps = step_of(checkpoint)
@@ -89,6 +99,14 @@ def step_of_model(run: Path) -> int:
     with contextlib.suppress(ValueError):
         return int(tensor_metadata(run / "model" / "generator.safetensors").get("step", 0))
     return 0
+
+
+def checkpoint_of(settings: TrainSettings) -> Path | None:
+    """The checkpoint that is gone on from where settings name a run or checkpoint; None for the beginning."""
+    run, path = settings.resumed_run, Path(settings.resume)
+    if run is None or run != path:
+        return None if run is None else path
+    return next(iter(list_checkpoints(run / "checkpoints")), None)
 
 
 def kept_dataset(settings: TrainSettings) -> Path | None:

@@ -16,7 +16,7 @@ import re
 import shlex
 import sys
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,9 @@ else:
     import tomli as tomllib
 
 logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+"""`resume` where the run to go on with is found by its settings."""
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 BATCH_NORMS = ("global", "local")
@@ -376,7 +379,7 @@ class TrainSettings:
 
         Raises UsageError where it names neither.
         """
-        return None if self.resume in ("", "auto") else run_of(Path(self.resume))
+        return None if self.resume in ("", AUTO) else run_of(Path(self.resume))
 
     @property
     def architecture(self) -> dict[str, Value]:
@@ -427,10 +430,15 @@ class TrainSettings:
 
     def same_run(self, other: TrainSettings) -> bool:
         """Whether both describe the same training, wherever and however fast it runs."""
-        decisive = [name for name, one in SETTINGS.items() if not one.about.free and name != "dataset"]
-        if Path(self.dataset).resolve() != Path(other.dataset).resolve():
-            return False
-        return all(getattr(self, name) == getattr(other, name) for name in (*decisive, MODEL, OBJECTIVE))
+        return not self.unlike(other)
+
+    def unlike(self, other: TrainSettings) -> list[str]:
+        """The names of the settings by which they are not the same training."""
+        own, others = self.flat(), other.flat()
+        free = {"dataset", *(name for name, one in SETTINGS.items() if one.about.free)}
+        unlike = [name for name in {**own, **others} if name not in free and own.get(name) != others.get(name)]
+        same_data = Path(self.dataset).resolve() == Path(other.dataset).resolve()
+        return unlike if same_data else ["dataset", *unlike]
 
 
 SETTINGS = settings_of(TrainSettings)  # The settings by name, without those of both tables.
@@ -526,7 +534,7 @@ def resolve_settings(command_line: Mapping[str, Value], config: str | None = Non
     is_preset = config is not None and not Path(config).is_file()
     file = read_settings(config) if config else {}
     typed = {**file, **command_line}
-    if typed.get("resume", "auto") not in ("", "auto"):
+    if typed.get("resume", AUTO) not in ("", AUTO):
         base = read_settings(run_of(Path(str(typed["resume"]))) / "config.toml", own=True)
         return _overlaid(base, file, command_line)
     start = _settings_of_model(str(typed["init_from"])) if typed.get("init_from") else {}
@@ -697,9 +705,11 @@ def run_of(path: Path) -> Path:
     raise UsageError(f"{path} is no run folder and no checkpoint of one; give the folder that train wrote, or auto.")
 
 
-def already_there(path: Path) -> UsageError:
-    """The error for an `--out` that exists."""
-    return UsageError(f"{path} exists already; go on with --resume {shlex.quote(str(path))}, or choose another --out.")
+def already_there(path: Path, unlike: Sequence[str] = ()) -> UsageError:
+    """The error for an `--out` that exists; `unlike`: the settings that its run has others of."""
+    other = f" with other settings ({', '.join(unlike)})" if unlike else ""
+    remedy = f"go on with --resume {shlex.quote(str(path))}, or choose another --out."
+    return UsageError(f"{path} exists already{other}; {remedy}")
 
 
 def check_beginning(settings: TrainSettings, several: int = 1) -> None:
@@ -724,7 +734,7 @@ def check_beginning(settings: TrainSettings, several: int = 1) -> None:
     run = settings.resumed_run
     if run is not None and settings.init_from != settings_of_run(run).init_from:
         raise UsageError(f"--init-from begins a new run, and {run} is gone on with: leave out one of both.")
-    if kept_dataset(settings) is not None:
+    if settings.resume == AUTO or kept_dataset(settings) is not None:  # the run that is found may have its dataset
         return
     try:
         check_dataset_name(settings.dataset, Path(settings.data_dir))

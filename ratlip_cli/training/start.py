@@ -26,10 +26,18 @@ from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.setting import RUNS
 from ratlip_cli.tensor_files import fingerprint, save_tensors
-from ratlip_cli.training.checkpoint import Checkpoint, Identity, newest_checkpoint, read_checkpoint, resume
+from ratlip_cli.training.checkpoint import (
+    Checkpoint,
+    Identity,
+    newest_checkpoint,
+    read_checkpoint,
+    resume,
+    save_checkpoint,
+)
 from ratlip_cli.training.init_from import find_start, start_from
 from ratlip_cli.training.run_folder import RunFolder, is_of_launch
 from ratlip_cli.training.run_paths import (
+    images_of_run,
     is_last,
     is_unscored,
     kept_dataset,
@@ -40,6 +48,7 @@ from ratlip_cli.training.run_paths import (
 )
 from ratlip_cli.training.session import TrainingSession, sample_prompts
 from ratlip_cli.training.settings import (
+    AUTO,
     TrainSettings,
     already_there,
     check_beginning,
@@ -86,6 +95,7 @@ def open_session(
     world.agree({"ratlip": __version__, "torch": torch.__version__, **settings.of_all_processes})
     launch = processes.launch() if world.is_first else ""
     settings = _after_restart(settings, launch, world)
+    settings = found_by_settings(settings, tell, world)
     check_beginning(settings)
     if processes.cannot_start_again():
         tell(_CANNOT_START_AGAIN)
@@ -102,7 +112,7 @@ def open_session(
     if isinstance(dataset, StreamedImages):
         inputs["workers"] = str(settings.workers)  # among which its shards are dealt
     world.agree(inputs)
-    run, checkpoint = _where_all_start(settings, len(dataset), tell, world)
+    run, checkpoint = _where_all_start(settings, tell, world)
     if run is None and settings.out and Path(settings.out).exists():
         raise already_there(Path(settings.out))
     _tell_data(settings, dataset, clip, tell)
@@ -135,23 +145,22 @@ def open_session(
     world.wait()  # until all have read what the first one writes over
     folder = RunFolder(run) if run is not None else _made_by_first(settings, world)
     with _nothing_left_of(folder, is_new=run is None and world.is_first):
+        branches_off = run is None and checkpoint is not None
         if world.is_first:
+            if branches_off:  # before it looks like a run that can begin again
+                save_checkpoint(folder.checkpoints, trainer, identity, settings.keep)
             folder.open(settings, done, launch, is_over, unscored)
         records = world.is_first and not is_over  # where no step remains, the records stay those of the steps done
         if records and isinstance(dataset, CaptionedImages):
+            folder.keep_dataset(dataset)
             note_dataset(folder.path, dataset.path, dataset.fingerprint)
         for name, tensors in files.items() if records else ():
             save_tensors(kept_file(folder.path, name), tensors)
-        branches_off = run is None and checkpoint is not None
-        saved_step = 0 if branches_off else done
-        session = TrainingSession(
-            settings, dataset, trainer, identity, folder, saved_step, validation, unscored=unscored
-        )
+        session = TrainingSession(settings, dataset, trainer, identity, folder, done, validation, unscored=unscored)
         if world.is_first:
             if records or not (folder.model / CONFIG_FILE).is_file():
                 create_model_folder(folder.model, config, clip)
             session.write_model()
-            session.save()
     world.wait()
     return session
 
@@ -178,6 +187,21 @@ def _after_restart(settings: TrainSettings, launch: str, world: World) -> TrainS
     return settings.replaced(resume=run) if run else settings
 
 
+def found_by_settings(settings: TrainSettings, tell: Callable[[str], None], world: World) -> TrainSettings:
+    """The settings; of `--resume auto`, those of going on with the run that it means, or of a new one.
+
+    The run is looked for before its data and its CLIP, so that it goes on with those that it has, as by its path.
+    """
+    if settings.resume != AUTO:
+        return settings
+    run = world.said("run to go on with", lambda: str(_newest_unfinished(settings) or ""))
+    if not run:
+        if settings.out and Path(settings.out).exists():
+            raise already_there(Path(settings.out), _unlike(Path(settings.out), settings))
+        tell("no unfinished run of these settings: a new one begins")
+    return settings.replaced(resume=run)
+
+
 def _run_of_launch(settings: TrainSettings, launch: str) -> Path | None:
     """The newest run of these settings that earlier processes of this launch trained in, if any."""
     if not launch:
@@ -199,15 +223,15 @@ def _made_by_first(settings: TrainSettings, world: World) -> RunFolder:
 
 
 def _where_all_start(
-    settings: TrainSettings, images: int, tell: Callable[[str], None], world: World
+    settings: TrainSettings, tell: Callable[[str], None], world: World
 ) -> tuple[Path | None, Checkpoint | None]:
     """`_where_to_start`, as the first process finds it; the others read the same checkpoint."""
     if world.size == 1:
-        return _where_to_start(settings, images, tell)
+        return _where_to_start(settings, tell)
     found: list[tuple[Path | None, Checkpoint | None]] = []
 
     def find() -> str:
-        found.append(_where_to_start(settings, images, tell))
+        found.append(_where_to_start(settings, tell))
         run, checkpoint = found[0]
         return json.dumps([run and str(run), checkpoint and str(checkpoint.path)])
 
@@ -368,24 +392,16 @@ def _kept_clip(settings: TrainSettings) -> str:
     return str(copy) if not there and copy.is_dir() else settings.clip
 
 
-def _where_to_start(
-    settings: TrainSettings, images: int, tell: Callable[[str], None]
-) -> tuple[Path | None, Checkpoint | None]:
+def _where_to_start(settings: TrainSettings, tell: Callable[[str], None]) -> tuple[Path | None, Checkpoint | None]:
     """The run folder to go on in, None for a new one; and the checkpoint to go on from, None for the beginning."""
     if not settings.resume:
         return None, None
     path = Path(settings.resume)
-    if settings.resume == "auto":
-        run = _newest_unfinished(settings, images)
-        if run is None:
-            tell("no unfinished run of these settings: a new one begins")
-            return None, None
-    else:
-        run = run_of(path)
+    run = run_of(path)
     checkpoints = list_checkpoints(run / "checkpoints")
     checkpoint: Checkpoint | None
-    elsewhere = settings.out and settings.resume != "auto" and Path(settings.out).resolve() != run.resolve()
-    if settings.resume != "auto" and path != run:
+    elsewhere = settings.out and Path(settings.out).resolve() != run.resolve()
+    if path != run:
         checkpoint = read_checkpoint(path)
         if checkpoints and step_of(checkpoints[0]) > checkpoint.step and not elsewhere:
             raise UsageError(
@@ -414,7 +430,7 @@ def _check_begun(run: Path) -> None:
         )
 
 
-def _newest_unfinished(settings: TrainSettings, images: int) -> Path | None:
+def _newest_unfinished(settings: TrainSettings) -> Path | None:
     """The run of the same settings that was written to last and whose last step is not saved."""
     candidates = [Path(settings.out)] if settings.out else list(RUNS.glob("*"))
     unfinished = []
@@ -423,13 +439,25 @@ def _newest_unfinished(settings: TrainSettings, images: int) -> Path | None:
             own = settings_of_run(run)
         except UsageError:  # no run folder, or one of another version
             continue
-        newest = list_checkpoints(run / "checkpoints")[:1]
-        finished = any(
-            is_last(checkpoint, settings, images) and not is_unscored(run, own, step_of(checkpoint))
-            for checkpoint in newest
-        )
-        if own.same_run(settings) and (
-            settings.out or not finished
-        ):  # a run asked for by name is found to be finished, not begun anew
+        # A run asked for by name is found to be finished, not begun anew.
+        if own.same_run(settings) and (settings.out or not _is_finished(run, own, settings)):
             unfinished.append(run)
     return max(unfinished, key=lambda run: (run / "config.toml").stat().st_mtime, default=None)
+
+
+def _unlike(run: Path, settings: TrainSettings) -> list[str]:
+    """The names of the settings that a run has others of; none where the folder is no run."""
+    with contextlib.suppress(UsageError):
+        return settings_of_run(run).unlike(settings)
+    return []
+
+
+def _is_finished(run: Path, own: TrainSettings, settings: TrainSettings) -> bool:
+    """Whether the last step that the settings ask of a run is saved, and scored where it was to be."""
+    newest = list_checkpoints(run / "checkpoints")[:1]
+    images = 0 if settings.steps is not None else images_of_run(run)
+    return any(
+        is_last(checkpoint, settings, images) and not is_unscored(run, own, step_of(checkpoint))
+        for checkpoint in newest
+        if images or settings.steps is not None
+    )

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ratlip_cli.data.dataset import CaptionedImages
-from ratlip_cli.errors import RatlipError
+from ratlip_cli.errors import DataError, RatlipError
 from ratlip_cli.evaluation.inputs import by_captions, model_inputs
 from ratlip_cli.evaluation.networks import load_networks
 from ratlip_cli.evaluation.request import DEFAULT_METRICS, EvaluationRequest
-from ratlip_cli.evaluation.run import Evaluation, score_inputs
+from ratlip_cli.evaluation.run import LEAST, Evaluation, score_inputs
 from ratlip_cli.files import write_text
 from ratlip_cli.json_files import read_json
 from ratlip_cli.progress import Stopped
@@ -45,13 +45,19 @@ class Validation:
         model: the EMA of the generator as a model; its weights move on while the run does.
 
     Raises:
-        DataError: the dataset has no test split. WeightsError: a network's weights could not be downloaded.
+        DataError: the dataset has no test split, or one of a single image. WeightsError: a network's weights could not
+            be downloaded.
     """
 
     def __init__(self, settings: TrainSettings, dataset: CaptionedImages, model: Model) -> None:
         weights = Path(settings.inception_weights) if settings.inception_weights else None
         self._model = model
         self._images = CaptionedImages(dataset.path, "test", settings.image_size)
+        if len(self._images) < LEAST:
+            raise DataError(
+                f"{dataset.path} has one test image, and scores take at least {LEAST}: prepare it with a larger "
+                "--test-fraction, or leave --eval-every out."
+            )
         self._by_captions = settings.reads_captions and by_captions(self._images, model.family)
         metrics = DEFAULT_METRICS if self._by_captions else ("fid",)
         self._request = EvaluationRequest(
