@@ -56,17 +56,17 @@ def save_animation(path: Path, frames: Iterable[Image.Image], caption: str, reco
         record: how they were made, for the file's metadata; its `fps` is the frames a second, but for a strip, its
             `frames`, where it has that, their number.
 
-    An animation repeats without end, but for MP4, where the player decides. What was there before is replaced.
+    An animation repeats without end, but for MP4, where the player decides.
 
     Raises:
         UsageError: there are more pixels than MOST_PIXELS, which the first frame tells, or a GIF is longer than
-        LONGEST_GIF. RatlipError: `path` cannot be written.
+        LONGEST_GIF. RatlipError: `path` cannot be written, or is there.
     """
     kind = path.suffix[1:].lower()
     fps, about = int(str(record.get("fps", 1))), json.dumps(record)
     if kind != "mp4":
         frames = _checked(frames, kind, int(str(record.get("frames", 1))))
-    with whole_file(path) as partial:
+    with whole_file(path, new=True) as partial:
         if kind == STRIP:
             captioned_grid([(caption, list(frames))]).save(partial, "PNG", pnginfo=png_text(record))
         elif kind == "mp4":

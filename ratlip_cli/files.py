@@ -42,19 +42,42 @@ def writing(target: Path, remedy: str = "Choose another folder or free some spac
 
 
 @contextlib.contextmanager
-def whole_file(target: Path, durable: bool = True) -> Iterator[Path]:
+def whole_file(target: Path, durable: bool = True, new: bool = False) -> Iterator[Path]:
     """Yield a temporary path to write to; on success it replaces `target`, on any error nothing is left.
 
-    Where it is `durable`, not even a power failure leaves less; it costs a few milliseconds to wait for the disk.
+    Args:
+        durable: not even a power failure leaves less; it costs a few milliseconds to wait for the disk.
+        new: nothing is replaced, also where somebody else has written `target` meanwhile.
 
-    Raises RatlipError where the folder cannot be written or the disk is full.
+    Raises RatlipError where the folder cannot be written, the disk is full, or a file that is to be new is there.
     """
+    if new and os.path.lexists(target):
+        raise _written_by_another(target)
     with writing(target), _workplace(target) as folder:
         partial = folder / target.name
         yield partial
         if durable:
             _to_disk(partial)
-        partial.replace(target)
+        if new:
+            _rename_new(partial, target)
+        else:
+            partial.replace(target)
+
+
+def _rename_new(path: Path, target: Path) -> None:
+    """Give a file the name `target`. Raises RatlipError where something has it."""
+    try:
+        target.hardlink_to(path)
+    except FileExistsError:
+        raise _written_by_another(target) from None
+    except OSError:  # a file system without links: somebody may come between the next two lines
+        if os.path.lexists(target):
+            raise _written_by_another(target) from None
+        path.replace(target)
+
+
+def _written_by_another(target: Path) -> RatlipError:
+    return RatlipError(f"{target} exists: another ratlip writes into this folder. Choose another --out.")
 
 
 @contextlib.contextmanager
@@ -118,7 +141,7 @@ def whole_files(folder: Path) -> Iterator[Path]:
             for path in files:
                 target = folder / path.name
                 if target.exists():
-                    raise RatlipError(f"{target} exists: another ratlip writes into this folder. Choose another --out.")
+                    raise _written_by_another(target)
                 moved.append(target)
                 path.rename(target)
     except BaseException:
@@ -271,9 +294,9 @@ def hash_of(file: Path, digest: Any) -> str:
     return str(digest.hexdigest())
 
 
-def write_text(target: Path, text: str) -> None:
-    """Write `text` as UTF-8, see `printable`, whole or not at all."""
-    with whole_file(target) as partial:
+def write_text(target: Path, text: str, new: bool = False) -> None:
+    """Write `text` as UTF-8, see `printable`, whole or not at all; `new`: see `whole_file`."""
+    with whole_file(target, new=new) as partial:
         partial.write_bytes(printable(text).encode())
 
 

@@ -130,6 +130,8 @@ def check_request(
     if indices is not None:
         if not indices or min(indices) < 0:
             raise UsageError("indices are whole numbers from 0, at least one, such as 7,12-20.")
+        if len(set(indices)) < len(indices):
+            raise UsageError("an index is there twice, and both images would be the same: give each once.")
         if count > 1 or best_of > 1:
             raise UsageError("indices say which images to generate; leave out the number of images and best-of.")
 

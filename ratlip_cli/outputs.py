@@ -54,8 +54,8 @@ class ImageFolder:
 
     def write(self, image: Sample) -> Path:
         """Write one image, its record in the file's metadata. Raises RatlipError where a JPEG has no room for that."""
-        path = free(self.path_of(image))
-        with whole_file(path) as partial:
+        path = self.path_of(image)
+        with whole_file(path, new=True) as partial:
             if self.format == "png":
                 image.image.save(partial, "PNG", pnginfo=png_text(image.record()))
             else:
@@ -78,7 +78,7 @@ class ImageFolder:
 
     def save_grid(self, images: Sequence[Sample]) -> Path:
         """Write the grid of all `images`, see the function `save_grid`."""
-        path = free(self.folder / f"{self.first:04d}_grid.png")
+        path = self.folder / f"{self.first:04d}_grid.png"
         save_grid(path, images)
         return path
 
@@ -90,7 +90,7 @@ def save_grid(path: Path, images: Sequence[Sample]) -> None:
         rows.setdefault(image.prompt_index, (image.prompt, []))[1].append(image.image)
     record, of_all = images[0].record(), ("model", "fingerprint", "seed", "truncation", "precision", "model_format")
     shared = {name: record[name] for name in of_all if name in record}
-    with whole_file(path) as partial:
+    with whole_file(path, new=True) as partial:
         captioned_grid(list(rows.values())).save(partial, "PNG", pnginfo=png_text(shared))
 
 
@@ -100,13 +100,6 @@ def png_text(record: Mapping[str, object]) -> PngInfo:
     for key, value in record.items():
         info.add_itxt(key, printable(str(value)))
     return info
-
-
-def free(path: Path) -> Path:
-    """The same path. Raises RatlipError where a file is there."""
-    if path.exists():
-        raise RatlipError(f"{path} exists: another ratlip writes into this folder. Choose another --out.")
-    return path
 
 
 def next_number(folder: Path) -> int:

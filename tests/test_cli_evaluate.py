@@ -522,7 +522,7 @@ def test_wrong_usage_exits_with_2(model_folder: Path, images: Path, tmp_path: Pa
 def test_scores_that_cannot_be_written_are_shown(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: object) -> None:
+    def full(*arguments: object, **more: object) -> None:
         raise RatlipError("cannot write score.json: the disk is full.")
 
     monkeypatch.setattr("ratlip_cli.files.write_text", full)

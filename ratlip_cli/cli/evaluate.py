@@ -104,7 +104,7 @@ def evaluate(
     else:
         _show(evaluation)
     if is_first and out is not None:  # last: what cannot be written is shown
-        write_text(out, console.as_json(content) + "\n")
+        write_text(out, console.as_json(content) + "\n", new=True)
     if missed:
         raise ThresholdError("; ".join(missed))
 

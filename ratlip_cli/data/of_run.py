@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ratlip_cli.errors import DataError
 from ratlip_cli.files import write_text
@@ -48,6 +51,30 @@ def dataset_of_run(run: Path) -> Path | None:
                 return place
         except DataError:
             continue
+    return None
+
+
+def unlike_trained_on(dataset: Path, training: Mapping[str, Any]) -> str | None:
+    """A line where a dataset that was found by its name is not what a model was trained on; None where it is.
+
+    None too where nobody knows, since the model does not say it or the dataset has no training split, and for rendered
+    images, of which every version has others under one name, and those of a test split are never in the training split.
+
+    Args:
+        training: what the model's config.json says of its training.
+    """
+    from ratlip_cli.data.layout import read_dataset, split_fingerprint  # imports Pillow
+    from ratlip_cli.data.sources.demo import SOURCE as RENDERED
+
+    expected = training.get("dataset_fingerprint")
+    with contextlib.suppress(DataError):
+        if not expected or read_dataset(dataset).source == RENDERED:
+            return None
+        if split_fingerprint(dataset, "train") != expected:
+            return (
+                f"{dataset} has the name of the dataset that the model was trained on, and other images or captions: "
+                "some of them it may have learned from; say by --dataset which one is meant"
+            )
     return None
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from ratlip_cli.evaluation.images import (
 )
 from ratlip_cli.evaluation.request import CAPTIONS_PER_IMAGE, EvaluationRequest
 from ratlip_cli.family import Family
+from ratlip_cli.generation import LikeRequest
 from ratlip_cli.outputs import RECORDS_FILE
 from ratlip_cli.progress import Progress
 from ratlip_cli.samples import format_of
@@ -180,7 +182,7 @@ def folder_inputs(images: Path, request: EvaluationRequest, progress: Progress) 
                 f"generated images ({fake.framing}) are framed otherwise than the real ones ({real.framing}): right "
                 "where a model made images of such crops; photographs as they were taken are to be prepared first"
             )
-    per_image = 0 if captions is None else request.captions_of(rendered=False)
+    per_image = 0 if captions is None else max(map(len, captions.of_image))
     return Inputs(fake, real, captions, False, source, per_image, notes=tuple(dict.fromkeys(notes)))
 
 
@@ -253,7 +255,8 @@ def open_folder(
     below = files_below(folder)
     notes = passed_over(folder, below.others)
     if (folder / RECORDS_FILE).is_file():
-        listed = _listed(folder)
+        listed, more_models = _listed(folder)
+        notes += more_models
         named = {file for file, _ in listed}
         unnamed = [file for file in below.images if file not in named and not file.name.endswith(GRID)]
         notes = passed_over(folder, unnamed, f"not named in {RECORDS_FILE}")
@@ -266,7 +269,7 @@ def open_folder(
         listed = [(file, []) for file in below.images]
     if not listed:
         raise DataError("; ".join([f"{folder} holds no images ({', '.join(FORMATS)})", *notes]) + ".")
-    captions = Captions.of_folder([texts for _, texts in listed]) if listed[0][1] else None
+    captions = Captions.of_folder([texts for _, texts in listed]) if all(texts for _, texts in listed) else None
     return FolderImages(folder, [file for file, _ in listed], request.resize), captions, notes
 
 
@@ -301,14 +304,16 @@ def _captioned(
     return listed, absent
 
 
-def _listed(folder: Path) -> list[tuple[Path, Sequence[str]]]:
-    """The images and prompts that `ratlip generate` noted in images.jsonl."""
+def _listed(folder: Path) -> tuple[list[tuple[Path, Sequence[str]]], list[str]]:
+    """The images and prompts that `ratlip generate` noted in images.jsonl, and a line where they are of several models.
+
+    Images that were made from another one alone have no prompt.
+    """
     try:
         with (folder / RECORDS_FILE).open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
-        listed: list[tuple[Path, Sequence[str]]] = [
-            (folder / str(row["file_name"]), [str(row["prompt"])]) for row in rows
-        ]
+        listed: list[tuple[Path, Sequence[str]]] = [(folder / str(row["file_name"]), _prompts(row)) for row in rows]
+        models = {(str(row.get("model")), str(row.get("fingerprint"))): None for row in rows}
         for file, _ in listed:
             file.relative_to(folder)  # ValueError where it lies elsewhere
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -319,7 +324,14 @@ def _listed(folder: Path) -> list[tuple[Path, Sequence[str]]]:
                 f"{file} is named in {RECORDS_FILE}, but is not there. Bring it back, or remove its line from "
                 f"{folder / RECORDS_FILE}."
             )
-    return listed
+    named = " and ".join(f"{name} ({fingerprint})" for name, fingerprint in models)
+    return listed, [f"the images are of {len(models)} models: {named}"] if len(models) > 1 else []
+
+
+def _prompts(row: Mapping[str, Any]) -> list[str]:
+    """The prompt that a line of images.jsonl has, unless it stands for an image alone, see `LikeRequest.label`."""
+    prompt, like = str(row["prompt"]), row.get("like")
+    return [] if like and prompt == LikeRequest(Path(str(like))).label else [prompt]
 
 
 def _pixels(images: Images) -> str:

@@ -5,6 +5,7 @@ A network takes 8-bit images, so that what a model generates is scored as its fi
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,13 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ratlip_cli.errors import unknown_name
+from ratlip_cli.errors import UsageError, unknown_name
 from ratlip_cli.evaluation.request import FEATURES, EvaluationRequest
 from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.pixels import from_uint8
 from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.model_folder import CLIP_FOLDER, Model
+
+_log = logging.getLogger(__name__)
 
 VIT_B_32 = ClipGeometry(width=768, grid=7, layers=12, embed_dim=512, image_size=224)
 """The architecture that the CLIP score is defined by."""
@@ -101,8 +104,8 @@ def load_networks(request: EvaluationRequest, device: torch.device, model: Model
         model: what is scored, if it is a model.
 
     Raises:
-        UsageError: the model names unknown features. WeightsError: weights could not be downloaded, or are of another
-            network.
+        UsageError: the model names unknown features, or a CLIP to score by is named where none scores. WeightsError:
+            weights could not be downloaded, or are of another network.
     """
     features = request.features or (model.config.features if model is not None else "inception")
     if features not in FEATURES:
@@ -118,6 +121,10 @@ def load_networks(request: EvaluationRequest, device: torch.device, model: Model
         clips.append(_scoring_clip(request, device, model, own=features == "clip"))
     if request.feature_keys and by_clip:
         network = clips[0]
+    if request.clip is not None and not clips:
+        raise UsageError("--score-clip scores nothing here: Inception's features are compared, and no captions.")
+    if request.inception_weights is not None and (by_clip or not request.feature_keys):
+        _log.warning("--inception-weights are not used: no features of Inception are compared")
     second = request.clip_score_clip
     if request.clip_keys and second is not None:
         clips.append(ClipNetwork(load_clip(second, device), second, request.released))

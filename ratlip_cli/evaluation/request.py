@@ -149,6 +149,12 @@ class EvaluationRequest:
             raise UsageError(f"batch size is {self.batch_size}; it must be at least 1.")
         if self.resize is not None and self.resize < 1:
             raise UsageError(f"resize is {self.resize}; it must be at least 1 pixel.")
+        if self.clip_score_clip is not None and not self.clip_keys:
+            raise UsageError(
+                "--clip-score-clip goes with --clip-score or --r-precision, of which it gives a second one."
+            )
+        if self.released and self.features == "clip":
+            raise UsageError("--protocol released has an Inception of its own: leave --features out.")
         if self.images is None and self.resize is not None:
             raise UsageError("--resize goes with --images; a model's images have the size of the model.")
         if self.images is not None and self.limit is not None:

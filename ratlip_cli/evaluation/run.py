@@ -22,7 +22,7 @@ import torch
 
 import ratlip_cli
 from ratlip_cli.data.dataset import caption_notes
-from ratlip_cli.data.of_run import dataset_of_model
+from ratlip_cli.data.of_run import dataset_of_model, unlike_trained_on
 from ratlip_cli.distributed import ANSWER_SECONDS, join, own_device, world
 from ratlip_cli.errors import DataError, RatlipError, UsageError, keeping
 from ratlip_cli.evaluation.extract import SOON, extract, help_extract, images_at_a_time
@@ -91,6 +91,8 @@ class Evaluation:
     """By name."""
     notes: tuple[str, ...] = ()
     """What makes all of them less than they seem."""
+    bootstrap: int = 0
+    """Resamples of which the intervals are; 0 for none."""
     limit: int | None = None
     """Images of the split that were scored, None for all: scores are compared with those of the same limit alone."""
 
@@ -144,13 +146,16 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
         _say_counts(inputs, networks)
         return score_inputs(inputs, request, networks, progress, resumable=True)
     model = group.in_turn(lambda: _model(request, device)).in_precision(request.precision)
-    dataset = request.dataset or dataset_of_model(model.folder) or str(model.config.training.get("dataset") or "")
+    known = request.dataset or dataset_of_model(model.folder)
+    dataset = known or str(model.config.training.get("dataset") or "")
     if not dataset:
         raise UsageError(f"{model.name} does not say what it was trained on; name a --dataset.")
     _log.info("model %s (%s) on %s, against %s", model.name, model.fingerprint, model.device, dataset)
     split = group.in_turn(lambda: open_split(dataset, request, model.config.generator.image_size, progress))
     networks = group.in_turn(lambda: load_networks(request, model.device, model))
     inputs = model_inputs(model, split, request)
+    if not known and (other := unlike_trained_on(split.path, model.config.training)):
+        inputs = replace(inputs, notes=(*inputs.notes, other))
     captions, scoring = inputs.captions, [network.clip for network in networks.clips]
     inputs = _noted(inputs, list(dict.fromkeys([model.text_encoder, *scoring])))
     _say_counts(inputs, networks)
@@ -258,6 +263,7 @@ def score_inputs(
         seconds=time.perf_counter() - started,
         metrics={score.name: score for score in scores},
         notes=inputs.notes,
+        bootstrap=request.bootstrap,
         limit=inputs.limit,
     )
     group.wait(however_long=True)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ratlip_cli.explain.figures import save_figure
 from ratlip_cli.files import whole_file, write_text
-from ratlip_cli.outputs import free, next_number, slug
+from ratlip_cli.outputs import next_number, slug
 
 FRAME_MILLISECONDS = 150
 
@@ -59,26 +59,26 @@ class Result:
         files: list[Path] = []
 
         def new(end: str, kind: str) -> Path:
-            files.append(free(folder / f"{stem}{end and '_'}{end}.{kind}"))
+            files.append(folder / f"{stem}{end and '_'}{end}.{kind}")
             return files[-1]
 
         for end, figure in self.figures.items():
             for kind in ("png", "svg") if svg else ("png",):
-                with whole_file(new(end, kind)) as partial:
+                with whole_file(new(end, kind), new=True) as partial:
                     save_figure(figure, partial, kind)
         for end, frames in self.animations.items():
             first, *others = (*frames, *frames[-2:0:-1])
-            with whole_file(new(end, "gif")) as partial:
+            with whole_file(new(end, "gif"), new=True) as partial:
                 first.save(partial, "GIF", save_all=True, append_images=others, duration=FRAME_MILLISECONDS, loop=0)
         for end, rows in self.tables.items():
             text = io.StringIO()
             writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-            write_text(new(end, "csv"), text.getvalue())
+            write_text(new(end, "csv"), text.getvalue(), new=True)
         path = new("", "json")
         content = {**self.record(), "files": [str(file) for file in files]}
-        write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", new=True)
         return files
 
     def __repr__(self) -> str:

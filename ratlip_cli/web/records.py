@@ -128,6 +128,7 @@ class ScoreRow:
     counts: str = ""
     protocol: str = ""
     fingerprint: str = ""
+    model: str = ""  # The fingerprint of the model that was scored, where the file says it.
 
 
 def score_rows(content: Mapping[str, Any], source: str) -> list[ScoreRow]:
@@ -139,6 +140,9 @@ def score_rows(content: Mapping[str, Any], source: str) -> list[ScoreRow]:
     if isinstance(protocol, dict):
         named = [shown_metric(str(metric), content) for metric in as_list(protocol.get("metrics"))]
         protocol = in_words({**protocol, "metrics": named})
+    model = str(content.get("model_fingerprint", ""))
+    made = [content.get("model_format"), content.get("precision")]
+    protocol = ", ".join([str(protocol), *(f"images in {how}" for how in made if how not in (None, "fp32"))])
     metrics, scores = content.get("metrics"), content.get("scores")
     if isinstance(metrics, dict) and fingerprint:
         return [
@@ -149,21 +153,22 @@ def score_rows(content: Mapping[str, Any], source: str) -> list[ScoreRow]:
                 " to ".join(shown_value(end) for end in as_list(score.get("interval"))),
                 str(score.get("features", "")),
                 _counts(score),
-                str(protocol),
+                protocol,
                 fingerprint,
+                model,
             )
             for name, score in metrics.items()
             if isinstance(score, dict)
         ]
     if isinstance(scores, dict) and "settings_digest" in content:
-        model = str(content.get("model_fingerprint", ""))
         return [
             ScoreRow(
                 source,
                 shown_metric(str(name), content),
                 shown_value(value),
-                protocol=str(protocol),
+                protocol=protocol,
                 fingerprint=f"model {model}",
+                model=model,
             )
             for name, value in scores.items()
         ]
@@ -247,11 +252,11 @@ class Figure:
     says: Sequence[str]  # What it shows, with numbers.
 
 
-def figures_of(folder: Path, own: set[str], within: Path | None) -> list[Figure]:
+def figures_of(folder: Path, own: set[str] | None, within: Path | None = None) -> list[Figure]:
     """The figures in a folder that Grad-CAM or a latent view wrote of certain models, the newest first.
 
     Args:
-        own: fingerprints of the models; empty for any.
+        own: fingerprints of the models; None for any.
         within: models in this folder count too, whatever their weights are now.
     """
     found: list[Figure] = []
@@ -275,9 +280,9 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _is_of(content: Mapping[str, Any], own: set[str], within: Path | None) -> bool:
+def _is_of(content: Mapping[str, Any], own: set[str] | None, within: Path | None) -> bool:
     models = [model for model in as_list(content.get("models")) if isinstance(model, dict)]
-    if not own:
+    if own is None:
         return True
     return any(str(model.get("fingerprint")) in own or _lies_in(str(model.get("model")), within) for model in models)
 

@@ -248,7 +248,7 @@ def _page_of_run(run: Path, request: ReportRequest) -> Page:
     notes = ["No score yet: --eval-every scores the model while it trains, `ratlip evaluate` at any time."]
     scores = _scores_of_run(run, metrics, request)
     own, unreadable = _own_fingerprints(run)
-    warnings += unreadable
+    warnings += [*unreadable, *_of_others(scores, own)]
     sections = [
         _samples(_grids(run)),
         _curves(metrics),
@@ -322,6 +322,14 @@ def _scores_of_run(run: Path, metrics: Metrics, request: ReportRequest) -> list[
     return rows
 
 
+def _of_others(rows: Sequence[ScoreRow], own: set[str]) -> list[str]:
+    """A warning for each file whose scores are of other models than those of these fingerprints."""
+    others = {(row.source, row.model): None for row in rows if row.model and row.model not in own}
+    return [
+        f"The scores in {source} are of model {model}, which is not here, or no longer." for source, model in others
+    ]
+
+
 def _given_scores(path: Path) -> list[ScoreRow]:
     rows = score_rows(read_object(path), path.name)
     if not rows:
@@ -388,7 +396,7 @@ def _own_fingerprints(run: Path) -> tuple[set[str], list[str]]:
 
 
 def _given_figures(folder: Path) -> list[Figure]:
-    figures = figures_of(folder, set(), None)
+    figures = figures_of(folder, None)
     if not figures:
         raise UsageError(f"--figures {folder} holds none, as `ratlip gradcam` and `ratlip latent-viz` write them.")
     return figures
@@ -571,7 +579,7 @@ def _page_of_model(request: ReportRequest, progress: Progress) -> Page:
         _environment_of_model(folder),
     ]
     kept = [section for section in sections if section is not None]
-    return Page("model", name, facts, warnings=[], sections=kept, notes=notes)
+    return Page("model", name, facts, warnings=_of_others(scores, {fingerprint}), sections=kept, notes=notes)
 
 
 def _environment_of_model(folder: Path) -> Section:

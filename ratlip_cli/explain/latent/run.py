@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ratlip_cli.data.dataset import CaptionedImages
-from ratlip_cli.data.of_run import dataset_of_model
+from ratlip_cli.data.of_run import dataset_of_model, unlike_trained_on
 from ratlip_cli.data.prepare import resolve_dataset
 from ratlip_cli.errors import UsageError
 from ratlip_cli.explain.inputs import about, load_models, model_record
 from ratlip_cli.explain.intervals import mean_interval
 from ratlip_cli.explain.latent.figures import captions_figure, interpolation_figure, interpolation_frames, pairs_figure
-from ratlip_cli.explain.latent.space import Projection, Space, angles, make_space, project
+from ratlip_cli.explain.latent.space import Projection, Space, angles, check_sizes, make_space, project
 from ratlip_cli.explain.latent.views import (
     CaptionView,
     Interpolation,
@@ -31,6 +32,8 @@ from ratlip_cli.explain.record import Result, Row
 from ratlip_cli.explain.request import NOISE_VECTORS, PAIRS, STEPS, LatentRequest, check_points
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.weights.model_folder import Model
+
+logger = logging.getLogger(__name__)
 
 Points = NDArray[np.float64]
 
@@ -54,6 +57,7 @@ def latent_view(request: LatentRequest, progress: Progress = silent) -> LatentRe
     """
     models = load_models([request.model, request.against][: 1 if request.against is None else 2], request.device)
     space = make_space(request.space, models[0])
+    check_sizes(space, models)
     if request.start is not None and request.end is not None:
         return _interpolations(request, (request.start, request.end), space, models, progress)
     if request.captions:
@@ -64,12 +68,15 @@ def latent_view(request: LatentRequest, progress: Progress = silent) -> LatentRe
 def _pairs(request: LatentRequest, space: Space, models: list[Model], count: int, progress: Progress) -> Pairs:
     """Pairs of the split, prepared first where that is needed, at the size that the first model generates."""
     trained_on = models[0].config.training.get("dataset") or ""
-    source = str(request.dataset or dataset_of_model(models[0].folder) or trained_on)
+    known = request.dataset or dataset_of_model(models[0].folder)
+    source = str(known or trained_on)
     if not source:
         raise UsageError(f"{models[0].name} does not say what it was trained on; name a --dataset.")
     size = models[0].config.generator.image_size
     folder = resolve_dataset(source, request.data_dir, size, progress, request.split)
     dataset = CaptionedImages(folder, request.split, size)
+    if not known and (other := unlike_trained_on(folder, models[0].config.training)):
+        logger.warning("%s", other)
     check_points(min(count, len(dataset)))
     real = real_images(space, dataset, count, progress)
     return Pairs(real, [pair_view(space, one, real, request.seed, progress) for one in models])

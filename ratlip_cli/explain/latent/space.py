@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ratlip_cli.errors import unknown_name
+from ratlip_cli.errors import UsageError, unknown_name
 from ratlip_cli.explain.inputs import discriminator_of
 from ratlip_cli.explain.request import SPACES, check_method, check_points
 from ratlip_cli.progress import Progress, silent
@@ -64,6 +64,22 @@ def make_space(name: str, model: Model) -> Space:
         discriminator = discriminator_of(model)
         return Space(name, model, lambda images: model.family.features(discriminator, model.clip, images))
     raise unknown_name("space", name, SPACES)
+
+
+def check_sizes(space: Space, models: Sequence[Model]) -> None:
+    """Raise UsageError where models generate images of a size that the space's discriminator never saw.
+
+    One that looks through CLIP sees all at CLIP's size.
+    """
+    if space.name != "discriminator" or space.model.family.feature_map(discriminator_of(space.model)) is None:
+        return
+    size = space.model.config.generator.image_size
+    for model in models:
+        if (other := model.config.generator.image_size) != size:
+            raise UsageError(
+                f"{model.name} generates images of {other} pixels, and the discriminator of {space.model.name} sees "
+                f"those of {size} alone: take --space clip."
+            )
 
 
 def unit(vectors: NDArray[np.floating]) -> Vectors:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ratlip_cli.data.dataset import CaptionedImages
+from ratlip_cli.errors import UsageError
 from ratlip_cli.explain.inputs import spread
 from ratlip_cli.explain.latent.space import Space, Vectors, angles, unit
 from ratlip_cli.progress import Progress, silent
-from ratlip_cli.sampling import noise_vectors, sample
+from ratlip_cli.sampling import TorchModel, noise_vectors, sample
 from ratlip_cli.weights.model_folder import Model
 
 logger = logging.getLogger(__name__)
@@ -132,6 +133,13 @@ def generated_images(model: Model, captions: Sequence[str], indices: Sequence[in
         yield sample(model, noise, model.encode([caption]))[0]
 
 
+def _say_unread(model: Model, captions: Sequence[str]) -> None:
+    """Warn of what a model cannot read of captions."""
+    images = TorchModel(model)
+    for line in dict.fromkeys(line for caption in captions for line in images.about(caption)):
+        logger.warning("%s", line)
+
+
 def pair_view(space: Space, model: Model, real: RealImages, seed: int, progress: Progress = silent) -> PairView:
     """Generate an image for each caption of `real`, and measure the angles."""
     count = len(real.captions)
@@ -146,8 +154,7 @@ def caption_view(
     space: Space, model: Model, captions: Sequence[str], count: int, seed: int, progress: Progress = silent
 ) -> CaptionView:
     """Generate images of every caption from `count` noise vectors, the same for each caption."""
-    for unknown in filter(None, map(model.unknown_words, captions)):
-        logger.warning("%s", unknown)
+    _say_unread(model, captions)
     indices = [noise for noise in range(count) for _ in captions]
     images = list(generated_images(model, [*captions] * count, indices, seed))
     vectors = space.vectors(images, progress, f"captions by {model.name}", len(images))
@@ -190,10 +197,18 @@ def interpolate(
 
     Args:
         noise: see `Interpolation`.
+
+    Raises UsageError where the model reads both captions as the same, and one noise vector is at both ends.
     """
+    _say_unread(model, captions)
     start, end = noise_vectors(seed, noise, model.config.generator.noise_dim)
     # One by one, as `generate` encodes them: the ends are its images to the bit.
     text = torch.cat([model.encode([caption]) for caption in captions])
+    if torch.equal(*text) and noise[0] == noise[1]:
+        raise UsageError(
+            f"model {model.name} reads '{captions[0]}' and '{captions[1]}' as the same, between which nothing would "
+            "change: give prompts that differ in words it knows, or two noise vectors."
+        )
     generated: list[Tensor] = []
     for share in np.linspace(0, 1, steps).tolist():
         condition = model.family.between(text[0], text[1], share)
