@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -28,7 +29,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from torchvision.models import inception_v3
 
 from ratlip_cli.data.dataset import CaptionedImages
-from ratlip_cli.data.layout import DatasetInfo, Record
+from ratlip_cli.data.layout import DatasetInfo, Record, split_fingerprint
 from ratlip_cli.data.sources.demo import SOURCE
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import DataError, RatlipError, UsageError, WeightsError
@@ -672,6 +673,7 @@ def test_intervals_hold_the_value(model: Model, dataset: CaptionedImages) -> Non
         assert low <= score.value <= high
         assert low < high or name in ("precision_clip", "recall_clip", "r_precision")
         assert score.value != 0 or name != "clip_score"
+    assert evaluation.record()["bootstrap"] == 40
 
 
 def test_the_clip_that_scores(model: Model, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -727,6 +729,30 @@ def test_one_call_scores_a_model_by_name_or_loaded(model: Model, model_folder: P
         loaded.score("kid")
 
 
+def test_a_dataset_that_only_has_the_name_of_a_models_own_is_said(model: Model, dataset_path: Path) -> None:
+    def notes(fingerprint: str, **more: Any) -> list[str]:
+        training = {"dataset": str(dataset_path), "dataset_fingerprint": fingerprint}
+        trained = replace(model, config=replace(model.config, training=training))
+        request = EvaluationRequest(model=trained, metrics=("fid",), captions_per_image=1, device="cpu", **more)
+        return [note for note in evaluate(request).notes if "has the name of the dataset" in note]
+
+    assert len(notes("0" * 64)) == 1
+    assert notes(split_fingerprint(dataset_path, "train")) == notes("0" * 64, dataset=dataset_path) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"metrics": ("fid", "kid"), "clip_score_clip": "x"}, "--clip-score-clip goes with --clip-score or"),
+        ({"protocol": "released", "features": "clip"}, "--protocol released has an Inception of its own"),
+        ({"metrics": ("fid",), "features": "inception", "clip": "x"}, "--score-clip scores nothing here"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(asked: dict[str, Any], said: str, inception_file: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        load_networks(EvaluationRequest(inception_weights=inception_file, **asked), CPU)
+
+
 def test_a_broken_generator_is_named(model: Model, dataset: CaptionedImages, clip: FrozenCLIP) -> None:
     broken = Generator(model.config.generator, clip.geometry).eval().requires_grad_(False)
     broken.to_rgb.weight.data.fill_(float("nan"))
@@ -775,6 +801,20 @@ def test_folders_of_every_kind_are_read(tmp_path: Path, dataset_path: Path) -> N
     assert len(next(images.batches(9))) == 2
     assert captions is not None
     assert captions.texts == ["p0", "p1"]
+    lines = [
+        {"file_name": "x0.png", "prompt": "p0", "model": "one", "fingerprint": "1" * 16},
+        {
+            "file_name": "x1.png",
+            "prompt": "like a.png",
+            "like": "photos/a.png",
+            "model": "two",
+            "fingerprint": "2" * 16,
+        },
+    ]
+    (folder / "images.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _, captions, notes = open_folder(folder, EvaluationRequest(images=folder), True)
+    assert captions is None  # what stands for a prompt beside an image is none
+    assert f"the images are of 2 models: one ({'1' * 16}) and two ({'2' * 16})" in notes
 
 
 def test_images_of_a_folder_change_its_fingerprint(tmp_path: Path) -> None:
@@ -843,6 +883,12 @@ def test_too_few_or_missing_is_said(tmp_path: Path, clip: FrozenCLIP) -> None:
     same = Inputs(three, None, Captions.of_folder([["a"]] * 3), False, {})
     with pytest.raises(DataError, match="different captions"):
         score_inputs(same, EvaluationRequest(metrics=("r-precision",)), networks)
+
+
+def test_as_many_captions_are_counted_as_images_have(tmp_path: Path) -> None:
+    for captions, counted in ((["a", "b"], 1), (["a\nb", "c"], 2)):
+        folder = captioned_folder(tmp_path / str(counted), captions)
+        assert folder_inputs(folder, EvaluationRequest(metrics=("clip-score",)), silent).captions_per_image == counted
 
 
 def images_of(folder: Path, request: EvaluationRequest) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.decomposition import PCA
 from ratlip_cli.data.dataset import CaptionedImages
 from ratlip_cli.errors import RatlipError, UsageError
 from ratlip_cli.explain.latent.run import latent_view
-from ratlip_cli.explain.latent.space import angles, make_space, project, unit
+from ratlip_cli.explain.latent.space import angles, check_sizes, make_space, project, unit
 from ratlip_cli.explain.latent.views import (
     caption_view,
     generated_images,
@@ -140,6 +141,31 @@ def test_an_interpolation_begins_and_ends_at_images_of_generate(model: Model) ->
     np.testing.assert_allclose(result.to_end, similarity.numpy(), atol=1e-6)
     same = interpolate(model, space, CAPTIONS, 2, (0, 0), seed=5)
     assert to_images(same.images)[-1].tobytes() == expected[2]
+
+
+def test_captions_that_are_the_same_to_the_model_are_refused_and_their_words_named(
+    model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    space = make_space("clip", model)
+    monkeypatch.setattr(type(model), "unknown_words", lambda self, caption: f"it does not know '{caption}'")
+    with pytest.raises(UsageError, match="reads 'a bird' and 'a  bird' as the same"):
+        interpolate(model, space, ("a bird", "a  bird"), 3, (0, 0), seed=0)
+    assert caplog.messages == ["it does not know 'a bird'", "it does not know 'a  bird'"]
+    assert len(interpolate(model, space, ("a bird", "a  bird"), 3, (0, 1), seed=0).images) == 3
+
+
+def test_a_discriminator_is_shown_images_of_its_own_size_alone(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But one that looks through CLIP."""
+    larger = replace(model, config=replace(model.config, generator=replace(model.config.generator, image_size=64)))
+    space = make_space("discriminator", model)
+    check_sizes(space, [model, larger])
+    check_sizes(make_space("clip", model), [model, larger])
+    monkeypatch.setattr(type(model.family), "feature_map", lambda self, discriminator: discriminator)
+    check_sizes(space, [model])
+    with pytest.raises(
+        UsageError, match=r"generates images of 64 pixels, .* sees those of 32 alone: take --space clip"
+    ):
+        check_sizes(space, [model, larger])
 
 
 def test_text_goes_straight_from_one_caption_to_the_other(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -300,6 +300,22 @@ def test_a_model_that_is_damaged_costs_its_figures_alone(run: Path) -> None:
     assert sum("cannot be read" in line for line in page_of(ReportRequest(str(run))).warnings) == 2
 
 
+def test_figures_and_scores_of_other_models_are_no_runs_own(run: Path) -> None:
+    """Nor where its own models cannot be read."""
+    figures_in(run.parent.parent / "gradcam", 1)
+    for folder in ("model", "best"):
+        (run / folder / "generator.safetensors").write_bytes(b"cut")
+    scores = {"metrics": {"fid_clip": {"value": 1.0}}, "fingerprint": "f" * 16, "protocol": "standard"}
+    made = {"model_fingerprint": "a" * 16, "precision": "bf16", "model_format": "onnx"}
+    (run / "score.json").write_text(json.dumps(scores | made))
+    page = page_of(ReportRequest(str(run)))
+    assert not [one for one in page.sections if one.title == "Grad-CAM and latent views"]
+    assert f"The scores in score.json are of model {'a' * 16}, which is not here, or no longer." in page.warnings
+    assert [row for row in tables(page, "Scores") if "standard, images in onnx, images in bf16" in row]
+    given = page_of(ReportRequest("ratlip-demo", scores=[run / "score.json"]))
+    assert [line for line in given.warnings if "a" * 16 in line]
+
+
 def figures_in(folder: Path, count: int) -> Path:
     """A folder with so many figures of a model that is not there."""
     folder.mkdir()

@@ -346,6 +346,7 @@ def test_slugs_are_safe_file_names() -> None:
         (["a"], {"batch_size": 0}, "batch size is 0"),
         (["a"], {"indices": []}, "indices are whole numbers"),
         (["a"], {"indices": [-1]}, "indices are whole numbers"),
+        (["a"], {"indices": [3, 3]}, "an index is there twice"),
         (["a"], {"indices": [1], "count": 2}, "leave out the number of images"),
         (["a"], {"indices": [1], "best_of": 2}, "leave out the number of images"),
     ],

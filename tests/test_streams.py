@@ -557,6 +557,30 @@ def test_a_scratch_folder_of_a_killed_process_is_removed_and_no_other(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_takes_the_place_of_none_that_came_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def none(self: Path, target: Path) -> None:
+        raise PermissionError("no links here")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", none)
+    with whole_file(tmp_path / "x", new=True) as partial:
+        partial.write_text("first")
+    with pytest.raises(RatlipError, match="x exists: another ratlip writes"), whole_file(tmp_path / "x", new=True):
+        raise AssertionError("nothing is made where nothing can be written")
+
+    def write_beside_another() -> None:
+        with whole_file(tmp_path / "y", new=True) as partial:
+            partial.write_text("second")
+            (tmp_path / "y").write_text("another's")
+
+    with pytest.raises(RatlipError, match="y exists: another"):
+        write_beside_another()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"x": "first", "y": "another's"}
+
+
 def test_a_folder_that_was_moved_aside_when_its_process_was_killed_is_put_back(tmp_path: Path) -> None:
     code = (
         "import os\nfrom pathlib import Path\nfrom ratlip_cli.files import whole_folder\n"

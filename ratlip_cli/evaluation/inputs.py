@@ -255,11 +255,10 @@ def open_folder(
     below = files_below(folder)
     notes = passed_over(folder, below.others)
     if (folder / RECORDS_FILE).is_file():
-        listed, more_models = _listed(folder)
-        notes += more_models
+        listed, of_several = _listed(folder)
         named = {file for file, _ in listed}
         unnamed = [file for file in below.images if file not in named and not file.name.endswith(GRID)]
-        notes = passed_over(folder, unnamed, f"not named in {RECORDS_FILE}")
+        notes = [*of_several, *passed_over(folder, unnamed, f"not named in {RECORDS_FILE}")]
     elif captioned:
         listed, absent = _captioned(folder, below, per_image)
         if absent:
