@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -315,6 +316,27 @@ def test_names_of_any_letters_are_shown_as_they_are(name: str, monkeypatch: pyte
     assert isinstance(terminal.file, io.StringIO)
     assert f"prepare {name}" in terminal.file.getvalue()
     assert f"figure {name} 1" in terminal.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "--prompts"),
+        ("generate", "--like"),
+        ("edit", "--from", "a bird", "--to", "a rose"),
+        ("gradcam", "--image"),
+        ("evaluate", "--fid", "--inception-weights"),
+        ("train", "demo", "--config"),
+        ("push", "ratlip-demo", "me/it", "--scores"),
+        ("report", "ratlip-demo", "--scores"),
+        ("sweep",),
+        ("reproduce", "claims", "--into"),
+    ],
+)
+def test_a_folder_in_place_of_a_file_is_one_line(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    answer = ratlip(*arguments, tmp_path)
+    assert (answer.code, len(answer.err.splitlines())) == (2, 1), answer.err
+    assert re.fullmatch(rf"error: {re.escape(str(tmp_path))} is a folder; name the file .*in it.*\.\n", answer.err)
 
 
 def test_env_says_what_a_report_needs_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console, signals
-from ratlip_cli.cli.options import Device, Json, Model, Quiet, check_model_name, check_out_folder, check_there
+from ratlip_cli.cli.options import Device, Json, Model, Quiet, check_file, check_model_name, check_out_folder
 from ratlip_cli.editing.request import STEPS, STRENGTHS, EditRequest
 from ratlip_cli.errors import UsageError
 from ratlip_cli.setting import is_export
@@ -50,7 +50,7 @@ def edit(
     request = EditRequest(
         image, console.typed(start), console.typed(end), strength or STRENGTHS, steps, model, seed, device
     )
-    check_there(image, ": the image does not exist")
+    check_file(image, ": the image does not exist")
     check_model_name(model)
     check_out_folder(out)
     if model is not None and is_export(model):

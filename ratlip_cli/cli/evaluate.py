@@ -11,7 +11,7 @@ import typer
 from ratlip_cli import processes
 from ratlip_cli.cli import console
 from ratlip_cli.cli.devices import Devices, count, run_again_in
-from ratlip_cli.cli.options import Json, Quiet, check_model_name, check_new, check_there, with_options
+from ratlip_cli.cli.options import Json, Quiet, check_file, check_model_name, check_new, check_there, with_options
 from ratlip_cli.data.request import check_dataset_name
 from ratlip_cli.errors import ThresholdError, UsageError
 from ratlip_cli.evaluation.request import DEFAULT_METRICS, EvaluationRequest
@@ -82,7 +82,7 @@ def evaluate(
     check_model_name(typed.get("model"))
     check_there(request.images, " does not exist; give a folder of images")
     check_there(request.reference, " does not exist; give a folder of images")
-    check_there(request.inception_weights)
+    check_file(request.inception_weights)
     if out is not None:
         check_new(out)
     if request.dataset is not None:

@@ -23,11 +23,11 @@ from ratlip_cli.cli.options import (
     Model,
     Precision,
     Quiet,
+    check_file,
     check_model_name,
     check_new,
     check_no_file,
     check_out_folder,
-    check_there,
     choice,
 )
 from ratlip_cli.errors import UsageError
@@ -165,6 +165,8 @@ def generate(
         run_again_in(several)
         return
     check_no_file(prompts or (), "an image by --like, a file of prompts by --prompts")
+    if str(prompts_file) != "-":
+        check_file(prompts_file, ": the file of prompts does not exist")
     texts = _read_prompts(prompts or [], prompts_file)
     is_alone = like is not None and not prompts and prompts_file is None
     like_image = _like(like, like_weight, like_noise, not is_alone)
@@ -333,7 +335,7 @@ def _like(image: Path | None, weight: float | None, noise: float | None, beside_
         return None
     if weight is not None and not beside_prompts:
         raise UsageError("--like-weight mixes an image with a prompt: give one.")
-    check_there(image, ": the image does not exist")
+    check_file(image, ": the image does not exist")
     default = LIKE_WEIGHT if beside_prompts else 1.0
     return LikeRequest(image, default if weight is None else weight, LIKE_NOISE if noise is None else noise)
 

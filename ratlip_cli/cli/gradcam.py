@@ -11,10 +11,10 @@ from ratlip_cli.cli import console
 from ratlip_cli.cli.options import (
     Json,
     Quiet,
+    check_file,
     check_model_name,
     check_no_file,
     check_out_folder,
-    check_there,
     complete_model,
     with_options,
 )
@@ -68,7 +68,7 @@ def gradcam(
     request = GradCamRequest(prompt, model or (), image or (), count=count, every_word=words, words=phrases, **typed)
     check_out_folder(out)
     for file in request.images:
-        check_there(file, ": the image does not exist")
+        check_file(file, ": the image does not exist")
     for name in model or ():
         check_model_name(name)
     if request.dataset is not None:

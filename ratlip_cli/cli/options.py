@@ -143,6 +143,13 @@ def check_there(path: Path | None, problem: str = " does not exist") -> None:
         raise RatlipError(f"{path}{problem}.")
 
 
+def check_file(path: Path | None, problem: str = " does not exist") -> None:
+    """As `check_there`, of what must be a file; raises UsageError for a folder."""
+    check_there(path, problem)
+    if path is not None and path.is_dir():
+        raise UsageError(f"{path} is a folder; name the file in it.")
+
+
 def check_no_file(prompts: Iterable[str], belongs: str) -> None:
     """Raise UsageError, which tells where it `belongs`, where a prompt is the name of a file that is there."""
     for prompt in prompts:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet, check_model_name, check_there, complete_model
+from ratlip_cli.cli.options import Json, Quiet, check_file, check_model_name, complete_model
 
 
 def push(
@@ -47,7 +47,7 @@ def push(
     """
     console.set_up(quiet)
     check_model_name(model)
-    check_there(scores)
+    check_file(scores)
     from ratlip_cli.publish import Publication, publish
 
     prompts = [console.typed(one) for one in prompt or ()]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet, check_model_name, check_there, complete_model
+from ratlip_cli.cli.options import Json, Quiet, check_file, check_model_name, check_there, complete_model
 
 
 def report(
@@ -51,7 +51,9 @@ def report(
     """
     console.set_up(quiet)
     check_model_name(subject)
-    for path in (*(scores or ()), *(figures or ())):
+    for path in scores or ():
+        check_file(path)
+    for path in figures or ():
         check_there(path)
     from ratlip_cli.web.report import ReportRequest, newest_subject
     from ratlip_cli.web.report import report as write

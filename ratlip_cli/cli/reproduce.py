@@ -10,7 +10,7 @@ import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.compare import FORMATS, show_table
-from ratlip_cli.cli.options import Device, Quiet, check_there, choice
+from ratlip_cli.cli.options import Device, Quiet, check_file, choice
 from ratlip_cli.cli.sweep import check_whole, complete, show_estimate
 from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.experiments.ledger import BROKEN
@@ -151,7 +151,7 @@ def _show_claims(request: ReproduceRequest, into: Path | None, drop_measured: bo
     if into is None:
         console.result(text.rstrip("\n"))
         return
-    check_there(into)
+    check_file(into)
     page = decoded(into.read_bytes(), str(into))
     before, begin, rest = page.partition(BEGIN)
     written, end, after = rest.partition(END)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ratlip_cli.cli import console, signals, waiting
-from ratlip_cli.cli.options import Device, Json, Quiet, check_there
+from ratlip_cli.cli.options import Device, Json, Quiet, check_file
 from ratlip_cli.cli.train import StopRequest
 from ratlip_cli.errors import Interrupted, RatlipError
 from ratlip_cli.experiments.ledger import BROKEN, CHANGED, DONE, REAL_FEATURES_FILE, Entry, shown_name
@@ -92,7 +92,7 @@ def sweep(
     ratlip sweep table1.toml --device cuda --shard $SLURM_ARRAY_TASK_ID/8
     """
     console.set_up(quiet)
-    check_there(file)
+    check_file(file)
     folder = SweepFolder(SweepRequest(file, out, device, data_dir, jobs, shard, retry_broken, take or ()))
     if only is not None:
         _make_one(folder, only)

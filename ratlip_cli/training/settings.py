@@ -602,6 +602,8 @@ def read_settings(config: str | Path, own: bool = False, variant: str | None = N
     path = Path(config)
     if not path.is_file():
         known = preset_names()
+        if path.is_dir() and str(config) not in known:
+            raise UsageError(f"{config} is a folder; name the file of settings in it, such as {path / 'config.toml'}.")
         if path.name != str(config) or path.suffix:
             raise UsageError(f"no settings file {config}; presets are: {', '.join(known)}.")
         if str(config) not in known:
