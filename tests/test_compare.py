@@ -30,6 +30,7 @@ from ratlip_cli.experiments.ledger import (
     SCENES,
     VALUES_FILE,
     Entry,
+    digest_of,
     read_entry,
     read_ledger,
     write_entry,
@@ -37,6 +38,7 @@ from ratlip_cli.experiments.ledger import (
 )
 from ratlip_cli.experiments.protocol import unlike
 from ratlip_cli.experiments.tables import FORMATS
+from ratlip_cli.training.settings import TrainSettings
 
 SEEDS = 4
 SHIFTS = {"galip": 0.0, "rat": 0.01, "ratlip": 2.0}
@@ -125,6 +127,14 @@ def test_runs_that_are_not_trained_to_their_end_are_named(sweep: Path) -> None:
     first, *others = read_ledger(sweep)
     write_ledger(sweep, [replace(first, steps=40), *others])
     assert compared(sweep).notes == [f"{first.run} is not trained to its end: 40 of 100 steps"]
+    run = sweep / first.run
+    settings = TrainSettings.of(dataset="demo-birds", variant="galip", epochs=3, batch_size=16)
+    (run / "config.toml").write_text(settings.to_toml(), encoding="utf-8")
+    (run / "model" / "config.json").write_text(json.dumps({"training": {"data": {"images": 100}}}), encoding="utf-8")
+    counted = replace(first, settings=settings.flat(), settings_digest=digest_of(settings.flat()))
+    for shown, notes in ((256, [f"{first.run} is not trained to its end: 2.6 of 3 epochs"]), (304, [])):
+        write_entry(run, replace(counted, images_shown=shown))
+        assert compared(run).notes == notes
 
 
 @pytest.mark.parametrize("file", ["ledger.jsonl", "rat-seed0/scores.json"])

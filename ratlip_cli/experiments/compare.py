@@ -50,7 +50,7 @@ from ratlip_cli.experiments.statistics import (
 from ratlip_cli.experiments.sweep_file import read_sweep
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.setting import own_name
-from ratlip_cli.training.run_paths import step_of_model
+from ratlip_cli.training.run_paths import images_of_run, step_of_model
 
 _log = logging.getLogger(__name__)
 
@@ -411,11 +411,15 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
     """What makes rows less than comparable, and a distance less than it seems."""
     for row in rows:
         yield from row.left_out
-        for entry in (run.entry for run in row.runs):
+        for run in row.runs:
+            entry = run.entry
             if entry.state == CHANGED:
                 yield f"{entry.run} counts, although it was changed by hand: {entry.reason}"
             if is_unfinished(entry):
                 yield f"{entry.run} is not trained to its end: {entry.steps:,} of {entry.settings['steps']:,} steps"
+            epochs, images = entry.settings.get("epochs"), images_of_run(run.path)
+            if isinstance(epochs, int) and entry.images_shown < epochs * images:
+                yield f"{entry.run} is not trained to its end: {entry.images_shown / images:.1f} of {epochs:,} epochs"
     having = [row for row in rows if row.runs]
     if (fewest := _too_few(having)) is not None:
         yield fewest
