@@ -4,9 +4,11 @@
 >>> model = ratlip.load_model("ratlip-demo")
 >>> images = model.generate("a red bird with black wings", n=8, seed=0)
 
-`ratlip_cli.api` has the functions; importing this package alone imports no torch. The command line is `ratlip_cli.cli`.
+`ratlip_cli.api` has the functions; importing this package, and making a request, imports no torch. The command line is
+`ratlip_cli.cli`.
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,13 +46,19 @@ __all__ = [
     "train",
 ]
 
+_REQUESTS = {
+    "EditRequest": "ratlip_cli.editing.request",
+    "EvaluationRequest": "ratlip_cli.evaluation.request",
+    "GradCamRequest": "ratlip_cli.explain.request",
+    "LatentRequest": "ratlip_cli.explain.request",
+}
+"""Where requests are, which need no torch."""
+
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ratlip_cli import api
-
-    return getattr(api, name)
+    return getattr(importlib.import_module(_REQUESTS.get(name, "ratlip_cli.api")), name)
 
 
 def __dir__() -> list[str]:

@@ -84,7 +84,11 @@ def test_training(settings: TrainSettings) -> None:
 
 
 def test_importing_it_imports_no_torch() -> None:
-    code = "import sys, ratlip_cli; ratlip_cli.__version__; dir(ratlip_cli); assert 'torch' not in sys.modules"
+    code = (
+        "import sys, ratlip_cli; ratlip_cli.__version__; dir(ratlip_cli)\n"
+        "[getattr(ratlip_cli, name) for name in ratlip_cli.__all__ if name.endswith('Request')]\n"
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert set(ratlip.__all__) <= set(dir(ratlip))
     with pytest.raises(AttributeError, match="no attribute 'generate'"):

@@ -658,7 +658,7 @@ def test_bad_requests_of_streams_are_told(
 
 
 def test_a_dry_run_and_a_benchmark_of_the_loader(
-    streaming: TrainSettings, shards: Path, monkeypatch: pytest.MonkeyPatch
+    streaming: TrainSettings, shards: Path, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmark, "SHORTEST_SECONDS", 0.0)
     told = dry_run(streaming)
@@ -666,6 +666,11 @@ def test_a_dry_run_and_a_benchmark_of_the_loader(
     answer = ratlip("bench", "--data", shards, "--image-size", 32, "--workers", 0, "--batch-size", 8, "--json", "-q")
     assert answer.code == 0, answer.err
     assert '"loader_images_per_second"' in answer.out
+    monkeypatch.setenv("RATLIP_DATA", str(tiny_dataset.parent))
+    answer = ratlip(
+        "bench", "--data", tiny_dataset.name, "--image-size", 32, "--workers", 0, "--batch-size", 8, "--json"
+    )
+    assert (answer.code, '"loader_images_per_second"' in answer.out) == (0, True), answer.err
 
 
 def test_a_data_set_of_the_hub(tmp_path: Path, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:

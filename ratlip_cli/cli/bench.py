@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import Annotated
 
@@ -87,7 +88,8 @@ def bench(
     }
     given: dict[str, Value] = {name: value for name, value in reading.items() if value is not None}
     if data is not None:
-        _bench_data({**given, "dataset": data, "batch_size": batch_size or 32}, json)
+        data_dir = os.environ.get("RATLIP_DATA", "data")
+        _bench_data({**given, "dataset": data, "data_dir": data_dir, "batch_size": batch_size or 32}, json)
         return
     if given:
         named = " and ".join(f"--{name.replace('_', '-')}" for name in given)
