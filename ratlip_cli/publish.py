@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ratlip_cli.errors import WeightsError
+from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.files import scratch_folder, write_text
 from ratlip_cli.outputs import save_grid
 from ratlip_cli.progress import Progress, silent
@@ -27,6 +28,7 @@ from ratlip_cli.weights.model_folder import (
     Model,
     ModelConfig,
     files_of,
+    fingerprint_of,
     model_fingerprint,
     save_half,
     write_model_config,
@@ -78,6 +80,7 @@ def publish(request: Publication, progress: Progress = silent) -> Published:
             refused and what to do about it.
     """
     check_repository(request.repository, request.revision)
+    _check_licence(request.licence)
     model = load_model(request.model)
     scores = _scores(request, model)
     config = replace(_without_paths(model.config), clip=_public_clip(model.config))
@@ -89,13 +92,17 @@ def publish(request: Publication, progress: Progress = silent) -> Published:
         write_model_config(folder, config)
         if request.half:
             save_half(model.folder, folder)
+        if fingerprint_of(model.folder) != model.fingerprint:
+            raise WeightsError(f"{request.model} got other weights while its card was made: push it again.")
         files = files_of(model.folder) | files_of(folder)
         if not may_show:
             files.pop(SAMPLES_FILE, None)
         weights, metadata = load_tensors_and_metadata(files[GENERATOR_FILE])
         fingerprint, step, shown = model_fingerprint(weights, config), metadata.get("step"), SAMPLES_FILE in files
         _warn_of_unfinished(request.model, step, config.training.get("settings", {}).get("steps"))
-        card = model_card(config, fingerprint, step, request.repository, request.licence, scores, shown)
+        card = model_card(
+            config, fingerprint, step, request.repository, request.licence, scores, shown, request.revision
+        )
         write_text(folder / CARD_FILE, card)
         files[CARD_FILE] = folder / CARD_FILE
         sizes = {name: path.stat().st_size for name, path in files.items()}
@@ -103,6 +110,15 @@ def publish(request: Publication, progress: Progress = silent) -> Published:
         if not request.dry_run:
             name, url = push(files, request.repository, request.private, request.revision)
     return Published(name, url, fingerprint, request.repository, request.dry_run, sizes, card)
+
+
+def _check_licence(licence: str | None) -> None:
+    """Raise UsageError for what the Hub does not take for a licence, before anything is made there."""
+    if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence):
+        usual = re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-") or "other"
+        raise UsageError(
+            f"--license is '{licence}'; the Hub writes licences in small letters, digits, '.' and '-': '{usual}'?"
+        )
 
 
 def _public_clip(config: ModelConfig) -> str:

@@ -24,6 +24,9 @@ EXPORT_FILE = "export.json"
 EXPORT_ENDINGS = {"onnx": "onnx", "openvino": "xml", "torch-export": "pt2"}
 """Of the files of each format that `ratlip export` writes."""
 
+DEFAULT_CLIP = "ViT-B-32-quickgelu:openai"
+"""The paper's, with the activation that OpenAI trained it with."""
+
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 
 _KINDS: dict[str, tuple[type, tuple[type, ...], str]] = {

@@ -12,6 +12,7 @@ from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Json, Quiet, check_model_name, check_new, check_there, choice
 from ratlip_cli.errors import UsageError
 from ratlip_cli.families import FAMILIES
+from ratlip_cli.setting import DEFAULT_CLIP
 
 VARIANTS = ("auto", "galip", *(name for name in FAMILIES if name.endswith("-released")))
 """Of published code."""
@@ -40,7 +41,7 @@ def convert(
             metavar="MODEL[:PRETRAINED]",
             help="The CLIP that it was trained with, or a file of it; beside a text encoder, the CLIP that scores.",
         ),
-    ] = "ViT-B-32-quickgelu:openai",
+    ] = DEFAULT_CLIP,
     text_encoder: Annotated[
         Path | None,
         typer.Option(
@@ -79,9 +80,9 @@ def convert(
     check_new(out)
     if to_released:
         check_model_name(source)
-        if variant != "auto" or text_encoder or captions or discriminator:
+        if variant != "auto" or text_encoder or captions or discriminator or half or not ema or clip != DEFAULT_CLIP:
             raise UsageError(
-                "--to-released takes a model as it is: leave out --variant, --text-encoder, --captions ..."
+                "--to-released takes a model as it is: leave out --variant, --clip, --half, --no-ema, --captions ..."
             )
     else:
         for path in (Path(source), text_encoder, captions, *(discriminator or ())):

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from ratlip_cli.errors import UsageError, unknown_name
 from ratlip_cli.evaluation.request import FEATURES, EvaluationRequest
-from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.config import ClipGeometry
 from ratlip_cli.pixels import from_uint8
+from ratlip_cli.setting import DEFAULT_CLIP
 from ratlip_cli.weights.clip_files import load_clip
 from ratlip_cli.weights.model_folder import CLIP_FOLDER, Model
 

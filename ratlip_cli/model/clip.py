@@ -24,7 +24,6 @@ from ratlip_cli.model.towers import CLIP, VisionTransformer, Words
 from ratlip_cli.tensor_files import fingerprint
 from ratlip_cli.tokenizer import END, unknown_words
 
-DEFAULT_CLIP = "ViT-B-32-quickgelu:openai"
 _TOKENIZED_AT_ONCE = 1024
 _T = TypeVar("_T")
 UNKNOWN = -1
@@ -281,9 +280,10 @@ def overlong(captions: Sequence[str], tokenizer: Any, context_length: int) -> li
     """
     long = [number for number, caption in enumerate(captions) if len(caption.lower().encode()) > context_length - 2]
     cut: list[int] = []
+    filling = int(tokenizer([""], context_length + 1)[0, -1]) if long else 0  # not 0 in every tokenizer
     for numbers in _batches(long):
         tokens = tokenizer([captions[number] for number in numbers], context_length + 1)
-        cut += [number for number, last in zip(numbers, tokens[:, -1].tolist(), strict=True) if last]
+        cut += [number for number, last in zip(numbers, tokens[:, -1].tolist(), strict=True) if last != filling]
     return cut
 
 

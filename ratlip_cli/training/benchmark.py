@@ -26,7 +26,7 @@ from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.summary import gflop_per_image, summarise
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.start import open_dataset
-from ratlip_cli.training.trainer import DTYPES, Trainer
+from ratlip_cli.training.trainer import DTYPES, Trainer, resolve_precision
 from ratlip_cli.weights.clip_files import clip_architecture
 from ratlip_cli.weights.model_folder import Model, clip_spec
 
@@ -196,7 +196,10 @@ def measure(model: Model, batch_size: int | None, settings: TrainSettings | None
         settings.family.check_trained(settings)
     rate = matrix_gflops(model.device, DTYPES[model.precision.partition("-")[0]])
     sampling = measure_sampling(model, batch_size, rate)
-    training = measure_training(settings, model.clip, model.device, rate) if settings else None
+    training = None
+    if settings is not None:
+        trained_in = DTYPES[resolve_precision(settings.precision, model.device)]
+        training = measure_training(settings, model.clip, model.device, matrix_gflops(model.device, trained_in))
     return Benchmark(
         device=str(model.device),
         precision=model.precision,

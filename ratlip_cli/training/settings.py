@@ -30,6 +30,7 @@ from ratlip_cli.families import FAMILIES, family_of
 from ratlip_cli.family import Family
 from ratlip_cli.files import decoded
 from ratlip_cli.setting import (
+    DEFAULT_CLIP,
     Setting,
     Value,
     check_choice,
@@ -103,7 +104,7 @@ class TrainSettings:
     )
     variant: str = _model("ratlip", "Model to train.", choices=FAMILIES, architecture=True)
     clip: str = _model(
-        "ViT-B-32-quickgelu:openai",
+        DEFAULT_CLIP,
         "Frozen CLIP: MODEL[:PRETRAINED] of open_clip, MODEL:random for a dry run, or a folder with one.",
         metavar="MODEL[:PRETRAINED]",
         path=True,

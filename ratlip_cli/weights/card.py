@@ -75,7 +75,14 @@ def read_scores(path: Path) -> Scores:
             str(content["split"]),
             str(content["protocol"]) + ("" if precision == "fp32" else f", images in {precision}"),
             str(content["fingerprint"]),
-            {name: {**score, "value": float(score["value"])} for name, score in content["metrics"].items()},
+            {
+                _without_folders(name): {
+                    **score,
+                    "value": float(score["value"]),
+                    "features": _without_folders(str(score.get("features", ""))),
+                }
+                for name, score in content["metrics"].items()
+            },
         )
     except OSError as error:
         raise UsageError(f"the scores in {path} cannot be read: {error.strerror}.") from error
@@ -83,6 +90,13 @@ def read_scores(path: Path) -> Scores:
         raise UsageError(
             f"{path} does not hold the scores of a model, as `ratlip evaluate --out` writes them."
         ) from error
+
+
+def _without_folders(name: str) -> str:
+    """The name of a network or metric without the folders of the machine that it was measured on."""
+    if name.startswith("CLIP of "):
+        return "its own CLIP"
+    return re.sub(r"[^\s:]*[\\/]", "", name)
 
 
 def may_be_shown(licence: str) -> bool:
@@ -111,6 +125,7 @@ def model_card(
     licence: str | None = None,
     scores: Scores | None = None,
     shown: bool = False,
+    revision: str | None = None,
 ) -> str:
     """The card of a model, as Markdown after its metadata.
 
@@ -121,7 +136,9 @@ def model_card(
         licence: of the weights, as the Hub calls it, such as `cc-by-4.0`; left out, that of the training data.
         scores: of this model.
         shown: whether samples.png goes with the card.
+        revision: the branch that it is on, where that is not `main`.
     """
+    where = f"{name}@{revision}" if name and revision else name
     title = name.partition("/")[2] if name else "A text-to-image GAN on a frozen CLIP"
     size = config.generator.image_size
     sections = (
@@ -129,10 +146,10 @@ def model_card(
         f"Generates {size} x {size} images of a prompt in one pass. {config.family.about}. For "
         f"ratlip {ratlip_cli.__version__} or newer.",
         f"![Images that this model generated]({SAMPLES_FILE})" if shown else "",
-        _use(config, name, fingerprint),
+        _use(config, where, fingerprint),
         _data(config),
         _training(config, step),
-        _scores(scores, name or "FOLDER", fingerprint),
+        _scores(scores, where or "FOLDER", fingerprint),
         _LIMITS,
         "## Fingerprints\n\nOf the weights as stored here; `ratlip info --model` shows them.\n\n"
         + _table([("model", fingerprint), ("CLIP", config.clip_fingerprint), *_text_encoder(config)]),

@@ -22,9 +22,10 @@ from ratlip_cli.errors import UsageError, WeightsError, first_line, unknown_name
 from ratlip_cli.file_kinds import TensorFile, other_file
 from ratlip_cli.files import write_text
 from ratlip_cli.json_files import read_json
-from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.towers import CLIP
 from ratlip_cli.planned import planned
+from ratlip_cli.setting import DEFAULT_CLIP
 from ratlip_cli.tensor_files import check_kind, load_into, load_tensors, load_weights, save_tensors
 from ratlip_cli.weights.clip_config import checked_model_cfg
 

@@ -13,7 +13,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, er
 
 import ratlip_cli
 from ratlip_cli.baselines.damsm_files import TEXT_ENCODER_FILE, VOCABULARY_FILE
-from ratlip_cli.errors import RatlipError, UsageError, WeightsError, first_line
+from ratlip_cli.errors import RatlipError, UsageError, WeightsError, first_line, one_line
 from ratlip_cli.files import hash_of
 from ratlip_cli.json_files import read_json
 from ratlip_cli.weights.model_folder import CARD_FILES, CLIP_FOLDER, CONFIG_FILE, GENERATOR_FILE, MODEL_FILES
@@ -140,7 +140,10 @@ def _check_whole(name: str, snapshot: Path) -> None:
 
 
 def _verify(name: str, snapshot: Path) -> None:
-    """Compare the files of a snapshot with the hashes that the cache keeps as the names of their contents."""
+    """Compare the files of a snapshot with the hashes that the cache keeps as the names of their contents.
+
+    A cache without links, as on Windows without its developer mode, has no such names: there nothing is compared.
+    """
     for pointer in sorted(path for path in snapshot.rglob("*") if path.is_symlink()):
         content = pointer.parent / pointer.readlink()
         expected = content.name
@@ -152,7 +155,8 @@ def _verify(name: str, snapshot: Path) -> None:
             continue
         if hash_of(content, digest) != expected:
             pointer.unlink()
-            content.unlink()
+            for file in (content.resolve(), content):  # a link itself, where repositories share what they have
+                file.unlink(missing_ok=True)
             raise WeightsError(
                 f"{pointer.name} of {name} does not match its hash on the Hugging Face Hub, so it was damaged on the "
                 "way or on this disk, and was removed: download it again."
@@ -204,6 +208,8 @@ def _advice(name: str, failure: str, error: Exception) -> str:
         return (
             f"{failure}: it is not in the cache, or only a part, and the Hugging Face Hub cannot be reached. Go online."
         )
+    if isinstance(error, ValueError):  # what the Hub found wrong in what it was given, in several lines
+        return f"{failure}: {one_line(error)}."
     return f"{failure} ({first_line(error)}). Check your connection and try again: what is complete is kept."
 
 

@@ -18,6 +18,7 @@ import hashlib
 import importlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -237,12 +238,13 @@ def _save_archive(program: ExportedProgram, path: Path, _names: tuple[str, ...],
 def _save_openvino(program: ExportedProgram, path: Path, names: tuple[str, ...], fingerprint: str) -> None:
     import openvino
 
-    onnx = path.with_suffix(".onnx")
-    _save_onnx(program, onnx, names, fingerprint)
-    converted = openvino.convert_model(onnx)
-    converted.set_rt_info(fingerprint, "fingerprint")
-    openvino.save_model(converted, path, compress_to_fp16=False)
-    onnx.unlink()
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # ONNX keeps large weights in a second file
+        onnx = Path(folder) / "network.onnx"
+        _save_onnx(program, onnx, names, fingerprint)
+        converted = openvino.convert_model(onnx)
+        converted.set_rt_info(fingerprint, "fingerprint")
+        openvino.save_model(converted, path, compress_to_fp16=False)
+        del converted  # which may read the weights from there
 
 
 def _run_exported(folder: Path, network: str, inputs: tuple[Tensor, ...]) -> Tensor:

@@ -16,8 +16,9 @@ from ratlip_cli.errors import RatlipError, UsageError, WeightsError, unknown_nam
 from ratlip_cli.families import family_of
 from ratlip_cli.families.damsm import OnDamsm
 from ratlip_cli.files import sha256_of, whole_folder
-from ratlip_cli.model.clip import DEFAULT_CLIP, FrozenCLIP
+from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.planned import planned
+from ratlip_cli.setting import DEFAULT_CLIP
 from ratlip_cli.tensor_files import check_fit, save_pickled
 from ratlip_cli.weights.card import write_card
 from ratlip_cli.weights.clip_files import load_clip
@@ -172,6 +173,8 @@ def _refuse(request: Conversion, what: str) -> None:
         "--captions": request.captions is not None,
         "--discriminator": bool(request.discriminators),
         "--half": request.half,
+        "--no-ema": not request.ema,
+        "--clip": request.clip != DEFAULT_CLIP,
     }
     for option, is_given in given.items():
         if is_given:
