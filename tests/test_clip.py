@@ -13,6 +13,7 @@ import pytest
 import torch
 from command_line import ratlip
 from conftest import PREPROCESS, TINY_CLIP
+from explain_model import clip_of_grid, model_of
 from safetensors.torch import load_file, save_file
 
 from ratlip_cli.demo.attributes import FAMILIES, sample_attributes
@@ -21,7 +22,7 @@ from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.evaluation.networks import ClipNetwork
 from ratlip_cli.fast import Swap, clip_for
 from ratlip_cli.fast.clip import FastQuickGELU
-from ratlip_cli.model.clip import FrozenCLIP
+from ratlip_cli.model.clip import FrozenCLIP, overlong
 from ratlip_cli.model.towers import CLIP
 from ratlip_cli.weights import clip_files
 from ratlip_cli.weights.clip_files import (
@@ -32,6 +33,8 @@ from ratlip_cli.weights.clip_files import (
     public_name,
     save_clip,
 )
+from ratlip_cli.weights.load import load_model
+from ratlip_cli.weights.model_folder import fingerprint_of
 
 ALL = frozenset(Swap)
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -329,3 +332,41 @@ def test_quick_gelu_is_open_clips() -> None:
     ours, theirs = FastQuickGELU()(x), open_clip.transformer.QuickGELU()(x)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(*(torch.autograd.grad(y.sum(), x)[0] for y in (ours, theirs)))
+
+
+def test_captions_are_overlong_by_a_tokenizers_own_filling() -> None:
+    def tokenizer(texts: list[str], length: int) -> torch.Tensor:
+        """As one that fills up with 1, a token a word."""
+        rows = [[0, *range(3, 3 + len(text.split())), 2, *[1] * length][:length] for text in texts]
+        return torch.tensor(rows)
+
+    captions = ["a " * 40, "incomprehensibilities " * 5, "a " * 6]
+    assert overlong(captions, tokenizer, 8) == [0]
+    assert overlong(captions, tokenizer, 6) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("other", [{"quick_gelu": True}, {"vision_cfg": {"head_width": 16}}])
+def test_a_clip_of_the_same_weights_that_computes_something_else_is_refused(
+    other: dict[str, object], tmp_path: Path
+) -> None:
+    folder = model_of(tmp_path / "model", clip_of_grid(tmp_path / "clip", grid=4))
+    assert load_model(str(folder)).fingerprint == fingerprint_of(folder)
+    file = folder / "clip" / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    for name, value in other.items():
+        if isinstance(value, dict):
+            config["model_cfg"][name] |= {"head_width": config["model_cfg"][name]["head_width"] * 2}
+        else:
+            config["model_cfg"][name] = value
+    file.write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="of another activation, other heads or another end of text"):
+        load_model(str(folder))
+    content = json.loads((folder / "config.json").read_text())
+    before = fingerprint_of(folder)
+    (folder / "config.json").write_text(
+        json.dumps(content | {"clip_computes": load_clip(str(folder / "clip")).computes})
+    )
+    assert fingerprint_of(folder) != before  # so that it is no way round
+    del content["clip_computes"]
+    (folder / "config.json").write_text(json.dumps(content))
+    assert load_model(str(folder)).fingerprint != ""  # of an earlier version nobody knows

@@ -13,6 +13,7 @@ from hub_connection import Connect
 from hub_server import COMMIT, READ_TOKEN, WRITE_TOKEN, Fault, serve
 
 from ratlip_cli.errors import UsageError, WeightsError
+from ratlip_cli.weights import hub
 from ratlip_cli.weights.hub import download, pinned_name, push
 from ratlip_cli.weights.model_folder import files_of
 
@@ -320,3 +321,22 @@ def test_a_refused_push_says_what_to_do(
 def test_a_bad_name_to_push_to(repository: Path) -> None:
     with pytest.raises(UsageError, match="use owner/name"):
         push(files_of(repository), "birds")
+
+
+def test_of_a_damaged_file_what_repositories_share_goes_too(tmp_path: Path) -> None:
+    """Else the client would link the same bytes again."""
+    snapshot, blobs, shared = (tmp_path / name for name in ("snapshots/1", "blobs", "shared"))
+    for folder in (snapshot, blobs, shared):
+        folder.mkdir(parents=True)
+    (shared / "xet").write_bytes(b"damaged")
+    (blobs / ("0" * 64)).symlink_to(shared / "xet")
+    (snapshot / "generator.safetensors").symlink_to(Path("../../blobs") / ("0" * 64))
+    with pytest.raises(WeightsError, match="does not match its hash on the Hugging Face Hub"):
+        hub._verify("me/it", snapshot)
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
+
+
+def test_what_the_hub_finds_wrong_is_said_whole() -> None:
+    error = ValueError('Invalid metadata in README.md.\n- "license" must be one of a, b')
+    said = hub._advice("me/it", "me/it could not be pushed", error)
+    assert said == 'me/it could not be pushed: Invalid metadata in README.md. - "license" must be one of a, b.'

@@ -180,10 +180,10 @@ def test_a_text_encoder_and_captions_are_converted_alone(tiny_clip: Path, tmp_pa
     variant = "dfgan-released"
     save_text_side(tmp_path, variant)
     encoder, captions, words = (tmp_path / name for name in ("text_encoder200.pth", "captions.pickle", "words.json"))
-    told = convert(tiny_clip, captions, "--out", words, "--json")
+    told = ratlip("convert", captions, "--out", words, "--json", "--quiet")
     assert json.loads(told.out) == {"path": str(words), "words": 1 + len(WORDS)}
     assert read_vocabulary(words) == (END, *WORDS)
-    told = convert(tiny_clip, encoder, "--captions", words, "--out", tmp_path / "text", "--json")
+    told = ratlip("convert", encoder, "--captions", words, "--out", tmp_path / "text", "--json", "--quiet")
     assert told.code == 0, told.err
     assert json.loads(told.out)["fingerprint"] == text_encoder(variant).fingerprint
     assert load_text_encoder(tmp_path / "text").fingerprint == text_encoder(variant).fingerprint
@@ -445,6 +445,9 @@ def test_options_of_the_other_direction(models: dict[str, Path], tmp_path: Path)
         ("--captions", "x"),
         ("--text-encoder", "x"),
         ("--discriminator", "x"),
+        ("--clip", "x"),
+        ("--half",),
+        ("--no-ema",),
     ):
         told = ratlip("convert", models["dfgan-released"], "--to-released", "--out", tmp_path / "new", *option)
         assert (told.code, told.out) == (2, "")

@@ -221,17 +221,55 @@ def test_that_a_run_is_not_finished_is_told(run: Path, tmp_path: Path) -> None:
     assert "was trained for" not in ratlip("push", run, "me/colours", "--dry-run").err
 
 
-def test_what_goes_up_names_no_folder_of_this_machine(run: Path, connect: Connect) -> None:
-    """In no file, the text chunks of its PNG among them, which are not compressed."""
+def test_what_goes_up_names_no_folder_of_this_machine(run: Path, tmp_path: Path, connect: Connect) -> None:
+    """In no file, the text chunks of its PNG among them, which are not compressed; nor where scores were made there."""
+    run = Path(shutil.copytree(run, tmp_path / "copies" / "run"))
+    scores = write_scores(run / "scores.json", fingerprint_of(run / "model"))
+    content = json.loads(scores.read_text())
+    own, second = (
+        {"value": 1.0, "features": f"CLIP {of}"} for of in (f"of {run}", f"ViT-B-32-quickgelu:{run.parent}/w.pt")
+    )
+    content["metrics"] = {"fid_clip": own, f"clip_score_ViT-B-32-quickgelu:{run.parent}/w.pt": second}
+    scores.write_text(json.dumps(content))
     with serve() as hub:
         connect(hub, WRITE_TOKEN)
         pushed = ratlip("push", run, "me/colours", "--half", "--prompt", "a blue image", "--json", "--quiet")
         assert pushed.code == 0, pushed.err
         files = {name: hub.file("me/colours", name) for name in json.loads(pushed.out)["files"]}
     assert [name for name, content in files.items() if str(run.parent).encode() in content] == []
+    card = files["README.md"].decode()
+    assert "| fid_clip | 1.0000 | its own CLIP |" in card
+    assert "| clip_score_ViT-B-32-quickgelu:w.pt | 1.0000 | CLIP ViT-B-32-quickgelu:w.pt |" in card
     assert Image.open(io.BytesIO(files[SAMPLES_FILE])).text["model"] == "me/colours"
     assert json.loads(files[CONFIG_FILE])["training"]["dataset"] == "colours"
     assert len(files[GENERATOR_FILE]) < 0.6 * (run / "model" / GENERATOR_FILE).stat().st_size
+
+
+def test_a_card_of_a_branch_names_the_branch(run: Path) -> None:
+    card = publish(Publication(str(run), "me/colours", revision="v2", dry_run=True)).card
+    assert "ratlip pull me/colours@v2 --fingerprint" in card
+    assert 'load_model("me/colours@v2")' in card
+    assert "# colours\n" in card
+
+
+@pytest.mark.parametrize(("licence", "near"), [("MIT", "mit"), ("CC BY 4.0", "cc-by-4.0"), ("-", "other")])
+def test_a_licence_that_the_hub_does_not_take_is_told_before(run: Path, licence: str, near: str) -> None:
+    with pytest.raises(UsageError, match=rf"--license is '{licence}'; .*'{near}'\?"):
+        publish(Publication(str(run), "me/colours", licence=licence, dry_run=True))
+
+
+def test_a_model_that_changes_while_its_card_is_made_is_not_published(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+
+    def trained_on(*arguments: object) -> None:
+        file = run / "model" / GENERATOR_FILE
+        save_tensors(file, {name: tensor + 1 for name, tensor in load_tensors(file).items()})
+
+    monkeypatch.setattr("ratlip_cli.publish._save_samples", trained_on)
+    with pytest.raises(WeightsError, match="got other weights while its card was made"):
+        publish(Publication(str(run), "me/colours", prompts=["a"], dry_run=True))
 
 
 def card_on(clip: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> str:

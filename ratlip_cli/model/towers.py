@@ -204,7 +204,8 @@ class CLIP(nn.Module):
         embed_dim, activation = model_cfg["embed_dim"], QuickGELU if model_cfg.get("quick_gelu") else nn.GELU
         text = self.text_config = _known(TextConfig, model_cfg["text_cfg"])
         vision = _known(VisionConfig, model_cfg["vision_cfg"])
-        self.unusual = _unusual(vision, text, activation is QuickGELU)
+        self.quick_gelu = activation is QuickGELU
+        self.unusual = _unusual(vision, text, self.quick_gelu)
         """What its vectors depend on, no weight shows, and most CLIPs of these sizes have otherwise."""
         self.visual = VisionTransformer(vision, embed_dim, activation)
         hidden = int(text.width * text.mlp_ratio)

@@ -23,6 +23,7 @@ from ratlip_cli.weights.model_folder import (
     GENERATOR_FILE,
     ModelConfig,
     clip_spec,
+    computes_alike,
     file_of,
     read_model_config,
 )
@@ -45,7 +46,7 @@ class Start:
 
     def check_clip(self, clip: FrozenCLIP) -> None:
         """Raise WeightsError where the model was trained with another CLIP."""
-        if self.config.clip_fingerprint != clip.fingerprint:
+        if self.config.clip_fingerprint != clip.fingerprint or not computes_alike(self.config, clip):
             theirs = f"{clip_spec(self.folder, self.config)} ({self.config.clip_fingerprint})"
             raise WeightsError(
                 f"--init-from {self.spec} was trained with CLIP {theirs}, this run has {clip.spec} "

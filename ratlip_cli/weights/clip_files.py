@@ -30,6 +30,8 @@ from ratlip_cli.tensor_files import check_kind, load_into, load_tensors, load_we
 from ratlip_cli.weights.clip_config import checked_model_cfg
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+_log = logging.getLogger(__name__)
+
 BUNDLED = {"ratlip-demo": Path(__file__).parents[1] / "demo" / "model" / "clip"}
 """CLIPs that ship inside the package, as folders of `save_clip`."""
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -259,6 +261,12 @@ def _from_file(spec: str, name: str, path: Path, model_cfg: Mapping[str, Any]) -
     quick = _twin(name)
     if quick is not None and "input_resolution" in weights:
         raise UsageError(f"{path} has weights of OpenAI, which were trained with QuickGELU: use {quick}:{path}.")
+    if others := _normalised_otherwise(name):
+        _log.warning(
+            "CLIP %s: pixels are normalised as for OpenAI's CLIPs; if its weights are those of %s, which want others, "
+            "name them instead: %s:%s",
+            *(spec, " or ".join(others), name, others[0]),
+        )
     for setting in ("input_resolution", "context_length", "vocab_size"):  # OpenAI's files carry them as tensors
         weights.pop(setting, None)
     load_into(clip.model, weights, path)
@@ -266,6 +274,15 @@ def _from_file(spec: str, name: str, path: Path, model_cfg: Mapping[str, Any]) -
         preprocess_cfg = {"mean": clip.mean.flatten().tolist(), "std": clip.std.flatten().tolist()}
         clip.config = {"model_cfg": dict(model_cfg), "preprocess_cfg": preprocess_cfg}
     return clip
+
+
+def _normalised_otherwise(name: str) -> list[str]:
+    """The weights of open_clip for that CLIP whose pixels have another mean than those of OpenAI."""
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    means = {tag: (open_clip.get_pretrained_cfg(name, tag) or {}).get("mean") for tag in tags}
+    return [tag for tag, mean in means.items() if mean and tuple(mean) != tuple(open_clip.OPENAI_DATASET_MEAN)]
 
 
 def _named(spec: str, name: str, model_cfg: Mapping[str, Any], pretrained: str | None) -> FrozenCLIP:
@@ -277,7 +294,8 @@ def _named(spec: str, name: str, model_cfg: Mapping[str, Any], pretrained: str |
         with explained(spec, f"the weights of CLIP {spec} could not be downloaded"), quiet():
             model = _created(name, pretrained)
     except WeightsError as error:
-        raise WeightsError(f"{error} Or give a file of them: --clip {name}:PATH.") from error
+        or_file = "" if pretrained in _normalised_otherwise(name) else f" Or give a file of them: --clip {name}:PATH."
+        raise WeightsError(f"{error}{or_file}") from error
     mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
     towers = _planned(model_cfg)

@@ -79,6 +79,7 @@ class ModelConfig:
     geometry: ClipGeometry
     training: Mapping[str, Any] = field(default_factory=dict)  # Data and settings, for people and records.
     features: str = "inception"  # What scores its images: `inception`, or `clip`, its own, far from photographs.
+    clip_computes: str = ""  # `FrozenCLIP.computes` of that CLIP; empty where an earlier version wrote it.
     text_encoder: str = ""  # The fingerprint of its own text encoder and vocabulary; empty where its CLIP reads text.
 
     @property
@@ -171,7 +172,15 @@ def model_config(
     """The config of a model that uses `clip`. A CLIP from a folder or file travels with the model, named `clip`."""
     name, training = clip.spec if clip.config is None else CLIP_FOLDER, training or {}
     return ModelConfig(
-        generator, discriminator, name, clip.fingerprint, clip.geometry, training, features, text_encoder
+        generator,
+        discriminator,
+        name,
+        clip.fingerprint,
+        clip.geometry,
+        training,
+        features,
+        clip_computes=clip.computes,
+        text_encoder=text_encoder,
     )
 
 
@@ -192,8 +201,9 @@ def config_content(config: ModelConfig) -> dict[str, Any]:
     """What config.json holds."""
     content = {"format_version": FORMAT_VERSION, "library": "ratlip", "library_version": ratlip_cli.__version__}
     own = asdict(config)
-    if not config.text_encoder:
-        del own["text_encoder"]  # so that earlier versions read all other models
+    for name in ("text_encoder", "clip_computes"):
+        if not own[name]:
+            del own[name]
     return content | own
 
 
@@ -339,12 +349,24 @@ def load_model_clip(folder: Path, config: ModelConfig, device: str | torch.devic
             f"{folder} was trained with CLIP {config.clip} of fingerprint {config.clip_fingerprint}, but the one found "
             f"here is {clip.fingerprint}: other weights, so other images. Get the original weights of this CLIP."
         )
+    if not computes_alike(config, clip):
+        raise WeightsError(
+            f"{folder} was trained with a CLIP of the same weights as {spec} and of another activation, other heads or "
+            "another end of text, so with other vectors: get the original configuration of this CLIP."
+        )
     return clip
 
 
+def computes_alike(config: ModelConfig, clip: FrozenCLIP) -> bool:
+    """Whether a CLIP of the right weights computes what the model was trained on; True where nobody noted it."""
+    return config.clip_computes in ("", clip.computes)
+
+
 def model_fingerprint(generator: Mapping[str, Tensor], config: ModelConfig) -> str:
-    """Over the generator's weights, its sizes, and the fingerprints of its CLIP and of its own text encoder."""
+    """Over the generator's weights, its sizes, its CLIP, and the fingerprint of its own text encoder."""
     own = {"text_encoder": config.text_encoder} if config.text_encoder else {}
+    if config.clip_computes not in ("", config.clip_fingerprint):
+        own["clip_computes"] = config.clip_computes
     return fingerprint(generator, {"generator": asdict(config.generator), "clip": config.clip_fingerprint, **own})
 
 
@@ -352,7 +374,9 @@ def _model_config(content: dict[str, Any]) -> ModelConfig:
     """The config that the content of config.json describes; ValueError or a RatlipError names what is wrong in it."""
     own = {item.name for item in fields(ModelConfig)}
     check_keys(
-        content, {"format_version", "library", "library_version", *own}, own - {"training", "features", "text_encoder"}
+        content,
+        {"format_version", "library", "library_version", *own},
+        own - {"training", "features", "text_encoder", "clip_computes"},
     )
     generator = content["generator"]
     variant = generator.get("variant") if isinstance(generator, dict) else None
@@ -363,7 +387,7 @@ def _model_config(content: dict[str, Any]) -> ModelConfig:
         "discriminator": FAMILIES[variant].discriminator_config,
         "geometry": ClipGeometry,
     }
-    texts = ("clip", "clip_fingerprint", "features", "text_encoder")
+    texts = ("clip", "clip_fingerprint", "features", "clip_computes", "text_encoder")
     read: dict[str, Any] = {name: content[name] for name in texts if name in content}
     for name, text in read.items():
         if not isinstance(text, str) or not text.isprintable() or len(text) > 300:

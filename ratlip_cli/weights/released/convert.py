@@ -36,7 +36,7 @@ from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
 from ratlip_cli.weights.released.codes import VARIANTS, Code, code_for, code_of
 from ratlip_cli.weights.released.nets import GENERATOR, Nets, read_net, read_nets, what_else
 from ratlip_cli.weights.released.pickles import is_captions, read_captions
-from ratlip_cli.weights.released.ratlip import released_nets
+from ratlip_cli.weights.released.ratlip import RELEASED_GEOMETRY, released_nets
 from ratlip_cli.weights.released.text import read_text_encoder
 
 AUTO = "auto"
@@ -253,6 +253,12 @@ def _check(checkpoint: ReleasedCheckpoint, config: ModelConfig, clip: FrozenCLIP
         raise WeightsError(
             f"{path} was trained with another CLIP than {clip.spec}, whose text vectors have {clip.geometry.embed_dim} "
             f"numbers, not {checkpoint.text_dim}; give the right one by --clip."
+        )
+    # Such files hold CLIP's weights, which do not tell its activation.
+    if checkpoint.clip and clip.geometry == RELEASED_GEOMETRY and not clip.model.quick_gelu:
+        raise WeightsError(
+            f"{path} was trained on OpenAI's CLIP, whose activation is QuickGELU, and {clip.spec} has GELU: give the "
+            f"right one by --clip, such as {DEFAULT_CLIP}."
         )
     own: dict[str, Tensor] = clip.visual.state_dict()
     for name, tensor in checkpoint.clip.items():

@@ -71,6 +71,9 @@ def released_nets(model: Model, discriminator: Mapping[str, Tensor] | None) -> d
             f"{model.name} generates {config.generator.image_size} pixels on CLIP {config.clip}; the published code "
             f"knows {RELEASED_IMAGE_SIZE} pixels on ViT-B/32 alone."
         )
+    tag = config.clip.partition(":")[2]
+    if not model.clip.model.quick_gelu or tag not in ("", "openai"):
+        raise UsageError(f"{model.name} was trained on CLIP {config.clip}; the published code takes OpenAI's alone.")
     if config.discriminator.pixel_stem:
         raise UsageError(f"the discriminator of {model.name} has a pixel stem, which the published code does not know.")
     return export_released(model.generator.state_dict(), discriminator, model.clip.visual.state_dict())
