@@ -39,6 +39,10 @@ ON_CLIP_VECTORS = frozenset(
 """The settings of what compares CLIP's vectors of images with its text vectors."""
 
 
+AS_PUBLISHED: Mapping[str, Value] = {"precision": "fp32", "decay_from": 1.0, "final_lr": 0.0}
+"""Defaults of the other papers' families: float32 and constant learning rates, whatever a preset has for RATLIP."""
+
+
 class Family(ABC):
     """One architecture with its objective. Its name is the `variant` in settings and config.json.
 

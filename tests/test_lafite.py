@@ -484,3 +484,12 @@ def test_export_of_a_side_that_the_published_code_has_not() -> None:
     config = LafiteGeneratorConfig(image_size=48)
     with pytest.raises(UsageError, match="image_size is 48; the published code of LAFITE knows powers of two alone"):
         export_lafite(config, {})
+
+
+def test_styles_beyond_half_precision_overflow_nothing() -> None:
+    torch.manual_seed(0)
+    x, weight, style = 200 * torch.rand(2, 4, 8, 8), torch.randn(5, 4, 3, 3), 400 * (1 + torch.rand(2, 4))
+    expected = lafite.modulated_conv(x, weight, style)
+    with torch.autocast("cpu", torch.float16):
+        found = lafite.modulated_conv(x.half(), weight, style)
+    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02 * expected.abs().max().item())

@@ -126,8 +126,10 @@ def test_what_the_networks_are_told(small: TrainSettings) -> None:
     pseudo = F.normalize(0.25 * vectors + 0.75 * F.normalize(batch.draws["g_text"], dim=1), dim=1)
     torch.testing.assert_close(free.condition(batch, "g"), pseudo)
     mixed, _ = objective(small.replaced(mixing=0.5))
-    of_image = batch.draws["of_image"] < 0.5
+    of_image = batch.draws["g_of_image"] < 0.5
     torch.testing.assert_close(mixed.condition(batch, "g"), torch.where(of_image, pseudo, expected))
+    masks = [batch.draws[f"{phase}_of_image"] for phase in ("d", "g", "pl", "r1")]  # new ones in each phase
+    assert len({tuple(mask[:, 0].tolist()) for mask in masks}) == 4
 
 
 def test_losses_are_put_together_as_the_formulas_say(small: TrainSettings) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from ratlip_cli.cli.train import train
 from ratlip_cli.errors import UsageError
+from ratlip_cli.families import FAMILIES
+from ratlip_cli.families.ratlip import Ratlip
 from ratlip_cli.training.settings import (
     SETTINGS,
     TrainSettings,
@@ -248,3 +250,12 @@ def test_a_contrastive_weight_needs_hard_negatives() -> None:
     for variant in ("lafite", "attngan"):
         with pytest.raises(UsageError, match=f"variant {variant} has no setting 'hard_negatives'"):
             resolve_settings({"dataset": "demo", "variant": variant, "hard_negatives": 8})
+
+
+@pytest.mark.parametrize("variant", [name for name, family in FAMILIES.items() if not isinstance(family, Ratlip)])
+def test_other_papers_rates_are_constant_and_their_arithmetic_is_float32(variant: str) -> None:
+    """Whatever a preset has for RATLIP; nothing that nobody typed does nothing."""
+    for dataset in ("demo", "cub", "oxford", "celeba-tiny"):
+        settings = resolve_settings({"dataset": dataset, "variant": variant})
+        assert (settings.decay_from, settings.final_lr, settings.precision) == (1.0, 0.0, "fp32")
+        assert settings.ignored == []

@@ -57,6 +57,8 @@ def test_scores_are_those_of_ratlip_evaluate(settings: TrainSettings) -> None:
             "clip_score": second["clip_score"],
         }
         assert result["fingerprint"] == second["evaluation"]
+        chosen = [note for note in result["notes"] if "was chosen by fid_clip on the test split of its run" in note]
+        assert len(chosen) == (folder == "best")
 
 
 @pytest.mark.slow

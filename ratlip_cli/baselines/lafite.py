@@ -73,15 +73,20 @@ def modulated_conv(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool = 
     """A convolution (out,in,k,k) whose input channels are scaled per sample by `style` (B,in).
 
     Demodulated, it is divided by the norm of the scaled kernel. Scaling input and output of one convolution for the
-    whole batch gives the same as a kernel for each sample.
+    whole batch gives the same as a kernel for each sample. In half precision kernel and styles are scaled before, which
+    cancels and keeps their products from overflowing.
     """
     out_scale = None
     if demodulate:
-        gain = 1 / math.sqrt(weight[0].numel())  # cancels: it keeps half precision from overflowing
+        gain = 1 / math.sqrt(weight[0].numel())
         weight = weight * gain
         with exactly(x):
+            least = torch.full_like(style[:, :1], 1e-8 * gain**2)
+            if x.dtype == torch.float16:
+                largest = style.abs().amax(dim=1, keepdim=True).clamp_min(1e-8)
+                style, least = style / largest, least / largest.square()
             squares = style.square() @ weight.square().sum(dim=(2, 3)).T  # (B, out)
-            out_scale = torch.rsqrt(squares + 1e-8 * gain**2)
+            out_scale = torch.rsqrt(squares + least)
     x = x * style[:, :, None, None].to(x.dtype)
     x = conv3_up2(x, weight) if up else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
     return x if out_scale is None else x * out_scale[:, :, None, None].to(x.dtype)

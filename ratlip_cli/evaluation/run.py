@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from ratlip_cli.evaluation.networks import Networks, load_networks
 from ratlip_cli.evaluation.request import EvaluationRequest
 from ratlip_cli.evaluation.statistics import NEIGHBOURS, Counts, Interval, candidates, interval, resamples
 from ratlip_cli.files import scratch_folder
+from ratlip_cli.json_files import read_json
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.progress import Progress, duration, silent
 from ratlip_cli.setting import check_export, is_export
@@ -156,6 +158,8 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
     inputs = model_inputs(model, split, request)
     if not known and (other := unlike_trained_on(split.path, model.config.training)):
         inputs = replace(inputs, notes=(*inputs.notes, other))
+    if split.split == "test" and not (request.dataset and unlike_trained_on(split.path, model.config.training)):
+        inputs = replace(inputs, notes=(*inputs.notes, *_chosen_by_scores(model.folder)))
     captions, scoring = inputs.captions, [network.clip for network in networks.clips]
     inputs = _noted(inputs, list(dict.fromkeys([model.text_encoder, *scoring])))
     _say_counts(inputs, networks)
@@ -164,6 +168,18 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
         if captions is not None:  # they are kept: what comes after is told its time without them
             group.in_turn(partial(captions.vectors, clip, progress))
     return score_inputs(inputs, request, networks, progress, resumable=True)
+
+
+def _chosen_by_scores(model: Path) -> list[str]:
+    """A line where a model folder is the best one of a run, which scores on the test split chose."""
+    try:
+        metric = read_json(model / "evaluation.json")["metric"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [
+        f"the model was chosen by {metric} on the test split of its run: scores on it are better than they would be on "
+        "images that chose nothing, so compare runs by their last step"
+    ]
 
 
 def _model(request: EvaluationRequest, device: torch.device) -> Model:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ratlip_cli.errors import UsageError
 from ratlip_cli.families.damsm import OnDamsm
-from ratlip_cli.family import ON_CLIP_VECTORS, Family
+from ratlip_cli.family import AS_PUBLISHED, ON_CLIP_VECTORS, Family
 from ratlip_cli.setting import Value, setting
 
 if TYPE_CHECKING:
@@ -176,6 +176,7 @@ class AttnGAN(Family):
     discriminator_config: ClassVar[type[Any]] = AttnGANDiscriminatorConfig
     objective_config: ClassVar[type[Any]] = AttnGANWeights
     defaults: ClassVar[Mapping[str, Value]] = {
+        **AS_PUBLISHED,
         "batch_size": 20,
         "lr_g": 2e-4,
         "lr_d": 2e-4,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ratlip_cli.errors import UsageError
 from ratlip_cli.families.damsm import OnDamsm
-from ratlip_cli.family import ON_CLIP_VECTORS, Family
+from ratlip_cli.family import AS_PUBLISHED, ON_CLIP_VECTORS, Family
 from ratlip_cli.model.config import LARGEST, ClipGeometry
 from ratlip_cli.setting import Value, setting
 
@@ -70,6 +70,7 @@ class DFGAN(Family):
     generator_config: ClassVar[type[Any]] = DFGANConfig
     discriminator_config: ClassVar[type[Any]] = DFGANDiscriminatorConfig
     defaults: ClassVar[Mapping[str, Value]] = {
+        **AS_PUBLISHED,
         "noise_dim": 100,
         "generator_channels": 32,
         "discriminator_channels": 32,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ratlip_cli.errors import UsageError
-from ratlip_cli.family import ON_CLIP_VECTORS, Family
+from ratlip_cli.family import AS_PUBLISHED, ON_CLIP_VECTORS, Family
 from ratlip_cli.setting import Value, setting
 
 if TYPE_CHECKING:
@@ -188,6 +188,7 @@ class Lafite(Family):
     discriminator_config: ClassVar[type[Any]] = LafiteDiscriminatorConfig
     objective_config: ClassVar[type[Any] | None] = LafiteObjectiveConfig
     defaults: ClassVar[Mapping[str, Value]] = {
+        **AS_PUBLISHED,
         "batch_size": 16,
         "lr_g": 0.0025,
         "lr_d": 0.0025,

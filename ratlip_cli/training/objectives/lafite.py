@@ -180,7 +180,7 @@ class LafiteObjective(Objective):
         pseudo = self._pseudo_text(batch.images, noise)
         if share == 1:
             return pseudo
-        of_image = (batch.draws["of_image"] < share) | ~_captioned(batch.text)  # (B, 1)
+        of_image = (batch.draws[f"{phase}_of_image"] < share) | ~_captioned(batch.text)  # (B, 1)
         return torch.where(of_image, pseudo, lafite.perturbed(batch.text, noise, self.weights.text_noise))
 
     @torch.no_grad()
@@ -193,14 +193,17 @@ class LafiteObjective(Objective):
         return lafite.perturbed(vectors, noise, self.weights.pseudo_noise)
 
     def draws(self, batch_size: int, rng: torch.Generator) -> dict[str, Tensor]:
-        """For each phase the noise of its text and, where it generates, z, per-pixel noise and style mixing."""
+        """For each phase the noise of its text, and by what chance an image stands in for it.
+
+        Where it generates also z, per-pixel noise and style mixing.
+        """
         config, text_dim = self.plain_generator.config, self.clip.geometry.embed_dim
 
         def normal(*size: int) -> Tensor:
             return torch.randn(batch_size, *size, generator=rng)
 
         drawn = {"crop": torch.rand(3, generator=rng).expand(batch_size, -1)}
-        drawn["of_image"] = torch.rand(batch_size, 1, generator=rng)
+        drawn["d_of_image"] = torch.rand(batch_size, 1, generator=rng)
         generating = ["d", "g", *(["pl"] if self.weights.path_length_every else [])]
         for phase in (*generating, "r1"):
             drawn[f"{phase}_text"] = normal(text_dim)
@@ -213,6 +216,8 @@ class LafiteObjective(Objective):
             drawn[f"{phase}_pixels"] = normal(sum(self.plain_generator.noise_sizes))
         if self.weights.path_length_every:
             drawn["pl_image"] = normal(3, config.image_size, config.image_size)
+        for phase in (*generating[1:], "r1"):
+            drawn[f"{phase}_of_image"] = torch.rand(batch_size, 1, generator=rng)
         return drawn
 
     def _generated(self, batch: MicroBatch, phase: str, noise: Tensor) -> Generated:
