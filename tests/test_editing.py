@@ -486,7 +486,7 @@ def test_a_file_whose_name_is_no_unicode_can_be_generated_like(lafite: Model, ph
         (("--like", "photo", RED, BLUE, "--interpolate"), 2, "leave out --like"),
         (("--like", "none.png"), 1, "none.png: the image does not exist"),
         (("--like", "notes.txt"), 1, "notes.txt: "),
-        (("--like", "exported"), 1, "exported: "),
+        (("--like", "exported"), 2, "exported is a folder; name the file in it"),
         (("--like", "photo", "--prompts", "notes.txt"), 2, "there is no prompt"),
         (("--like", "photo", "-"), 2, "there is no prompt"),
         (("--like", "photo", "--model", "exported"), 2, "is an exported model"),

@@ -165,8 +165,8 @@ def generate(
         run_again_in(several)
         return
     check_no_file(prompts or (), "an image by --like, a file of prompts by --prompts")
-    if str(prompts_file) != "-":
-        check_file(prompts_file, ": the file of prompts does not exist")
+    if prompts_file is not None and prompts_file.exists():  # else reading it says so
+        check_file(prompts_file)
     texts = _read_prompts(prompts or [], prompts_file)
     is_alone = like is not None and not prompts and prompts_file is None
     like_image = _like(like, like_weight, like_noise, not is_alone)

@@ -98,7 +98,7 @@ def write_dataset(
     if not 1 <= info.image_size <= LARGEST_SIZE:
         raise UsageError(f"the image size must be 1 to {LARGEST_SIZE}, not {info.image_size}")
     info = replace(info, counts={}, left_out=())
-    out = out.resolve()  # a link to another disk stays one
+    out = out.resolve() if out.is_symlink() else out  # a link to another disk stays one
     finished = existing(out, info.source)
     if finished is not None and replace(finished, counts={}, left_out=(), notes=info.notes) == info:
         if strict and finished.left_out:

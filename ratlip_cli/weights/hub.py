@@ -208,7 +208,7 @@ def _advice(name: str, failure: str, error: Exception) -> str:
         return (
             f"{failure}: it is not in the cache, or only a part, and the Hugging Face Hub cannot be reached. Go online."
         )
-    if isinstance(error, ValueError):  # what the Hub found wrong in what it was given, in several lines
+    if type(error) is ValueError:  # what the client found wrong in what it was given, in several lines
         return f"{failure}: {one_line(error)}."
     return f"{failure} ({first_line(error)}). Check your connection and try again: what is complete is kept."
 
