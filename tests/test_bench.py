@@ -54,12 +54,20 @@ def test_figures_add_up(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         gflops = speed[rate] * speed["gflop_per_image" if speed is sampling else "gflop_per_step"]
         assert speed["batch_size"] == 2
         assert speed["share_of_matrix_rate"] == pytest.approx(gflops / told["matrix_gflops"])
+    assert (training["precision"], training["matrix_gflops"]) == ("fp32", told["matrix_gflops"])
     assert training["epoch_minutes"].keys() == OFFICIAL.keys()
     assert training["epoch_minutes"]["cub"] == pytest.approx(8855 / 2 / training["steps_per_second"] / 60)
 
-    table = ratlip("bench", "--model", model_folder, "--device", "cpu", "--batch-size", 2, "-q")
+    options = ("--model", model_folder, "--device", "cpu", "--batch-size", 2)
+    table = ratlip("bench", *options, "-q")
     assert table.code == 0
     assert cpu_name() in table.out
+    told = json.loads(ratlip("bench", *options, "--train", "--precision", "bf16", "--json", "-q").out)
+    speed = told["training"]  # in float32 all the same, and so is the rate that it is a share of
+    gflops = speed["steps_per_second"] * speed["gflop_per_step"]
+    assert speed["precision"] == "fp32"
+    assert speed["matrix_gflops"] != told["matrix_gflops"]
+    assert speed["share_of_matrix_rate"] == pytest.approx(gflops / speed["matrix_gflops"])
     assert "images a second, 2 at a time" in table.out
     assert "training" not in table.out
 

@@ -130,8 +130,11 @@ def bench(
             ("share of the matrix-product rate", f"{training.share_of_matrix_rate:.0%}"),
             *((f"an epoch of {name}", f"{minutes:.0f} min") for name, minutes in training.epoch_minutes.items()),
         ]
+    rates = {measured.precision.partition("-")[0]: measured.matrix_gflops}
+    if training:
+        rates[training.precision] = training.matrix_gflops
     rows += [
-        ("matrix products", f"{measured.matrix_gflops:.0f} GFLOP/s, {measured.precision}"),
+        *(("matrix products", f"{rate:.0f} GFLOP/s, {precision}") for precision, rate in rates.items()),
         ("peak memory", f"{measured.peak_memory_mib:.0f} MiB"),
     ]
     console.result_table(machine(target), ("", "measured"), rows)

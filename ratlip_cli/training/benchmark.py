@@ -55,6 +55,8 @@ class TrainingSpeed:
     gflop_per_step: float
     share_of_matrix_rate: float
     epoch_minutes: dict[str, float]  # How long one pass over each dataset takes, without reading its images.
+    precision: str
+    matrix_gflops: float  # As in `Benchmark`, in this precision.
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def measure_training(
             once()
         gflop += share * counter.flops / 1e9
     minutes = {name: dataset.counts["train"] / count * step / 60 for name, dataset in OFFICIAL.items()}
-    return TrainingSpeed(1 / step, count, gflop, gflop / step / matrix_rate, minutes)
+    precision = resolve_precision(settings.precision, device)
+    return TrainingSpeed(1 / step, count, gflop, gflop / step / matrix_rate, minutes, precision, matrix_rate)
 
 
 def measure_loading(settings: TrainSettings) -> LoadingSpeed:
@@ -194,12 +197,14 @@ def measure(model: Model, batch_size: int | None, settings: TrainSettings | None
     """
     if settings is not None:
         settings.family.check_trained(settings)
-    rate = matrix_gflops(model.device, DTYPES[model.precision.partition("-")[0]])
+    sampled_in = DTYPES[model.precision.partition("-")[0]]
+    rate = matrix_gflops(model.device, sampled_in)
     sampling = measure_sampling(model, batch_size, rate)
     training = None
     if settings is not None:
         trained_in = DTYPES[resolve_precision(settings.precision, model.device)]
-        training = measure_training(settings, model.clip, model.device, matrix_gflops(model.device, trained_in))
+        trained_rate = rate if trained_in is sampled_in else matrix_gflops(model.device, trained_in)
+        training = measure_training(settings, model.clip, model.device, trained_rate)
     return Benchmark(
         device=str(model.device),
         precision=model.precision,
