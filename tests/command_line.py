@@ -43,15 +43,19 @@ def ratlip_stopped(signal_number: int, when: Callable[[], bool], *arguments: obj
 
     def send() -> None:
         deadline = time.monotonic() + 120
-        while not when() and time.monotonic() < deadline:
+        while not when() and not ended.is_set() and time.monotonic() < deadline:
             time.sleep(0.02)
-        os.kill(os.getpid(), signal_number)
+        if not ended.is_set():  # else it would be sent to the tests themselves
+            os.kill(os.getpid(), signal_number)
 
+    ended = threading.Event()
     sender = threading.Thread(target=send)
     sender.start()
-    answer = ratlip(*arguments)
-    sender.join()
-    return answer
+    try:
+        return ratlip(*arguments)
+    finally:
+        ended.set()
+        sender.join()
 
 
 def ratlip_process(*arguments: object, cwd: Path | None = None) -> subprocess.Popen[str]:

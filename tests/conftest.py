@@ -10,6 +10,8 @@ import open_clip
 import pytest
 import torch
 from hub_connection import Connect, connection
+from hypothesis import HealthCheck
+from hypothesis import settings as of_hypothesis
 from PIL import Image
 
 from ratlip_cli.cli import console
@@ -26,6 +28,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for the programs that th
 for number, usual in ((signal.SIGINT, signal.default_int_handler), (getattr(signal, "SIGHUP", None), signal.SIG_DFL)):
     if number is not None and signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, usual)
+
+# Examples are the same each time, and no clock decides whether one passes.
+of_hypothesis.register_profile("ratlip", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+of_hypothesis.load_profile("ratlip")
 
 TINY_CLIP = {
     "embed_dim": 16,

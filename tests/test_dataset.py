@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -550,27 +551,37 @@ class Slow(Dataset[int]):
         return index
 
 
-def test_nobody_waits_for_busy_workers_one_after_the_other() -> None:
+def test_nobody_waits_for_busy_workers_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    for what in ("kill", "join"):
+        plain = getattr(BaseProcess, what)
+
+        def noted(process: BaseProcess, *given: Any, what: str = what, plain: Any = plain) -> Any:
+            ended.append(what)
+            return plain(process, *given)
+
+        monkeypatch.setattr(BaseProcess, what, noted)
     loaders = [
         DataLoader(Slow(), batch_size=None, num_workers=1, worker_init_fn=leave_signals_to_parent) for _ in range(3)
     ]
     turns = itertools.cycle(range(3))
     items = read_in_turn(loaders, lambda: next(turns))
     assert [next(items) for _ in loaders] == [0, 0, 0]
-    before = time.monotonic()
     items.close()
-    assert time.monotonic() - before < 4
+    assert ended[:3] == ["kill"] * 3  # before the first is waited for
 
 
 def test_readers_that_pin_are_closed_side_by_side() -> None:
+    all_at_it, closed = threading.Barrier(4), []
+
     class Reader:
         def __del__(self) -> None:
-            time.sleep(0.5)
+            all_at_it.wait(60)  # breaks where one comes after the other
+            closed.append(True)
 
     readers: Any = [Reader() for _ in range(4)]
-    before = time.monotonic()
     close_at_once(readers)
-    assert time.monotonic() - before < 1.5
+    assert closed == [True] * 4
 
 
 def _pin_memory_loop() -> None:

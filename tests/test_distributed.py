@@ -542,7 +542,7 @@ def test_a_killed_process_is_started_again(
 ) -> None:
     run, given = tmp_path / "run", tiny_settings.replaced(**TWELVE_STEPS)
     process = train(*options(given, out=str(run)), torchrun=["--nproc-per-node", "2", "--max-restarts", "1"])
-    signalled(process, rank, signal.SIGKILL, run, *a_moment(9, at_random()))
+    signalled(process, rank, signal.SIGKILL, run, *a_moment(6, at_random()))
     code, out, err = ended(process)
     assert (code, out.split()) == (0, [str(run)]), err
     ours = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -563,7 +563,7 @@ def test_a_killed_process_ends_the_other_one(tiny_settings: TrainSettings, tmp_p
     signalled(process, rank, signal.SIGKILL, run, *a_moment(20, chosen))
     killed = time.monotonic()
     while is_alive(other):
-        assert time.monotonic() - killed < 10
+        assert time.monotonic() - killed < 120
         time.sleep(0.02)
     code, _, err = ended(process, 60)
     assert code == 128 + signal.SIGKILL
@@ -595,7 +595,7 @@ def test_a_process_that_hangs_is_named(
     rank: int, own: dict[str, Any], tiny_settings: TrainSettings, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    process = train(*options(tiny_settings, steps=4000, out=str(run), dist_timeout="5s", **own), "--devices", "2")
+    process = train(*options(tiny_settings, steps=4000, out=str(run), dist_timeout="20s", **own), "--devices", "2")
     signalled(process, rank, signal.SIGSTOP, run, after=3)
     code, _, err = ended(process, 200)  # torchrun waits 30 s for the one that hangs
     assert code == 1

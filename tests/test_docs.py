@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,11 @@ from command_line import ratlip
 from PIL import Image
 
 from ratlip_cli.cli.app import app
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -175,3 +181,11 @@ def test_python_blocks_run(page: str, block: str, tmp_path: Path, monkeypatch: p
     for path in saved:
         with Image.open(path) as image:
             image.load()
+
+
+def test_a_space_installs_what_the_package_needs() -> None:
+    """It cannot install the package itself, which lies beside the page."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {*project["dependencies"], *project["optional-dependencies"]["play"]}
+    named = set((ROOT / "examples" / "space" / "requirements.txt").read_text(encoding="utf-8").splitlines())
+    assert {one for one in needed if "python_version" not in one} - named == set()

@@ -219,8 +219,8 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(trained: Trained, tmp_path: Pa
 
 
 @all_families
-def test_a_step_that_is_not_finite_leaves_everything_as_it_was(trained: Trained) -> None:
-    trainer = open_session(trained.settings.replaced(out="", steps=9)).trainer
+def test_a_step_that_is_not_finite_leaves_everything_as_it_was(trained: Trained, tmp_path: Path) -> None:
+    trainer = open_session(trained.settings.replaced(out=str(tmp_path / "run"), steps=9)).trainer
 
     def everything() -> bytes:
         content = io.BytesIO()

@@ -435,7 +435,9 @@ def test_large_requests_are_refused(address: str) -> None:
 
 
 @pytest.mark.slow
-def test_one_visitor_does_not_fill_the_queue(address: str) -> None:
+def test_one_visitor_does_not_fill_the_queue(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, made = threading.Event(), playground.generate
+    monkeypatch.setattr(playground, "generate", lambda *given, **more: (go.wait(300), made(*given, **more))[1])
     client = Client(address)
     number, asked = client.number("one_prompt"), ("a red bird", 8, "ratlip-demo", 16, 0, 1)
     statuses: list[int] = []
@@ -443,12 +445,15 @@ def test_one_visitor_does_not_fill_the_queue(address: str) -> None:
         threading.Thread(target=lambda: statuses.append(client.join("greedy", number, *asked).status))
         for _ in range(30)
     ]
-    for one in greedy:
-        one.start()
-    for one in greedy:
-        one.join(60)
+    try:
+        for one in greedy:
+            one.start()
+        for one in greedy:
+            one.join(60)
+    finally:
+        go.set()
     assert set(statuses) == {200, 503}
-    assert statuses.count(200) <= 10  # four that wait, and what was done meanwhile
+    assert statuses.count(200) <= 5  # one at work, and four that wait
     assert client.done("one_prompt", "a red bird", 1, "ratlip-demo", 1, 0, 1)["success"]
 
 
@@ -666,9 +671,11 @@ def test_the_words_of_the_chosen_image(address: str, visit: Callable[..., Any]) 
     generate(page, "a red bird with black wings")
     changed(page, before)
     page.locator(".ratlip-images button img").nth(5).click()
-    page.wait_for_timeout(1500)  # the choice goes to the server
-    page.get_by_role("button", name="show each word").click()
-    page.get_by_text("Image 5, by Grad-CAM").wait_for(timeout=WAIT)
+    told, deadline = page.get_by_text("Image 5, by Grad-CAM"), time.monotonic() + WAIT / 1000
+    while not told.is_visible():  # the choice may come to the server after the button
+        assert time.monotonic() < deadline
+        page.get_by_role("button", name="show each word").click()
+        page.wait_for_timeout(3000)
     labels = page.locator(".ratlip-images .caption-label").locator("visible=true").all_inner_texts()
     words = [label.rsplit(" ", 1)[0] for label in labels]
     assert words[-5:] == ["whole prompt", "red", "bird", "black", "wings"]

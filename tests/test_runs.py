@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -98,14 +97,19 @@ def test_a_run_itself_is_listed(tmp_path: Path) -> None:
     assert (alone.run, alone.state) == (tmp_path / "runs" / "one", "finished")
 
 
-def test_who_only_looks_keeps_nobody_from_beginning(tmp_path: Path) -> None:
-    ready = threading.Event()
+def test_who_only_looks_keeps_nobody_from_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready, go = threading.Event(), threading.Event()
 
     def look() -> None:
         with locked(tmp_path / ".lock"):
             ready.set()
-            time.sleep(0.05)
+            go.wait(60)
 
+    def looked_once(seconds: float) -> None:
+        go.set()
+        looking.join()
+
+    monkeypatch.setattr("ratlip_cli.files.time.sleep", looked_once)
     looking = threading.Thread(target=look)
     looking.start()
     assert ready.wait(10)

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 import ratlip_cli as ratlip
+from ratlip_cli.errors import RatlipError
 from ratlip_cli.files import whole_file
 from ratlip_cli.grids import captioned_grid
 
@@ -23,9 +24,17 @@ def main() -> None:
     parser.add_argument("--prompt", action="append", help=f"left out: {', '.join(PROMPTS)}")
     parser.add_argument("--scale", type=int, help="pixels that each pixel becomes")
     options = parser.parse_args()
-    rows = []
-    for name, _, folder in (one.partition("=") for one in options.models):
-        model = ratlip.load_model(folder)
+    rows, sizes = [], set()
+    for name, equals, folder in (one.partition("=") for one in options.models):
+        if not equals:
+            parser.error(f"{name} is no NAME=MODEL")
+        try:
+            model = ratlip.load_model(folder)
+        except RatlipError as error:
+            parser.error(str(error))
+        sizes.add(model.config.generator.image_size)
+        if len(sizes) > 1:
+            parser.error(f"{folder} generates images of another size than the models before")
         for prompt in options.prompt or PROMPTS:
             rows.append((f"{name}: {prompt}", [one.image for one in model.generate(prompt, IMAGES)]))
     with whole_file(options.out) as partial:

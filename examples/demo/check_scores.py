@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ class Row:
         return [self.name, goal, *numbers, self._told(self.real), self._told(self.chance)]
 
     def _told(self, value: float | None) -> str:
-        if value is None:
+        if value is None or math.isnan(value):
             return ""
         return f"{value:.1%}" if self.share else f"{value:.2f}"
 
@@ -92,8 +93,9 @@ def rows(scores: dict[str, Any]) -> list[Row]:
     with_goal, others = [], []
     for split, goals in GOALS.items():
         for name in [*goals, *(name for name in models[0][split] if name not in goals)]:
-            first, values = models[0][split][name], [model[split][name]["model"] for model in models]
-            row = Row(f"{split}: {name}", values, goals.get(name), first["real"], first["chance"])
+            told = [model[split].get(name, {}) for model in models]  # nothing of what no caption states
+            values = [one.get("model", math.nan) for one in told]
+            row = Row(f"{split}: {name}", values, goals.get(name), told[0].get("real"), told[0].get("chance"))
             (with_goal if name in goals else others).append(row)
     ratios = [[ratio for row in model["diversity"] for ratio in row["entropy_ratio"].values()] for model in models]
     entropies = [

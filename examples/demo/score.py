@@ -29,8 +29,10 @@ from torch import Tensor
 from ratlip_cli.demo.attributes import ATTRIBUTES, FAMILIES, sample_attributes
 from ratlip_cli.demo.render import render
 from ratlip_cli.demo.said import holds, said
+from ratlip_cli.errors import UsageError
 from ratlip_cli.files import write_text
 from ratlip_cli.sampling import noise_vectors, sample
+from ratlip_cli.training.runs import runs_in
 from ratlip_cli.weights.load import find_model, load_model
 from ratlip_cli.weights.model_folder import Model
 
@@ -185,6 +187,8 @@ def main() -> None:
     args = parser.parse_args()
     for spec in args.models:
         find_model(spec)  # before the first is scored, which takes long
+        if (Path(spec) / "config.toml").is_file() and [run.state for run in runs_in(Path(spec))] != ["finished"]:
+            raise UsageError(f"{spec} is no finished run: `ratlip runs {spec}` says how far it is.")
     classifier = load_classifier()
     scores: dict[str, Any] = {"captions": args.captions, "seed": args.seed, "models": []}
     for spec in args.models:

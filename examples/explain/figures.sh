@@ -5,8 +5,10 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 model=${1:-ratlip-demo}
 count=${2:-200}
+if [ -e "$model" ]; then model=$(cd "$model" && pwd); fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+export RATLIP_DATA="$work/data"  # not where other data are
 cd "$work"
 
 ratlip prepare demo --count $((10 * count))  # a tenth of them is the test split

@@ -126,10 +126,10 @@ def result_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obj
     """The result as a table: the first column to the left, the others to the right."""
     table = Table(title=Text(title), title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
-    width = None if sys.stdout.isatty() else 160
+    width = None if sys.stdout.isatty() else 10_000  # nothing is cut or broken where no window is
     Console(width=width, highlight=False).print(table)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import zlib
 from collections.abc import Mapping, Sequence
 
@@ -42,7 +41,7 @@ def decode_segments(encoded: Mapping[str, object]) -> dict[str, NDArray[np.bool_
     height, width = size
     try:
         unpacked = zlib.decompressobj().decompress(base64.b64decode(runs, validate=True), 2 * height * width + 1)
-    except (binascii.Error, zlib.error) as error:
+    except (ValueError, zlib.error) as error:
         raise _damaged(str(error)) from error
     pairs = np.frombuffer(unpacked[: len(unpacked) // 2 * 2], dtype=np.uint8).reshape(-1, 2)
     if int(pairs[:, 1].sum(dtype=np.int64)) != height * width:

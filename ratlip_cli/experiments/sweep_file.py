@@ -38,7 +38,7 @@ from ratlip_cli.experiments.protocol import Protocol
 from ratlip_cli.families import family_of
 from ratlip_cli.files import decoded
 from ratlip_cli.setting import Value, check_seed, settings_of
-from ratlip_cli.training.settings import SETTINGS, TrainSettings, checked, resolve_settings
+from ratlip_cli.training.settings import SETTINGS, TrainSettings, checked, read_settings, resolve_settings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -207,10 +207,13 @@ def _settings(
     where: str, common: Mapping[str, Value], own: Mapping[str, Value], config: str | None, shown: int
 ) -> TrainSettings:
     """The settings of a row; of what stays, those that its family has."""
-    family = family_of(str(own.get("variant", common.get("variant", TrainSettings.variant))))
-    known = {*SETTINGS, *family.sizes, *family.weights} - family.unused
-    given = {"keep": KEEP, **{name: value for name, value in common.items() if name in known}, **own}
     try:
+        variant = own.get("variant", common.get("variant"))
+        if variant is None and config is not None:
+            variant = read_settings(config).get("variant")
+        family = family_of(str(variant or TrainSettings.variant))
+        known = {*SETTINGS, *family.sizes, *family.weights} - family.unused
+        given = {"keep": KEEP, **{name: value for name, value in common.items() if name in known}, **own}
         settings = resolve_settings({**given, "steps": 1}, config)
         family.check_trained(settings)
         if settings.batch_size > shown:

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from ratlip_cli.experiments.compare import Cell, Row, Table, protocol_of
 from ratlip_cli.experiments.ledger import BETTER, shown_name
@@ -108,13 +108,17 @@ def _texts(table: Table, metric: str) -> tuple[list[str], list[list[str]]]:
 
 def _cell_texts(row: Row, cell: Cell | None) -> list[str]:
     if cell is None:
-        return ["0", *["-"] * 5, "no scores" if not row.runs else "not scored"]
+        return ["0", *["-"] * 5, _no_scores(row)]
     own = cell.estimate
     spread = f" ± {own.sd:.{_decimals(own)}f}" if own.sd is not None else ""
     texts = [str(own.seeds), mean(own) + spread, interval(own)]
     if cell.comparison is None:
         return [*texts, "-", "-", "-", "-"]
     return [*texts, *_comparison_texts(cell.comparison)]
+
+
+def _no_scores(row: Row) -> str:
+    return "not scored" if row.runs else "no scores"
 
 
 def _comparison_texts(comparison: Comparison) -> list[str]:
@@ -131,9 +135,9 @@ def _records(table: Table) -> Iterator[dict[str, object]]:
     for metric in table.metrics:
         for row in table.rows:
             cell = table.cells.get((row.name, metric))
-            if cell is None:
-                continue
-            own, comparison = asdict(cell.estimate), cell.comparison
+            own = dict.fromkeys(field.name for field in fields(Estimate)) | {"seeds": 0, "images": 0}
+            own |= {} if cell is None else asdict(cell.estimate)
+            comparison = None if cell is None else cell.comparison
             difference = comparison.difference if comparison and comparison.difference.seeds else None
             yield {
                 "metric": metric,
@@ -144,8 +148,8 @@ def _records(table: Table) -> Iterator[dict[str, object]]:
                 "difference_high": difference and difference.high,
                 "difference_seeds": comparison and comparison.difference.seeds,
                 "p_holm": comparison and comparison.p,
-                "verdict": comparison and comparison.verdict,
-                "printed": cell.printed,
+                "verdict": _no_scores(row) if cell is None else comparison and comparison.verdict,
+                "printed": cell and cell.printed,
                 "shown_as": shown_name(metric, protocol),
                 "images_scored": protocol.get("images"),
             }
