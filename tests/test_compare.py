@@ -436,6 +436,11 @@ def test_every_format_has_the_same_numbers(sweep: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(texts["csv"])))
     assert [float(row["mean"]) for row in rows] == [cell["mean"] for cell in content["cells"]]
     assert len(rows) == 6
+    without_scores = {"state": BROKEN, "reason": "the loss is not finite", "scores": {}}
+    entries = [replace(one, **without_scores) if one.row == "rat" else one for one in read_ledger(sweep)]
+    write_ledger(sweep, entries)
+    without = list(csv.DictReader(io.StringIO(ratlip("compare", sweep, "--format", "csv").out)))
+    assert [(row["seeds"], row["verdict"]) for row in without if row["row"] == "rat"] == [("0", "no scores")] * 2
     low, high = (content["cells"][2][f"difference_{end}"] for end in ("low", "high"))
     assert 0 < low < 2 < high + 0.5
     shown = f"[{low:.2f}, {high:.2f}]"

@@ -556,9 +556,9 @@ def test_nobody_waits_for_busy_workers_one_after_the_other(monkeypatch: pytest.M
     for what in ("kill", "join"):
         plain = getattr(BaseProcess, what)
 
-        def noted(process: BaseProcess, *given: Any, what: str = what, plain: Any = plain) -> Any:
-            ended.append(what)
-            return plain(process, *given)
+        def noted(process: BaseProcess, *given: Any, _what: str = what, _plain: Any = plain, **more: Any) -> Any:
+            ended.append(_what)
+            return _plain(process, *given, **more)
 
         monkeypatch.setattr(BaseProcess, what, noted)
     loaders = [

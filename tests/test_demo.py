@@ -216,6 +216,7 @@ def test_long_runs_of_segments_come_back() -> None:
         {"size": "big"},
         {"runs": "!"},
         {"runs": "AAAA"},
+        {"runs": "\u00e9"},
         {"names": None},
         {"runs": ""},
     ],

@@ -84,6 +84,14 @@ def test_the_table_and_its_json(tmp_path: Path) -> None:
     assert (run["run"], run["state"], run["steps"]) == ("elsewhere/[bold]a[bold]", "finished", 100)
 
 
+def test_names_that_differ_at_their_end_are_told_apart(tmp_path: Path) -> None:
+    names = [f"elsewhere/{'a-very-long-name-' * 12}{number}" for number in (1, 2)]
+    for name in names:
+        make_run(tmp_path / name, 100)
+    out = ratlip("runs", "elsewhere").out
+    assert [name for name in names if name in out] == names
+
+
 def test_no_runs_are_no_error_and_no_folder_is_one() -> None:
     none = ratlip("runs")
     assert (none.code, none.out) == (0, "")

@@ -79,7 +79,8 @@ def learn(context: Context, trainer: Trainer, dataset: CaptionedImages, workers:
             trained += time.monotonic() - began
             if trainer.steps_done == 1:
                 first_step = trained  # kernels are loaded and chosen in it
-            is_last = time.monotonic() >= end or trainer.steps_done >= trainer.settings.total_steps(len(dataset))
+            is_over = trainer.steps_done > 1 and time.monotonic() >= end
+            is_last = is_over or trainer.steps_done >= trainer.settings.total_steps(len(dataset))
             if is_last or trained >= next_score:
                 next_score = trained + EVERY
                 series.append(scored(trainer, wanted, columns) | {"seconds": trained, "step": trainer.steps_done})

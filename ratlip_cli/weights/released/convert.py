@@ -174,7 +174,6 @@ def _refuse(request: Conversion, what: str) -> None:
         "--discriminator": bool(request.discriminators),
         "--half": request.half,
         "--no-ema": not request.ema,
-        "--clip": request.clip != DEFAULT_CLIP,
     }
     for option, is_given in given.items():
         if is_given:
