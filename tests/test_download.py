@@ -30,8 +30,9 @@ CONTENT = bytes(range(256)) * 4000
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     monkeypatch.setattr(download, "BACK_OFF", 0.001)
-    stalls = "stall" in request.node.name  # else nobody is to be given up who only is slow
-    monkeypatch.setattr(download, "TIMEOUT", 1.0 if stalls else 30.0)
+    case = getattr(request.node, "callspec", None)
+    stalls = case is not None and "stall" in case.params.get("misdeeds", ())
+    monkeypatch.setattr(download, "TIMEOUT", 1.0 if stalls else 30.0)  # none is given up that only is slow
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
