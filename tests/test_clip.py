@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import random
 import shutil
@@ -72,6 +73,8 @@ def test_vectors_equal_open_clip(vision: dict[str, int]) -> None:
 @pytest.mark.parametrize("pool", [{}, {"pool_type": "eos", "eos_id": 49407}])
 def test_words_are_open_clips_hidden_states(pool: dict[str, object]) -> None:
     """Its tokens after the final layer norm; the end says which of them are real."""
+    if pool and "eos_id" not in inspect.signature(open_clip.CLIPTextCfg).parameters:
+        pytest.skip("this open_clip knows one end of a text alone")
     torch.manual_seed(1)
     config = {**TINY_CLIP, "text_cfg": {**TINY_CLIP["text_cfg"], **pool}}
     model = open_clip.CLIP(**config).eval()
