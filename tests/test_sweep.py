@@ -89,21 +89,17 @@ def opened(file: Path, **more: object) -> SweepFolder:
     return folder
 
 
-def test_what_stays_holds_for_a_family_that_the_config_names(tmp_path: Path, write: Write) -> None:
+@pytest.mark.parametrize(("variant", "name", "value"), [("lafite", "r1_gamma", 0.123), ("ratlip", "hidden_size", 12)])
+def test_what_stays_holds_for_a_family_that_the_config_names(
+    tmp_path: Path, write: Write, variant: str, name: str, value: float
+) -> None:
     config = tmp_path / "base.toml"
-    config.write_text('variant = "lafite"\n', encoding="utf-8")
+    config.write_text(f'variant = "{variant}"\n', encoding="utf-8")
     rows = {"small": {"batch_size": 8}, "large": {"batch_size": 16}}
-    content = {
-        "images_shown": 64,
-        "seeds": 1,
-        "config": str(config),
-        "settings": {"dataset": "demo", "r1_gamma": 0.123},
-    }
-    for given in (content, {**content, "config": "cub", "settings": {"dataset": "cub", "hidden_size": 12}}):
-        for run in read_sweep(write({**given, "rows": rows})).runs:
-            settings = run.settings
-            told = settings.objective["r1_gamma"] if given is content else settings.model["hidden_size"]
-            assert told == (0.123 if given is content else 12)
+    settings = {"dataset": "demo", name: value}
+    content = {"images_shown": 64, "seeds": 1, "config": str(config), "settings": settings, "rows": rows}
+    own = [run.settings.flat() for run in read_sweep(write(content)).runs]
+    assert [(one["variant"], one[name]) for one in own] == [(variant, value)] * 2
 
 
 def test_runs_are_rows_times_seeds_with_steps_by_the_images_shown(write: Write, content: dict) -> None:

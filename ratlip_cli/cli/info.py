@@ -11,8 +11,9 @@ from ratlip_cli.cli import console
 from ratlip_cli.cli.options import Json, ModelNoun, check_model_name, choice, complete_model, noun
 from ratlip_cli.errors import UsageError
 from ratlip_cli.families import FAMILIES, family_of
+from ratlip_cli.setting import DEFAULT_CLIP
 
-CLIP = "ViT-B-32-quickgelu"
+CLIP = DEFAULT_CLIP.partition(":")[0]
 """That of a new model, where none is named."""
 
 

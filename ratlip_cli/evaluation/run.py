@@ -158,8 +158,9 @@ def evaluate(request: EvaluationRequest, progress: Progress = silent) -> Evaluat
     inputs = model_inputs(model, split, request)
     if not known and (other := unlike_trained_on(split.path, model.config.training)):
         inputs = replace(inputs, notes=(*inputs.notes, other))
-    if split.split == "test" and not (request.dataset and unlike_trained_on(split.path, model.config.training)):
-        inputs = replace(inputs, notes=(*inputs.notes, *_chosen_by_scores(model.folder)))
+    chosen = _chosen_by_scores(model.folder) if split.split == "test" else []
+    if chosen and not (request.dataset and unlike_trained_on(split.path, model.config.training)):
+        inputs = replace(inputs, notes=(*inputs.notes, *chosen))
     captions, scoring = inputs.captions, [network.clip for network in networks.clips]
     inputs = _noted(inputs, list(dict.fromkeys([model.text_encoder, *scoring])))
     _say_counts(inputs, networks)
