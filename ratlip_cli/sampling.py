@@ -94,6 +94,9 @@ class TorchModel:
 
     def encoded(self, prompt: str) -> tuple[Tensor, Tensor]:
         """Condition and text vector of a prompt, each of one row, on the CPU."""
+        return self._model.sampler.alone(lambda: self._encoded(prompt))
+
+    def _encoded(self, prompt: str) -> tuple[Tensor, Tensor]:
         model = self._model
         text = model.clip.encode_text([prompt])
         is_all = type(model.family).rows is Family.rows and model.text_encoder is model.clip

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
+import platform
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +17,10 @@ from torch import Tensor, nn
 
 from ratlip_cli.cli import waiting
 from ratlip_cli.fast.sampling import CHUNK
+from ratlip_cli.fast.swaps import swap_rows
 from ratlip_cli.fast.workers import spread
 from ratlip_cli.pixels import to_uint8
-from ratlip_cli.sampling import Sample, generate, noise_vectors, sample
+from ratlip_cli.sampling import Sample, TorchModel, generate, noise_vectors, sample
 from ratlip_cli.threads import available_threads
 from ratlip_cli.weights.load import DEMO, load_model
 from ratlip_cli.weights.model_folder import Model
@@ -65,6 +70,50 @@ def test_generated_images_and_their_similarities_depend_on_prompt_seed_and_index
     assert by_place(list(generate(model, PROMPTS[:1], indices=[2, 0]))).items() <= every.items()
     torch.set_num_threads(1)
     assert by_place(list(generate(model, PROMPTS[::-1], 2))).items() <= every.items()
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_prompt_is_encoded_alike_by_however_many_threads(model: Model) -> None:
+    colours, birds = ("red", "blue", "yellow", "green"), ("bird", "bird with black wings", "flower with six petals")
+    prompts = [f"a {colour} {what}" for colour in colours for what in birds]
+    encoded = {}
+    for number in (1, 2, 3):
+        torch.set_num_threads(number)
+        encoded[number] = [torch.cat(TorchModel(model).encoded(prompt)) for prompt in prompts]
+    assert all(torch.equal(torch.cat(encoded[1]), torch.cat(encoded[number])) for number in (2, 3))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(192, 256), (64, 3), (100, 256), (17, 5), (64, 4096)])
+def test_a_row_times_a_matrix_depends_on_no_other_row(inputs: int, outputs: int) -> None:
+    network = nn.ModuleList([nn.Linear(inputs, outputs), nn.LSTMCell(inputs, outputs // 4 + 1)])
+    x, expected = torch.randn(2 * CHUNK, inputs), []
+    with torch.no_grad():
+        plain = [network[0](x), network[1](x)[0]]
+        swap_rows(network)
+        rows = [network[0](x), network[1](x)[0]]
+        for row in range(len(x)):
+            order = torch.randperm(len(x))[: row + 1]
+            expected.append([network[0](x[order]), network[1](x[order])[0], order])
+    for number, (ours, theirs) in enumerate(zip(rows, plain, strict=True)):
+        torch.testing.assert_close(ours, theirs)
+        assert all(torch.equal(some[number], ours[some[2]]) for some in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="MKL is the library of x86 processors alone")
+def test_it_holds_with_the_kernels_of_an_older_cpu_too() -> None:
+    """MKL's kernels for AVX2 multiply the last of eight rows in another way than the first, and round it otherwise."""
+    older = {"MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    chosen = ["-k", "depend", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist", "-q"]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", *chosen, __file__],
+        env=os.environ | older,
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stdout
 
 
 def test_best_of_is_of_each_prompt(model: Model) -> None:

@@ -27,8 +27,7 @@ class FastCLIP(FrozenCLIP):
 
     def _image_vector(self, tokens: Tensor) -> Tensor:
         class_token = self.visual.transformer.resblocks[-1](tokens, queries=1)[:, 0]
-        vector: Tensor = self.visual.ln_post(class_token) @ self.visual.proj
-        return vector
+        return fixed_linear(self.visual.ln_post(class_token), self.visual.proj.t(), None)
 
 
 class CutCLIP(CLIP):

@@ -13,9 +13,9 @@ from ratlip_cli.fast.attention import spatial_affine
 from ratlip_cli.fast.chunks import CACHE_BYTES
 from ratlip_cli.fast.clip import in_bf16
 from ratlip_cli.fast.onednn import PackedConv
-from ratlip_cli.fast.swaps import Swap, sharing_copy, swap_generator
+from ratlip_cli.fast.swaps import Swap, sharing_copy, swap_generator, swap_rows
 from ratlip_cli.fast.upsampling import UpsamplingConv
-from ratlip_cli.fast.workers import spread
+from ratlip_cli.fast.workers import Result, spread
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.model.shuffle_attention import SAConv, ShuffleAttention
@@ -46,6 +46,8 @@ class Sampler:
         self.device = next(generator.parameters()).device
         is_small = isinstance(self.generator, Generator) and images_at_once(self.generator) >= CHUNK
         self.chunk = CHUNK if is_small and self.device.type == "cpu" else 1
+        if self.chunk > 1:
+            swap_rows(self.generator)
 
     @property
     def together(self) -> int:
@@ -96,6 +98,10 @@ class Sampler:
         chunks = zip(*(torch.split(one, self.chunk) for one in filled), strict=True)
         made = [work(*chunk) for chunk in chunks] if self.chunk == 1 else spread(work, chunks)
         return torch.cat(made)[:count]
+
+    def alone(self, work: Callable[[], Result]) -> Result:
+        """work(), by one thread where `each` has it done by one: the same however many threads there are."""
+        return work() if self.chunk == 1 else spread(work, [()])[0]
 
     def _rows(self, noise: Tensor, text: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield from zip(torch.split(noise.to(self.device), size), torch.split(text.to(self.device), size), strict=True)

@@ -16,6 +16,7 @@ from ratlip_cli.fast.attention import FastSAConv, FastShuffleAttention
 from ratlip_cli.fast.clip import CutCLIP, FastCLIP, FastQuickGELU, FixedSelfAttention
 from ratlip_cli.fast.onednn import FixedLinear, is_usable
 from ratlip_cli.fast.referee import FastReferee
+from ratlip_cli.fast.rows import RowLinear, RowLSTMCell
 from ratlip_cli.fast.upsampling import ColourConv, ExportedGBlock, FastGBlock, UpsamplingConv
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.discriminator import Referee
@@ -90,6 +91,11 @@ def swap_generator(generator: nn.Module, swaps: frozenset[Swap]) -> nn.Module:
             if isinstance(module, Generator | SAConv):
                 module.activation.inplace = True
     return generator
+
+
+def swap_rows(generator: nn.Module) -> None:
+    """Let every linear layer and LSTM cell multiply row by row, in place."""
+    _swap(generator, {nn.Linear: RowLinear, nn.LSTMCell: RowLSTMCell})
 
 
 def for_export(generator: nn.Module) -> nn.Module:

@@ -6,12 +6,15 @@ import functools
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+Result = TypeVar("Result")
 
-def spread(work: Callable[..., Tensor], pieces: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
+
+def spread(work: Callable[..., Result], pieces: Iterable[tuple[Tensor, ...]]) -> list[Result]:
     """[work(*piece) for piece in pieces], without gradients, each piece by one thread, which takes the next when done.
 
     As many threads as PyTorch has in the caller's, whose autocast holds in them too. Layers are not cut among threads,
@@ -20,7 +23,7 @@ def spread(work: Callable[..., Tensor], pieces: Iterable[tuple[Tensor, ...]]) ->
     """
     dtype, enabled = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
 
-    def alone(piece: tuple[Tensor, ...]) -> Tensor:
+    def alone(piece: tuple[Tensor, ...]) -> Result:
         with torch.no_grad(), torch.autocast("cpu", dtype, enabled):
             return work(*piece)
 
