@@ -276,8 +276,8 @@ def _lock(descriptor: int) -> bool:
             import fcntl
 
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:  # of a file system that knows no locks, nobody is kept from anything
+        return sys.platform != "win32" and not isinstance(error, BlockingIOError | PermissionError)
     return True
 
 

@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -19,12 +21,14 @@ from command_line import Answer, ratlip, ratlip_process
 from formula_weights import write_inception
 from PIL import Image
 
+from ratlip_cli.cli.evaluate import _checks, _rounded
 from ratlip_cli.data.layout import DatasetInfo, Record
 from ratlip_cli.data.writer import write_dataset
 from ratlip_cli.errors import RatlipError
 from ratlip_cli.evaluation.images import GeneratedImages, SplitImages
 from ratlip_cli.evaluation.inception import INCEPTION
 from ratlip_cli.evaluation.journal import Journal
+from ratlip_cli.evaluation.run import Evaluation, Score
 from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.weights.clip_files import load_clip
@@ -113,6 +117,14 @@ def test_a_missed_threshold_exits_with_3_after_the_result(model_folder: Path) ->
     assert ", below the 99 of --min-clip-score" in missed.err
     alone = ratlip(*run, "--max-fid", "1e-9")  # the metric is measured because it has a threshold
     assert (alone.code, set(json.loads(alone.out)["metrics"])) == (3, {"fid_clip"})
+
+
+def test_a_threshold_missed_by_less_than_is_shown_is_told_in_full() -> None:
+    score = Score("fid", "fid", 15.00001, None, "Inception", 10, 10, 0.0, None)
+    evaluation = cast(Evaluation, SimpleNamespace(score=lambda _: score))
+    assert _checks(evaluation, {"--max-fid": 15})[1] == ["fid is 15.00001, above the 15 of --max-fid"]
+    assert _checks(evaluation, {"--max-fid": 14})[1] == ["fid is 15.0000, above the 14 of --max-fid"]
+    assert (_rounded(0.00004), _rounded(0.0), _rounded(1.23456)) == ("4e-05", "0.0000", "1.2346")
 
 
 @pytest.fixture

@@ -22,8 +22,10 @@ import torch
 import torch.distributed as dist
 from command_line import ratlip
 from torch import nn
+from torch.distributed.launcher.api import LaunchConfig
 
 from ratlip_cli import processes
+from ratlip_cli.cli import signals
 from ratlip_cli.data.parallel import usable_cores
 from ratlip_cli.distributed import GlobalBatchNorm1d, GlobalBatchNorm2d, World, _buckets, _dense
 from ratlip_cli.errors import UsageError
@@ -586,6 +588,32 @@ def test_a_signal_at_one_process_saves_and_ends_all(
     assert "everything is saved" in err
     last = records(run)[-1]["step"]
     assert (run / "checkpoints" / f"step_{last:08d}").is_dir()
+
+
+@pytest.mark.slow
+def test_sigusr1_at_the_command_itself_is_sigterm(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    """A job that is told its time is nearly over tells every process of it, or this one alone."""
+    run = tmp_path / "run"
+    process = train(*options(tiny_settings, steps=4000, out=str(run)), "--devices", "2")
+    steps_come(process, run, 3)
+    process.send_signal(signal.SIGUSR1)
+    code, _, err = ended(process, 60)
+    assert code == 128 + signal.SIGTERM
+    assert err.count("error:") == 1
+    assert "everything is saved" in err
+
+
+@pytest.mark.slow
+def test_nohup_holds_for_all_processes(tiny_settings: TrainSettings, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with signals.handled([signal.SIGHUP], signal.SIG_IGN):  # type: ignore[arg-type]
+        process = train(*options(tiny_settings, steps=4000, out=str(run)), "--devices", "2", start_new_session=True)
+    steps_come(process, run, 3)
+    os.killpg(process.pid, signal.SIGHUP)
+    if "signals_to_handle" in LaunchConfig.__dataclass_fields__:
+        steps_come(process, run, len(records(run)) + 10)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process, 60)[0] == 128 + signal.SIGTERM
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -13,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -189,6 +191,21 @@ def test_two_at_once_the_second_says_so(tmp_path: Path) -> None:
         assert free
         with pytest.raises(DataError, match="another ratlip is downloading"):
             fetch(RemoteFile("x.bin", ("http://127.0.0.1:1/",), "the page"), tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="flock is of Unix")
+def test_where_a_file_system_knows_no_locks_nobody_is_kept_from_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    def refused(number: int, *_given: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for number, is_free in ((errno.ENOSYS, True), (errno.ENOLCK, True), (errno.EAGAIN, False), (errno.EACCES, False)):
+        monkeypatch.setattr(fcntl, "flock", partial(refused, number))
+        with locked(tmp_path / ".lock") as free:
+            assert free is is_free
 
 
 def test_a_lock_file_is_removed_by_who_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ from ratlip_cli.evaluation.feature_file import FeatureFile, feature_writer, kept
 from ratlip_cli.evaluation.images import Captions, GeneratedImages, Images, SplitImages, some_images
 from ratlip_cli.evaluation.inception import INCEPTION, ImageNetInception, InceptionNetwork, find_weights
 from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_folder
+from ratlip_cli.evaluation.metrics import RANGES
 from ratlip_cli.evaluation.networks import ClipNetwork, Networks, load_networks
 from ratlip_cli.evaluation.request import METRICS, EvaluationRequest
 from ratlip_cli.evaluation.run import Evaluation, _noted, evaluate, score_inputs
@@ -190,6 +191,14 @@ def test_interval_has_the_width_of_the_standard_error(random: np.random.Generato
     low, high = interval(values.mean(), [np.average(values, weights=counts.fake) for counts in resampled])
     assert low < values.mean() < high
     assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.15)
+
+
+def test_an_interval_stays_in_the_range_of_its_metric() -> None:
+    replicates = [0.9, 0.95, 1.0, 1.0]
+    assert interval(0.995, replicates)[1] > 1
+    assert interval(0.995, replicates, *RANGES["precision"])[1] == 1
+    assert interval(0.01, replicates, *RANGES["fid"])[0] == 0
+    assert interval(0.01, replicates, *RANGES.get("kid", ()))[0] < 0
 
 
 def test_fakes_of_a_scene_come_and_go_together() -> None:
@@ -637,6 +646,20 @@ def test_the_fingerprint_changes_with_all_that_decides_the_score(
     ]
     assert len(set(fingerprints)) == len(fingerprints)
     assert evaluated(model, dataset, replace(request, bootstrap=40)).fingerprint == fingerprints[0]
+
+
+def test_whose_the_captions_are_decides_r_precision_alone(model: Model, dataset: CaptionedImages) -> None:
+    """Captions of one image do not compete with one another."""
+
+    def fingerprint(*metrics: str, moved: int) -> str:
+        request = EvaluationRequest(metrics=metrics, captions_per_image=1)
+        inputs = model_inputs(model, dataset, request)
+        assert inputs.captions is not None
+        inputs.captions.scenes[1] += moved
+        return score_inputs(inputs, request, load_networks(request, model.device, model)).fingerprint
+
+    assert fingerprint("r-precision", moved=0) != fingerprint("r-precision", moved=1)
+    assert fingerprint("clip-score", moved=0) == fingerprint("clip-score", moved=1)
 
 
 def test_captions_are_encoded_where_something_uses_their_vectors(

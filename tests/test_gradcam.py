@@ -391,6 +391,17 @@ def test_an_explanation_holds_maps_numbers_and_segments(model: Model, birds: Pat
     assert again.record() == result.record()
 
 
+def test_images_have_random_orders_of_their_own(model: Model, tmp_path: Path) -> None:
+    """Orders that all images shared would err to the same side in all of them, and intervals would not know it."""
+    files = [tmp_path / "one.png", tmp_path / "two.png"]
+    for file in files:
+        to_images(random_images(1, 32))[0].save(file)
+    request = GradCamRequest("a red bird", images=tuple(files), models=(model, model))
+    told = [[area.random for area in each.faithfulness] for each in explain(request).explanations]
+    assert told[0] != told[1]
+    assert told[2:] == told[:2], "another model's are the same, for a fair comparison"
+
+
 def test_a_request_gives_a_result_that_shows_says_and_saves(model: Model, tmp_path: Path) -> None:
     reports: list[tuple[str, int, int | None, str]] = []
     request = GradCamRequest(PROMPT, models=(model,), words=("wings",), seed=2)

@@ -210,6 +210,8 @@ def test_captions_share_their_noise_vectors(model: Model) -> None:
         for number, image in enumerate(to_images(captions.images[noise])):
             assert image.tobytes() == expected[3 * number + noise]
     np.testing.assert_allclose(np.linalg.norm(captions.vectors, axis=-1), 1)
+    expected_angles = [np.mean(angles(*captions.vectors[k : k + 2])) for k in range(2)]  # captions are not samples
+    np.testing.assert_allclose(captions.noise_angles, expected_angles)
 
 
 def test_the_discriminators_space_is_its_extractor(model: Model) -> None:

@@ -10,16 +10,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import tomli_w
 import torch
 from command_line import ratlip
+from conftest import PREPROCESS, TINY_CLIP
 from explain_model import clip_of_grid, model_of
 from made_sweep import make_run
 from safetensors.numpy import load_file, save_file
 
 from ratlip_cli.cli.reproduce import BEGIN, END, _show_table
 from ratlip_cli.data.dataset import CaptionedImages
+from ratlip_cli.data.layout import METADATA
 from ratlip_cli.data.prepare import prepare
 from ratlip_cli.data.request import PrepareRequest
 from ratlip_cli.demo.attribute_classifier import load_classifier
@@ -59,8 +62,9 @@ from ratlip_cli.experiments.sweep import SweepFolder, SweepRequest, remove_unbeg
 from ratlip_cli.experiments.sweep_file import Sweep, read_sweep
 from ratlip_cli.file_kinds import tensor_metadata
 from ratlip_cli.pixels import from_image
-from ratlip_cli.training.settings import TrainSettings
+from ratlip_cli.training.settings import TrainSettings, settings_of_run
 from ratlip_cli.training.start import open_session
+from ratlip_cli.weights.clip_files import save_clip
 from ratlip_cli.weights.load import load_model
 from ratlip_cli.weights.model_folder import DISCRIMINATOR_FILE
 
@@ -574,14 +578,76 @@ def test_a_measure_of_a_dataset_that_is_gone_is_told_by_its_name(
     assert tensor_metadata(angles) == {
         "model": entry.model_fingerprint,
         "data": entry.data["fingerprint"],
+        "scored": entry.protocol["data_fingerprint"],
         "classifier": "",
         "how": HOW[ANGLES_FILE],
     }
-    write_ledger(tmp_path / "sweep", [replace(entry, data={**entry.data, "fingerprint": "of other data"})])
     before = angles.read_bytes()
-    with pytest.raises(DataError, match="sweep/run was trained on: its captions or images differ"):
-        measures.measure_runs(tmp_path / "sweep", measures.ANGLES, "cpu")
-    assert angles.read_bytes() == before
+    for other in (
+        replace(entry, data={**entry.data, "fingerprint": "of other data"}),
+        replace(entry, protocol={**entry.protocol, "data_fingerprint": "of other data"}),
+    ):
+        write_ledger(tmp_path / "sweep", [other])
+        with pytest.raises(DataError, match="sweep/run was trained and scored on: captions or images differ"):
+            measures.measure_runs(tmp_path / "sweep", measures.ANGLES, "cpu")
+        assert angles.read_bytes() == before
+    write_ledger(tmp_path / "sweep", [entry])
+    shutil.rmtree(data / "train")  # as where rendered data are made again for scores
+    values = load_file(angles)
+    angles.unlink()
+    measures.measure_runs(tmp_path / "sweep", measures.ANGLES, "cpu")
+    np.testing.assert_equal(load_file(angles), values)
+
+
+@pytest.fixture
+def trained(tmp_path: Path, tiny_settings: TrainSettings, tiny_dataset: Path, tiny_clip: Path) -> Path:
+    """A run of two steps on data and by a CLIP of its own, which lie beside it."""
+    shutil.copytree(tiny_dataset, tmp_path / "colours")
+    shutil.copytree(tiny_clip, tmp_path / "clip")
+    places = {"dataset": str(tmp_path / "colours"), "clip": str(tmp_path / "clip"), "out": str(tmp_path / "run")}
+    for _ in open_session(tiny_settings.replaced(**places, steps=2)).run():
+        pass
+    return tmp_path / "run"
+
+
+def test_a_run_is_scored_by_its_own_clip_wherever_that_is_now(trained: Path) -> None:
+    protocol = Protocol(metrics=("fid", "clip-score"), features="clip")
+    scores = score_run(trained, protocol, "cpu").scores
+    clip = trained.parent / "clip"
+    shutil.rmtree(clip)
+    assert score_run(trained, protocol, "cpu").scores == scores
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        other = open_clip.CLIP(**TINY_CLIP)
+    save_clip(clip, {"model_cfg": TINY_CLIP, "preprocess_cfg": PREPROCESS}, other.state_dict())
+    assert score_run(trained, protocol, "cpu").scores == scores
+    assert score_run(trained, replace(protocol, clip=str(clip)), "cpu").scores != scores
+
+
+def test_a_run_is_not_scored_on_data_that_only_have_the_name(trained: Path) -> None:
+    entry = score_run(trained, Protocol(metrics=("clip-score",)), "cpu")
+    records = trained.parent / "colours" / "train" / METADATA
+    records.write_text(records.read_text(encoding="utf-8").replace("a ", "one "), encoding="utf-8")
+    with pytest.raises(DataError, match=r"run cannot be scored: .*colours has the name of the dataset"):
+        score_run(trained, Protocol(metrics=("clip-score",)), "cpu")
+    assert read_entry(trained) == entry
+
+
+def test_scores_of_too_few_images_are_none(trained: Path, tmp_path: Path) -> None:
+    protocol = Protocol(metrics=("precision-recall",), features="clip", limit=2)
+    settings = settings_of_run(trained)
+    with pytest.raises(DataError, match="too few real images: 2; precision-recall take at least 4"):
+        score_run(trained, protocol, "cpu")
+    with pytest.raises(DataError, match="too few real images: 2; precision-recall take at least 4"):
+        score.check_scoring(protocol, settings, tmp_path)
+
+
+def test_images_shown_are_those_of_every_batch_size(trained: Path) -> None:
+    size = settings_of_run(trained).batch_size
+    for _ in open_session(settings_of_run(trained).replaced(resume=str(trained), steps=5, batch_size=2)).run():
+        pass
+    assert size != 2
+    assert score_run(trained, Protocol(metrics=("clip-score",)), "cpu").images_shown == 2 * size + 3 * 2
 
 
 def small_papers(folder: Path, tiny_clip: Path, tiny_settings: TrainSettings, dataset: Path) -> Path:

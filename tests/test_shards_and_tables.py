@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import tarfile
@@ -255,6 +256,34 @@ def test_a_stream_reads_joined_shards_to_their_end(tmp_path: Path) -> None:
     assert streamed(one + cut) == ([("1.jpg", ("1",))], "cut short or damaged: it has no end")
     (tmp_path / "both.tar").write_bytes(one + cut)
     assert "both.tar/its rest" in read(tmp_path / "both.tar")[1]
+
+
+def test_a_stream_reads_all_parts_that_gzip_packed(tmp_path: Path) -> None:
+    one, two = (
+        shard(tmp_path / f"{number}.tar", {f"{number}.jpg": png(), f"{number}.txt": number}).read_bytes()
+        for number in ("1", "2")
+    )
+    both = [("1.jpg", ("1",)), ("2.jpg", ("2",))]
+    assert streamed(gzip.compress(one) + gzip.compress(two)) == (both, "")
+    joined = one + two
+    assert streamed(b"".join(gzip.compress(joined[k : k + 700]) for k in range(0, len(joined), 700))) == (both, "")
+
+
+def test_a_stream_refuses_what_would_land_outside_and_links(tmp_path: Path) -> None:
+    place = tmp_path / "x.tar"
+    with tarfile.open(place, "w") as archive:
+        for name in ("../1.png", "2.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(png())
+            archive.addfile(info, io.BytesIO(png()))
+        link = tarfile.TarInfo("3.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "2.png"
+        archive.addfile(link)
+    found = [*webdataset.streamed(io.BytesIO(place.read_bytes()))]
+    assert {item.name: item.reason for item in found if isinstance(item, Problem)} == {
+        "../1.png": "it would land outside its folder, and is refused",
+        "3.png": "a link in an archive is refused",
+    }
 
 
 def test_a_stream_reads_no_name_of_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

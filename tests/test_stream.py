@@ -258,6 +258,14 @@ def test_images_that_all_fail_end_the_stream_before_another_batch(tmp_path: Path
         read(StreamReader(opened(tmp_path), 6), 4)
 
 
+def test_an_empty_shard_is_one_of_no_images(tmp_path: Path) -> None:
+    write_shards(tmp_path, 3, 2)
+    write_shard(tmp_path, 1, {})
+    assert len(opened(tmp_path)) == 4
+    (tmp_path / "00001_stats.json").unlink()
+    assert len(opened(tmp_path)) == 0, "nobody knows"
+
+
 def test_a_stream_of_which_too_many_shards_are_gone_is_not_looked_through(tmp_path: Path) -> None:
     write_shards(tmp_path, 12, 6)
     for number in range(11):

@@ -403,13 +403,16 @@ def test_a_signal_just_after_the_beginning_lets_it_end_in_order(
     assert ratlip("train", "--resume", settings.out).code == 0
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted."), (signal.SIGUSR1, 143, "terminated.")]
+)
+@pytest.mark.parametrize("during", ["create_model_folder", "import_for"])
 def test_a_signal_before_a_run_has_begun_leaves_no_run_folder(
-    settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
+    number: int, code: int, said: str, during: str, settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = start.create_model_folder
-    monkeypatch.setattr(start, "create_model_folder", interrupted(1, signal.SIGINT, made))
+    monkeypatch.setattr(start, during, interrupted(1, number, getattr(start, during)))
     stopped = ratlip("train", *options(settings))
-    assert (stopped.code, stopped.err.splitlines()[-1]) == (130, "error: interrupted.")
+    assert (stopped.code, stopped.err.splitlines()[-1]) == (code, f"error: {said}")
     assert not Path(settings.out).exists()
 
 

@@ -222,6 +222,7 @@ def test_rows_are_named_in_any_script(write: Write, content: dict) -> None:
     [
         ({"split": "tset"}, "tset"),
         ({"limit": 9}, "limit is 9, but the split test"),
+        ({"metrics": ["precision-recall"]}, "too few real images: 2; precision-recall take at least 4"),
         ({"attribute_classifier": "none.safetensors"}, "none.safetensors"),
         ({"attribute_classifier": str(CLASSIFIER)}, "is not rendered by ratlip: leave out attribute_classifier"),
         ({"clip_score_clip": "no-such-clip"}, "no-such-clip"),
@@ -311,7 +312,7 @@ def test_a_run_is_what_train_and_evaluate_make_of_it(write: Write, content: dict
     assert (entry.row, entry.seed, entry.steps, entry.images_shown) == ("GALIP", 1, 6, 24)
     assert entry.commit is None or re.fullmatch("[0-9a-f]{40}(-dirty)?", entry.commit)
 
-    request = folder.sweep.protocol.request(folder.path / run.name, entry.settings["clip"], Path("data"), "cpu")
+    request = folder.sweep.protocol.request(folder.path / run.name, Path("data"), "cpu")
     scores = {score.key: score.value for score in evaluate(request).metrics.values()}
     assert entry.scores == pytest.approx({"fid": scores["fid"], "clip-score": scores["clip_score"]}, rel=1e-6)
     assert folder.write_ledger() == [entry]

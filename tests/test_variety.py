@@ -51,3 +51,10 @@ def test_a_run_records_the_variety_of_its_samples_and_tells_its_fall(
         list(resumed.run())
     assert "step 6: variety_noise fell to" in caplog.text
     assert json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])["step"] == 6
+
+
+def test_a_watch_passes_over_a_line_that_a_full_disk_cut(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 1, "variety_noise": 0.4}\n{"step": 2, "variety_noise": 0.4, "lr', encoding="utf-8")
+    (line,) = Watch.of_run(metrics).fallen(3, {"variety_noise": 0.01})
+    assert line.startswith("step 3: variety_noise fell to 0.01 from 0.4 at step 1")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from typing import Annotated
 
 import typer
 
 from ratlip_cli import processes
+from ratlip_cli.cli import signals
 from ratlip_cli.data.parallel import usable_cores
 from ratlip_cli.errors import DeviceError, UsageError
 from ratlip_cli.setting import DEVICES
@@ -59,20 +61,33 @@ def count(devices: str | None, device: str) -> int:
 def run_again_in(processes_wanted: int) -> None:
     """Run this command line in so many processes, and end as they do.
 
-    What torchrun says of a process that failed is left out: the process itself has told it.
+    What torchrun says of a process that failed is left out: the process itself has told it. SIGUSR1 is SIGTERM to it,
+    which torchrun by itself would die of, and `nohup` holds for all.
     """
     logging.disable(logging.ERROR)
     threads = max(1, (os.cpu_count() or 1) // processes_wanted)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig
     from torch.distributed.run import parse_args, run
 
-    torchrun = ["--standalone", "--nproc-per-node", str(processes_wanted), "-m", "ratlip_cli", *sys.argv[1:]]
+    def stop(_number: int, _frame: object) -> None:
+        raise SignalException("", signal.SIGTERM)
+
+    takes = "signals_to_handle" in LaunchConfig.__dataclass_fields__  # an older PyTorch heeds SIGHUP under nohup too
+    heeded = ["--signals-to-handle", "SIGTERM,SIGINT,SIGQUIT"] if takes and _is_ignored("SIGHUP") else []
+    torchrun = ["--standalone", "--nproc-per-node", str(processes_wanted), *heeded]
     try:
-        run(parse_args(torchrun))  # type: ignore[no-untyped-call]
+        with signals.handled([] if _is_ignored("SIGUSR1") else [signal.SIGUSR1], stop):
+            run(parse_args([*torchrun, "-m", "ratlip_cli", *sys.argv[1:]]))  # type: ignore[no-untyped-call]
     except ChildFailedError as failed:
         _, first = failed.get_first_failure()
         raise typer.Exit(128 - first.exitcode if first.exitcode < 0 else first.exitcode) from None
     except SignalException as stopped:
         raise typer.Exit(128 + int(stopped.sigval)) from None
+
+
+def _is_ignored(name: str) -> bool:
+    """Whether a signal has no effect here, or is none on this system."""
+    return name not in signal.Signals.__members__ or signal.getsignal(signal.Signals[name]) is signal.SIG_IGN

@@ -118,8 +118,14 @@ def _checks(evaluation: Evaluation, limits: dict[str, float]) -> tuple[list[dict
         checks.append({"option": option, "limit": limit, "metric": score.name, "value": score.value, "met": met})
         if not met:
             side = "above" if score.value > limit else "below"
-            missed.append(f"{score.name} is {score.value:.4f}, {side} the {limit:g} of {option}")
+            shown = f"{score.value:.4f}" if float(f"{score.value:.4f}") != limit else repr(score.value)
+            missed.append(f"{score.name} is {shown}, {side} the {limit:g} of {option}")
     return checks, missed
+
+
+def _rounded(value: float) -> str:
+    """With four decimals, or three digits where those would be fewer, as of a small KID."""
+    return f"{value:.4f}" if value == 0 or abs(value) >= 0.01 else f"{value:.3g}"
 
 
 def _show(evaluation: Evaluation) -> None:
@@ -136,8 +142,8 @@ def _show(evaluation: Evaluation) -> None:
     rows = [
         (
             name,
-            f"{score.value:.4f}",
-            f"{score.interval[0]:.4f} to {score.interval[1]:.4f}" if score.interval else "-",
+            _rounded(score.value),
+            f"{_rounded(score.interval[0])} to {_rounded(score.interval[1])}" if score.interval else "-",
             score.features,
             evaluation.networks[score.features]["resize"],
             "-" if score.n_real is None else f"{score.n_real:,}",

@@ -1,4 +1,4 @@
-"""The signals that ask to stop: SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed)."""
+"""The signals that ask to stop: SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal was closed), and SIGUSR1 as SIGTERM."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def raising() -> Iterator[None]:
     """Let the signals that ask to stop raise Interrupted, but for those that are ignored."""
     hook, sys.unraisablehook = sys.unraisablehook, _again
     try:
-        with handled([one for one in stopping() if signal.getsignal(one) is not signal.SIG_IGN], stop):
+        with handled([one for one in ending() if signal.getsignal(one) is not signal.SIG_IGN], stop):
             yield
     finally:
         sys.unraisablehook = hook
@@ -57,6 +57,7 @@ def stop(number: int, frame: FrameType | None) -> None:
 
     What imports a module may go on without it where that fails, and would take the interruption for the reason.
     """
+    number = signal.SIGTERM if signal.Signals(number).name == "SIGUSR1" else number
     message = f"{_SAYS[signal.Signals(number).name]}."
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":

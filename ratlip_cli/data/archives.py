@@ -189,7 +189,7 @@ def _listed(archive: zipfile.ZipFile, wanted: re.Pattern[str], limit: int) -> It
         name = info.filename
         if info.is_dir() or not wanted.search(name) or is_clutter(name):
             continue
-        refusal = _refusal(name, info.file_size, is_link=stat.S_ISLNK(info.external_attr >> 16))
+        refusal = refusal_of(name, info.file_size, is_link=stat.S_ISLNK(info.external_attr >> 16))
         yield info if refusal is None else Problem(name, refusal)
 
 
@@ -301,7 +301,7 @@ def _in_tar(
         archive.members.clear()  # type: ignore[attr-defined]  # It would keep them all.
         name = member.name
         is_wanted = not member.isdir() and wanted.search(name) is not None and not is_clutter(name)
-        refusal = _refusal(name, member.size, not member.isreg() or member.issparse())
+        refusal = refusal_of(name, member.size, not member.isreg() or member.issparse())
         content, error = None, None
         if is_wanted and refusal is None:
             try:
@@ -407,7 +407,7 @@ _BOMB = f"refused: it expands to more than {LARGEST_RATIO} times its size"
 _LINK = "a link in an archive is refused"
 
 
-def _refusal(name: str, size: int, is_link: bool) -> str | None:
+def refusal_of(name: str, size: int, is_link: bool) -> str | None:
     """Return why a member is not read, if so."""
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
         return "it would land outside its folder, and is refused"

@@ -195,6 +195,7 @@ class _Source:
     path: Path | None = None  # Where own images lie.
     lasting: bool = False  # Whether it never changes, so that a finished dataset needs no look at it.
     anew: bool = False  # Whether it may change unseen, so that nothing of an interrupted call is used.
+    expected: Mapping[str, int] | None = None  # Images of each split, where that is known.
 
 
 def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
@@ -227,6 +228,7 @@ def _prepare(request: PrepareRequest, progress: Progress) -> Prepared:
                 part=is_partial(info),
                 anew=source.anew,
                 keep_uncaptioned=request.keep_uncaptioned,
+                expected=source.expected,
                 progress=progress,
             )
         return Prepared(out, info, before)
@@ -389,9 +391,9 @@ def _official(request: PrepareRequest) -> _Source:
             places = dataset.downloaded(request.data_dir / DOWNLOADS, progress)
         else:
             places = dataset.located(request.raw)
-        return dataset.checksums(places), sum(dataset.counts.values()), dataset.counted(places), ()
+        return dataset.checksums(places), sum(dataset.counts.values()), dataset.records(places), ()
 
-    return _Source(info, material, lasting=request.raw is None)
+    return _Source(info, material, lasting=request.raw is None, expected=dataset.counts)
 
 
 def _resolve_own(path: Path, data_dir: Path, image_size: int, progress: Progress, keep_uncaptioned: bool) -> Path:

@@ -589,7 +589,8 @@ def _on_disk(source: str) -> tuple[tuple[str, ...], int]:
     local = [Path(shard) for shard in shards if "://" not in shard]
     if not shards or (local and not any(path.is_file() for path in local)):
         raise DataError(f"{source} does not exist: no file has such a name. Paths begin at {Path.cwd()}.")
-    return _known_kinds(source, shards), sum(map(_images_of, local)) if all(map(_images_of, local)) else 0
+    counts = [_images_of(shard) for shard in local]
+    return _known_kinds(source, shards), 0 if None in counts else sum(count or 0 for count in counts)
 
 
 def _matching(pattern: str) -> list[str]:
@@ -603,13 +604,13 @@ def _matching(pattern: str) -> list[str]:
     return sorted(glob(pattern) or glob(pattern.replace("[", "[[]")))  # noqa: PTH207
 
 
-def _images_of(shard: Path) -> int:
-    """How many images a shard has, by what img2dataset wrote beside it or its own footer; 0 where nothing says it."""
+def _images_of(shard: Path) -> int | None:
+    """How many images a shard has, by what img2dataset wrote beside it or its own footer; None where nothing does."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         if shard.suffix == ".parquet":
             return int(importlib.import_module("pyarrow.parquet").read_metadata(shard).num_rows)
         return int(json.loads(shard.with_name(f"{shard.stem}_stats.json").read_bytes())["successes"])
-    return 0
+    return None
 
 
 def _of_hub(source: str, split: str) -> tuple[tuple[str, ...], int]:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import NamedTuple, TextIO
@@ -66,6 +66,7 @@ def write_dataset(
     part: bool = False,
     anew: bool = False,
     keep_uncaptioned: bool = False,
+    expected: Mapping[str, int] | None = None,
     progress: Progress = silent,
 ) -> DatasetInfo:
     """Write `records` as the dataset `out`, which appears whole or not at all.
@@ -87,6 +88,7 @@ def write_dataset(
             is added to its `notes`.
         one_type: make each further column one of one type (see :mod:`ratlip_cli.data.columns`).
         part: some splits alone: the others are not missed, and what was begun of the whole stays for later.
+        expected: images of the official splits; a split that comes to another number is listed as a Problem.
         anew: use nothing of an interrupted call: the source may have changed since, and its names mean other images.
         keep_uncaptioned: write images that have no caption, with an empty list of captions, too.
         total: number of records, for `progress`; None where it is not known.
@@ -130,6 +132,9 @@ def write_dataset(
                 captions = hash(frozenset(task.captions))
                 stored.append(Stored(split, task.file.name, captions, *outcome, rank=task.record.rank))
             progress("prepare", len(stored) + len(left_out), total, "images")
+        for split, opened in metadata.items():
+            with writing(staging / split / METADATA):
+                opened.close()
     if not stored:
         shutil.rmtree(staging, ignore_errors=True)
         raise DataError(
@@ -137,11 +142,18 @@ def write_dataset(
             f"{_causes(left_out, info.notes)}See `ratlip prepare --help`, such as --image-root, --caption-column and "
             "--caption; with --keep-uncaptioned, `ratlip train --variant lafite --language-free` needs no captions."
         )
-    left_out.sort(key=lambda problem: (problem.name, problem.reason))
     _give_both_splits(stored, staging)
     counts: dict[str, int] = {}
     for image in stored:
         counts[image.split] = counts.get(image.split, 0) + 1
+    left_out += [
+        Problem(split, f"{counts.get(split, 0)} images with captions were found, not {number}")
+        for split, number in (expected or {}).items()
+        if counts.get(split, 0) != number
+    ]
+    if strict and left_out:
+        raise refusal(left_out[0])
+    left_out.sort(key=lambda problem: (problem.name, problem.reason))
     if one_type:
         settle([staging / split / METADATA for split in counts])
     told = info.notes if part else (*info.notes, *notes(stored, side))

@@ -63,6 +63,11 @@ def fid(fake: FeatureFile, real: FeatureFile) -> Measurement:
     )
 
 
+_SHARES = ("precision", "recall", "r_precision", "second_r_precision")
+RANGES: dict[str, tuple[float, ...]] = {"fid": (0.0,), **dict.fromkeys(_SHARES, (0.0, 1.0))}
+"""Keys of metrics -> the lowest and the highest value that they can have, of those whose intervals could leave them."""
+
+
 def kid(fake: FeatureFile, real: FeatureFile) -> Measurement:
     """The kernel distance (Bińkowski et al. 2018)."""
     size = min(len(fake), len(real))
@@ -76,7 +81,7 @@ def precision(fake: FeatureFile, real: FeatureFile, progress: Progress = silent)
     An image that came twice would shrink the balls around it: the manifold of a resample stays that of all images.
     """
     inside = inside_manifold(fake, real, progress)
-    return Measurement(lambda counts: _mean(inside, counts.fake), each=inside)
+    return Measurement(lambda counts: _mean(inside, counts.fake))
 
 
 def recall(fake: FeatureFile, real: FeatureFile, progress: Progress = silent) -> Measurement:

@@ -95,7 +95,9 @@ class Networks:
         return {network.name: network for network in every if network is not None}
 
 
-def load_networks(request: EvaluationRequest, device: torch.device, model: Model | None = None) -> Networks:
+def load_networks(
+    request: EvaluationRequest, device: torch.device, model: Model | None = None, own_clip: str | None = None
+) -> Networks:
     """Load the networks that a request needs.
 
     The CLIP is `request.clip` where that is given; else the model's own where its features are `clip` or it is a
@@ -103,6 +105,7 @@ def load_networks(request: EvaluationRequest, device: torch.device, model: Model
 
     Args:
         model: what is scored, if it is a model.
+        own_clip: what its own CLIP is called, which then scores whichever it is, where `request.clip` names none.
 
     Raises:
         UsageError: the model names unknown features, or a CLIP to score by is named where none scores. WeightsError:
@@ -119,7 +122,7 @@ def load_networks(request: EvaluationRequest, device: torch.device, model: Model
 
         network = load_inception(request, device)
     if request.clip_keys or (request.feature_keys and by_clip):
-        clips.append(_scoring_clip(request, device, model, own=features == "clip"))
+        clips.append(_scoring_clip(request, device, model, features == "clip", own_clip))
     if request.feature_keys and by_clip:
         network = clips[0]
     if request.clip is not None and not clips:
@@ -132,9 +135,11 @@ def load_networks(request: EvaluationRequest, device: torch.device, model: Model
     return Networks(network, tuple(clips) if request.clip_keys else (), device)
 
 
-def _scoring_clip(request: EvaluationRequest, device: torch.device, model: Model | None, own: bool) -> ClipNetwork:
-    if request.clip is None and model is not None and (own or model.clip.geometry == VIT_B_32):
-        name = f"of {model.name}" if model.config.clip == CLIP_FOLDER else model.config.clip
+def _scoring_clip(
+    request: EvaluationRequest, device: torch.device, model: Model | None, own: bool, name: str | None
+) -> ClipNetwork:
+    if request.clip is None and model is not None and (own or name or model.clip.geometry == VIT_B_32):
+        name = name or (f"of {model.name}" if model.config.clip == CLIP_FOLDER else model.config.clip)
         return ClipNetwork(model.clip, name, request.released)
     spec = request.clip or DEFAULT_CLIP
     return ClipNetwork(load_clip(spec, device), spec, request.released)

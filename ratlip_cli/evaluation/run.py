@@ -29,7 +29,7 @@ from ratlip_cli.errors import DataError, RatlipError, UsageError, keeping
 from ratlip_cli.evaluation.extract import SOON, extract, help_extract, images_at_a_time
 from ratlip_cli.evaluation.images import GeneratedImages
 from ratlip_cli.evaluation.inputs import Inputs, folder_inputs, model_inputs, open_split
-from ratlip_cli.evaluation.metrics import FEATURE_METRICS, Metric, wanted_metrics
+from ratlip_cli.evaluation.metrics import FEATURE_METRICS, RANGES, Metric, wanted_metrics
 from ratlip_cli.evaluation.networks import Networks, load_networks
 from ratlip_cli.evaluation.request import EvaluationRequest
 from ratlip_cli.evaluation.statistics import NEIGHBOURS, Counts, Interval, candidates, interval, resamples
@@ -244,7 +244,7 @@ def score_inputs(
         UsageError: another process has other images, networks or versions.
     """
     started = time.perf_counter()
-    _check(inputs, request, networks)
+    check_inputs(inputs, request, networks)
     decisive, group = _fingerprint(inputs, request, networks), world()
     if group.size > 1:
         together = images_at_a_time(networks, request.batch_size)
@@ -288,7 +288,7 @@ def score_inputs(
     return evaluation
 
 
-def _check(inputs: Inputs, request: EvaluationRequest, networks: Networks) -> None:
+def check_inputs(inputs: Inputs, request: EvaluationRequest, networks: Networks) -> None:
     """Raise DataError where there is not enough to score, before anything is computed."""
     if networks.clips and inputs.captions is None:
         raise DataError("CLIP score and R-precision need captions, and not every image here has one: ask for --fid.")
@@ -298,10 +298,15 @@ def _check(inputs: Inputs, request: EvaluationRequest, networks: Networks) -> No
         return
     if inputs.real is None:
         raise DataError("FID, KID, precision and recall compare with real images: give a --reference or --dataset.")
+    check_counts(request, {"real": inputs.n_real, "generated": len(inputs.fake)})
+
+
+def check_counts(request: EvaluationRequest, counts: Mapping[str, int]) -> None:
+    """Raise DataError where so many images of a kind are too few to compare the features of."""
     needed = NEIGHBOURS + 1 if "precision" in request.feature_keys else LEAST
-    for count, which in ((inputs.n_real, "real"), (len(inputs.fake), "generated")):
-        if count < needed:
-            raise DataError(f"too few {which} images: {count}; {', '.join(request.metrics)} take at least {needed}.")
+    for kind, count in counts.items():
+        if request.feature_keys and count < needed:
+            raise DataError(f"too few {kind} images: {count}; {', '.join(request.metrics)} take at least {needed}.")
 
 
 def _score(metric: Metric, inputs: Inputs, bootstrap: int, extraction: float, progress: Progress) -> Score:
@@ -322,7 +327,7 @@ def _score(metric: Metric, inputs: Inputs, bootstrap: int, extraction: float, pr
         key=metric.key,
         name=metric.name,
         value=value,
-        interval=interval(value, replicates) if replicates else None,
+        interval=interval(value, replicates, *RANGES.get(metric.key, ())) if replicates else None,
         features=metric.network.name,
         n_real=inputs.n_real if metric.key in FEATURE_METRICS else None,
         n_fake=len(inputs.fake),
@@ -343,4 +348,6 @@ def _fingerprint(inputs: Inputs, request: EvaluationRequest, networks: Networks)
         "image_size": fake.size,
         "seed": request.seed,
     }
+    if captions is not None and "r_precision" in request.clip_keys:
+        decisive["scenes"] = captions.scenes.tolist()  # against which captions each competes
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]

@@ -6,6 +6,7 @@ computed again on a bootstrap resample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -253,13 +254,15 @@ def resamples(number: int, n_real: int, scenes: NDArray[np.int64], paired: bool)
         yield Counts(counts[scenes], counts if paired else _resample(random, n_real))
 
 
-def interval(value: float, replicates: Sequence[float]) -> Interval:
-    """The middle 95 % of the replicates, moved so that their mean falls on `value`.
+def interval(
+    value: float, replicates: Sequence[float], lowest: float = -math.inf, highest: float = math.inf
+) -> Interval:
+    """The middle 95 % of the replicates, moved so that their mean falls on `value`, and cut to the range of the metric.
 
     The move takes out the bias that having the same image twice puts into distances between sets.
     """
     low, high = np.quantile(replicates, (0.025, 0.975)) - np.mean(replicates)
-    return value + float(low), value + float(high)
+    return max(value + float(low), lowest), min(value + float(high), highest)
 
 
 def _resample(random: np.random.Generator, count: int) -> NDArray[np.int64]:

@@ -33,12 +33,19 @@ def metadata_of(file: str, entry: Entry, classifier: str) -> dict[str, str]:
     Args:
         classifier: the fingerprint of the attribute classifier that judges, empty where none does.
     """
-    data = entry.data.get("fingerprint", "")
-    return {"model": entry.model_fingerprint, "data": data, "classifier": classifier, "how": HOW[file]}
+    return {
+        "model": entry.model_fingerprint,
+        "data": str(entry.data.get("fingerprint", "")),
+        "scored": str(entry.protocol.get("data_fingerprint", "")),
+        "classifier": classifier,
+        "how": HOW[file],
+    }
 
 
 def is_current(path: Path, entry: Entry, classifier: str | None = None) -> bool:
     """Whether a measure is there and of this model, these data, this way to take it, and this classifier.
+
+    Those of an earlier version do not say which images the run was scored on.
 
     Args:
         classifier: left out, the one that scored the run, where one did.
@@ -50,4 +57,5 @@ def is_current(path: Path, entry: Entry, classifier: str | None = None) -> bool:
         scored = entry.protocol.get("networks", {}).get("attribute classifier", {}).get("fingerprint")
         judged = told.get("classifier", "")
         classifier = scored if scored and judged else judged
-    return told == metadata_of(file, entry, classifier)
+    expected = metadata_of(file, entry, classifier)
+    return told == {name: value for name, value in expected.items() if name in told or name != "scored"}

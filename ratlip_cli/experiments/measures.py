@@ -28,7 +28,7 @@ from ratlip_cli.demo.attributes import ATTRIBUTES, sample_attributes
 from ratlip_cli.demo.captions import LONGEST, caption
 from ratlip_cli.device import resolve_device
 from ratlip_cli.errors import DataError
-from ratlip_cli.experiments.ledger import DONE, SCENES, read_ledger
+from ratlip_cli.experiments.ledger import DONE, SCENES, Entry, read_ledger
 from ratlip_cli.experiments.measure_files import (
     ANGLES_FILE,
     GRADCAM_FILE,
@@ -178,6 +178,17 @@ def swap_of(weights: Path) -> Measure:
     return Measure(SWAP_FILE, partial(age_swap, weights), fingerprint(load_classifier(weights).state_dict()))
 
 
+def _is_of_run(test: CaptionedImages, entry: Entry) -> bool:
+    """Whether a test split is what a run was scored on, beside what it was trained on where that is there."""
+    scored = entry.protocol.get("data_fingerprint") if entry.protocol.get("split") == "test" else None
+    if scored is not None and scored != test.fingerprint:
+        return False
+    try:
+        return split_fingerprint(test.path, "train") == str(entry.data.get("fingerprint"))
+    except DataError:  # rendered again: the split that is needed alone
+        return scored is not None
+
+
 GRADCAM = Measure(GRADCAM_FILE, gradcam_energy)
 ANGLES = Measure(ANGLES_FILE, real_angles)
 
@@ -199,12 +210,12 @@ def measure_runs(folder: Path, measure: Measure, device: str = "auto", progress:
         if data is None:  # it is not where it was: prepared again, where it is a published or a rendered one
             settings = settings_of_run(folder / entry.run)
             data = resolve_dataset(settings.dataset, Path(settings.data_dir), size, progress, "test")
-        if split_fingerprint(data, "train") != entry.data.get("fingerprint"):
-            raise DataError(
-                f"{data} is not what {folder / entry.run} was trained on: its captions or images differ. Put the "
-                "dataset of the run there, or prepare it with the version of ratlip and the settings that made it."
-            )
         dataset = CaptionedImages(data, "test", size)
+        if not _is_of_run(dataset, entry):
+            raise DataError(
+                f"{data} is not what {folder / entry.run} was trained and scored on: captions or images differ. Put "
+                "the dataset of the run there, or prepare it with the version of ratlip and the settings that made it."
+            )
         values = measure.take(model, dataset)
         with whole_file(path) as whole:
             save_file(values, whole, metadata_of(measure.file, entry, measure.classifier))

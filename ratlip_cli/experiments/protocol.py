@@ -48,8 +48,8 @@ class Protocol:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1.")
 
-    def request(self, run: Path, clip: str, data_dir: Path, device: str) -> EvaluationRequest:
-        """What `ratlip evaluate` would be asked for a run that was trained with this CLIP."""
+    def request(self, run: Path, data_dir: Path, device: str) -> EvaluationRequest:
+        """What `ratlip evaluate` would be asked for a run, but that its own CLIP scores where none is named."""
         weights = None if self.inception_weights is None else Path(self.inception_weights)
         return EvaluationRequest(
             model=str(run),
@@ -61,7 +61,7 @@ class Protocol:
             seed=self.seed,
             features=self.features,
             inception_weights=weights,
-            clip=self.clip or clip,
+            clip=self.clip,
             clip_score_clip=self.clip_score_clip,
             device=device,
         )

@@ -19,8 +19,7 @@ from torch.nn import functional as F
 
 import ratlip_cli
 from ratlip_cli.data.dataset import CaptionedImages
-from ratlip_cli.data.layout import split_fingerprint
-from ratlip_cli.data.of_run import dataset_of_model
+from ratlip_cli.data.of_run import dataset_of_model, unlike_trained_on
 from ratlip_cli.demo.attribute_classifier import SIDE, Classifier, load_classifier
 from ratlip_cli.demo.attributes import FAMILIES
 from ratlip_cli.demo.said import holds, said
@@ -34,6 +33,7 @@ from ratlip_cli.evaluation.inputs import Inputs, by_captions, check_limit, model
 from ratlip_cli.evaluation.metrics import Measurement, wanted_metrics
 from ratlip_cli.evaluation.networks import Networks, load_networks
 from ratlip_cli.evaluation.request import EvaluationRequest
+from ratlip_cli.evaluation.run import check_counts, check_inputs
 from ratlip_cli.evaluation.statistics import Counts
 from ratlip_cli.experiments.ledger import (
     BROKEN_FILE,
@@ -49,6 +49,7 @@ from ratlip_cli.experiments.ledger import (
     write_entry,
 )
 from ratlip_cli.experiments.protocol import Protocol
+from ratlip_cli.experiments.statistics import MOST_DIMENSIONS
 from ratlip_cli.file_kinds import tensor_metadata
 from ratlip_cli.files import scratch_folder, sha256_of, whole_file
 from ratlip_cli.json_files import read_json
@@ -56,7 +57,7 @@ from ratlip_cli.pixels import from_uint8
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.tensor_files import fingerprint
 from ratlip_cli.training.run_folder import ENVIRONMENT_FILE
-from ratlip_cli.training.run_paths import step_of_model, step_saved
+from ratlip_cli.training.run_paths import checkpoint_name, images_seen, step_of_model, step_saved
 from ratlip_cli.training.settings import TrainSettings, settings_of_run
 from ratlip_cli.training.start import features_of
 from ratlip_cli.weights.load import load_model
@@ -123,15 +124,21 @@ def check_scoring(protocol: Protocol, settings: TrainSettings, data_dir: Path, p
 
     The dataset is prepared where it is missing.
     """
-    request = protocol.request(Path(), settings.clip, data_dir, "cpu")
+    request = protocol.request(Path(), data_dir, "cpu")
+    request = replace(request, features=request.features or features_of(settings))
     split = open_split(settings.dataset, request, settings.image_size, progress)
     check_limit(split, request.limit)
+    check_counts(request, {"real": request.limit or len(split)})
+    if request.clip_keys and not by_captions(split, settings.family):
+        raise DataError(f"CLIP score and R-precision need captions, and not every image of {split.path} has one.")
     if protocol.attribute_classifier is not None:
         load_classifier(Path(protocol.attribute_classifier))
         _families(split)
         if not by_captions(split, settings.family):
             raise _no_captions(split)
-    load_networks(replace(request, features=request.features or features_of(settings)), torch.device("cpu"))
+    if request.clip_keys or (request.feature_keys and request.features == "clip"):
+        request = replace(request, clip=request.clip or settings.clip)
+    load_networks(request, torch.device("cpu"))
 
 
 def score_run(
@@ -154,25 +161,30 @@ def score_run(
     settings = settings_of_run(run)
     steps = _steps_done(run)
     weights = sha256_of(run / GENERATOR_FILE) if (run / GENERATOR_FILE).is_file() else ""  # the run may go on meanwhile
-    request = protocol.request(run, settings.clip, Path(settings.data_dir), device)
+    request = protocol.request(run, Path(settings.data_dir), device)
     model = load_model(str(run), resolve_device(device))
-    dataset = dataset_of_model(model.folder) or str(model.config.training["dataset"])
-    split = open_split(dataset, request, model.config.generator.image_size, progress)
-    networks = load_networks(request, model.device, model)
+    training = model.config.training
+    known = dataset_of_model(model.folder)
+    split = open_split(known or str(training["dataset"]), request, model.config.generator.image_size, progress)
+    if known is None and (other := unlike_trained_on(split.path, training)):
+        raise DataError(f"{run} cannot be scored: {other.partition(';')[0]}. Put the dataset of the run there.")
+    networks = load_networks(request, model.device, model, settings.clip)
     attributes = None
     if protocol.attribute_classifier is not None:
         attributes = AttributeNetwork(Path(protocol.attribute_classifier), model.device)
         networks = Networks(networks.features, networks.clips, networks.device, (attributes,))
     inputs = model_inputs(model, split, request)
+    check_inputs(inputs, request, networks)
     with scratch_folder() as scratch:
         features = extract(inputs, networks, None, scratch, progress, resumable=True)
         scores, values = _measured(inputs, request, networks, features)
         if attributes is not None:
             each = _attribute_accuracy(attributes, features.fake[attributes.name], split, inputs.captions)
             scores[ATTRIBUTE_ACCURACY], values[ATTRIBUTE_ACCURACY] = float(each.mean()), each
-        if networks.features is not None and features.real is not None and inputs.real is not None:
-            values[FEATURES] = _read(features.fake[networks.features.name])
-            decisive = all_of_features(inputs.real, networks.features)
+        network = networks.features
+        if network is not None and network.dimensions <= MOST_DIMENSIONS and features.real and inputs.real is not None:
+            values[FEATURES] = _read(features.fake[network.name])
+            decisive = all_of_features(inputs.real, network)
             if tensor_metadata(place.real_features).get("decisive") != decisive:  # else another run has written them
                 _save(place.real_features, {FEATURES: _read(features.real)}, {"decisive": decisive})
         values[SCENES] = inputs.scenes
@@ -192,12 +204,12 @@ def score_run(
         version=trained["version"] or "",
         commit=trained["commit"],
         clip={"name": settings.clip, "fingerprint": model.clip.fingerprint},
-        data={"name": settings.dataset, "fingerprint": split_fingerprint(split.path, "train")},
+        data={"name": settings.dataset, "fingerprint": str(training.get("dataset_fingerprint", ""))},
         model_fingerprint=model.fingerprint,
         machine=trained["machine"] or "",
         scored_by={"version": ratlip_cli.__version__, "commit": commit(), "machine": machine(model.device)},
         steps=steps,
-        images_shown=steps * settings.batch_size,
+        images_shown=images_seen(run / "checkpoints" / checkpoint_name(steps), settings.batch_size),
         seconds=round(_seconds_of_steps(run, settings) + time.perf_counter() - started, 1),
         protocol=_recorded(protocol, networks, inputs, split, settings),
         scores=scores,

@@ -188,6 +188,12 @@ class AttnGAN(Family):
     discriminator_name = "the largest images' discriminator"
     local_statistics = True
 
+    def check_trained(self, settings: Any, processes: int = 1) -> None:
+        """See `Family.check_trained`."""
+        super().check_trained(settings, processes)
+        if processes > 1 and settings.configs()[0].published_mask:
+            raise UsageError("published_mask mixes the captions of a batch and is for one process: leave it out.")
+
     def generator(self, config: AttnGANConfig, geometry: ClipGeometry) -> nn.Module:
         from ratlip_cli.baselines.attngan import Generator
 

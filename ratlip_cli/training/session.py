@@ -176,10 +176,15 @@ class TrainingSession:
         return record
 
     def _make_up_scores(self, should_stop: Callable[[], bool]) -> None:
-        """Score the step that the run goes on from. An error is a warning, and `max_time` does not end it once more."""
+        """Score the step that the run goes on from. `max_time` does not end it once more.
+
+        An error is a warning; of several processes, which would wait for the one that has it, the end.
+        """
         try:
             evaluation = self._evaluate(should_stop)
         except RatlipError as error:
+            if self.trainer.world.size > 1:
+                raise
             _log.warning("step %d could not be scored: %s", self.trainer.steps_done, one_line(error))
             evaluation, self.unscored = None, False
         if evaluation is not None and self.trainer.world.is_first:

@@ -57,6 +57,7 @@ from ratlip_cli.training.settings import (
     run_of,
     settings_of_run,
 )
+from ratlip_cli.training.trackers import import_for
 from ratlip_cli.training.trainer import Trainer
 from ratlip_cli.training.validation import Validation
 from ratlip_cli.weights.clip_files import BUNDLED, check_clip, load_clip
@@ -142,6 +143,8 @@ def open_session(
     if settings.eval_every and isinstance(dataset, CaptionedImages):
         model, images = Model("the run", Path(), config, trainer.ema, clip, fingerprint=""), dataset
         validation = world.in_turn(lambda: Validation(settings, images, model))
+    if world.is_first:
+        import_for(settings)
     world.wait()  # until all have read what the first one writes over
     folder = RunFolder(run) if run is not None else _made_by_first(settings, world)
     with _nothing_left_of(folder, is_new=run is None and world.is_first):

@@ -8,6 +8,7 @@ and no torch before one is opened: the command line asks for their names.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -139,6 +140,17 @@ TRACKERS: dict[str, Callable[[Path, TrainSettings, int], Tracker]] = {
     "wandb": Wandb,
     "trackio": Trackio,
 }
+
+
+MODULES = {"tensorboard": "torch.utils.tensorboard.writer", "wandb": "wandb", "trackio": "trackio"}
+"""What each imports, which takes seconds."""
+
+
+def import_for(settings: TrainSettings) -> None:
+    """Import what the trackers of a run take, before it has a folder: a signal meanwhile ends the program at once."""
+    for kind in settings.trackers:
+        with contextlib.suppress(Exception), contextlib.redirect_stdout(sys.stderr):  # it is told when it is opened
+            importlib.import_module(MODULES[kind])
 
 
 REWINDING = ("tensorboard",)

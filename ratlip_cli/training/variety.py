@@ -56,7 +56,7 @@ class Watch:
         if metrics.is_file():
             with metrics.open(encoding="utf-8") as lines:
                 for line in lines:
-                    if any(name in line for name in _ADVICE):
+                    if line.endswith("\n") and any(name in line for name in _ADVICE):  # else cut short by a full disk
                         record = json.loads(line)
                         watch.fallen(record["step"], {name: record.get(name) for name in _ADVICE})
         return watch

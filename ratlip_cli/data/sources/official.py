@@ -112,17 +112,6 @@ class Official:
                     _log.warning("%s is not the official file: %s, not %s", places[name], actual, piece.file.md5)
         return checksums
 
-    def counted(self, places: Places) -> Iterator[Record | Problem]:
-        """Yield the dataset's records, and at the end a Problem for each split that has not the right number."""
-        counts = dict.fromkeys(self.counts, 0)
-        for record in self.records(places):
-            if isinstance(record, Record):
-                counts[record.split] += 1
-            yield record
-        for split, expected in self.counts.items():
-            if counts[split] != expected:
-                yield Problem(split, f"{counts[split]} images with captions were found, not {expected}")
-
 
 def texts(place: Path, *names: str) -> list[list[str]]:
     """Return the lines of the first text of each of these names; raises DataError where one is missing or not UTF-8."""

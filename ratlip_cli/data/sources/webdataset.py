@@ -7,17 +7,21 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, NamedTuple, cast
 
 from ratlip_cli.data import images
-from ratlip_cli.data.archives import LARGEST_MEMBER, ArchiveError, Member, TarHeaders, is_clutter, members
+from ratlip_cli.data.archives import ArchiveError, Member, TarHeaders, is_clutter, members, refusal_of
 from ratlip_cli.data.layout import Problem
 from ratlip_cli.data.sources.tables import Row, json_object, row_of
 from ratlip_cli.data.sources.texts import decoded
+
+_GZIP = b"\x1f\x8b"
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
@@ -95,21 +99,35 @@ def _captioned(images: Iterable[Member | Problem], texts_of: Mapping[str, _Texts
 
 
 def _regular_files(opened: IO[bytes]) -> Iterator[Member | Problem]:
-    """The files of a tar in their order; a Problem for each that is too large."""
-    headers = TarHeaders()
-    with tarfile.open(fileobj=opened, mode="r|*", tarinfo=headers.kind(), ignore_zeros=True) as archive:
+    """The files of a tar in their order; a Problem for each that is refused."""
+    headers, unpacked = TarHeaders(), cast(IO[bytes], _Unpacked(opened))
+    with tarfile.open(fileobj=unpacked, mode="r|*", tarinfo=headers.kind(), ignore_zeros=True) as archive:
         for member in archive:
             if headers.damaged:
                 break
             archive.members.clear()  # type: ignore[attr-defined]  # It would keep them all.
-            if is_clutter(member.name):
+            if member.isdir() or is_clutter(member.name):
                 continue
-            if member.isreg() and member.size > LARGEST_MEMBER:
-                yield Problem(member.name, f"larger than {LARGEST_MEMBER // 2**20} MiB")
-            elif member.isreg():
+            if refusal := refusal_of(member.name, member.size, not member.isreg() or member.issparse()):
+                yield Problem(member.name, refusal)
+            else:
                 yield Member(member.name, cast(IO[bytes], archive.extractfile(member)).read())
     if headers.damaged or not headers.has_end:
         raise tarfile.ReadError("cut short or damaged: it has no end")
+
+
+class _Unpacked:
+    """What is read of a file, unpacked where gzip has packed it: all its parts, of which tarfile reads the first."""
+
+    def __init__(self, opened: IO[bytes]) -> None:
+        self._opened, self._start = opened, opened.read(len(_GZIP))
+        self.read: Callable[[int], bytes] = self._of_file
+        if self._start == _GZIP:
+            self.read = gzip.GzipFile(fileobj=cast(IO[bytes], SimpleNamespace(read=self._of_file)), mode="rb").read
+
+    def _of_file(self, size: int) -> bytes:
+        start, self._start = self._start[:size], self._start[size:]
+        return start + self._opened.read(size - len(start))
 
 
 class _Texts(NamedTuple):

@@ -99,7 +99,7 @@ def explain_image(
     layer: int | None,
     input: InputImage,
     phrases: Sequence[words.Phrase] = (),
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
 ) -> Explanation:
     """Explain one image.
 

@@ -58,9 +58,10 @@ def gradcam(request: GradCamRequest, progress: Progress = silent) -> GradCamResu
     total, done, groups = sum(map(len, inputs)), 0, []
     for model, target, layer, images in zip(models, targets, layers, inputs, strict=True):
         explanations = []
-        for image in images:
+        for number, image in enumerate(images):
             progress("gradcam", done, total, "images")
-            explanations.append(explain_image(model, target, layer, image, _phrases(request, image), request.seed))
+            seed = (request.seed, number)  # orders of its own: images that shared them would all err to one side
+            explanations.append(explain_image(model, target, layer, image, _phrases(request, image), seed))
             done += 1
         groups.append(explanations)
     progress("gradcam", done, total, "images")

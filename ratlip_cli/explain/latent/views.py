@@ -88,8 +88,12 @@ class CaptionView:
 
     @property
     def noise_angles(self) -> NDArray[np.float64]:
-        """Degrees between images of one caption and neighbouring noise vectors: what changes without other words."""
-        return angles(self.vectors[:-1], self.vectors[1:]).ravel()
+        """Degrees between images of one caption and neighbouring noise vectors: what changes without other words.
+
+        (noise vectors - 1,), each the mean over the captions, which share their noise vectors.
+        """
+        turned: NDArray[np.float64] = angles(self.vectors[:-1], self.vectors[1:]).mean(axis=1)
+        return turned
 
 
 @dataclass(frozen=True)

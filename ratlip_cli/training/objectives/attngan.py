@@ -30,7 +30,6 @@ from ratlip_cli.baselines.attngan import (
     sentence_relevance,
 )
 from ratlip_cli.distributed import world
-from ratlip_cli.errors import UsageError
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.model.losses import clip_similarity
 from ratlip_cli.training.objectives.objective import Autocast, Logs, MicroBatch, Objective
@@ -46,8 +45,6 @@ class AttnGANObjective(Objective):
     ) -> None:
         if not isinstance(generator, Generator) or not isinstance(discriminator, Discriminators):
             raise TypeError(f"AttnGAN's losses need its networks, not {type(generator).__name__}.")
-        if generator.config.published_mask and world().size > 1:
-            raise UsageError("published_mask mixes the captions of a batch and is for one process: leave it out.")
         self.weights = settings.objective_weights()
         self.clip = clip
         self.autocast = autocast
