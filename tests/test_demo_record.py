@@ -75,12 +75,13 @@ def test_the_figures_of_the_pages_are_of_the_bundled_model(fingerprints: dict[st
     assert f'"clip_fingerprint": "{fingerprints["clip"]}"' in text
 
 
-@pytest.mark.parametrize("artefact", HISTORY)
-def test_the_history_is_of_what_is_here(fingerprints: dict[str, str], artefact: str) -> None:
-    entry = HISTORY[artefact]
-    assert entry["fingerprint"] == fingerprints[artefact]
-    assert entry["seconds"] > 0
-    assert {"commit", "machine", "torch", "settings"} <= entry.keys()
+def test_the_history_is_of_what_is_here(fingerprints: dict[str, str]) -> None:
+    """Of nothing as long as nothing that is here was made by the scripts alone."""
+    assert HISTORY.keys() <= fingerprints.keys()
+    for artefact, entry in HISTORY.items():
+        assert entry["fingerprint"] == fingerprints[artefact]
+        assert entry["seconds"] > 0
+        assert {"commit", "machine", "torch", "settings"} <= entry.keys()
 
 
 def test_the_package_is_small() -> None:
