@@ -94,6 +94,8 @@ class Setting:
         _, wanted, name = _KINDS[self._kind]
         if not isinstance(value, wanted) or (isinstance(value, bool) and self._kind != "bool"):
             raise UsageError(f"{where}: '{self.name}' must be {name}, not {value!r}.")
+        if isinstance(value, str) and "\0" in value:
+            raise UsageError(f"{where}: '{self.name}' has a zero byte, which no name and no text here has.")
         if self.about.choices and value not in self.about.choices:
             raise UsageError(f"{where}: {unknown_name(self.name, str(value), self.about.choices)}")
 

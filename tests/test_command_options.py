@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from rich.console import Console
 from ratlip_cli.cli import console
 from ratlip_cli.cli.app import app
 from ratlip_cli.cli.convert import VARIANTS
-from ratlip_cli.data.layout import INFO
+from ratlip_cli.data.layout import INFO, read_split
 from ratlip_cli.data.prepare import KNOWN
 from ratlip_cli.data.request import DATASETS, check_dataset_name
 from ratlip_cli.errors import DataError, UsageError
@@ -366,3 +367,84 @@ def test_env_says_that_torch_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = ratlip("env")
     assert answer.code == 0
     assert "torch cannot be imported" in answer.out
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_examples_can_be_copied_from_a_terminal_of_80_columns(name: str) -> None:
+    lines = [line.strip() for line in str(COMMANDS[name].help).splitlines()]
+    assert [line for line in lines if line.startswith("ratlip ") and len(line) > 78] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("evaluate", "--dataset", ""), "--dataset"),
+        (("evaluate", "--images="), "--images"),
+        (("gradcam", "--out", ""), "--out"),
+        (("prepare", ""), "the name of the dataset"),
+        (("latent-viz", "--data-dir", "", "--count", "2"), "--data-dir"),
+    ],
+)
+def test_what_is_empty_is_not_the_folder_that_one_is_in(arguments: tuple[str, ...], named: str) -> None:
+    answer = ratlip(*arguments)
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert answer.err.startswith(f"error: {named} is empty")
+
+
+@pytest.mark.parametrize("command", ["gradcam", "latent-viz"])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ratlip_cli.weights.load", None)  # which nothing comes to
+    (tmp_path / "file").touch()
+    answer = ratlip(command, "a bird" if command == "gradcam" else "--count=2", "--out", tmp_path / "file" / "x")
+    assert (answer.code, answer.err) == (
+        1,
+        f"error: cannot write {tmp_path / 'file' / 'x'}: {tmp_path / 'file'} is a file. Choose another --out.\n",
+    )
+
+
+def test_a_link_to_nowhere_is_in_the_way(tmp_path: Path) -> None:
+    out = tmp_path / "x.gif"
+    out.symlink_to(tmp_path / "nowhere")
+    answer = ratlip("generate", "--interpolate", "a red bird", "a blue bird", "--out", out)
+    assert (answer.code, answer.err) == (2, f"error: {out} exists; choose another --out.\n")
+
+
+def test_an_error_keeps_the_spaces_of_a_name(tmp_path: Path) -> None:
+    answer = ratlip("generate", "x", "--like", tmp_path / "a  b.png")
+    assert answer.err == f"error: {tmp_path / 'a  b.png'}: the image does not exist.\n"
+
+
+def test_bars_are_for_terminals_whatever_force_color_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with console.progress("generate", 2) as advance:
+        advance(2)
+    assert "\x1b[?25l" not in capsys.readouterr().err
+
+
+def test_settings_come_through_a_pipe_and_as_json(tmp_path: Path) -> None:
+    pipe = tmp_path / "settings"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=('variant = "galip"\nsteps = 7\n',))
+    writer.start()
+    answer = ratlip("train", "demo", "--config", pipe, "--print-config", "--json")
+    writer.join()
+    assert answer.code == 0, answer.err
+    assert (json.loads(answer.out)["variant"], json.loads(answer.out)["steps"]) == ("galip", 7)
+
+
+@pytest.mark.parametrize("content", ['dataset = "a\\u0000b"', f"steps = {'1' * 5000}"])
+def test_settings_that_nobody_can_mean_are_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(f"{content}\n", encoding="utf-8")
+    answer = ratlip("train", "--config", tmp_path / "x.toml", "--dry-run")
+    assert (answer.code, answer.err.count("\n")) == (2, 1), answer.err
+
+
+def test_a_split_that_is_nearly_one_is_told(tiny_dataset: Path) -> None:
+    with pytest.raises(UsageError, match=r"unknown split 'tset'\. Did you mean 'test'"):
+        read_split(tiny_dataset, "tset")
+    with pytest.raises(DataError, match="a folder holdout or a share"):
+        read_split(tiny_dataset, "holdout")

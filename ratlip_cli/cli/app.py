@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import signal
 import sys
@@ -36,7 +37,7 @@ from ratlip_cli.cli.reproduce import reproduce
 from ratlip_cli.cli.runs import runs
 from ratlip_cli.cli.sweep import sweep
 from ratlip_cli.cli.train import train
-from ratlip_cli.errors import READER_KILLED, DistributedError, Interrupted, RatlipError, is_of_readers
+from ratlip_cli.errors import READER_KILLED, DistributedError, Interrupted, RatlipError, UsageError, is_of_readers
 
 app = typer.Typer(
     name="ratlip",
@@ -70,11 +71,24 @@ def _ratlip(
     ] = False,
 ) -> None:
     console.set_up()
+    _check_paths()
     if processes.are_several() and context.invoked_subcommand not in SHARED:
         if processes.rank() > 0:
             raise typer.Exit
         console.note(f"{context.invoked_subcommand} works in one process: the others have nothing to do")
         processes.go_alone()
+
+
+PATHS = ("--dataset", "--data-dir", "--images", "--reference", "--raw", "--image-root", "--image", "--like", "--out")
+"""Options that are empty where a variable of a script is not set, and then would mean the folder that one is in."""
+
+
+def _check_paths() -> None:
+    """Raise UsageError for an option of PATHS that is empty."""
+    for option, value in itertools.pairwise([*sys.argv, "-"]):
+        name, _, joined = option.partition("=")
+        if name in PATHS and not (joined if "=" in option else value):
+            raise UsageError(f"{name} is empty: give a path, or leave it out.")
 
 
 def main() -> None:

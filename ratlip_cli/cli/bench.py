@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Device, Json, Model, ModelNoun, Precision, Quiet, check_model_name, noun
+from ratlip_cli.cli.options import (
+    Device,
+    Json,
+    Model,
+    ModelNoun,
+    Precision,
+    Quiet,
+    check_model_name,
+    complete_dataset,
+    noun,
+)
 from ratlip_cli.errors import UsageError
 from ratlip_cli.setting import Value
 
@@ -38,7 +48,11 @@ def bench(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="DATASET", help="Measure only how fast the images of this dataset or stream are read."),
+        typer.Option(
+            metavar="DATASET",
+            help="Measure only how fast the images of this dataset or stream are read.",
+            autocompletion=complete_dataset,
+        ),
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="With --data: side of the images; 256 if left out.")] = None,
     workers: Annotated[
@@ -88,7 +102,7 @@ def bench(
     }
     given: dict[str, Value] = {name: value for name, value in reading.items() if value is not None}
     if data is not None:
-        data_dir = os.environ.get("RATLIP_DATA", "data")
+        data_dir = os.environ.get("RATLIP_DATA") or "data"
         _bench_data({**given, "dataset": data, "data_dir": data_dir, "batch_size": batch_size or 32}, json)
         return
     if given:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,7 +42,7 @@ def compare(
 
     ratlip compare runs/table3
 
-    ratlip compare runs/ours-1 runs/ours-2 runs/theirs-1 runs/theirs-2 --metric clip-score --format latex
+    ratlip compare runs/ours-1 runs/ours-2 runs/theirs --format latex
     """
     console.set_up(quiet)
     from ratlip_cli.experiments.compare import CompareRequest
@@ -59,4 +60,8 @@ def show_table(request: CompareRequest, format: str) -> None:
     if format == "csv":
         for note in table.notes:
             console.note(note)
-    console.result(WRITERS[format](table).rstrip("\n"))
+    text = WRITERS[format](table)
+    if format == "json":
+        console.result_json(json.loads(text))  # whatever the encoding of stdout
+    else:
+        console.result(text.rstrip("\n"))

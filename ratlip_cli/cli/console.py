@@ -67,7 +67,7 @@ def note(message: str) -> None:
 def error(message: str) -> None:
     """Why the command could not do it, in one line."""
     stderr().print("[bold red]error:[/] ", end="")
-    stderr().print(" ".join(message.split()), markup=False)
+    stderr().print(re.sub(r"\s*\n\s*", " ", message.strip()), markup=False)
 
 
 def result(line: object) -> None:
@@ -133,6 +133,11 @@ def result_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obj
     Console(width=width, highlight=False).print(table)
 
 
+def _is_on_terminal() -> bool:
+    """Whether a bar can move where stderr goes. Rich takes FORCE_COLOR for one, which says only how logs look."""
+    return stderr().is_terminal and ("FORCE_COLOR" not in os.environ or stderr().file.isatty())
+
+
 @contextmanager
 def progress(description: str, total: int | None, done: int = 0, unit: str = "images") -> Iterator[Advance]:
     """Show how far the work is: a bar on a terminal, an occasional plain line elsewhere, nothing when quiet.
@@ -145,7 +150,7 @@ def progress(description: str, total: int | None, done: int = 0, unit: str = "im
     """
     if _quiet:
         yield lambda done=1, **figures: None
-    elif stderr().is_terminal:
+    elif _is_on_terminal():
         with _bar(unit) as bar:
             task = bar.add_task(description, total=total, completed=done, figures="", rate="")
             started, first = time.monotonic(), done

@@ -70,7 +70,7 @@ def convert(
 
     ratlip convert state_epoch_1080.pth --out models/birds
 
-    ratlip convert bird_AttnGAN2.pth --out models/attngan --text-encoder text_encoder200.pth --captions captions.pickle
+    ratlip convert AttnGAN2.pth --text-encoder x.pth --captions captions.pickle
 
     ratlip convert captions.pickle --out vocabulary.json
 

@@ -44,7 +44,7 @@ def edit(
 
     ratlip edit photo.png --from "a red bird" --to "a blue bird"
 
-    ratlip edit photo.png --from "a person" --to "a person with glasses" --strength 1 --strength 2 --steps 500
+    ratlip edit me.png --from "a man" --to "a man with a beard" --steps 500
     """
     console.set_up(quiet)
     request = EditRequest(

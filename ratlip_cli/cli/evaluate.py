@@ -56,9 +56,9 @@ def evaluate(
 
     ratlip evaluate --fid --clip-score
 
-    ratlip evaluate runs/cub-ratlip-1 --dataset cub --max-fid 15 --min-clip-score 30 --json
+    ratlip evaluate runs/cub --max-fid 15 --min-clip-score 30 --json
 
-    ratlip evaluate --images their-images --reference real-images --fid --kid --precision-recall
+    ratlip evaluate --images theirs --reference real --fid --precision-recall
     """
     is_first = processes.begin()  # of several processes the first one speaks
     console.set_up(quiet or not is_first)

@@ -149,7 +149,7 @@ def generate(
 
     ratlip generate "a red bird" --indices 7,12-20
 
-    ratlip generate --prompts birds.txt --model runs/cub-ratlip-1 --seed 7 --out birds
+    ratlip generate --prompts birds.txt --model runs/cub --out birds
 
     ratlip generate --prompts birds.txt --devices all
 
@@ -157,7 +157,7 @@ def generate(
 
     ratlip generate --like photo.png -n 8
 
-    ratlip generate --interpolate "a red bird" "a blue bird" --frames 60 --loop --out birds.gif
+    ratlip generate --interpolate "a red bird" "a blue bird" --out birds.gif
     """
     is_first = processes.begin()  # of several processes the first one speaks
     console.set_up(quiet or not is_first)

@@ -58,7 +58,7 @@ def gradcam(
 
     ratlip gradcam "a red bird with black wings" --words
 
-    ratlip gradcam "a red bird" --model runs/d4 --model runs/d64 --model runs/d128 -n 3
+    ratlip gradcam "a red bird" --model runs/d4 --model runs/d64 -n 3
 
     ratlip gradcam --dataset demo --count 200
     """

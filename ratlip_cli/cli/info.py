@@ -139,6 +139,8 @@ def _list_words(model: str | None, json: bool) -> None:
     from ratlip_cli.weights.load import default_model, load_model
 
     loaded = load_model(model or default_model())
+    if model is None:
+        console.note(f"model {loaded.name} ({loaded.fingerprint})")
     known = loaded.text_encoder.known_words()
     if known is None:
         console.note(f"{loaded.name} reads any word: the vocabulary of its CLIP is whole.")

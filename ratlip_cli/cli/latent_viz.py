@@ -39,7 +39,7 @@ def latent_viz(
 
     ratlip latent-viz runs/baseline --against runs/ours --count 500
 
-    ratlip latent-viz --caption "he is young, receding hairline" --caption "he is old, receding hairline"
+    ratlip latent-viz --caption "he is young" --caption "he is old"
 
     ratlip latent-viz --from "a red bird" --to "a blue bird" --steps 12
     """

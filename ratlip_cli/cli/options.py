@@ -29,7 +29,7 @@ ABOUT_MODEL = escape("Model folder, run folder, owner/name[@revision] on the Hug
 
 def complete_dataset(incomplete: str) -> list[str]:
     """Names of datasets that begin so: known ones, and those prepared in the data folder."""
-    known = {*DATASETS, *prepared_names(Path(os.environ.get("RATLIP_DATA", "data")))}
+    known = {*DATASETS, *prepared_names(Path(os.environ.get("RATLIP_DATA") or "data"))}
     return [name for name in sorted(known) if name.startswith(incomplete)]
 
 
@@ -132,9 +132,18 @@ def check_model_name(name: str | None) -> None:
 
 
 def check_out_folder(out: Path) -> None:
-    """Raise RatlipError where a file is in the place of a folder to write into."""
+    """Raise RatlipError where nothing can be written into a folder, which may be there or not."""
     if out.exists() and not out.is_dir():
         raise RatlipError(f"cannot write {out}: it is a file. Choose another folder.")
+    _check_place(out, [out, *out.absolute().parents])
+
+
+def _check_place(out: Path, places: Iterable[Path]) -> None:
+    """Raise RatlipError where the first of `places` that is there is no folder that can be written into."""
+    above = next(place for place in places if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        why = "may not be written" if above.is_dir() else "is a file"
+        raise RatlipError(f"cannot write {out}: {above} {why}. Choose another --out.")
 
 
 def check_there(path: Path | None, problem: str = " does not exist") -> None:
@@ -159,12 +168,9 @@ def check_no_file(prompts: Iterable[str], belongs: str) -> None:
 
 def check_new(out: Path) -> None:
     """Raise UsageError where `out`, which is to be made, is there, RatlipError where it cannot be made."""
-    if out.exists():
+    if os.path.lexists(out):  # a link to nowhere is there too
         raise UsageError(f"{out} exists; choose another --out.")
-    above = next(folder for folder in out.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        why = "may not be written" if above.is_dir() else "is a file"
-        raise RatlipError(f"cannot write {out}: {above} {why}. Choose another --out.")
+    _check_place(out, out.absolute().parents)
 
 
 def noun(name: str, argument: str | None, option: str | None) -> str | None:

@@ -43,7 +43,7 @@ def push(
 
     ratlip push runs/birds-ratlip-1 me/birds --private --license cc-by-4.0
 
-    ratlip push runs/birds-ratlip-1 me/birds --scores scores.json --revision v2 --half
+    ratlip push runs/birds-ratlip-1 me/birds --scores scores.json --half
     """
     console.set_up(quiet)
     check_model_name(model)

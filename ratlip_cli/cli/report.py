@@ -59,6 +59,8 @@ def report(
     from ratlip_cli.web.report import report as write
 
     request = ReportRequest(newest_subject() if subject is None else subject, scores or (), figures or ())
+    if subject is None:
+        console.note(f"report of {request.subject}")
     with console.bars() as progress:
         page = write(request, out, progress)
     for line in page.warnings:

@@ -10,7 +10,7 @@ import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.compare import FORMATS, show_table
-from ratlip_cli.cli.options import Device, Quiet, check_file, choice
+from ratlip_cli.cli.options import Device, Quiet, check_file, choice, complete_choice
 from ratlip_cli.cli.sweep import check_whole, complete, show_estimate
 from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.experiments.ledger import BROKEN
@@ -35,7 +35,12 @@ BEGIN, END = "<!-- claims: written by `ratlip reproduce claims --into` -->", "<!
 def reproduce(
     context: typer.Context,
     what: Annotated[
-        str, typer.Argument(metavar="|".join(WHAT), help="The table or figure; claims: what is known yet.")
+        str,
+        typer.Argument(
+            metavar="|".join(WHAT),
+            help="The table or figure; claims: what is known yet.",
+            autocompletion=complete_choice(WHAT),
+        ),
     ],
     scale: Annotated[
         str, choice(SCALES, "demo: rendered images, hours of a CPU; paper: CUB and faces, days of a GPU.", "scale")

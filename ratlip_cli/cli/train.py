@@ -68,6 +68,9 @@ def train(
     console.set_up(quiet or not is_first)
     check_model_name(str(typed["init_from"]) if typed.get("init_from") else None)
     settings = resolve_settings(typed, config)
+    if print_config and json:
+        console.result_json(settings.flat())
+        return
     if print_config:
         console.result_toml(settings.to_toml().rstrip())
         return

@@ -14,6 +14,7 @@ reads it as it is. It is written by :func:`ratlip_cli.data.writer.write_dataset`
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import json
 import os
@@ -29,7 +30,7 @@ from PIL import Image
 
 from ratlip_cli.data.images import ImageError, read_image
 from ratlip_cli.data.parallel import in_order
-from ratlip_cli.errors import DataError
+from ratlip_cli.errors import DataError, unknown_name
 from ratlip_cli.progress import Progress, silent
 
 LAYOUT_VERSION = 1
@@ -168,6 +169,8 @@ def read_split(path: Path, split: str) -> list[Entry]:
     """
     info = read_dataset(path)
     if split not in info.counts:
+        if difflib.get_close_matches(split, info.counts):
+            raise unknown_name("split", split, info.counts)
         raise DataError(
             f"{path} has no split '{split}'. It has: {', '.join(sorted(info.counts))}. For own images, a folder "
             f"{split} or a share (--test-fraction) makes one: remove {path} and prepare it again."

@@ -105,6 +105,9 @@ class PrepareRequest:
     splits: tuple[str, ...] | None = None
     """Rendered images: the only splits to prepare, which a later request completes; all if left out."""
 
+    def __post_init__(self) -> None:
+        check_not_empty(self.dataset)
+
 
 def prepared_names(data_dir: Path) -> list[str]:
     """Names of the datasets that are prepared in `data_dir`."""
@@ -117,11 +120,18 @@ def check_dataset_name(name: str, data_dir: Path) -> None:
     It can be where it is known, prepared under this name or from this path, or a path that is there; whether it is
     whole shows when it is opened. So it is with one that is read as it streams.
     """
+    check_not_empty(name)
     path = Path(name)
     if is_stream(name) or name in DATASETS or path.exists() or (data_dir / name / _INFO).is_file():
         return
     if str(path.resolve()) not in _sources(data_dir):
         raise missing_dataset(name, data_dir)
+
+
+def check_not_empty(name: str) -> None:
+    """Raise UsageError where the name of a dataset is none, as of a variable that is not set: a path would be here."""
+    if not name.strip():
+        raise UsageError("the name of the dataset is empty: give a name or a folder, or leave it out.")
 
 
 def missing_dataset(name: str, data_dir: Path) -> RatlipError:

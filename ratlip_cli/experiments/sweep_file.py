@@ -116,7 +116,7 @@ def read_sweep(path: Path) -> Sweep:
     try:
         content = path.read_bytes()
         table = tomllib.loads(decoded(content, f"the sweep file {path}"))
-    except (OSError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"cannot read the sweep file {path}: {why}.") from error
     for key, value in table.items():

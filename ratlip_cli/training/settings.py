@@ -532,7 +532,7 @@ def resolve_settings(command_line: Mapping[str, Value], config: str | None = Non
         UsageError: a key or value that no setting has, or values that do not go together.
         RatlipError: what is to be resumed is no run folder and no checkpoint, or there is no model to start from.
     """
-    is_preset = config is not None and not Path(config).is_file()
+    is_preset = config is not None and not _is_there(Path(config))
     file = read_settings(config) if config else {}
     typed = {**file, **command_line}
     if typed.get("resume", AUTO) not in ("", AUTO):
@@ -601,7 +601,7 @@ def read_settings(config: str | Path, own: bool = False, variant: str | None = N
     Raises UsageError: no such file or preset, not TOML, an unknown key, or a value of the wrong kind.
     """
     path = Path(config)
-    if not path.is_file():
+    if not _is_there(path):
         known = preset_names()
         if path.is_dir() and str(config) not in known:
             raise UsageError(f"{config} is a folder; name the file of settings in it, such as {path / 'config.toml'}.")
@@ -612,7 +612,7 @@ def read_settings(config: str | Path, own: bool = False, variant: str | None = N
         path = PRESETS / f"{config}.toml"
     try:
         table = tomllib.loads(decoded(path.read_bytes(), f"the settings file {path}"))
-    except (OSError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read the settings in {path}: {error}.") from error
     if path.parent != PRESETS:
         return checked(path, {key: _from_letters(value) for key, value in table.items()}, own)
@@ -635,6 +635,11 @@ def parse_duration(text: str) -> float:
     if seconds == 0:
         raise UsageError(f"'{text}' is not a duration; write it as 90s, 30m, 2h or 1h30m.")
     return float(seconds)
+
+
+def _is_there(config: Path) -> bool:
+    """Whether it is something that can be read, a pipe too."""
+    return config.exists() and not config.is_dir()
 
 
 def _preset_of(dataset: str, variant: Value | None) -> dict[str, Value]:

@@ -294,7 +294,11 @@ def _named(spec: str, name: str, model_cfg: Mapping[str, Any], pretrained: str |
         with explained(spec, f"the weights of CLIP {spec} could not be downloaded"), quiet():
             model = _created(name, pretrained)
     except WeightsError as error:
-        or_file = "" if pretrained in _normalised_otherwise(name) else f" Or give a file of them: --clip {name}:PATH."
+        or_file = (
+            ""
+            if pretrained in _normalised_otherwise(name)
+            else f" Or give a file of them, where a command has --clip: {name}:PATH."
+        )
         raise WeightsError(f"{error}{or_file}") from error
     mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
