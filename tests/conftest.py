@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import bare_environment  # noqa: F401
 import open_clip
 import pytest
 import torch

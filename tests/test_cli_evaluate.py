@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -397,6 +398,8 @@ def test_a_second_call_goes_on_where_the_first_was_killed(tmp_path: Path, monkey
 
 def test_the_time_is_told_where_it_is_long(gate: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """By what the first images took, however few there are in all; these are shown too."""
+    monkeypatch.setattr("ratlip_cli.evaluation.extract._WARM", math.inf)  # however slow the machine is
+    monkeypatch.setattr("ratlip_cli.evaluation.extract.SOON", math.inf)
     asked = (*gate, "--captions-per-image", "1")
     assert ": about " not in ratlip(*asked, "--seed", "1").err
     monkeypatch.setattr("ratlip_cli.evaluation.extract.SOON", 0.0)

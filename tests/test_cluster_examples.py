@@ -48,7 +48,7 @@ def test_a_job_saves_before_its_time_is_over_and_goes_on_in_the_next(
 ) -> None:
     """Two processes on the CPU stand in for the GPUs, and a program that notes what it is asked for SLURM's."""
     run, asked = tmp_path / "run", tmp_path / "asked"
-    own = " ".join(f"'{word}'" for word in options(tiny_settings, steps=20))
+    own = " ".join(f"'{word}'" for word in options(tiny_settings, steps=100))
     program(
         tmp_path / "bin",
         "ratlip",
@@ -68,9 +68,9 @@ def test_a_job_saves_before_its_time_is_over_and_goes_on_in_the_next(
     assert "everything is saved" in err
     assert asked.read_text(encoding="utf-8") == "requeue 12\n"
     stopped = records(run)[-1]["step"]
-    assert stopped < 20
+    assert stopped < 100
     second = subprocess.run(job, capture_output=True, text=True, env=env, timeout=300)
     assert second.returncode == 0, second.stderr
     assert "going on from" in second.stderr
-    assert [record["step"] for record in records(run)] == list(range(1, 21))
+    assert [record["step"] for record in records(run)] == list(range(1, 101))
     assert asked.read_text(encoding="utf-8") == "requeue 12\n"

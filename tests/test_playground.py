@@ -821,7 +821,7 @@ def test_ctrl_c_ends_with_one_line_and_frees_the_port(visit: Callable[..., Any],
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
         open_page(visit, address)
         os.kill(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert (out, process.returncode) == ("", 130)
@@ -856,4 +856,4 @@ def test_the_space_is_the_same_playground(tmp_path: Path) -> None:
         assert Client(address).done("one_prompt", "a red bird", 1, "ratlip-demo", 1, 0, 1)["success"]
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)

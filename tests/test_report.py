@@ -264,7 +264,9 @@ def test_odd_values_all_over_the_records_cost_no_report(told: Callable[[dict[str
 
 
 @pytest.mark.slow
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.data())
 def test_odd_values_here_and_there_cost_no_report(told: Callable[[dict[str, Any]], None], data: st.DataObject) -> None:
     records = dict(RECORDS)

@@ -603,7 +603,7 @@ def test_a_run_of_two_processes_goes_on_with_the_same_images(streaming: TrainSet
 @pytest.mark.slow
 @needs_proc
 def test_a_run_whose_processes_are_killed_ends_as_one_whose_were_not(streaming: TrainSettings, tmp_path: Path) -> None:
-    given = streaming.replaced(steps=16, save_every=3)
+    given = streaming.replaced(steps=40, save_every=3)
     code, _, err = ended(train(*options(given, out=str(tmp_path / "whole")), "--devices", "2"))
     assert code == 0, err
     for rank, after in ((1, 7), (0, 10)):
@@ -614,7 +614,7 @@ def test_a_run_whose_processes_are_killed_ends_as_one_whose_were_not(streaming: 
         assert code == 0, err
         assert err.count("error: ") == 1, err
         assert f"process {rank} of 2" in err
-        assert [line["step"] for line in records(run)] == list(range(1, 17))
+        assert [line["step"] for line in records(run)] == list(range(1, 41))
         one, other = weights(tmp_path / "whole"), weights(run)
         assert all(torch.equal(one[name], other[name]) for name in one)
 

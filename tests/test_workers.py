@@ -104,7 +104,7 @@ def test_a_row_times_a_matrix_depends_on_no_other_row(inputs: int, outputs: int)
 def test_it_holds_with_the_kernels_of_an_older_cpu_too() -> None:
     """MKL's kernels for AVX2 multiply the last of eight rows in another way than the first, and round it otherwise."""
     older = {"MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
-    chosen = ["-k", "depend", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist", "-q"]
+    chosen = ["-k", "depend or alike or rounding", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist", "-q"]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *chosen, __file__],
         env=os.environ | older,
@@ -135,10 +135,10 @@ def test_chunks_are_the_plain_model_but_for_rounding(model: Model) -> None:
     worst = (moved - exact).abs().amax((1, 2, 3))
     assert bool(((made - exact).abs().amax((1, 2, 3)) <= worst).all())
     assert bool(((made - plain).abs().amax((1, 2, 3)) <= worst).all())
-    assert (made - exact).square().mean().sqrt() < 1e-6
-    difference = (made - plain).abs()
-    assert (difference > 1e-5).float().mean() < 4e-4
-    assert difference.max() < 1e-4
+    for ours, theirs in ((made, exact), (made, plain)):
+        difference, allowed = (ours - theirs).abs(), (moved - exact).abs()
+        assert difference.square().mean() <= allowed.square().mean()
+        assert (difference > 1e-5).float().mean() <= (allowed > 1e-5).float().mean()
     levels = (to_uint8(made).int() - to_uint8(plain).int()).abs()
     assert levels.max() <= 1
     assert (levels > 0).float().mean() < 1e-3
