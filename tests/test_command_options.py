@@ -380,7 +380,6 @@ def test_examples_can_be_copied_from_a_terminal_of_80_columns(name: str) -> None
     [
         (("evaluate", "--dataset", ""), "--dataset"),
         (("evaluate", "--images="), "--images"),
-        (("gradcam", "--out", ""), "--out"),
         (("prepare", ""), "the name of the dataset"),
         (("latent-viz", "--data-dir", "", "--count", "2"), "--data-dir"),
     ],

@@ -593,7 +593,7 @@ def test_what_open_clip_logs_is_no_line_of_ours(
         raise RuntimeError("no network")
 
     monkeypatch.setattr(open_clip, "create_model", fails)
-    with pytest.raises(WeightsError, match=r"could not be downloaded.*--clip ViT-B-32-quickgelu:PATH\.$"):
+    with pytest.raises(WeightsError, match=r"could not be downloaded.*has --clip: ViT-B-32-quickgelu:PATH\.$"):
         load_clip("ViT-B-32-quickgelu:openai")
     assert caplog.records == []
 

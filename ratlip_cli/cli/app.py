@@ -79,7 +79,7 @@ def _ratlip(
         processes.go_alone()
 
 
-PATHS = ("--dataset", "--data-dir", "--images", "--reference", "--raw", "--image-root", "--image", "--like", "--out")
+PATHS = ("--dataset", "--data-dir", "--images", "--reference", "--raw", "--image-root", "--image", "--like")
 """Options that are empty where a variable of a script is not set, and then would mean the folder that one is in."""
 
 
