@@ -15,6 +15,7 @@ from typing import Any
 from ratlip_cli.errors import DistributedError, UsageError, first_line
 
 _FIRST_MAY_SPEAK = datetime.timedelta(seconds=2)
+_FIRST_MAY_THINK = 600.0
 _OTHERS_MAY_COME = datetime.timedelta(seconds=10)
 
 
@@ -176,7 +177,8 @@ def said(about: str, say: Callable[[], str]) -> str:
     name = f"{about} {_times[about]}"
     if rank() == 0:
         store().set(name, say())
-    while not store().check([name]):  # and not in C++, where no signal is heeded
+    deadline = time.monotonic() + _FIRST_MAY_THINK
+    while not store().check([name]) and time.monotonic() < deadline:  # and not in C++, where no signal is heeded
         time.sleep(0.02)
     return str(store().get(name).decode())
 

@@ -67,7 +67,7 @@ def note(message: str) -> None:
 def error(message: str) -> None:
     """Why the command could not do it, in one line."""
     stderr().print("[bold red]error:[/] ", end="")
-    stderr().print(re.sub(r"\s*\n\s*", " ", message.strip()), markup=False)
+    stderr().print(" ".join(line.strip() for line in message.strip().splitlines()), markup=False)
 
 
 def result(line: object) -> None:

@@ -130,7 +130,10 @@ def check_scoring(protocol: Protocol, settings: TrainSettings, data_dir: Path, p
     check_limit(split, request.limit)
     check_counts(request, {"real": request.limit or len(split)})
     if request.clip_keys and not by_captions(split, settings.family):
-        raise DataError(f"CLIP score and R-precision need captions, and not every image of {split.path} has one.")
+        raise DataError(
+            f"CLIP score and R-precision need captions, and not every image of {split.path} has one: leave them out of "
+            "metrics."
+        )
     if protocol.attribute_classifier is not None:
         load_classifier(Path(protocol.attribute_classifier))
         _families(split)
