@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -152,7 +153,11 @@ def _show_claims(request: ReproduceRequest, into: Path | None, drop_measured: bo
     from ratlip_cli.experiments.claims import claims, markdown, measured_in, provenance
 
     found = claims(request.folders)
-    text = f"{markdown(found)}\n{provenance(request.folders)}\n"
+    told = [
+        textwrap.fill(line, 130, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for line in provenance(request.folders).splitlines()
+    ]
+    text = "\n".join([markdown(found), *told, ""])
     if into is None:
         console.result(text.rstrip("\n"))
         return

@@ -257,6 +257,10 @@ def provenance(folders: Folders) -> str:
     return "\n".join(f"- {name}: {'; '.join(values)}" for name, values in what.items() if values)
 
 
+_NAMED = 3
+"""Runs that are not done that are named each; more are counted."""
+
+
 def _left_out(folders: Folders) -> list[str]:
     """Runs that do not count, each with the reason, and those that a measure lacks which others have."""
     lines = []
@@ -265,11 +269,12 @@ def _left_out(folders: Folders) -> list[str]:
         lines += [f"{folder.name}: {reason}" for row in rows.values() for reason in row.left_out]
         begun = {entry.run for entry in read_ledger(folder)} if rows else set()
         if rows and (folder / SWEEP_FILE).is_file():
-            lines += [
-                f"{folder.name}: {run.name} is not done yet"
-                for run in read_sweep(folder / SWEEP_FILE).runs
-                if run.name not in begun
-            ]
+            runs_asked = read_sweep(folder / SWEEP_FILE).runs
+            missing = [run.name for run in runs_asked if run.name not in begun]
+            if len(missing) <= _NAMED:
+                lines += [f"{folder.name}: {name} is not done yet" for name in missing]
+            else:
+                lines.append(f"{folder.name}: {len(missing)} of {len(runs_asked)} runs are not done yet")
         runs = [run for row in rows.values() for run in row.runs]
         lacking = [run.entry.run for run in runs if not is_current(run.path / file, run.entry)]
         if any((run.path / file).is_file() for run in runs):
