@@ -520,19 +520,19 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="fi
 
 def assert_as_uninterrupted(run: Path, uninterrupted: Path) -> None:
     """Each step is recorded once, and the weights are the same to the bit."""
-    assert [line["step"] for line in records(run)] == list(range(1, STEPS["steps"] + 1))
+    assert [line["step"] for line in records(run)] == list(range(1, A_RUN["steps"] + 1))
     weights = [load_tensors(folder / "model" / "generator.safetensors") for folder in (uninterrupted, run)]
     assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
 
 
-STEPS = {"steps": 30, "save_every": 3}  # far more than a fast machine takes until a signal comes
+A_RUN = {"steps": 30, "save_every": 3}  # far more than a fast machine takes until a signal comes
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_settings: TrainSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes."""
     run = tmp_path_factory.mktemp("uninterrupted") / "run"
-    code, _, err = ended(train(*options(tiny_settings, **STEPS, out=str(run)), "--devices", "2"), 400)
+    code, _, err = ended(train(*options(tiny_settings, **A_RUN, out=str(run)), "--devices", "2"), 400)
     assert code == 0, err
     return run
 
@@ -543,7 +543,7 @@ def uninterrupted(tiny_settings: TrainSettings, tmp_path_factory: pytest.TempPat
 def test_a_killed_process_is_started_again(
     rank: int, uninterrupted: Path, tiny_settings: TrainSettings, tmp_path: Path
 ) -> None:
-    run, given = tmp_path / "run", tiny_settings.replaced(**STEPS)
+    run, given = tmp_path / "run", tiny_settings.replaced(**A_RUN)
     process = train(*options(given, out=str(run)), torchrun=["--nproc-per-node", "2", "--max-restarts", "1"])
     signalled(process, rank, signal.SIGKILL, run, *a_moment(6, at_random()))
     code, out, err = ended(process)
@@ -684,7 +684,7 @@ def listens(port: int) -> None:
 def test_several_machines_go_on(lost: str, uninterrupted: Path, tiny_settings: TrainSettings, tmp_path: Path) -> None:
     """One machine's torchrun has then counted a restart, and the other one's, or that of the new machine, none."""
     run, port = tmp_path / "run", free_port()
-    given = options(tiny_settings, **STEPS, out=str(run))
+    given = options(tiny_settings, **A_RUN, out=str(run))
     machines = [machine(port, "2", tmp_path, *given)]
     listens(port)
     machines.append(machine(port, "2", tmp_path, *given))
