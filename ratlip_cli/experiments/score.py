@@ -49,7 +49,6 @@ from ratlip_cli.experiments.ledger import (
     write_entry,
 )
 from ratlip_cli.experiments.protocol import Protocol
-from ratlip_cli.experiments.statistics import MOST_DIMENSIONS
 from ratlip_cli.file_kinds import tensor_metadata
 from ratlip_cli.files import scratch_folder, sha256_of, whole_file
 from ratlip_cli.json_files import read_json
@@ -184,10 +183,9 @@ def score_run(
         if attributes is not None:
             each = _attribute_accuracy(attributes, features.fake[attributes.name], split, inputs.captions)
             scores[ATTRIBUTE_ACCURACY], values[ATTRIBUTE_ACCURACY] = float(each.mean()), each
-        network = networks.features
-        if network is not None and network.dimensions <= MOST_DIMENSIONS and features.real and inputs.real is not None:
-            values[FEATURES] = _read(features.fake[network.name])
-            decisive = all_of_features(inputs.real, network)
+        if networks.features is not None and features.real is not None and inputs.real is not None:
+            values[FEATURES] = _read(features.fake[networks.features.name])
+            decisive = all_of_features(inputs.real, networks.features)
             if tensor_metadata(place.real_features).get("decisive") != decisive:  # else another run has written them
                 _save(place.real_features, {FEATURES: _read(features.real)}, {"decisive": decisive})
         values[SCENES] = inputs.scenes
