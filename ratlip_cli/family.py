@@ -176,9 +176,9 @@ class Family(ABC):
         """
         return {}
 
-    def ignored(self, weights: Any) -> str | None:
-        """What of these weights has no effect beside the others, if anything, in a line."""
-        return None
+    def ignored(self, weights: Any) -> list[str]:
+        """What of these weights has no effect beside the others, in a line each."""
+        return []
 
     def reads_captions(self, weights: Any) -> bool:
         """Whether its objective of these weights looks at captions at all."""

@@ -74,19 +74,21 @@ class ParameterCount:
     with_discriminator: int  # And with FE extractor and referee, as the published code counts them: the paper's TPs.
 
 
-def paper_table(generator: GeneratorConfig, clip: FrozenCLIP) -> list[ParameterCount]:
-    """The paper's table of parameters for a generator of these sizes, but for variant and hidden size.
+def paper_table(
+    generator: GeneratorConfig, discriminator: DiscriminatorConfig, clip: FrozenCLIP
+) -> list[ParameterCount]:
+    """The paper's table of parameters for networks of these sizes, but for variant and hidden size.
 
     Raises UsageError for a family that is not the paper's.
     """
     if not isinstance(generator, GeneratorConfig):
         raise UsageError(f"variant {generator.variant} is not in the paper's table.")
-    discriminator = sum(discriminator_parameters(DiscriminatorConfig(), clip.geometry))
+    referee = sum(discriminator_parameters(discriminator, clip.geometry))
     rows = []
     for variant, hidden_size in _PAPER_TABLE:
         config = replace(generator, variant=variant, hidden_size=hidden_size or generator.hidden_size)
         count = sum(parameter_counts(config, clip))
-        rows.append(ParameterCount(variant, hidden_size, count, count + discriminator))
+        rows.append(ParameterCount(variant, hidden_size, count, count + referee))
     return rows
 
 

@@ -10,4 +10,9 @@ def available_threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # the rest is of threads inside threads
     if asked.isdecimal() and int(asked):
         return int(asked)
+    return usable_cores()
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

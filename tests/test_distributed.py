@@ -26,10 +26,10 @@ from torch.distributed.launcher.api import LaunchConfig
 
 from ratlip_cli import processes
 from ratlip_cli.cli import signals
-from ratlip_cli.data.parallel import usable_cores
 from ratlip_cli.distributed import GlobalBatchNorm1d, GlobalBatchNorm2d, World, _buckets, _dense
 from ratlip_cli.errors import UsageError
 from ratlip_cli.tensor_files import load_tensors
+from ratlip_cli.threads import usable_cores
 from ratlip_cli.training.settings import TrainSettings
 from ratlip_cli.training.start import open_session
 

@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import make_dataclass
 from pathlib import Path
@@ -357,6 +359,9 @@ def test_it_is_exported(trained: Trained, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model.generator(noise, model.encode(CAPTIONS), model.clip).clamp(-1, 1)
         torch.testing.assert_close(generator(noise, text), expected, atol=1e-4, rtol=1e-4)
+    example = [sys.executable, tmp_path / "out" / "example.py", CAPTIONS[0], "2"]
+    subprocess.run(example, cwd=tmp_path, check=True, timeout=300)
+    assert {file.name for file in tmp_path.glob("*.png")} == {"0.png", "1.png"}
 
 
 @papers

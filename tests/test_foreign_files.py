@@ -647,11 +647,22 @@ def test_a_clip_folder_of_open_clip_still_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "vocabulary", [[], [-1], [3, 49407], [-1, 3], [-1, -1, 49407], [-1, 10**9], [-1, 1.0, 49407], "a"]
+    "vocabulary",
+    [[], [-1], [3, 49407], [-1, 3], [-1, -1, 49407], [-1, 10**9], [-1, 1.0, 49407], "a", [3, 49407, -1]],
 )
-def test_a_vocabulary_has_a_row_for_every_token(model: Path, vocabulary: object) -> None:
+def test_a_vocabulary_has_a_row_for_every_token_and_the_end_last(model: Path, vocabulary: object) -> None:
     change(model / "clip" / clip_files.CONFIG_FILE, ("vocabulary",), vocabulary)
     with pytest.raises(WeightsError, match="'vocabulary' must"):
+        load_clip(str(model / "clip"))
+
+
+def test_the_end_of_a_text_is_found_in_a_vocabulary(model: Path) -> None:
+    """A place that no token has would give all captions one vector."""
+    file = model / "clip" / clip_files.CONFIG_FILE
+    change(file, ("vocabulary",), [-1, 3, 49406, 49407])
+    change(file, ("model_cfg", "text_cfg", "pool_type"), "eos")
+    change(file, ("model_cfg", "text_cfg", "eos_id"), 49407)
+    with pytest.raises(WeightsError, match=r"eos_id is 49407, but 'vocabulary' has 49407, the end, at 3"):
         load_clip(str(model / "clip"))
 
 

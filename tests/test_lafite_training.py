@@ -148,6 +148,38 @@ def test_losses_are_put_together_as_the_formulas_say(small: TrainSettings) -> No
     torch.testing.assert_close(penalty, gamma / 2 * logs["r1"].mean() * 2)
 
 
+def test_the_generators_loss_is_put_together_as_the_formula_says(small: TrainSettings) -> None:
+    """L_G: of images of its own noise, told apart by the discriminator's features and by CLIP's image vectors."""
+    ours, batch = objective(small)
+    drawn = batch.draws
+    loss, logs = ours.generator_loss(batch, None)
+    text = ours.condition(batch, "g")
+    images = ours.generator(drawn["g_noise"], text, ours.clip, drawn["g_pixels"], (drawn["g_other"], drawn["g_cutoff"]))
+    logits, features = ours.discriminator(images, text)
+    seen = ours.clip.encode_image(lafite.clip_input(images, drawn["crop"][0], ours.clip.geometry.image_size))
+    told, told_clip = (lafite.contrastive(vectors, text, 0.5).mean() for vectors in (features, seen))
+    torch.testing.assert_close(loss, F.softplus(-logits).mean() - 5 * told - 10 * told_clip)
+    assert told < 0 > told_clip
+    assert logs["loss_g"] is loss
+
+
+def test_the_path_length_is_held_to_its_running_mean(small: TrainSettings) -> None:
+    """weight E (length - mean)^2 of half the batch, times its interval; the mean moves by a hundredth, from 0 on."""
+    ours, batch = objective(small)
+    drawn = {name: tensor[:2] for name, tensor in batch.draws.items() if name.startswith("pl_")}
+    text = ours.condition(batch, "pl")[:2]
+    ws = ours.plain_generator.styles(drawn["pl_noise"], (drawn["pl_other"], drawn["pl_cutoff"]))
+    images = ours.plain_generator.synthesis(ws, text, drawn["pl_pixels"])
+    (gradient,) = torch.autograd.grad((images * drawn["pl_image"]).sum() / 32, ws)
+    lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
+    for before in (0.0, 0.01 * lengths.mean()):
+        mean = before + 0.01 * (lengths.mean() - before)
+        penalty, logs = ours._path_length(batch, None)
+        torch.testing.assert_close(ours.path_length_mean, mean)
+        torch.testing.assert_close(penalty, 2 * (lengths - mean).square().mean() * 2)
+        torch.testing.assert_close(logs["path_length"], lengths)
+
+
 def test_optimisers_and_ema(small: TrainSettings) -> None:
     published = small.replaced(r1_every=16, path_length_every=4, beta2=0.99)
     ours, _ = objective(published)
@@ -271,7 +303,7 @@ def test_a_mapper_is_read_before_data_are_looked_for_and_told_where_it_does_noth
         with pytest.raises(WeightsError, match="is no mapper of Lafite-NN"):
             begin(nowhere)
     open_session(settings, told.append)
-    assert "the mapper of --pseudo-mapper is not used: it is for --language-free or --mixing" in told
+    assert "not used: --pseudo-mapper, because it takes --language-free or --mixing" in told
 
 
 def test_the_preset_and_the_published_settings() -> None:

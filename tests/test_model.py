@@ -194,6 +194,11 @@ def test_prompts_and_feature_blocks_follow_the_depth(layers: int, prompts: int, 
     assert geometry.feature_blocks == blocks
 
 
+def test_a_clip_of_one_block_is_refused() -> None:
+    with pytest.raises(UsageError, match="has one block; it must have two or more"):
+        ClipGeometry(width=16, grid=4, layers=1, embed_dim=8, image_size=32)
+
+
 @pytest.mark.parametrize("grid", [4, 7, 14, 16])
 def test_the_referee_gives_one_logit_for_every_grid(grid: int) -> None:
     geometry = ClipGeometry(width=16, grid=grid, layers=3, embed_dim=8, image_size=8 * grid)

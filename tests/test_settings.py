@@ -90,6 +90,11 @@ def test_the_preset_of_a_dataset_is_found_from_inside_it(tmp_path: Path, monkeyp
     assert resolve_settings({"dataset": "."}) == resolve_settings({"dataset": "cub"}).replaced(dataset=".")
 
 
+@pytest.mark.parametrize("name", ["demo-photos", "small", "demo-", "birds"])
+def test_own_images_have_no_preset_whatever_they_are_called(name: str) -> None:
+    assert resolve_settings({"dataset": f"data/{name}"}) == TrainSettings(dataset=f"data/{name}")
+
+
 @pytest.mark.parametrize("preset", ["cub", "oxford", "celeba-tiny"])
 def test_presets_of_the_papers_datasets_are_the_papers(preset: str) -> None:
     settings = resolve_settings({"dataset": preset})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import ratlip
 from torch.utils.flop_counter import FlopCounterMode
 
 from ratlip_cli.fast import onednn
@@ -14,6 +16,7 @@ from ratlip_cli.model.config import DiscriminatorConfig, GeneratorConfig
 from ratlip_cli.model.generator import Generator
 from ratlip_cli.summary import discriminator_parameters, parameter_counts, summarise
 from ratlip_cli.weights.clip_files import clip_architecture, load_clip
+from ratlip_cli.weights.load import load_model
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,16 @@ def test_baseline_and_discriminator_of_the_papers_table(vit_b_32: FrozenCLIP) ->
     assert sum(parameter_counts(GeneratorConfig(variant="galip"), vit_b_32)) == 139_284_675
     used, unused = discriminator_parameters(DiscriminatorConfig(), vit_b_32.geometry)
     assert used + unused == 30_806_021
+
+
+def test_the_table_is_of_the_sizes_of_the_model_that_is_named() -> None:
+    answer = ratlip("info", "ratlip-demo", "--table", "--json")
+    model = load_model("ratlip-demo")
+    table = json.loads(answer.out)
+    own = model.config.discriminator
+    used, unused = discriminator_parameters(own, model.clip.geometry)
+    assert table["discriminator_unused_shortcuts"] == unused
+    assert {row["with_discriminator"] - row["generator"] for row in table["table"]} == {used + unused}
 
 
 @pytest.mark.parametrize("pixel_stem", [False, True])

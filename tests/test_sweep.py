@@ -294,7 +294,7 @@ def test_processes_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     request = SweepRequest(Path("x.toml"), device="cpu")
     shares = {jobs: slots(dataclasses.replace(request, jobs=jobs), 10) for jobs in (1, 3, 8, 16)}
     assert {jobs: len(places) for jobs, places in shares.items()} == {1: 1, 3: 3, 8: 8, 16: 10}
-    assert [places[0].environment["OMP_NUM_THREADS"] for places in shares.values()] == ["8", "2", "1", "1"]
+    assert [places[0]["OMP_NUM_THREADS"] for places in shares.values()] == ["8", "2", "1", "1"]
     assert len(slots(request, 2)) == 2  # no more places than runs
 
 

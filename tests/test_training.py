@@ -239,7 +239,18 @@ def test_hard_negatives_begin_at_their_share_of_the_run(settings: TrainSettings,
         ({"final_lr": 0.1, "final_similarity_weight": 0.1}, ["--final-lr and --final-similarity-weight do nothing"]),
         ({"decay_from": 0.5, "final_diversity_weight": 0.5}, ["--final-diversity-weight does nothing: --diversity"]),
         ({"variant": "lafite", "language_free": True, "mixing": 0.3}, ["not used: --mixing, because"]),
-        ({"variant": "lafite", "mixing": 0.3, "text_noise": 0.2}, []),
+        ({"variant": "lafite", "mixing": 0.3, "text_noise": 0.2, "pseudo_noise": 0.5}, []),
+        ({"final_similarity_weight": 0.0}, ["--final-similarity-weight does nothing"]),
+        ({"final_diversity_weight": 0.0, "diversity_weight": 0.1}, ["--final-diversity-weight does nothing without"]),
+        ({"variant": "lafite", "pseudo_noise": 0.5}, ["not used: --pseudo-noise, because it takes"]),
+        (
+            {"variant": "lafite", "language_free": True, "pseudo_noise": 0.5, "pseudo_mapper": "m"},
+            ["not used: --pseudo-noise, because --pseudo-mapper"],
+        ),
+        (
+            {"variant": "lafite", "path_length_weight": 3.0, "path_length_every": 0, "pseudo_mapper": "m"},
+            ["not used: --pseudo-mapper, because it takes", "not used: --path-length-weight, because"],
+        ),
     ],
 )
 def test_settings_that_do_nothing_are_told(given: dict[str, Any], told: list[str]) -> None:

@@ -12,9 +12,9 @@ import typer
 
 from ratlip_cli import processes
 from ratlip_cli.cli import signals
-from ratlip_cli.data.parallel import usable_cores
 from ratlip_cli.errors import DeviceError, UsageError
 from ratlip_cli.setting import DEVICES
+from ratlip_cli.threads import usable_cores
 
 _TO_TRY = 8
 """Processes that a CPU of fewer cores takes too; more would start for minutes, each with PyTorch's memory."""

@@ -97,7 +97,7 @@ def info(
             check_clip(clip)
     architecture = clip_architecture(clip)
     if table:
-        _show_table(architecture, generator, json)
+        _show_table(architecture, generator, discriminator, json)
         return
     modules = summarise(generator, discriminator, architecture)
     trained = sum(one.trained for one in modules)
@@ -152,12 +152,11 @@ def _list_words(model: str | None, json: bool) -> None:
         console.result("\n".join(known))
 
 
-def _show_table(architecture: Any, generator: Any, json: bool) -> None:
-    from ratlip_cli.model.config import DiscriminatorConfig
+def _show_table(architecture: Any, generator: Any, discriminator: Any, json: bool) -> None:
     from ratlip_cli.summary import discriminator_parameters, paper_table
 
-    rows = paper_table(generator, architecture)
-    _, unused = discriminator_parameters(DiscriminatorConfig(), architecture.geometry)
+    rows = paper_table(generator, discriminator, architecture)
+    _, unused = discriminator_parameters(discriminator, architecture.geometry)
     if json:
         table = [asdict(row) for row in rows]
         console.result_json({"table": table, "unit": "parameters", "discriminator_unused_shortcuts": unused})

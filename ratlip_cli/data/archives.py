@@ -22,6 +22,7 @@ from typing import IO, cast
 from ratlip_cli.data.folders import read_folder
 from ratlip_cli.data.layout import Problem
 from ratlip_cli.errors import DataError, one_line
+from ratlip_cli.files import hash_of
 
 ZIP = ".zip"
 
@@ -121,11 +122,7 @@ def checksum(place: Path, wanted: re.Pattern[str]) -> str:
 
 def md5(file: Path) -> str:
     """Return the MD5 of a file in hexadecimal: what the datasets' publishers give, against accidents alone."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with file.open("rb") as opened:
-        while block := opened.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    return hash_of(file, hashlib.md5(usedforsecurity=False))
 
 
 def _in_folder(folder: Path, wanted: re.Pattern[str]) -> Iterator[Member]:

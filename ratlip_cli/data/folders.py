@@ -48,10 +48,6 @@ class Folder:
         """The files that are to be read as images, see `images.is_image`."""
         return [file for file in self.all_files() if is_image(file)]
 
-    def other_images(self) -> list[Path]:
-        """Images of kinds that are not read, such as .heic."""
-        return [file for file in self.all_files() if is_other_image(file)]
-
     def passed_over(self) -> tuple[str, ...]:
         """One line for each kind of thing that is neither an image nor may hold captions."""
         others = [

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from ratlip_cli.errors import DataError, UsageError
+from ratlip_cli.threads import usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,11 +36,6 @@ def processes(asked: int | None) -> int:
     if asked is not None:
         return asked
     return usable_cores()
-
-
-def usable_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(

@@ -104,6 +104,6 @@ def headers(files: Sequence[Path]) -> list[Header]:
             try:
                 with Image.open(file, formats=FORMATS) as image:
                     read.append(Header(_FAMILIES.get(image.format or "", "lossless"), min(image.size)))
-            except Exception:
+            except Exception:  # Pillow meets damaged files with exceptions of every kind
                 continue
     return read

@@ -18,10 +18,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from ratlip_cli.data.dataset import CaptionedImages, encode_captions, text_vectors
+from ratlip_cli.data.dataset import CaptionedImages, centre_view, encode_captions, text_vectors
 from ratlip_cli.data.images import ImageError, read_image, resize_shorter_side
 from ratlip_cli.data.layout import stored_side
 from ratlip_cli.errors import DataError
@@ -259,9 +258,11 @@ class FolderImages:
 
     def _read(self, index: int) -> Tensor:
         try:
-            return to_uint8(from_image(self._resized(read_image(self.files[index]))))
+            image = read_image(self.files[index])
         except ImageError as error:
             raise DataError(f"{self.files[index]}: {error}. Fix or remove it.") from error
+        side = self._resize
+        return to_uint8(from_image(image) if side is None else centre_view(resize_shorter_side(image, side), side))
 
     def _read_of_size(self, index: int) -> Tensor:
         image = self._read(index)
@@ -272,13 +273,6 @@ class FolderImages:
                 f"{self.size[0]}: give images of one size, or --resize {min(self.size)} to bring all to one."
             )
         return image
-
-    def _resized(self, image: Image.Image) -> Image.Image:
-        if self._resize is None:
-            return image
-        image = resize_shorter_side(image, self._resize)
-        left, upper = ((length - self._resize) // 2 for length in image.size)
-        return image.crop((left, upper, left + self._resize, upper + self._resize))
 
 
 class GeneratedImages:

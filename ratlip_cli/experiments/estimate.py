@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from ratlip_cli.device import torch_threads
 from ratlip_cli.errors import RatlipError
 from ratlip_cli.experiments.ledger import DONE
 from ratlip_cli.experiments.sweep import UNSCORED, SweepFolder, is_trained, slots
@@ -62,7 +60,7 @@ def estimate(folder: SweepFolder, progress: Progress = silent) -> Estimate:
     left = folder.left()
     places = slots(folder.request, len(left))
     jobs, taken = len(places), folder.to_take()
-    with _threads(int(places[0].environment["OMP_NUM_THREADS"])):
+    with torch_threads(int(places[0]["OMP_NUM_THREADS"])):
         rows = [_row(folder, [run for run in left if run.row == row], taken, progress) for row in _rows(left)]
     each = [row.scoring if seed in row.trained else row.seconds for row in rows for seed in row.seeds]
     seconds, longest = sum(each), max(each, default=0.0)
@@ -85,17 +83,6 @@ def check_disk(folder: SweepFolder) -> None:
             f"{len(left)} runs write about {_gib(needed)} into {folder.path}, and its disk has {_gib(free)} free: free "
             "some space, choose another --out, or set keep = 1 and keep_every = 0 in [settings]."
         )
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let PyTorch have so many threads meanwhile."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _row(folder: SweepFolder, runs: Sequence[Run], taken: Mapping[str, Path], progress: Progress) -> RowEstimate:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 from torch.nn import functional as F
 
 from ratlip_cli.data.dataset import CaptionedImages
@@ -44,10 +43,9 @@ from ratlip_cli.explain.gradcam.gradcam import gradcam, make_target, upsample
 from ratlip_cli.explain.gradcam.input_images import InputImage, from_dataset
 from ratlip_cli.explain.latent.space import make_space
 from ratlip_cli.explain.latent.views import pair_view, real_images
-from ratlip_cli.files import whole_file
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.sampling import noise_vectors, sample
-from ratlip_cli.tensor_files import fingerprint
+from ratlip_cli.tensor_files import fingerprint, save_tensors
 from ratlip_cli.training.settings import settings_of_run
 from ratlip_cli.weights.load import load_model
 from ratlip_cli.weights.model_folder import Model
@@ -217,6 +215,6 @@ def measure_runs(folder: Path, measure: Measure, device: str = "auto", progress:
                 "the dataset of the run there, or prepare it with the version of ratlip and the settings that made it."
             )
         values = measure.take(model, dataset)
-        with whole_file(path) as whole:
-            save_file(values, whole, metadata_of(measure.file, entry, measure.classifier))
+        tensors = {name: torch.from_numpy(array) for name, array in values.items()}
+        save_tensors(path, tensors, metadata_of(measure.file, entry, measure.classifier))
     progress(f"{Path(measure.file).stem} of runs", len(entries), len(entries), "runs")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -50,11 +48,11 @@ from ratlip_cli.experiments.ledger import (
 )
 from ratlip_cli.experiments.protocol import Protocol
 from ratlip_cli.file_kinds import tensor_metadata
-from ratlip_cli.files import scratch_folder, sha256_of, whole_file
+from ratlip_cli.files import scratch_folder, sha256_of
 from ratlip_cli.json_files import read_json
 from ratlip_cli.pixels import from_uint8
 from ratlip_cli.progress import Progress, silent
-from ratlip_cli.tensor_files import fingerprint
+from ratlip_cli.tensor_files import fingerprint, save_tensors
 from ratlip_cli.training.run_folder import ENVIRONMENT_FILE
 from ratlip_cli.training.run_paths import checkpoint_name, images_seen, step_of_model, step_saved
 from ratlip_cli.training.settings import TrainSettings, settings_of_run
@@ -329,8 +327,4 @@ def _read(features: FeatureFile) -> NDArray[np.float32]:
 
 
 def _save(path: Path, arrays: Values, metadata: dict[str, str] | None = None) -> None:
-    with whole_file(path) as partial:
-        save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, partial, metadata)
-        mask = os.umask(0)
-        os.umask(mask)
-        partial.chmod(0o666 & ~mask)  # safetensors makes files that nobody else may read
+    save_tensors(path, {name: torch.from_numpy(values) for name, values in arrays.items()}, metadata)

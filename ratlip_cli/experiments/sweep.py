@@ -453,11 +453,8 @@ def _trained_otherwise(first: Entry, entry: Entry) -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class _Slot:
-    """A place for one process: its share of the machine."""
-
-    environment: Mapping[str, str]
+_Slot = Mapping[str, str]
+"""A place for one process: what of its environment gives it its share of the machine."""
 
 
 @dataclass
@@ -519,9 +516,7 @@ def slots(request: SweepRequest, runs: int) -> list[_Slot]:
     asked = request.jobs or len(own) or (min(every, MOST_JOBS) if request.device in ("auto", "cpu") else 1)
     jobs = max(1, min(asked, runs))
     threads = {"OMP_NUM_THREADS": str(max(1, every // jobs))}
-    return [
-        _Slot(threads | ({"CUDA_VISIBLE_DEVICES": own[number % len(own)]} if own else {})) for number in range(jobs)
-    ]
+    return [threads | ({"CUDA_VISIBLE_DEVICES": own[number % len(own)]} if own else {}) for number in range(jobs)]
 
 
 def sweep(folder: SweepFolder, stops: Callable[[], int] = lambda: 0) -> Iterator[Event]:
@@ -591,7 +586,7 @@ def _started(folder: SweepFolder, run: Run, slot: _Slot, lock: int) -> subproces
     with writing(folder.log(run)), folder.log(run).open("wb") as log:
         return subprocess.Popen(
             command,
-            env={**os.environ, **slot.environment},
+            env={**os.environ, **slot},
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

@@ -189,6 +189,7 @@ class Lafite(Family):
     objective_config: ClassVar[type[Any] | None] = LafiteObjectiveConfig
     defaults: ClassVar[Mapping[str, Value]] = {
         **AS_PUBLISHED,
+        "noise_dim": 512,
         "batch_size": 16,
         "lr_g": 0.0025,
         "lr_d": 0.0025,
@@ -233,15 +234,20 @@ class Lafite(Family):
             return {}
         return {"pseudo_mapper": mapper_tensors(Path(weights.pseudo_mapper))}
 
-    def ignored(self, weights: LafiteObjectiveConfig) -> str | None:
-        if weights.pseudo_mapper and self.needs_captions(weights):
-            return "the mapper of --pseudo-mapper is not used: it is for --language-free or --mixing"
-        own, usual = (vars(one) for one in (weights, LafiteObjectiveConfig()))
-        of_captions = [name for name in ("mixing", "text_noise") if weights.language_free and own[name] != usual[name]]
-        if not of_captions:
-            return None
-        options = " and ".join(f"--{name.replace('_', '-')}" for name in of_captions)
-        return f"not used: {options}, because with --language-free no image has a caption"
+    def ignored(self, weights: LafiteObjectiveConfig) -> list[str]:
+        of_images = weights.language_free or weights.mixing
+        usual = type(weights)()
+        lines = []
+        for names, where, why in (
+            (("mixing", "text_noise"), weights.language_free, "with --language-free no image has a caption"),
+            (("pseudo_mapper", "pseudo_noise"), not of_images, "it takes --language-free or --mixing"),
+            (("pseudo_noise",), of_images and weights.pseudo_mapper, "--pseudo-mapper draws its own"),
+            (("path_length_weight",), not weights.path_length_every, "--path-length-every is 0"),
+        ):
+            given = [f"--{name.replace('_', '-')}" for name in names if getattr(weights, name) != getattr(usual, name)]
+            if where and given:
+                lines.append(f"not used: {' and '.join(given)}, because {why}")
+        return lines
 
     def reads_captions(self, weights: LafiteObjectiveConfig) -> bool:
         return not weights.language_free

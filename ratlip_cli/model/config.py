@@ -48,6 +48,8 @@ class ClipGeometry:
         _check_sizes(self, "width", "grid", "layers", "embed_dim")
         if not 1 <= self.image_size <= 4096:
             raise UsageError(f"image_size of the CLIP is {self.image_size}; it must be 1 to 4096 pixels.")
+        if self.layers < 2:
+            raise UsageError("The CLIP's vision transformer has one block; it must have two or more.")
 
     @property
     def prompts(self) -> int:

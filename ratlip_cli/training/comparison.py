@@ -16,6 +16,7 @@ from typing import IO, cast
 import torch
 from torch import Tensor
 
+from ratlip_cli.device import torch_threads
 from ratlip_cli.errors import RatlipError
 from ratlip_cli.exported import ExportedModel
 from ratlip_cli.fast.onednn import multiplies_bf16
@@ -63,7 +64,7 @@ def compare(model: Model, count: int, threads: int, environment: Mapping[str, st
     noise = noise_vectors(0, range(count), model.config.generator.noise_dim)
     condition = model.encode([PROMPT])
     text = condition.expand(count, *condition.shape[1:])
-    with _on(shared_cores(threads)), _with_threads(threads):
+    with _on(shared_cores(threads)), torch_threads(threads):
         expected = _one_by_one(_plain(model), noise, text).clamp(-1, 1)
         with _plain_process(model, count, threads, environment) as times:
             yield _measured("plain PyTorch", times, 0.0)
@@ -111,16 +112,6 @@ def _bind(cores: Collection[int]) -> None:
     for thread in Path("/proc/self/task").iterdir():
         with contextlib.suppress(ProcessLookupError):  # It has ended.
             os.sched_setaffinity(int(thread.name), cores)
-
-
-@contextmanager
-def _with_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _by_export(folder: Path, count: int, threads: int) -> Sampling:

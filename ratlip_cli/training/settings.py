@@ -24,7 +24,7 @@ from typing import Any
 import tomli_w
 
 from ratlip_cli import processes
-from ratlip_cli.data.request import check_dataset_name
+from ratlip_cli.data.request import DATASETS, check_dataset_name
 from ratlip_cli.errors import DataError, UsageError, unknown_name
 from ratlip_cli.families import FAMILIES, family_of
 from ratlip_cli.family import Family
@@ -313,14 +313,14 @@ class TrainSettings:
     def ignored(self) -> list[str]:
         """What of these settings has no effect beside the others, in a line each."""
         final = ("final_lr", "final_similarity_weight", "final_diversity_weight")
-        given = [f"--{name.replace('_', '-')}" for name in final if getattr(self, name)]
-        lines = [self.family.ignored(self.objective_weights())]
+        given = [f"--{name.replace('_', '-')}" for name in final if getattr(self, name) != getattr(TrainSettings, name)]
+        lines = self.family.ignored(self.objective_weights())
         if given and self.decay_from == 1:
             do = "do" if len(given) > 1 else "does"
             lines.append(f"{' and '.join(given)} {do} nothing without a --decay-from below 1")
-        elif self.final_diversity_weight and not self.diversity_weight:
+        elif self.final_diversity_weight is not None and not self.diversity_weight:
             lines.append("--final-diversity-weight does nothing: --diversity-weight is 0")
-        return [line for line in lines if line]
+        return lines
 
     @classmethod
     def of(cls, **typed: Value | None) -> TrainSettings:
@@ -645,10 +645,10 @@ def _is_there(config: Path) -> bool:
 def _preset_of(dataset: str, variant: Value | None) -> dict[str, Value]:
     """The dataset's preset for a variant, or the defaults of its family where there is none."""
     name = own_name(dataset)
-    preset = PRESETS / f"{'demo' if name.startswith('demo-') else name}.toml"
     chosen = None if variant is None else str(variant)
-    if dataset and preset.is_file():
-        return read_settings(preset, variant=chosen)
+    if name in DATASETS:
+        preset = "demo" if name.startswith("demo-") else name
+        return read_settings(PRESETS / f"{preset}.toml", variant=chosen)
     return dict(family_of(chosen).defaults) if chosen else {}
 
 

@@ -47,7 +47,8 @@ class Watch:
     """Tells, once for each fall, that a figure is below a quarter of its highest value so far."""
 
     _highest: dict[str, tuple[float, int]] = field(default_factory=dict)  # By name: the value and its step.
-    _fallen: set[str] = field(default_factory=set)
+    low: set[str] = field(default_factory=set)
+    """Names of the figures that have fallen and not risen again."""
 
     @classmethod
     def of_run(cls, metrics: Path) -> Watch:
@@ -71,9 +72,9 @@ class Watch:
             if value >= highest:
                 self._highest[name] = (value, step)
             if value >= _FALLEN * highest:
-                self._fallen.discard(name)
-            elif name not in self._fallen:
-                self._fallen.add(name)
+                self.low.discard(name)
+            elif name not in self.low:
+                self.low.add(name)
                 fall = f"step {step}: {name} fell to {value:.3g} from {highest:.3g} at step {at}"
                 lines.append(f"{fall}: {_ADVICE[name]}; look at samples/")
         return lines

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from ratlip_cli.training.objectives.lafite import usual_r1_gamma
 from ratlip_cli.training.settings import TrainSettings
-from ratlip_cli.training.variety import Watch
+from ratlip_cli.training.variety import OVER_CAPTIONS, UNDER_ONE_CAPTION, Watch
 from ratlip_cli.web.records import Metrics
 
 RECENT = 200
@@ -46,15 +46,11 @@ def recent(metrics: Metrics, name: str) -> float | None:
 
 def _collapsed(metrics: Metrics) -> list[str]:
     watch, last = Watch(), dict[str, str]()
-    for name in ("variety_noise", "variety_captions"):
-        highest = 0.0
+    for name in (UNDER_ONE_CAPTION, OVER_CAPTIONS):
         for step, value in zip(metrics.steps(name), metrics.values(name), strict=True):
             for line in watch.fallen(step, {name: value}):
                 last[name] = line
-            highest = max(highest, value)
-            if value >= 0.25 * highest:
-                last.pop(name, None)
-    return [f"The images collapse: {line}." for line in last.values()]
+    return [f"The images collapse: {line}." for name, line in last.items() if name in watch.low]
 
 
 def _not_finite(metrics: Metrics) -> str | None:

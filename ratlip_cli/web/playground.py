@@ -384,7 +384,7 @@ def page(playground: Playground) -> Any:
 
 def _one_prompt(playground: Playground, settings: list[Any], run: dict[str, Any]) -> tuple[Any, list[Any], list[Any]]:
     """The first tab; the event that generates, its inputs and its outputs."""
-    prompt, go = _asking("Prompt", playground.prompts[0])
+    prompt, go = _asking(playground.prompts[0])
     # Not gradio.Examples: their click does not go through the queue, and the server answers nothing else.
     tries = gr.Dataset(components=[prompt], samples=[[one] for one in playground.prompts], type="index", label="Try")
     gallery, note = _gallery("Images"), gr.HTML(elem_classes="ratlip-note")
@@ -432,7 +432,7 @@ def _several_prompts(playground: Playground, settings: list[Any], run: dict[str,
 
 
 def _two_models(playground: Playground, names: list[str], settings: list[Any], run: dict[str, Any]) -> None:
-    prompt, go = _asking("Prompt", playground.prompts[0])
+    prompt, go = _asking(playground.prompts[0])
     sides = []
     with gr.Row():
         for place in range(2):
@@ -444,10 +444,10 @@ def _two_models(playground: Playground, names: list[str], settings: list[Any], r
         trigger(told(playground.two_models), [prompt, first, second, *settings], [left, right, note], **run)
 
 
-def _asking(label: str, value: str) -> tuple[Any, Any]:
+def _asking(value: str) -> tuple[Any, Any]:
     """A box for a prompt, and the button beside it."""
     with gr.Row(equal_height=True):
-        prompt = gr.Textbox(value, label=label, scale=4, min_width=240)
+        prompt = gr.Textbox(value, label="Prompt", scale=4, min_width=240)
         return prompt, gr.Button("Generate", variant="primary", scale=1, min_width=120)
 
 

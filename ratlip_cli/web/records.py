@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ratlip_cli.errors import RatlipError
-from ratlip_cli.experiments.ledger import shown_name
+from ratlip_cli.experiments.ledger import LEDGER_FILE, shown_name
 from ratlip_cli.json_files import read_json
 from ratlip_cli.training.runs import SCORES
 from ratlip_cli.training.settings import resolve_settings
-
-LEDGER_FILE = "ledger.jsonl"
 
 LARGEST_VALUE = 1e30
 """What stands for larger values of a curve: their means and differences stay numbers, of which a chart can be made."""

@@ -21,6 +21,7 @@ from PIL import Image
 import ratlip_cli
 from ratlip_cli.data.images import ImageError, read_image
 from ratlip_cli.errors import RatlipError, UsageError
+from ratlip_cli.experiments.ledger import LEDGER_FILE
 from ratlip_cli.files import write_text
 from ratlip_cli.grids import captioned_grid
 from ratlip_cli.progress import Progress, silent
@@ -32,7 +33,6 @@ from ratlip_cli.training.settings import TrainSettings, all_settings, by_present
 from ratlip_cli.web.advice import advice
 from ratlip_cli.web.charts import COLOURS, DASHES, Chart, Curve, Table, chart
 from ratlip_cli.web.records import (
-    LEDGER_FILE,
     Figure,
     Metrics,
     ScoreRow,

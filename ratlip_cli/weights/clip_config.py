@@ -114,7 +114,7 @@ def checked_model_cfg(content: Any) -> dict[str, Any]:
             raise ValueError(f"preprocess_cfg: '{key}' must be three numbers")
         if not all(abs(value) < 1e6 and (value > 0 or key == "mean") for value in values):
             raise ValueError(f"preprocess_cfg: '{key}' is out of range")
-    _check_vocabulary(content.get("vocabulary"), text.vocab_size)
+    _check_vocabulary(content.get("vocabulary"), text)
     return model_cfg
 
 
@@ -129,8 +129,9 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _check_vocabulary(vocabulary: Any, rows: int) -> None:
-    """Raise ValueError where token ids would have no row of the embedding."""
+def _check_vocabulary(vocabulary: Any, text: TextConfig) -> None:
+    """Raise ValueError where token ids would have no row of the embedding, or the end of a text not be found."""
+    rows = text.vocab_size
     if vocabulary is None:
         if rows < WORDS:
             raise ValueError(f"text_cfg: vocab_size is {rows}, but CLIP's tokenizer has {WORDS} tokens")
@@ -143,6 +144,11 @@ def _check_vocabulary(vocabulary: Any, rows: int) -> None:
         raise ValueError(f"'vocabulary' must hold one {UNKNOWN}, and not more ids than text_cfg has vocab_size")
     if WORDS - 1 not in vocabulary:
         raise ValueError(f"'vocabulary' must hold {WORDS - 1}, which ends every text")
+    end = vocabulary.index(WORDS - 1)
+    if text.pool_type == "argmax" and end != len(vocabulary) - 1:
+        raise ValueError(f"'vocabulary' must have {WORDS - 1} last: pool_type 'argmax' finds a text's end so")
+    if text.pool_type == "eos" and end != text.eos_id:
+        raise ValueError(f"text_cfg: eos_id is {text.eos_id}, but 'vocabulary' has {WORDS - 1}, the end, at {end}")
 
 
 def _divides(name: str, value: int, other: str, divisor: int) -> None:

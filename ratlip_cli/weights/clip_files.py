@@ -30,7 +30,6 @@ from ratlip_cli.tensor_files import check_kind, load_into, load_tensors, load_we
 from ratlip_cli.weights.clip_config import checked_model_cfg
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
-_log = logging.getLogger(__name__)
 
 BUNDLED = {"ratlip-demo": Path(__file__).parents[1] / "demo" / "model" / "clip"}
 """CLIPs that ship inside the package, as folders of `save_clip`."""
@@ -262,7 +261,7 @@ def _from_file(spec: str, name: str, path: Path, model_cfg: Mapping[str, Any]) -
     if quick is not None and "input_resolution" in weights:
         raise UsageError(f"{path} has weights of OpenAI, which were trained with QuickGELU: use {quick}:{path}.")
     if others := _normalised_otherwise(name):
-        _log.warning(
+        logger.warning(
             "CLIP %s: pixels are normalised as for OpenAI's CLIPs; if its weights are those of %s, which want others, "
             "name them instead: %s:%s",
             *(spec, " or ".join(others), name, others[0]),

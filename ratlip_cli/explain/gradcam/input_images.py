@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ratlip_cli.data.dataset import CaptionedImages
+from ratlip_cli.data.dataset import CaptionedImages, centre_view
 from ratlip_cli.data.images import ImageError, read_image, resize_shorter_side
 from ratlip_cli.data.layout import INFO, METADATA, Entry, stored_side
 from ratlip_cli.demo.segments import decode_segments
@@ -19,7 +19,6 @@ from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.explain.gradcam.segments import phrases_naming_segments
 from ratlip_cli.explain.inputs import spread
 from ratlip_cli.generation import check_request
-from ratlip_cli.pixels import from_image
 from ratlip_cli.sampling import noise_vectors, sample
 from ratlip_cli.weights.model_folder import Model
 
@@ -65,9 +64,7 @@ def from_file(file: Path, prompt: str | None, size: int) -> InputImage:
         image = read_image(file)
     except ImageError as error:
         raise DataError(f"{file}: {error}.") from error
-    image = resize_shorter_side(image, size)
-    left, upper = (image.width - size) // 2, (image.height - size) // 2
-    return InputImage(str(file), prompt, from_image(image.crop((left, upper, left + size, upper + size))))
+    return InputImage(str(file), prompt, centre_view(resize_shorter_side(image, size), size))
 
 
 def from_dataset(dataset: CaptionedImages, count: int) -> list[InputImage]:

@@ -19,6 +19,7 @@ from ratlip_cli.families.attngan import (
     ReleasedAttnGANDiscriminatorConfig,
 )
 from ratlip_cli.weights.released.checkpoint import ReleasedCheckpoint
+from ratlip_cli.weights.released.renaming import without_module
 
 RELEASED_BASE = 64
 """Side of the published code's first stage; its layers are named for it."""
@@ -41,7 +42,7 @@ def import_attngan(
 
     Raises KeyError or ValueError where a tensor is missing or has a shape that the published code does not give it.
     """
-    theirs = _without_module(generator)
+    theirs = without_module(generator)
     config = _config(theirs)
     own = _renamed(theirs, {old: new for new, old in generator_names(config).items()})
     sizes = {name: getattr(config, name) for name in ("image_size", "base_size", "one_image", "text_dim")}
@@ -52,7 +53,7 @@ def import_attngan(
     nets: dict[str, Tensor] = {}
     for number, (size, tensors) in enumerate(zip(config.image_sizes, discriminators, strict=True)):
         names = discriminator_names(size, not config.one_image)
-        renamed = _renamed(_without_module(tensors), {old: new for new, old in names.items()})
+        renamed = _renamed(without_module(tensors), {old: new for new, old in names.items()})
         nets |= {f"nets.{number}.{name}": tensor for name, tensor in renamed.items()}
     df = len(nets["nets.0.blocks.0.conv.weight"])
     discriminator_config = ReleasedAttnGANDiscriminatorConfig(**sizes, base_channels=df)
@@ -154,7 +155,3 @@ def _config(theirs: Mapping[str, Tensor]) -> ReleasedAttnGANConfig:
         base_channels=to_rgb.shape[1],
         residual_blocks=len({name.split(".")[2] for name in theirs if name.startswith("h_net2.residual.")}),
     )
-
-
-def _without_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}

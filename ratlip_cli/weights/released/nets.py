@@ -27,7 +27,8 @@ _OF_DISCRIMINATORS = ("COND_DNET.", "UNCOND_DNET.", "img_code_s16.", "joint_conv
 def read_nets(path: Path, ema: bool = True) -> tuple[Nets, bool]:
     """The networks of a file, and whether the generator is an EMA that the file holds beside the trained one.
 
-    A file with the tensors of one network alone is `netG`. A leading `module.` is taken off every name.
+    A file with the tensors of one network alone is `netG`. A leading `module.` is taken off every name of a PyTorch
+    file.
 
     Args:
         ema: take the generator's EMA, where the file holds one, for `netG`.

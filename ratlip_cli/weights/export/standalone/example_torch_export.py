@@ -17,7 +17,7 @@ tokens = Tokenizer(merges, settings["context_length"])([prompt])
 encoder, generator = (torch.export.load(folder / name).module() for name in ("text_encoder.pt2", "generator.pt2"))
 text = encoder(torch.from_numpy(tokens))
 noise = torch.randn(count, settings["noise_dim"], generator=torch.Generator().manual_seed(0))
-images = generator(noise, text.repeat(count, 1)).detach().numpy()
+images = generator(noise, text.expand(count, *text.shape[1:])).detach().numpy()
 for number, image in enumerate(images):
     pixels = ((image.transpose(1, 2, 0) + 1) * 127.5).round().astype(np.uint8)
     Image.fromarray(pixels).save(f"{number}.png")
