@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet, check_model_name, check_new, check_there, choice
+from ratlip_cli.cli.options import Half, Json, Quiet, check_model_name, check_new, check_there, choice
 from ratlip_cli.errors import UsageError
 from ratlip_cli.families import FAMILIES
 from ratlip_cli.setting import DEFAULT_CLIP
@@ -57,7 +57,7 @@ def convert(
         typer.Option(metavar="FILE", help="A netD.pth that goes with a netG.pth; AttnGAN's three by image size."),
     ] = None,
     ema: Annotated[bool, typer.Option(help="Take the EMA where the file holds one.")] = True,
-    half: Annotated[bool, typer.Option("--half", help="Store the weights as float16, in half the space.")] = False,
+    half: Half = False,
     to_released: Annotated[bool, typer.Option("--to-released", help="From a model to a published-style file.")] = False,
     json: Json = False,
     quiet: Quiet = False,

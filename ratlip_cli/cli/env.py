@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet
+from ratlip_cli.cli.options import DataDir, Json, Quiet
 
 
 def env(
-    data_dir: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder of prepared datasets.", envvar="RATLIP_DATA")
-    ] = Path("data"),
+    data_dir: DataDir = "data",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -29,7 +24,7 @@ def env(
     console.set_up(quiet)
     from ratlip_cli.environment import describe
 
-    described = describe(data_dir)
+    described = describe(Path(data_dir))
     if json:
         console.result_json(described)
         return

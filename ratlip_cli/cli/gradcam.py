@@ -11,6 +11,7 @@ from ratlip_cli.cli import console
 from ratlip_cli.cli.options import (
     Json,
     Quiet,
+    Svg,
     check_file,
     check_model_name,
     check_no_file,
@@ -48,7 +49,7 @@ def gradcam(
         list[str] | None, typer.Option(metavar="TEXT", help="Also a map for this word or phrase; repeat it for more.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for figures and numbers; what it holds is kept.")] = Path("gradcam"),
-    svg: Annotated[bool, typer.Option("--svg", help="Write figures as SVG besides PNG.")] = False,
+    svg: Svg = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.gradcam import show
-from ratlip_cli.cli.options import Json, Quiet, check_model_name, check_out_folder, with_options
+from ratlip_cli.cli.options import Json, Quiet, Svg, check_model_name, check_out_folder, with_options
 from ratlip_cli.data.request import check_dataset_name
 from ratlip_cli.explain.request import LatentRequest
 from ratlip_cli.setting import settings_of
@@ -29,7 +29,7 @@ def latent_viz(
         bool, typer.Option("--same-noise", help="Keep the noise vector; else it goes from the first to the second.")
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder for figures and numbers; what it holds is kept.")] = Path("latent"),
-    svg: Annotated[bool, typer.Option("--svg", help="Write figures as SVG besides PNG.")] = False,
+    svg: Svg = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -114,6 +114,14 @@ Precision = Annotated[
     choice(PRECISIONS, "Arithmetic of sampling; auto is fp32.", "precision"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")]
+DataDir = Annotated[
+    str, typer.Option(metavar="FOLDER", help="Folder that holds prepared datasets.", envvar="RATLIP_DATA")
+]
+RetryBroken = Annotated[
+    bool, typer.Option("--retry-broken", help="Try again the runs that failed, each from its last checkpoint.")
+]
+Svg = Annotated[bool, typer.Option("--svg", help="Write figures as SVG besides PNG.")]
+Half = Annotated[bool, typer.Option("--half", help="Store the weights as float16, in half the space.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")]
 
 

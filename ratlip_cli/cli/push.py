@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.options import Json, Quiet, check_file, check_model_name, complete_model
+from ratlip_cli.cli.options import Half, Json, Quiet, check_file, check_model_name, complete_model
 
 
 def push(
@@ -28,7 +28,7 @@ def push(
     prompt: Annotated[
         list[str] | None, typer.Option(help="Prompt of the card's images, more than once if you like.")
     ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Store the weights as float16, in half the space.")] = False,
+    half: Half = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the files and the card; upload nothing.")] = False,
     json: Json = False,
     quiet: Quiet = False,

@@ -11,7 +11,7 @@ import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.compare import FORMATS, show_table
-from ratlip_cli.cli.options import Device, Quiet, check_file, choice, complete_choice
+from ratlip_cli.cli.options import DataDir, Device, Quiet, RetryBroken, check_file, choice, complete_choice
 from ratlip_cli.cli.sweep import check_whole, complete, show_estimate
 from ratlip_cli.errors import DataError, UsageError
 from ratlip_cli.experiments.ledger import BROKEN
@@ -54,9 +54,7 @@ def reproduce(
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Only a part of the runs; see `ratlip sweep`.")
     ] = None,
-    retry_broken: Annotated[
-        bool, typer.Option("--retry-broken", help="Try again the runs that failed, each from its last checkpoint.")
-    ] = False,
+    retry_broken: RetryBroken = False,
     format: Annotated[str, choice(FORMATS, "How a table is written.", "format")] = "md",
     into: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With claims: write them into this page, between its marks.")
@@ -65,9 +63,7 @@ def reproduce(
         bool, typer.Option("--drop-measured", help="With --into: even where the page has numbers that are not here.")
     ] = False,
     device: Device = "auto",
-    data_dir: Annotated[
-        str, typer.Option(metavar="FOLDER", help="Folder that holds prepared datasets.", envvar="RATLIP_DATA")
-    ] = "data",
+    data_dir: DataDir = "data",
     quiet: Quiet = False,
 ) -> None:
     """Train, score and compare what a table or figure of the paper shows; what is done already is taken over.

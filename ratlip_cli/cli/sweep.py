@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ratlip_cli.cli import console, signals, waiting
-from ratlip_cli.cli.options import Device, Json, Quiet, check_file
+from ratlip_cli.cli.options import DataDir, Device, Json, Quiet, RetryBroken, check_file
 from ratlip_cli.cli.train import StopRequest
 from ratlip_cli.errors import Interrupted, RatlipError
 from ratlip_cli.experiments.ledger import BROKEN, CHANGED, DONE, REAL_FEATURES_FILE, Entry, shown_name
@@ -62,9 +62,7 @@ def sweep(
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Only every N-th run, from the I-th on: for array jobs of SLURM.")
     ] = None,
-    retry_broken: Annotated[
-        bool, typer.Option("--retry-broken", help="Try again the runs that failed, each from its last checkpoint.")
-    ] = False,
+    retry_broken: RetryBroken = False,
     take: Annotated[
         list[Path] | None,
         typer.Option(
@@ -72,9 +70,7 @@ def sweep(
         ),
     ] = None,
     device: Device = "auto",
-    data_dir: Annotated[
-        str, typer.Option(metavar="FOLDER", help="Folder that holds prepared datasets.", envvar="RATLIP_DATA")
-    ] = "data",
+    data_dir: DataDir = "data",
     only: Annotated[str | None, typer.Option(hidden=True)] = None,
     json: Json = False,
     quiet: Quiet = False,

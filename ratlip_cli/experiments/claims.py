@@ -68,18 +68,7 @@ class Claim:
     """How many seeds its sweep has, done or not."""
 
 
-@dataclass(frozen=True)
-class _Wording:
-    key: str
-    text: str
-    printed: str
-    number: str
-    command: str
-    lacking: str = ""
-    """What ratlip does not read or train yet at this scale."""
-
-
-Judge = Callable[[Estimate], str]
+VerdictOf = Callable[[Estimate], str]
 
 
 def claims(folders: Folders) -> list[Claim]:
@@ -92,62 +81,51 @@ def claims(folders: Folders) -> list[Claim]:
     masks, classifier = ("masks of segments", "attribute classifier of faces") if folders.scale == PAPER else ("", "")
     return [
         _claim(
-            _Wording(
-                "a",
-                "RAT+ATT has a higher CLIP score than the baseline GALIP",
-                "+0.43 (CUB), +0.17 (Oxford), +0.96 (CelebA-tiny)",
-                "CLIP score of RAT+ATT minus that of GALIP",
-                folders.command("table3"),
-            ),
+            "a",
+            "RAT+ATT has a higher CLIP score than the baseline GALIP",
+            "+0.43 (CUB), +0.17 (Oxford), +0.96 (CelebA-tiny)",
+            "CLIP score of RAT+ATT minus that of GALIP",
+            folders.command("table3"),
             lambda: _combined(table3, {OURS: 1, BASELINE: -1}),
             _above(0),
             asked3,
         ),
         _claim(
-            _Wording(
-                "b",
-                "RAT without attention about equals the baseline",
-                "+0.02 (CUB), +0.06 (Oxford), -0.32 (CelebA-tiny)",
-                "CLIP score of RAT minus that of GALIP, in shares of GALIP's; about equal: within ±0.01",
-                folders.command("table3"),
-            ),
+            "b",
+            "RAT without attention about equals the baseline",
+            "+0.02 (CUB), +0.06 (Oxford), -0.32 (CelebA-tiny)",
+            "CLIP score of RAT minus that of GALIP, in shares of GALIP's; about equal: within ±0.01",
+            folders.command("table3"),
             lambda: _relative(table3, RAT, BASELINE),
             _within(MARGIN),
             asked3,
         ),
         _claim(
-            _Wording(
-                "c1",
-                "the CLIP score rises with the hidden size from 4 to 128",
-                "+0.27 a doubling (CUB; 30.81 at 4, 32.12 at 128)",
-                "slope of the CLIP score over doublings of the hidden size",
-                folders.command("table2"),
-            ),
+            "c1",
+            "the CLIP score rises with the hidden size from 4 to 128",
+            "+0.27 a doubling (CUB; 30.81 at 4, 32.12 at 128)",
+            "slope of the CLIP score over doublings of the hidden size",
+            folders.command("table2"),
             lambda: _combined(table2, slope_weights()),
             _above(0),
             asked2,
         ),
         _claim(
-            _Wording(
-                "c2",
-                "a hidden size of 64 is enough",
-                "32.03 at 64, 32.12 at 128 (CUB)",
-                "CLIP score at 128 minus that at 64, in shares of that at 64; enough: below 0.01",
-                folders.command("table2"),
-            ),
+            "c2",
+            "a hidden size of 64 is enough",
+            "32.03 at 64, 32.12 at 128 (CUB)",
+            "CLIP score at 128 minus that at 64, in shares of that at 64; enough: below 0.01",
+            folders.command("table2"),
             lambda: _relative(table2, hidden(LARGEST), hidden(CHOSEN)),
             _below(MARGIN),
             asked2,
         ),
         _claim(
-            _Wording(
-                "d",
-                "Grad-CAM covers the subject better at 64 than at 4 to 32",
-                "images only (Fig. 3)",
-                "share of the map's energy inside the subject at 64 minus the mean of that at 4, 8, 16 and 32",
-                folders.command("fig3"),
-                masks,
-            ),
+            "d",
+            "Grad-CAM covers the subject better at 64 than at 4 to 32",
+            "images only (Fig. 3)",
+            "share of the map's energy inside the subject at 64 minus the mean of that at 4, 8, 16 and 32",
+            folders.command("fig3"),
             lambda: _combined(
                 table2,
                 {hidden(CHOSEN): 1.0, **{hidden(size): -0.25 for size in HIDDEN_SIZES if size < CHOSEN}},
@@ -155,57 +133,50 @@ def claims(folders: Folders) -> list[Claim]:
             ),
             _above(0),
             asked2,
+            lacking=masks,
         ),
         _claim(
-            _Wording(
-                "e",
-                "the angle between real and generated vectors is smaller than the baseline's",
-                "one figure of each (Fig. 5)",
-                "angle of RAT+ATT minus that of GALIP, in degrees",
-                folders.command("fig5"),
-            ),
+            "e",
+            "the angle between real and generated vectors is smaller than the baseline's",
+            "one figure of each (Fig. 5)",
+            "angle of RAT+ATT minus that of GALIP, in degrees",
+            folders.command("fig5"),
             lambda: _combined(table3, {OURS: 1, BASELINE: -1}, (ANGLES_FILE, "angle")),
             _below(0),
             asked3,
         ),
         _claim(
-            _Wording(
-                "f1",
-                "old in place of young under one noise vector changes the age",
-                "one example (Fig. 5)",
-                "share of pairs of images of RAT+ATT that are as old as their captions say; more than 0.5",
-                folders.command("fig5"),
-                classifier,
-            ),
+            "f1",
+            "old in place of young under one noise vector changes the age",
+            "one example (Fig. 5)",
+            "share of pairs of images of RAT+ATT that are as old as their captions say; more than 0.5",
+            folders.command("fig5"),
             lambda: _combined(faces, {OURS: 1}, (SWAP_FILE, "age")),
             _above(AGE_CHANGES),
             asked_faces,
+            lacking=classifier,
         ),
         _claim(
-            _Wording(
-                "f2",
-                "and changes nothing else",
-                "one example (Fig. 5)",
-                "share of the other attributes of RAT+ATT that stay; more than 0.9",
-                folders.command("fig5"),
-                classifier,
-            ),
+            "f2",
+            "and changes nothing else",
+            "one example (Fig. 5)",
+            "share of the other attributes of RAT+ATT that stay; more than 0.9",
+            folders.command("fig5"),
             lambda: _combined(faces, {OURS: 1}, (SWAP_FILE, "kept")),
             _above(REST_STAYS),
             asked_faces,
+            lacking=classifier,
         ),
         _claim(
-            _Wording(
-                "f3",
-                "which the baseline does less well",
-                "one example (Fig. 5)",
-                "share of pairs of images whose age changes as said, RAT+ATT minus GALIP",
-                folders.command("fig5"),
-                classifier,
-            ),
+            "f3",
+            "which the baseline does less well",
+            "one example (Fig. 5)",
+            "share of pairs of images whose age changes as said, RAT+ATT minus GALIP",
+            folders.command("fig5"),
             lambda: _combined(faces, {OURS: 1, BASELINE: -1}, (SWAP_FILE, "age")),
             _above(0),
             asked_faces,
+            lacking=classifier,
         ),
     ]
 
@@ -384,36 +355,46 @@ def _relative(rows: Mapping[str, Row], row: str, base: str) -> Sample | None:
     return combined(samples, (1 / scale, -1 / scale))
 
 
-def _claim(wording: _Wording, sample: Callable[[], Sample | None], judge: Judge, asked: int) -> Claim:
-    said = (wording.key, wording.text, wording.printed, wording.number)
-    if wording.lacking:
-        return Claim(
-            *said, command="", measured=None, verdict=f"not measured: ratlip has no {wording.lacking} at this scale yet"
-        )
+def _claim(
+    key: str,
+    text: str,
+    printed: str,
+    number: str,
+    command: str,
+    sample: Callable[[], Sample | None],
+    verdict_of: VerdictOf,
+    asked: int,
+    lacking: str = "",
+) -> Claim:
+    """One claim, measured. `lacking`: what ratlip does not read or train yet at this scale."""
+    said = (key, text, printed, number)
+    if lacking:
+        verdict = f"not measured: ratlip has no {lacking} at this scale yet"
+        return Claim(*said, command="", measured=None, verdict=verdict)
     found = sample()
     if found is None or not found.seeds:
-        return Claim(*said, wording.command, measured=None, verdict="not measured yet")
+        return Claim(*said, command, measured=None, verdict="not measured yet")
     own = estimate(found)
     so_far = f" ({own.seeds} of {asked} seeds so far)" if own.seeds < asked else ""
-    return Claim(*said, wording.command, measured=own, verdict=judge(own) + so_far, asked=asked)
+    return Claim(*said, command, measured=own, verdict=verdict_of(own) + so_far, asked=asked)
 
 
-def _above(limit: float) -> Judge:
+def _above(limit: float) -> VerdictOf:
     return lambda own: _verdict(own, own.low is not None and own.low > limit, _ends_below(own, limit))
 
 
-def _below(limit: float) -> Judge:
+def _below(limit: float) -> VerdictOf:
     return lambda own: _verdict(own, _ends_below(own, limit), own.low is not None and own.low > limit)
 
 
-def _within(margin: float) -> Judge:
-    def judge(own: Estimate) -> str:
+def _within(margin: float) -> VerdictOf:
+    def verdict_of(own: Estimate) -> str:
         low, high = own.low, own.high
         if low is None or high is None:
             return _verdict(own, False, False)
         return _verdict(own, -margin < low and high < margin, low > margin or high < -margin)
 
-    return judge
+    return verdict_of
 
 
 def _ends_below(own: Estimate, limit: float) -> bool:
