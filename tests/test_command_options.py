@@ -17,7 +17,7 @@ from command_line import ratlip
 from rich.console import Console
 
 from ratlip_cli.cli import console
-from ratlip_cli.cli.app import app
+from ratlip_cli.cli.app import _app_that_is_asked, app
 from ratlip_cli.cli.convert import VARIANTS
 from ratlip_cli.data.layout import INFO, read_split
 from ratlip_cli.data.prepare import KNOWN
@@ -58,6 +58,25 @@ AROUND = {
     "export": ["ratlip-demo"],
 }
 """What a command cannot do without."""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_that_is_typed_is_read_alone_and_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only its options are made, which the start waits for."""
+    monkeypatch.setattr(sys, "argv", ["ratlip", name])
+    [(typed, alone)] = typer.main.get_command(_app_that_is_asked()).commands.items()
+    whole = COMMANDS[name]
+    assert typed == name
+    for ours, theirs in zip(alone.params, whole.params, strict=True):
+        told = ("name", "opts", "secondary_opts", "help", "default", "required", "multiple", "envvar", "hidden")
+        assert [getattr(ours, key) for key in told] == [getattr(theirs, key) for key in told]
+    assert (alone.help, alone.context_settings) == (whole.help, whole.context_settings)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--version"], ["trian"], ["--", "train"], ["_ratlip"]])
+def test_where_no_command_is_typed_first_all_are_there(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["ratlip", *arguments])
+    assert _app_that_is_asked() is app
 
 
 @pytest.fixture(autouse=True)

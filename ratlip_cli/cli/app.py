@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated
 
 import typer
@@ -39,18 +39,11 @@ from ratlip_cli.cli.sweep import sweep
 from ratlip_cli.cli.train import train
 from ratlip_cli.errors import READER_KILLED, DistributedError, Interrupted, RatlipError, UsageError, is_of_readers
 
-app = typer.Typer(
-    name="ratlip",
-    help="Text-to-image GANs on frozen CLIP: train, generate, evaluate and explain RATLIP and GALIP models.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+COMMANDS = (
+    *(prepare, train, generate, edit, evaluate, gradcam, latent_viz),
+    *(sweep, compare, reproduce, report, play, runs, info, bench, pull, push, convert, export, env),
 )
-for command in (prepare, train, generate, edit, evaluate, gradcam, latent_viz):
-    app.command()(command)
-for command in (sweep, compare, reproduce, report, play, runs, info, bench, pull, push, convert, export, env):
-    app.command()(command)
+"""In the order of the help."""
 
 
 def _version(asked: bool) -> None:
@@ -63,7 +56,6 @@ SHARED = ("train", "generate", "evaluate")
 """Commands that several processes share out; the others are for one."""
 
 
-@app.callback()
 def _ratlip(
     context: typer.Context,
     version: Annotated[
@@ -77,6 +69,30 @@ def _ratlip(
             raise typer.Exit
         console.note(f"{context.invoked_subcommand} works in one process: the others have nothing to do")
         processes.go_alone()
+
+
+def _app_of(commands: Iterable[Callable[..., None]]) -> typer.Typer:
+    app = typer.Typer(
+        name="ratlip",
+        help="Text-to-image GANs on frozen CLIP: train, generate, evaluate and explain RATLIP and GALIP models.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_ratlip)
+    for command in commands:
+        app.command()(command)
+    return app
+
+
+app = _app_of(COMMANDS)
+
+
+def _app_that_is_asked() -> typer.Typer:
+    """The app with the one command that is typed first, as Typer reads the options of all that an app has."""
+    named = [command for command in COMMANDS if command.__name__.replace("_", "-") in sys.argv[1:2]]
+    return _app_of(named) if named else app
 
 
 PATHS = ("--dataset", "--data-dir", "--images", "--reference", "--raw", "--image-root", "--image", "--like")
@@ -97,7 +113,7 @@ def main() -> None:
     with signals.raising():
         try:
             with _only_first_prints():
-                app()
+                _app_that_is_asked()()
         except (RatlipError, Interrupted, OSError, MemoryError, RuntimeError) as error:
             told = error if isinstance(error, RatlipError | Interrupted) else _in_one_line(error)
             if told is None:
