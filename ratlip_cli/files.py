@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +292,22 @@ def hash_of(file: Path, digest: Any) -> str:
         while block := content.read(2**20):
             digest.update(block)
     return str(digest.hexdigest())
+
+
+def check_out_folder(out: Path) -> None:
+    """Raise RatlipError where nothing can be written into a folder, which may be there or not."""
+    if os.path.lexists(out) and not out.is_dir():
+        kind = "a link to nowhere" if out.is_symlink() else "a file"
+        raise RatlipError(f"cannot write {out}: it is {kind}. Choose another folder.")
+    check_place(out, [out, *out.absolute().parents])
+
+
+def check_place(out: Path, places: Iterable[Path]) -> None:
+    """Raise RatlipError where the first of `places` that is there is no folder that can be written into."""
+    above = next(place for place in places if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        why = "may not be written" if above.is_dir() else "is a file"
+        raise RatlipError(f"cannot write {out}: {above} {why}. Choose another --out.")
 
 
 def write_text(target: Path, text: str, new: bool = False) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ratlip_cli.errors import UsageError
 from ratlip_cli.files import printable
-from ratlip_cli.setting import check_seed
+from ratlip_cli.setting import MOST_COUNT, check_count, check_seed
 
 PRECISIONS = ("auto", "fp32", "bf16")
 """Of sampling."""
@@ -21,7 +21,6 @@ FORMATS = ("png", "jpg", "webp")
 LIKE_WEIGHT, LIKE_NOISE = 0.5, 0.1
 """Of an image beside a prompt, and of noise in its vector, where nobody says how much."""
 
-MOST_INDICES = 1_000_000
 """Images of one prompt that can be asked for by their indices."""
 
 ANIMATIONS, STRIP = ("mp4", "gif", "webp"), "png"
@@ -120,13 +119,11 @@ def check_request(
         if not prompt.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
             raise UsageError(f"prompt {number} is not UTF-8 text; type or save it as UTF-8.")
     for what, number in (("the number of images", count), ("best-of", best_of)):
-        if number < 1:
-            raise UsageError(f"{what} is {number}; it must be at least 1.")
+        check_count(what, number)
     check_seed(seed)
     if not 0 <= truncation <= 10:
         raise UsageError(f"truncation is {truncation}; it must be between 0 and 10, usually 0.5 to 1.")
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"batch size is {batch_size}; it must be at least 1.")
+    check_count("batch size", batch_size)
     if indices is not None:
         if not indices or min(indices) < 0:
             raise UsageError("indices are whole numbers from 0, at least one, such as 7,12-20.")
@@ -148,7 +145,7 @@ def parse_indices(text: str) -> list[int]:
             raise UsageError(
                 f"'{text}' has the range {part.strip()}, which goes backwards; write the smaller one first."
             )
-        if last - first + len(indices) >= MOST_INDICES:
-            raise UsageError(f"'{text}' are more than {MOST_INDICES:,} indices; ask for fewer at a time.")
+        if last - first + len(indices) >= MOST_COUNT:
+            raise UsageError(f"'{text}' are more than {MOST_COUNT:,} indices; ask for fewer at a time.")
         indices |= dict.fromkeys(range(first, last + 1))
     return list(indices)

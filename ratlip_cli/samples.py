@@ -218,7 +218,7 @@ def _samples_of(
     batch_size: int | None,
 ) -> Iterator[Sample]:
     """The images `wanted` of each prompt, a batch at a time, in which prompts may meet."""
-    pairs = itertools.product(range(len(prompts)), wanted)
+    pairs = ((number, index) for number in range(len(prompts)) for index in wanted)  # product() would copy `wanted`
     encoded: dict[int, Any] = {}
     while batch := list(itertools.islice(pairs, batch_size or model.together)):
         numbers = dict.fromkeys(number for number, _ in batch)

@@ -157,6 +157,18 @@ def check_device(name: str) -> None:
         raise UsageError(f"unknown device '{name}'; use {', '.join(DEVICES[:-1])} or {DEVICES[-1]}.")
 
 
+MOST_COUNT = 1_000_000
+"""Images, noise vectors and the like that one call is asked for, at most: what is beyond is a slip of the keyboard."""
+
+
+def check_count(what: str, count: int | None, least: int = 1, most: int = MOST_COUNT) -> None:
+    """Raise UsageError for a number of things that is out of range; None is none that was asked for."""
+    if count is not None and count < least:
+        raise UsageError(f"{what} is {count}; it must be at least {least}.")
+    if count is not None and count > most:
+        raise UsageError(f"{what} is {count}; it must be at most {most}.")
+
+
 def check_seed(seed: int) -> None:
     """Raise UsageError where no noise vectors can be sampled from `seed`."""
     if not 0 <= seed < 2**63:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+MOST_THREADS = 1024
+"""Threads or processes that can be asked for: more than the cores of one machine."""
+
 
 def available_threads() -> int:
     """OMP_NUM_THREADS where it says a number, else as many as there are cores for this process."""

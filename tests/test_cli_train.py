@@ -100,6 +100,19 @@ def test_a_run_folder_that_cannot_be_is_told(settings: TrainSettings, tmp_path: 
         RunFolder.create(settings.replaced(out=""))
 
 
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_prepared(
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dry_run: list[str]
+) -> None:
+    monkeypatch.setattr("ratlip_cli.training.start.open_inputs", None)  # which nothing comes to
+    (tmp_path / "f").touch()
+    found = ratlip("train", *options(settings), "--out", tmp_path / "f" / "run", "--quiet", *dry_run)
+    assert (found.code, found.err) == (
+        1,
+        f"error: cannot write {tmp_path / 'f' / 'run'}: {tmp_path / 'f'} is a file. Choose another --out.\n",
+    )
+
+
 def test_what_is_told_to_be_typed_is_quoted(settings: TrainSettings, tmp_path: Path) -> None:
     (tmp_path / "my run").mkdir()
     found = ratlip("train", *options(settings), "--out", "my run", "--quiet")

@@ -401,12 +401,53 @@ def test_examples_can_be_copied_from_a_terminal_of_80_columns(name: str) -> None
         (("evaluate", "--images="), "--images"),
         (("prepare", ""), "the name of the dataset"),
         (("latent-viz", "--data-dir", "", "--count", "2"), "--data-dir"),
+        (("train", "--dataset", "demo", "--resume", ""), "--resume"),
+        (("train", "--dataset", "demo", "--init-from="), "--init-from"),
+        (("train", "--dataset", "demo", "--config", "", "--print-config"), "--config"),
+        (("evaluate", "--clip-score", "--score-clip", ""), "--score-clip"),
     ],
 )
 def test_what_is_empty_is_not_the_folder_that_one_is_in(arguments: tuple[str, ...], named: str) -> None:
     answer = ratlip(*arguments)
     assert (answer.code, answer.err.count("\n")) == (2, 1)
     assert answer.err.startswith(f"error: {named} is empty")
+
+
+HUGE = "9" * 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("generate", "a bird", "-n", HUGE), f"the number of images is {HUGE}; it must be at most 1000000"),
+        (("generate", "a bird", "--best-of", HUGE), f"best-of is {HUGE}; it must be at most 1000000"),
+        (("generate", "a bird", "--batch-size", HUGE), f"batch size is {HUGE}; it must be at most 1000000"),
+        (("latent-viz", "--from", "a", "--to", "b", "--steps", HUGE), f"--steps is {HUGE}; it must be at most 3600"),
+        (("latent-viz", "--count", HUGE), f"--count is {HUGE}; it must be at most 1000000"),
+        (("gradcam", "a bird", "-n", HUGE), f"-n is {HUGE}; it must be at most 1000000"),
+        (("evaluate", "--batch-size", HUGE), f"batch size is {HUGE}; it must be at most 1000000"),
+        (("bench", "--compare", "--threads", HUGE), f"--threads is {HUGE}; it must be at most 1024"),
+        (("prepare", "demo", "--workers", HUGE), f"--workers is {HUGE}; it must be at most 1024"),
+        (("train", "--dataset", "x/{0..99999999999}.tar"), "counts from 0 to 99999999999, more than 1000000 names"),
+    ],
+)
+def test_a_number_that_cannot_be_meant_is_told(
+    arguments: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = ratlip(*arguments)
+    assert (answer.code, answer.err.count("\n")) == (2, 1), answer.err
+    assert told in answer.err
+
+
+def test_capitals_and_hyphens_are_no_reason_to_give_no_hint() -> None:
+    for command, option, value, meant in (
+        ("train", "--variant", "DF-GAN", "dfgan"),
+        ("train", "--variant", "RATLIP", "ratlip"),
+        ("generate", "--format", "PNG", "png"),
+    ):
+        answer = ratlip(command, *(["a bird"] if command == "generate" else ["--dataset", "demo"]), option, value)
+        assert (answer.code, f"Did you mean '{meant}'?" in answer.err) == (2, True), answer.err
 
 
 @pytest.mark.parametrize("command", ["gradcam", "latent-viz"])

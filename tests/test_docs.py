@@ -56,6 +56,11 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+PROGRAM = typer.main.get_command(app)
+EXAMPLES = {
+    f"{name} --help": [line.strip() for line in str(command.help).splitlines() if line.strip().startswith("ratlip ")]
+    for name, command in PROGRAM.commands.items()
+}
 COMMANDS = {page: printed_commands(text) for page, text in PAGES.items()}
 BLOCKS = {page: python_blocks(text) for page, text in PAGES.items()}
 LINKS = {page: re.findall(r"\]\(((?!https?:)[^)]+)\)", text) for page, text in PAGES.items()}
@@ -69,14 +74,14 @@ def test_the_readme_prints_commands() -> None:
 
 def test_every_command_is_documented() -> None:
     documented = {shlex.split(command)[1] for commands in COMMANDS.values() for command in commands}
-    assert documented >= set(typer.main.get_command(app).commands)
+    assert documented >= set(PROGRAM.commands)
+    assert all(EXAMPLES.values())
 
 
-@pytest.mark.parametrize(("page", "command"), every(COMMANDS))
+@pytest.mark.parametrize(("page", "command"), every(COMMANDS | EXAMPLES))
 def test_printed_commands_are_understood(page: str, command: str) -> None:
-    program, name, *arguments = shlex.split(command)
-    group = typer.main.get_command(app)
-    group.commands[name].make_context(f"{program} {name}", arguments)  # raises where it is not understood
+    program, name, *arguments = shlex.split(command.partition(" > ")[0])
+    PROGRAM.commands[name].make_context(f"{program} {name}", arguments)  # raises where it is not understood
 
 
 @pytest.mark.parametrize(("page", "link"), every(LINKS))

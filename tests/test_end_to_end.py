@@ -175,6 +175,8 @@ def test_info_describes_a_run(run: Path) -> None:
         (["info", "ratlip-demo", "--hidden-size", "4", "--clip", "y"], 2, "--hidden-size and --clip: only of"),
         (["info", "--words", "--clip", "y"], 2, "--clip: only of a new model, and --words is of a model"),
         (["info", "--words", "--table"], 2, "leave out one"),
+        (["info", "--table", "--hidden-size", "7"], 2, "leave out --variant and --hidden-size"),
+        (["info", "--table", "--variant", "lafite"], 2, "leave out --variant and --hidden-size"),
         (["paint"], 2, "No such command"),
     ],
 )

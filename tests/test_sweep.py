@@ -727,6 +727,31 @@ def test_a_dry_run_tells_time_and_disk_and_writes_nothing(write: Write, content:
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_dry_run_names_what_was_changed_by_hand(
+    write: Write, content: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a run is not left, and would look as if it were done."""
+    file = write(content)
+    runs = read_sweep(file).runs
+    entries = {
+        run.name: Entry(run.row, run.seed, run.name, CHANGED, "its settings were changed", run.settings.flat(), "")
+        for run in runs
+    }
+    monkeypatch.setattr(SweepFolder, "state", lambda _, run: (CHANGED, entries[run.name]))
+    answer = ratlip("sweep", file, "--out", tmp_path / "sweep", "--dry-run")
+    assert f"runs: 0 left of {len(runs)}" in answer.out
+    assert answer.err.count("is left out: its settings were changed") == len(runs)
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_file_is_no_place_for_a_sweep(write: Write, content: dict, tmp_path: Path, below: str) -> None:
+    (tmp_path / "f").touch()
+    for dry_run in ([], ["--dry-run"]):
+        answer = ratlip("sweep", write(content), "--out", tmp_path / "f" / below, *dry_run)
+        assert (answer.code, answer.out, answer.err.count("\n")) == (1, "", 1), answer.err
+        assert "is a file. Choose another" in answer.err
+
+
 # ---- of minutes: processes that are killed, share the work, fail and are stopped
 
 

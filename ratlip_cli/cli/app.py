@@ -95,8 +95,11 @@ def _app_that_is_asked() -> typer.Typer:
     return _app_of(named) if named else app
 
 
-PATHS = ("--dataset", "--data-dir", "--images", "--reference", "--raw", "--image-root", "--image", "--like")
-"""Options that are empty where a variable of a script is not set, and then would mean the folder that one is in."""
+PATHS = (
+    *("--dataset", "--data-dir", "--images", "--reference", "--raw", "--image-root", "--image", "--like"),
+    *("--resume", "--init-from", "--config", "--clip", "--score-clip", "--clip-score-clip"),
+)
+"""Options that are empty where a variable of a script is not set, and would mean the folder that one is in, or none."""
 
 
 def _check_paths() -> None:

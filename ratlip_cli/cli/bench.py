@@ -21,7 +21,8 @@ from ratlip_cli.cli.options import (
     noun,
 )
 from ratlip_cli.errors import UsageError
-from ratlip_cli.setting import Value
+from ratlip_cli.setting import Value, check_count
+from ratlip_cli.threads import MOST_THREADS
 
 
 def bench(
@@ -82,10 +83,10 @@ def bench(
     ratlip bench --data 'cc12m/{00000..01242}.tar' --workers 8
     """
     console.set_up(quiet)
-    if batch_size is not None and batch_size < (2 if train else 1):
-        raise UsageError(f"--batch-size is {batch_size}; it must be at least {2 if train else 1}.")
-    if threads is not None and (threads < 1 or not compare):
-        raise UsageError("--threads goes with --compare, and is at least 1.")
+    check_count("--batch-size", batch_size, least=2 if train else 1)
+    check_count("--threads", threads, most=MOST_THREADS)
+    if threads is not None and not compare:
+        raise UsageError("--threads goes with --compare.")
     if compare and (train or precision == "bf16" or device not in ("auto", "cpu")):
         raise UsageError("--compare is of float32 sampling on the CPU: leave out --train, --precision and --device.")
     model = noun("model", model_name, model)

@@ -70,7 +70,7 @@ def convert(
 
     ratlip convert state_epoch_1080.pth --out models/birds
 
-    ratlip convert AttnGAN2.pth --text-encoder x.pth --captions captions.pickle
+    ratlip convert net.pth --text-encoder t.pth --captions c.pickle --out models/a
 
     ratlip convert captions.pickle --out vocabulary.json
 

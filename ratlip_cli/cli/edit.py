@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from ratlip_cli.cli import console, signals
-from ratlip_cli.cli.options import Device, Json, Model, Quiet, check_file, check_model_name, check_out_folder
+from ratlip_cli.cli.options import Device, Json, Model, Quiet, check_file, check_model_name
 from ratlip_cli.editing.request import STEPS, STRENGTHS, EditRequest
 from ratlip_cli.errors import UsageError
+from ratlip_cli.files import check_out_folder
 from ratlip_cli.setting import is_export
 
 
@@ -44,7 +45,7 @@ def edit(
 
     ratlip edit photo.png --from "a red bird" --to "a blue bird"
 
-    ratlip edit me.png --from "a man" --to "a man with a beard" --steps 500
+    ratlip edit me.png --from "a person" --to "a person with a hat" --steps 500
     """
     console.set_up(quiet)
     request = EditRequest(

@@ -27,10 +27,10 @@ from ratlip_cli.cli.options import (
     check_model_name,
     check_new,
     check_no_file,
-    check_out_folder,
     choice,
 )
 from ratlip_cli.errors import UsageError
+from ratlip_cli.files import check_out_folder
 from ratlip_cli.generation import (
     ANIMATIONS,
     FORMATS,

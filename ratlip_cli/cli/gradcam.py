@@ -15,12 +15,12 @@ from ratlip_cli.cli.options import (
     check_file,
     check_model_name,
     check_no_file,
-    check_out_folder,
     complete_model,
     with_options,
 )
 from ratlip_cli.data.request import check_dataset_name
 from ratlip_cli.explain.request import GradCamRequest
+from ratlip_cli.files import check_out_folder
 from ratlip_cli.setting import settings_of
 
 if TYPE_CHECKING:

@@ -68,6 +68,10 @@ def info(
         raise UsageError(f"{' and '.join(given)}: only of a new model, and {of}.")
     if words and table:
         raise UsageError("--words and --table are two answers: leave out one.")
+    if table and (hidden_size, variant) != (None, None):
+        raise UsageError(
+            "--table has every variant of the paper and every hidden size: leave out --variant and --hidden-size."
+        )
     if words:
         _list_words(model, json)
         return
@@ -177,6 +181,6 @@ def _show_table(architecture: Any, generator: Any, discriminator: Any, json: boo
         ],
     )
     console.result(
-        "The paper's table was counted on ratlip-released; its discriminator count includes "
+        "The paper's table is of ratlip-released on ViT-B/32. What is counted with the discriminator includes "
         f"{unused:,} parameters of shortcuts that the published code never uses and ratlip does not have."
     )

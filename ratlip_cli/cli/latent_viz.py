@@ -9,9 +9,10 @@ import typer
 
 from ratlip_cli.cli import console
 from ratlip_cli.cli.gradcam import show
-from ratlip_cli.cli.options import Json, Quiet, Svg, check_model_name, check_out_folder, with_options
+from ratlip_cli.cli.options import Json, Quiet, Svg, check_model_name, with_options
 from ratlip_cli.data.request import check_dataset_name
 from ratlip_cli.explain.request import LatentRequest
+from ratlip_cli.files import check_out_folder
 from ratlip_cli.setting import settings_of
 
 
@@ -39,7 +40,7 @@ def latent_viz(
 
     ratlip latent-viz runs/baseline --against runs/ours --count 500
 
-    ratlip latent-viz --caption "he is young" --caption "he is old"
+    ratlip latent-viz --caption "a young person" --caption "an old person"
 
     ratlip latent-viz --from "a red bird" --to "a blue bird" --steps 12
     """

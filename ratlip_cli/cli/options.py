@@ -15,6 +15,7 @@ from rich.markup import escape
 from ratlip_cli.cli import console
 from ratlip_cli.data.request import DATASETS, prepared_names
 from ratlip_cli.errors import RatlipError, UsageError, no_such_model, unknown_name
+from ratlip_cli.files import check_place
 from ratlip_cli.generation import PRECISIONS
 from ratlip_cli.setting import DEVICES, RUNS, Setting, Value, check_choice, check_device
 
@@ -139,21 +140,6 @@ def check_model_name(name: str | None) -> None:
         raise no_such_model(name, known) if len(Path(name).parts) > 1 else unknown_name("model", name, known)
 
 
-def check_out_folder(out: Path) -> None:
-    """Raise RatlipError where nothing can be written into a folder, which may be there or not."""
-    if out.exists() and not out.is_dir():
-        raise RatlipError(f"cannot write {out}: it is a file. Choose another folder.")
-    _check_place(out, [out, *out.absolute().parents])
-
-
-def _check_place(out: Path, places: Iterable[Path]) -> None:
-    """Raise RatlipError where the first of `places` that is there is no folder that can be written into."""
-    above = next(place for place in places if place.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        why = "may not be written" if above.is_dir() else "is a file"
-        raise RatlipError(f"cannot write {out}: {above} {why}. Choose another --out.")
-
-
 def check_there(path: Path | None, problem: str = " does not exist") -> None:
     """Raise RatlipError, which tells the problem behind the path, where a file or folder to be read is not there."""
     if path is not None and not path.exists():
@@ -178,7 +164,7 @@ def check_new(out: Path) -> None:
     """Raise UsageError where `out`, which is to be made, is there, RatlipError where it cannot be made."""
     if os.path.lexists(out):  # a link to nowhere is there too
         raise UsageError(f"{out} exists; choose another --out.")
-    _check_place(out, out.absolute().parents)
+    check_place(out, out.absolute().parents)
 
 
 def noun(name: str, argument: str | None, option: str | None) -> str | None:

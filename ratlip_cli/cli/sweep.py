@@ -129,9 +129,7 @@ def complete(folder: SweepFolder) -> list[Entry]:
     folder.write_ledger()
     number, stopped = _make_all(folder, len(left))
     entries = folder.write_ledger()
-    for entry in entries:
-        if entry.state == CHANGED:
-            console.note(f"{entry.run} is left out: {entry.reason}. {folder.remedy(entry, entries)}")
+    _tell_changed(folder, entries)
     if number:
         done = sum(entry.state == DONE for entry in entries)
         told = [f"{_of_runs(done, len(folder.sweep.runs))} done", *(_goes_on(folder, run) for run in stopped)]
@@ -152,6 +150,12 @@ def _tell_not_taken(folder: SweepFolder) -> None:
         by_sweep.setdefault(place.parent, []).append(place.name)
     for sweep, names in by_sweep.items():
         console.note(f"not taken from {sweep}, which lacks the finished models of {', '.join(names)}")
+
+
+def _tell_changed(folder: SweepFolder, entries: Sequence[Entry]) -> None:
+    for entry in entries:
+        if entry.state == CHANGED:
+            console.note(f"{entry.run} is left out: {entry.reason}. {folder.remedy(entry, entries)}")
 
 
 def _of_runs(some: int, runs: int) -> str:
@@ -199,6 +203,7 @@ def show_estimate(folder: SweepFolder, json: bool) -> None:
     if folder.left():
         _check_evaluation(folder)
     _tell_not_taken(folder)
+    _tell_changed(folder, folder.entries())
     with console.bars() as progress:
         estimated = estimate(folder, progress)
     if json:

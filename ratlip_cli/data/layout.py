@@ -18,7 +18,6 @@ import difflib
 import hashlib
 import json
 import os
-import shlex
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -153,9 +152,7 @@ def read_dataset(path: Path) -> DatasetInfo:
     try:
         return _parse_info(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise DataError(
-            f"{path} is not a prepared dataset: it has no {INFO}. `ratlip prepare {shlex.quote(str(path))}` makes one."
-        ) from None
+        raise DataError(f"{path} is not a prepared dataset: it has no {INFO}. `ratlip prepare` makes one.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {file}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

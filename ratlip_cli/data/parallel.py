@@ -16,8 +16,9 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
-from ratlip_cli.errors import DataError, UsageError
-from ratlip_cli.threads import usable_cores
+from ratlip_cli.errors import DataError
+from ratlip_cli.setting import check_count
+from ratlip_cli.threads import MOST_THREADS, usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,8 +32,7 @@ PATIENCE = 5
 
 def processes(asked: int | None) -> int:
     """The number of processes that was asked for; None is one per usable core. Raises UsageError for a negative one."""
-    if asked is not None and asked < 0:
-        raise UsageError(f"--workers is {asked}; it must not be negative.")
+    check_count("--workers", asked, least=0, most=MOST_THREADS)
     if asked is not None:
         return asked
     return usable_cores()

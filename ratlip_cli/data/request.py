@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ratlip_cli.errors import DataError, RatlipError, UsageError, unknown_name
-from ratlip_cli.setting import setting
+from ratlip_cli.setting import MOST_COUNT, setting
 
 DATASETS = ("cub", "oxford", "celeba-tiny", "demo", "demo-birds", "demo-flowers", "demo-faces")
 """The datasets that are known by name."""
@@ -65,6 +65,8 @@ def expanded(pattern: str) -> list[str]:
     if found is None:
         return [pattern]
     first, last, names = found.groups()
+    if not names and int(last) - int(first) >= MOST_COUNT:
+        raise UsageError(f"{pattern} counts from {first} to {last}, more than {MOST_COUNT} names.")
     parts = names.split(",") if names else [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
     return [name for part in parts for name in expanded(pattern[: found.start()] + part + pattern[found.end() :])]
 

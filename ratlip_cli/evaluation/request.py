@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ratlip_cli.errors import UsageError, unknown_name
 from ratlip_cli.generation import PRECISIONS
-from ratlip_cli.setting import check_choices, check_device, check_seed, setting, several
+from ratlip_cli.setting import check_choices, check_count, check_device, check_seed, setting, several
 
 if TYPE_CHECKING:
     from ratlip_cli.weights.model_folder import Model
@@ -138,15 +138,13 @@ class EvaluationRequest:
                 raise unknown_name("metric", metric, METRICS)
         check_choices(self)
         check_device(self.device)
-        if self.captions_per_image is not None and self.captions_per_image < 1:
-            raise UsageError(f"captions per image is {self.captions_per_image}; it must be at least 1.")
+        check_count("captions per image", self.captions_per_image)
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"limit is {self.limit}; it must be at least 1 image.")
         if self.bootstrap < 0 or 0 < self.bootstrap < FEWEST_RESAMPLES:
             raise UsageError(f"bootstrap is {self.bootstrap}; it must be 0, or at least {FEWEST_RESAMPLES} for 95 %.")
         check_seed(self.seed)
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError(f"batch size is {self.batch_size}; it must be at least 1.")
+        check_count("batch size", self.batch_size)
         if self.resize is not None and self.resize < 1:
             raise UsageError(f"resize is {self.resize}; it must be at least 1 pixel.")
         if self.clip_score_clip is not None and not self.clip_keys:

@@ -176,7 +176,7 @@ def read_entry(run: Path) -> Entry | None:
     path = run / SCORES_FILE
     try:
         entry = from_json(Entry, read_json(path), optional=True)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is damaged ({first_line(error)}); remove it to score the run again.") from error

@@ -46,11 +46,21 @@ from ratlip_cli.experiments.ledger import (
 )
 from ratlip_cli.experiments.protocol import unlike
 from ratlip_cli.experiments.sweep_file import Run, Sweep, read_sweep
-from ratlip_cli.files import PARTIAL, lock_descriptor, locked, sha256_of, whole_file, whole_folder, write_text, writing
+from ratlip_cli.files import (
+    PARTIAL,
+    check_out_folder,
+    lock_descriptor,
+    locked,
+    sha256_of,
+    whole_file,
+    whole_folder,
+    write_text,
+    writing,
+)
 from ratlip_cli.json_files import read_json
 from ratlip_cli.progress import Progress, silent
-from ratlip_cli.setting import RUNS, check_device
-from ratlip_cli.threads import available_threads
+from ratlip_cli.setting import RUNS, check_count, check_device
+from ratlip_cli.threads import MOST_THREADS, available_threads
 from ratlip_cli.training.run_paths import step_of_model
 from ratlip_cli.training.settings import TrainSettings, settings_of_run
 
@@ -84,8 +94,7 @@ class SweepRequest:
 
     def __post_init__(self) -> None:
         check_device(self.device)
-        if self.jobs is not None and self.jobs < 1:
-            raise UsageError(f"--jobs is {self.jobs}; it must be at least 1.")
+        check_count("--jobs", self.jobs, most=MOST_THREADS)
         _ = self.part
 
     @property
@@ -126,6 +135,7 @@ class SweepFolder:
     def __init__(self, request: SweepRequest) -> None:
         self.request = request
         self.path = request.folder
+        check_out_folder(self.path)
         self.sweep: Sweep = read_sweep(request.file)
         check_dataset_name(self.sweep.runs[0].settings.dataset, Path(request.data_dir))
         if is_published(self.path):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from ratlip_cli.errors import RatlipError, UsageError, unknown_name
 from ratlip_cli.explain.gradcam.words import phrases_of
-from ratlip_cli.setting import check_choices, check_device, check_seed, setting, several
+from ratlip_cli.generation import MOST_FRAMES
+from ratlip_cli.setting import check_choices, check_count, check_device, check_seed, setting, several
 
 if TYPE_CHECKING:
     from ratlip_cli.weights.model_folder import Model
@@ -86,7 +87,7 @@ class GradCamRequest:
             raise UsageError('there is no prompt; give one, such as "a red bird", or --image or --dataset.')
         if self.prompt is not None and not self.prompt.strip():
             raise UsageError("the prompt is empty; give one, such as 'a red bird'.")
-        _check_count("-n", self.count)
+        check_count("-n", self.count)
         check_seed(self.seed)
         check_choices(self)
         check_device(self.device)
@@ -152,9 +153,8 @@ class LatentRequest:
             raise UsageError("one --caption has nothing to be compared with; give two or more.")
         if not all(caption.strip() for caption in (*self.captions, *ends)):
             raise UsageError("a caption is empty; give one, such as 'a red bird'.")
-        if self.steps is not None and self.steps < 2:
-            raise UsageError(f"--steps is {self.steps}; an interpolation has at least 2.")
-        _check_count("--count", self.count)
+        check_count("--steps", self.steps, least=2, most=MOST_FRAMES)
+        check_count("--count", self.count)
         check_seed(self.seed)
         check_choices(self)
         check_device(self.device)
@@ -175,8 +175,3 @@ def check_points(count: int) -> None:
     """Raise UsageError where so many points make no plane."""
     if count < FEWEST_POINTS:
         raise UsageError(f"points: {count}, but a plane needs {FEWEST_POINTS}. Raise --count or take a larger dataset.")
-
-
-def _check_count(option: str, count: int | None) -> None:
-    if count is not None and count < 1:
-        raise UsageError(f"{option} is {count}; it must be at least 1.")

@@ -28,7 +28,7 @@ from ratlip_cli.data.request import DATASETS, check_dataset_name
 from ratlip_cli.errors import DataError, UsageError, unknown_name
 from ratlip_cli.families import FAMILIES, family_of
 from ratlip_cli.family import Family
-from ratlip_cli.files import decoded
+from ratlip_cli.files import check_out_folder, decoded
 from ratlip_cli.setting import (
     DEFAULT_CLIP,
     Setting,
@@ -731,6 +731,8 @@ def check_beginning(settings: TrainSettings, several: int = 1) -> None:
     processes.share(settings.batch_size, size, *settings.shares)
     if settings.out and not settings.resume and Path(settings.out).exists():
         raise already_there(Path(settings.out))
+    if settings.out:
+        check_out_folder(Path(settings.out))
     if not settings.dataset:
         raise UsageError("give the --dataset to train on: a name or a folder.")
     for tracker in settings.trackers:

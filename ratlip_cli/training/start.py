@@ -22,6 +22,7 @@ from ratlip_cli.data.stream import StreamedImages
 from ratlip_cli.distributed import World, join, own_device, world
 from ratlip_cli.errors import UsageError, WeightsError
 from ratlip_cli.family import Family
+from ratlip_cli.files import check_out_folder
 from ratlip_cli.model.clip import FrozenCLIP
 from ratlip_cli.progress import Progress, silent
 from ratlip_cli.setting import RUNS
@@ -98,6 +99,7 @@ def open_session(
     settings = _after_restart(settings, launch, world)
     settings = found_by_settings(settings, tell, world)
     check_beginning(settings)
+    check_out_folder(settings.resumed_run or Path(settings.out or RUNS))
     if processes.cannot_start_again():
         tell(_CANNOT_START_AGAIN)
     begins = bool(settings.init_from) and not settings.resume
