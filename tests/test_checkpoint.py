@@ -289,6 +289,7 @@ def test_auto_takes_the_newest_unfinished_run_of_the_same_settings(
     assert any("new one begins" in line for line in told)
 
 
+@pytest.mark.slow
 def test_auto_goes_on_with_the_data_that_its_run_has(
     settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

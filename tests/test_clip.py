@@ -275,7 +275,7 @@ def test_the_architecture_needs_no_weights(tiny_clip: Path) -> None:
 def test_a_clip_is_called_by_name_and_tag(spec: str, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a model on it is to name it, so that others find it. Nothing is downloaded here."""
     sizes, asked = open_clip.get_model_config(spec.partition(":")[0]), []
-    sizes["vision_cfg"] |= {"layers": 1, "width": 64}
+    sizes["vision_cfg"] |= {"layers": 2, "width": 64}
     sizes["text_cfg"] |= {"layers": 1, "width": 64}
     monkeypatch.setattr(open_clip, "get_model_config", lambda name: sizes)
     monkeypatch.setattr(clip_files, "_created", lambda *named: asked.append(named) or open_clip.CLIP(**sizes))

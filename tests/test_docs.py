@@ -176,6 +176,7 @@ def test_bundled_model_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert answer.code == 0, answer.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "block"), every(BLOCKS))
 def test_python_blocks_run(page: str, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python blocks use the bundled model, so each runs without a download."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,15 +48,20 @@ def rooms() -> dict[str, int]:
     return {room: number for number, floor in enumerate(FLOORS) for room in floor}
 
 
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    """The whole syntax tree of a file of the package."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports() -> Iterator[tuple[Path, str, ast.stmt]]:
     """Every import in the package but those for type checkers: the file, the module imported, the statement."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
         typing = [
-            node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            node for node in nodes(path) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         ]
         unused = {id(inner) for node in typing for inner in ast.walk(node)}
-        for node in ast.walk(tree):
+        for node in nodes(path):
             if id(node) in unused:
                 continue
             if isinstance(node, ast.Import):
@@ -104,7 +110,7 @@ def test_only_the_command_line_knows_the_terminal() -> None:
     printing = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     }
     assert offenders == set()
@@ -139,13 +145,14 @@ def own_clip_model(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) ->
             [["generate", "a red bird"], ["evaluate", "--clip-score", "--dataset", "DATASET"]],
             SLOW_TO_IMPORT | FOR_FIGURES,
         ),
-        (
+        pytest.param(
             [
                 ["gradcam", "a red bird"],
                 ["latent-viz", "--from", "a red bird", "--to", "a blue bird", "--steps", "2"],
                 ["latent-viz", "--dataset", "DATASET", "--split", "train"],
             ],
             SLOW_TO_IMPORT,
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["without figures", "with figures"],
@@ -177,16 +184,11 @@ def test_what_exported_models_need_imports_no_torch() -> None:
 
 
 def test_no_assert_and_no_pickle() -> None:
-    asserts = [
-        str(path)
-        for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Assert)
-    ]
+    asserts = [str(path) for path in PACKAGE.rglob("*.py") for node in nodes(path) if isinstance(node, ast.Assert)]
     loads = [
         (path, ast.unparse(node))
         for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "pickle.load", "pickle.loads")
     ]
     assert asserts == []
@@ -220,7 +222,7 @@ def test_the_plain_model_is_plain() -> None:
     offenders = [
         f"{path.name}: {ast.unparse(node)}"
         for path in (PACKAGE / "model").glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
         if isinstance(node, ast.Attribute) and node.attr in forbidden
         if ast.unparse(node) not in ("torch.autograd.grad", "torch.autograd", "self.mean.device")
     ]

@@ -686,7 +686,7 @@ def test_a_folder_that_a_sweep_has_only_begun_is_one(write: Write, content: dict
     (place / "notes.txt").touch()
     with pytest.raises(UsageError, match="is no sweep folder"):
         opened(file)
-    with pytest.raises(UsageError, match="is no sweep folder"):
+    with pytest.raises(RatlipError, match=r"notes\.txt: it is a file"):
         SweepFolder(SweepRequest(file, place / "notes.txt", "cpu"))
 
 

@@ -511,6 +511,7 @@ def test_falling_loss_scale_is_no_divergence(settings: TrainSettings) -> None:
     assert falls == 17  # 2^16 down to 1, and the first that counts
 
 
+@pytest.mark.slow
 def test_run_stops_after_ten_such_steps_and_keeps_the_good_weights(
     settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,7 +152,8 @@ def read_dataset(path: Path) -> DatasetInfo:
     try:
         return _parse_info(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise DataError(f"{path} is not a prepared dataset: it has no {INFO}. `ratlip prepare` makes one.") from None
+        command = f"ratlip prepare {shlex.quote(str(path))}" if path.exists() else "ratlip prepare"
+        raise DataError(f"{path} is not a prepared dataset: it has no {INFO}. `{command}` makes one.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {file}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
