@@ -18,6 +18,7 @@ import difflib
 import hashlib
 import json
 import os
+import shlex
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
