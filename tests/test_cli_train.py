@@ -113,6 +113,18 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_prepared(
     )
 
 
+def test_where_runs_cannot_be_is_told_before_anything_is_prepared(
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ratlip_cli.training.start.open_inputs", None)  # which nothing comes to
+    (tmp_path / "runs").symlink_to("nowhere")
+    found = ratlip("train", *options(settings.replaced(out="")), "--quiet")
+    assert (found.code, found.err) == (
+        1,
+        "error: cannot write runs: it is a link to nowhere. Choose another folder.\n",
+    )
+
+
 def test_what_is_told_to_be_typed_is_quoted(settings: TrainSettings, tmp_path: Path) -> None:
     (tmp_path / "my run").mkdir()
     found = ratlip("train", *options(settings), "--out", "my run", "--quiet")

@@ -731,7 +731,7 @@ def check_beginning(settings: TrainSettings, several: int = 1) -> None:
     processes.share(settings.batch_size, size, *settings.shares)
     if settings.out and not settings.resume and Path(settings.out).exists():
         raise already_there(Path(settings.out))
-    if settings.out:
+    if settings.out and processes.rank() == 0:  # which alone writes
         check_out_folder(Path(settings.out))
     if not settings.dataset:
         raise UsageError("give the --dataset to train on: a name or a folder.")

@@ -99,7 +99,7 @@ def open_session(
     settings = _after_restart(settings, launch, world)
     settings = found_by_settings(settings, tell, world)
     check_beginning(settings)
-    check_out_folder(settings.resumed_run or Path(settings.out or RUNS))
+    world.said("place of the run", lambda: _writable_place(settings))
     if processes.cannot_start_again():
         tell(_CANNOT_START_AGAIN)
     begins = bool(settings.init_from) and not settings.resume
@@ -221,6 +221,13 @@ def _run_of_launch(settings: TrainSettings, launch: str) -> Path | None:
             if is_of_launch(run, launch) and settings_of_run(run).same_run(settings):
                 found.append(run)
     return max(found, key=lambda run: (run / "config.toml").stat().st_mtime, default=None)
+
+
+def _writable_place(settings: TrainSettings) -> str:
+    """The folder that the run is, or comes into. Raises RatlipError where nothing can be written there."""
+    place = settings.resumed_run or Path(settings.out or RUNS)
+    check_out_folder(place)
+    return str(place)
 
 
 def _made_by_first(settings: TrainSettings, world: World) -> RunFolder:
