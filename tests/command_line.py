@@ -42,7 +42,7 @@ def ratlip_stopped(signal_number: int, when: Callable[[], bool], *arguments: obj
     """Run the command line in this process, and send it a signal as soon as `when` says so."""
 
     def send() -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not when() and not ended.is_set() and time.monotonic() < deadline:
             time.sleep(0.02)
         if not ended.is_set():  # else it would be sent to the tests themselves

@@ -619,7 +619,7 @@ def test_kill_at_any_moment_leaves_the_checkpoint_before(settings: TrainSettings
     for _ in range(kills):
         process = context.Process(target=train_until_killed, args=(settings,))
         process.start()
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while max(steps_saved(run), default=0) <= before and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.3))

@@ -248,7 +248,7 @@ def test_signal_ends_the_step_saves_and_says_how_to_go_on(
         returned, stderr = stopped.code, stopped.err
     else:
         process = ratlip_process(*training)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while not has_begun() and time.monotonic() < deadline:
             time.sleep(0.05)
         os.killpg(process.pid, signal_number)  # as a terminal does: the workers get it too

@@ -480,7 +480,7 @@ def worker_of(parent: int) -> int:
 
 def steps_come(process: subprocess.Popen[str], run: Path, after: int) -> None:
     """Wait until so many steps are logged."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not ((run / "metrics.jsonl").is_file() and len(records(run)) >= after):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
@@ -670,7 +670,7 @@ def machine(port: int, nodes: str, folder: Path, *arguments: str) -> subprocess.
 
 def listens(port: int) -> None:
     """Wait until the first machine keeps the words of torchrun."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("localhost", port), 1):
             return
@@ -712,7 +712,7 @@ def test_a_machine_that_comes_later_joins_the_run(tiny_settings: TrainSettings, 
     """torchrun starts all again and counts no restart; without --out there is one run, which goes on."""
     port, given = free_port(), options(tiny_settings, steps=100_000)
     machines = [machine(port, "1:2", tmp_path, *given)]
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not (found := list(tmp_path.glob("runs/*/metrics.jsonl"))):
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -217,7 +217,7 @@ def test_bad_input_is_one_clear_line(
 def test_interrupted_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ratlip_cli", "prepare", "demo", "--count", "20000", "--image-size", "64"]
     with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
-        end = time.monotonic() + 300
+        end = time.monotonic() + 600
         while not list(tmp_path.glob("data/.demo.*/train/*.png")):
             assert time.monotonic() < end, "waited in vain"
             time.sleep(0.05)
@@ -479,7 +479,7 @@ def test_two_at_once_the_second_says_so(tmp_path: Path) -> None:
     request = PrepareRequest("demo-birds", tmp_path / "data", count=60, workers=1)
     command = [sys.executable, "-m", "ratlip_cli", "prepare", "demo-birds", "--count", "20000", "--workers", "1"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True) as process:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         while not list(tmp_path.glob("data/.demo-birds.*/train/*.png")):
             assert time.monotonic() < end, "waited in vain"
             time.sleep(0.05)

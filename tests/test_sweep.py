@@ -818,11 +818,11 @@ def _without_folder(rows: list[tuple[object, ...]], folder: Path) -> list[tuple[
 def test_ctrl_c_saves_and_says_how_to_go_on(write: Write, content: dict, tmp_path: Path) -> None:
     content["images_shown"] = 40_000
     process = ratlip_process("sweep", write(content), "--device", "cpu", "--jobs", 1, "--out", tmp_path / "sweep")
-    metrics, deadline = tmp_path / "sweep" / "GALIP-seed0" / "metrics.jsonl", time.monotonic() + 200
+    metrics, deadline = tmp_path / "sweep" / "GALIP-seed0" / "metrics.jsonl", time.monotonic() + 600
     while time.monotonic() < deadline and not (metrics.is_file() and len(metrics.read_bytes().splitlines()) > 3):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGINT
     assert f"Go on with: ratlip sweep {tmp_path}" in err
     steps = len(metrics.read_bytes().splitlines())
@@ -857,7 +857,7 @@ def test_a_second_ctrl_c_says_what_is_lost(write: Write, content: dict, tmp_path
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGINT
     assert "error: stopped; 0 of 4 runs are done, nothing of GALIP-seed0 is saved. Go on with: ratlip sweep" in err
     assert "is saved up to" not in err
@@ -892,13 +892,13 @@ def test_a_process_of_a_run_leaves_sigusr1_to_the_one_that_started_it(write: Wri
     command = [sys.executable, "-m", "ratlip_cli", "sweep", str(folder.path / "sweep.toml"), "--device", "cpu"]
     command += ["--out", str(folder.path), "--only", "GALIP-seed0"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    metrics, deadline = folder.path / "GALIP-seed0" / "metrics.jsonl", time.monotonic() + 200
+    metrics, deadline = folder.path / "GALIP-seed0" / "metrics.jsonl", time.monotonic() + 600
     while time.monotonic() < deadline and not (metrics.is_file() and len(metrics.read_bytes().splitlines()) > 3):
         time.sleep(0.1)
     process.send_signal(signal.SIGUSR1)
     time.sleep(1)
     assert process.poll() is None
-    process.communicate(timeout=100)
+    process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGTERM
     steps = len(metrics.read_bytes().splitlines())
     assert (metrics.parent / "checkpoints" / f"step_{steps:08d}").is_dir()
