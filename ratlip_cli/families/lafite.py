@@ -241,7 +241,7 @@ class Lafite(Family):
         for names, where, why in (
             (("mixing", "text_noise"), weights.language_free, "with --language-free no image has a caption"),
             (("pseudo_mapper", "pseudo_noise"), not of_images, "it takes --language-free or --mixing"),
-            (("pseudo_noise",), of_images and weights.pseudo_mapper, "--pseudo-mapper draws its own"),
+            (("pseudo_noise",), of_images and weights.pseudo_mapper, "--pseudo-mapper has its own noise"),
             (("path_length_weight",), not weights.path_length_every, "--path-length-every is 0"),
         ):
             given = [f"--{name.replace('_', '-')}" for name in names if getattr(weights, name) != getattr(usual, name)]
