@@ -29,7 +29,7 @@ class Client:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(self.address + path, content, {"Content-Type": kind, **given})
         try:
-            with urllib.request.urlopen(request, timeout=600) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return Reply(answer.status, answer.read().decode(errors="replace"))
         except urllib.error.HTTPError as error:
             return Reply(error.code, error.read().decode(errors="replace"))
@@ -52,7 +52,7 @@ class Client:
             return {"success": False, "status": joined.status, "body": joined.body}
         told = ""
         with urllib.request.urlopen(
-            f"{self.address}gradio_api/queue/data?session_hash={visitor}", timeout=600
+            f"{self.address}gradio_api/queue/data?session_hash={visitor}", timeout=120
         ) as lines:
             for line in lines:
                 told += line.decode()

@@ -167,7 +167,7 @@ def test_a_signal_to_the_gate_alone_stops_ratlip(
             assert gate.stderr is not None
             assert any("images to generate" in line for line in gate.stderr)
             gate.send_signal(number)
-            out, err = gate.communicate(timeout=600)
+            out, err = gate.communicate(timeout=60)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(gate.pid, signal.SIGKILL)
@@ -386,7 +386,7 @@ def test_a_second_call_goes_on_where_the_first_was_killed(tmp_path: Path, monkey
 
     def again() -> Answer:
         with ratlip_process(*gate, cwd=tmp_path) as process:
-            out, err = process.communicate(timeout=600)
+            out, err = process.communicate(timeout=120)
         return Answer(process.returncode, out, err)
 
     second = again()

@@ -428,7 +428,11 @@ HUGE = "9" * 20
         (("evaluate", "--batch-size", HUGE), f"batch size is {HUGE}; it must be at most 1000000"),
         (("bench", "--compare", "--threads", HUGE), f"--threads is {HUGE}; it must be at most 1024"),
         (("prepare", "demo", "--workers", HUGE), f"--workers is {HUGE}; it must be at most 1024"),
-        (("train", "--dataset", "x/{0..99999999999}.tar"), "counts from 0 to 99999999999, more than 1000000 names"),
+        (("train", "--dataset", "x/{0..99999999999}.tar"), "100000000000 names; it must be at most 1000000"),
+        (("train", "--dataset", "{0..99999}/{0..99999}.tar"), "10000000000 names; it must be at most 1000000"),
+        (("train", "--dataset", "demo", "--workers", HUGE), f"workers is {HUGE}; it must be at most 1024"),
+        (("train", "--dataset", "demo", "--batch-size", HUGE), f"batch_size is {HUGE}; it must be at most 1000000"),
+        (("evaluate", "--bootstrap", HUGE), f"bootstrap is {HUGE}; it must be at most 1000000"),
     ],
 )
 def test_a_number_that_cannot_be_meant_is_told(

@@ -504,7 +504,7 @@ if __name__ == "__main__":
 def ended(program: str) -> subprocess.CompletedProcess[str]:
     """What a program of its own session says; a process that nobody ends would keep it for ever."""
     command = [sys.executable, "-c", program]
-    return subprocess.run(command, start_new_session=True, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, start_new_session=True, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.slow

@@ -227,7 +227,7 @@ def test_results_go_to_stdout_while_a_bar_is_shown_on_a_terminal(run: Path, tmp_
     )
     shown = threading.Thread(target=lambda: _drain(terminal), daemon=True)
     shown.start()
-    out, _ = process.communicate(timeout=600)
+    out, _ = process.communicate(timeout=120)
     os.close(child)
     assert [Path(line).name for line in out.decode().splitlines()] == [f"0000_a-red-image_{k}.png" for k in range(3)]
 
@@ -246,7 +246,7 @@ def test_a_reader_that_has_seen_enough_does_not_stop_the_work(run: Path, tmp_pat
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(timeout=600) == 0
+    assert process.wait(timeout=120) == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == 5
 
 

@@ -206,7 +206,7 @@ def test_a_signal_leaves_what_was_done(tmp_path: Path) -> None:
     assert process.stderr is not None
     assert any("right ..." in line for line in process.stderr)
     process.terminate()
-    printed, _ = process.communicate(timeout=600)
+    printed, _ = process.communicate(timeout=60)
     report = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     assert report["ended"] == "stopped by SIGTERM"
     assert report["steps"]["right"]["state"] == "stopped"

@@ -840,7 +840,7 @@ def test_a_model_that_is_missing_is_named(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=60,
     )
     assert (answer.returncode, answer.stdout) == (2, "")
     assert re.fullmatch(r"error: unknown model 'runs/nowhere'.*\n", answer.stderr)

@@ -146,7 +146,7 @@ def test_two_processes_read_shards_of_their_own_and_go_on(shards: Path, tmp_path
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     steps, out = Path(__file__).parent / "stream_steps.py", tmp_path / "told.json"
     answer = subprocess.run(
-        [*torchrun, str(steps), str(shards), str(out)], capture_output=True, text=True, timeout=600, check=False
+        [*torchrun, str(steps), str(shards), str(out)], capture_output=True, text=True, timeout=120, check=False
     )
     assert answer.returncode == 0, answer.stderr
     one, other = json.loads(out.read_text())

@@ -125,7 +125,7 @@ def test_a_stream_that_does_not_wait_is_waited_for() -> None:
 def run(script: str, *arguments: object, shell: str = "") -> subprocess.CompletedProcess[str]:
     """Run `script` in a process of its own, its streams as `shell` redirects them."""
     command = ["bash", "-c", f'"$@" {shell}; exit ${{PIPESTATUS[0]}}', "bash", sys.executable, "-c", script]
-    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=600)
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")

@@ -822,7 +822,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(write: Write, content: dict, tmp_pat
     while time.monotonic() < deadline and not (metrics.is_file() and len(metrics.read_bytes().splitlines()) > 3):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=600)
+    _, err = process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGINT
     assert f"Go on with: ratlip sweep {tmp_path}" in err
     steps = len(metrics.read_bytes().splitlines())
@@ -857,7 +857,7 @@ def test_a_second_ctrl_c_says_what_is_lost(write: Write, content: dict, tmp_path
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=600)
+    _, err = process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGINT
     assert "error: stopped; 0 of 4 runs are done, nothing of GALIP-seed0 is saved. Go on with: ratlip sweep" in err
     assert "is saved up to" not in err
@@ -898,7 +898,7 @@ def test_a_process_of_a_run_leaves_sigusr1_to_the_one_that_started_it(write: Wri
     process.send_signal(signal.SIGUSR1)
     time.sleep(1)
     assert process.poll() is None
-    process.communicate(timeout=600)
+    process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGTERM
     steps = len(metrics.read_bytes().splitlines())
     assert (metrics.parent / "checkpoints" / f"step_{steps:08d}").is_dir()

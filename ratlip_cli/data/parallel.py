@@ -31,7 +31,7 @@ PATIENCE = 5
 
 
 def processes(asked: int | None) -> int:
-    """The number of processes that was asked for; None is one per usable core. Raises UsageError for a negative one."""
+    """The number of processes asked for; None is one per usable core. Raises UsageError for one out of range."""
     check_count("--workers", asked, least=0, most=MOST_THREADS)
     if asked is not None:
         return asked

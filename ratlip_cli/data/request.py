@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,14 +60,24 @@ def stream_name(name: str) -> str:
     return plain[-1] if plain else "stream"
 
 
+_PATTERN = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+
+
 def expanded(pattern: str) -> list[str]:
-    """The names that a pattern stands for: {00000..01242} counts, and {a,b} names each."""
-    found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    """The names that a pattern stands for: {00000..01242} counts, and {a,b} names each.
+
+    Raises UsageError where they are more than MOST_COUNT.
+    """
+    sizes = [
+        len(names.split(",")) if names else max(int(last) - int(first) + 1, 0)
+        for first, last, names in _PATTERN.findall(pattern)
+    ]
+    if math.prod(sizes) > MOST_COUNT:
+        raise UsageError(f"{pattern} stands for {math.prod(sizes)} names; it must be at most {MOST_COUNT}.")
+    found = _PATTERN.search(pattern)
     if found is None:
         return [pattern]
     first, last, names = found.groups()
-    if not names and int(last) - int(first) >= MOST_COUNT:
-        raise UsageError(f"{pattern} counts from {first} to {last}, more than {MOST_COUNT} names.")
     parts = names.split(",") if names else [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
     return [name for part in parts for name in expanded(pattern[: found.start()] + part + pattern[found.end() :])]
 

@@ -141,7 +141,8 @@ class EvaluationRequest:
         check_count("captions per image", self.captions_per_image)
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"limit is {self.limit}; it must be at least 1 image.")
-        if self.bootstrap < 0 or 0 < self.bootstrap < FEWEST_RESAMPLES:
+        check_count("bootstrap", self.bootstrap, least=0)
+        if 0 < self.bootstrap < FEWEST_RESAMPLES:
             raise UsageError(f"bootstrap is {self.bootstrap}; it must be 0, or at least {FEWEST_RESAMPLES} for 95 %.")
         check_seed(self.seed)
         check_count("batch size", self.batch_size)

@@ -35,12 +35,14 @@ from ratlip_cli.setting import (
     Value,
     check_choice,
     check_choices,
+    check_count,
     check_device,
     own_name,
     setting,
     settings_of,
     without_folders,
 )
+from ratlip_cli.threads import MOST_THREADS
 from ratlip_cli.training.trackers import TRACKERS
 
 if sys.version_info >= (3, 11):
@@ -260,12 +262,15 @@ class TrainSettings:
         check_device(self.device)
         if (self.epochs is None) == (self.steps is None):
             raise UsageError("give either epochs or steps, not both.")
-        positive = ("batch_size", "grad_accum", "keep", "save_every", "eval_captions", "shuffle_buffer")
+        positive = ("keep", "save_every", "eval_captions", "shuffle_buffer")
         for name in ("epochs", "steps", *positive):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1.")
-        for name in ("workers", "seed", "sample_every", "eval_every", "keep_every", "stream_images"):
+        for name in ("batch_size", "grad_accum"):
+            check_count(name, getattr(self, name))
+        check_count("workers", self.workers, least=0, most=MOST_THREADS)
+        for name in ("seed", "sample_every", "eval_every", "keep_every", "stream_images"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative.")
         if not 0 <= self.hard_negatives <= 256:
